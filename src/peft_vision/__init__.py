@@ -1,0 +1,18 @@
+"""Parameter-efficient fine-tuning of Vision Transformers: `adapt`, `save`, `load`; the command is `peft-vision`."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peft_vision.library import adapt, load, save
+
+__version__ = "0.1.0"
+__all__ = ["adapt", "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch is imported at first use, so that `peft-vision --help` need not wait for it
+    if name in __all__:
+        from peft_vision import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module 'peft_vision' has no attribute {name!r}")

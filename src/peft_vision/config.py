@@ -1,0 +1,105 @@
+"""From YAML to checked objects: where the configs lie, what a component is, and how one is built.
+
+A component is a frozen dataclass without defaults whose numbers live in `conf/`. `build` imports the class that
+`_target_` names and turns every fault into one line that says which key, what came and what would be right.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+_HERE = Path(__file__).resolve().parent
+# beside the module in a wheel, at the repository root in a checkout
+CONFIG_DIR = next(p for p in (_HERE / "conf", _HERE.parents[1] / "conf") if (p / "config.yaml").is_file())
+
+component = partial(
+    dataclass, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+)
+
+INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
+"""Marks a field: `workers: Annotated[int, INCIDENTAL]`."""
+
+
+class ConfigError(Exception):
+    """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
+
+
+def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
+    """A hint such as "; did you mean num_prompts?", or nothing when no option is close."""
+    match = difflib.get_close_matches(word, [str(option) for option in options], n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def locate(target: str, where: str) -> type:
+    """The class a dotted path names."""
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, what it imports is not
+        raise ConfigError(f"{where}._target_: no module {error.name!r} for {target!r}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}._target_: {target!r} is no dotted path to a class") from error
+    found = vars(module).get(class_name)
+    if not isinstance(found, type):
+        raise ConfigError(f"{where}._target_: {module_name} has no class {class_name!r}")
+    return found
+
+
+def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
+    """The component that `node` (plain, resolved values with a `_target_`) describes; it must be a `kind`.
+
+    Raises ConfigError with one line for each fault. `where` is the config group, for the message.
+    """
+    values = dict(node)
+    if "_target_" not in values:
+        raise ConfigError(f"{where}: no _target_, the class to build, among {', '.join(values) or 'no keys'}")
+    cls = locate(values.pop("_target_"), where)
+    if not issubclass(cls, kind):
+        raise ConfigError(f"{where}: {cls.__name__} is not a {kind.__name__}")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        faults = [_describe(fault, cls, where) for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
+
+
+def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:
+    """One component for each group in `kinds`; the ConfigError lists the faults of all groups together."""
+    built: dict[str, Any] = {}
+    faults: list[str] = []
+    for group, kind in kinds.items():
+        try:
+            built[group] = build(nodes[group], kind, group)
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return built
+
+
+def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` of a component without the fields marked INCIDENTAL."""
+    hints = get_type_hints(cls, include_extras=True)
+    incidental = {name for name, hint in hints.items() if INCIDENTAL in getattr(hint, "__metadata__", ())}
+    return {key: value for key, value in values.items() if key not in incidental}
+
+
+def _describe(fault: Mapping[str, Any], cls: type, where: str) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    names = [field.name for field in fields(cls)]
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"{where}: unknown {key}; {cls.__name__} takes {', '.join(names)}{nearest(key, names)}"
+    if fault["type"] in ("missing", "missing_argument"):
+        return f"{where}.{key}: missing; {cls.__name__} takes {', '.join(names)}"
+    problem = re.sub(r"^(Input|Value error,) ", "", fault["msg"])
+    return f"{where}.{key}: got {fault['input']!r}, {problem}" if key else f"{where}: {problem}"

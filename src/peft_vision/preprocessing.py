@@ -1,0 +1,49 @@
+"""What a backbone's weights expect of an image: the contract between backbone (which knows) and data (which does)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Square `size` in pixels; channel `mean` and `std` for images in [0, 1]; `interpolation` a torchvision
+    InterpolationMode value; `crop` the share of the resized short side that a centre crop keeps."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop: float
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for result.json and adapter metadata."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def restore(cls, record: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `record`."""
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in record.items()})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size} px, {self.interpolation}, crop {self.crop:g}, "
+            f"mean {'/'.join(f'{m:g}' for m in self.mean)}, std {'/'.join(f'{s:g}' for s in self.std)}"
+        )
+
+
+class Normalize(nn.Module):
+    """uint8 images (B, 3, S, S) to normalised floats, on the device the images are on."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images that are floats already are taken as normalised by the caller."""
+        if images.is_floating_point():
+            return images
+        return (images.float() / 255 - self.mean) / self.std
