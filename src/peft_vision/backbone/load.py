@@ -1,0 +1,179 @@
+"""A plain timm Vision Transformer by name, checked before anything is read, and what its weights expect."""
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import timm
+import torch
+from pydantic import Field
+from timm.layers import Attention, PatchEmbed
+from timm.models import PretrainedCfg
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from peft_vision.backbone.hub import hub_file
+from peft_vision.backbone.weights import load_weights, recorded_preprocessing
+from peft_vision.config import ConfigError, component, nearest
+from peft_vision.preprocessing import Preprocessing
+
+PACKAGE = "package:"
+_OWNED = {
+    "img_size": "it is backbone.img_size",
+    "global_pool": "it is backbone.pool",
+    "drop_path_rate": "it is backbone.drop_path",
+    "num_classes": "the head belongs to the method",
+    "in_chans": "images have three channels",
+}
+
+
+@component
+class Backbone:
+    """Weights come from the file `checkpoint` where one is named, else from the hub where `pretrained`, else
+    they are random. `package:FILE` is shipped beside this module. `architecture` holds further arguments of
+    timm's VisionTransformer; None leaves `img_size` and `pool` as the weights have them."""
+
+    name: str
+    pretrained: bool
+    checkpoint: str | None
+    img_size: Annotated[int, Field(gt=0)] | None
+    pool: Literal["token", "avg", "max", "avgmax", "map"] | None
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    architecture: dict[str, Any]
+
+    def check(self) -> None:
+        """ConfigError for what can be known without weights: names, files, sizes, what is no plain ViT."""
+        if not timm.is_model(self.name.partition(".")[0]):
+            known = timm.list_pretrained() if "." in self.name else timm.list_models()
+            raise ConfigError(f"backbone.name: timm has no model {self.name!r}{nearest(self.name, known)}")
+        config = _config(self.name)
+        self._check_architecture()
+        if self.checkpoint is not None:
+            self._file()
+        elif self.pretrained and not config.hf_hub_id:
+            remedy = (
+                f"download {config.url} for backbone.checkpoint=FILE" if config.url else _tagged(self.name)
+            )
+            raise ConfigError(
+                f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
+                "or backbone.pretrained=false for random weights"
+            )
+        # shapes alone tell whether the model is plain: no memory, no download
+        with torch.device("meta"):
+            refuse_unusual(timm.create_model(self.name, pretrained=False, num_classes=0))
+            vit = self._create()
+            refuse_unusual(vit)
+        size, (patch, _) = self.preprocessing().size, vit.patch_embed.patch_size
+        if size % patch:
+            raise ConfigError(
+                f"backbone.img_size: {size} is no multiple of the {patch} px patches of {self.name}; "
+                f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
+            )
+
+    def preprocessing(self) -> Preprocessing:
+        """As recorded in our own safetensors files, else as timm records it for the weights called `name`."""
+        recorded = recorded_preprocessing(self._file()) if self.checkpoint is not None else None
+        own = recorded or self._timm_preprocessing()
+        return replace(own, size=self.img_size or own.size)
+
+    def load(self) -> VisionTransformer:
+        """Images to pooled features: no head, fp32, on the CPU, in training mode, everything trainable."""
+        self.check()
+        source = self._source()
+        vit = self._create()
+        if source is not None:
+            load_weights(vit, source)
+        return vit
+
+    def _source(self) -> Path | None:
+        if self.checkpoint is not None:
+            return self._file()
+        return hub_file(self.name, _config(self.name).hf_hub_id) if self.pretrained else None
+
+    def _create(self) -> nn.Module:
+        size = self.preprocessing().size
+        arguments = self.architecture | {"img_size": size, "drop_path_rate": self.drop_path}
+        if self.pool is not None:
+            arguments["global_pool"] = self.pool
+        try:
+            return timm.create_model(self.name, pretrained=False, num_classes=0, **arguments)
+        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+            given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+            raise ConfigError(f"backbone: timm cannot build {self.name} with {given}: {error}") from error
+
+    def _check_architecture(self) -> None:
+        known = [key for key in inspect.signature(VisionTransformer).parameters if key not in _OWNED]
+        for key in self.architecture:
+            if key in _OWNED:
+                raise ConfigError(f"backbone.architecture.{key}: does not go here, {_OWNED[key]}")
+            if key not in known:
+                hint = nearest(key, known) or f"; it takes {', '.join(known)}"
+                raise ConfigError(f"backbone.architecture.{key}: unknown to timm's VisionTransformer{hint}")
+
+    def _file(self) -> Path:
+        inside = self.checkpoint.startswith(PACKAGE)
+        folder = Path(__file__).parent if inside else Path.cwd()
+        path = folder / Path(self.checkpoint.removeprefix(PACKAGE)).expanduser()
+        if not path.is_file():
+            what = "this installation has no" if inside else "no"
+            raise ConfigError(f"backbone.checkpoint: {what} file {path}")
+        return path
+
+    def _timm_preprocessing(self) -> Preprocessing:
+        config = _config(self.name)
+        # random weights have seen no crops: the centre crop of other weights would only hide borders
+        crop = config.crop_pct if self.pretrained or self.checkpoint is not None else 1.0
+        return Preprocessing(
+            size=config.input_size[-1],
+            mean=tuple(config.mean),
+            std=tuple(config.std),
+            interpolation=config.interpolation,
+            crop=crop,
+        )
+
+
+def refuse_unusual(vit: nn.Module) -> None:
+    """ConfigError with name and reason unless every block of `vit` is attention and MLP over all tokens."""
+    reason = _oddity(vit)
+    if reason is not None:
+        raise ConfigError(f"backbone: {_architecture(vit)} is not a plain ViT: {reason}")
+
+
+def _oddity(vit: nn.Module) -> str | None:
+    if type(vit) is not VisionTransformer:
+        return f"timm builds it as {type(vit).__name__}, which is not VisionTransformer"
+    if "radio" in _architecture(vit):
+        return "RADIO resamples its position embeddings by rules of its own"
+    if type(vit.patch_embed) is not PatchEmbed:
+        return f"it embeds patches with {type(vit.patch_embed).__name__}"
+    if blocks := {type(block).__name__ for block in vit.blocks if type(block) is not Block}:
+        return f"its blocks are {', '.join(blocks)}"
+    if attentions := {type(b.attn).__name__ for b in vit.blocks if type(b.attn) is not Attention}:
+        return f"its attention is {', '.join(attentions)}"
+    if not isinstance(vit.patch_drop, nn.Identity):
+        return "it drops patches (patch_drop_rate), so that the number of tokens changes"
+    return None
+
+
+def _architecture(vit: nn.Module) -> str:
+    return getattr(vit, "pretrained_cfg", {}).get("architecture") or type(vit).__name__
+
+
+def _config(name: str) -> PretrainedCfg:
+    """What timm records of the weights `name`; its old names without a tag hide which weights they mean."""
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        stem, _, tag = name.partition(".")
+        raise ConfigError(f"backbone.name: timm has no weights {tag!r} of {stem}; {_tagged(stem)}") from error
+    if config is not None:
+        return config
+    known = timm.list_pretrained(f"{name.removesuffix('_in21k')}.*in21k") if name.endswith("_in21k") else []
+    remedy = f"; write {' or '.join(known)}" if known else nearest(name, timm.list_pretrained())
+    raise ConfigError(f"backbone.name: {name} is an old name that hides which weights it means{remedy}")
+
+
+def _tagged(name: str) -> str:
+    known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    return f"it has {', '.join(known) or 'none at all'}"

@@ -1,0 +1,38 @@
+"""A backbone that is small enough to train in milliseconds."""
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from peft_vision.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=1.0)
+
+
+def tiny_vit(**architecture: object) -> VisionTransformer:
+    """3 layers, width 32, 2 heads, 16 patches of 8 px, random weights that do not depend on other tests."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+        vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**sizes, **architecture})
+        for (
+            parameter
+        ) in vit.parameters():  # biases, scales and class tokens start at constants: make them count
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return vit
+
+
+@pytest.fixture
+def vit() -> VisionTransformer:
+    return tiny_vit()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.tensor([0, 1, 2, 3, 0])
