@@ -1,0 +1,39 @@
+"""From features to logits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import nn
+
+from peft_vision.config import component
+
+
+@component
+class Head:
+    """A linear classifier, with optional normalisation of its input and hidden layers before it.
+
+    `norm`: batch (no affine part, as MAE's linear probe uses it) or layer. `hidden`: widths of hidden layers, each with
+    GELU and dropout. `std`: standard deviation of the last layer's initial weights; its bias starts at zero.
+    """
+
+    norm: Literal["none", "batch", "layer"]
+    hidden: tuple[PositiveInt, ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    std: NonNegativeFloat
+
+    def build(self, width: int, num_classes: int) -> nn.Sequential:
+        """A module from features (B, width) to logits (B, num_classes)."""
+        parts: list[nn.Module] = []
+        if self.norm == "batch":
+            parts.append(nn.BatchNorm1d(width, affine=False))
+        if self.norm == "layer":
+            parts.append(nn.LayerNorm(width))
+        for hidden in self.hidden:
+            parts += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(self.dropout)]
+            width = hidden
+        if not self.hidden and self.dropout > 0:
+            parts.append(nn.Dropout(self.dropout))
+        classifier = nn.Linear(width, num_classes)
+        nn.init.trunc_normal_(classifier.weight, std=self.std)
+        nn.init.zeros_(classifier.bias)
+        return nn.Sequential(*parts, classifier)

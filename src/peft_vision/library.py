@@ -1,0 +1,85 @@
+"""peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, load it again."""
+
+import copy
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
+from timm.data import resolve_data_config
+from timm.models.vision_transformer import VisionTransformer
+
+from peft_vision.adapter import Recipe, attach_adapter, write_adapter
+from peft_vision.backbone.load import refuse_unusual
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.config import CONFIG_DIR
+from peft_vision.model import Model
+from peft_vision.preprocessing import Preprocessing
+
+
+def adapt(
+    vit: VisionTransformer,
+    *,
+    method: str,
+    num_classes: int,
+    head: str = "linear",
+    classes: tuple[str, ...] | None = None,
+    seed: int = 0,
+    **options: object,
+) -> Model:
+    """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`, a name in `conf/method/`.
+
+    `options` override that file's values: `num_prompts=50`. Images are (B, 3, S, S): uint8, or floats normalised as
+    the backbone's own data config says. `vit` itself is not changed. ConfigError where an option is wrong.
+    """
+    refuse_unusual(vit)
+    vit = copy.deepcopy(vit)
+    vit.reset_classifier(0)
+    recipe = Recipe(
+        method={**_shipped("method", method), **options},
+        head=_shipped("head", head),
+        classes=classes or tuple(str(index) for index in range(num_classes)),
+        preprocessing=_preprocessing(vit),
+        backbone={"name": vit.pretrained_cfg["architecture"], "hash": weights_hash(vit)},
+    )
+    if len(recipe.classes) != num_classes:
+        raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
+    return recipe.assemble(vit, seed=seed)
+
+
+def save(model: Model, path: str | Path) -> None:
+    """What `model` tuned, in a safetensors file."""
+    write_adapter(model, path)
+
+
+def load(path: str | Path, vit: VisionTransformer) -> Model:
+    """The model that was saved, on a copy of the backbone it was trained on, in evaluation mode, with identical logits.
+
+    Reads the `adapter.safetensors` of a run as well. ValueError where file and `vit` do not belong together.
+    """
+    vit = copy.deepcopy(vit)
+    vit.reset_classifier(0)
+    return attach_adapter(vit, path)
+
+
+def _shipped(group: str, name: str) -> dict[str, object]:
+    """The values of `conf/<group>/<name>.yaml`."""
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+        try:
+            composed = compose(config_name=f"{group}/{name}")
+        except (MissingConfigException, ConfigCompositionException) as error:
+            known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+            raise ValueError(f"unknown {group} {name!r}; there are {', '.join(known)}") from error
+    return OmegaConf.to_container(composed[group], resolve=True)
+
+
+def _preprocessing(vit: VisionTransformer) -> Preprocessing:
+    """As timm resolves it for this model."""
+    config = resolve_data_config({}, model=vit)
+    return Preprocessing(
+        size=vit.patch_embed.img_size[0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop=config["crop_pct"],
+    )

@@ -1,0 +1,11 @@
+"""Linear probe: nothing but the head trains; the encoder's features never change."""
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.config import component
+from peft_vision.method.base import Method
+
+
+@component
+class Linear(Method):
+    def attach(self, encoder: Encoder) -> None:
+        """Adds nothing."""
