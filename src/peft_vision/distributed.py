@@ -1,0 +1,79 @@
+"""One process, or several of one node under torchrun, that together see each batch once."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process is number `rank` of `size` and computes on `device`; rank 0 writes files and prints."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True for the process that writes."""
+        return self.rank == 0
+
+    def share(self, indices: Tensor) -> Tensor:
+        """This process's part of a batch; the parts of all processes are the batch."""
+        return indices[self.rank :: self.size]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value`, by rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's `value`, on every process."""
+        return self.gather(value)[0]
+
+
+@contextmanager
+def world(device: str) -> Iterator[World]:
+    """Joins the other processes when torchrun started this one; `device`: auto, cpu, cuda, cuda:1, mps."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(rank=0, size=1, device=choose_device(device, local_rank=0))
+        return
+    chosen = choose_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), size=size, device=chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str, *, local_rank: int) -> torch.device:
+    """auto: the local rank's GPU when there is one, else mps, else cpu."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: got {name!r}, should be auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device: {name} asked for, but this torch sees no GPU; use device=cpu or device=auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device: mps asked for, but this torch has none; use device=cpu or device=auto")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", local_rank)
+    return device

@@ -1,0 +1,18 @@
+"""Stochastic gradient descent with momentum."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Optimizer, parameter_groups
+
+
+@component
+class SGD(Optimizer):
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+    def create(self, model: Model) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameter_groups(model, self.weight_decay), lr=self.lr, momentum=self.momentum)

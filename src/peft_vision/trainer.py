@@ -1,0 +1,191 @@
+"""Epochs and steps: how what trains in a model is fitted to the training images."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from time import monotonic
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from peft_vision.config import INCIDENTAL, component
+from peft_vision.data.splits import Images, Splits
+from peft_vision.distributed import World
+from peft_vision.evaluate import predict
+from peft_vision.loss_watch import LossWatch
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Optimizer
+from peft_vision.progress import Progress
+from peft_vision.schedule import Schedule
+from peft_vision.seeding import derive
+
+
+@dataclass
+class Standing:
+    """How far a fit has come, with what it needs to go on beside the model's tensors.
+
+    `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it.
+    """
+
+    epochs: int = 0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    optimizer: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a batch of `size` images, itself in `parts` that are computed one after the other."""
+
+    parts: list[tuple[Tensor, Tensor]]
+    size: int
+
+
+@component
+class Trainer:
+    """`accumulate`: parts in which each batch is computed, for less memory and the same gradient. `checkpointing`:
+    recompute activations in the backward pass. `save_seconds`: least time between two saved states."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt
+    eval_batch_size: Annotated[PositiveInt, INCIDENTAL]
+    clip_norm: PositiveFloat | None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpointing: bool
+    compile: bool
+    save_seconds: Annotated[NonNegativeFloat, INCIDENTAL]
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """bf16 where asked for, or where `auto` meets a GPU that computes it natively; else plain fp32."""
+        natively = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        enabled = self.precision == "bf16" or (self.precision == "auto" and natively)
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def fit(
+        self,
+        model: Model,
+        splits: Splits,
+        *,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        seed: int,
+        workers: int,
+        world: World,
+        standing: Standing,
+        record: Callable[[dict[str, float]], None],
+        save: Callable[[Standing], None],
+    ) -> None:
+        """Trains `model` from `standing` to the last epoch.
+
+        `record` gets the metrics of each epoch; `save` is called when `save_seconds` have passed since it last was,
+        and after the last epoch.
+        Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
+        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept.
+        """
+        stepper = optimizer.create(model)
+        if standing.optimizer is not None:
+            stepper.load_state_dict(standing.optimizer)
+        model.encoder.set_checkpointing(self.checkpointing)
+        model.train()
+        compute = self._compute(model, world)
+        steps = -(-len(splits.train) // self.batch_size)
+        num_images = len(splits.train)
+        saved_at = monotonic()
+        with Progress(
+            label="training",
+            total=self.epochs * num_images,
+            unit="images",
+            done=standing.epochs * num_images,
+        ) as progress:
+            for epoch in range(standing.epochs, self.epochs):
+                started = monotonic()
+                torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
+                watch = LossWatch(first_step=epoch * steps)
+                for index, batch in enumerate(self._batches(splits.train, seed, epoch, workers, world)):
+                    lr = optimizer.lr * schedule.factor(epoch * steps + index, self.epochs * steps)
+                    watch.add(self._step(compute, stepper, batch, lr, world), lr=lr)
+                    progress.advance(batch.size, epoch=f"{epoch + 1}/{self.epochs}", **watch.shown())
+                standing.train_seconds += monotonic() - started
+                standing.epochs = epoch + 1
+                metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}
+                if splits.val is not None:
+                    metrics |= self.evaluate(model, splits.val, "val", workers=workers, world=world)
+                record(metrics)
+                due = world.agree(monotonic() - saved_at >= self.save_seconds)
+                if due or standing.epochs == self.epochs:
+                    standing.optimizer = stepper.state_dict()
+                    save(standing)
+                    saved_at = monotonic()
+
+    def evaluate(
+        self, model: Model, images: Images, split: str, *, workers: int, world: World
+    ) -> dict[str, float]:
+        """The metrics of `model` on a split, as `val/accuracy` and so on."""
+        predictions = predict(
+            model,
+            images,
+            batch_size=self.eval_batch_size,
+            workers=workers,
+            world=world,
+            autocast=self.autocast(world.device),
+            label=f"scoring {split}",
+        )
+        return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
+
+    def _compute(self, model: Model, world: World) -> nn.Module:
+        """What a step calls: the model itself, or wrapped to share gradients or compiled."""
+        compute: nn.Module = model
+        if world.size > 1:
+            compute = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
+        return torch.compile(compute) if self.compile else compute
+
+    def _batches(self, images: Images, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
+        """The batches of one epoch in an order that depends on seed and epoch only."""
+        order = torch.randperm(
+            len(images), generator=torch.Generator().manual_seed(derive(seed, "order", epoch))
+        )
+        batches = order.split(self.batch_size)
+        # as many parts on every process, so that they meet in the same backward passes
+        parts = [world.share(batch).tensor_split(min(self.accumulate, len(batch))) for batch in batches]
+        fetched = images.batches(
+            [part for batch in parts for part in batch],
+            seed=derive(seed, "augmentation", epoch),
+            workers=workers,
+        )
+        for batch, its_parts in zip(batches, parts, strict=True):
+            yield Batch([next(fetched) for _ in its_parts], size=len(batch))
+
+    def _step(
+        self, compute: nn.Module, stepper: torch.optim.Optimizer, batch: Batch, lr: float, world: World
+    ) -> Tensor:
+        """One update; returns this process's part of the mean loss over the batch."""
+        for group in stepper.param_groups:
+            group["lr"] = lr
+        stepper.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=world.device)
+        for number, (images, labels) in enumerate(batch.parts):
+            last = number == len(batch.parts) - 1
+            postponed = compute.no_sync() if world.size > 1 and not last else nullcontext()
+            with postponed:
+                with self.autocast(world.device):
+                    logits = compute(images.to(world.device, non_blocking=True))
+                part = F.cross_entropy(
+                    logits.float(),
+                    labels.to(world.device, non_blocking=True),
+                    label_smoothing=self.label_smoothing,
+                    reduction="sum",
+                )
+                # the processes' gradients are averaged, so each one's sum is taken `size` times
+                (part * (world.size / batch.size)).backward()
+            loss += part.detach() / batch.size
+        if self.clip_norm is not None:
+            trained = [p for group in stepper.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        stepper.step()
+        return loss

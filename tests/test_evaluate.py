@@ -1,0 +1,55 @@
+"""Metrics against scikit-learn and against their definitions."""
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
+
+from peft_vision.evaluate import Predictions, judge
+
+
+@pytest.fixture(scope="module")
+def scored():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(400, 8, generator=generator)
+    labels = torch.randint(0, 8, (400,), generator=generator)
+    labels[labels == 3] = 4  # a class that does not occur
+    return logits, labels, Predictions(*judge(logits, labels)).metrics()
+
+
+def test_metrics_are_scikit_learns(scored):
+    logits, labels, metrics = scored
+    probabilities, predicted = logits.double().softmax(1), logits.argmax(1)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["accuracy_top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5, labels=range(8)))
+    assert metrics["loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(8)), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true:UserWarning")
+def test_the_mean_over_classes_leaves_absent_classes_out(scored):
+    logits, labels, metrics = scored
+    assert metrics["accuracy_per_class"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+
+
+def test_calibration_error_is_its_definition(scored):
+    logits, labels, metrics = scored
+    confidence, predicted = logits.softmax(1).max(1)
+    error = 0.0
+    for low in range(15):
+        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
+        if inside.any():
+            accuracy = (predicted[inside] == labels[inside]).double().mean()
+            error += inside.double().mean() * (accuracy - confidence[inside].double().mean()).abs()
+    assert metrics["calibration_error"] == pytest.approx(float(error), abs=1e-6)
+
+
+def test_sure_and_right_is_perfect():
+    labels = torch.arange(6)
+    metrics = Predictions(*judge(100 * torch.eye(6), labels)).metrics()
+    assert metrics == pytest.approx(
+        {"accuracy": 1, "accuracy_top5": 1, "accuracy_per_class": 1, "calibration_error": 0, "loss": 0}
+    )
+
+
+def test_fewer_than_five_classes_are_all_in_the_top_five():
+    metrics = Predictions(*judge(torch.randn(10, 2), torch.randint(0, 2, (10,)))).metrics()
+    assert metrics["accuracy_top5"] == 1

@@ -1,0 +1,34 @@
+"""Learning-rate factors over a run."""
+
+import math
+
+import pytest
+
+from peft_vision.schedule import Constant, Cosine
+
+
+def test_warmup_rises_linearly_from_above_zero_to_one():
+    factors = [Constant(warmup=0.5).factor(step, 8) for step in range(8)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+
+
+def test_cosine_falls_from_one_to_nearly_zero():
+    factors = [Cosine(warmup=0.0).factor(step, 100) for step in range(100)]
+    assert factors[0] == 1
+    assert factors == sorted(factors, reverse=True)
+    assert factors[50] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 1e-3
+
+
+def test_the_whole_run_is_covered_whatever_its_length():
+    for num_steps in (1, 2, 3, 7, 100):
+        for schedule in (Cosine(warmup=0.1), Constant(warmup=0.9)):
+            factors = [schedule.factor(step, num_steps) for step in range(num_steps)]
+            assert all(0 < factor <= 1 for factor in factors)
+
+
+def test_warmup_and_cosine_meet_at_the_peak():
+    schedule = Cosine(warmup=0.1)
+    assert schedule.factor(10, 100) == 1
+    assert schedule.factor(9, 100) == pytest.approx(10 / 11)
+    assert schedule.factor(55, 100) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
