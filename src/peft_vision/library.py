@@ -1,6 +1,7 @@
 """peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, load it again."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -22,14 +23,14 @@ def adapt(
     *,
     method: str,
     num_classes: int,
-    head: str = "linear",
+    head: Mapping[str, object] | None = None,
     classes: tuple[str, ...] | None = None,
     seed: int = 0,
     **options: object,
 ) -> Model:
     """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`, a name in `conf/method/`.
 
-    `options` override that file's values: `num_prompts=50`. Images are (B, 3, S, S): uint8, or floats normalised as
+    `options` override that file's values: `num_prompts=50`; `head` those of `conf/head/linear.yaml`: `{"norm": "batch"}`. Images are (B, 3, S, S): uint8, or floats normalised as
     the backbone's own data config says. `vit` itself is not changed. ConfigError where an option is wrong.
     """
     refuse_unusual(vit)
@@ -37,7 +38,7 @@ def adapt(
     vit.reset_classifier(0)
     recipe = Recipe(
         method={**_shipped("method", method), **options},
-        head=_shipped("head", head),
+        head={**_shipped("head", "linear"), **(head or {})},
         classes=classes or tuple(str(index) for index in range(num_classes)),
         preprocessing=_preprocessing(vit),
         backbone={"name": vit.pretrained_cfg["architecture"], "hash": weights_hash(vit)},

@@ -1,0 +1,49 @@
+"""What a result depends on beside its config: versions, machine, commit; and what it cost in memory."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from peft_vision import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow")
+
+
+def environment(device: torch.device, world_size: int) -> dict[str, str | int | None]:
+    """Versions, platform, device and, in a git checkout, the commit of this source."""
+    return {
+        "python": platform.python_version(),
+        "peft-vision": __version__,
+        **{package: version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": world_size,
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this source lies in, with "+changes" where it was edited; None from a wheel."""
+    source = Path(__file__).resolve().parent
+    if source.parent.name != "src":
+        return None
+    described = subprocess.run(
+        ["git", "-C", source, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or None
+
+
+def peak_mib(device: torch.device) -> float:
+    """The most memory held so far: on a GPU what torch allocated there, else this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,91 @@
+"""One point of a sweep: a config turned into checked components, with its name and identity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft_vision.backbone.load import Backbone
+from peft_vision.config import ConfigError, build_all, lasting, locate, nearest
+from peft_vision.data.base import Data
+from peft_vision.head import Head
+from peft_vision.method.base import Method
+from peft_vision.optimizer.base import Optimizer
+from peft_vision.run import Run, identity
+from peft_vision.schedule import Schedule
+from peft_vision.tracker import Tracker
+from peft_vision.trainer import Trainer
+
+KINDS = {
+    "backbone": Backbone,
+    "data": Data,
+    "method": Method,
+    "head": Head,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "trainer": Trainer,
+    "tracker": Tracker,
+}
+OTHER_KEYS = ("task", "experiment", "seed", "device", "runs")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Checked components. `config`: the plain values they were built from; `choices`: the option of each group."""
+
+    backbone: Backbone
+    data: Data
+    method: Method
+    head: Head
+    optimizer: Optimizer
+    schedule: Schedule
+    trainer: Trainer
+    tracker: Tracker
+    seed: int
+    device: str
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
+        """Checks everything that can be checked before weights or images are read. ConfigError with all faults."""
+        known = [*KINDS, *OTHER_KEYS]
+        for key in config:
+            if key not in known:
+                raise ConfigError(f"unknown {key}; a run takes {', '.join(known)}{nearest(key, known)}")
+        for key in known:
+            if key not in config and key != "experiment":
+                raise ConfigError(f"{key}: missing")
+        seed, device = config["seed"], config["device"]
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ConfigError(f"seed: got {seed!r}, should be a whole number, 0 or more")
+        if not isinstance(device, str):
+            raise ConfigError(f"device: got {device!r}, should be auto, cpu, cuda, cuda:N or mps")
+        components = build_all(config, KINDS)
+        experiment = cls(**components, seed=seed, device=device, config=config, choices=choices)
+        experiment.backbone.check()
+        experiment.data.check()
+        experiment.tracker.check()
+        return experiment
+
+    @property
+    def identity(self) -> str:
+        """Stands for all that can change the result: not the tracker, the device or where files lie."""
+        groups = {
+            group: {"_target_": target, **lasting(locate(target, group), node)}
+            for group in KINDS.keys() - {"tracker"}
+            for node in [dict(self.config[group])]
+            for target in [node.pop("_target_")]
+        }
+        return identity({**groups, "seed": self.seed})
+
+    @property
+    def name(self) -> str:
+        """Such as vpt_deep-vit_micro-digits-s0-1a2b3c4d."""
+        parts = [self.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
+        return "-".join([*parts, f"s{self.seed}", self.identity[:8]])
+
+    @property
+    def run(self) -> Run:
+        """Its folder."""
+        return Run(Path(self.config["runs"]).expanduser() / self.name)

@@ -1,0 +1,62 @@
+"""The table that closes a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_top5": "top-5 accuracy",
+    "accuracy_per_class": "accuracy, mean of classes",
+    "calibration_error": "calibration error",
+}
+
+
+def print_summary(result: Mapping[str, Any], folder: Path) -> None:
+    """On standard output."""
+    console = Console()
+    console.print(metrics_table(result))
+    for line in closing_lines(result, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def metrics_table(result: Mapping[str, Any]) -> Table:
+    """A row for each metric, a column for each split that was scored; everything in percent."""
+    splits = [split for split in ("val", "test") if f"{split}/accuracy" in result["metrics"]]
+    choices = result["choices"]
+    table = Table(title=f"{choices['method']} on {choices['data']}, {choices['backbone']}, seed {result['seed']}")
+    table.add_column("%")
+    for split in splits:
+        table.add_column(f"{split} ({result['data']['images'][split]:,} images)", justify="right")
+    for metric, label in METRICS.items():
+        table.add_row(label, *(f"{100 * result['metrics'][f'{split}/{metric}']:.2f}" for split in splits))
+    return table
+
+
+def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """Costs, and where everything is."""
+    parameters = result["parameters"]
+    tuned = parameters["method"]
+    share = 100 * tuned / parameters["backbone"]
+    skipped = result["data"]["corrupt_images_skipped"]
+    lines = [
+        f"trained   {tuned:,} method parameters ({share:.2f} % of the backbone's {parameters['backbone']:,})"
+        f" and {parameters['head']:,} of the head",
+        f"cost      {_duration(result['wall_seconds'])}, {result['images_per_second']:,.0f} training images/s,"
+        f" peak memory {result['peak_mib']:,.0f} MiB",
+        f"saved     {folder}/adapter.safetensors and result.json",
+    ]
+    if skipped:
+        lines.insert(0, f"corrupt   {skipped} images left out")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

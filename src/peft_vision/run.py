@@ -1,0 +1,118 @@
+"""A run is its config: the identity that names its folder, and the files in there.
+
+config.yaml           resolved config
+metrics.jsonl         one line an epoch
+result.json           written once, at the end, whole; where it is, the run is done
+adapter.safetensors   the tuned tensors and the head
+state.pt              where to go on from; gone when the run is done
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from peft_vision.config import ConfigError
+
+
+def identity(lasting_config: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for everything in a config that can change the result."""
+    text = json.dumps(lasting_config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run. Files are written beside their place and moved there whole."""
+
+    folder: Path
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result of a run that is done."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def read_state(self) -> dict[str, Any] | None:
+        """The newest saved state, on the CPU."""
+        path = self.folder / "state.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps every other process out of it."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise ConfigError(f"another process is at work on this run: {self.folder}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The resolved config, for people and for `--config-dir`."""
+        self._place(
+            "config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        )
+
+    def append_metrics(self, row: Mapping[str, float]) -> None:
+        """One line for one epoch."""
+        with writing(self.folder), (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Drops the lines of epochs that will be done again, and a line that a crash tore."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)[:epochs] if path.is_file() else []
+        self._place("metrics.jsonl", lambda path: path.write_text("".join(lines)))
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Replaces the state to go on from."""
+        self._place("state.pt", lambda path: torch.save(dict(state), path))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Ends the run."""
+        self._place("result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+    def place_adapter(self, write: Any) -> None:
+        """`write(path)` writes the adapter file."""
+        self._place("adapter.safetensors", write)
+
+    def _place(self, name: str, write: Any) -> None:
+        path = self.folder / name
+        unfinished = self.folder / f".{name}.unfinished"
+        with writing(path):
+            try:
+                write(unfinished)
+                with unfinished.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A disk that is full or a folder that may not be written becomes one clear line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        )
+        raise ConfigError(
+            f"cannot write {path.absolute()}: {reason}\n"
+            "free or choose another place with runs=FOLDER; the same command goes on from the last saved epoch"
+        ) from error

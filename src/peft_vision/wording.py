@@ -1,0 +1,74 @@
+"""Hydra's complaints about a command line, in the user's words.
+
+Hydra answers a misspelt key with the advice to prepend `+`, which hides the misspelling until the run has failed.
+"""
+
+import re
+from collections.abc import Iterator
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+)
+
+from peft_vision.config import nearest
+
+
+def reword(error: Exception) -> str:
+    """One or two lines for an exception of Hydra or OmegaConf."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = list(error.options or [])
+        return f"{group}: no option {option!r}; there are {', '.join(options)}{nearest(option, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; write group=option or key=value, such as optimizer.lr=0.1"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(cause)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: no value; give one with {error.full_key}=..."
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {first_line(error)}"
+    if "does not exist" in str(error) and (match := re.search(r"config group '(\S+)'", str(error))):
+        return f"unknown group {match[1]}; peft-vision --help lists the groups"
+    if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", str(error)):
+        return f"{match[1]}={match[2]} is a sweep: add -m; for one value that is a list write {match[1]}=[{match[2]}]"
+    if cause is not None and str(cause):
+        return f"{first_line(error)}: {first_line(cause)}"
+    return " ".join(line.strip() for line in str(error).splitlines())
+
+
+def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
+    full_key = str(error.full_key)
+    parent = error.parent_node
+    siblings = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+    siblings = [key for key in siblings if key not in ("hydra", "_target_")]
+    group, _, key = full_key.rpartition(".")
+    if not siblings:
+        return f"unknown key {full_key}"
+    everywhere = list(_keys(parent._get_root())) if isinstance(parent, DictConfig) else []
+    hint = nearest(key, siblings) or nearest(full_key, everywhere)
+    ending = {name.rpartition(".")[2]: name for name in everywhere}
+    if not hint and key in ending:
+        hint = f"; did you mean {ending[key]}?"
+    return f"unknown key {full_key}; {group or 'a run'} takes {', '.join(siblings)}{hint}"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key but Hydra's own."""
+    for key in node:
+        if key == "hydra":
+            continue
+        yield f"{prefix}{key}"
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _keys(child, f"{prefix}{key}.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message."""
+    return str(error).strip().splitlines()[0]

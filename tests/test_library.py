@@ -1,0 +1,89 @@
+"""peft-vision as a library."""
+
+import peft_vision
+import pytest
+import timm
+import torch
+from conftest import tiny_vit
+
+from peft_vision.adapter import read_adapter
+from peft_vision.config import ConfigError
+
+
+def test_options_override_the_shipped_values(vit):
+    model = peft_vision.adapt(vit, method="vpt_deep", num_classes=4, num_prompts=7)
+    assert model.parameter_counts().method == 3 * 7 * 32
+
+
+def test_uint8_images_are_normalised_and_floats_are_taken_as_they_are(vit):
+    model = peft_vision.adapt(vit, method="linear", num_classes=4).eval()
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    config = timm.data.resolve_data_config({}, model=vit)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(model(pixels), model((pixels / 255 - mean) / std))
+
+
+def test_a_head_on_the_backbone_is_replaced(images):
+    vit = tiny_vit()
+    vit.reset_classifier(1000)
+    assert peft_vision.adapt(vit, method="linear", num_classes=4)(images).shape == (5, 4)
+    assert vit.num_classes == 1000
+
+
+@pytest.mark.parametrize("head", [{}, {"norm": "batch"}, {"norm": "layer"}, {"hidden": [16]}])
+def test_heads_of_every_kind_save_and_load(head, vit, images, tmp_path):
+    model = peft_vision.adapt(vit, method="linear", num_classes=4, head=head)
+    model.train()(images)  # moves the statistics of a batch norm
+    peft_vision.save(model, tmp_path / "a.safetensors")
+    assert torch.equal(peft_vision.load(tmp_path / "a.safetensors", vit)(images), model.eval()(images))
+
+
+def test_an_adapter_holds_class_names_and_recipe(vit, tmp_path):
+    model = peft_vision.adapt(vit, method="vpt_deep", num_classes=2, classes=("cat", "dog"), num_prompts=3)
+    peft_vision.save(model, tmp_path / "a.safetensors")
+    recipe, tensors = read_adapter(tmp_path / "a.safetensors")
+    assert recipe.classes == ("cat", "dog")
+    assert recipe.method["num_prompts"] == 3
+    assert recipe == model.recipe
+    assert tensors.keys() == model.tuned_state().keys()
+
+
+def test_an_adapter_is_refused_by_a_backbone_of_other_weights(vit, tmp_path):
+    peft_vision.save(peft_vision.adapt(vit, method="vpt_deep", num_classes=2), tmp_path / "a.safetensors")
+    vit.norm.bias.data += 1
+    with pytest.raises(ValueError, match="trained on other weights"):
+        peft_vision.load(tmp_path / "a.safetensors", vit)
+
+
+def test_full_fine_tuning_brings_all_weights_so_any_will_do(vit, images, tmp_path):
+    model = peft_vision.adapt(vit, method="full", num_classes=2)
+    peft_vision.save(model, tmp_path / "a.safetensors")
+    vit.norm.bias.data += 1
+    assert torch.equal(peft_vision.load(tmp_path / "a.safetensors", vit)(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("content", [b"", b"no adapter at all"])
+def test_a_file_that_is_no_adapter_is_refused(content, vit, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a"):
+        peft_vision.load(path, vit)
+
+
+def test_a_wrong_option_is_refused_in_the_users_words(vit):
+    with pytest.raises(ConfigError, match="unknown rank; VPT takes"):
+        peft_vision.adapt(vit, method="vpt_deep", num_classes=2, rank=4)
+    with pytest.raises(ValueError, match="unknown method 'vpt_dep'; there are"):
+        peft_vision.adapt(vit, method="vpt_dep", num_classes=2)
+    with pytest.raises(ValueError, match="1 class names for num_classes=2"):
+        peft_vision.adapt(vit, method="linear", num_classes=2, classes=("cat",))
+
+
+def test_what_is_no_plain_vit_is_refused():
+    with pytest.raises(ConfigError, match="is not a plain ViT"):
+        peft_vision.adapt(timm.create_model("resnet18"), method="linear", num_classes=2)
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        peft_vision.train  # noqa: B018
