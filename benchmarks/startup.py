@@ -1,0 +1,57 @@
+"""How long a person waits: for `peft-vision --help`, and for the demo's first training step.
+
+    python benchmarks/startup.py [--repeats 5]
+
+Prints medians in seconds, and each as a share of importing torch and timm alone, measured in turn with them.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+COMMAND = [sys.executable, "-m", "peft_vision.cli"]
+
+
+def seconds(command: list[str], folder: str) -> float:
+    """Until `command` ends."""
+    started = perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return perf_counter() - started
+
+
+def seconds_to_first_epoch(folder: str) -> tuple[float, float]:
+    """Until the demo has written its first epoch's metrics, an upper bound of its first step; and to its end."""
+    started = perf_counter()
+    process = subprocess.Popen([*COMMAND, "experiment=demo"], cwd=folder, stdout=subprocess.DEVNULL)
+    while not any(path.stat().st_size for path in Path(folder).glob("runs/*/metrics.jsonl")):
+        if process.poll() is not None:
+            raise RuntimeError(f"the demo ended with {process.returncode} before its first epoch")
+    first = perf_counter() - started
+    if process.wait():
+        raise RuntimeError(f"the demo ended with {process.returncode}")
+    return first, perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    times: dict[str, list[float]] = {"import torch, timm": [], "--help": [], "demo: first epoch": [], "demo: all": []}
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            times["import torch, timm"].append(seconds([sys.executable, "-c", "import torch, timm"], folder))
+            times["--help"].append(seconds([*COMMAND, "--help"], folder))
+            first, whole = seconds_to_first_epoch(folder)
+            times["demo: first epoch"].append(first)
+            times["demo: all"].append(whole)
+    unit = median(times["import torch, timm"])
+    for name, taken in times.items():
+        print(f"{name:20} {median(taken):6.2f} s  {median(taken) / unit:6.2f} of the import")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""How much VPT-deep gains from never computing the prompts' outputs.
+
+    python benchmarks/vpt_step.py [--model vit_small_patch16_224] [--prompts 10 50 100] [--batch 8] [--device cpu]
+
+Times a training step (forward and backward) of VPT-deep here, of the same model with prompts concatenated in front of
+every timm block, and a forward pass without gradients, in turn, and prints medians as ratios. `kept` is what autograd
+keeps for the backward pass, parameters left out.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import peft_vision
+
+
+class ConcatenatingBlock(nn.Module):
+    """A timm block that puts fresh prompts behind the class token and takes the last block's away, as the paper does."""
+
+    def __init__(self, block: nn.Module, prompts: Tensor, *, first: bool) -> None:
+        super().__init__()
+        self.block = block
+        self.prompts = nn.Parameter(prompts.detach().clone())
+        self.skipped = 1 if first else 1 + len(prompts)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        prompts = self.prompts.expand(len(tokens), -1, -1)
+        return self.block(torch.cat([tokens[:, :1], prompts, tokens[:, self.skipped :]], dim=1))
+
+
+def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
+    """The same function as `model`, computed by concatenation."""
+    vit = copy.deepcopy(vit).requires_grad_(False)
+    for index, block in enumerate(vit.blocks):
+        vit.blocks[index] = ConcatenatingBlock(block, model.encoder.layers[index].context.prompts, first=index == 0)
+    return nn.Sequential(vit, copy.deepcopy(model.head))
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(model(images), labels).backward()
+
+
+def kept_mib(model: nn.Module, images: Tensor) -> float:
+    """What one forward pass makes autograd keep."""
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(images)
+    return sum(kept.values()) / 2**20
+
+
+def medians(contenders: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Seconds; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 2):  # two rounds to warm up
+        for name, contender in contenders.items():
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = perf_counter()
+            contender()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 2:
+                seconds[name].append(perf_counter() - started)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[10, 50, 100])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+
+    vit = timm.create_model(options.model, num_classes=0).eval().to(device)
+    images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
+    labels = torch.randint(0, 100, (options.batch,), device=device)
+    print(f"{options.model}, batch {options.batch}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("prompts  speed-up over concatenation  step / forward pass  kept MiB here / concatenated")
+    for num_prompts in options.prompts:
+        ours = peft_vision.adapt(vit, method="vpt_deep", num_classes=100, num_prompts=num_prompts).to(device)
+        theirs = concatenating(vit, ours)
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+        def forward() -> None:
+            with torch.no_grad():
+                vit(images)
+
+        seconds = medians(
+            {
+                "ours": lambda ours=ours: training_step(ours, images, labels),
+                "theirs": lambda theirs=theirs: training_step(theirs, images, labels),
+                "forward": forward,
+            },
+            options.repeats,
+            device,
+        )
+        print(
+            f"{num_prompts:7}  {seconds['theirs'] / seconds['ours']:27.2f}  {seconds['ours'] / seconds['forward']:19.2f}"
+            f"  {kept_mib(ours, images):13.0f} / {kept_mib(theirs, images):.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
