@@ -1,0 +1,49 @@
+"""Training-time augmentation of uint8 images; every draw is a function of (seed, index of the image).
+
+flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
+rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from peft_vision.data.counter_random import below, bits
+
+_FLIP, _TOP, _LEFT, _OPERATIONS = range(4)
+
+
+def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
+    """(B, 3, S, S) to the same shape; `indices` (B,) are the images' places in their split."""
+    if augment == "none" or not len(indices):
+        return images
+    images = flip_crop(images, indices, seed=seed)
+    return rand_augment(images, indices, seed=seed) if augment == "rand_augment" else images
+
+
+def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
+    """For square images; the input is left as it is."""
+    size = images.shape[-1]
+    margin = size // 8
+    padded = F.pad(images, (margin,) * 4, mode="reflect")
+    tops = below(2 * margin + 1, indices, seed=seed, stream=_TOP)
+    lefts = below(2 * margin + 1, indices, seed=seed, stream=_LEFT)
+    flips = below(2, indices, seed=seed, stream=_FLIP)
+    out = torch.empty_like(images)
+    for i, (top, left, flip) in enumerate(zip(tops.tolist(), lefts.tolist(), flips.tolist(), strict=True)):
+        window = padded[i, :, top : top + size, left : left + size]
+        out[i] = window.flip(-1) if flip else window
+    return out
+
+
+def rand_augment(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
+    """torchvision draws from torch's global generator, so that one is lent to each image and given back."""
+    transform = v2.RandAugment()
+    seeds = bits(indices, seed=seed, stream=_OPERATIONS)
+    with torch.random.fork_rng(devices=[]):
+        drawn = []
+        for image, image_seed in zip(images, seeds.tolist(), strict=True):
+            torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would reseed CUDA too
+            drawn.append(transform(image))
+    return torch.stack(drawn)

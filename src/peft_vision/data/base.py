@@ -1,0 +1,110 @@
+"""A data set: labelled pictures, divided by seed, decoded at the size a backbone wants.
+
+A subclass opens its pictures and labels without decoding them; the rest is the same for all.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peft_vision.config import INCIDENTAL, component
+from peft_vision.data.decode import Geometry
+from peft_vision.data.divide import divided, refuse_unlearnable
+from peft_vision.data.fill import decode, verify
+from peft_vision.data.images import Images, Undecoded, usable
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.readable import left_out
+from peft_vision.data.splits import LabelledSets, Splits, fingerprint
+from peft_vision.preprocessing import Preprocessing
+
+_log = logging.getLogger("peft_vision")
+_GIB = 2**30
+
+
+@component
+class Data(ABC):
+    """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
+    part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
+    ignored."""
+
+    train_size: Annotated[int, Field(ge=2)] | None
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    split_seed: Annotated[int, Field(ge=0)]
+    augment: Literal["none", "flip_crop", "rand_augment"]
+    resize: Literal["squash", "crop"]
+    on_corrupt: Literal["error", "skip"]
+    cache: Annotated[bool, INCIDENTAL]
+    memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
+    workers: Annotated[int, Field(ge=0), INCIDENTAL]
+
+    @abstractmethod
+    def open(self) -> LabelledSets:
+        """Pictures and labels, nothing decoded; may download."""
+
+    def check(self) -> None:
+        """Raises ConfigError for what can be refused at little cost; downloads nothing."""
+        self._divide()
+
+    def load(self, preprocessing: Preprocessing) -> Splits:
+        """Every picture has been read once when this returns, so a corrupt one never stops a run midway."""
+        sets, parts = self._divide()
+        geometry = Geometry(
+            size=preprocessing.size,
+            resize=self.resize,
+            crop=preprocessing.crop,
+            interpolation=preprocessing.interpolation,
+        )
+        threads = max(1, usable(self.workers))
+        in_memory = self._in_memory(parts, geometry.size)
+        tensors, faults = {}, {}
+        for split, part in parts.items():
+            if split in in_memory:
+                tensors[split], faults[split] = decode(part, geometry, threads=threads, label=split)
+            else:
+                faults[split] = verify(part, threads=threads, label=split)
+        parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
+        refuse_unlearnable(parts, sets.classes)
+        images = {
+            split: Images(
+                part.labels,
+                tensors.get(split, Undecoded(part.pictures, part.indices, geometry)),
+                self.augment,
+            )
+            for split, part in parts.items()
+        }
+        return Splits(
+            train=images["train"],
+            val=images.get("val"),
+            test=images["test"],
+            classes=sets.classes,
+            fingerprint=fingerprint(parts, sets.classes),
+            skipped=skipped,
+            source=_source(sets, parts),
+        )
+
+    def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
+        sets = self.open()
+        parts = divided(sets, train_size=self.train_size, val_fraction=self.val_fraction, split_seed=self.split_seed)
+        refuse_unlearnable(parts, sets.classes)
+        return sets, parts
+
+    def _in_memory(self, parts: dict[str, Labelled], size: int) -> set[str]:
+        """The splits to decode once: train, val, test, as often as each is read, while the budget lasts."""
+        left = self.memory_gib if self.cache else 0.0
+        kept = set()
+        for split, part in parts.items():
+            gib = len(part) * 3 * size * size / _GIB
+            if gib <= left:
+                kept.add(split)
+                left -= gib
+            elif self.cache:
+                _log.info("%s images not cached: %.1f GiB, of data.memory_gib %.1f are left", split, gib, left)
+        return kept
+
+
+def _source(sets: LabelledSets, parts: dict[str, Labelled]) -> str:
+    counts = " + ".join(f"{len(part)} {split}" for split, part in parts.items())
+    remark = f"; {sets.remark}" if sets.remark else ""
+    return f"{sets.name}: {counts} images of {len(sets.classes)} classes{remark}"

@@ -1,0 +1,32 @@
+"""Random numbers that are a function of (seed, index, stream) and of nothing else.
+
+    h = mix(mix(mix(seed) + index) + stream),   mix = the finaliser of SplitMix64 (Steele et al., 2014)
+
+No state: the draw of one image never depends on worker, batch or order, so a resumed run repeats it exactly.
+"""
+
+import numpy as np
+from torch import Tensor
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MASK = (1 << 64) - 1
+
+
+def bits(indices: Tensor, *, seed: int, stream: int) -> np.ndarray:
+    """64 random bits (n,) uint64 for each of (n,) indices."""
+    key = _mix(np.array([seed & _MASK], dtype=np.uint64))
+    return _mix(_mix(key + indices.numpy().astype(np.uint64)) + np.uint64(stream))
+
+
+def below(limit: int, indices: Tensor, *, seed: int, stream: int) -> np.ndarray:
+    """Integers (n,) in [0, limit), limit < 2**32."""
+    return (((bits(indices, seed=seed, stream=stream) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32)).astype(
+        np.int64
+    )
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = words + _GOLDEN
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,82 @@
+"""From a picture of any kind to uint8 RGB at model size.
+
+squash   straight to size x size
+crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+UNREADABLE = (
+    OSError,  # truncated, unidentified, or gone
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders raise for a damaged file."""
+
+_WHITE = (255, 255, 255, 255)
+_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Upright (EXIF) 8-bit RGB: transparency over white, 16-bit grey scaled down rather than clipped.
+
+    Loads and may turn the picture it is given.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.mode.startswith("I"):
+        return _grey16(image).convert("RGB")
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey16(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("grey values beyond 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes size x size pixels; `interpolation` is a torchvision InterpolationMode value."""
+
+    size: int
+    resize: str
+    crop: float
+    interpolation: str
+
+    def apply(self, image: Image.Image) -> np.ndarray:
+        """RGB picture to uint8 (3, size, size)."""
+        # Pillow antialiases every filter but nearest
+        resampling = Image.Resampling[self.interpolation.removesuffix("-exact").upper()]
+        size = self.size
+        if self.resize == "squash":
+            return _channels_first(image.resize((size, size), resampling))
+        width, height = image.size
+        short = int(size / self.crop)
+        scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+        return _channels_first(image.resize(scaled, resampling).crop((left, top, left + size, top + size)))
+
+
+def _channels_first(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)

@@ -1,0 +1,40 @@
+"""Real handwritten digits without a network: the 1797, 8 x 8 grey, that scikit-learn ships (Alpaydin, 1998).
+
+They have no official test split: 20 % are drawn once and for all, whatever the `split_seed`.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from peft_vision.config import component
+from peft_vision.data.base import Data
+from peft_vision.data.divide import test_part
+from peft_vision.data.pictures import Arrays, labelled
+from peft_vision.data.splits import LabelledSets
+
+TEST_FRACTION = 0.2
+
+
+@component
+class Digits(Data):
+    """Needs nothing on disk."""
+
+    def open(self) -> LabelledSets:
+        """Grey values 0 to 16, spread over 0 to 255."""
+        # the file that load_digits reads: importing sklearn for it would take seconds
+        sklearn = Path(importlib.util.find_spec("sklearn").origin).parent
+        table = np.loadtxt(sklearn / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        values, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
+        grey = np.round(values * (255 / 16)).astype(np.uint8)
+        pictures = Arrays(np.repeat(grey[..., None], 3, axis=-1))
+        train, test = test_part(labelled(pictures, labels), TEST_FRACTION)
+        return LabelledSets(
+            name="digits",
+            train=train,
+            val=None,
+            test=test,
+            classes=tuple(str(digit) for digit in range(10)),
+            remark="test part drawn by peft-vision (not an official split)",
+        )

@@ -1,0 +1,72 @@
+"""Which images train, validate and test: stratified, seeded, refused when a class would be left empty."""
+
+from collections.abc import Mapping
+
+import torch
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.splits import LabelledSets
+from peft_vision.data.stratify import draw, most_drawable
+
+TEST_SEED = 0
+"""Draws the test part of data sets without one: fixed, so every `split_seed` is judged on the same images."""
+
+
+def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
+    """(the rest, the test part) of a data set that has no test split of its own."""
+    count = round(fraction * len(labelled))
+    most = most_drawable(labelled.labels, leave=1)
+    if not 1 <= count <= most:
+        raise ConfigError(
+            f"data: a test part of {fraction:g} of {len(labelled)} images is {count}; "
+            f"1 to {most} would leave every class an image to train on"
+        )
+    drawn, rest = draw(labelled.labels, count, seed=TEST_SEED, least=0, leave=1)
+    return labelled.subset(rest), labelled.subset(drawn)
+
+
+def divided(sets: LabelledSets, *, train_size: int | None, val_fraction: float, split_seed: int) -> dict[str, Labelled]:
+    """train, val (when there is one) and test, in this order."""
+    train, val = _limited(sets, train_size, split_seed), sets.val
+    if val is None and val_fraction:
+        train, val = _validation_part(train, val_fraction, split_seed)
+    return {"train": train} | ({} if val is None else {"val": val}) | {"test": sets.test}
+
+
+def refuse_unlearnable(parts: Mapping[str, Labelled], classes: tuple[str, ...]) -> None:
+    """ConfigError unless every class has a training image and every split an image."""
+    empty = [split for split, part in parts.items() if not len(part)]
+    if empty:
+        raise ConfigError(f"data: no {empty[0]} image is left")
+    counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ConfigError(f"data: no training image of class {missing[0]!r}{more}")
+
+
+def _limited(sets: LabelledSets, train_size: int | None, split_seed: int) -> Labelled:
+    if train_size is None:
+        return sets.train
+    available = len(sets.train)
+    if not len(sets.classes) <= train_size <= available:
+        raise ConfigError(
+            f"data.train_size: got {train_size}; {sets.name} has {len(sets.classes)} classes and {available} "
+            "labelled images, so it must lie between these (null: all)"
+        )
+    drawn, _ = draw(sets.train.labels, train_size, seed=split_seed, least=1, leave=0)
+    return sets.train.subset(drawn)
+
+
+def _validation_part(train: Labelled, val_fraction: float, split_seed: int) -> tuple[Labelled, Labelled]:
+    count = round(val_fraction * len(train))
+    most = most_drawable(train.labels, leave=1)
+    if not 1 <= count <= most:
+        raise ConfigError(
+            f"data.val_fraction: got {val_fraction:g}, {count} of {len(train)} labelled images; "
+            f"1 to {most} would leave every class an image to train on (0: no validation part)"
+        )
+    # its own seed: with the one of train_size, the images drawn first would all go to validation
+    drawn, rest = draw(train.labels, count, seed=split_seed + 2**32, least=0, leave=1)
+    return train.subset(rest), train.subset(drawn)

@@ -1,0 +1,105 @@
+"""Fetching a torchvision data set once, whole or not at all.
+
+It is downloaded and unpacked in a hidden folder under the root and moved into place when complete, so a
+killed download is never taken for data; a lock lets one of several processes do it while the others wait.
+"""
+
+import http.client
+import os
+import shutil
+import socket
+import tarfile
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from peft_vision.config import ConfigError
+from peft_vision.data.torchvision_table import Entry
+
+PROBE_SECONDS = 6
+STALL_SECONDS = 30
+
+
+def present(entry: Entry, root: Path) -> bool:
+    """Whether all of the data set lies under `root`."""
+    return all((root / content).exists() for content in entry.contents)
+
+
+def packed(entry: Entry, root: Path) -> bool:
+    """Whether all archives lie under `root`: what is left to do needs no network."""
+    return all((root / archive).is_file() for archive in entry.archives)
+
+
+def reachable(site: str) -> bool:
+    """Whether `site` answers anything within PROBE_SECONDS."""
+    answered, done = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(site, method="HEAD")
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+                answered.set()
+        except urllib.error.HTTPError as error:  # a refusal is an answer
+            error.close()
+            answered.set()
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            done.set()
+
+    # in a thread, because looking up the name has a patience of its own that no timeout shortens
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(PROBE_SECONDS)
+    return answered.is_set()
+
+
+def fetch(name: str, entry: Entry, root: Path) -> None:
+    """Downloads and unpacks what is not there; archives already under `root` are used."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if not present(entry, root):
+                _fetch(entry, root, root / f".{name}.partial")
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"data: cannot download {name} to {root} ({error})\n{ways_out(entry)}") from error
+
+
+def ways_out(entry: Entry) -> str:
+    """What the user can do about missing data, in one line."""
+    return f"data.download=true with a network, data.root=FOLDER with {entry.contents[0]}, or experiment=demo"
+
+
+def _fetch(entry: Entry, root: Path, staging: Path) -> None:
+    for content in entry.contents:  # unpacked by a process that was killed: torchvision would take it for whole
+        shutil.rmtree(staging / content, ignore_errors=True)
+    for archive in entry.archives:
+        if (root / archive).is_file():
+            (staging / archive).parent.mkdir(parents=True, exist_ok=True)
+            (staging / archive).unlink(missing_ok=True)
+            (staging / archive).symlink_to(root / archive)
+    with _stall_timeout():
+        for arguments in (entry.train, entry.val, entry.test):
+            if arguments is not None:
+                entry.cls(root=str(staging), download=True, **arguments)
+    for content in entry.contents:
+        if not (root / content).exists():
+            (root / content).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / content, root / content)
+    shutil.rmtree(staging)
+
+
+@contextmanager
+def _stall_timeout() -> Iterator[None]:
+    """torchvision sets no timeout, and a connection gone silent would hang for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,63 @@
+"""Every picture of a set read once, by threads: decoded into one tensor, or only verified."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from peft_vision.data.decode import UNREADABLE, Geometry
+from peft_vision.data.pictures import Labelled
+from peft_vision.progress import track
+
+_CHUNK = 64  # pictures a thread takes at a time
+
+
+def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
+    """uint8 (n, 3, S, S) of the readable pictures, and the reason for each position that is not."""
+    pixels = torch.empty((len(images), 3, geometry.size, geometry.size), dtype=torch.uint8)
+    rows = pixels.numpy()
+    indices = images.indices.tolist()
+
+    def fill(position: int) -> None:
+        rows[position] = geometry.apply(images.pictures.read(indices[position]))
+
+    faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
+    if not faults:
+        return pixels, faults
+    kept = [position for position in range(len(images)) if position not in faults]
+    for place, position in enumerate(kept):  # in place: a second tensor might not fit
+        rows[place] = rows[position]
+    return pixels[: len(kept)], faults
+
+
+def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
+    """The reason for each position that cannot be read."""
+    indices = images.indices.tolist()
+    return _faults(
+        lambda position: images.pictures.verify(indices[position]),
+        len(images),
+        threads=threads,
+        label=f"verify {label} images",
+    )
+
+
+def _faults(task: Callable[[int], None], count: int, *, threads: int, label: str) -> dict[int, str]:
+    def attempt(position: int) -> str | None:
+        try:
+            task(position)
+        except UNREADABLE as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def chunk(start: int) -> list[str | None]:
+        return [attempt(position) for position in range(start, min(start + _CHUNK, count))]
+
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        reasons = chain.from_iterable(pool.map(chunk, range(0, count, _CHUNK)))
+        reasons = track(reasons, label=label, total=count, unit="images")
+        return {position: reason for position, reason in enumerate(reasons) if reason is not None}
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest

@@ -1,0 +1,99 @@
+"""A user's own pictures: a folder for each class, under train/ [val/] test/ or all in one place.
+
+    path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
+    path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class tests
+
+Any file Pillow can open by its name counts as a picture; other files and hidden ones are passed over.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image
+from pydantic import Field
+
+from peft_vision.config import ConfigError, component
+from peft_vision.data.base import Data
+from peft_vision.data.divide import test_part
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.splits import LabelledSets
+
+_SPLITS = ("train", "val", "test")
+
+
+@component
+class ImageFolder(Data):
+    """`test_fraction` is for a folder that is not divided into train/ and test/."""
+
+    path: str
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+    def open(self) -> LabelledSets:
+        """Class ids follow the sorted names of the training classes."""
+        root = Path(self.path).expanduser().absolute()
+        if not root.is_dir():
+            raise ConfigError(f"data.path: no folder {root}")
+        folders = {folder.name for folder in _folders(root)}
+        if folders.isdisjoint(_SPLITS):
+            classes = _classes(root)
+            train, test = test_part(_pictures(root, root, classes), self.test_fraction)
+            remark = f"test part drawn, {self.test_fraction:g} of each class"
+            return LabelledSets(name=str(root), train=train, val=None, test=test, classes=classes, remark=remark)
+        if not {"train", "test"} <= folders <= set(_SPLITS):
+            raise ConfigError(
+                f"data.path: {root} holds {', '.join(sorted(folders))}; "
+                "it must hold train, test and perhaps val, or class folders only"
+            )
+        classes = _classes(root / "train")
+        split = {name: _pictures(root, root / name, classes) for name in sorted(folders)}
+        return LabelledSets(
+            name=str(root),
+            train=split["train"],
+            val=split.get("val"),
+            test=split["test"],
+            classes=classes,
+            remark="",
+        )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(path.name for path in _folders(folder))
+    if not classes:
+        raise ConfigError(f"data.path: no class folders in {folder}; each class is a folder of its pictures")
+    if len(classes) == 1:
+        raise ConfigError(f"data.path: one class folder, {classes[0]!r}, in {folder}; at least two are needed")
+    return classes
+
+
+def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
+    """Of the class folders in `folder`, which may lack some classes but not add any."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for class_folder in _folders(folder):
+        if class_folder.name not in classes:
+            raise ConfigError(f"data.path: class {class_folder.name!r} of {folder} is not among the training classes")
+        found = _image_files(class_folder, root)
+        if not found:
+            raise ConfigError(f"data.path: no image in class folder {class_folder}")
+        paths += found
+        labels += [classes.index(class_folder.name)] * len(found)
+    if not paths:
+        raise ConfigError(f"data.path: no class folders in {folder}; each class is a folder of its pictures")
+    return labelled(Files(root, paths), labels)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+
+
+def _image_files(folder: Path, root: Path) -> list[str]:
+    """All below `folder`, relative to `root`, sorted."""
+    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    found = [
+        os.path.relpath(os.path.join(where, name), root)
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(endings) and not name.startswith(".")
+    ]
+    return sorted(found)

@@ -1,0 +1,118 @@
+"""Pictures before they are images at model size: files, or arrays already in memory, and their labels."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from peft_vision.data.decode import rgb
+
+
+class Pictures(ABC):
+    """Pictures by position; reading one raises what `decode.UNREADABLE` lists when it is corrupt."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """How to tell the user which picture."""
+
+    @abstractmethod
+    def read(self, index: int) -> Image.Image:
+        """Mode RGB, whole size."""
+
+    @abstractmethod
+    def verify(self, index: int) -> None:
+        """Raises what `read` would raise, at less cost."""
+
+    @abstractmethod
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        """What tells these pictures from any others, for the fingerprint."""
+
+
+class Files(Pictures):
+    """Image files below `root`; `paths` are relative to it, so that a moved folder keeps its fingerprint."""
+
+    def __init__(self, root: Path, paths: list[str]) -> None:
+        self.root = root
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.paths[index])
+
+    def read(self, index: int) -> Image.Image:
+        with Image.open(self.name(index)) as image:
+            return rgb(image)
+
+    def verify(self, index: int) -> None:
+        with Image.open(self.name(index)) as image:
+            image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
+            rgb(image)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            path = self.root / self.paths[index]
+            yield f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0".encode()
+
+
+class Arrays(Pictures):
+    """uint8 (n, H, W, 3) in memory; nothing here can be corrupt."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self.images[index]))
+
+    def verify(self, index: int) -> None:
+        pass
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        for chunk in indices.split(1024):
+            yield np.ascontiguousarray(self.images[chunk.numpy()]).tobytes()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Some of `pictures`, by `indices` (n,), with their `labels` (n,) int64."""
+
+    pictures: Pictures
+    indices: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, positions: Tensor) -> "Labelled":
+        """Those at `positions` in this set, not in `pictures`."""
+        return Labelled(self.pictures, self.indices[positions], self.labels[positions])
+
+    def digest(self) -> str:
+        """sha256 of pictures, labels and the choice of both."""
+        sha = hashlib.sha256()
+        sha.update(self.indices.numpy().astype("<i8").tobytes())
+        sha.update(self.labels.numpy().astype("<i8").tobytes())
+        for part in self.pictures.identify(self.indices):
+            sha.update(part)
+        return sha.hexdigest()
+
+
+def labelled(pictures: Pictures, labels: Iterable[int]) -> Labelled:
+    """All of `pictures`."""
+    return Labelled(pictures, torch.arange(len(pictures)), torch.as_tensor(np.asarray(labels), dtype=torch.int64))

@@ -1,0 +1,41 @@
+"""What a data set hands to a run: train, validation and test images, and how to tell them from any others."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peft_vision.data.images import Images
+from peft_vision.data.pictures import Labelled
+
+
+@dataclass(frozen=True)
+class LabelledSets:
+    """Pictures and labels of each split before any is decoded. `val` is the data set's own validation
+    split, if it has one; `remark` is what the user should know of the splits."""
+
+    name: str
+    train: Labelled
+    val: Labelled | None
+    test: Labelled
+    classes: tuple[str, ...]
+    remark: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`val` is None when no validation part was asked for; `fingerprint` is sha256 of pictures, labels and
+    division; `skipped` counts corrupt pictures left out; `source` is one line for people."""
+
+    train: Images
+    val: Images | None
+    test: Images
+    classes: tuple[str, ...]
+    fingerprint: str
+    skipped: int
+    source: str
+
+
+def fingerprint(parts: Mapping[str, Labelled], classes: tuple[str, ...]) -> str:
+    """sha256 hex; the same wherever the data lie and however they are loaded."""
+    lines = [f"{name} {part.digest()}" for name, part in parts.items()]
+    return hashlib.sha256("\n".join([*lines, *classes]).encode()).hexdigest()

@@ -1,0 +1,46 @@
+"""A seeded random part of a labelled set that keeps the share of every class, exact to the image.
+
+share_c is close to count * n_c / n, rounded by largest remainder so that the shares sum to `count`. An
+image's place in the draw depends on (seed, position) only: of one seed, a smaller part lies within a larger
+one, up to rounding.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peft_vision.data.counter_random import bits
+
+
+def draw(labels: Tensor, count: int, *, seed: int, least: int, leave: int) -> tuple[Tensor, Tensor]:
+    """Positions of the `count` drawn images and of the rest, both ascending; at least `least` of every class
+    are drawn and at least `leave` of every class stay."""
+    sizes = torch.bincount(labels).numpy()
+    shares = _shares(sizes, count, least=least, leave=leave, seed=seed)
+    order = np.argsort(bits(torch.arange(len(labels)), seed=seed, stream=0), kind="stable")
+    by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    drawn = np.zeros(len(labels), dtype=bool)
+    drawn[by_class] = rank < np.repeat(shares, sizes)
+    return torch.from_numpy(np.flatnonzero(drawn)), torch.from_numpy(np.flatnonzero(~drawn))
+
+
+def most_drawable(labels: Tensor, *, leave: int) -> int:
+    """The most images that can be drawn when `leave` of every class must stay."""
+    return int((torch.bincount(labels) - leave).clamp(min=0).sum())
+
+
+def _shares(sizes: np.ndarray, count: int, *, least: int, leave: int, seed: int) -> np.ndarray:
+    low = np.minimum(least, sizes)
+    high = np.maximum(sizes - leave, 0)
+    if not low.sum() <= count <= high.sum():
+        raise ValueError(f"cannot draw {count} images; {low.sum()} to {high.sum()} are possible")
+    # the jitter decides ties by the seed, else the first classes would always get the odd image
+    jitter = bits(torch.arange(len(sizes)), seed=seed, stream=1) / 2.0**64 * 1e-6
+    wanted = sizes * count / sizes.sum() + jitter
+    shares = np.clip(np.floor(wanted).astype(np.int64), low, high)
+    while shares.sum() < count:
+        shares[np.argmax(np.where(shares < high, wanted - shares, -np.inf))] += 1
+    while shares.sum() > count:
+        shares[np.argmin(np.where(shares > low, wanted - shares, np.inf))] -= 1
+    return shares

@@ -1,0 +1,76 @@
+"""The classification data sets of torchvision, each a row of `torchvision_table.TABLE`.
+
+One that is present is never downloaded again. EuroSAT and Caltech101 have no official test split: 20 % are
+drawn once and for all, whatever the `split_seed`, and `Splits.source` says so.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.data.base import Data
+from peft_vision.data.divide import test_part
+from peft_vision.data.download import fetch, packed, present, reachable, ways_out
+from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.splits import LabelledSets
+from peft_vision.data.torchvision_table import TABLE
+
+TEST_FRACTION = 0.2
+
+
+@component
+class TorchvisionData(Data):
+    """`root` is the folder that holds data sets, laid out as torchvision does."""
+
+    name: Literal[tuple(TABLE)]
+    root: Annotated[str, INCIDENTAL]
+    download: Annotated[bool, INCIDENTAL]
+
+    def check(self) -> None:
+        """Present, or within reach; says so within PROBE_SECONDS."""
+        entry, root = TABLE[self.name], self._root()
+        if present(entry, root):
+            return
+        if not self.download:
+            raise ConfigError(f"data: no {self.name} in {root} and data.download=false\n{ways_out(entry)}")
+        if not packed(entry, root) and not reachable(entry.site):
+            raise ConfigError(f"data: no {self.name} in {root}, and {entry.site} does not answer\n{ways_out(entry)}")
+
+    def open(self) -> LabelledSets:
+        """The official splits, or for want of a test split a drawn one."""
+        self.check()
+        entry, root = TABLE[self.name], self._root()
+        fetch(self.name, entry, root)
+        train, classes = self._read(entry.train)
+        if entry.test is None:
+            train, test = test_part(train, TEST_FRACTION)
+            remark = "test part drawn by peft-vision (not an official split)"
+            return LabelledSets(name=self.name, train=train, val=None, test=test, classes=classes, remark=remark)
+        test, test_classes = self._read(entry.test)
+        if test_classes != classes:
+            raise ConfigError(f"data: train and test of {self.name} in {root} differ in their classes")
+        return LabelledSets(
+            name=self.name,
+            train=train,
+            val=self._read(entry.val)[0] if entry.val else None,
+            test=test,
+            classes=classes,
+            remark="official validation split" if entry.val else "",
+        )
+
+    def _root(self) -> Path:
+        return Path(self.root).expanduser().absolute()
+
+    def _read(self, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
+        entry, root = TABLE[self.name], self._root()
+        try:
+            dataset = entry.cls(root=str(root), download=False, **arguments)
+            return labelled(entry.pictures(dataset), getattr(dataset, entry.labels)), tuple(entry.classes(dataset))
+        except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
+            # torchvision's own words name neither data set nor folder, and advise what would not help
+            reason = "" if type(error) is RuntimeError else f" ({type(error).__name__}: {error})"
+            raise ConfigError(
+                f"data: {self.name} in {root} is damaged{reason}\n"
+                f"remove {', '.join(entry.contents)} there and start again with data.download=true"
+            ) from error

@@ -1,0 +1,56 @@
+"""Small builders: data components with the shipped numbers, and folders of generated pictures."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from peft_vision.config import CONFIG_DIR, build
+from peft_vision.data.base import Data
+from peft_vision.preprocessing import Preprocessing
+
+
+@cache
+def composed(option: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return OmegaConf.to_container(compose(f"data/{option}").data)
+
+
+@pytest.fixture
+def make() -> Callable[..., Data]:
+    """`make("digits", train_size=100)`: conf/data/digits.yaml with overrides, built."""
+    return lambda option, **overrides: build(composed(option) | overrides, Data, "data")
+
+
+@pytest.fixture
+def preprocessing() -> Preprocessing:
+    return Preprocessing(size=16, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=0.8)
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """A noisy RGB picture that only `key` decides."""
+
+    def drawn(key: int, width: int = 20, height: int = 24) -> Image.Image:
+        pixels = np.random.default_rng(key).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+    return drawn
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Path:
+    """train/ and test/ with classes bird, cat, dog of 6 and 2 pictures."""
+    root = tmp_path / "pictures"
+    for s, (split, count) in enumerate([("train", 6), ("test", 2)]):
+        for c, name in enumerate(["bird", "cat", "dog"]):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(100 * s + 10 * c + i).save(root / split / name / f"{i}.png")
+    return root

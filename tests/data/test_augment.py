@@ -1,0 +1,54 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from peft_vision.data.augment import augmented, flip_crop
+
+IMAGES = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("augment", ["flip_crop", "rand_augment"])
+def test_an_image_is_augmented_by_seed_and_index_alone(augment: str):
+    together = augmented(IMAGES, torch.arange(64), augment=augment, seed=1)
+    order = torch.randperm(64)
+    alone = torch.cat([augmented(IMAGES[i : i + 1], torch.tensor([i]), augment=augment, seed=1) for i in order])
+    assert torch.equal(alone, together[order])
+    assert not torch.equal(together, augmented(IMAGES, torch.arange(64), augment=augment, seed=2))
+    assert together.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("augment", ["flip_crop", "rand_augment"])
+def test_no_global_random_state_is_touched_or_read(augment: str):
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first = augmented(IMAGES, torch.arange(64), augment=augment, seed=1)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert random.getstate() == states[2]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)
+        assert torch.equal(augmented(IMAGES, torch.arange(64), augment=augment, seed=1), first)
+
+
+def test_flip_crop_is_a_window_of_the_reflected_image_or_its_mirror():
+    out = flip_crop(IMAGES, torch.arange(64), seed=0)
+    flipped = 0
+    for image, window in zip(IMAGES.numpy(), out, strict=True):
+        padded = torch.from_numpy(np.pad(image, ((0, 0), (4, 4), (4, 4)), mode="reflect"))
+        windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
+        kept = (windows == window).flatten(2).all(-1).any()
+        mirrored = (windows == window.flip(-1)).flatten(2).all(-1).any()
+        assert kept or mirrored
+        flipped += int(mirrored)
+    assert 16 < flipped < 48
+
+
+def test_the_input_is_left_as_it_is():
+    before = IMAGES.clone()
+    augmented(IMAGES, torch.arange(64), augment="rand_augment", seed=0)
+    assert torch.equal(IMAGES, before)
+
+
+def test_no_image_stays_no_image():
+    assert augmented(IMAGES[:0], torch.arange(0), augment="rand_augment", seed=0).shape == (0, 3, 32, 32)

@@ -1,0 +1,204 @@
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from peft_vision.config import ConfigError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_small.zip"
+
+
+def test_given_splits_are_taken_as_they_are(make, folder: Path, preprocessing, picture):
+    (folder / "val" / "dog").mkdir(parents=True)
+    picture(5).save(folder / "val" / "dog" / "a.png")
+    splits = make("image_folder", path=str(folder), val_fraction=0.5).load(preprocessing)
+    assert [len(images) for images in (splits.train, splits.val, splits.test)] == [18, 1, 6]
+    assert splits.val.labels.tolist() == [2]
+    assert splits.classes == ("bird", "cat", "dog")
+    assert splits.source == f"{folder}: 18 train + 1 val + 6 test images of 3 classes"
+
+
+def test_one_folder_of_classes_is_divided(make, folder: Path, preprocessing):
+    splits = make("image_folder", path=str(folder / "train"), val_fraction=0.2, test_fraction=0.5).load(preprocessing)
+    assert [len(images) for images in (splits.train, splits.val, splits.test)] == [7, 2, 9]
+    assert torch.bincount(splits.test.labels).tolist() == [3, 3, 3]
+
+
+def test_the_test_part_of_one_folder_does_not_follow_the_split_seed(make, folder: Path):
+    first, second = (make("image_folder", path=str(folder / "train"), split_seed=seed)._divide()[1] for seed in (0, 1))
+    assert torch.equal(first["test"].indices, second["test"].indices)
+
+
+def test_pictures_lie_at_any_depth_and_other_files_are_passed_over(make, folder: Path, picture):
+    deep = folder / "train" / "cat" / "2024" / "may"
+    deep.mkdir(parents=True)
+    picture(1).save(deep / "x.JPG", "JPEG")
+    (folder / "train" / "cat" / "notes.txt").write_text("no picture")
+    (folder / "train" / "cat" / "._1.png").write_text("left by a Mac")
+    (folder / ".cache").mkdir()
+    assert len(make("image_folder", path=str(folder)).open().train) == 19
+
+
+@pytest.mark.parametrize("ending", ["webp", "jpg", "jpeg", "png", "gif", "bmp", "tiff", "ppm"])
+def test_formats_are_read_by_what_they_are(make, folder: Path, preprocessing, picture, ending: str):
+    for path in sorted(folder.rglob("*.png")):
+        picture(int(path.stem)).save(path.with_suffix(f".{ending}"))
+        if ending != "png":
+            path.unlink()
+    splits = make("image_folder", path=str(folder)).load(preprocessing)
+    assert splits.test.pixels.shape == (6, 3, 16, 16)
+
+
+def test_alpha_sixteen_bits_and_exif_rotation_reach_the_batch(make, folder: Path, preprocessing):
+    cats = folder / "test" / "cat"
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(cats / "0.png")  # wholly transparent
+    Image.fromarray(np.full((9, 9), 200 << 8, dtype=np.uint16)).save(cats / "1.png")
+    half = Image.new("RGB", (16, 16), "black")
+    half.paste("white", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half.save(cats / "2.jpg", exif=exif, quality=100)
+    splits = make("image_folder", path=str(folder)).load(preprocessing)
+    (cat_images,) = (
+        images[labels == 1] for images, labels in splits.test.batches([torch.arange(7)], seed=None, workers=0)
+    )
+    assert (cat_images[0] == 255).all()
+    assert (cat_images[1] == 200).all()
+    assert cat_images[2, :, :4].float().mean() < 10
+    assert cat_images[2, :, -4:].float().mean() > 245
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_corrupt_image_is_named_and_the_others_counted(make, folder: Path, preprocessing, cache: bool):
+    truncate(folder / "train" / "cat" / "3.png")
+    (folder / "test" / "dog" / "1.png").write_text("this is no picture")
+    with pytest.raises(ConfigError) as error:
+        make("image_folder", path=str(folder), cache=cache, val_fraction=0).load(preprocessing)
+    lines = str(error.value).splitlines()
+    assert f"cannot read {folder}/train/cat/3.png" in lines[0]
+    assert "and 1 more is corrupt" in lines[0]
+    assert len(lines) == 2
+    assert "data.on_corrupt=skip" in lines[1]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_corrupt_images_are_left_out_on_request(make, folder: Path, preprocessing, picture, caplog, cache: bool):
+    whole = make("image_folder", path=str(folder), val_fraction=0).load(preprocessing)
+    truncate(folder / "train" / "cat" / "3.png")
+    with caplog.at_level(logging.WARNING, logger="peft_vision"):
+        splits = make("image_folder", path=str(folder), cache=cache, val_fraction=0, on_corrupt="skip").load(
+            preprocessing
+        )
+    assert splits.skipped == 1
+    assert caplog.messages == [f"left out 1 corrupt images: {folder}/train/cat/3.png"]
+    kept = torch.tensor([i for i in range(18) if i != 6 + 3])
+    (got,) = splits.train.batches([torch.arange(17)], seed=None, workers=0)
+    (expected,) = whole.train.batches([kept], seed=None, workers=0)
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "gif", "bmp", "tiff"])
+def test_verifying_finds_what_decoding_finds(make, folder: Path, preprocessing, picture, kind: str):
+    path = folder / "train" / "cat" / f"damaged.{kind}"
+    picture(0, width=64, height=64).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for cache in (True, False):
+        with pytest.raises(ConfigError, match=f"cannot read .*damaged.{kind}"):
+            make("image_folder", path=str(folder), cache=cache, val_fraction=0).load(preprocessing)
+
+
+def test_a_class_whose_training_images_are_all_corrupt_is_refused(make, folder: Path, preprocessing):
+    for path in (folder / "train" / "cat").iterdir():
+        truncate(path)
+    with pytest.raises(ConfigError, match="no training image of class 'cat'"):
+        make("image_folder", path=str(folder), on_corrupt="skip", val_fraction=0).load(preprocessing)
+
+
+def empty_class(folder: Path) -> str:
+    for path in (folder / "train" / "cat").iterdir():
+        path.unlink()
+    return f"no image in class folder {folder}/train/cat"
+
+
+def class_without_training(folder: Path) -> str:
+    shutil.copytree(folder / "test" / "cat", folder / "test" / "cow")
+    return f"class 'cow' of {folder}/test is not among the training classes"
+
+
+def no_folder(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return f"no folder {folder}"
+
+
+def nothing(folder: Path) -> str:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return f"no class folders in {folder}"
+
+
+def loose_pictures(folder: Path) -> str:
+    (folder / "train" / "cat" / "0.png").rename(folder / "0.png")
+    shutil.rmtree(folder / "train")
+    shutil.rmtree(folder / "test")
+    return f"no class folders in {folder}"
+
+
+def no_test(folder: Path) -> str:
+    shutil.rmtree(folder / "test")
+    return f"{folder} holds train; it must hold train, test"
+
+
+def unknown_split(folder: Path) -> str:
+    shutil.copytree(folder / "test", folder / "valid")
+    return f"{folder} holds test, train, valid; it must hold train, test and perhaps val"
+
+
+def one_class(folder: Path) -> str:
+    for name in ("cat", "dog"):
+        shutil.rmtree(folder / "train" / name)
+    return f"one class folder, 'bird', in {folder}/train"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        empty_class,
+        class_without_training,
+        no_folder,
+        nothing,
+        loose_pictures,
+        no_test,
+        unknown_split,
+        one_class,
+    ],
+)
+def test_a_wrong_folder_is_refused_by_its_absolute_path_before_anything_loads(make, folder: Path, spoil, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    complaint = spoil(folder)
+    with pytest.raises(ConfigError) as error:
+        make("image_folder", path=folder.name).check()
+    assert complaint in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_real_pictures_train_and_test(make, tmp_path: Path, preprocessing):
+    if not SHARED.is_file():
+        pytest.skip(f"no {SHARED}")
+    with zipfile.ZipFile(SHARED) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
+        archive.extractall(tmp_path, names[::70])
+    (path,) = (train.parent for train in tmp_path.rglob("train"))
+    splits = make("image_folder", path=str(path), val_fraction=0.2).load(preprocessing)
+    assert len(splits.classes) == 10
+    assert len(splits.train) + len(splits.val) + len(splits.test) == len(names[::70])
+    assert 60 < splits.train.pixels.float().mean() < 180
