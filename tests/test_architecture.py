@@ -1,0 +1,99 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+import peft_vision
+from peft_vision.config import CONFIG_DIR, locate
+
+SOURCE = Path(peft_vision.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+# Rooms by floor, the lowest first: a room imports from lower floors only. `peft_vision` itself is the ground: its
+# version is everyone's, and it opens `library` lazily.
+FLOORS = """
+peft_vision
+config
+preprocessing seeding progress wording
+backbone data
+head method
+model
+adapter
+optimizer schedule distributed
+evaluate loss_watch
+trainer
+tracker run environment
+experiment
+report
+task library
+cli
+"""
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room(module: str) -> str:
+    """peft_vision.method.vpt is in the room method."""
+    return [*module.split("."), "peft_vision"][1]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports, inside functions as well."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}:{node.lineno}: a relative import"
+            # `from peft_vision import run` names a module, `from peft_vision import __version__` none
+            inner = {f"{node.module}.{alias.name}" for alias in node.names if alias.name in FLOOR}
+            modules |= inner if node.module == "peft_vision" and inner else {node.module}
+    return {module for module in modules if module.split(".")[0] == "peft_vision"}
+
+
+def test_every_room_has_its_floor():
+    rooms = {path.stem for path in SOURCE.glob("[!_]*.py")} | {path.parent.name for path in SOURCE.glob("*/*.py")}
+    assert rooms | {"peft_vision"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != SOURCE / "__init__.py"], ids=name)
+def test_imports_point_down(path):
+    here = room(f"peft_vision.{path.relative_to(SOURCE).with_suffix('').as_posix().replace('/', '.')}")
+    others = {room(module) for module in imported(path)} - {here}
+    assert [other for other in others if FLOOR[other] >= FLOOR[here]] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_is_one_idea_with_a_name(path):
+    assert len(path.read_text().splitlines()) <= 300
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+    assert path.name != "__init__.py" or path.parent == SOURCE or path.read_text() == ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_configs_are_read_without_defaults(path):
+    assert re.findall(r"\b(?:cfg|config|node)\.get\(.*", path.read_text()) == []
+
+
+def targets(folder: Path) -> set[str]:
+    texts = (path.read_text() for path in folder.rglob("*.yaml"))
+    return {target for text in texts for target in re.findall(r"^\s*_target_: *(\S+)", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("target", sorted(targets(CONFIG_DIR)))
+def test_components_are_frozen_and_their_numbers_live_in_conf(target):
+    cls = locate(target, "conf")
+    assert cls.__dataclass_params__.frozen
+    assert [field.name for field in fields(cls) if (field.default, field.default_factory) != (MISSING, MISSING)] == []
+
+
+@pytest.mark.parametrize("group", sorted({room(target) for target in targets(CONFIG_DIR)}))
+def test_the_path_is_the_registry(group):
+    """conf/method/ describes the classes of peft_vision.method."""
+    assert targets(CONFIG_DIR / group) == {target for target in targets(CONFIG_DIR) if room(target) == group}
