@@ -22,7 +22,7 @@ import peft_vision
 
 
 class ConcatenatingBlock(nn.Module):
-    """A timm block that puts fresh prompts behind the class token and takes the last block's away, as the paper does."""
+    """A timm block that puts fresh prompts behind the class token and takes the last block's away, as in the paper."""
 
     def __init__(self, block: nn.Module, prompts: Tensor, *, first: bool) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ def main() -> None:
     vit = timm.create_model(options.model, num_classes=0).eval().to(device)
     images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
     labels = torch.randint(0, 100, (options.batch,), device=device)
-    print(f"{options.model}, batch {options.batch}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    threads = torch.get_num_threads()
+    print(f"{options.model}, batch {options.batch}, {device}, {threads} threads, torch {torch.__version__}")
     print("prompts  speed-up over concatenation  step / forward pass  kept MiB here / concatenated")
     for num_prompts in options.prompts:
         ours = peft_vision.adapt(vit, method="vpt_deep", num_classes=100, num_prompts=num_prompts).to(device)
@@ -114,8 +115,9 @@ def main() -> None:
             options.repeats,
             device,
         )
+        speed_up, forwards = seconds["theirs"] / seconds["ours"], seconds["ours"] / seconds["forward"]
         print(
-            f"{num_prompts:7}  {seconds['theirs'] / seconds['ours']:27.2f}  {seconds['ours'] / seconds['forward']:19.2f}"
+            f"{num_prompts:7}  {speed_up:27.2f}  {forwards:19.2f}"
             f"  {kept_mib(ours, images):13.0f} / {kept_mib(theirs, images):.0f}"
         )
 

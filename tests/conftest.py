@@ -16,9 +16,7 @@ def tiny_vit(**architecture: object) -> VisionTransformer:
         torch.manual_seed(7)
         sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
         vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**sizes, **architecture})
-        for (
-            parameter
-        ) in vit.parameters():  # biases, scales and class tokens start at constants: make them count
+        for parameter in vit.parameters():  # biases, scales and class tokens start at constants: make them count
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     return vit
 

@@ -1,11 +1,11 @@
 """peft-vision as a library."""
 
-import peft_vision
 import pytest
 import timm
 import torch
-from conftest import tiny_vit
 
+import peft_vision
+from conftest import tiny_vit
 from peft_vision.adapter import read_adapter
 from peft_vision.config import ConfigError
 

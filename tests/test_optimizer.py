@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from shipped import adapted
 
 from peft_vision.optimizer.adamw import AdamW
 from peft_vision.optimizer.base import parameter_groups
 from peft_vision.optimizer.sgd import SGD
+from shipped import adapted
 
 
 def decayed_names(model):
@@ -42,7 +42,8 @@ def test_the_settings_reach_torch():
     model = adapted("linear")
     sgd = SGD(lr=0.3, weight_decay=0.02, momentum=0.8).create(model)
     assert isinstance(sgd, torch.optim.SGD)
-    assert [(g["lr"], g["momentum"], g["weight_decay"]) for g in sgd.param_groups] == [(0.3, 0.8, 0.02), (0.3, 0.8, 0.0)]
+    settings = [(group["lr"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups]
+    assert settings == [(0.3, 0.8, 0.02), (0.3, 0.8, 0.0)]
     adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model)
     assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.5, 0.6)}

@@ -167,9 +167,7 @@ def test_nested_bars_on_a_terminal_leave_only_what_was_printed():
 
 
 def test_quick_work_never_touches_the_terminal():
-    written, code = on_terminal(
-        "from peft_vision.progress import track\nlist(track('abc', label='a', total=3))"
-    )
+    written, code = on_terminal("from peft_vision.progress import track\nlist(track('abc', label='a', total=3))")
     assert (written, code) == ("", 0)
 
 
@@ -246,3 +244,10 @@ def screen(written: str) -> list[str]:
                 rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + len(part) :]
                 column += len(part)
     return [text.rstrip() for text in rows if text.strip()]
+
+
+def test_of_several_processes_only_the_first_speaks(clock, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    for _ in track(range(5), label="decode", total=5):
+        clock.now += 20
+    assert capsys.readouterr().err == ""

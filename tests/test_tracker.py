@@ -184,9 +184,7 @@ def test_online_with_a_refusing_server_is_an_error(server, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_auto_without_a_server_goes_on_offline_and_can_be_uploaded(
-    client, closed_port, tmp_path, monkeypatch, capfd
-):
+def test_auto_without_a_server_goes_on_offline_and_can_be_uploaded(client, closed_port, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_BASE_URL", closed_port)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     start = time.monotonic()
@@ -287,9 +285,7 @@ def test_a_client_that_dies_ends_neither_the_training_nor_the_next_run(variables
 
 def test_auto_without_a_key_is_offline_and_asks_nobody(variables, tmp_path):
     (line,) = on_terminal("auto", tmp_path)
-    assert line.startswith(
-        "W&B: logged offline (no API key: set WANDB_API_KEY or call wandb login); to upload"
-    )
+    assert line.startswith("W&B: logged offline (no API key: set WANDB_API_KEY or call wandb login); to upload")
     folder = shlex.split(line)[-1]
     inspected = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", folder],
@@ -300,9 +296,7 @@ def test_auto_without_a_key_is_offline_and_asks_nobody(variables, tmp_path):
     assert re.search(r'"train/loss":\s*"?0\.5', inspected.stdout.decode()), inspected.stdout
 
 
-@pytest.mark.parametrize(
-    ("mode", "reason"), [("auto", "(as WANDB_MODE"), ("offline", "(tracker.mode=offline)")]
-)
+@pytest.mark.parametrize(("mode", "reason"), [("auto", "(as WANDB_MODE"), ("offline", "(tracker.mode=offline)")])
 def test_offline_as_asked_says_how_to_upload(mode, reason, variables, tmp_path):
     (line,) = on_terminal(mode, tmp_path, **({"WANDB_MODE": "offline"} if mode == "auto" else {}))
     assert reason in line

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from shipped import adapted
 from torch.nn import functional as F
 
 from peft_vision.config import ConfigError
@@ -18,6 +17,7 @@ from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule import Constant
 from peft_vision.seeding import derive
 from peft_vision.trainer import Batch, Standing, Trainer
+from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 PLAIN = {
@@ -178,11 +178,14 @@ def test_the_loss_falls():
 
 @pytest.mark.parametrize("bad_step", [1, 5, 23])
 def test_a_loss_that_is_not_finite_names_step_rate_and_remedy(bad_step):
-    watch = LossWatch(first_step=100)
-    with pytest.raises(ConfigError) as raised:
+    def epoch() -> None:
+        watch = LossWatch(first_step=100)
         for step in range(1, 40):
             watch.add(torch.tensor(float("nan") if step >= bad_step else 1.0), lr=step / 1000)
         watch.mean(ALONE)
+
+    with pytest.raises(ConfigError) as raised:
+        epoch()
     message = str(raised.value)
     assert f"became nan at step {100 + bad_step}, learning rate {bad_step / 1000:.2e}" in message
     assert "optimizer.lr" in message

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -69,9 +69,9 @@ class Recipe:
 
 
 def write_adapter(model: Model, path: str | Path) -> None:
-    """Writes what `model` tuned."""
+    """Writes what `model` tuned. An OSError is the disk's, and the file is as readable as any other."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
-    save_file(tensors, path, metadata=model.recipe.metadata())
+    Path(path).write_bytes(save(tensors, metadata=model.recipe.metadata()))
 
 
 def read_adapter(path: str | Path) -> tuple[Recipe, dict[str, Tensor]]:

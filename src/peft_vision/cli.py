@@ -5,10 +5,12 @@ Nothing here imports torch, so that help and shell completion answer at once.
 
 import logging
 import os
+import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -18,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from peft_vision.config import CONFIG_DIR, ConfigError, build
 from peft_vision.wording import reword
 
-
-USAGE_ERROR = 2  # argparse's exit code, after it has printed the usage
+USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
+USAGE_ERROR = 2  # argparse's exit code, after it has printed its own words
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
@@ -27,38 +29,60 @@ def run(config: DictConfig) -> float | None:
     """One config, from the command line or one point of a sweep."""
     from peft_vision.task.base import Task
 
-    logging.getLogger("peft_vision").setLevel(logging.INFO)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if "task" not in plain:
-        raise ConfigError("task: missing; write task=train")
-    choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if option}
+    speaks = os.environ.get("RANK", "0") == "0"  # under torchrun, one process of several
+    logging.getLogger("peft_vision").setLevel(logging.INFO if speaks else logging.WARNING)
+    settings = HydraConfig.get()
+    chosen = settings.runtime.choices
+    choices = {group: option for group, option in chosen.items() if option and not group.startswith("hydra/")}
     try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if "task" not in plain:
+            raise ConfigError("task: missing; write task=train")
         return build(plain["task"], Task, "task").run(plain, choices)
-    except ConfigError as error:
-        if HydraConfig.get().mode is RunMode.RUN:
-            _fail(str(error))
-        raise  # a sweep goes on with its other points
+    except (ConfigError, OmegaConfBaseException) as error:
+        if settings.mode is RunMode.RUN:
+            _fail(reword(error))
+        _say(f"{' '.join(settings.overrides.task)}: {reword(error)}")
+        raise  # a sweep goes on with its other points, and repeats its first fault at the end
 
 
 def main() -> None:
     """Exit code 0, or 1 after one or two lines on standard error that say what was wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
+        sys.argv[1:] = _readable(sys.argv[1:])
         run()
-    except ConfigError as error:
-        _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _fail(reword(error))
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        _fail(f"a group takes the name of one of its options; {USAGE}")
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last saved epoch")
+    except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:
         if error.code == USAGE_ERROR:
-            _fail("write group=option or key=value, such as method=linear optimizer.lr=0.1")
+            _fail(USAGE)
         raise
 
 
-def _fail(message: str) -> None:
-    print(f"peft-vision: {message}", file=sys.stderr)
+def _readable(arguments: list[str]) -> list[str]:
+    """As argparse and Hydra can read them: flags first, for `method=linear -m seed=0,1`, and no `~` for home."""
+    parsed, unknown = get_args_parser().parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(f"unknown {unknown[0]}; {USAGE}")
+    flags = [word for word in arguments if word not in parsed.overrides]
+    return flags + [re.sub("(?<==)~(?=/)", os.path.expanduser("~"), word) for word in parsed.overrides]
+
+
+def _say(message: str) -> None:
+    print(f"peft-vision: {message}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
     sys.exit(1)
 
 

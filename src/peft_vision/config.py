@@ -101,5 +101,6 @@ def _describe(fault: Mapping[str, Any], cls: type, where: str) -> str:
         return f"{where}: unknown {key}; {cls.__name__} takes {', '.join(names)}{nearest(key, names)}"
     if fault["type"] in ("missing", "missing_argument"):
         return f"{where}.{key}: missing; {cls.__name__} takes {', '.join(names)}"
-    problem = re.sub(r"^(Input|Value error,) ", "", fault["msg"])
-    return f"{where}.{key}: got {fault['input']!r}, {problem}" if key else f"{where}: {problem}"
+    problem = re.sub(r"^(Input|Value error,) ", "", fault["msg"]).replace("a valid tuple", "a list")
+    got = "null" if fault["input"] is None else repr(fault["input"])
+    return f"{where}.{key}: got {got}, {problem}" if key else f"{where}: {problem}"

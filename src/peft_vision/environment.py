@@ -41,8 +41,14 @@ def git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
+def forget_peak(device: torch.device) -> None:
+    """Begins `peak_mib` anew, where that can be done: on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_mib(device: torch.device) -> float:
-    """The most memory held so far: on a GPU what torch allocated there, else this process's resident memory."""
+    """The most memory held: on a GPU what torch allocated there, else all that this process ever had resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

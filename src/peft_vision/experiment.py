@@ -26,7 +26,7 @@ KINDS = {
     "trainer": Trainer,
     "tracker": Tracker,
 }
-OTHER_KEYS = ("task", "experiment", "seed", "device", "runs")
+OTHER_KEYS = ("task", "seed", "device", "runs")
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,14 @@ class Experiment:
     @classmethod
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
         """Checks everything that can be checked before weights or images are read. ConfigError with all faults."""
-        known = [*KINDS, *OTHER_KEYS]
-        for key in config:
-            if key not in known:
-                raise ConfigError(f"unknown {key}; a run takes {', '.join(known)}{nearest(key, known)}")
-        for key in known:
-            if key not in config and key != "experiment":
-                raise ConfigError(f"{key}: missing")
-        seed, device = config["seed"], config["device"]
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ConfigError(f"seed: got {seed!r}, should be a whole number, 0 or more")
-        if not isinstance(device, str):
-            raise ConfigError(f"device: got {device!r}, should be auto, cpu, cuda, cuda:N or mps")
-        components = build_all(config, KINDS)
-        experiment = cls(**components, seed=seed, device=device, config=config, choices=choices)
+        faults = _faults(config)
+        try:
+            components = build_all(config, KINDS)
+        except ConfigError as error:
+            faults.append(str(error))
+        if faults:
+            raise ConfigError("\n".join(faults))
+        experiment = cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
         experiment.backbone.check()
         experiment.data.check()
         experiment.tracker.check()
@@ -89,3 +83,23 @@ class Experiment:
     def run(self) -> Run:
         """Its folder."""
         return Run(Path(self.config["runs"]).expanduser() / self.name)
+
+
+def _faults(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the values that belong to no component; raises ConfigError where keys are wrong."""
+    if "experiment" in config:
+        raise ConfigError("experiment: begin its file with '# @package _global_', else its values reach nothing")
+    known = [*KINDS, *OTHER_KEYS]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"unknown key {key}; a run takes {', '.join(known)}{nearest(key, known)}")
+    for key in known:
+        if key not in config or config[key] is None:
+            raise ConfigError(f"{key}: missing")
+    seed, device, runs = config["seed"], config["device"], config["runs"]
+    right = {
+        f"seed: got {seed!r}, should be a whole number, 0 or more": type(seed) is int and seed >= 0,
+        f"device: got {device!r}, should be auto, cpu, cuda, cuda:N or mps": isinstance(device, str),
+        f"runs: got {runs!r}, should be a folder": isinstance(runs, str),
+    }
+    return [fault for fault, is_right in right.items() if not is_right]

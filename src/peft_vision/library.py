@@ -30,8 +30,9 @@ def adapt(
 ) -> Model:
     """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`, a name in `conf/method/`.
 
-    `options` override that file's values: `num_prompts=50`; `head` those of `conf/head/linear.yaml`: `{"norm": "batch"}`. Images are (B, 3, S, S): uint8, or floats normalised as
-    the backbone's own data config says. `vit` itself is not changed. ConfigError where an option is wrong.
+    `options` override that file's values (`num_prompts=50`), `head` those of `conf/head/linear.yaml`
+    (`{"norm": "batch"}`). Images are (B, 3, S, S): uint8, or floats normalised as the backbone's own data config says.
+    `vit` itself is not changed. ConfigError where an option is wrong.
     """
     refuse_unusual(vit)
     vit = copy.deepcopy(vit)

@@ -4,9 +4,11 @@ Bars nest (batches inside epochs) and share one display: the outermost bar opens
 happens inside `advance`, so there is no thread whose locks a forked data worker could inherit.
 """
 
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from math import inf
 from time import monotonic
 from typing import Self, TypeVar
 
@@ -51,7 +53,7 @@ class Progress:
     def __enter__(self) -> Self:
         self._last = (monotonic(), self.done)
         self._samples.append(self._last)
-        self._display: _Bars | _Lines = _open[0]._display if _open else _display()
+        self._display: _Bars | _Lines | _Nothing = _open[0]._display if _open else _display()
         _open.append(self)
         return self
 
@@ -128,7 +130,18 @@ class _Lines:
         pass
 
 
-def _display() -> _Bars | _Lines:
+class _Nothing:
+    """For all but one of several processes that do the same work."""
+
+    next_draw = inf
+
+    def close(self) -> None:
+        pass
+
+
+def _display() -> "_Bars | _Lines | _Nothing":
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun
+        return _Nothing()
     # rich alone would call a file a terminal under FORCE_COLOR, and fill a log with escape codes
     if not sys.stderr.isatty():
         return _Lines()

@@ -62,14 +62,14 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved config, for people and for `--config-dir`."""
-        self._place(
-            "config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        )
+        self._place("config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)))
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """One line for one epoch."""
         with writing(self.folder), (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before a state that counts on it
 
     def keep_metrics(self, epochs: int) -> None:
         """Drops the lines of epochs that will be done again, and a line that a crash tore."""
@@ -79,7 +79,12 @@ class Run:
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replaces the state to go on from."""
-        self._place("state.pt", lambda path: torch.save(dict(state), path))
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:  # given a path, torch hides why it cannot write
+                torch.save(dict(state), file)
+
+        self._place("state.pt", write)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Ends the run."""
@@ -108,11 +113,11 @@ def writing(path: Path) -> Iterator[None]:
     """A disk that is full or a folder that may not be written becomes one clear line."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        )
+    except (OSError, RuntimeError) as error:
+        fault = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the disk's error
+        if not isinstance(fault, OSError):
+            raise
         raise ConfigError(
-            f"cannot write {path.absolute()}: {reason}\n"
-            "free or choose another place with runs=FOLDER; the same command goes on from the last saved epoch"
+            f"cannot write {path.absolute()}: {fault.strerror or fault}\n"
+            "make room and start the same command again, which goes on from the last saved epoch; or set runs=FOLDER"
         ) from error

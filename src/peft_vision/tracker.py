@@ -88,14 +88,10 @@ class WandbTracker(Tracker):
             if value is not None and not 0 < len(value.strip()) <= PROJECT_LENGTH:
                 raise ConfigError(f"tracker.{key}: got {value!r}, W&B takes 1 to {PROJECT_LENGTH} characters")
             if forbidden := sorted(set(value or "") & set(NAME_FORBIDS)):
-                raise ConfigError(
-                    f"tracker.{key}: got {value!r}, W&B does not take {' '.join(forbidden)} in its name"
-                )
+                raise ConfigError(f"tracker.{key}: got {value!r}, W&B does not take {' '.join(forbidden)} in its name")
         for tag in self.tags:
             if not tag.strip() or not tag.isprintable():
-                raise ConfigError(
-                    f"tracker.tags: got {tag!r}, a tag is 1 to {TAG_LENGTH} printable characters"
-                )
+                raise ConfigError(f"tracker.tags: got {tag!r}, a tag is 1 to {TAG_LENGTH} printable characters")
 
     @contextmanager
     def open(

@@ -123,9 +123,7 @@ class Trainer:
                     save(standing)
                     saved_at = monotonic()
 
-    def evaluate(
-        self, model: Model, images: Images, split: str, *, workers: int, world: World
-    ) -> dict[str, float]:
+    def evaluate(self, model: Model, images: Images, split: str, *, workers: int, world: World) -> dict[str, float]:
         """The metrics of `model` on a split, as `val/accuracy` and so on."""
         predictions = predict(
             model,
@@ -147,9 +145,7 @@ class Trainer:
 
     def _batches(self, images: Images, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
         """The batches of one epoch in an order that depends on seed and epoch only."""
-        order = torch.randperm(
-            len(images), generator=torch.Generator().manual_seed(derive(seed, "order", epoch))
-        )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
         batches = order.split(self.batch_size)
         # as many parts on every process, so that they meet in the same backward passes
         parts = [world.share(batch).tensor_split(min(self.accumulate, len(batch))) for batch in batches]

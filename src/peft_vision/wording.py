@@ -15,17 +15,25 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from peft_vision.config import nearest
+from peft_vision.config import ConfigError, nearest
 
 
 def reword(error: Exception) -> str:
-    """One or two lines for an exception of Hydra or OmegaConf."""
+    """One or two lines for an exception of ours, Hydra or OmegaConf."""
+    if isinstance(error, ConfigError):
+        return str(error)
     cause = error.__cause__ or error.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])
+        if not options:
+            return f"no config {error.missing_cfg_file!r}"
         return f"{group}: no option {option!r}; there are {', '.join(options)}{nearest(option, options)}"
     if isinstance(error, OverrideParseException):
+        if "=" in str(error.override):
+            return (
+                f"cannot read {error.override!r}; quote a value with special signs twice: \"data.path='my, pictures'\""
+            )
         return f"cannot read {error.override!r}; write group=option or key=value, such as optimizer.lr=0.1"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause)
@@ -35,6 +43,8 @@ def reword(error: Exception) -> str:
         return f"{error.full_key}: {first_line(error)}"
     if "does not exist" in str(error) and (match := re.search(r"config group '(\S+)'", str(error))):
         return f"unknown group {match[1]}; peft-vision --help lists the groups"
+    if match := re.match(r"Could not delete from config. '([^']+)'", str(error)):
+        return f"~{match[1]}: there is no {match[1]}"
     if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", str(error)):
         return f"{match[1]}={match[2]} is a sweep: add -m; for one value that is a list write {match[1]}=[{match[2]}]"
     if cause is not None and str(cause):
@@ -50,11 +60,8 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     group, _, key = full_key.rpartition(".")
     if not siblings:
         return f"unknown key {full_key}"
-    everywhere = list(_keys(parent._get_root())) if isinstance(parent, DictConfig) else []
-    hint = nearest(key, siblings) or nearest(full_key, everywhere)
-    ending = {name.rpartition(".")[2]: name for name in everywhere}
-    if not hint and key in ending:
-        hint = f"; did you mean {ending[key]}?"
+    elsewhere = next((name for name in _keys(parent._get_root()) if name.endswith(f".{key}")), None)
+    hint = nearest(key, siblings) or (f"; did you mean {elsewhere}?" if elsewhere else "")
     return f"unknown key {full_key}; {group or 'a run'} takes {', '.join(siblings)}{hint}"
 
 

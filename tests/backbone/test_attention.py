@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_vit
 from torch import nn
 
+from conftest import tiny_vit
 from peft_vision.backbone.attention import project, update
 from peft_vision.backbone.encoder import Encoder
 
@@ -96,9 +96,7 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (1, 3), (0, 3)])
 def test_projecting_a_part_equals_slicing_the_whole(first, last):
     qkv, tokens = nn.Linear(8, 24), torch.randn(2, 5, 8)
-    torch.testing.assert_close(
-        project(qkv, tokens, first=first, last=last), qkv(tokens)[..., 8 * first : 8 * last]
-    )
+    torch.testing.assert_close(project(qkv, tokens, first=first, last=last), qkv(tokens)[..., 8 * first : 8 * last])
 
 
 def test_a_wrapper_on_qkv_is_not_bypassed(vit):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import WRITERS
 
+from miniatures import WRITERS
 from peft_vision.config import ConfigError
 from peft_vision.data import download
 from peft_vision.data.torchvision_table import TABLE

@@ -8,14 +8,11 @@ from peft_vision.config import CONFIG_DIR
 from peft_vision.model import Model
 
 METHODS = sorted(
-    path.relative_to(CONFIG_DIR / "method").with_suffix("")
-    for path in Path(CONFIG_DIR / "method").rglob("*.yaml")
+    path.relative_to(CONFIG_DIR / "method").with_suffix("") for path in Path(CONFIG_DIR / "method").rglob("*.yaml")
 )
 METHODS = [method.as_posix() for method in METHODS]
 
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
     """A model of 4 classes, in training mode."""
-    return peft_vision.adapt(
-        tiny_vit(**(architecture or {})), method=method, num_classes=4, **options
-    ).train()
+    return peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options).train()

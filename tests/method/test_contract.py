@@ -2,14 +2,14 @@
 
 import copy
 
-import peft_vision
 import pytest
 import torch
-from conftest import tiny_vit
-from shipped import METHODS, adapted
 from torch.nn import functional as F
 
+import peft_vision
+from conftest import tiny_vit
 from peft_vision.model import Model
+from shipped import METHODS, adapted
 
 
 def train_steps(model: Model, images: torch.Tensor, labels: torch.Tensor, *, steps: int = 2) -> None:
@@ -54,9 +54,7 @@ def test_checkpointing_changes_no_gradient(method, images, labels):
     recomputed.encoder.set_checkpointing(True)
     for model in (plain, recomputed):
         F.cross_entropy(model(images), labels).backward()
-    gradients = {
-        name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad
-    }
+    gradients = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
     for name, gradient in gradients.items():
         torch.testing.assert_close(recomputed.get_parameter(name).grad, gradient, msg=name)
 

@@ -2,14 +2,14 @@
 
 import math
 
-import peft_vision
 import pytest
 import timm
 import torch
-from conftest import tiny_vit
-from shipped import adapted
 
+import peft_vision
+from conftest import tiny_vit
 from peft_vision.model import Model
+from shipped import adapted
 
 ARCHITECTURES = {
     "class token": {},
@@ -29,9 +29,7 @@ def timm_blocks(architecture: dict, model: Model) -> torch.nn.Module:
     return vit
 
 
-def logits_by_concatenation(
-    model: Model, architecture: dict, images: torch.Tensor, prompts: list, deep: bool
-):
+def logits_by_concatenation(model: Model, architecture: dict, images: torch.Tensor, prompts: list, deep: bool):
     """Jia et al.: prompts stand after the class token; deep ones are replaced before every block."""
     vit = timm_blocks(architecture, model)
     tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))

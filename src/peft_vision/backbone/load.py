@@ -52,9 +52,7 @@ class Backbone:
         if self.checkpoint is not None:
             self._file()
         elif self.pretrained and not config.hf_hub_id:
-            remedy = (
-                f"download {config.url} for backbone.checkpoint=FILE" if config.url else _tagged(self.name)
-            )
+            remedy = f"download {config.url} for backbone.checkpoint=FILE" if config.url else _tagged(self.name)
             raise ConfigError(
                 f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
                 "or backbone.pretrained=false for random weights"

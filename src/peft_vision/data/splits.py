@@ -34,6 +34,11 @@ class Splits:
     skipped: int
     source: str
 
+    def parts(self) -> dict[str, Images]:
+        """Those there are, by name: train, val, test."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: images for name, images in named.items() if images is not None}
+
 
 def fingerprint(parts: Mapping[str, Labelled], classes: tuple[str, ...]) -> str:
     """sha256 hex; the same wherever the data lie and however they are loaded."""

@@ -1,0 +1,105 @@
+"""The command before it does anything: help, completion, composition."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from command import call, start
+from peft_vision.config import CONFIG_DIR, build
+from peft_vision.experiment import KINDS, Experiment
+from peft_vision.task.base import Task
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
+OPEN = {"backbone.name": "vit_tiny_patch16_224", "data.path": "pictures"}  # values that only the user knows
+METHODS = [option for group, option in OPTIONS if group == "method"]
+
+
+def composed(*overrides: str) -> dict:
+    """The resolved config of a command line, with what it leaves open filled in."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("config", list(overrides))
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, OPEN[key])
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def test_the_command_waits_for_no_library_that_is_slow_to_import():
+    slow = "{'torch', 'torchvision', 'timm', 'wandb', 'sklearn', 'numpy'}"
+    script = f"import sys, peft_vision.cli; print(*{slow} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == ""
+
+
+def test_help_shows_every_option_and_two_examples_and_no_other_name(tmp_path):
+    outcome = call("--help", cwd=tmp_path)
+    assert OPTIONS
+    groups = dict(line.split(": ") for line in outcome.out.splitlines() if line.count(": ") == 1)
+    for group, option in OPTIONS:
+        assert option in groups[group].split(", ")
+    assert sum(line.startswith("  peft-vision ") for line in outcome.out.splitlines()) == 2
+    assert "hydra" not in outcome.out.lower()
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_the_shell_can_install_its_completion(tmp_path):
+    outcome = call("-sc", "install=bash", cwd=tmp_path)
+    assert outcome.code == 0
+    syntax = subprocess.run(["bash", "-n"], input=outcome.out, text=True, capture_output=True)
+    assert (syntax.returncode, syntax.stderr) == (0, "")
+    assert "peft-vision" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("method=vpt_d", ["method=vpt_deep"]),
+        ("optimizer=", ["optimizer=adamw", "optimizer=sgd"]),
+        ("trainer.ep", ["trainer.epochs="]),
+        ("method=linear sched", ["schedule=", "schedule."]),
+    ],
+)
+def test_the_shell_completes_groups_options_and_keys(typed, offered, tmp_path):
+    line = f"peft-vision {typed}"
+    query = ("-sc", "query=bash")
+    out, err = start(
+        *query, cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD=str(len(shlex.split(line)) - 1)
+    ).communicate(timeout=30)
+    assert err == ""
+    assert sorted(out.split()) == sorted(offered)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=map("=".join, OPTIONS))
+def test_every_option_composes_and_builds(group, option):
+    config = composed(f"{group}={option}")
+    for kind_of, kind in {**KINDS, "task": Task}.items():
+        assert isinstance(build(config[kind_of], kind, kind_of), kind)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_passes_the_checks_of_the_smoke_experiment(method):
+    config = composed("experiment=smoke", f"method={method}")
+    choices = {"method": method, "backbone": "vit_micro", "data": "digits"}
+    assert Experiment.build(config, choices).name.startswith(f"{method}-vit_micro-digits-s0-")
+
+
+def test_flags_may_stand_between_overrides(tmp_path):
+    outcome = call("method=linear", "--cfg", "job", "seed=7", cwd=tmp_path)
+    assert outcome.code == 0
+    assert "seed: 7" in outcome.out
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+    arguments = ("data=image_folder", "data.path=~/pictures", "--cfg", "job")
+    assert f"path: {tmp_path}/ada/pictures" in call(*arguments, cwd=tmp_path).out
+
+
+def test_a_reader_who_leaves_early_is_no_error(tmp_path):
+    process = start("--help", cwd=tmp_path)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=30) == 0
+    process.stderr.close()

@@ -1,0 +1,63 @@
+"""Two processes under torchrun, and a batch in parts, train the model that one process trains on whole batches."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command import call, results, run_folder, start
+
+# 41 training images: the last batch has one, so that a process and a part have none
+ONE_LEFT = (
+    "experiment=smoke",
+    "method=vpt_deep",
+    "data.train_size=45",
+    "trainer.batch_size=8",
+    "trainer.clip_norm=1.0",
+    "trainer.epochs=3",
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "peft_vision.cli")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert call(*ONE_LEFT, cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
+def assert_close(folder, expected_folder):
+    """The same result within float error."""
+    tensors, expected = (load_file(path / "adapter.safetensors") for path in (folder, expected_folder))
+    for name in expected:
+        torch.testing.assert_close(tensors[name], expected[name], rtol=1e-4, atol=1e-5)
+    result, expected_result = (json.loads((path / "result.json").read_text()) for path in (folder, expected_folder))
+    assert result["data"] == expected_result["data"]
+    assert result["data"]["images"]["train"] % 8 == 1
+    assert result["metrics"] == pytest.approx(expected_result["metrics"], abs=1e-4)
+    epochs, expected_epochs = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (folder, expected_folder)
+    )
+    assert len(epochs) == len(expected_epochs)
+    for epoch, expected_epoch in zip(epochs, expected_epochs, strict=True):
+        assert epoch == pytest.approx(expected_epoch, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(alone, tmp_path):
+    process = start(*ONE_LEFT, "trainer.accumulate=2", cwd=tmp_path, program=TORCHRUN)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert out.count("saved ") == 1
+    assert len(results(tmp_path)) == 1
+    folder = run_folder(tmp_path / "runs")
+    assert json.loads((folder / "result.json").read_text())["environment"]["processes"] == 2
+    assert_close(folder, alone)
+
+
+def test_a_batch_in_parts_trains_what_a_whole_one_does(alone, tmp_path):
+    assert call(*ONE_LEFT, "trainer.accumulate=4", cwd=tmp_path).code == 0
+    assert_close(run_folder(tmp_path / "runs"), alone)

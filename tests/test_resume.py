@@ -1,0 +1,138 @@
+"""A run that was stopped goes on to the same end, and a run that is done stays as it is."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command import SMOKE, call, results, run_folder, start
+from peft_vision.run import Run
+from peft_vision.task import train
+
+# all that draws random numbers while training, and an optimizer with a state of its own
+RANDOM = (
+    "experiment=smoke",
+    "method=vpt_deep",
+    "method.dropout=0.2",
+    "optimizer=adamw",
+    "data.augment=rand_augment",
+    "data.workers=2",
+    "trainer.save_seconds=0",
+)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes have that are started here: sums of another order have other last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert call(*RANDOM, cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(folder, other):
+    """The same epochs, weights and scores, to the last bit."""
+    assert metrics(folder) == metrics(other)
+    tensors, expected = (load_file(path / "adapter.safetensors") for path in (folder, other))
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    scores, expected_scores = (json.loads((path / "result.json").read_text())["metrics"] for path in (folder, other))
+    assert scores == expected_scores
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_left_alone(tmp_path):
+    arguments = (*RANDOM, "trainer.epochs=30")
+    process = start(*arguments, cwd=tmp_path)
+    while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))) or len(found[0].read_bytes().splitlines()) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = run_folder(tmp_path / "runs")
+    assert results(tmp_path) == []
+    assert (folder / "state.pt").is_file()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 9, "train/lo')  # a line that the crash tore
+
+    resumed = call(*arguments, cwd=tmp_path)
+    assert "resumes   after epoch" in resumed.out
+    assert call(*arguments, "runs=undisturbed", "data.workers=0", cwd=tmp_path).code == 0
+    assert [row["epoch"] for row in metrics(folder)] == list(range(1, 31))
+    assert_same_run(folder, run_folder(tmp_path / "undisturbed"))
+    assert not (folder / "state.pt").exists()
+
+
+@pytest.mark.parametrize("place", ["append_metrics", "write_state", "place_adapter", "write_result"])
+def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(place, undisturbed, tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, place, killed)
+        with pytest.raises(Killed):
+            call(*RANDOM, cwd=tmp_path)
+    assert results(tmp_path) == []
+    assert call(*RANDOM, cwd=tmp_path).code == 0
+    assert_same_run(run_folder(tmp_path / "runs"), undisturbed)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    def half(path):
+        path.write_bytes(b"half")
+        raise Killed
+
+    run = Run(tmp_path)
+    run.place_adapter(lambda path: path.write_bytes(b"whole"))
+    with pytest.raises(Killed):
+        run.place_adapter(half)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+    assert (tmp_path / "adapter.safetensors").read_bytes() == b"whole"
+
+
+def test_a_finished_run_is_told_and_not_trained_again(tmp_path, monkeypatch):
+    assert call(*SMOKE, cwd=tmp_path).code == 0
+    folder = run_folder(tmp_path / "runs")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    monkeypatch.setattr(train, "_train", None)
+    again = call(*SMOKE, "tracker=wandb", "device=cpu", "data.workers=0", cwd=tmp_path)
+    assert again.code == 0
+    assert "done before" in again.out
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_what_can_change_a_result_makes_another_run(tmp_path):
+    for change in ("seed=0", "seed=1", "optimizer.lr=0.2", "head.std=0.02", "data.train_size=41"):
+        assert "done before" not in call(*SMOKE, change, cwd=tmp_path).out
+    assert len(results(tmp_path)) == 5
+
+
+def test_a_run_whose_data_have_changed_does_not_go_on(tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_result", killed)
+        with pytest.raises(Killed):
+            call(*SMOKE, cwd=tmp_path)
+    monkeypatch.setattr("peft_vision.data.base.fingerprint", lambda *_: "another")
+    assert call(*SMOKE, cwd=tmp_path).error.startswith("data: no longer what it was when ")

@@ -1,0 +1,25 @@
+"""`make smoke`: every method, as a user would run it."""
+
+import json
+
+import pytest
+
+from command import call, command, results
+from peft_vision.config import CONFIG_DIR
+
+EVERY_METHOD = ("-m", "experiment=smoke", "method=glob(*)")
+
+
+@pytest.mark.slow
+def test_one_command_runs_every_method_and_again_finds_them_done(tmp_path):
+    methods = sorted(path.stem for path in CONFIG_DIR.glob("method/*.yaml"))
+    outcome = command(*EVERY_METHOD, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = results(tmp_path)
+    assert sorted(json.loads(path.read_text())["choices"]["method"] for path in found) == methods
+
+    written = [path.stat().st_mtime_ns for path in found]
+    again = call(*EVERY_METHOD, cwd=tmp_path)
+    assert again.code == 0
+    assert again.out.count("done before") == len(methods)
+    assert [path.stat().st_mtime_ns for path in results(tmp_path)] == written
