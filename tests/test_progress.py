@@ -249,5 +249,5 @@ def screen(written: str) -> list[str]:
 def test_of_several_processes_only_the_first_speaks(clock, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     for _ in track(range(5), label="decode", total=5):
-        clock.now += 20
+        clock[0] += 20
     assert capsys.readouterr().err == ""
