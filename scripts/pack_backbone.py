@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from peft_vision.adapter import read_adapter
 
@@ -28,9 +28,9 @@ def main() -> None:
     furthest = max((halved[name].float() - tensor).abs().max().item() for name, tensor in encoder.items())
     metadata = {
         "preprocessing": json.dumps(recipe.preprocessing.record()),
-        "trained_by": json.dumps({key: result[key] for key in ("name", "identity", "metrics", "environment")}),
+        "trained_by": json.dumps({key: result[key] for key in ("name", "identity", "metrics")}),
     }
-    save_file(halved, options.file, metadata=metadata)
+    options.file.write_bytes(save(halved, metadata=metadata))
     size = options.file.stat().st_size / 2**20
     print(f"{len(halved)} tensors, {size:.2f} MiB, largest change by half precision {furthest:.1e}")
 
