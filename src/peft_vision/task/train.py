@@ -187,11 +187,12 @@ def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standi
 
 def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
     """The run's mirror."""
+    names = [experiment.choices[group] for group in ("method", "backbone", "data")]
     return experiment.tracker.open(
         run_id=experiment.identity,
         name=experiment.name,
-        group=None,
-        tags=[experiment.choices[group] for group in ("method", "backbone", "data")],
+        group="-".join(names),  # the seeds and settings of one comparison
+        tags=names,
         config=experiment.config,
         folder=run.folder,
     )
