@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into .venv: some gigabytes, minutes the first time"
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv; \
-		uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
 	else \
 		$(PYTHON) -m venv .venv; \
 		$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
