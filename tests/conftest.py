@@ -1,13 +1,11 @@
-"""A backbone that is small enough to train in milliseconds."""
+"""A backbone that is small enough to train in milliseconds, and a machine on which nobody has used W&B."""
+
+import os
 
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
-
-from peft_vision.preprocessing import Preprocessing
-
-PREPROCESSING = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=1.0)
 
 
 def tiny_vit(**architecture: object) -> VisionTransformer:
@@ -34,3 +32,17 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def labels() -> torch.Tensor:
     return torch.tensor([0, 1, 2, 3, 0])
+
+
+@pytest.fixture
+def variables(tmp_path, monkeypatch) -> dict[str, str]:
+    """The environment of a machine without key, settings or home."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    mine = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home / "config")}
+    mine |= {"WANDB_CACHE_DIR": str(home / "cache"), "WANDB_DATA_DIR": str(home / "data")}
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    return mine

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+KEY = "k" * 40  # what looks like a key to the client
+
 
 @dataclass
 class ServedRun:
