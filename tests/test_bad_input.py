@@ -155,7 +155,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     said = refused(*SMOKE, cwd=tmp_path)
     assert said[0].startswith(f"cannot write {tmp_path}/runs/linear-vit_micro-digits-s0-")
-    assert "runs=FOLDER" in said[1]
+    assert said[1].startswith("set runs=FOLDER")
 
 
 @contextmanager
@@ -175,6 +175,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(roo
         said = refused(*SMOKE, cwd=tmp_path)
     folder = run_folder(tmp_path / "runs")
     assert said[0] == f"cannot write {folder}/{file}: File too large"
+    assert said[1].startswith("make room and start the same command again")
     assert [path.name for path in folder.iterdir() if "unfinished" in path.name] == []
     assert call(*SMOKE, cwd=tmp_path).code == 0
 

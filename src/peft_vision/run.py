@@ -7,10 +7,11 @@ adapter.safetensors   the tuned tensors and the head
 state.pt              where to go on from; gone when the run is done
 """
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,11 @@ class Run:
         self._place("result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
         (self.folder / "state.pt").unlink(missing_ok=True)
 
-    def place_adapter(self, write: Any) -> None:
+    def place_adapter(self, write: Callable[[Path], object]) -> None:
         """`write(path)` writes the adapter file."""
         self._place("adapter.safetensors", write)
 
-    def _place(self, name: str, write: Any) -> None:
+    def _place(self, name: str, write: Callable[[Path], object]) -> None:
         path = self.folder / name
         unfinished = self.folder / f".{name}.unfinished"
         with writing(path):
@@ -117,7 +118,10 @@ def writing(path: Path) -> Iterator[None]:
         fault = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the disk's error
         if not isinstance(fault, OSError):
             raise
-        raise ConfigError(
-            f"cannot write {path.absolute()}: {fault.strerror or fault}\n"
+        full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = (
             "make room and start the same command again, which goes on from the last saved epoch; or set runs=FOLDER"
-        ) from error
+            if full
+            else "set runs=FOLDER to a folder that can be made and written"
+        )
+        raise ConfigError(f"cannot write {path.absolute()}: {fault.strerror or fault}\n{remedy}") from error

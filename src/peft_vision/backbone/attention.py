@@ -37,8 +37,8 @@ class Layer(nn.Module):
 def update(block: nn.Module, queries: Tensor, *contexts: Tensor) -> Tensor:
     """(B, Nq, D) queries after one block whose keys and values come from `contexts`, each (B or 1, N, D).
 
-    A context that does not depend on the image has batch size 1 and is projected once for the whole batch. Sub-modules
-    are called, never read, so that whatever wraps them (a LoRA on `attn.qkv`) is seen by queries and contexts alike.
+    A context that does not depend on the image has batch size 1 and is projected once for the whole batch. What
+    wraps a sub-module (a LoRA on `attn.qkv`) is seen by queries and contexts alike; only a bare `qkv` is sliced.
     """
     attention = block.attn
     normed = block.norm1(queries)
