@@ -96,6 +96,19 @@ def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(place, undisturbed
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed)
 
 
+@pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
+def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, place, killed)
+        with pytest.raises(Killed):
+            call(*SMOKE, cwd=tmp_path)
+    assert call(*SMOKE, cwd=tmp_path).code == 0
+    assert json.loads((run_folder(tmp_path / "runs") / "result.json").read_text())["test_reads"] == reads
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     def half(path):
         path.write_bytes(b"half")

@@ -65,12 +65,11 @@ class Experiment:
     @property
     def identity(self) -> str:
         """Stands for all that can change the result: not the tracker, the device or where files lie."""
-        groups = {
-            group: {"_target_": target, **lasting(locate(target, group), node)}
-            for group in KINDS.keys() - {"tracker"}
-            for node in [dict(self.config[group])]
-            for target in [node.pop("_target_")]
-        }
+        groups = {}
+        for group in KINDS.keys() - {"tracker"}:
+            values = dict(self.config[group])
+            target = values.pop("_target_")
+            groups[group] = {"_target_": target, **lasting(locate(target, group), values)}
         return identity({**groups, "seed": self.seed})
 
     @property

@@ -28,12 +28,14 @@ from peft_vision.seeding import derive
 class Standing:
     """How far a fit has come, with what it needs to go on beside the model's tensors.
 
-    `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it.
+    `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it;
+    `test_reads`: how often scoring the test set has begun.
     """
 
     epochs: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
+    test_reads: int = 0
     optimizer: dict[str, Any] | None = None
 
 

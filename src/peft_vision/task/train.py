@@ -98,6 +98,8 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             record=after_epoch,
             save=save,
         )
+        standing.test_reads += 1
+        save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
         metrics: dict[str, float] = {}
         for split, images in splits.parts().items():
             if split != "train":
@@ -110,7 +112,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
         result = {
             **facts,
             "metrics": metrics,
-            "test_reads": 1,
+            "test_reads": standing.test_reads,
             **costs,
             "environment": environment(here.device, here.size),
             "config": experiment.config,
