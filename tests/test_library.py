@@ -41,7 +41,8 @@ def test_heads_of_every_kind_save_and_load(head, vit, images, tmp_path):
 def test_an_adapter_holds_class_names_and_recipe(vit, tmp_path):
     model = peft_vision.adapt(vit, method="vpt_deep", num_classes=2, classes=("cat", "dog"), num_prompts=3)
     peft_vision.save(model, tmp_path / "a.safetensors")
-    recipe, tensors = read_adapter(tmp_path / "a.safetensors")
+    recipe, phases, tensors = read_adapter(tmp_path / "a.safetensors")
+    assert phases == 1
     assert recipe.classes == ("cat", "dog")
     assert recipe.method["num_prompts"] == 3
     assert recipe == model.recipe

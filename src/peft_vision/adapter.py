@@ -1,7 +1,8 @@
 """Adapter files: what a run tuned, with all that is needed to put it on the same backbone again.
 
 A safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head` (their configs),
-`classes`, `preprocessing`, and `backbone` (name and hash of the weights that it belongs to).
+`classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to) and `phases` (how many of the
+method's phases have begun).
 """
 
 import json
@@ -22,7 +23,7 @@ from peft_vision.method.base import Method
 from peft_vision.model import Model, assemble
 from peft_vision.preprocessing import Preprocessing
 
-FORMAT = "peft-vision adapter 1"
+FORMAT = "peft-vision adapter 2"
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ class Recipe:
 def write_adapter(model: Model, path: str | Path) -> None:
     """Writes what `model` tuned. An OSError is the disk's, and the file is as readable as any other."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
-    Path(path).write_bytes(save(tensors, metadata=model.recipe.metadata()))
+    metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
+    Path(path).write_bytes(save(tensors, metadata=metadata))
 
 
-def read_adapter(path: str | Path) -> tuple[Recipe, dict[str, Tensor]]:
-    """The recipe and the tuned tensors of an adapter file. ValueError where it is not one."""
+def read_adapter(path: str | Path) -> tuple[Recipe, int, dict[str, Tensor]]:
+    """The recipe, the number of phases and the tuned tensors of an adapter file. ValueError where it is not one."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -84,7 +86,7 @@ def read_adapter(path: str | Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a {FORMAT!r} file")
-    return Recipe.restore(metadata), tensors
+    return Recipe.restore(metadata), int(metadata["phases"]), tensors
 
 
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
@@ -104,9 +106,11 @@ def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
 
     ValueError where `vit` has other weights than the adapter was trained on and keeps any of them.
     """
-    recipe, tensors = read_adapter(path)
+    recipe, phases, tensors = read_adapter(path)
     found = weights_hash(vit)
     model = recipe.assemble(vit, seed=0)
+    while model.begun < phases:
+        model.begin_next_phase(seed=0)
     keeps_weights = any(not parameter.requires_grad for parameter in model.encoder.parameters())
     if keeps_weights and found != recipe.backbone["hash"]:
         raise ValueError(

@@ -21,6 +21,11 @@ class Head:
     dropout: Annotated[float, Field(ge=0, lt=1)]
     std: NonNegativeFloat
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is one linear layer and nothing else."""
+        return self.norm == "none" and not self.hidden and self.dropout == 0
+
     def build(self, width: int, num_classes: int) -> nn.Sequential:
         """A module from features (B, width) to logits (B, num_classes)."""
         parts: list[nn.Module] = []

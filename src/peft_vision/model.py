@@ -1,33 +1,101 @@
-"""The adapted model: images to logits, with a frozen part and a tuned part that `requires_grad` tells apart."""
+"""The adapted model: images to logits, with frozen and tuned parts that `requires_grad` tells apart."""
 
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.head import Head
-from peft_vision.method.base import Method
+from peft_vision.method.base import Method, Phase
+from peft_vision.method.readout import Readout
 from peft_vision.preprocessing import Normalize, Preprocessing
+from peft_vision.seeding import derive
 
 
 class Model(nn.Module):
-    """`encoder`: images to features, with the method attached; `head`: features to logits."""
+    """Three stages: `encoder`, images to what is observed of them; `readout`, to features; `head`, to logits.
 
-    def __init__(self, encoder: Encoder, head: nn.Module, preprocessing: Preprocessing) -> None:
+    What is frozen at the beginning can be computed once: `forward` goes on from an observation or from features.
+    `observed_type`: the floating type that a frozen encoder's observations are rounded to, stored or not. `phases`:
+    what is trained one after the other; the first `begun` of them have begun.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        readout: Readout,
+        new_head: Callable[[int], nn.Module],
+        phases: tuple[Phase, ...],
+        preprocessing: Preprocessing,
+    ) -> None:
         super().__init__()
         self.normalize = Normalize(preprocessing)
         self.encoder = encoder
-        self.head = head
+        self.readout = readout
+        self.head = new_head(readout.width)
+        self.observed_type = torch.float32
+        self.phases = phases
+        self.begun = 0
+        self._new_head = new_head
+        body = {"encoder": encoder, "readout": readout}
+        self._tuned_body = {
+            f"{stage}.{name}"
+            for stage, module in body.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S), uint8 or normalised floats, to logits (B, num_classes)."""
-        return self.head(self.encoder(self.normalize(images)))
+    def forward(self, seen: Tensor | Observation) -> Tensor:
+        """Logits (B, num_classes), of images (B, 3, S, S), uint8 or normalised floats; of what was observed of them; or
+        of features (B, W)."""
+        return self.head(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
+
+    def features(self, seen: Tensor | Observation) -> Tensor:
+        """What the head reads, (B, W), of images or of what was observed of them."""
+        return self.readout(seen if isinstance(seen, Observation) else self.observe(seen))
+
+    def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
+        """What the readout reads of images (B, 3, S, S), or other kinds."""
+        seen = self.encoder.observe(self.normalize(images), self.readout.reads if kinds is None else kinds)
+        return seen if self.encoder.trains else seen.rounded(self.observed_type)
+
+    @property
+    def phase(self) -> Phase:
+        """The one that began last."""
+        return self.phases[self.begun - 1]
+
+    def begin_next_phase(self, *, seed: int) -> None:
+        """Sets what trains in it, and gives it the head it begins with, drawn from `seed`."""
+        self.begun += 1
+        for name, parameter in self.named_parameters():
+            if name in self._tuned_body:
+                parameter.requires_grad_(not self.phase.probe)
+        if self.phase.head is None:
+            return
+        device = next(self.head.parameters()).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "head", self.begun))
+            self.head = self.phase.head(self.head, self._new_head).to(device)
+
+    def train(self, mode: bool = True) -> "Model":
+        """What does not train stays in evaluation mode, the readout as the encoder."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.readout.parameters()):
+            self.readout.eval()
+        return self
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """What trains, and the buffers that training moves; what an adapter file holds."""
-        state = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """What trains in any phase, and the buffers that training moves; what an adapter file holds."""
+        state = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name in self._tuned_body or (name.startswith("head.") and parameter.requires_grad)
+        }
         kept = self.state_dict()
         held = set(self.encoder.held())
         for prefix, module in self.named_modules():
@@ -39,17 +107,16 @@ class Model(nn.Module):
         return {name: tensor.detach() for name, tensor in state.items()}
 
     def parameter_counts(self) -> "ParameterCounts":
-        """Of what trains now."""
-        return ParameterCounts(
-            method=_count(p for p in self.encoder.parameters() if p.requires_grad),
-            head=_count(p for p in self.head.parameters() if p.requires_grad),
-            frozen=_count(p for p in self.parameters() if not p.requires_grad),
-        )
+        """Of what trains in any phase."""
+        sizes = {name: parameter.numel() for name, parameter in self.named_parameters()}
+        method = sum(size for name, size in sizes.items() if name in self._tuned_body)
+        head = _count(p for p in self.head.parameters() if p.requires_grad)
+        return ParameterCounts(method=method, head=head, frozen=sum(sizes.values()) - method - head)
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """`method`: trained in or beside the backbone; `head`: trained in the head; `frozen`: the rest."""
+    """`method`: trained in the backbone or in what reads it; `head`: trained in the head; `frozen`: the rest."""
 
     method: int
     head: int
@@ -71,7 +138,10 @@ def assemble(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method.attach(encoder)
-        model = Model(encoder, head.build(encoder.width, num_classes), preprocessing)
+        readout = method.readout(encoder)
+        new_head = partial(head.build, num_classes=num_classes)
+        model = Model(encoder, readout, new_head, method.phases(encoder), preprocessing)
+    model.begin_next_phase(seed=seed)
     return model
 
 

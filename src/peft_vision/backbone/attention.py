@@ -4,8 +4,11 @@
 
 With queries = context = tokens it is timm's block. Rows that nobody reads are never queries, and tokens that only
 serve as context (prompts before a block whose prompt outputs are thrown away) are projected to keys and values once.
-Letters: B images, N tokens, D width, H heads.
+A few queries that look at a context which no gradient reaches need no keys and values at all, see `look`.
+Letters: B images, N tokens, D width, H heads, Q queries.
 """
+
+from collections.abc import Callable
 
 import torch
 from timm.models.vision_transformer import Block
@@ -17,7 +20,8 @@ class Layer(nn.Module):
     """A timm `Block`, under the same parameter names, that computes only the rows that are read.
 
     `rows`: how many leading tokens are updated (None: all of them). `context`: a module that gives further context,
-    (B or 1, P, D), for a batch size B; None at first.
+    (B or 1, P, D), for a batch size B; None at first. `observer`: is called with LN(tokens), (B, N, D), the part of the
+    context that is the image's; None unless somebody looks.
     """
 
     def __init__(self, block: Block) -> None:
@@ -26,9 +30,12 @@ class Layer(nn.Module):
             self.add_module(name, child)
         self.rows: int | None = None
         self.context: nn.Module | None = None
+        self.observer: Callable[[Tensor], None] | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, rows or N, D)."""
+        if self.observer is not None:
+            self.observer(self.norm1(tokens))
         queries = tokens if self.rows is None or self.rows == tokens.shape[1] else tokens[:, : self.rows]
         further = [] if self.context is None else [self.context(tokens.shape[0])]
         return update(self, queries, tokens, *further)
@@ -54,19 +61,90 @@ def update(block: nn.Module, queries: Tensor, *contexts: Tensor) -> Tensor:
         k, v = split_heads(attention, project(attention.qkv, block.norm1(context), first=1, last=3), parts=2)
         keys.append(k.expand(q.shape[0], -1, -1, -1))
         values.append(v.expand(q.shape[0], -1, -1, -1))
+    key = torch.cat(keys, dim=2) if len(keys) > 1 else keys[0]
+    value = torch.cat(values, dim=2) if len(values) > 1 else values[0]
+    return _finish(block, queries, normed, _mix(attention, q, key, value))
 
+
+def look(block: nn.Module, queries: Tensor, context: Tensor) -> Tensor:
+    """(B or 1, Q, D) queries after one block, (B, Q, D). Keys and values come from `context`, (B, N, D), which the
+    block's first norm has normed already; no gradient reaches it.
+
+    The key projection is folded into the queries, and values are projected after mixing:
+    q_h (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key biases shift all
+    scores of a query alike and drop out of the softmax; value biases pass it unchanged, its weights sum to one. So
+    nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
+    """
+    attention = block.attn
+    normed = block.norm1(queries)
+    (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
+    if type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity):
+        mixed = _mix_folded(attention, attention.q_norm(q), context)
+    else:  # a norm of the keys stands between the projections; a wrapper's weights cannot be known here
+        key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
+        mixed = _mix(attention, q.expand(len(context), -1, -1, -1), key, value)
+    return _finish(block, queries, normed, mixed)
+
+
+def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Values (B, H, N, d) weighted for queries (B, H, Q, d): (B, Q, H * d)."""
     mixed = F.scaled_dot_product_attention(
         attention.q_norm(q),
-        attention.k_norm(torch.cat(keys, dim=2) if len(keys) > 1 else keys[0]),
-        torch.cat(values, dim=2) if len(values) > 1 else values[0],
+        attention.k_norm(key),
+        value,
         dropout_p=attention.attn_drop.p if attention.training else 0.0,
         scale=attention.scale,
     )
-    mixed = attention.norm(mixed.transpose(1, 2).flatten(2))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
+    """The same for normed queries (B or 1, H, Q, d) from a context (B, N, D)."""
+    _, heads, count, head_dim = q.shape
+    _, w_key, w_value = attention.qkv.weight.view(3, heads, head_dim, -1).unbind(0)
+    folded = torch.einsum("bhqd,hde->bqhe", q * attention.scale, w_key).flatten(1, 2)
+    folded = folded.expand(len(context), -1, -1)
+    mixed = FixedContextAttention.apply(folded, context).view(len(context), count, heads, -1)
+    values = torch.einsum("bqhe,hde->bqhd", mixed, w_value).flatten(2)
+    return values if attention.qkv.bias is None else values + attention.qkv.bias[-values.shape[-1] :]
+
+
+class FixedContextAttention(torch.autograd.Function):
+    """softmax(q c^T) c for queries (B, K, D) and a context (B, N, D) of any floating type that gets no gradient.
+
+    Of the context only what came in is kept for the backward pass: a store's 16 bits stay 16 bits.
+    """
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, context: Tensor) -> Tensor:
+        """(B, K, D), in the type that autocast asks for, else that of the queries."""
+        device = queries.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
+        with torch.autocast(device, enabled=False):
+            tokens = context.to(ctx.dtype)
+            weights = torch.bmm(queries.to(ctx.dtype), tokens.mT).softmax(dim=-1)
+            mixed = torch.bmm(weights, tokens)
+        ctx.save_for_backward(weights, context)
+        ctx.queries_dtype = queries.dtype
+        return mixed
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the queries."""
+        weights, context = ctx.saved_tensors
+        tokens = context.to(ctx.dtype)
+        of_weights = torch.bmm(gradient.to(ctx.dtype), tokens.mT)
+        of_scores = weights * (of_weights - (weights * of_weights).sum(dim=-1, keepdim=True))
+        return torch.bmm(of_scores, tokens).to(ctx.queries_dtype), None
+
+
+def _finish(block: nn.Module, queries: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
+    """From mixed values (B, Q, H * d) to the block's output for `queries`."""
+    attention = block.attn
+    mixed = attention.norm(mixed)
     if attention.gate is not None:
         mixed = mixed * attention.gate(normed).sigmoid()
     mixed = attention.proj_drop(attention.proj(mixed))
-
     tokens = queries + block.drop_path1(block.ls1(mixed))
     return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
 

@@ -1,9 +1,15 @@
 """Images to features: a timm Vision Transformer whose blocks are seen as queries and context."""
 
+from collections.abc import Iterator, Set
+from contextlib import ExitStack, contextmanager
+
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
+from peft_vision.backbone.intermediates import gathered, group_widths
+from peft_vision.backbone.observation import Kind, Observation
 
 
 class Encoder(nn.Module):
@@ -40,6 +46,36 @@ class Encoder(nn.Module):
         """Normalised (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone does."""
         return self.vit.forward_head(self.vit.forward_features(images), pre_logits=True)
 
+    def observe(self, images: Tensor, kinds: Set[Kind]) -> Observation:
+        """What is asked for of normalised images (B, 3, S, S), without a gradient where nothing of the encoder trains.
+        An encoder that does not train keeps no activations: each layer's are gone when the next one has run."""
+        with ExitStack() as held:
+            if not self.trains:
+                held.enter_context(torch.no_grad())
+            contexts = held.enter_context(self._noted_contexts()) if "contexts" in kinds else None
+            groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
+            features = self(images)
+        return Observation(
+            features=features,
+            contexts=None if contexts is None else tuple(contexts),
+            intermediates=None if groups is None else torch.cat([*groups, features], dim=1),
+        )
+
+    def observed_shapes(self) -> dict[Kind, tuple[int, ...]]:
+        """Of one image, packed."""
+        contexts = (len(self.layers), self.num_tokens, self.vit.embed_dim)
+        return {"features": (self.width,), "contexts": contexts, "intermediates": (sum(group_widths(self.vit)),)}
+
+    @property
+    def trains(self) -> bool:
+        """Whether any parameter in here does, so that what it shows of an image changes from step to step."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is the backbone and nothing else, so that equal weights show equal things."""
+        return set(self.vit.modules()) == set(self._backbone)
+
     def train(self, mode: bool = True) -> "Encoder":
         """Unless all of the backbone trains it stays in evaluation mode, so that the features a method starts from do
         not depend on drop rates; what the method added follows `mode`."""
@@ -60,3 +96,26 @@ class Encoder(nn.Module):
     def set_checkpointing(self, enable: bool) -> None:
         """Trade a second forward pass for the activations of all layers but one."""
         self.vit.set_grad_checkpointing(enable)
+
+    @contextmanager
+    def _noted_contexts(self) -> Iterator[list[Tensor]]:
+        """A list that a forward pass within the block fills with each layer's context."""
+        contexts: list[Tensor] = []
+        try:
+            for layer in self.layers:
+                layer.observer = contexts.append
+            yield contexts
+        finally:
+            for layer in self.layers:
+                layer.observer = None
+
+    @contextmanager
+    def _noted_intermediates(self) -> Iterator[list[Tensor]]:
+        """A list that a forward pass within the block fills; meanwhile the last layer computes every row."""
+        last = self.layers[-1]
+        rows, last.rows = last.rows, None
+        try:
+            with gathered(self.vit) as groups:
+                yield groups
+        finally:
+            last.rows = rows

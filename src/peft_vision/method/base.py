@@ -1,12 +1,33 @@
-"""What a method is: it adds what it tunes to a frozen encoder and lets it train."""
+"""What a method is: it adds what it tunes to a frozen encoder and lets it train, in one phase or in several."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import PositiveFloat
+from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.observation import Kind
 from peft_vision.config import INCIDENTAL, component
+from peft_vision.method.readout import Pooled, Readout
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of `trainer.epochs` epochs.
+
+    `probe`: the head alone trains, everything else stays as the phases before left it. `head`: the head to begin with,
+    made from the old one by a function that makes a fresh head for a width (None: the old one goes on).
+    `lr_factor`: of `optimizer.lr`. `lasso`: weight of the sum of the L2 norms of the head's input columns in the loss.
+    """
+
+    name: str
+    probe: bool = False
+    head: Callable[[nn.Module, Callable[[int], nn.Module]], nn.Module] | None = None
+    lr_factor: float = 1.0
+    lasso: float = 0.0
 
 
 @component
@@ -19,3 +40,15 @@ class Method(ABC):
     def attach(self, encoder: Encoder) -> None:
         """Adds parameters to `encoder`, or sets `requires_grad` on its own; all of it is frozen before. What trains
         afterwards is what `requires_grad` says, and exactly that is saved."""
+
+    def reads(self) -> frozenset[Kind]:
+        """What the readout will ask of the encoder."""
+        return Pooled.reads
+
+    def readout(self, encoder: Encoder) -> Readout:
+        """What the head reads of it; what trains in there is tuned as well."""
+        return Pooled(encoder.width)
+
+    def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
+        """What is trained, one after the other."""
+        return (Phase("train"),)

@@ -1,0 +1,41 @@
+"""What a ViT computes on its way, averaged over the tokens: the features of Head2Toe (Evci et al., 2022,
+arXiv:2201.03529).
+
+The tokens that enter the first layer; of each layer its normed input, the output of its attention, the hidden units of
+its MLP and the MLP's output; the final norm's output. The pooled features follow as the last group.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+def group_widths(vit: VisionTransformer) -> list[int]:
+    """The width of each group, the pooled features last."""
+    width = vit.embed_dim
+    layers = [group for block in vit.blocks for group in (width, width, block.mlp.fc2.in_features, width)]
+    return [width, *layers, width, vit.num_features]
+
+
+@contextmanager
+def gathered(vit: VisionTransformer) -> Iterator[list[Tensor]]:
+    """A list that a forward pass of every token fills within the block: (B, width) for each group but the last."""
+    groups: list[Tensor] = []
+
+    def note_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        groups.append(args[0].mean(dim=1))
+
+    def note_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        groups.append(output.mean(dim=1))
+
+    with ExitStack() as hooks:
+        hooks.callback(vit.blocks[0].register_forward_pre_hook(note_input).remove)
+        for block in vit.blocks:
+            hooks.callback(block.attn.qkv.register_forward_pre_hook(note_input).remove)
+            hooks.callback(block.attn.proj.register_forward_hook(note_output).remove)
+            hooks.callback(block.mlp.fc2.register_forward_pre_hook(note_input).remove)
+            hooks.callback(block.mlp.register_forward_hook(note_output).remove)
+        hooks.callback(vit.norm.register_forward_hook(note_output).remove)
+        yield groups

@@ -1,0 +1,59 @@
+"""What a frozen encoder shows of its images, and nothing a gradient could flow into.
+
+features        (B, D)     the pooled output of the final norm
+contexts        L (B, N, D)  what the keys and values of each layer come from: its input after its first norm
+intermediates   (B, W)     averages over the tokens of what the layers compute on their way (Head2Toe)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+Kind = Literal["features", "contexts", "intermediates"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Of B images, those kinds that somebody reads; the others are None."""
+
+    features: Tensor | None = None
+    contexts: tuple[Tensor, ...] | None = None
+    intermediates: Tensor | None = None
+
+    @classmethod
+    def unpack(cls, rows: Mapping[Kind, Tensor]) -> Self:
+        """From a tensor a kind, (B, ...), contexts as (B, L, N, D)."""
+        contexts = {"contexts": rows["contexts"].unbind(1)} if "contexts" in rows else {}
+        return cls(**{**rows, **contexts})
+
+    def pack(self, kind: Kind) -> Tensor:
+        """The inverse of `unpack`, for one kind."""
+        tensor = getattr(self, kind)
+        return torch.stack(tensor, dim=1) if kind == "contexts" else tensor
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        """On a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def rounded(self, dtype: torch.dtype) -> Self:
+        """As if it had been stored in `dtype`: contexts in that type, the others in fp32 again."""
+        return self._each(lambda tensor: tensor.to(dtype)).readable()
+
+    def readable(self) -> Self:
+        """Features and intermediates in fp32; what reads contexts takes any type."""
+        return replace(
+            self,
+            features=None if self.features is None else self.features.float(),
+            intermediates=None if self.intermediates is None else self.intermediates.float(),
+        )
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            features=None if self.features is None else function(self.features),
+            contexts=None if self.contexts is None else tuple(map(function, self.contexts)),
+            intermediates=None if self.intermediates is None else function(self.intermediates),
+        )

@@ -1,0 +1,40 @@
+"""Learned tokens: the prompts of VPT, the queries of VQT.
+
+Their initial values are uniform within +- sqrt(6 / (3 * patch height * patch width + width)), as in both papers' codes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+
+
+class Prompts(nn.Module):
+    """P learned tokens of the encoder's width, or of `project`'s input width."""
+
+    def __init__(self, encoder: Encoder, num_prompts: int, *, dropout: float, project: nn.Linear | None = None) -> None:
+        super().__init__()
+        width = encoder.vit.embed_dim if project is None else project.in_features
+        patch_height, patch_width = encoder.vit.patch_embed.patch_size
+        bound = math.sqrt(6 / (3 * patch_height * patch_width + width))
+        self.prompts = nn.Parameter(torch.empty(num_prompts, width).uniform_(-bound, bound))
+        self.project = project
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: int) -> Tensor:
+        """(1, P, D), or (batch, P, D) while dropout draws a mask for each image."""
+        prompts = self.prompts if self.project is None else self.project(self.prompts)
+        if self.training and self.dropout.p > 0:
+            return self.dropout(prompts.expand(batch, -1, -1))
+        return prompts.unsqueeze(0)
+
+
+def projection(width: int | None, out_width: int) -> nn.Linear | None:
+    """A linear map from prompts of another width; None for None."""
+    if width is None:
+        return None
+    project = nn.Linear(width, out_width)
+    nn.init.kaiming_normal_(project.weight, mode="fan_out", nonlinearity="linear")
+    return project

@@ -1,0 +1,105 @@
+"""Visual Query Tuning: learned queries summarise each layer of a frozen backbone (Tu et al., 2023, arXiv:2212.03220).
+
+    z_l = block_l(queries_l | tokens_{l-1})       queries look, nobody looks at them: the tokens are the backbone's own
+    features = [norm(pooled), norm(z_1), ..., norm(z_L)],     norm(z_l) = z_l / ||z_l||, over all queries of a layer
+
+The paper's optional second stage chooses features, see `selection.py`. The tokens never change, so each layer's normed
+input is all that has to be known of an image (see `features/`), and no gradient passes through the backbone.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peft_vision.backbone.attention import look
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.config import component
+from peft_vision.method.base import Method, Phase
+from peft_vision.method.prompts import Prompts
+from peft_vision.method.readout import Readout
+from peft_vision.method.selection import selection_phases
+
+Summary = Literal["concatenate", "mean", "weighted_sum"]
+
+
+@component
+class VQT(Method):
+    """`summary`: what becomes of a layer's queries. `normalize`: whether the pooled features and each layer's summary
+    get length one. `keep_fraction`: share of the features that the last phase keeps (None: all, in one phase)."""
+
+    num_queries: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    summary: Summary
+    normalize: bool
+    keep_fraction: Annotated[float, Field(gt=0, le=1)] | None
+    lasso: NonNegativeFloat
+
+    def attach(self, encoder: Encoder) -> None:
+        """The backbone stays as it is."""
+
+    def reads(self) -> frozenset[Kind]:
+        return Queries.reads
+
+    def readout(self, encoder: Encoder) -> "Queries":
+        """L * Q * D parameters for L layers, Q queries, width D; L * Q more for a weighted sum."""
+        return Queries(
+            encoder,
+            num_queries=self.num_queries,
+            dropout=self.dropout,
+            summary=self.summary,
+            normalize=self.normalize,
+        )
+
+    def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
+        """Queries and head; then, with `keep_fraction`, a head that chooses features and one that reads them."""
+        train = Phase("train")
+        if self.keep_fraction is None:
+            return (train,)
+        half = 0.5  # of the rate that trained the queries, as in the paper's code
+        return (train, *selection_phases(keep_fraction=self.keep_fraction, lasso=self.lasso, selecting_lr=half))
+
+
+class Queries(Readout):
+    """Q learned queries for each of the encoder's layers, which they share and do not own."""
+
+    reads = frozenset({"features", "contexts"})
+
+    def __init__(
+        self, encoder: Encoder, *, num_queries: int, dropout: float, summary: Summary, normalize: bool
+    ) -> None:
+        super().__init__()
+        width = encoder.vit.embed_dim
+        self.queries = nn.ModuleList(Prompts(encoder, num_queries, dropout=dropout) for _ in encoder.layers)
+        self.weights = nn.Parameter(torch.ones(len(encoder.layers), num_queries)) if summary == "weighted_sum" else None
+        self.summary = summary
+        self.normalize = normalize
+        self.layers: Sequence[nn.Module] = tuple(
+            encoder.layers
+        )  # a tuple: the encoder's parameters are no part of this
+        self.width = encoder.width + len(self.layers) * width * (num_queries if summary == "concatenate" else 1)
+
+    def forward(self, seen: Observation) -> Tensor:
+        """(B, D + L * Q * D), or (B, D + L * D) where a layer's queries are summed up."""
+        summaries = [
+            self._summarised(look(layer, queries(len(context)), context), index)
+            for index, (layer, queries, context) in enumerate(
+                zip(self.layers, self.queries, seen.contexts, strict=True)
+            )
+        ]
+        features = [seen.features, *summaries]
+        if self.normalize:
+            features = [F.normalize(feature.float(), dim=-1) for feature in features]
+        return torch.cat(features, dim=-1)
+
+    def _summarised(self, outputs: Tensor, index: int) -> Tensor:
+        """A layer's outputs (B, Q, D) to (B, Q * D) or (B, D)."""
+        if self.summary == "mean":
+            return outputs.mean(dim=1)
+        if self.summary == "weighted_sum":
+            return torch.einsum("bqd,q->bd", outputs, self.weights[index])
+        return outputs.flatten(1)
