@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.data.splits import Images
+from peft_vision.data.images import Source
 from peft_vision.distributed import World
 from peft_vision.progress import Progress
 
@@ -51,7 +51,7 @@ class Predictions:
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    images: Images,
+    images: Source,
     *,
     batch_size: int,
     workers: int,
@@ -59,7 +59,7 @@ def predict(
     autocast: torch.autocast,
     label: str,
 ) -> Predictions:
-    """Every image of a split once, in evaluation mode; each process computes a part, all get the whole."""
+    """Every input of a split once, in evaluation mode; each process computes a part, all get the whole."""
     was_training = model.training
     model.eval()
     batches = [world.share(batch) for batch in torch.arange(len(images)).split(batch_size * world.size)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated, Any, Literal
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from peft_vision.backbone.observation import Observation
 from peft_vision.config import INCIDENTAL, component
-from peft_vision.data.splits import Images, Splits
+from peft_vision.data.images import Source, shuffled
 from peft_vision.distributed import World
 from peft_vision.evaluate import predict
 from peft_vision.loss_watch import LossWatch
+from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Optimizer
+from peft_vision.optimizer.base import Stepper
 from peft_vision.progress import Progress
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
@@ -26,16 +28,18 @@ from peft_vision.seeding import derive
 
 @dataclass
 class Standing:
-    """How far a fit has come, with what it needs to go on beside the model's tensors.
+    """How far a fit has come, over all phases, with what it needs to go on beside the model's tensors.
 
     `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it;
-    `test_reads`: how often scoring the test set has begun.
+    `test_reads`: how often scoring the test set has begun; `backbone_images`: how many images of each split went
+    through the backbone, every pass counted.
     """
 
     epochs: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     test_reads: int = 0
+    backbone_images: dict[str, int] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
 
 
@@ -43,14 +47,15 @@ class Standing:
 class Batch:
     """One process's part of a batch of `size` images, itself in `parts` that are computed one after the other."""
 
-    parts: list[tuple[Tensor, Tensor]]
+    parts: list[tuple[Tensor | Observation, Tensor]]
     size: int
 
 
 @component
 class Trainer:
     """`accumulate`: parts in which each batch is computed, for less memory and the same gradient. `checkpointing`:
-    recompute activations in the backward pass. `save_seconds`: least time between two saved states."""
+    recompute activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each
+    phase of the method."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -63,18 +68,23 @@ class Trainer:
     compile: bool
     save_seconds: Annotated[NonNegativeFloat, INCIDENTAL]
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """bf16 where asked for, or where `auto` meets a GPU that computes it natively; else plain fp32."""
+    def computes_in(self, device: torch.device) -> torch.dtype:
+        """bf16 where asked for, or where `auto` meets a GPU that computes it natively; else fp32."""
         natively = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        enabled = self.precision == "bf16" or (self.precision == "auto" and natively)
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and natively)
+        return torch.bfloat16 if bf16 else torch.float32
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """To `computes_in`."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.computes_in(device) is torch.bfloat16)
 
     def fit(
         self,
         model: Model,
-        splits: Splits,
+        train: Source,
+        val: Source | None,
         *,
-        optimizer: Optimizer,
+        optimizer: Stepper,
         schedule: Schedule,
         seed: int,
         workers: int,
@@ -83,7 +93,7 @@ class Trainer:
         record: Callable[[dict[str, float]], None],
         save: Callable[[Standing], None],
     ) -> None:
-        """Trains `model` from `standing` to the last epoch.
+        """Trains `model` in its present phase, from `standing` to the phase's last epoch.
 
         `record` gets the metrics of each epoch; `save` is called when `save_seconds` have passed since it last was,
         and after the last epoch.
@@ -96,36 +106,43 @@ class Trainer:
         model.encoder.set_checkpointing(self.checkpointing)
         model.train()
         compute = self._compute(model, world)
-        steps = -(-len(splits.train) // self.batch_size)
-        num_images = len(splits.train)
+        lasso = model.phase.lasso
+        penalty = (lambda: lasso * head_columns(model.head).norm(dim=0).sum()) if lasso else None
+        steps = -(-len(train) // self.batch_size)
+        num_images = len(train)
+        first = (model.begun - 1) * self.epochs
+        last = first + self.epochs
         saved_at = monotonic()
         with Progress(
-            label="training",
+            label="training" if len(model.phases) == 1 else model.phase.name,
             total=self.epochs * num_images,
             unit="images",
-            done=standing.epochs * num_images,
+            done=(standing.epochs - first) * num_images,
         ) as progress:
-            for epoch in range(standing.epochs, self.epochs):
+            for epoch in range(standing.epochs, last):
                 started = monotonic()
                 torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
                 watch = LossWatch(first_step=epoch * steps)
-                for index, batch in enumerate(self._batches(splits.train, seed, epoch, workers, world)):
-                    lr = optimizer.lr * schedule.factor(epoch * steps + index, self.epochs * steps)
-                    watch.add(self._step(compute, stepper, batch, lr, world), lr=lr)
-                    progress.advance(batch.size, epoch=f"{epoch + 1}/{self.epochs}", **watch.shown())
+                for index, batch in enumerate(self._batches(train, seed, epoch, workers, world)):
+                    factor = schedule.factor((epoch - first) * steps + index, self.epochs * steps)
+                    lr = optimizer.lr * model.phase.lr_factor * factor
+                    watch.add(self._step(compute, stepper, batch, lr, world, penalty), lr=lr)
+                    progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
                 standing.train_seconds += monotonic() - started
                 standing.epochs = epoch + 1
                 metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}
-                if splits.val is not None:
-                    metrics |= self.evaluate(model, splits.val, "val", workers=workers, world=world)
+                if len(model.phases) > 1:
+                    metrics["phase"] = model.phase.name
+                if val is not None:
+                    metrics |= self.evaluate(model, val, "val", workers=workers, world=world)
                 record(metrics)
                 due = world.agree(monotonic() - saved_at >= self.save_seconds)
-                if due or standing.epochs == self.epochs:
-                    standing.optimizer = stepper.state_dict()
+                if due or standing.epochs == last:
+                    standing.optimizer = None if standing.epochs == last else stepper.state_dict()
                     save(standing)
                     saved_at = monotonic()
 
-    def evaluate(self, model: Model, images: Images, split: str, *, workers: int, world: World) -> dict[str, float]:
+    def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """The metrics of `model` on a split, as `val/accuracy` and so on."""
         predictions = predict(
             model,
@@ -145,10 +162,9 @@ class Trainer:
             compute = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
         return torch.compile(compute) if self.compile else compute
 
-    def _batches(self, images: Images, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
+    def _batches(self, images: Source, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
         """The batches of one epoch in an order that depends on seed and epoch only."""
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
-        batches = order.split(self.batch_size)
+        batches = shuffled(len(images), batch_size=self.batch_size, seed=seed, epoch=epoch)
         # as many parts on every process, so that they meet in the same backward passes
         parts = [world.share(batch).tensor_split(min(self.accumulate, len(batch))) for batch in batches]
         fetched = images.batches(
@@ -160,9 +176,15 @@ class Trainer:
             yield Batch([next(fetched) for _ in its_parts], size=len(batch))
 
     def _step(
-        self, compute: nn.Module, stepper: torch.optim.Optimizer, batch: Batch, lr: float, world: World
+        self,
+        compute: nn.Module,
+        stepper: torch.optim.Optimizer,
+        batch: Batch,
+        lr: float,
+        world: World,
+        penalty: Callable[[], Tensor] | None = None,
     ) -> Tensor:
-        """One update; returns this process's part of the mean loss over the batch."""
+        """One update; returns this process's part of the mean loss over the batch, the penalty left out."""
         for group in stepper.param_groups:
             group["lr"] = lr
         stepper.zero_grad(set_to_none=True)
@@ -180,7 +202,10 @@ class Trainer:
                     reduction="sum",
                 )
                 # the processes' gradients are averaged, so each one's sum is taken `size` times
-                (part * (world.size / batch.size)).backward()
+                objective = part * (world.size / batch.size)
+                if last and penalty is not None:
+                    objective = objective + penalty()
+                objective.backward()
             loss += part.detach() / batch.size
         if self.clip_norm is not None:
             trained = [p for group in stepper.param_groups for p in group["params"]]

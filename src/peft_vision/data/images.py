@@ -3,10 +3,13 @@
 A batch is a function of (seed, indices): the same from memory or from disk, with or without loader processes.
 """
 
+import hashlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+import PIL
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from peft_vision.data.augment import augmented
 from peft_vision.data.decode import Geometry
 from peft_vision.data.pictures import Pictures
+from peft_vision.seeding import derive
 
 
 def usable(workers: int) -> int:
@@ -38,16 +42,46 @@ class Undecoded:
         return images
 
 
-class Images:
-    """`labels` (n,) int64; `pixels` uint8 (n, 3, S, S) in memory, or decoded at each access."""
+class Source(ABC):
+    """What a model can be fitted to or scored on: inputs of some kind with their `labels` (n,) int64."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batches(
+        self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
+    ) -> Iterator[tuple[object, Tensor]]:
+        """For each (B,) of indices, inputs that a model's forward takes and labels (B,)."""
+
+    def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[object, Tensor]]:
+        """Every input that `batches` may give, once."""
+        return self.batches(torch.arange(len(self)).split(batch_size), seed=None, workers=workers)
+
+
+class Images(Source):
+    """`pixels`: uint8 (n, 3, S, S) in memory, or decoded at each access. `handed_out` counts the images that left here,
+    each for one pass through a backbone."""
 
     def __init__(self, labels: Tensor, pixels: Tensor | Undecoded, augment: str) -> None:
         self.labels = labels
         self.pixels = pixels
         self.augment = augment
+        self.handed_out = 0
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def digest(self) -> str:
+        """sha256 of what `batches` hands out without a seed: of the pixels, or of all that they are decoded from."""
+        sha = hashlib.sha256()
+        if isinstance(self.pixels, Tensor):
+            sha.update(repr(tuple(self.pixels.shape)).encode())
+            sha.update(memoryview(self.pixels.numpy().reshape(-1)))
+            return sha.hexdigest()
+        sha.update(f"{self.pixels.geometry} Pillow {PIL.__version__}".encode())
+        for content in self.pixels.pictures.contents(self.pixels.indices):
+            sha.update(content)
+        return sha.hexdigest()
 
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
@@ -58,16 +92,27 @@ class Images:
         processes = min(usable(workers), len(index_batches))
         # from memory, indexing and flip_crop cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
-        if processes == 0 or (isinstance(self.pixels, Tensor) and augment != "rand_augment"):
-            yield from (fetch[i] for i in range(len(fetch)))
-            return
-        yield from DataLoader(
-            fetch,
-            batch_size=None,  # an item is a batch
-            num_workers=processes,
-            generator=torch.Generator(),  # else the loader draws its base seed from the global one
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
+        here = processes == 0 or (isinstance(self.pixels, Tensor) and augment != "rand_augment")
+        loaded = (
+            (fetch[i] for i in range(len(fetch)))
+            if here
+            else DataLoader(
+                fetch,
+                batch_size=None,  # an item is a batch
+                num_workers=processes,
+                generator=torch.Generator(),  # else the loader draws its base seed from the global one
+                multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
+            )
         )
+        for pixels, labels in loaded:
+            self.handed_out += len(labels)
+            yield pixels, labels
+
+
+def shuffled(count: int, *, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The indices of `count` images in batches, in an order that depends on seed and epoch only."""
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return torch.randperm(count, generator=generator).split(batch_size)
 
 
 class _Batches(Dataset):

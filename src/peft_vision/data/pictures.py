@@ -36,6 +36,10 @@ class Pictures(ABC):
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         """What tells these pictures from any others, for the fingerprint."""
 
+    @abstractmethod
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        """All that these pictures are read from, for a key that must not overlook a change."""
+
 
 class Files(Pictures):
     """Image files below `root`; `paths` are relative to it, so that a moved folder keeps its fingerprint."""
@@ -64,6 +68,10 @@ class Files(Pictures):
             path = self.root / self.paths[index]
             yield f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0".encode()
 
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            yield Path(self.name(index)).read_bytes()
+
 
 class Arrays(Pictures):
     """uint8 (n, H, W, 3) in memory; nothing here can be corrupt."""
@@ -86,6 +94,8 @@ class Arrays(Pictures):
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for chunk in indices.split(1024):
             yield np.ascontiguousarray(self.images[chunk.numpy()]).tobytes()
+
+    contents = identify
 
 
 @dataclass(frozen=True)

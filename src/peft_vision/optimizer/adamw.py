@@ -7,13 +7,13 @@ from pydantic import Field
 
 from peft_vision.config import component
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Optimizer, parameter_groups
+from peft_vision.optimizer.base import Stepper, parameter_groups
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @component
-class AdamW(Optimizer):
+class AdamW(Stepper):
     betas: tuple[Beta, Beta]
 
     def create(self, model: Model) -> torch.optim.Optimizer:

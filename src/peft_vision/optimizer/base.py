@@ -1,23 +1,75 @@
-"""What an optimizer is, and which parameters it decays."""
+"""What an optimizer is: it steps a model batch by batch, or solves for a linear head at once; and what it decays."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 from peft_vision.config import component
+from peft_vision.features.source import Table
 from peft_vision.model import Model
+from peft_vision.schedule import Schedule
 
 
 @component
-class Optimizer(ABC):
+class Optimizer:
+    """How a model is fitted: a Stepper or a Solver."""
+
+
+@component
+class Stepper(Optimizer, ABC):
+    """Batch by batch, by the gradient of the loss."""
+
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
 
     @abstractmethod
     def create(self, model: Model) -> torch.optim.Optimizer:
         """An optimizer of what trains in `model`."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What beside the data decides a fit by steps."""
+
+    epochs: int
+    batch_size: int
+    label_smoothing: float
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The head that was chosen, `weight` (C, W) and `bias` (C,); its setting; and a row of every setting tried, with
+    `train/loss` and, where there are validation images, `val/accuracy`."""
+
+    weight: Tensor
+    bias: Tensor
+    chosen: dict[str, float]
+    tried: list[dict[str, float]]
+
+
+@component
+class Solver(Optimizer, ABC):
+    """A linear head on features that do not change, for one setting or for several of which validation chooses: the
+    highest accuracy, and of equal ones the first."""
+
+    @property
+    @abstractmethod
+    def num_settings(self) -> int:
+        """How many are tried."""
+
+    @abstractmethod
+    def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
+        """For a fresh `head`, which stays as it is; everything on its device."""
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of logits (..., n, C) for labels (n,): (...)."""
+    return (logits.argmax(dim=-1) == labels).double().mean(dim=-1)
 
 
 def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, object]]:

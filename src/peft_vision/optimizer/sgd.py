@@ -7,11 +7,11 @@ from pydantic import Field
 
 from peft_vision.config import component
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Optimizer, parameter_groups
+from peft_vision.optimizer.base import Stepper, parameter_groups
 
 
 @component
-class SGD(Optimizer):
+class SGD(Stepper):
     momentum: Annotated[float, Field(ge=0, lt=1)]
 
     def create(self, model: Model) -> torch.optim.Optimizer:

@@ -1,0 +1,142 @@
+"""One stored tensor: a safetensors file that is written row by row and appears whole or not at all.
+
+Any safetensors reader opens it. Its metadata hold the format, the key, what it is made of (`origin`, JSON, for people)
+and a CRC-32 of origin and rows, so that whatever was cut off, flipped or written by another version is noticed.
+"""
+
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FORMAT = "peft-vision features 1"
+UNFINISHED = ".unfinished"
+_ROWS = "rows"
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_CHUNK = 2**26  # bytes read at a time
+
+
+class Broken(Exception):
+    """An entry that must not be used, and why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor of `shape` and `dtype` belongs, `key` standing for all that it was computed from."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the rows."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def open(self) -> Tensor:
+        """The rows, memory-mapped, after every byte has been checked. FileNotFoundError, or Broken with the reason."""
+        rows, metadata = _mapped(self.path)
+        if metadata.get("format") != FORMAT:
+            raise Broken(f"written by another version ({metadata.get('format')!r}, this is {FORMAT!r})")
+        if metadata.get("key") != self.key or tuple(rows.shape) != self.shape or rows.dtype != self.dtype:
+            raise Broken("it holds something else")
+        if metadata.get("crc32") != f"{_checksum(rows, metadata.get('origin', '')):08x}":
+            raise Broken("its checksum is wrong")
+        return rows
+
+
+class Writer:
+    """Takes the rows of an entry in order; `place` puts the file under its name, `discard` leaves nothing behind."""
+
+    def __init__(self, entry: Entry, origin: Mapping[str, Any]) -> None:
+        self._entry = entry
+        self._origin = json.dumps(origin)
+        self._crc = zlib.crc32(self._origin.encode())
+        self._written = 0
+        self._path = entry.path.with_name(f".{entry.path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        self._file = self._path.open("wb")
+        self._file.write(self._header())  # holds its place until the checksum is known
+
+    def write(self, rows: Tensor) -> None:
+        """The next rows."""
+        content = memoryview(rows.to("cpu", self._entry.dtype).contiguous().view(-1).view(torch.uint8).numpy())
+        self._file.write(content)
+        self._crc = zlib.crc32(content, self._crc)
+        self._written += len(content)
+
+    def place(self) -> None:
+        """Puts the checksum in and the file in its place. ValueError where rows are missing."""
+        if self._written != self._entry.num_bytes:
+            raise ValueError(f"{self._written} of {self._entry.num_bytes} bytes were written")
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._path, self._entry.path)
+
+    def discard(self) -> None:
+        """Harmless after `place`."""
+        with suppress(OSError):  # a full disk says so again when what it did not take is closed
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _header(self) -> bytes:
+        metadata = {"format": FORMAT, "key": self._entry.key, "crc32": f"{self._crc:08x}", "origin": self._origin}
+        tensor = {
+            "dtype": _NAMES[self._entry.dtype],
+            "shape": self._entry.shape,
+            "data_offsets": [0, self._entry.num_bytes],
+        }
+        text = json.dumps({"__metadata__": metadata, _ROWS: tensor}).encode()
+        text += b" " * (-(len(text) + 8) % 64)  # rows begin on a cache line
+        return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file in the folder, for listing: its `origin` if it is one of ours that is whole, else the `fault`."""
+
+    path: Path
+    origin: dict[str, Any] | None
+    fault: str | None
+
+
+def inspect(path: Path, *, thoroughly: bool) -> Found:
+    """`thoroughly` reads every byte."""
+    try:
+        rows, metadata = _mapped(path)
+        if metadata.get("format") != FORMAT:
+            raise Broken("written by another version")
+        if thoroughly and metadata.get("crc32") != f"{_checksum(rows, metadata.get('origin', '')):08x}":
+            raise Broken("its checksum is wrong")
+        return Found(path, json.loads(metadata["origin"]), None)
+    except (Broken, OSError, KeyError, ValueError) as error:
+        return Found(path, None, str(error))
+
+
+def _mapped(path: Path) -> tuple[Tensor, dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(_ROWS), file.metadata() or {}
+    except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError) as error:
+        raise Broken(f"no whole safetensors file: {error}") from error
+
+
+def _checksum(rows: Tensor, origin: str) -> int:
+    crc = zlib.crc32(origin.encode())
+    for chunk in rows.view(-1).view(torch.uint8).split(_CHUNK):
+        crc = zlib.crc32(memoryview(chunk.numpy()), crc)
+    return crc

@@ -1,0 +1,101 @@
+"""One pass of a frozen encoder over a split's images, and where what it shows goes: memory, a file, or both."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peft_vision.backbone.observation import Kind
+from peft_vision.data.images import Images
+from peft_vision.features.entry import Entry, Writer
+from peft_vision.model import Model
+from peft_vision.progress import Progress
+from peft_vision.seeding import derive
+
+_log = logging.getLogger("peft_vision")
+_BATCH_BYTES = 2**28  # of observations at a time
+
+
+class Sink:
+    """Takes the rows of an entry in order. What the disk does not take is said, and then kept in memory alone."""
+
+    def __init__(self, entry: Entry, origin: Mapping[str, Any], *, in_memory: bool, on_disk: bool) -> None:
+        self.entry = entry
+        self._memory = torch.empty(entry.shape, dtype=entry.dtype) if in_memory else None
+        self._writer: Writer | None = None
+        self._taken = 0
+        if on_disk:
+            self._try(lambda: setattr(self, "_writer", Writer(entry, origin)))
+
+    @property
+    def lost(self) -> bool:
+        """Whether the rows go nowhere."""
+        return self._memory is None and self._writer is None
+
+    def write(self, rows: Tensor) -> None:
+        """The next rows."""
+        if self._memory is not None:
+            self._memory[self._taken : self._taken + len(rows)] = rows
+        self._taken += len(rows)
+        if self._writer is not None:
+            self._try(lambda: self._writer.write(rows))
+
+    def finish(self) -> Tensor | None:
+        """Every row: in memory, or mapped from the file; None where they are lost."""
+        if self._writer is not None:
+            self._try(self._writer.place)
+        if self._memory is None and self._writer is not None:
+            return self.entry.open()
+        return self._memory
+
+    def discard(self) -> None:
+        """Leaves no unfinished file."""
+        if self._writer is not None:
+            self._writer.discard()
+
+    def _try(self, write: Any) -> None:
+        try:
+            write()
+        except OSError as error:
+            path = self.entry.path
+            _log.warning("store     cannot write %s: %s; nothing of it is kept there", path, error.strerror or error)
+            self.discard()
+            self._writer = None
+
+
+@torch.no_grad()
+def fill(
+    model: Model,
+    images: Images,
+    sinks: Mapping[Kind, Sink],
+    *,
+    views: int,
+    needed: frozenset[Kind],
+    batch_size: int,
+    workers: int,
+    autocast: torch.autocast,
+    device: torch.device,
+    label: str,
+) -> dict[Kind, Tensor]:
+    """The rows of each kind that some sink has kept: of all images as they are, or of `views` augmented views of all,
+    one view after the other. Ends early when a needed kind is lost."""
+    row_bytes = sum(sink.entry.num_bytes // sink.entry.shape[0] for sink in sinks.values())
+    batches = torch.arange(len(images)).split(max(1, min(batch_size, _BATCH_BYTES // row_bytes)))
+    seeds = [derive(0, "view", view) for view in range(views)] or [None]
+    try:
+        with Progress(label=f"observing {label}", total=len(images) * len(seeds), unit="images") as progress, autocast:
+            for seed in seeds:
+                for pixels, labels in images.batches(batches, seed=seed, workers=workers):
+                    seen = model.observe(pixels.to(device, non_blocking=True), sinks.keys())
+                    for kind, sink in sinks.items():
+                        sink.write(seen.pack(kind).to(sink.entry.dtype))
+                    if any(sinks[kind].lost for kind in needed & sinks.keys()):
+                        return {}
+                    progress.advance(len(labels))
+        rows = {kind: sink.finish() for kind, sink in sinks.items()}
+        return {kind: kept for kind, kept in rows.items() if kept is not None}
+    finally:
+        for sink in sinks.values():
+            sink.discard()

@@ -1,0 +1,215 @@
+"""The feature store: what a frozen encoder shows of each image, computed once and read by every run that asks the same.
+
+A key stands for all that an observation depends on: the backbone's weights and shape, preprocessing, precision, and
+the bytes of the images in their order. Entries lie in a folder (see `shelf.py`); what fits in memory is kept there too,
+what does not is memory-mapped, and what fits nowhere is computed again each time.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Any, Literal
+
+import timm
+import torch
+from pydantic import Field, NonNegativeInt
+
+from peft_vision.backbone.observation import Kind
+from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.data.images import Images, Source
+from peft_vision.features.entry import FORMAT, Entry
+from peft_vision.features.fill import Sink, fill
+from peft_vision.features.shelf import Shelf
+from peft_vision.features.source import Observed
+from peft_vision.model import Model
+
+_log = logging.getLogger("peft_vision")
+_GIB = 2**30
+_KEY_LENGTH = 16  # hex digits of it in a file's name
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@component
+class Features:
+    """`use`: auto stores what can be stored, always is an error where the training images cannot, never computes
+    everything each time. `dtype`: what observations are rounded to, stored or not. `views`: augmented views of each
+    training image. `also`: kinds that other runs of a sweep will read, so that one pass serves them all."""
+
+    use: Annotated[Literal["auto", "always", "never"], INCIDENTAL]
+    dtype: Literal["fp32", "bf16", "fp16"]
+    views: NonNegativeInt
+    folder: Annotated[str, INCIDENTAL]
+    memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
+    disk_gib: Annotated[float, Field(ge=0), INCIDENTAL]
+    also: Annotated[tuple[Kind, ...], INCIDENTAL]
+
+    def check(self, augment: str) -> None:
+        """ConfigError for views of images that are not augmented."""
+        if self.views and augment == "none":
+            raise ConfigError(f"features.views: got {self.views}, but with data.augment=none all views are the same")
+
+    @property
+    def shelf(self) -> Shelf:
+        """The folder."""
+        return Shelf(Path(self.folder).expanduser(), limit_bytes=int(self.disk_gib * _GIB))
+
+
+@dataclass
+class Held:
+    """What became of one split: the `key` of its entries, or the `reason` why it is not stored; the kinds that were
+    `found` and those that were `computed`; the bytes that this run reads, and how many of them from memory."""
+
+    key: str | None = None
+    reason: str | None = None
+    found: tuple[Kind, ...] = ()
+    computed: tuple[Kind, ...] = ()
+    num_bytes: int = 0
+    bytes_in_memory: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if self.reason is not None:
+            return f"not stored: {self.reason}"
+        done = f"computed in {self.seconds:.1f} s" if self.computed else "found"
+        place = "in memory" if self.bytes_in_memory == self.num_bytes else "memory-mapped"
+        return f"{self.key[:_KEY_LENGTH]} {done}, {self.num_bytes / _GIB:.2f} GiB {place}"
+
+
+class Store:
+    """The stored observations of one run's splits.
+
+    `origin`: what decides them beside the images; `method`, `augment` and `autocast` are the run's.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        model: Model,
+        splits: Mapping[str, Images],
+        origin: Mapping[str, Any],
+        method: str,
+        augment: str,
+        workers: int,
+        batch_size: int,
+        autocast: torch.autocast,
+        device: torch.device,
+    ) -> None:
+        model.observed_type = TYPES[features.dtype]
+        self.held: dict[str, Held] = {}
+        self._features = features
+        self._model = model
+        self._splits = splits
+        self._origin = {**origin, "dtype": features.dtype, "timm": timm.__version__, "format": FORMAT}
+        self._method = method
+        self._augment = augment
+        self._pass = {"workers": workers, "batch_size": batch_size, "autocast": autocast, "device": device}
+        self._sources: dict[str, Source] = {}
+        self._memory_left = features.memory_gib * _GIB
+
+    def source(self, split: str) -> Source:
+        """The observations of a split, computed now unless they are stored; or its images, where they cannot be."""
+        if split not in self._sources:
+            started = monotonic()
+            held = self.held[split] = Held(reason=self._refusal(split))
+            self._sources[split] = self._splits[split] if held.reason else self._observed(split, held)
+            held.seconds = monotonic() - started
+            _log.info("%-9s %s %s", "store", split, held)
+        return self._sources[split]
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        """For the result, by split."""
+        return {split: vars(held) for split, held in self.held.items()}
+
+    def _refusal(self, split: str) -> str | None:
+        """Why the observations of a split are not stored; ConfigError where they were asked for."""
+        reason = None
+        if self._model.encoder.trains or not self._model.encoder.is_bare:
+            reason = f"{self._method} works inside the backbone, so what that shows of an image changes as it trains"
+        elif split == "train" and self._augment != "none" and not self._features.views:
+            reason = f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
+        asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
+        if reason and asked != "views=0":
+            raise ConfigError(f"features.{asked}: {reason}")
+        return "features.use=never" if self._features.use == "never" else reason
+
+    def _observed(self, split: str, held: Held) -> Source:
+        """Found in the folder as far as it is there, else computed; the images where there is no room."""
+        images = self._splits[split]
+        views = self._features.views if split == "train" and self._augment != "none" else 0
+        held.key = self._key(images, views)
+        needed = self._model.readout.reads
+        entries = self._entries(held.key, len(images) * max(1, views), needed)
+        shelf, fault = self._features.shelf, self._features.shelf.fault()
+        if fault:
+            _log.warning("store     %s; nothing is kept there", fault)
+        alone: AbstractContextManager = nullcontext() if fault else shelf.alone(held.key[:_KEY_LENGTH])
+        with alone:
+            rows = {kind: found for kind, entry in entries.items() if (found := shelf.find(entry)) is not None}
+            held.found = tuple(rows)
+            kept = {kind for kind in entries if kind in needed and self._fits(entries[kind], held)}
+            rows |= {kind: rows[kind].clone() for kind in kept & rows.keys()}
+            if missing := {kind: entry for kind, entry in entries.items() if kind not in rows}:
+                origin = {**self._origin, "split": split, "images": len(images), "views": views}
+                sinks = {
+                    kind: Sink(
+                        entry,
+                        {**origin, "kind": kind},
+                        in_memory=kind in kept,
+                        on_disk=not fault and self._has_room(shelf, entry),
+                    )
+                    for kind, entry in missing.items()
+                }
+                sinks = {kind: sink for kind, sink in sinks.items() if kind in needed or not sink.lost}
+                lost = any(sink.lost for sink in sinks.values())
+                filled = (
+                    {}
+                    if lost
+                    else fill(self._model, images, sinks, views=views, needed=needed, label=split, **self._pass)
+                )
+                held.computed = tuple(filled)
+                rows |= filled
+        if not needed <= rows.keys():
+            held.reason = "it fits neither in memory nor on disk, so the backbone runs each time"
+            return images
+        held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
+        return Observed(images.labels, {kind: rows[kind] for kind in needed})
+
+    def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, Entry]:
+        """Those that are needed, and those that a sweep asks for and nobody has written yet."""
+        shapes = self._model.encoder.observed_shapes()
+        path = {kind: self._features.shelf.path(f"{key[:_KEY_LENGTH]}-{kind}") for kind in shapes}
+        also = {kind for kind in self._features.also if not path[kind].is_file()}
+        return {
+            kind: Entry(
+                path=path[kind],
+                key=key,
+                shape=(count, *shapes[kind]),
+                dtype=self._model.observed_type,
+            )
+            for kind in sorted(needed | also)
+        }
+
+    def _key(self, images: Images, views: int) -> str:
+        seen = {"images": images.digest(), "views": views, "augment": self._augment if views else "none"}
+        return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
+
+    def _fits(self, entry: Entry, held: Held) -> bool:
+        """Whether it is kept in memory, of which it then takes its part."""
+        fits = entry.num_bytes <= self._memory_left
+        if fits:
+            self._memory_left -= entry.num_bytes
+            held.bytes_in_memory += entry.num_bytes
+        return fits
+
+    def _has_room(self, shelf: Shelf, entry: Entry) -> bool:
+        """Makes room; a line says where there is none."""
+        refusal = shelf.refusal(entry.num_bytes)
+        if refusal:
+            _log.warning("store     %s is not written: %s", entry.path.name, refusal)
+        return refusal is None

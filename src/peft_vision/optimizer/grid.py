@@ -1,0 +1,126 @@
+"""Every learning rate times every weight decay at once: one batched problem on stored features.
+
+The heads of all settings lie one behind the other, so a step is one product of the batch's features with all of them;
+each then moves by its own rate and decay, as it would alone (batches, initial weights and schedule are the same for
+all). Validation chooses one.
+"""
+
+from itertools import product
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peft_vision.config import component
+from peft_vision.data.images import shuffled
+from peft_vision.features.source import Table
+from peft_vision.optimizer.adamw import Beta
+from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
+from peft_vision.progress import Progress
+
+
+@component
+class Grid(Solver):
+    """`algorithm`: what each head moves by, with `betas` (adamw) or `momentum` (sgd)."""
+
+    algorithm: Literal["adamw", "sgd"]
+    lr: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
+    betas: tuple[Beta, Beta]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+    @property
+    def num_settings(self) -> int:
+        return len(self.lr) * len(self.weight_decay)
+
+    def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
+        """The last epoch's heads; the first in order of rate, then of decay, wins a tie."""
+        settings = list(product(sorted(self.lr), sorted(self.weight_decay)))
+        heads = Heads(head, len(settings))
+        stepper = self._stepper(heads, settings)
+        steps = -(-len(train.labels) // fitting.batch_size)
+        total = fitting.epochs * steps
+        losses = torch.zeros(len(settings), device=heads.weight.device)
+        with Progress(label=f"training {len(settings)} heads", total=total, unit="steps") as progress:
+            for epoch in range(fitting.epochs):
+                batches = shuffled(len(train.labels), batch_size=fitting.batch_size, seed=fitting.seed, epoch=epoch)
+                losses.zero_()
+                for index, batch in enumerate(batches):
+                    factor = fitting.schedule.factor(epoch * steps + index, total)
+                    for group in stepper.param_groups:
+                        group["lr"] = group["base_lr"] * factor
+                    loss = heads.losses(train.features[batch], train.labels[batch], fitting.label_smoothing)
+                    heads.backward(loss)
+                    stepper.step()
+                    losses += loss.detach() / steps
+                    progress.advance(1)
+        return _chosen(heads, settings, losses, val)
+
+    def _stepper(self, heads: "Heads", settings: list[tuple[float, float]]) -> torch.optim.Optimizer:
+        groups = []
+        for (lr, decay), (weight, bias) in zip(settings, heads.members(), strict=True):
+            groups.append({"params": [weight], "weight_decay": decay, "base_lr": lr})
+            groups.append({"params": [bias], "weight_decay": 0.0, "base_lr": lr})
+        if self.algorithm == "sgd":
+            return torch.optim.SGD(groups, lr=1.0, momentum=self.momentum, fused=True)
+        return torch.optim.AdamW(groups, lr=1.0, betas=self.betas, fused=True)
+
+
+class Heads:
+    """S copies of a linear head, (S * C, W) and (S * C,), that share each product and move apart."""
+
+    def __init__(self, head: nn.Linear, count: int) -> None:
+        self.weight = head.weight.detach().repeat(count, 1).requires_grad_()
+        self.bias = head.bias.detach().repeat(count).requires_grad_()
+        self.weight.grad = torch.zeros_like(self.weight)
+        self.bias.grad = torch.zeros_like(self.bias)
+        self.count = count
+
+    def members(self) -> list[tuple[Tensor, Tensor]]:
+        """The weight and bias of each: views, whose gradients are views as well, for an optimizer to move."""
+        members = []
+        for whole in (self.weight, self.bias):
+            parts = whole.detach().chunk(self.count)
+            for part, gradient in zip(parts, whole.grad.chunk(self.count), strict=True):
+                part.grad = gradient
+            members.append(parts)
+        return list(zip(*members, strict=True))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, W) to (S, B, C)."""
+        logits = F.linear(features, self.weight, self.bias)
+        return logits.unflatten(1, (self.count, -1)).transpose(0, 1)
+
+    def losses(self, features: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        """The mean cross-entropy of each, (S,)."""
+        logits = self.logits(features)
+        repeated = labels.expand(self.count, -1)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), repeated.flatten(), label_smoothing=label_smoothing, reduction="none"
+        )
+        return loss.view(self.count, -1).mean(dim=1)
+
+    def backward(self, losses: Tensor) -> None:
+        """Into the gradients that `members` know: each loss moves its own head only."""
+        self.weight.grad.zero_()
+        self.bias.grad.zero_()
+        losses.sum().backward()
+
+
+def _chosen(heads: Heads, settings: list[tuple[float, float]], losses: Tensor, val: Table | None) -> Solution:
+    rows = [
+        {"lr": lr, "weight_decay": decay, "train/loss": loss}
+        for (lr, decay), loss in zip(settings, losses.tolist(), strict=True)
+    ]
+    best = 0
+    if val is not None:
+        with torch.no_grad():
+            scores = accuracy(heads.logits(val.features), val.labels)
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            row["val/accuracy"] = score
+        best = max(range(len(rows)), key=lambda index: rows[index]["val/accuracy"])  # the first of equal ones
+    weight, bias = heads.members()[best]
+    lr, decay = settings[best]
+    return Solution(weight.clone(), bias.clone(), {"lr": lr, "weight_decay": decay}, rows)

@@ -1,0 +1,88 @@
+"""Solving for a linear head on features that do not change."""
+
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import nn
+
+from peft_vision.config import ConfigError
+from peft_vision.data.images import Source
+from peft_vision.distributed import World
+from peft_vision.features.source import Table
+from peft_vision.features.table import tabulated
+from peft_vision.head import Head
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Fitting, Solver
+from peft_vision.schedule import Schedule
+from peft_vision.trainer import Standing, Trainer
+
+
+def check_head(solver: Solver, head: Head) -> None:
+    """ConfigError unless the head is one linear layer."""
+    if not head.is_linear:
+        raise ConfigError(
+            f"optimizer: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "
+            "head.dropout=0, or use optimizer=adamw"
+        )
+
+
+def solve(
+    model: Model,
+    train: Source,
+    val: Source | None,
+    *,
+    solver: Solver,
+    trainer: Trainer,
+    schedule: Schedule,
+    seed: int,
+    method: str,
+    workers: int,
+    world: World,
+    standing: Standing,
+    record: Callable[[dict[str, float]], None],
+) -> Mapping[str, Any]:
+    """Puts the chosen head into `model` and returns how it was chosen; `record` gets a row for each setting tried.
+
+    Every process solves the same. ConfigError where something beside the head trains, or nothing is there to choose by.
+    """
+    if model.encoder.trains or any(p.requires_grad for p in model.readout.parameters()) or len(model.phases) > 1:
+        name = type(solver).__name__
+        raise ConfigError(f"optimizer: {name} solves for a head alone, and {method} trains more; use optimizer=adamw")
+    if val is None and solver.num_settings > 1:
+        raise ConfigError(
+            f"optimizer: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
+            "or give one setting"
+        )
+
+    def table(source: Source) -> Table:
+        table = tabulated(
+            model,
+            source,
+            batch_size=trainer.eval_batch_size,
+            workers=workers,
+            autocast=trainer.autocast(world.device),
+            device=world.device,
+        )
+        return Table(table.labels.to(world.device), table.features.to(world.device))
+
+    train_table, val_table = table(train), None if val is None else table(val)
+    fitting = Fitting(
+        epochs=trainer.epochs,
+        batch_size=trainer.batch_size,
+        label_smoothing=trainer.label_smoothing,
+        schedule=schedule,
+        seed=seed,
+    )
+    started = monotonic()
+    linear = next(module for module in model.head.modules() if isinstance(module, nn.Linear))
+    solution = solver.solve(linear, train_table, val_table, fitting)
+    with torch.no_grad():
+        linear.weight.copy_(solution.weight)
+        linear.bias.copy_(solution.bias)
+    standing.train_seconds += monotonic() - started
+    for number, row in enumerate(solution.tried):
+        record({"epoch": number + 1, **row})  # a line a setting
+    rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
+    return {"chosen": solution.chosen, "settings": len(solution.tried), "rule": rule, "tried": solution.tried}
