@@ -19,6 +19,12 @@ def tiny_vit(**architecture: object) -> VisionTransformer:
     return vit
 
 
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    """No test reads or fills the feature store of the person who runs it, or of another test."""
+    monkeypatch.setenv("PEFT_VISION_CACHE", str(tmp_path / "store"))
+
+
 @pytest.fixture
 def vit() -> VisionTransformer:
     return tiny_vit()

@@ -22,12 +22,14 @@ backbone data
 head method
 model
 adapter
-optimizer schedule distributed
+features schedule distributed
+optimizer
 evaluate loss_watch
 trainer
+probe
 tracker run environment
 experiment
-report
+report foresight
 task library
 cli
 """

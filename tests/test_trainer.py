@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from peft_vision.config import ConfigError
 from peft_vision.data.images import Images
-from peft_vision.data.splits import Splits
 from peft_vision.distributed import World
 from peft_vision.loss_watch import LossWatch
 from peft_vision.model import Model
@@ -43,19 +42,11 @@ def random_images(count: int, *, augment: str = "none") -> Images:
 
 def fit(model: Model, *, standing: Standing | None = None, lr: float = 0.1, seed: int = 0, save=None, **options):
     """The rows that were recorded."""
-    splits = Splits(
-        train=random_images(21, augment="flip_crop"),
-        val=random_images(8),
-        test=random_images(8),
-        classes=("a", "b", "c", "d"),
-        fingerprint="",
-        skipped=0,
-        source="",
-    )
     rows: list[dict[str, float]] = []
     Trainer(**{**PLAIN, **options}).fit(
         model,
-        splits,
+        random_images(21, augment="flip_crop"),
+        random_images(8),
         optimizer=SGD(lr=lr, weight_decay=0.01, momentum=0.9),
         schedule=Constant(warmup=0.0),
         seed=seed,

@@ -8,9 +8,11 @@ from typing import Any
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build_all, lasting, locate, nearest
 from peft_vision.data.base import Data
+from peft_vision.features.store import Features
 from peft_vision.head import Head
 from peft_vision.method.base import Method
-from peft_vision.optimizer.base import Optimizer
+from peft_vision.optimizer.base import Optimizer, Solver
+from peft_vision.probe import check_head
 from peft_vision.run import Run, identity
 from peft_vision.schedule import Schedule
 from peft_vision.tracker import Tracker
@@ -24,6 +26,7 @@ KINDS = {
     "optimizer": Optimizer,
     "schedule": Schedule,
     "trainer": Trainer,
+    "features": Features,
     "tracker": Tracker,
 }
 OTHER_KEYS = ("task", "seed", "device", "runs")
@@ -40,6 +43,7 @@ class Experiment:
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer
+    features: Features
     tracker: Tracker
     seed: int
     device: str
@@ -59,6 +63,9 @@ class Experiment:
         experiment = cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
         experiment.backbone.check()
         experiment.data.check()
+        experiment.features.check(experiment.data.augment)
+        if isinstance(experiment.optimizer, Solver):
+            check_head(experiment.optimizer, experiment.head)
         experiment.tracker.check()
         return experiment
 

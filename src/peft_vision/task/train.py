@@ -1,7 +1,7 @@
 """Train, then score the test set once: the main job."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from time import monotonic
 from typing import Any
@@ -12,11 +12,16 @@ from timm.models.vision_transformer import VisionTransformer
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, component
+from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, peak_mib
 from peft_vision.experiment import Experiment
+from peft_vision.features.store import Store
+from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
+from peft_vision.optimizer.base import Solver
+from peft_vision.probe import solve
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
 from peft_vision.seeding import derive
@@ -62,57 +67,61 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     )
     backbone_size = sum(parameter.numel() for parameter in vit.parameters())
     model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
-    standing = _resume(model, splits, run)
+    standing = _resume(model, splits, run, experiment)
     started -= standing.wall_seconds
+    earlier = dict(standing.backbone_images)
     model.to(here.device)
-    facts = _facts(experiment, model, splits, backbone_size)
+    store = _store(experiment, model, splits, here)
+    facts = _facts(experiment, model, splits)
     with ExitStack() as held:
         log = None
         if here.is_main:
             run.write_config(experiment.config)
             run.keep_metrics(standing.epochs)
-            _announce(facts, model, run, standing, experiment.trainer.epochs)
+            _announce(facts, model, run, standing, backbone_size)
             log = held.enter_context(_tracked(experiment, run))
 
-        def after_epoch(metrics: dict[str, float]) -> None:
+        def record(metrics: dict[str, float]) -> None:
             if log is not None:
                 run.append_metrics(metrics)
                 log.metrics(metrics, step=int(metrics["epoch"]))
 
         def save(standing: Standing) -> None:
             standing.wall_seconds = monotonic() - started
+            standing.backbone_images = _backbone_images(earlier, splits, here)
             if here.is_main:
                 state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": _origin(model, splits)}
                 run.write_state(state)
 
-        workers = experiment.data.workers
-        experiment.trainer.fit(
-            model,
-            splits,
-            optimizer=experiment.optimizer,
-            schedule=experiment.schedule,
-            seed=experiment.seed,
-            workers=workers,
-            world=here,
-            standing=standing,
-            record=after_epoch,
-            save=save,
-        )
+        train = store.source("train")
+        val = None if splits.val is None else store.source("val")
+        store_peak = max(here.gather(peak_mib(here.device)))
+        forget_peak(here.device)
+        selection = _fit(experiment, model, train, val, here, standing, record, save)
+        peak = max(here.gather(peak_mib(here.device)))
         standing.test_reads += 1
         save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
         metrics: dict[str, float] = {}
-        for split, images in splits.parts().items():
-            if split != "train":
-                metrics |= experiment.trainer.evaluate(model, images, split, workers=workers, world=here)
+        for split, source in {"val": val, "test": store.source("test")}.items():
+            if source is not None:
+                workers = experiment.data.workers
+                metrics |= experiment.trainer.evaluate(model, source, split, workers=workers, world=here)
+        counts = model.parameter_counts()
         costs = {
             "images_per_second": standing.epochs * len(splits.train) / standing.train_seconds,
-            "peak_mib": max(here.gather(peak_mib(here.device))),
+            "peak_mib": peak,
+            "train_seconds": standing.train_seconds,
             "wall_seconds": monotonic() - started,
         }
         result = {
             **facts,
+            "parameters": {"method": counts.method, "head": counts.head, "backbone": backbone_size},
+            "features": head_columns(model.head).shape[1],
+            "selection": selection,
             "metrics": metrics,
             "test_reads": standing.test_reads,
+            "backbone_images": _backbone_images(earlier, splits, here),
+            "store": {"splits": store.record(), "peak_mib": store_peak},
             **costs,
             "environment": environment(here.device, here.size),
             "config": experiment.config,
@@ -122,6 +131,70 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             log.summary({**metrics, **costs})
             run.write_result(result)
     return result
+
+
+def _fit(
+    experiment: Experiment,
+    model: Model,
+    train: Source,
+    val: Source | None,
+    here: World,
+    standing: Standing,
+    record: Callable[[dict[str, float]], None],
+    save: Callable[[Standing], None],
+) -> Mapping[str, Any] | None:
+    """Every phase from where `standing` is; returns how a setting was chosen, where there were several."""
+    trainer = experiment.trainer
+    common = {
+        "schedule": experiment.schedule,
+        "seed": experiment.seed,
+        "workers": experiment.data.workers,
+        "world": here,
+        "standing": standing,
+        "record": record,
+    }
+    if isinstance(experiment.optimizer, Solver):
+        method = experiment.choices["method"]
+        return solve(model, train, val, solver=experiment.optimizer, trainer=trainer, method=method, **common)
+    trainer.fit(model, train, val, optimizer=experiment.optimizer, save=save, **common)
+    while model.begun < len(model.phases):
+        _begin_next_phase(model, experiment)
+        trainer.fit(model, train, val, optimizer=experiment.optimizer, save=save, **common)
+    return None
+
+
+def _begin_next_phase(model: Model, experiment: Experiment) -> None:
+    model.begin_next_phase(seed=derive(experiment.seed, "initialisation"))
+
+
+def _store(experiment: Experiment, model: Model, splits: Splits, here: World) -> Store:
+    """Of what the backbone shows of this run's images."""
+    backbone, trainer = experiment.backbone, experiment.trainer
+    return Store(
+        experiment.features,
+        model=model,
+        splits=splits.parts(),
+        origin={
+            "weights": model.recipe.backbone["hash"],
+            "backbone": backbone.name,
+            "architecture": backbone.architecture,
+            "pool": backbone.pool,
+            "preprocessing": model.recipe.preprocessing.record(),
+            "precision": str(trainer.computes_in(here.device)),
+        },
+        method=experiment.choices["method"],
+        augment=experiment.data.augment,
+        workers=experiment.data.workers,
+        batch_size=trainer.eval_batch_size,
+        autocast=trainer.autocast(here.device),
+        device=here.device,
+    )
+
+
+def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) -> dict[str, int]:
+    """How many images of each split went through the backbone, in every process and before a resume."""
+    shares = here.gather({split: images.handed_out for split, images in splits.parts().items()})
+    return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in splits.parts()}
 
 
 def _backbone(experiment: Experiment) -> VisionTransformer:
@@ -136,8 +209,8 @@ def _origin(model: Model, splits: Splits) -> dict[str, str]:
     return {"backbone": model.recipe.backbone["hash"], "data": splits.fingerprint}
 
 
-def _resume(model: Model, splits: Splits, run: Run) -> Standing:
-    """Puts the saved state, if there is one, into `model`."""
+def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
+    """Puts the saved state, if there is one, into `model`, in the phase it was saved in."""
     state = run.read_state()
     if state is None:
         return Standing()
@@ -146,19 +219,20 @@ def _resume(model: Model, splits: Splits, run: Run) -> Standing:
             raise ConfigError(
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
+    standing = Standing(**state["standing"])
+    while model.begun * experiment.trainer.epochs < standing.epochs:
+        _begin_next_phase(model, experiment)
     load_tuned(model, state["tuned"])
-    return Standing(**state["standing"])
+    return standing
 
 
-def _facts(experiment: Experiment, model: Model, splits: Splits, backbone_size: int) -> dict[str, Any]:
+def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:
     """What a result says about its run that is known before it starts."""
-    counts = model.parameter_counts()
     return {
         "name": experiment.name,
         "identity": experiment.identity,
         "choices": dict(experiment.choices),
         "seed": experiment.seed,
-        "parameters": {"method": counts.method, "head": counts.head, "backbone": backbone_size},
         "data": {
             "source": splits.source,
             "fingerprint": splits.fingerprint,
@@ -171,18 +245,20 @@ def _facts(experiment: Experiment, model: Model, splits: Splits, backbone_size: 
     }
 
 
-def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standing, epochs: int) -> None:
+def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standing, backbone_size: int) -> None:
     """What is about to happen, before it takes its time."""
-    parameters, choices = facts["parameters"], facts["choices"]
+    parameters, choices = model.parameter_counts(), facts["choices"]
     lines = {
         "run": run.folder,
-        "backbone": f"{choices['backbone']} ({facts['backbone']['name']}), {parameters['backbone']:,} parameters",
+        "backbone": f"{choices['backbone']} ({facts['backbone']['name']}), {backbone_size:,} parameters",
         "images": model.recipe.preprocessing,
         "data": facts["data"]["source"],
-        "trains": f"{parameters['method']:,} of {choices['method']}, {parameters['head']:,} of the head",
+        "trains": f"{parameters.method:,} of {choices['method']}, {parameters.head:,} of the head",
     }
+    if len(model.phases) > 1:
+        lines["phases"] = ", ".join(phase.name for phase in model.phases)
     if standing.epochs:
-        lines["resumes"] = f"after epoch {standing.epochs} of {epochs}"
+        lines["resumes"] = f"after epoch {standing.epochs}"
     for label, text in lines.items():
         logger.info("%-9s %s", label, text)
 
