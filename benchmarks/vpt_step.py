@@ -9,14 +9,11 @@ keeps for the backward pass, parameters left out.
 
 import argparse
 import copy
-from collections.abc import Callable
-from statistics import median
-from time import perf_counter
 
 import timm
 import torch
+from timing import kept_mib, medians, training_step
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import peft_vision
 
@@ -41,43 +38,6 @@ def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
     for index, block in enumerate(vit.blocks):
         vit.blocks[index] = ConcatenatingBlock(block, model.encoder.layers[index].context.prompts, first=index == 0)
     return nn.Sequential(vit, copy.deepcopy(model.head))
-
-
-def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    model.zero_grad(set_to_none=True)
-    F.cross_entropy(model(images), labels).backward()
-
-
-def kept_mib(model: nn.Module, images: Tensor) -> float:
-    """What one forward pass makes autograd keep."""
-    parameters = {parameter.data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(images)
-    return sum(kept.values()) / 2**20
-
-
-def medians(contenders: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Seconds; the contenders take turns, so that a slow moment of the machine meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(repeats + 2):  # two rounds to warm up
-        for name, contender in contenders.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            started = perf_counter()
-            contender()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 2:
-                seconds[name].append(perf_counter() - started)
-    return {name: median(times) for name, times in seconds.items()}
 
 
 def main() -> None:

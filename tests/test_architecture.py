@@ -27,6 +27,7 @@ optimizer
 evaluate loss_watch
 trainer
 probe
+phases
 tracker run environment
 experiment
 report foresight

@@ -28,6 +28,18 @@ def check_head(solver: Solver, head: Head) -> None:
         )
 
 
+def check_model(solver: Solver, model: Model, *, method: str, has_val: bool) -> None:
+    """ConfigError where something beside the head trains, or nothing is there to choose by."""
+    if model.encoder.trains or any(p.requires_grad for p in model.readout.parameters()) or len(model.phases) > 1:
+        name = type(solver).__name__
+        raise ConfigError(f"optimizer: {name} solves for a head alone, and {method} trains more; use optimizer=adamw")
+    if not has_val and solver.num_settings > 1:
+        raise ConfigError(
+            f"optimizer: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
+            "or give one setting"
+        )
+
+
 def solve(
     model: Model,
     train: Source,
@@ -37,7 +49,6 @@ def solve(
     trainer: Trainer,
     schedule: Schedule,
     seed: int,
-    method: str,
     workers: int,
     world: World,
     standing: Standing,
@@ -45,16 +56,8 @@ def solve(
 ) -> Mapping[str, Any]:
     """Puts the chosen head into `model` and returns how it was chosen; `record` gets a row for each setting tried.
 
-    Every process solves the same. ConfigError where something beside the head trains, or nothing is there to choose by.
+    Every process solves the same.
     """
-    if model.encoder.trains or any(p.requires_grad for p in model.readout.parameters()) or len(model.phases) > 1:
-        name = type(solver).__name__
-        raise ConfigError(f"optimizer: {name} solves for a head alone, and {method} trains more; use optimizer=adamw")
-    if val is None and solver.num_settings > 1:
-        raise ConfigError(
-            f"optimizer: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
-            "or give one setting"
-        )
 
     def table(source: Source) -> Table:
         table = tabulated(

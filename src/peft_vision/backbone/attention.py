@@ -15,6 +15,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peft_vision.backbone.fixed_context import FixedContextAttention
+
 
 class Layer(nn.Module):
     """A timm `Block`, under the same parameter names, that computes only the rows that are read.
@@ -68,19 +70,20 @@ def update(block: nn.Module, queries: Tensor, *contexts: Tensor) -> Tensor:
 
 def look(block: nn.Module, queries: Tensor, context: Tensor) -> Tensor:
     """(B or 1, Q, D) queries after one block, (B, Q, D). Keys and values come from `context`, (B, N, D), which the
-    block's first norm has normed already; no gradient reaches it.
+    block's first norm has normed already.
 
-    The key projection is folded into the queries, and values are projected after mixing:
-    q_h (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key biases shift all
-    scores of a query alike and drop out of the softmax; value biases pass it unchanged, its weights sum to one. So
-    nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
+    Where no gradient reaches the context, the key projection is folded into the queries and the values are projected
+    after mixing: q_h (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key
+    biases shift all scores of a query alike and drop out of the softmax; value biases pass it unchanged, as its weights
+    sum to one. So nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
     """
     attention = block.attn
     normed = block.norm1(queries)
     (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
-    if type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity):
+    bare = type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity)
+    if bare and not context.requires_grad:
         mixed = _mix_folded(attention, attention.q_norm(q), context)
-    else:  # a norm of the keys stands between the projections; a wrapper's weights cannot be known here
+    else:  # a norm of the keys stands between the projections; what a wrapper computes cannot be known here
         key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
         mixed = _mix(attention, q.expand(len(context), -1, -1, -1), key, value)
     return _finish(block, queries, normed, mixed)
@@ -103,39 +106,9 @@ def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
     _, heads, count, head_dim = q.shape
     _, w_key, w_value = attention.qkv.weight.view(3, heads, head_dim, -1).unbind(0)
     folded = torch.einsum("bhqd,hde->bqhe", q * attention.scale, w_key).flatten(1, 2)
-    folded = folded.expand(len(context), -1, -1)
-    mixed = FixedContextAttention.apply(folded, context).view(len(context), count, heads, -1)
-    values = torch.einsum("bqhe,hde->bqhd", mixed, w_value).flatten(2)
+    mixed = FixedContextAttention.apply(folded.expand(len(context), -1, -1), context)
+    values = torch.einsum("bqhe,hde->bqhd", mixed.unflatten(1, (count, heads)), w_value).flatten(2)
     return values if attention.qkv.bias is None else values + attention.qkv.bias[-values.shape[-1] :]
-
-
-class FixedContextAttention(torch.autograd.Function):
-    """softmax(q c^T) c for queries (B, K, D) and a context (B, N, D) of any floating type that gets no gradient.
-
-    Of the context only what came in is kept for the backward pass: a store's 16 bits stay 16 bits.
-    """
-
-    @staticmethod
-    def forward(ctx, queries: Tensor, context: Tensor) -> Tensor:
-        """(B, K, D), in the type that autocast asks for, else that of the queries."""
-        device = queries.device.type
-        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
-        with torch.autocast(device, enabled=False):
-            tokens = context.to(ctx.dtype)
-            weights = torch.bmm(queries.to(ctx.dtype), tokens.mT).softmax(dim=-1)
-            mixed = torch.bmm(weights, tokens)
-        ctx.save_for_backward(weights, context)
-        ctx.queries_dtype = queries.dtype
-        return mixed
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the queries."""
-        weights, context = ctx.saved_tensors
-        tokens = context.to(ctx.dtype)
-        of_weights = torch.bmm(gradient.to(ctx.dtype), tokens.mT)
-        of_scores = weights * (of_weights - (weights * of_weights).sum(dim=-1, keepdim=True))
-        return torch.bmm(of_scores, tokens).to(ctx.queries_dtype), None
 
 
 def _finish(block: nn.Module, queries: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ contexts        L (B, N, D)  what the keys and values of each layer come from: i
 intermediates   (B, W)     averages over the tokens of what the layers compute on their way (Head2Toe)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -23,14 +23,8 @@ class Observation:
     contexts: tuple[Tensor, ...] | None = None
     intermediates: Tensor | None = None
 
-    @classmethod
-    def unpack(cls, rows: Mapping[Kind, Tensor]) -> Self:
-        """From a tensor a kind, (B, ...), contexts as (B, L, N, D)."""
-        contexts = {"contexts": rows["contexts"].unbind(1)} if "contexts" in rows else {}
-        return cls(**{**rows, **contexts})
-
     def pack(self, kind: Kind) -> Tensor:
-        """The inverse of `unpack`, for one kind."""
+        """One kind as one tensor (B, ...), contexts as (B, L, N, D)."""
         tensor = getattr(self, kind)
         return torch.stack(tensor, dim=1) if kind == "contexts" else tensor
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from peft_vision.backbone.observation import Kind, Observation
@@ -28,16 +29,28 @@ class Observed(Source):
             places = indices
             if seed is not None and self.views > 1:
                 places = indices + len(self) * below(self.views, indices, seed=seed, stream=_VIEW)
-            rows = {kind: tensor[places] for kind, tensor in self.rows.items()}
-            yield Observation.unpack(rows).readable(), self.labels[indices]
+            yield self._fetched(places), self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:
         """Every view of every image."""
         labels = self.labels.repeat(self.views)
         for start in range(0, len(labels), batch_size):
-            part = slice(start, start + batch_size)
-            rows = {kind: tensor[part] for kind, tensor in self.rows.items()}
-            yield Observation.unpack(rows).readable(), labels[part]
+            part = torch.arange(start, min(start + batch_size, len(labels)))
+            yield self._fetched(part), labels[part]
+
+    def _fetched(self, places: Tensor) -> Observation:
+        """The observations at `places` (B,)."""
+        fetched: dict[Kind, Tensor | tuple[Tensor, ...]] = {}
+        for kind, rows in self.rows.items():
+            if kind == "contexts":
+                # a layer at a time: blocks of some MB stay in the process's heap, larger ones are mapped anew each time
+                layers = rows.flatten(0, 1)
+                fetched[kind] = tuple(
+                    layers.index_select(0, places * rows.shape[1] + layer) for layer in range(rows.shape[1])
+                )
+            else:
+                fetched[kind] = rows.index_select(0, places)
+        return Observation(**fetched).readable()
 
 
 class Table(Source):

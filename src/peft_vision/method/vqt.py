@@ -91,10 +91,10 @@ class Queries(Readout):
                 zip(self.layers, self.queries, seen.contexts, strict=True)
             )
         ]
-        features = [seen.features, *summaries]
+        pooled, summaries = seen.features, torch.stack(summaries, dim=1)
         if self.normalize:
-            features = [F.normalize(feature.float(), dim=-1) for feature in features]
-        return torch.cat(features, dim=-1)
+            pooled, summaries = F.normalize(pooled.float(), dim=-1), F.normalize(summaries.float(), dim=-1)
+        return torch.cat([pooled, summaries.flatten(1)], dim=-1)
 
     def _summarised(self, outputs: Tensor, index: int) -> Tensor:
         """A layer's outputs (B, Q, D) to (B, Q * D) or (B, D)."""

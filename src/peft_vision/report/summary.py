@@ -38,17 +38,26 @@ def metrics_table(result: Mapping[str, Any]) -> Table:
 
 def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
     """Costs, and where everything is."""
-    parameters = result["parameters"]
+    parameters, costs = result["parameters"], [_duration(result["wall_seconds"])]
     tuned = parameters["method"]
     share = 100 * tuned / parameters["backbone"]
+    stored = result["store"]["splits"].values()
+    if passes := sum(held["seconds"] for held in stored if held["computed"]):
+        costs.append(f"of these {_duration(passes)} to fill the feature store")
+    if result["images_per_second"]:
+        costs.append(f"{result['images_per_second']:,.0f} training images/s")
+    costs.append(f"peak memory {result['peak_mib']:,.0f} MiB")
     skipped = result["data"]["corrupt_images_skipped"]
     lines = [
         f"trained   {tuned:,} method parameters ({share:.2f} % of the backbone's {parameters['backbone']:,})"
-        f" and {parameters['head']:,} of the head",
-        f"cost      {_duration(result['wall_seconds'])}, {result['images_per_second']:,.0f} training images/s,"
-        f" peak memory {result['peak_mib']:,.0f} MiB",
+        f" and {parameters['head']:,} of the head, which reads {result['features']:,} features",
+        f"cost      {', '.join(costs)}",
         f"saved     {folder}/adapter.safetensors and result.json",
     ]
+    if result["selection"] is not None:
+        selection = result["selection"]
+        chosen = ", ".join(f"{key}={value:g}" for key, value in selection["chosen"].items())
+        lines.insert(1, f"chosen    {chosen}: of {selection['settings']} settings, {selection['rule']}")
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines

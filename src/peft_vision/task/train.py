@@ -1,7 +1,7 @@
 """Train, then score the test set once: the main job."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from time import monotonic
 from typing import Any
@@ -12,7 +12,6 @@ from timm.models.vision_transformer import VisionTransformer
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, component
-from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, peak_mib
@@ -21,7 +20,8 @@ from peft_vision.features.store import Store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Solver
-from peft_vision.probe import solve
+from peft_vision.phases import begin_phases, fit_phases
+from peft_vision.probe import check_model
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
 from peft_vision.seeding import derive
@@ -67,6 +67,9 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     )
     backbone_size = sum(parameter.numel() for parameter in vit.parameters())
     model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
+    if isinstance(experiment.optimizer, Solver):
+        method, has_val = experiment.choices["method"], splits.val is not None
+        check_model(experiment.optimizer, model, method=method, has_val=has_val)
     standing = _resume(model, splits, run, experiment)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
@@ -97,7 +100,21 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
         val = None if splits.val is None else store.source("val")
         store_peak = max(here.gather(peak_mib(here.device)))
         forget_peak(here.device)
-        selection = _fit(experiment, model, train, val, here, standing, record, save)
+        selection = fit_phases(
+            model,
+            train,
+            val,
+            optimizer=experiment.optimizer,
+            trainer=experiment.trainer,
+            schedule=experiment.schedule,
+            seed=experiment.seed,
+            memory_bytes=experiment.features.memory_gib * 2**30,
+            workers=experiment.data.workers,
+            world=here,
+            standing=standing,
+            record=record,
+            save=save,
+        )
         peak = max(here.gather(peak_mib(here.device)))
         standing.test_reads += 1
         save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
@@ -131,40 +148,6 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             log.summary({**metrics, **costs})
             run.write_result(result)
     return result
-
-
-def _fit(
-    experiment: Experiment,
-    model: Model,
-    train: Source,
-    val: Source | None,
-    here: World,
-    standing: Standing,
-    record: Callable[[dict[str, float]], None],
-    save: Callable[[Standing], None],
-) -> Mapping[str, Any] | None:
-    """Every phase from where `standing` is; returns how a setting was chosen, where there were several."""
-    trainer = experiment.trainer
-    common = {
-        "schedule": experiment.schedule,
-        "seed": experiment.seed,
-        "workers": experiment.data.workers,
-        "world": here,
-        "standing": standing,
-        "record": record,
-    }
-    if isinstance(experiment.optimizer, Solver):
-        method = experiment.choices["method"]
-        return solve(model, train, val, solver=experiment.optimizer, trainer=trainer, method=method, **common)
-    trainer.fit(model, train, val, optimizer=experiment.optimizer, save=save, **common)
-    while model.begun < len(model.phases):
-        _begin_next_phase(model, experiment)
-        trainer.fit(model, train, val, optimizer=experiment.optimizer, save=save, **common)
-    return None
-
-
-def _begin_next_phase(model: Model, experiment: Experiment) -> None:
-    model.begin_next_phase(seed=derive(experiment.seed, "initialisation"))
 
 
 def _store(experiment: Experiment, model: Model, splits: Splits, here: World) -> Store:
@@ -220,8 +203,7 @@ def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> S
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
     standing = Standing(**state["standing"])
-    while model.begun * experiment.trainer.epochs < standing.epochs:
-        _begin_next_phase(model, experiment)
+    begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
     load_tuned(model, state["tuned"])
     return standing
 

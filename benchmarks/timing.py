@@ -1,0 +1,47 @@
+"""What the benchmarks measure with: contenders that take turns, and what autograd keeps."""
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Forward and backward."""
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(model(images), labels).backward()
+
+
+def kept_mib(model: nn.Module, images: Tensor) -> float:
+    """What one forward pass makes autograd keep."""
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(images)
+    return sum(kept.values()) / 2**20
+
+
+def medians(contenders: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Seconds; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 2):  # two rounds to warm up
+        for name, contender in contenders.items():
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = perf_counter()
+            contender()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 2:
+                seconds[name].append(perf_counter() - started)
+    return {name: median(times) for name, times in seconds.items()}
