@@ -28,7 +28,8 @@ class Observed(Source):
         for indices in index_batches:
             places = indices
             if seed is not None and self.views > 1:
-                places = indices + len(self) * below(self.views, indices, seed=seed, stream=_VIEW)
+                drawn = torch.from_numpy(below(self.views, indices, seed=seed, stream=_VIEW))
+                places = indices + len(self) * drawn
             yield self._fetched(places), self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:

@@ -1,0 +1,262 @@
+"""What a run reads of the store is what it would compute, however and whenever it was stored."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command import call, results, run_folder, start
+from peft_vision.features import fill
+from test_bad_input import no_file_larger_than
+
+SMOKE = ("experiment=smoke", "trainer.epochs=3", "optimizer=adamw", "data.workers=0")
+IMAGES = {"train": 36, "val": 4, "test": 359}
+NONE = dict.fromkeys(IMAGES, 0)
+CLOSE = {"rel": 1e-5, "abs": 1e-6}
+
+
+def result(folder, *arguments: str) -> dict:
+    """Of one run in a folder of its own, the store being the test's."""
+    runs = folder / f"runs{len(list(folder.iterdir()))}"
+    outcome = call(*SMOKE, *arguments, f"runs={runs}", cwd=folder)
+    assert outcome.code == 0, outcome
+    found = json.loads((run_folder(runs) / "result.json").read_text())
+    rows = [json.loads(line) for line in (run_folder(runs) / "metrics.jsonl").read_text().splitlines()]
+    return {**found, "said": outcome.out, "rows": rows, "adapter": load_file(run_folder(runs) / "adapter.safetensors")}
+
+
+def assert_same(found: dict, expected: dict, *, rtol: float = 1e-5) -> None:
+    """The same curve, scores and weights, to rounding."""
+    assert len(found["rows"]) == len(expected["rows"]) > 0
+    for row, other in zip([*found["rows"], found["metrics"]], [*expected["rows"], expected["metrics"]], strict=True):
+        row, other = ({key: value for key, value in each.items() if key != "phase"} for each in (row, other))
+        assert row == pytest.approx(other, rel=rtol, abs=rtol / 10)
+    assert found["adapter"].keys() == expected["adapter"].keys()
+    for name, tensor in expected["adapter"].items():
+        torch.testing.assert_close(found["adapter"][name], tensor, rtol=10 * rtol, atol=rtol, msg=name)
+
+
+METHODS = [("linear",), ("vqt",), ("vqt", "method.num_queries=3", "method.keep_fraction=0.7"), ("head2toe",)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=" ".join)
+def test_stored_runs_equal_uncached_ones(method, tmp_path):
+    method = (f"method={method[0]}", *method[1:])
+    uncached = result(tmp_path, *method, "features.use=never")
+    first = result(tmp_path, *method)
+    again = result(tmp_path, *method)
+    assert_same(first, uncached)
+    assert_same(again, first)
+    assert first["backbone_images"] == IMAGES
+    assert again["backbone_images"] == NONE
+    assert uncached["backbone_images"]["train"] >= 3 * IMAGES["train"]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_16_bit_runs_are_the_same_stored_and_uncached(dtype, tmp_path):
+    options = ("method=vqt", f"features.dtype={dtype}")
+    stored, uncached = result(tmp_path, *options), result(tmp_path, *options, "features.use=never")
+    assert_same(stored, uncached, rtol=1e-3)  # other batches, other last bits before the rounding
+    sizes = [path.stat().st_size for path in (tmp_path / "store").glob("*-contexts.safetensors")]
+    assert sum(sizes) == pytest.approx(399 * 2 * 17 * 128 * 2, rel=0.01)
+
+
+def test_memory_mapped_rows_and_rows_in_memory_are_the_same(tmp_path):
+    in_memory = result(tmp_path, "method=vqt")
+    mapped = result(tmp_path, "method=vqt", "features.memory_gib=0")
+    filled = result(tmp_path, "method=vqt", "features.memory_gib=0", f"features.folder={tmp_path}/other")
+    assert_same(mapped, in_memory)
+    assert_same(filled, in_memory)
+    assert [each["store"]["splits"]["train"]["bytes_in_memory"] > 0 for each in (in_memory, mapped)] == [True, False]
+    assert "memory-mapped" in mapped["said"]
+
+
+def test_one_store_serves_every_setting_seed_and_query_count_and_the_probe(tmp_path):
+    assert result(tmp_path, "method=vqt")["backbone_images"] == IMAGES
+    for options in (
+        ("method=vqt", "optimizer.lr=0.1"),
+        ("method=vqt", "method.num_queries=4"),
+        ("method=vqt", "method.dropout=0"),
+        ("method=linear",),
+        ("method=linear", "optimizer=lbfgs", "optimizer.C=[0.1,1]"),
+        ("method=linear", "optimizer=grid"),
+        ("method=linear", "head=mlp", "trainer.batch_size=7"),
+    ):
+        assert result(tmp_path, *options)["backbone_images"] == NONE, options
+
+
+def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
+    pretrained = ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
+    assert result(tmp_path, "method=linear", *pretrained)["backbone_images"] == IMAGES
+    assert result(tmp_path, "method=linear", *pretrained, "seed=1")["backbone_images"] == NONE
+
+
+@pytest.mark.parametrize(
+    ("change", "computed"),
+    [
+        ("seed=1", {"train", "val", "test"}),  # this backbone's random weights
+        ("backbone.pool=avg", {"train", "val", "test"}),
+        ("features.dtype=fp16", {"train", "val", "test"}),
+        ("trainer.precision=bf16", {"train", "val", "test"}),
+        ("backbone.img_size=40", {"train", "val", "test"}),
+        ("data.split_seed=1", {"train", "val"}),
+        ("data.train_size=41", {"train", "val"}),
+        ("backbone.drop_path=0.1", set()),
+        ("trainer.batch_size=9", set()),
+    ],
+)
+def test_whatever_changes_what_the_backbone_shows_is_computed_anew(change, computed, tmp_path):
+    result(tmp_path, "method=linear")
+    changed = result(tmp_path, "method=linear", change)
+    assert {split for split, count in changed["backbone_images"].items() if count} - computed == set()
+    assert {"train"} & computed == {"train"} & {s for s, count in changed["backbone_images"].items() if count}
+
+
+def test_a_changed_picture_of_the_same_name_and_size_is_noticed(tmp_path):
+    from PIL import Image
+
+    for label, colour in (("cats", 10), ("dogs", 200)):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (colour, colour, number)).save(tmp_path / "pets" / label / f"{number}.bmp")
+    pets = ("method=linear", "data=image_folder", "data.path=pets", "data.train_size=null")
+    assert sum(result(tmp_path, *pets)["backbone_images"].values()) == 20
+    for cache in ("true", "false"):
+        assert result(tmp_path, *pets, f"data.cache={cache}")["backbone_images"]["test"] in (0, 4)
+    for number in range(10):
+        Image.new("RGB", (8, 8), (99, 99, number)).save(tmp_path / "pets" / "cats" / f"{number}.bmp")
+    for cache in ("true", "false"):
+        assert sum(result(tmp_path, *pets, f"data.cache={cache}")["backbone_images"].values()) == 20
+
+
+def test_augmented_images_are_not_stored_and_the_log_says_why(tmp_path):
+    augmented = result(tmp_path, "method=linear", "data.augment=flip_crop")
+    assert augmented["backbone_images"] == {**IMAGES, "train": 3 * IMAGES["train"]}
+    assert "train not stored: data.augment=flip_crop makes the images new in each epoch" in augmented["said"]
+    assert augmented["store"]["splits"]["train"]["reason"] is not None
+
+
+def test_stored_views_differ_and_each_epoch_draws_among_them(tmp_path):
+    options = ("method=linear", "data.augment=flip_crop", "features.views=3")
+    viewed = result(tmp_path, *options)
+    assert viewed["backbone_images"] == {**IMAGES, "train": 3 * IMAGES["train"]}
+    assert result(tmp_path, *options, "seed=0", "optimizer.lr=0.1")["backbone_images"] == NONE
+    (path,) = (tmp_path / "store").glob(f"{viewed['store']['splits']['train']['key'][:16]}-features.safetensors")
+    views = load_file(path)["rows"].view(3, 36, 128)
+    assert not torch.equal(views[0], views[1])
+    assert viewed["rows"] != result(tmp_path, "method=linear")["rows"]
+
+
+@pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "full"])
+def test_a_method_that_trains_the_backbone_says_why_it_cannot_use_the_store(method, tmp_path):
+    trained = result(tmp_path, f"method={method}")
+    assert f"not stored: {method} works inside the backbone" in trained["said"]
+    assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    outcome = call(*SMOKE, f"method={method}", "features.use=always", "runs=asked", cwd=tmp_path)
+    assert outcome.error.startswith(f"features.use=always: {method} works inside the backbone")
+    assert results(tmp_path / "asked") == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "another version"])
+def test_a_damaged_store_is_rebuilt_with_a_line(damage, tmp_path):
+    sound = result(tmp_path, "method=vqt")
+    for path in (tmp_path / "store").glob("*.safetensors"):
+        content = path.read_bytes()
+        match damage:
+            case "truncated":
+                path.write_bytes(content[:-100])
+            case "flipped":
+                path.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+            case "emptied":
+                path.write_bytes(b"")
+            case _:
+                path.write_bytes(content.replace(b"peft-vision features 1", b"peft-vision features 0"))
+    rebuilt = result(tmp_path, "method=vqt")
+    assert rebuilt["said"].count("is not usable") == 6
+    assert rebuilt["backbone_images"] == IMAGES
+    assert_same(rebuilt, sound)
+    assert result(tmp_path, "method=vqt")["backbone_images"] == NONE
+
+
+@pytest.mark.parametrize("memory_gib", [8, 0])
+def test_a_full_disk_is_a_warning_and_the_run_ends_right(memory_gib, tmp_path, monkeypatch):
+    sound = result(tmp_path, "method=vqt")
+    monkeypatch.setattr(fill, "_BATCH_BYTES", 2**16)  # so that the disk is full midway
+    with no_file_larger_than(200_000):
+        full = result(tmp_path, "method=vqt", f"features.folder={tmp_path}/full", f"features.memory_gib={memory_gib}")
+    assert_same(full, sound)
+    assert "cannot write" in full["said"]
+    assert "File too large" in full["said"]
+    # with memory one pass is enough; without, the images are read in each epoch, beside the pass that found it full
+    assert (full["backbone_images"] == IMAGES) is (memory_gib == 8)
+    left = list((tmp_path / "full").iterdir())
+    assert [path.name for path in left if "unfinished" in path.name] == []
+
+
+def test_a_store_that_fits_nowhere_streams(tmp_path):
+    nowhere = ("features.memory_gib=0", "features.disk_gib=0")
+    streamed = result(tmp_path, "method=vqt", *nowhere)
+    assert streamed["backbone_images"]["train"] == 3 * IMAGES["train"]
+    assert "more than features.disk_gib=0" in streamed["said"]
+    assert_same(streamed, result(tmp_path, "method=vqt"))
+
+
+def test_a_folder_that_cannot_be_used_is_a_warning(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = result(tmp_path, "method=linear", f"features.folder={tmp_path}/file")
+    assert "cannot make" in found["said"]
+    assert found["backbone_images"] == IMAGES  # in memory
+
+
+@pytest.mark.slow
+def test_two_processes_that_fill_it_at_once_leave_one_whole_entry(tmp_path):
+    runs = [
+        start(*SMOKE, "method=vqt", f"runs=runs{number}", cwd=tmp_path, PEFT_VISION_CACHE=str(tmp_path / "store"))
+        for number in range(2)
+    ]
+    said = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    first, second = (json.loads(path.read_text()) for path in results(tmp_path))
+    assert first["metrics"] == pytest.approx(second["metrics"], **CLOSE)
+    both = [{split: each["backbone_images"][split] for split in IMAGES} for each in (first, second)]
+    assert {split: both[0][split] + both[1][split] for split in IMAGES} == IMAGES
+    assert result(tmp_path, "method=vqt")["backbone_images"] == NONE
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_fills_leaves_nothing_readable(tmp_path):
+    store = tmp_path / "store"
+    slow = ("data=digits", "data.train_size=1400", "trainer.eval_batch_size=1", "backbone.architecture.depth=12")
+    run = start(*SMOKE, "method=vqt", *slow, cwd=tmp_path, PEFT_VISION_CACHE=str(store), OMP_NUM_THREADS="1")
+    while not list(store.glob(".*-contexts*unfinished")):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert list(store.glob("*.safetensors")) == []
+    assert list(store.glob(".*unfinished")) != []
+    outcome = call(*SMOKE, "method=vqt", *slow, cwd=tmp_path)
+    assert outcome.code == 0
+    assert list(store.glob(".*unfinished")) == []
+
+
+def test_a_killed_run_counts_the_images_of_its_first_life(tmp_path, monkeypatch):
+    from peft_vision.run import Run
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_result", killed)
+        with pytest.raises(Killed):
+            call(*SMOKE, "method=linear", cwd=tmp_path)
+    assert call(*SMOKE, "method=linear", cwd=tmp_path).code == 0
+    (path,) = results(tmp_path)
+    found = json.loads(path.read_text())["backbone_images"]
+    assert {split: found[split] for split in ("train", "val")} == {"train": 36, "val": 4}
