@@ -2,10 +2,11 @@
 
     python benchmarks/vqt_step.py [--model vit_base_patch16_224] [--queries 1 10] [--batch 16] [--device cpu]
 
-Times a training step (forward and backward, queries with the dropout of the paper's runs) of VQT on stored observations,
-the fetch of a random batch from memory included; of the official way, which concatenates the queries with the image's
-tokens, attends explicitly and lets autograd follow all of it; and of the same with torch's fused attention. They take
-turns; medians are printed as ratios. `logits` is the largest difference of logits from the official way, without dropout.
+Times a training step (forward and backward, queries with the dropout of the paper's runs) of VQT on stored
+observations, the fetch of a random batch from memory included; of the official way, which concatenates the queries with
+the image's tokens, attends explicitly and lets autograd follow all of it; and of the same with torch's fused attention.
+They take turns; medians are printed as ratios. `logits` is the largest difference of logits from the official way,
+without dropout.
 """
 
 import argparse
@@ -92,9 +93,8 @@ def main() -> None:
     vit = timm.create_model(options.model, num_classes=0).eval().requires_grad_(False).to(device)
     images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
     labels = torch.randint(0, 100, (options.batch,), device=device)
-    print(
-        f"{options.model}, batch {options.batch}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    threads = torch.get_num_threads()
+    print(f"{options.model}, batch {options.batch}, {device}, {threads} threads, torch {torch.__version__}")
     for num_queries in options.queries:
         model = peft_vision.adapt(vit, method="vqt", num_classes=100, num_queries=num_queries).to(device).train()
         official = {fused: Concatenating(vit, model, fused=fused) for fused in (False, True)}

@@ -19,9 +19,17 @@ def tiny_vit(**architecture: object) -> VisionTransformer:
     return vit
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nobodys_store(tmp_path_factory):
+    """No test reads or fills the feature store of the person who runs it ..."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFT_VISION_CACHE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    """No test reads or fills the feature store of the person who runs it, or of another test."""
+def own_store(nobodys_store, tmp_path, monkeypatch):
+    """... or of another test."""
     monkeypatch.setenv("PEFT_VISION_CACHE", str(tmp_path / "store"))
 
 

@@ -32,7 +32,7 @@ def test_it_lists_what_there_is_in_any_width_of_terminal(filled, monkeypatch):
         assert line.rstrip().endswith("not verified")
     assert {line.split()[2] for line in lines[1:4]} == {"train", "val", "test"}
     assert {line.split()[3] for line in lines[1:4]} == {"36", "4", "359"}
-    assert lines[-1].startswith("3 entries, 0.00 of at most 50 GiB, in ")
+    assert lines[-1].startswith("3 entries, 0.2 MiB of at most 50 GiB, in ")
 
 
 def test_verifying_reads_every_byte_and_removes_what_is_broken(filled):
@@ -44,7 +44,7 @@ def test_verifying_reads_every_byte_and_removes_what_is_broken(filled):
     assert "whole" not in call("task=cache", cwd=filled).out.replace("not verified", "")
     outcome = call("task=cache", "task.action=verify", cwd=filled)
     assert "broken: its checksum is wrong" in outcome.out
-    assert "1 broken ones removed" in outcome.out
+    assert "removed 1 broken" in outcome.out
     assert len(entries(filled)) == 2
 
 

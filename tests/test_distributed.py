@@ -11,7 +11,6 @@ from command import call, results, run_folder, start
 # 41 training images: the last batch has one, so that a process and a part have none
 ONE_LEFT = (
     "experiment=smoke",
-    "method=vpt_deep",
     "data.train_size=45",
     "trainer.batch_size=8",
     "trainer.clip_norm=1.0",
@@ -20,12 +19,16 @@ ONE_LEFT = (
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "peft_vision.cli")
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process."""
+METHODS = [("method=vpt_deep",), ("method=vqt", "method.dropout=0", "method.keep_fraction=0.7")]
+
+
+@pytest.fixture(scope="module", params=METHODS, ids=["vpt_deep", "vqt"])
+def alone(request, tmp_path_factory):
+    """The arguments and the run of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    assert call(*ONE_LEFT, cwd=folder).code == 0
-    return run_folder(folder / "runs")
+    arguments = (*ONE_LEFT, *request.param)
+    assert call(*arguments, cwd=folder).code == 0
+    return arguments, run_folder(folder / "runs")
 
 
 def assert_close(folder, expected_folder):
@@ -43,21 +46,26 @@ def assert_close(folder, expected_folder):
     )
     assert len(epochs) == len(expected_epochs)
     for epoch, expected_epoch in zip(epochs, expected_epochs, strict=True):
+        assert epoch.pop("phase", None) == expected_epoch.pop("phase", None)
         assert epoch == pytest.approx(expected_epoch, abs=1e-4)
 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(alone, tmp_path):
-    process = start(*ONE_LEFT, "trainer.accumulate=2", cwd=tmp_path, program=TORCHRUN)
+    arguments, expected = alone
+    process = start(*arguments, "trainer.accumulate=2", cwd=tmp_path, program=TORCHRUN)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("saved ") == 1
     assert len(results(tmp_path)) == 1
     folder = run_folder(tmp_path / "runs")
-    assert json.loads((folder / "result.json").read_text())["environment"]["processes"] == 2
-    assert_close(folder, alone)
+    result, alones = (json.loads((path / "result.json").read_text()) for path in (folder, expected))
+    assert result["environment"]["processes"] == 2
+    assert result["backbone_images"] == alones["backbone_images"]
+    assert_close(folder, expected)
 
 
 def test_a_batch_in_parts_trains_what_a_whole_one_does(alone, tmp_path):
-    assert call(*ONE_LEFT, "trainer.accumulate=4", cwd=tmp_path).code == 0
-    assert_close(run_folder(tmp_path / "runs"), alone)
+    arguments, expected = alone
+    assert call(*arguments, "trainer.accumulate=4", cwd=tmp_path).code == 0
+    assert_close(run_folder(tmp_path / "runs"), expected)

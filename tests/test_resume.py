@@ -96,6 +96,47 @@ def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(place, undisturbed
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed)
 
 
+PHASES = (
+    "experiment=smoke",
+    "method=vqt",
+    "method.keep_fraction=0.7",
+    "trainer.epochs=2",
+    "trainer.save_seconds=0",
+    "data.augment=flip_crop",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_phases(tmp_path_factory):
+    """The folder of a run of three phases that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed_phases")
+    assert call(*PHASES, cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
+@pytest.mark.parametrize("survived", range(7))
+@pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
+def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(
+    survived, after, undisturbed_phases, tmp_path, monkeypatch
+):
+    write, states = Run.write_state, []
+
+    def killed(run, state):
+        if len(states) == survived:
+            if after:
+                write(run, state)
+            raise Killed
+        states.append(state)
+        write(run, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_state", killed)
+        with pytest.raises(Killed):
+            call(*PHASES, cwd=tmp_path)
+    assert call(*PHASES, cwd=tmp_path).code == 0
+    assert_same_run(run_folder(tmp_path / "runs"), undisturbed_phases)
+
+
 @pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
 def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
     def killed(*_):

@@ -201,6 +201,9 @@ def test_a_store_that_fits_nowhere_streams(tmp_path):
     streamed = result(tmp_path, "method=vqt", *nowhere)
     assert streamed["backbone_images"]["train"] == 3 * IMAGES["train"]
     assert "more than features.disk_gib=0" in streamed["said"]
+    refused = call(*SMOKE, "method=vqt", *nowhere, "features.use=always", "runs=always", cwd=tmp_path)
+    assert refused.code == 1
+    assert "features.use=always: it fits neither in memory nor on disk" in refused.err
     assert_same(streamed, result(tmp_path, "method=vqt"))
 
 

@@ -191,3 +191,11 @@ def test_a_context_that_takes_gradients_gets_them(images):
     model.encoder.layers[0].norm1.weight.requires_grad_(True)
     model(images).square().sum().backward()
     assert model.encoder.layers[0].norm1.weight.grad.abs().max() > 0
+
+
+def test_a_process_without_an_image_computes_along(images):
+    model = adapted("vqt")
+    logits = model(images[:0])
+    logits.sum().backward()
+    assert logits.shape == (0, 4)
+    assert all(not query.grad.any() for query in tuned(model))

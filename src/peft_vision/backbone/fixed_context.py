@@ -50,7 +50,7 @@ def _widened(context: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tenso
     """A few images' context at a time, in `dtype`, in memory that the next ones overwrite; all at once on a GPU."""
     size = len(context)
     if context.device.type == "cpu":
-        size = max(1, _CACHE_BYTES // (context[0].numel() * dtype.itemsize))
+        size = max(1, _CACHE_BYTES // (context.shape[1:].numel() * dtype.itemsize))
     scratch = (
         None if context.dtype == dtype else context.new_empty(min(size, len(context)), *context.shape[1:], dtype=dtype)
     )

@@ -21,6 +21,11 @@ _OURS = re.compile(rf"[0-9a-f]+-[a-z]+{re.escape(_SUFFIX)}")  # what else lies i
 _SPARE_BYTES = 2 * _GIB  # of the disk, for whatever else writes there
 
 
+def size(num_bytes: float) -> str:
+    """Such as 3.5 GiB, or 12.0 MiB."""
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.1f} MiB"
+
+
 @dataclass(frozen=True)
 class Shelf:
     """A folder of entries that together hold at most `limit_bytes`; the least recently used go first."""
@@ -59,18 +64,19 @@ class Shelf:
     def refusal(self, num_bytes: int) -> str | None:
         """Why so much cannot be written; otherwise None, after others have made room for it."""
         if num_bytes > self.limit_bytes:
-            return f"{num_bytes / _GIB:.1f} GiB, more than features.disk_gib={self.limit_bytes / _GIB:g}"
+            return f"{size(num_bytes)}, more than features.disk_gib={self.limit_bytes / _GIB:g}"
         held = self.held()
-        total = sum(size for _, size in held)
-        for path, size in held:
+        total = sum(num_held for _, num_held in held)
+        for path, num_held in held:
             if total + num_bytes <= self.limit_bytes:
                 break
             _log.info("store     %s goes, to keep within features.disk_gib", path.name)
             path.unlink(missing_ok=True)
-            total -= size
+            total -= num_held
         free = shutil.disk_usage(self.folder).free
         if num_bytes + _SPARE_BYTES > free:
-            return f"{num_bytes / _GIB:.1f} GiB, and the disk of {self.folder} has {free / _GIB:.1f} GiB left"
+            spare = f"{size(free)} left, of which {size(_SPARE_BYTES)} stay free"
+            return f"{size(num_bytes)}, and the disk of {self.folder} has {spare}"
         return None
 
     def held(self) -> list[tuple[Path, int]]:

@@ -24,7 +24,7 @@ from peft_vision.config import INCIDENTAL, ConfigError, component
 from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, Entry
 from peft_vision.features.fill import Sink, fill
-from peft_vision.features.shelf import Shelf
+from peft_vision.features.shelf import Shelf, size
 from peft_vision.features.source import Observed
 from peft_vision.model import Model
 
@@ -77,13 +77,14 @@ class Held:
             return f"not stored: {self.reason}"
         done = f"computed in {self.seconds:.1f} s" if self.computed else "found"
         place = "in memory" if self.bytes_in_memory == self.num_bytes else "memory-mapped"
-        return f"{self.key[:_KEY_LENGTH]} {done}, {self.num_bytes / _GIB:.2f} GiB {place}"
+        return f"{self.key[:_KEY_LENGTH]} {done}, {size(self.num_bytes)} {place}"
 
 
 class Store:
     """The stored observations of one run's splits.
 
-    `origin`: what decides them beside the images; `method`, `augment` and `autocast` are the run's.
+    `origin`: what decides them beside the images; `method`, `augment` and `autocast` are the run's. ConfigError where
+    the training images are to be stored and cannot be.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Store:
         self._pass = {"workers": workers, "batch_size": batch_size, "autocast": autocast, "device": device}
         self._sources: dict[str, Source] = {}
         self._memory_left = features.memory_gib * _GIB
+        self._refusal("train")
 
     def source(self, split: str) -> Source:
         """The observations of a split, computed now unless they are stored; or its images, where they cannot be."""
@@ -119,12 +121,16 @@ class Store:
             held = self.held[split] = Held(reason=self._refusal(split))
             self._sources[split] = self._splits[split] if held.reason else self._observed(split, held)
             held.seconds = monotonic() - started
-            _log.info("%-9s %s %s", "store", split, held)
+            if held.reason is None or held.reason not in {other.reason for other in self._others(split)}:
+                _log.info("%-9s %s %s", "store", split, held)
         return self._sources[split]
 
     def record(self) -> dict[str, dict[str, Any]]:
         """For the result, by split."""
         return {split: vars(held) for split, held in self.held.items()}
+
+    def _others(self, split: str) -> list[Held]:
+        return [held for name, held in self.held.items() if name != split]
 
     def _refusal(self, split: str) -> str | None:
         """Why the observations of a split are not stored; ConfigError where they were asked for."""
@@ -176,6 +182,8 @@ class Store:
                 rows |= filled
         if not needed <= rows.keys():
             held.reason = "it fits neither in memory nor on disk, so the backbone runs each time"
+            if self._features.use == "always" and split == "train":
+                raise ConfigError(f"features.use=always: {held.reason}; see features.memory_gib and features.disk_gib")
             return images
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         return Observed(images.labels, {kind: rows[kind] for kind in needed})

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from peft_vision.config import build, component
 from peft_vision.features.entry import Found, inspect
+from peft_vision.features.shelf import size
 from peft_vision.features.store import Features
 from peft_vision.progress import track
 from peft_vision.task.base import Task
 
-_GIB = 2**30
 _WIDEST = 200
 _COLUMNS = ("entry", "backbone", "split", "images", "type", "MiB", "last used", "state")
 
@@ -30,24 +30,22 @@ class Cache(Task):
         shelf = features.shelf
         console = Console(soft_wrap=True)
         held = shelf.held()
-        total = sum(size for _, size in held)
+        total = size(sum(num_bytes for _, num_bytes in held))
         if self.action == "clear":
             shelf.clear()
-            console.print(f"removed {len(held)} entries, {total / _GIB:.2f} GiB, from {shelf.folder}")
+            console.print(f"removed {len(held)} entries, {total}, from {shelf.folder}")
             return
         entries = track(held, label="verifying", total=len(held), unit="entries")
         verify = self.action == "verify"
-        found = [(inspect(path, thoroughly=verify), size) for path, size in entries]
+        found = [(inspect(path, thoroughly=verify), num_bytes) for path, num_bytes in entries]
         if found:
             Console(width=_WIDEST).print(_table(found, verified=verify))  # as wide as it is, in any terminal
-        console.print(
-            f"{len(found)} entries, {total / _GIB:.2f} of at most {features.disk_gib:g} GiB, in {shelf.folder}"
-        )
+        console.print(f"{len(found)} entries, {total} of at most {features.disk_gib:g} GiB, in {shelf.folder}")
         if verify:
             broken = [entry for entry, _ in found if entry.fault]
             for entry in broken:
                 entry.path.unlink(missing_ok=True)
-            console.print(f"{len(broken)} broken ones removed" if broken else "all are whole")
+            console.print(f"removed {len(broken)} broken" if broken else "all are whole")
 
 
 def _table(found: list[tuple[Found, int]], *, verified: bool) -> Table:
@@ -55,10 +53,10 @@ def _table(found: list[tuple[Found, int]], *, verified: bool) -> Table:
     for column in _COLUMNS:
         table.add_column(justify="right" if column in ("images", "MiB") else "left", no_wrap=True)
     table.add_row(*_COLUMNS)
-    for entry, size in found:
+    for entry, num_bytes in found:
         used = datetime.fromtimestamp(entry.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         state = f"broken: {entry.fault}" if entry.fault else "whole" if verified else "not verified"
         origin = entry.origin or {}
         facts = (str(origin.get(key, "")) for key in ("backbone", "split", "images", "dtype"))
-        table.add_row(Path(entry.path).stem, *facts, f"{size / 2**20:,.1f}", used, state)
+        table.add_row(Path(entry.path).stem, *facts, f"{num_bytes / 2**20:,.1f}", used, state)
     return table
