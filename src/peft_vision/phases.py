@@ -6,10 +6,9 @@ from typing import Any
 from peft_vision.data.images import Source
 from peft_vision.distributed import World
 from peft_vision.features.source import Observed
-from peft_vision.features.table import tabulated
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Optimizer, Solver
-from peft_vision.probe import solve
+from peft_vision.probe import head_input, solve
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
 from peft_vision.trainer import Standing, Trainer
@@ -55,14 +54,7 @@ def fit_phases(
         fixed = model.phase.probe and isinstance(source, Observed) and source.views == 1
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:
             return source
-        return tabulated(
-            model,
-            source,
-            batch_size=trainer.eval_batch_size,
-            workers=workers,
-            autocast=trainer.autocast(world.device),
-            device=world.device,
-        )
+        return head_input(model, source, trainer=trainer, workers=workers, world=world)
 
     while True:
         unfinished = standing.epochs < model.begun * trainer.epochs

@@ -1,5 +1,6 @@
 """Solving for a linear head on features that do not change."""
 
+import copy
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -40,6 +41,18 @@ def check_model(solver: Solver, model: Model, *, method: str, has_val: bool) -> 
         )
 
 
+def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> Table:
+    """What `model`'s head reads of `source`, computed as `trainer` computes."""
+    return tabulated(
+        model,
+        source,
+        batch_size=trainer.eval_batch_size,
+        workers=workers,
+        autocast=trainer.autocast(world.device),
+        device=world.device,
+    )
+
+
 def solve(
     model: Model,
     train: Source,
@@ -59,16 +72,11 @@ def solve(
     Every process solves the same.
     """
 
+    home = torch.device("cpu") if world.device.type == "mps" else world.device  # mps has no float64
+
     def table(source: Source) -> Table:
-        table = tabulated(
-            model,
-            source,
-            batch_size=trainer.eval_batch_size,
-            workers=workers,
-            autocast=trainer.autocast(world.device),
-            device=world.device,
-        )
-        return Table(table.labels.to(world.device), table.features.to(world.device))
+        table = head_input(model, source, trainer=trainer, workers=workers, world=world)
+        return Table(table.labels.to(home), table.features.to(home))
 
     train_table, val_table = table(train), None if val is None else table(val)
     fitting = Fitting(
@@ -80,7 +88,7 @@ def solve(
     )
     started = monotonic()
     linear = next(module for module in model.head.modules() if isinstance(module, nn.Linear))
-    solution = solver.solve(linear, train_table, val_table, fitting)
+    solution = solver.solve(copy.deepcopy(linear).to(home), train_table, val_table, fitting)
     with torch.no_grad():
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)

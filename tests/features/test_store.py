@@ -88,6 +88,21 @@ def test_one_store_serves_every_setting_seed_and_query_count_and_the_probe(tmp_p
         assert result(tmp_path, *options)["backbone_images"] == NONE, options
 
 
+def test_the_pass_that_filled_it_is_listed_apart_from_training(tmp_path):
+    first, again = result(tmp_path, "method=vqt"), result(tmp_path, "method=vqt")
+    for found, computed in ((first, ["contexts", "features"]), (again, [])):
+        train = found["store"]["splits"]["train"]
+        assert sorted(train["computed"]) == computed
+        assert sorted(train["found"]) == sorted({"contexts", "features"} - set(computed))
+        assert train["num_bytes"] == train["bytes_in_memory"] == 36 * (2 * 17 * 128 + 128) * 4
+        assert train["seconds"] > 0
+        assert found["train_seconds"] < found["wall_seconds"]
+        assert found["images_per_second"] == pytest.approx(3 * 36 / found["train_seconds"])
+    assert "to fill the feature store" in first["said"]
+    assert "to fill the feature store" not in again["said"]
+    assert first["features"] == 128 * 3
+
+
 def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
     pretrained = ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
     assert result(tmp_path, "method=linear", *pretrained)["backbone_images"] == IMAGES
