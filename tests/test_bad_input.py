@@ -95,6 +95,14 @@ def test_an_experiment_file_that_would_change_nothing_is_refused(tmp_path):
     assert said.startswith("experiment: begin its file with '# @package _global_'")
 
 
+def test_a_value_in_a_config_file_that_cannot_be_parsed_is_said(tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [smoke]\ndata: { path: '${oc.env:HOME,~/pictures}' }\n"
+    (tmp_path / "mine" / "experiment" / "home.yaml").write_text(text)
+    (said,) = refused("--config-dir", "mine", "experiment=home", cwd=tmp_path)
+    assert "token recognition error at: '~'" in said
+
+
 def test_an_empty_class_folder_is_named(tmp_path):
     (pictures(tmp_path / "pets") / "birds").mkdir()
     said = refused(*SMOKE, "data=image_folder", "data.path=pets", cwd=tmp_path)

@@ -49,7 +49,7 @@ def reword(error: Exception) -> str:
         return f"{match[1]}={match[2]} is a sweep: add -m; for one value that is a list write {match[1]}=[{match[2]}]"
     if cause is not None and str(cause) and str(error):
         return f"{first_line(error)}: {first_line(cause)}"
-    return " ".join(line.strip() for line in str(error or cause).splitlines())
+    return " ".join(line.strip() for line in (str(error) or str(cause)).splitlines())
 
 
 def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
