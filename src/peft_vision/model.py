@@ -21,7 +21,9 @@ class Model(nn.Module):
     """Three stages: `encoder`, images to what is observed of them; `readout`, to features; `head`, to logits.
 
     What is frozen at the beginning can be computed once: `forward` goes on from an observation or from features.
-    `observed_type`: the floating type that a frozen encoder's observations are rounded to, stored or not. `phases`:
+    `frozen`: the kinds of observation that never change, of a frozen encoder what the readout reads, of one that is
+    changed from layer `depth` on the tokens that enter that layer; None where there is nothing to compute once.
+    `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`:
     what is trained one after the other; the first `begun` of them have begun.
     """
 
@@ -42,6 +44,8 @@ class Model(nn.Module):
         self.phases = phases
         self.begun = 0
         self._new_head = new_head
+        self.depth = encoder.untouched
+        self.frozen = self._frozen()
         body = {"encoder": encoder, "readout": readout}
         self._tuned_body = {
             f"{stage}.{name}"
@@ -57,12 +61,16 @@ class Model(nn.Module):
 
     def features(self, seen: Tensor | Observation) -> Tensor:
         """What the head reads, (B, W), of images or of what was observed of them."""
-        return self.readout(seen if isinstance(seen, Observation) else self.observe(seen))
+        seen = seen if isinstance(seen, Observation) else self.observe(seen)
+        if seen.tokens is not None:
+            seen = self.encoder.resume(seen.tokens, self.readout.reads, depth=self.depth)
+        return self.readout(seen)
 
     def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
-        """What the readout reads of images (B, 3, S, S), or other kinds."""
-        seen = self.encoder.observe(self.normalize(images), self.readout.reads if kinds is None else kinds)
-        return seen if self.encoder.trains else seen.rounded(self.observed_type)
+        """What never changes of images (B, 3, S, S), else what the readout reads of them; or other kinds."""
+        kinds = kinds or self.frozen or self.readout.reads
+        seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
+        return seen if self.frozen is None else seen.rounded(self.observed_type)
 
     @property
     def phase(self) -> Phase:
@@ -81,6 +89,12 @@ class Model(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "head", self.begun))
             self.head = self.phase.head(self.head, self._new_head).to(device)
+
+    def _frozen(self) -> frozenset[Kind] | None:
+        if self.encoder.is_bare and not self.encoder.trains:
+            return self.readout.reads
+        whole = self.depth > 0 and self.depth <= self.readout.first_layer
+        return frozenset({"tokens"}) if whole else None
 
     def train(self, mode: bool = True) -> "Model":
         """What does not train stays in evaluation mode, the readout as the encoder."""

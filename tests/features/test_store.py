@@ -165,14 +165,80 @@ def test_stored_views_differ_and_each_epoch_draws_among_them(tmp_path):
     assert viewed["rows"] != result(tmp_path, "method=linear")["rows"]
 
 
-@pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "full"])
+@pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "full", "lora"])
 def test_a_method_that_trains_the_backbone_says_why_it_cannot_use_the_store(method, tmp_path):
     trained = result(tmp_path, f"method={method}")
-    assert f"not stored: {method} works inside the backbone" in trained["said"]
+    assert f"not stored: {method} works inside the backbone from its first layer on" in trained["said"]
     assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
     outcome = call(*SMOKE, f"method={method}", "features.use=always", "runs=asked", cwd=tmp_path)
     assert outcome.error.startswith(f"features.use=always: {method} works inside the backbone")
     assert results(tmp_path / "asked") == []
+
+
+LAST = "method.layers=last-1"  # of two
+BOTH = ("method=combined", "method.parts=[lora,vqt]")
+CHANGED_LATE = [
+    ("method=lora", LAST),
+    ("method=vpt_deep", LAST),
+    ("method=vpt_shallow", LAST),
+    ("method=adaptformer", LAST),
+    ("method=bitfit", LAST),
+    ("method=partial",),
+    (*BOTH, LAST),
+]
+
+
+@pytest.mark.parametrize("method", CHANGED_LATE, ids=" ".join)
+def test_what_enters_the_first_changed_layer_is_computed_once(method, tmp_path):
+    uncached = result(tmp_path, *method, "features.use=never")
+    stored = result(tmp_path, *method)
+    assert_same(stored, uncached)
+    assert stored["backbone_images"] == IMAGES
+    assert uncached["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    assert stored["store"]["splits"]["train"]["num_bytes"] == 36 * 17 * 128 * 4
+
+
+def test_another_learning_rate_reads_what_enters_the_first_changed_layer(tmp_path):
+    first, again = (result(tmp_path, *BOTH, LAST, f"optimizer.lr={lr}") for lr in (0.001, 0.02))
+    assert (first["backbone_images"], again["backbone_images"]) == (IMAGES, NONE)
+    assert again["rows"] != first["rows"]
+
+
+def test_methods_that_begin_in_the_same_layer_share_what_enters_it(tmp_path):
+    assert result(tmp_path, "method=lora", LAST)["backbone_images"] == IMAGES
+    for other in (("method=ssf", "method.layers=[1]"), ("method=vqt_vpt", LAST), ("method=fact_tt", LAST)):
+        assert result(tmp_path, *other)["backbone_images"] == NONE, other
+    assert len(list((tmp_path / "store").glob("*-tokens1.safetensors"))) == len(IMAGES)
+
+
+def test_methods_that_begin_in_different_layers_do_not(tmp_path):
+    deeper = ("backbone.architecture.depth=3", "method=bitfit")
+    for layers in ("last-1", "last-2"):
+        assert result(tmp_path, *deeper, f"method.layers={layers}")["backbone_images"] == IMAGES
+    names = [path.stem.split("-")[1] for path in (tmp_path / "store").glob("*.safetensors")]
+    assert sorted(names) == ["tokens1"] * 3 + ["tokens2"] * 3
+    assert result(tmp_path, *deeper, "method.layers=[2]")["backbone_images"] == NONE
+
+
+def test_tokens_of_16_bit_are_the_same_stored_and_uncached(tmp_path):
+    options = ("method=lora", LAST, "features.dtype=bf16")
+    stored = result(tmp_path, *options)
+    assert_same(stored, result(tmp_path, *options, "features.use=never"), rtol=1e-3)
+    assert stored["store"]["splits"]["train"]["num_bytes"] == 36 * 17 * 128 * 2
+
+
+def test_queries_that_look_at_layers_before_the_changed_one_are_not_stored_and_the_log_says_why(tmp_path):
+    apart = result(tmp_path, "method=combined", "method.parts={lora:{layers:last-1},vqt:{}}")
+    assert "not stored: combined works inside the backbone before the last layer that the head reads" in apart["said"]
+    assert apart["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    assert list((tmp_path / "store").glob("*.safetensors")) == []
+
+
+def test_parts_that_leave_the_backbone_alone_read_what_the_method_itself_reads(tmp_path):
+    methods = (("method=vqt",), ("method=combined", "method.parts=[vqt]"))
+    alone, part = (result(tmp_path, *method, "optimizer.lr=0.01") for method in methods)
+    assert part["backbone_images"] == NONE
+    assert_same(part, alone)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "another version"])

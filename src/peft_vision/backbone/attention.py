@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.backbone.fixed_context import FixedContextAttention
+from peft_vision.backbone.linear import Wrapper, part
 
 
 class Layer(nn.Module):
     """A timm `Block`, under the same parameter names, that computes only the rows that are read.
 
-    `rows`: how many leading tokens are updated (None: all of them). `context`: a module that gives further context,
-    (B or 1, P, D), for a batch size B; None at first. `observer`: is called with LN(tokens), (B, N, D), the part of the
-    context that is the image's; None unless somebody looks.
+    `rows`: how many leading tokens are updated (None: all of them). `observer`: is called with the layer's context,
+    LN(tokens), (B, N, D), prompts behind them; None unless somebody looks. What a method may add, all of it absent at
+    first: `entrance`, a module that the tokens pass before anything else; `context`, one that gives further context,
+    (B or 1, P, D), for a batch size B; `beside_attention` and `beside_mlp`, modules from the tokens that enter that
+    branch and the same tokens normed, (B, Q, D) each, to what is added to the branch; `behind`, modules from the tokens
+    that leave the layer to what is added to them.
     """
 
     def __init__(self, block: Block) -> None:
@@ -31,28 +35,38 @@ class Layer(nn.Module):
         for name, child in block.named_children():
             self.add_module(name, child)
         self.rows: int | None = None
-        self.context: nn.Module | None = None
         self.observer: Callable[[Tensor], None] | None = None
+        self.entrance: nn.Module | None = None
+        self.context: nn.Module | None = None
+        self.beside_attention = nn.ModuleList()
+        self.beside_mlp = nn.ModuleList()
+        self.behind = nn.ModuleList()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, rows or N, D)."""
+        if self.entrance is not None:
+            tokens = self.entrance(tokens)
+        normed = self.norm1(tokens)
+        contexts = [normed]
+        if self.context is not None:
+            contexts.append(self.norm1(self.context(tokens.shape[0])))
         if self.observer is not None:
-            self.observer(self.norm1(tokens))
-        queries = tokens if self.rows is None or self.rows == tokens.shape[1] else tokens[:, : self.rows]
-        further = [] if self.context is None else [self.context(tokens.shape[0])]
-        return update(self, queries, tokens, *further)
+            self.observer(_joined([context.expand(tokens.shape[0], -1, -1) for context in contexts], dim=1))
+        if self.rows is None or self.rows == tokens.shape[1]:
+            return update(self, tokens, normed, *contexts)
+        return update(self, tokens[:, : self.rows], normed[:, : self.rows], *contexts)
 
 
-def update(block: nn.Module, queries: Tensor, *contexts: Tensor) -> Tensor:
-    """(B, Nq, D) queries after one block whose keys and values come from `contexts`, each (B or 1, N, D).
+def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor) -> Tensor:
+    """(B, Nq, D) queries, `normed` by the layer's first norm, after the layer; keys and values come from `contexts`,
+    each (B or 1, N, D) and normed as well.
 
     A context that does not depend on the image has batch size 1 and is projected once for the whole batch. What
-    wraps a sub-module (a LoRA on `attn.qkv`) is seen by queries and contexts alike; only a bare `qkv` is sliced.
+    wraps a sub-module (a LoRA on `attn.qkv`) is seen by queries and contexts alike.
     """
-    attention = block.attn
-    normed = block.norm1(queries)
+    attention = layer.attn
     keys, values = [], []
-    if contexts[0] is queries:
+    if contexts[0] is normed:
         q, k, v = split_heads(attention, attention.qkv(normed), parts=3)
         keys.append(k)
         values.append(v)
@@ -60,33 +74,33 @@ def update(block: nn.Module, queries: Tensor, *contexts: Tensor) -> Tensor:
     else:
         (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
     for context in contexts:
-        k, v = split_heads(attention, project(attention.qkv, block.norm1(context), first=1, last=3), parts=2)
+        k, v = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
         keys.append(k.expand(q.shape[0], -1, -1, -1))
         values.append(v.expand(q.shape[0], -1, -1, -1))
-    key = torch.cat(keys, dim=2) if len(keys) > 1 else keys[0]
-    value = torch.cat(values, dim=2) if len(values) > 1 else values[0]
-    return _finish(block, queries, normed, _mix(attention, q, key, value))
+    mixed = _mix(attention, q, _joined(keys, dim=2), _joined(values, dim=2))
+    return _finish(layer, queries, normed, mixed, apart=False)
 
 
-def look(block: nn.Module, queries: Tensor, context: Tensor) -> Tensor:
-    """(B or 1, Q, D) queries after one block, (B, Q, D). Keys and values come from `context`, (B, N, D), which the
-    block's first norm has normed already.
+def look(layer: Layer, queries: Tensor, context: Tensor) -> Tensor:
+    """(B or 1, Q, D) queries, each for itself, after the layer: (B, Q, D). Keys and values come from `context`,
+    (B, N, D), which the layer's first norm has normed already.
 
     Where no gradient reaches the context, the key projection is folded into the queries and the values are projected
     after mixing: q_h (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key
     biases shift all scores of a query alike and drop out of the softmax; value biases pass it unchanged, as its weights
     sum to one. So nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
     """
-    attention = block.attn
-    normed = block.norm1(queries)
+    attention = layer.attn
+    normed = layer.norm1(queries)
     (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
     bare = type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity)
-    if bare and not context.requires_grad:
+    # an exported graph can hold no function with a gradient of its own
+    if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(attention, attention.q_norm(q), context)
     else:  # a norm of the keys stands between the projections; what a wrapper computes cannot be known here
         key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
-        mixed = _mix(attention, q.expand(len(context), -1, -1, -1), key, value)
-    return _finish(block, queries, normed, mixed)
+        mixed = _mix(attention, q.expand(context.shape[0], -1, -1, -1), key, value)
+    return _finish(layer, queries, normed, mixed, apart=True)
 
 
 def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -111,24 +125,38 @@ def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
     return values if attention.qkv.bias is None else values + attention.qkv.bias[-values.shape[-1] :]
 
 
-def _finish(block: nn.Module, queries: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
-    """From mixed values (B, Q, H * d) to the block's output for `queries`."""
-    attention = block.attn
+def _finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apart: bool) -> Tensor:
+    """From mixed values (B, Q, H * d) to the layer's output for `queries`. `apart`: these are no rows of an image."""
+    attention = layer.attn
     mixed = attention.norm(mixed)
     if attention.gate is not None:
         mixed = mixed * attention.gate(normed).sigmoid()
-    mixed = attention.proj_drop(attention.proj(mixed))
-    tokens = queries + block.drop_path1(block.ls1(mixed))
-    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    mixed = layer.ls1(attention.proj_drop(attention.proj(mixed)))
+    tokens = queries + layer.drop_path1(mixed)
+    for module in layer.beside_attention:
+        tokens = tokens + _beside(module, queries, normed, apart=apart)
+    normed = layer.norm2(tokens)
+    updated = tokens + layer.drop_path2(layer.ls2(layer.mlp(normed)))
+    for module in layer.beside_mlp:
+        updated = updated + _beside(module, tokens, normed, apart=apart)
+    for module in layer.behind:
+        updated = updated + module(updated)
+    return updated
+
+
+def _beside(module: nn.Module, tokens: Tensor, normed: Tensor, *, apart: bool) -> Tensor:
+    """What `module` adds for tokens (B, Q, D), where they are `apart` as if each were alone."""
+    if not apart:
+        return module(tokens, normed)
+    return module(tokens.flatten(0, 1).unsqueeze(1), normed.flatten(0, 1).unsqueeze(1)).view(tokens.shape)
 
 
 def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
     """Parts `first` to `last` (exclusive) of the query, key and value projections, (B, N, (last - first) * width)."""
-    if type(qkv) is nn.Linear:
+    if isinstance(qkv, nn.Linear | Wrapper):
         width = qkv.out_features // 3
-        rows = slice(first * width, last * width)
-        return F.linear(tokens, qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows])
-    projected = qkv(tokens)  # wrapped: what the wrapper adds must not be bypassed
+        return part(qkv, tokens, slice(first * width, last * width))
+    projected = qkv(tokens)
     width = projected.shape[-1] // 3
     return projected[..., first * width : last * width]
 
@@ -138,3 +166,7 @@ def split_heads(attention: nn.Module, projected: Tensor, *, parts: int) -> tuple
     batch, length, _ = projected.shape
     heads = projected.reshape(batch, length, parts, attention.num_heads, attention.head_dim)
     return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _joined(tensors: list[Tensor], *, dim: int) -> Tensor:
+    return torch.cat(tensors, dim=dim) if len(tensors) > 1 else tensors[0]

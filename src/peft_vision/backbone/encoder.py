@@ -1,9 +1,11 @@
 """Images to features: a timm Vision Transformer whose blocks are seen as queries and context."""
 
-from collections.abc import Iterator, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Set
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -44,37 +46,84 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone does."""
-        return self.vit.forward_head(self.vit.forward_features(images), pre_logits=True)
+        return self._pooled(self._through(self._embedded(images), first=0))
 
-    def observe(self, images: Tensor, kinds: Set[Kind]) -> Observation:
+    def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
         """What is asked for of normalised images (B, 3, S, S), without a gradient where nothing of the encoder trains.
-        An encoder that does not train keeps no activations: each layer's are gone when the next one has run."""
+        An encoder that does not train keeps no activations: each layer's are gone when the next one has run.
+        `tokens` are those that enter layer `depth`; the layers before it must not train."""
+        if "tokens" in kinds:
+            with torch.no_grad():
+                return Observation(tokens=self._through(self._embedded(images), first=0, last=depth))
         with ExitStack() as held:
             if not self.trains:
                 held.enter_context(torch.no_grad())
-            contexts = held.enter_context(self._noted_contexts()) if "contexts" in kinds else None
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            features = self(images)
-        return Observation(
-            features=features,
-            contexts=None if contexts is None else tuple(contexts),
-            intermediates=None if groups is None else torch.cat([*groups, features], dim=1),
-        )
+            seen = self._seen(self._embedded(images), kinds, first=0)
+        return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
-    def observed_shapes(self) -> dict[Kind, tuple[int, ...]]:
+    def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
+        """What is asked for, features and contexts, from the tokens that enter layer `depth`; contexts of the layers
+        before it are None."""
+        return self._seen(tokens.float(), kinds, first=depth)
+
+    def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
         """Of one image, packed."""
-        contexts = (len(self.layers), self.num_tokens, self.vit.embed_dim)
-        return {"features": (self.width,), "contexts": contexts, "intermediates": (sum(group_widths(self.vit)),)}
+        last = self.layers[-1].rows
+        leaving = depth == len(self.layers) and last is not None
+        return {
+            "features": (self.width,),
+            "contexts": (len(self.layers), self.num_tokens, self.vit.embed_dim),
+            "intermediates": (sum(group_widths(self.vit)),),
+            "tokens": (last if leaving else self.num_tokens, self.vit.embed_dim),
+        }
 
     @property
     def trains(self) -> bool:
         """Whether any parameter in here does, so that what it shows of an image changes from step to step."""
-        return any(parameter.requires_grad for parameter in self.parameters())
+        return _trains(self)
 
     @property
     def is_bare(self) -> bool:
         """Whether it is the backbone and nothing else, so that equal weights show equal things."""
-        return set(self.vit.modules()) == set(self._backbone)
+        return not self.added()
+
+    @property
+    def untouched(self) -> int:
+        """How many layers, from the first, are the backbone's own and do not train; 0 where what embeds images does."""
+        modules = [part for part in self._before() if isinstance(part, nn.Module)]
+        if any(map(_trains, self._before())) or not all(map(self._owns, modules)):
+            return 0
+        changed = (index for index, layer in enumerate(self.layers) if not self._owns(layer) or _trains(layer))
+        return next(changed, len(self.layers))
+
+    def parts(self, indices: Collection[int]) -> list[nn.Module | nn.Parameter]:
+        """The backbone's own modules and single parameters that belong to the layers at `indices`: what stands before
+        the layers goes with the first, what stands behind them with the last."""
+        before = self._before() if 0 in indices else []
+        behind = self._behind() if len(self.layers) - 1 in indices else []
+        return [*before, *(self.layers[index] for index in indices), *behind]
+
+    def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
+        """The backbone's own modules in these parts, down to the smallest."""
+        own = set(self._backbone)
+        found = [module for part in self.parts(indices) if isinstance(part, nn.Module) for module in part.modules()]
+        return [module for module in found if module in own]
+
+    def added(self) -> dict[str, nn.Module]:
+        """What a method put into `vit`, by name."""
+        own = set(self._backbone)
+        return {name: module for name, module in self.vit.named_modules() if module not in own}
+
+    def _before(self) -> list[nn.Module | nn.Parameter]:
+        """Patches and positions."""
+        behind = [self.layers, *self._behind()]
+        single = self.vit.parameters(recurse=False)
+        return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
+
+    def _behind(self) -> list[nn.Module]:
+        """Norms and pooling."""
+        return [module for module in (self.vit.norm, self.vit.attn_pool, self.vit.fc_norm) if module is not None]
 
     def train(self, mode: bool = True) -> "Encoder":
         """Unless all of the backbone trains it stays in evaluation mode, so that the features a method starts from do
@@ -89,13 +138,34 @@ class Encoder(nn.Module):
         parameters = [own for module in self._backbone for own in module.parameters(recurse=False)]
         return [] if all(parameter.requires_grad for parameter in parameters) else self._backbone
 
-    def insert(self, tokens: nn.Module) -> None:
-        """Lets `tokens`, (B, N, D) to (B, N + P, D), act on the stream that enters the first layer."""
-        self.vit.norm_pre = nn.Sequential(self.vit.norm_pre, tokens)
-
     def set_checkpointing(self, enable: bool) -> None:
         """Trade a second forward pass for the activations of all layers but one."""
         self.vit.set_grad_checkpointing(enable)
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """The tokens (B, N, D) that enter the first layer."""
+        return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+
+    def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
+        """The tokens after layers `first` to `last` (exclusive)."""
+        layers = self.layers[first:last]
+        return checkpoint_seq(layers, tokens) if self.vit.grad_checkpointing and len(layers) else layers(tokens)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        """Features (B, D) of the tokens that leave the last layer."""
+        return self.vit.forward_head(self.vit.norm(tokens), pre_logits=True)
+
+    def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int) -> Observation:
+        """Features, and contexts where they are asked for, of tokens that enter layer `first`."""
+        with self._noted_contexts() if "contexts" in kinds else nullcontext() as contexts:
+            features = self._pooled(self._through(tokens, first=first))
+        noted = None if contexts is None else (*[None] * first, *contexts)
+        return Observation(features=features, contexts=noted)
+
+    def _owns(self, module: nn.Module) -> bool:
+        """Whether all in `module` is the backbone's own."""
+        own = set(self._backbone)
+        return all(part in own for part in module.modules())
 
     @contextmanager
     def _noted_contexts(self) -> Iterator[list[Tensor]]:
@@ -119,3 +189,8 @@ class Encoder(nn.Module):
                 yield groups
         finally:
             last.rows = rows
+
+
+def _trains(part: nn.Module | nn.Parameter) -> bool:
+    parameters = part.parameters() if isinstance(part, nn.Module) else [part]
+    return any(parameter.requires_grad for parameter in parameters)

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+GROUPS_A_LAYER = 4
+
 
 def group_widths(vit: VisionTransformer) -> list[int]:
     """The width of each group, the pooled features last."""

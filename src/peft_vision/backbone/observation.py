@@ -1,8 +1,9 @@
 """What a frozen encoder shows of its images, and nothing a gradient could flow into.
 
 features        (B, D)     the pooled output of the final norm
-contexts        L (B, N, D)  what the keys and values of each layer come from: its input after its first norm
+contexts        L (B, N, D) what the keys and values of each layer come from: its input after its first norm
 intermediates   (B, W)     averages over the tokens of what the layers compute on their way (Head2Toe)
+tokens          (B, N, D)  those that enter the first layer a method works in, where the layers before it stay frozen
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-Kind = Literal["features", "contexts", "intermediates"]
+Kind = Literal["features", "contexts", "intermediates", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Observation:
     """Of B images, those kinds that somebody reads; the others are None."""
 
     features: Tensor | None = None
-    contexts: tuple[Tensor, ...] | None = None
+    contexts: tuple[Tensor | None, ...] | None = None
     intermediates: Tensor | None = None
+    tokens: Tensor | None = None
 
     def pack(self, kind: Kind) -> Tensor:
         """One kind as one tensor (B, ...), contexts as (B, L, N, D)."""
@@ -33,11 +35,11 @@ class Observation:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def rounded(self, dtype: torch.dtype) -> Self:
-        """As if it had been stored in `dtype`: contexts in that type, the others in fp32 again."""
+        """As if it had been stored in `dtype`: contexts and tokens in that type, the others in fp32 again."""
         return self._each(lambda tensor: tensor.to(dtype)).readable()
 
     def readable(self) -> Self:
-        """Features and intermediates in fp32; what reads contexts takes any type."""
+        """Features and intermediates in fp32; what reads contexts or tokens takes any type."""
         return replace(
             self,
             features=None if self.features is None else self.features.float(),
@@ -50,4 +52,5 @@ class Observation:
             features=None if self.features is None else function(self.features),
             contexts=None if self.contexts is None else tuple(map(function, self.contexts)),
             intermediates=None if self.intermediates is None else function(self.intermediates),
+            tokens=None if self.tokens is None else function(self.tokens),
         )

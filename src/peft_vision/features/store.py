@@ -46,7 +46,7 @@ class Features:
     folder: Annotated[str, INCIDENTAL]
     memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
     disk_gib: Annotated[float, Field(ge=0), INCIDENTAL]
-    also: Annotated[tuple[Kind, ...], INCIDENTAL]
+    also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], INCIDENTAL]
 
     def check(self, augment: str) -> None:
         """ConfigError for views of images that are not augmented."""
@@ -135,8 +135,9 @@ class Store:
     def _refusal(self, split: str) -> str | None:
         """Why the observations of a split are not stored; ConfigError where they were asked for."""
         reason = None
-        if self._model.encoder.trains or not self._model.encoder.is_bare:
-            reason = f"{self._method} works inside the backbone, so what that shows of an image changes as it trains"
+        if self._model.frozen is None:
+            where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
+            reason = f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
         elif split == "train" and self._augment != "none" and not self._features.views:
             reason = f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
         asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
@@ -149,7 +150,7 @@ class Store:
         images = self._splits[split]
         views = self._features.views if split == "train" and self._augment != "none" else 0
         held.key = self._key(images, views)
-        needed = self._model.readout.reads
+        needed = self._model.frozen
         entries = self._entries(held.key, len(images) * max(1, views), needed)
         shelf, fault = self._features.shelf, self._features.shelf.fault()
         if fault:
@@ -190,9 +191,12 @@ class Store:
 
     def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, Entry]:
         """Those that are needed, and those that a sweep asks for and nobody has written yet."""
-        shapes = self._model.encoder.observed_shapes()
-        path = {kind: self._features.shelf.path(f"{key[:_KEY_LENGTH]}-{kind}") for kind in shapes}
-        also = {kind for kind in self._features.also if not path[kind].is_file()}
+        depth = self._model.depth
+        shapes = self._model.encoder.observed_shapes(depth=depth)
+        names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
+        path = {kind: self._features.shelf.path(f"{key[:_KEY_LENGTH]}-{name}") for kind, name in names.items()}
+        # an encoder that is changed further on shows nothing but the tokens that others could read
+        also = {kind for kind in self._features.also if "tokens" not in needed and not path[kind].is_file()}
         return {
             kind: Entry(
                 path=path[kind],

@@ -11,6 +11,7 @@ from torch import nn
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
 from peft_vision.config import INCIDENTAL, component
+from peft_vision.method.depth import Layers, chosen
 from peft_vision.method.readout import Pooled, Readout
 
 
@@ -32,9 +33,15 @@ class Phase:
 
 @component
 class Method(ABC):
-    """`lr`: the learning rate that suits this method with each optimizer; `optimizer.lr` starts from it."""
+    """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `lr`: the learning rate
+    that suits this method with each optimizer; `optimizer.lr` starts from it."""
 
+    layers: Layers
     lr: Annotated[dict[Literal["sgd", "adamw"], PositiveFloat], INCIDENTAL]
+
+    def chosen(self, encoder: Encoder) -> tuple[int, ...]:
+        """The indices of `layers` in this encoder. ConfigError where it has no such layer."""
+        return chosen(self.layers, encoder)
 
     @abstractmethod
     def attach(self, encoder: Encoder) -> None:

@@ -1,4 +1,7 @@
-"""Full fine-tuning: every parameter of the backbone trains, and drop path and dropout are active as it does."""
+"""Full fine-tuning, or of a part of the layers: their parameters train. Drop path and dropout are active where all do.
+
+Partial-k trains the last k layers and the final norm, as in the VPT paper (Jia et al., 2022, arXiv:2203.12119).
+"""
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.config import component
@@ -8,5 +11,6 @@ from peft_vision.method.base import Method
 @component
 class Full(Method):
     def attach(self, encoder: Encoder) -> None:
-        """Trains all of it."""
-        encoder.requires_grad_(True)
+        """Trains all of it, or the chosen layers with what belongs to the first and to the last."""
+        for module in encoder.parts(self.chosen(encoder)):
+            module.requires_grad_(True)

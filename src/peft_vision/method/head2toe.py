@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.intermediates import group_widths
+from peft_vision.backbone.intermediates import GROUPS_A_LAYER, group_widths
 from peft_vision.backbone.observation import Kind
 from peft_vision.config import component
 from peft_vision.method.base import Method, Phase
@@ -33,10 +33,28 @@ class Head2Toe(Method):
 
     def readout(self, encoder: Encoder) -> Intermediates:
         """66,816 features for ViT-B/16."""
-        return Intermediates(sum(group_widths(encoder.vit)))
+        _, groups = self._groups(encoder)
+        kept = torch.isin(groups, torch.tensor(self._read(encoder)))
+        return Intermediates(kept.nonzero().squeeze(1))
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
         """A head that chooses features, and one that reads them."""
-        widths = torch.tensor(group_widths(encoder.vit))
-        groups = torch.arange(len(widths)).repeat_interleave(widths)
+        count, groups = self._groups(encoder)
+        place = torch.zeros(count, dtype=torch.int64)
+        read = self._read(encoder)
+        place[read] = torch.arange(len(read))
+        groups = place[groups[self.readout(encoder).columns]]
         return selection_phases(keep_fraction=self.keep_fraction, lasso=self.lasso, groups=groups)
+
+    def _groups(self, encoder: Encoder) -> tuple[int, torch.Tensor]:
+        """How many groups there are, and the group of each column."""
+        widths = torch.tensor(group_widths(encoder.vit))
+        return len(widths), torch.arange(len(widths)).repeat_interleave(widths)
+
+    def _read(self, encoder: Encoder) -> list[int]:
+        """Those of the chosen layers; the tokens that enter the first layer go with it, the norm's output and the
+        pooled features with every choice."""
+        indices = self.chosen(encoder)
+        layers = [1 + GROUPS_A_LAYER * index + number for index in indices for number in range(GROUPS_A_LAYER)]
+        last = 1 + GROUPS_A_LAYER * len(encoder.layers)
+        return [*([0] if 0 in indices else []), *layers, last, last + 1]

@@ -1,7 +1,7 @@
 """Linear probe: nothing but the head trains; the encoder's features never change."""
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.config import ConfigError, component
 from peft_vision.method.base import Method
 
 
@@ -9,3 +9,7 @@ from peft_vision.method.base import Method
 class Linear(Method):
     def attach(self, encoder: Encoder) -> None:
         """Adds nothing."""
+        if self.layers != "all":
+            raise ConfigError(
+                f"method.layers: got {self.layers!r}, but a linear probe works in no layer; leave it at all"
+            )

@@ -1,5 +1,6 @@
 """What the head reads: features computed from what was observed of a frozen or a tuned encoder."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -9,9 +10,11 @@ from peft_vision.backbone.observation import Kind, Observation
 
 
 class Readout(nn.Module, ABC):
-    """`reads`: the kinds of observation that `forward` needs; `width`: of the features that it gives."""
+    """`reads`: the kinds of observation that `forward` needs; `first_layer`: the first layer that these show (infinite:
+    none); `width`: of the features that it gives."""
 
     reads: ClassVar[frozenset[Kind]]
+    first_layer: float
     width: int
 
     @abstractmethod
@@ -23,6 +26,7 @@ class Pooled(Readout):
     """The backbone's own pooled features."""
 
     reads = frozenset({"features"})
+    first_layer = math.inf
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,14 +38,17 @@ class Pooled(Readout):
 
 
 class Intermediates(Readout):
-    """Everything the backbone computes on its way, see `backbone/intermediates.py`."""
+    """Columns of everything the backbone computes on its way, see `backbone/intermediates.py`."""
 
     reads = frozenset({"intermediates"})
+    first_layer = 0
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, columns: Tensor) -> None:
         super().__init__()
-        self.width = width
+        self.register_buffer("columns", columns, persistent=False)
+        self.width = len(columns)
 
     def forward(self, seen: Observation) -> Tensor:
         """(B, W), group behind group."""
-        return seen.intermediates
+        whole = len(self.columns) == seen.intermediates.shape[1]
+        return seen.intermediates if whole else seen.intermediates[:, self.columns]

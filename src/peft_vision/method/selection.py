@@ -30,7 +30,7 @@ class Columns(nn.Module):
         if self.groups is None:
             return features
         groups = self.groups if self.index is None else self.groups[self.index]
-        squares = features.new_zeros(len(features), self.num_groups).index_add_(1, groups, features.square())
+        squares = features.new_zeros(features.shape[0], self.num_groups).index_add_(1, groups, features.square())
         return features / squares.sqrt().clamp(min=1e-12)[:, groups]
 
 

@@ -3,6 +3,8 @@
     deep      tokens_i = layer_i(tokens_{i-1} | tokens_{i-1}, prompts_i)      the prompts' outputs are thrown away
     shallow   tokens_0 = [tokens, prompts]                                    the prompts travel through every layer
 
+Shallow prompts may also enter a later layer and travel from there to the end.
+
 For VPT-deep the outputs that the paper throws away are never computed: prompts are context, not queries. Prompts have
 no position, so they stand behind the image's tokens, and they are gone before pooling.
 """
@@ -14,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.config import ConfigError, component
 from peft_vision.method.base import Method
 from peft_vision.method.prompts import Prompts, projection
 
@@ -30,16 +32,28 @@ class VPT(Method):
 
     def attach(self, encoder: Encoder) -> None:
         """VPT-deep: L * P * D parameters for L layers, P prompts, width D; VPT-shallow: P * D."""
+        indices = self.chosen(encoder)
+        layers = [encoder.layers[index] for index in indices]
         project = projection(self.projection, encoder.width)
 
         def prompts() -> Prompts:
             return Prompts(encoder, self.num_prompts, dropout=self.dropout, project=project)
 
         if self.deep:
-            for layer in encoder.layers:
-                layer.context = prompts()
+            for layer in layers:
+                _place(layer, "context", prompts())
+        elif indices == tuple(range(indices[0], len(encoder.layers))):
+            _place(layers[0], "entrance", Append(prompts()))
         else:
-            encoder.insert(Append(prompts()))
+            raise ConfigError(
+                f"method.layers: got {self.layers!r}, but shallow prompts travel to the last layer: all or last-N"
+            )
+
+
+def _place(layer: nn.Module, slot: str, module: nn.Module) -> None:
+    if getattr(layer, slot) is not None:
+        raise ConfigError("method: two of its parts put prompts into the same layer")
+    setattr(layer, slot, module)
 
 
 class Append(nn.Module):

@@ -49,6 +49,7 @@ class VQT(Method):
         """L * Q * D parameters for L layers, Q queries, width D; L * Q more for a weighted sum."""
         return Queries(
             encoder,
+            self.chosen(encoder),
             num_queries=self.num_queries,
             dropout=self.dropout,
             summary=self.summary,
@@ -65,41 +66,48 @@ class VQT(Method):
 
 
 class Queries(Readout):
-    """Q learned queries for each of the encoder's layers, which they share and do not own."""
+    """Q learned queries for each of the encoder's layers at `indices`, which they share and do not own."""
 
     reads = frozenset({"features", "contexts"})
 
     def __init__(
-        self, encoder: Encoder, *, num_queries: int, dropout: float, summary: Summary, normalize: bool
+        self,
+        encoder: Encoder,
+        indices: tuple[int, ...],
+        *,
+        num_queries: int,
+        dropout: float,
+        summary: Summary,
+        normalize: bool,
     ) -> None:
         super().__init__()
         width = encoder.vit.embed_dim
-        self.queries = nn.ModuleList(Prompts(encoder, num_queries, dropout=dropout) for _ in encoder.layers)
-        self.weights = nn.Parameter(torch.ones(len(encoder.layers), num_queries)) if summary == "weighted_sum" else None
+        self.indices = indices
+        self.first_layer = indices[0]
+        self.queries = nn.ModuleList(Prompts(encoder, num_queries, dropout=dropout) for _ in indices)
+        self.weights = nn.Parameter(torch.ones(len(indices), num_queries)) if summary == "weighted_sum" else None
         self.summary = summary
         self.normalize = normalize
-        self.layers: Sequence[nn.Module] = tuple(
-            encoder.layers
-        )  # a tuple: the encoder's parameters are no part of this
+        # a tuple: the encoder's parameters are no part of this
+        self.layers: Sequence[nn.Module] = tuple(encoder.layers[index] for index in indices)
         self.width = encoder.width + len(self.layers) * width * (num_queries if summary == "concatenate" else 1)
 
     def forward(self, seen: Observation) -> Tensor:
         """(B, D + L * Q * D), or (B, D + L * D) where a layer's queries are summed up."""
+        contexts = [seen.contexts[index] for index in self.indices]
         summaries = [
-            self._summarised(look(layer, queries(len(context)), context), index)
-            for index, (layer, queries, context) in enumerate(
-                zip(self.layers, self.queries, seen.contexts, strict=True)
-            )
+            self._summarised(look(layer, queries(context.shape[0]), context), number)
+            for number, (layer, queries, context) in enumerate(zip(self.layers, self.queries, contexts, strict=True))
         ]
         pooled, summaries = seen.features, torch.stack(summaries, dim=1)
         if self.normalize:
             pooled, summaries = F.normalize(pooled.float(), dim=-1), F.normalize(summaries.float(), dim=-1)
         return torch.cat([pooled, summaries.flatten(1)], dim=-1)
 
-    def _summarised(self, outputs: Tensor, index: int) -> Tensor:
+    def _summarised(self, outputs: Tensor, number: int) -> Tensor:
         """A layer's outputs (B, Q, D) to (B, Q * D) or (B, D)."""
         if self.summary == "mean":
             return outputs.mean(dim=1)
         if self.summary == "weighted_sum":
-            return torch.einsum("bqd,q->bd", outputs, self.weights[index])
+            return torch.einsum("bqd,q->bd", outputs, self.weights[number])
         return outputs.flatten(1)
