@@ -85,6 +85,31 @@ def test_what_is_no_plain_vit_is_refused():
         peft_vision.adapt(timm.create_model("resnet18"), method="linear", num_classes=2)
 
 
+def test_merged_weights_compute_the_same_and_are_gone_behind_the_block(vit, images, tmp_path):
+    model = peft_vision.adapt(vit, method="lora", num_classes=4).eval()
+    for name, parameter in model.named_parameters():
+        if ".up." in name:
+            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    before, logits, features = model.state_dict(), model(images), model.features(images)
+    with peft_vision.merged(model) as plain:
+        assert plain.state_dict().keys() == vit.state_dict().keys()
+        torch.testing.assert_close(model(images), logits)
+        torch.testing.assert_close(plain(images), features)
+    assert torch.equal(model(images), logits)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_is_no_change_of_weights_is_not_merged(vit):
+    model = peft_vision.adapt(vit, method="vpt_lora", num_classes=4)
+    with (
+        pytest.raises(ValueError, match=r"blocks\.0\.context.*no weight of a plain backbone"),
+        peft_vision.merged(model),
+    ):
+        pass
+
+
 def test_an_unknown_attribute_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         peft_vision.train  # noqa: B018

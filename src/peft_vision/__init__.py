@@ -1,12 +1,13 @@
-"""Parameter-efficient fine-tuning of Vision Transformers: `adapt`, `save`, `load`; the command is `peft-vision`."""
+"""Parameter-efficient fine-tuning of Vision Transformers: `adapt`, `save`, `load`, `merged`; the command is
+`peft-vision`."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peft_vision.library import adapt, load, save
+    from peft_vision.library import adapt, load, merged, save
 
 __version__ = "0.1.0"
-__all__ = ["adapt", "load", "save"]
+__all__ = ["adapt", "load", "merged", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from peft_vision.method.base import Method
 from peft_vision.model import Model, assemble
 from peft_vision.preprocessing import Preprocessing
 
-FORMAT = "peft-vision adapter 2"
+FORMAT = "peft-vision adapter 3"
 
 
 @dataclass(frozen=True)

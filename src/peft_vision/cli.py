@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, ConfigError, build
 from peft_vision.wording import reword
 
@@ -38,6 +39,8 @@ def run(config: DictConfig) -> float | None:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         if "task" not in plain:
             raise ConfigError("task: missing; write task=train")
+        if isinstance(plain.get("method"), dict):
+            plain["method"] = complete(plain["method"])
         return build(plain["task"], Task, "task").run(plain, choices)
     except (ConfigError, OmegaConfBaseException) as error:
         if settings.mode is RunMode.RUN:

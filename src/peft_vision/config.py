@@ -91,7 +91,20 @@ def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a component without the fields marked INCIDENTAL."""
     hints = get_type_hints(cls, include_extras=True)
     incidental = {name for name, hint in hints.items() if INCIDENTAL in getattr(hint, "__metadata__", ())}
-    return {key: value for key, value in values.items() if key not in incidental}
+    return {key: _lasting_within(value) for key, value in values.items() if key not in incidental}
+
+
+def _lasting_within(value: Any) -> Any:
+    """The same for the components that a component is made of."""
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" not in value:
+        return {key: _lasting_within(inner) for key, inner in value.items()}
+    return {"_target_": value["_target_"], **lasting(locate(value["_target_"], "_target_"), _rest(value))}
+
+
+def _rest(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "_target_"}
 
 
 def _describe(fault: Mapping[str, Any], cls: type, where: str) -> str:

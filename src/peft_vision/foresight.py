@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from peft_vision.composition import complete
 from peft_vision.config import ConfigError, build
 
 _CHOOSE_METHODS = ("method", "experiment")  # groups
@@ -36,7 +37,7 @@ class Foresight(Callback):
             (points,) = BasicSweeper.split_arguments(choosing, max_batch_size=None)
             for point in points:
                 method = loader.load_sweep_config(config, list(point)).method
-                method = build(OmegaConf.to_container(method, resolve=True), Method, "method")
+                method = build(complete(OmegaConf.to_container(method, resolve=True)), Method, "method")
                 reads.add(frozenset(method.reads()))
         except (ConfigError, HydraException, OmegaConfBaseException):
             return

@@ -1,19 +1,19 @@
 """peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, load it again."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import OmegaConf
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.adapter import Recipe, attach_adapter, write_adapter
+from peft_vision.backbone import merge
 from peft_vision.backbone.load import refuse_unusual
+from peft_vision.backbone.merge import unmergeable
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import CONFIG_DIR
+from peft_vision.composition import complete, option
 from peft_vision.model import Model
 from peft_vision.preprocessing import Preprocessing
 
@@ -38,8 +38,8 @@ def adapt(
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
     recipe = Recipe(
-        method={**_shipped("method", method), **options},
-        head={**_shipped("head", "linear"), **(head or {})},
+        method=complete({**option("method", method), **options}),
+        head={**option("head", "linear"), **(head or {})},
         classes=classes or tuple(str(index) for index in range(num_classes)),
         preprocessing=_preprocessing(vit),
         backbone={"name": vit.pretrained_cfg["architecture"], "hash": weights_hash(vit)},
@@ -64,15 +64,17 @@ def load(path: str | Path, vit: VisionTransformer) -> Model:
     return attach_adapter(vit, path)
 
 
-def _shipped(group: str, name: str) -> dict[str, object]:
-    """The values of `conf/<group>/<name>.yaml`."""
-    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
-        try:
-            composed = compose(config_name=f"{group}/{name}")
-        except (MissingConfigException, ConfigCompositionException) as error:
-            known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-            raise ValueError(f"unknown {group} {name!r}; there are {', '.join(known)}") from error
-    return OmegaConf.to_container(composed[group], resolve=True)
+@contextmanager
+def merged(model: Model) -> Iterator[VisionTransformer]:
+    """Within the block `model` computes with merged weights, as fast as its backbone, and so does the timm model that
+    this gives, whose `state_dict` is then plain timm's; afterwards all is bit for bit as it was.
+
+    ValueError, and nothing is merged, where what was added is no change of weights.
+    """
+    if strangers := unmergeable(model.encoder):
+        raise ValueError(f"{', '.join(strangers)}: no weight of a plain backbone computes that")
+    with merge.merged(model.encoder):
+        yield model.encoder.vit
 
 
 def _preprocessing(vit: VisionTransformer) -> Preprocessing:

@@ -1,9 +1,12 @@
 """Every method that `conf/method/` ships, on the tiny backbone."""
 
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import peft_vision
 from conftest import tiny_vit
+from peft_vision import composition, library
 from peft_vision.config import CONFIG_DIR
 from peft_vision.model import Model
 
@@ -12,7 +15,10 @@ METHODS = sorted(
 )
 METHODS = [method.as_posix() for method in METHODS]
 
+option = cache(composition.option)  # Hydra takes longer than what is tested
+
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
     """A model of 4 classes, in training mode."""
-    return peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options).train()
+    with patch.object(composition, "option", option), patch.object(library, "option", option):
+        return peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options).train()

@@ -57,7 +57,7 @@ def test_deep_equals_explicit_concatenation(architecture, projection, images):
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_shallow_equals_explicit_concatenation(architecture, images):
     model = adapted("vpt_shallow", architecture=architecture, num_prompts=6).eval()
-    prompts = [model.encoder.vit.norm_pre[1].prompts(1)[0]]
+    prompts = [model.encoder.layers[0].entrance.prompts(1)[0]]
     expected = logits_by_concatenation(model, architecture, images, prompts, deep=False)
     torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
 

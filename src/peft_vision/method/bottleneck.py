@@ -1,0 +1,127 @@
+"""Bottleneck adapters: a narrow MLP in every layer.
+
+    f(x) = scale * up(dropout(activation(down(x))))
+
+houlsby       behind attention and behind the MLP, before each is added to the stream     (arXiv:1902.00751)
+pfeiffer      behind the MLP, before it is added                                          (arXiv:2005.00247)
+adaptformer   beside the MLP, from the stream itself, before the MLP's norm               (arXiv:2205.13535)
+adapter_plus  behind the layer, with a learned scale for each channel and stochastic depth (arXiv:2406.06820)
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.config import component
+from peft_vision.method.base import Method
+
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+_STD = 0.01  # of the small initial weights, cut off at two of these
+
+
+@component
+class Bottleneck(Method):
+    """`placement`: behind attention and MLP, behind the MLP, beside it, or behind the layer. `rank`: hidden units.
+    `initial`: small weights, or Kaiming's for `down` and zero for `up`, with which attaching changes nothing.
+    `channel_scale`: whether `scale` is where a learned scale of each channel starts."""
+
+    placement: Literal["attention_and_mlp", "mlp", "beside_mlp", "layer"]
+    rank: PositiveInt
+    activation: Literal["relu", "gelu"]
+    initial: Literal["small", "zero_up"]
+    scale: PositiveFloat
+    channel_scale: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+
+    def attach(self, encoder: Encoder) -> None:
+        """2 * rank * D + rank + D parameters for each adapter in a stream of width D, D more with channel scales."""
+        for layer in (encoder.layers[index] for index in self.chosen(encoder)):
+            match self.placement:
+                case "attention_and_mlp":
+                    layer.ls1 = Behind(layer.ls1, self._adapter(encoder))
+                    layer.ls2 = Behind(layer.ls2, self._adapter(encoder))
+                case "mlp":
+                    layer.ls2 = Behind(layer.ls2, self._adapter(encoder))
+                case "beside_mlp":
+                    layer.beside_mlp.append(Beside(self._adapter(encoder)))
+                case "layer":
+                    layer.behind.append(self._adapter(encoder))
+
+    def _adapter(self, encoder: Encoder) -> "Adapter":
+        return Adapter(
+            encoder.vit.embed_dim,
+            self.rank,
+            activation=self.activation,
+            initial=self.initial,
+            scale=self.scale,
+            channel_scale=self.channel_scale,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+class Adapter(nn.Module):
+    """f, without the connection that skips it."""
+
+    def __init__(
+        self,
+        width: int,
+        rank: int,
+        *,
+        activation: str,
+        initial: str,
+        scale: float,
+        channel_scale: bool,
+        dropout: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank)
+        self.activation = _ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.full((width,), scale)) if channel_scale else scale
+        self.drop_path = DropPath(drop_path)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.bias)
+        if initial == "zero_up":
+            nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+            nn.init.zeros_(self.up.weight)
+        else:
+            for weight in (self.down.weight, self.up.weight):
+                nn.init.trunc_normal_(weight, std=_STD, a=-2 * _STD, b=2 * _STD)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        return self.drop_path(self.scale * self.up(self.dropout(self.activation(self.down(tokens)))))
+
+
+class Behind(nn.Module):
+    """An adapter on what `inner` gives, with a connection that skips it."""
+
+    def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
+        super().__init__()
+        self.inner = inner
+        self.adapter = adapter
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        tokens = self.inner(tokens)
+        return tokens + self.adapter(tokens)
+
+
+class Beside(nn.Module):
+    """An adapter beside a branch, which reads the stream and not its norm."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, tokens: Tensor, normed: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        return self.adapter(tokens)

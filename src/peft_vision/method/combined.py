@@ -1,0 +1,74 @@
+"""Several methods in one run: each attaches what it tunes to the same encoder, in order.
+
+At most one of them decides what the head reads, and with that in which phases it is trained.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.observation import Kind
+from peft_vision.config import ConfigError, build, component
+from peft_vision.method.base import Method, Phase
+from peft_vision.method.readout import Readout
+
+
+def _built(parts: Any) -> dict[str, Method]:
+    if not isinstance(parts, Mapping) or not parts:
+        raise ConfigError(f"method.parts: got {parts!r}, should name methods, such as [lora,vqt]")
+    return {
+        name: node if isinstance(node, Method) else build(node, Method, f"method.parts.{name}")
+        for name, node in parts.items()
+    }
+
+
+@component
+class Combined(Method):
+    """`parts`: methods by name. `layers` other than all are those of every part."""
+
+    parts: Annotated[dict[str, Method], BeforeValidator(_built)]
+
+    def attach(self, encoder: Encoder) -> None:
+        """What each part attaches."""
+        for part in self._parts().values():
+            part.attach(encoder)
+
+    def reads(self) -> frozenset[Kind]:
+        return self._reader().reads()
+
+    def readout(self, encoder: Encoder) -> Readout:
+        """That of the part which reads more than pooled features, if there is one."""
+        return self._reader().readout(encoder)
+
+    def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
+        """Those of the part that reads. ConfigError where none of them trains what the other parts attached."""
+        phases = self._reader().phases(encoder)
+        if encoder.trains and all(phase.probe for phase in phases):
+            raise ConfigError(
+                f"method.parts: one of {', '.join(self.parts)} trains the head alone, so the others never would"
+            )
+        return phases
+
+    def _parts(self) -> dict[str, Method]:
+        """Each in the layers that were chosen here, where they were."""
+        if self.layers == "all":
+            return self.parts
+        return {name: replace(part, layers=self.layers) for name, part in self.parts.items()}
+
+    def _reader(self) -> Method:
+        parts = self._parts()
+        readers = {name: part for name, part in parts.items() if _decides(part)}
+        if len(readers) > 1:
+            raise ConfigError(f"method.parts: {' and '.join(readers)} each decide what the head reads; take one")
+        return next(iter({**readers, **parts}.values()))
+
+
+def _decides(part: Method) -> bool:
+    """Whether it says what the head reads, or in which phases it is trained."""
+    if isinstance(part, Combined):
+        return any(map(_decides, part.parts.values()))
+    cls = type(part)
+    return cls.readout is not Method.readout or cls.phases is not Method.phases

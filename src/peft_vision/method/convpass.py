@@ -1,0 +1,83 @@
+"""Convpass: convolutional bypasses around attention and MLP (Jie and Deng, 2022, arXiv:2207.07039).
+
+    x + attention(LN x) + scale * bypass(LN x),    x + MLP(LN x) + scale * bypass(LN x)
+    bypass(x) = up(dropout(act(conv3x3(act(down(x))))))
+
+The convolution runs on the grid of patches; the class token, registers and prompts are images of one pixel each.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.config import component
+from peft_vision.method.base import Method
+
+
+@component
+class Convpass(Method):
+    """`rank`: channels of the convolution."""
+
+    rank: PositiveInt
+    scale: PositiveFloat
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    def attach(self, encoder: Encoder) -> None:
+        """2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters a layer of width D; nothing changes at first."""
+        vit = encoder.vit
+        for layer in (encoder.layers[index] for index in self.chosen(encoder)):
+            for branch in (layer.beside_attention, layer.beside_mlp):
+                bypass = Bypass(vit.embed_dim, self.rank, scale=self.scale, dropout=self.dropout)
+                bypass.grid = tuple(vit.patch_embed.grid_size)
+                bypass.single = vit.num_prefix_tokens
+                branch.append(bypass)
+
+
+class Bypass(nn.Module):
+    """`grid`: rows and columns of patches; `single`: tokens before them that stand for no patch."""
+
+    grid: tuple[int, int]
+    single: int
+
+    def __init__(self, width: int, rank: int, *, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank)
+        self.convolution = nn.Conv2d(rank, rank, 3, padding=1)
+        self.up = nn.Linear(rank, width)
+        self.dropout = nn.Dropout(dropout)
+        self.scale = scale
+        nn.init.xavier_uniform_(self.down.weight)
+        nn.init.dirac_(self.convolution.weight)  # the identity
+        for module in (self.down, self.convolution, self.up):
+            nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, tokens: Tensor, normed: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D); fewer tokens than an image's are all single."""
+        hidden = _quick_gelu(self.down(normed))
+        rows, columns = self.grid
+        patches = slice(self.single, self.single + rows * columns)
+        if hidden.shape[1] < patches.stop:
+            hidden = self._single(hidden)
+        else:
+            image = hidden[:, patches].mT.unflatten(2, (rows, columns))
+            hidden = torch.cat(
+                [
+                    self._single(hidden[:, : patches.start]),
+                    self.convolution(image).flatten(2).mT,
+                    self._single(hidden[:, patches.stop :]),
+                ],
+                dim=1,
+            )
+        return self.scale * self.up(self.dropout(_quick_gelu(hidden)))
+
+    def _single(self, hidden: Tensor) -> Tensor:
+        """The convolution of one pixel, which meets its centre alone: (B, N, rank) to the same."""
+        return nn.functional.linear(hidden, self.convolution.weight[:, :, 1, 1], self.convolution.bias)
+
+
+def _quick_gelu(values: Tensor) -> Tensor:
+    return values * torch.sigmoid(1.702 * values)

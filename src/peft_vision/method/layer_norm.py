@@ -1,0 +1,16 @@
+"""LayerNorm tuning: the norms' weights and biases train, nothing else (Basu et al., 2023, arXiv:2304.01187)."""
+
+from torch import nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.config import component
+from peft_vision.method.base import Method
+
+
+@component
+class LayerNorm(Method):
+    def attach(self, encoder: Encoder) -> None:
+        """Every norm, the final one too: 38,400 parameters for ViT-B/16."""
+        for module in encoder.own_modules(self.chosen(encoder)):
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                module.requires_grad_(True)

@@ -1,0 +1,141 @@
+"""LoRA: low-rank updates of weight matrices (Hu et al., 2021, arXiv:2106.09685).
+
+W' = W + scale * up @ down,    scale = alpha / rank, or alpha / sqrt(rank) when rank-stabilised (arXiv:2312.03732)
+
+`up` is zero at the start: attaching changes nothing. DoRA (Liu et al., 2024, arXiv:2402.09353) learns the length of
+each row of the updated matrix apart from its direction, and lets no gradient through the division by its length:
+
+W'_i = magnitude_i * (W + scale * up @ down)_i / ||(W + scale * up @ down)_i||
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.config import ConfigError, component
+from peft_vision.method.base import Method
+from peft_vision.method.low_rank import Updated
+
+Target = Literal["q", "k", "v", "qkv", "proj", "fc1", "fc2"]
+PLACES = {"attn.qkv": ("q", "k", "v", "qkv"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}
+
+
+def _distinct(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    if len(set(targets)) < len(targets) or ("qkv" in targets and set(targets) & set("qkv")):
+        raise ValueError("should name each matrix once; qkv is q, k and v with one `down` for the three")
+    return targets
+
+
+@component
+class LoRA(Method):
+    """`targets`: the matrices that are updated; q, k and v are rows of timm's fused projection, each with an update of
+    its own, qkv is all of it with one `down`. `dropout`: of what enters the updates."""
+
+    targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_distinct)]
+    rank: PositiveInt
+    alpha: PositiveFloat
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    rank_stabilised: bool
+    dora: bool
+
+    @property
+    def scale(self) -> float:
+        """Of the product of `up` and `down`."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+    def attach(self, encoder: Encoder) -> None:
+        """rank * (inputs + outputs) parameters for each target of each layer; with DoRA one more for each output."""
+        for index in self.chosen(encoder):
+            for place, names in PLACES.items():
+                targets = [name for name in names if name in self.targets]
+                if targets:
+                    self._wrap(encoder.layers[index], place, targets, where=f"layer {index}")
+
+    def _wrap(self, layer: nn.Module, place: str, targets: list[str], *, where: str) -> None:
+        parent_name, child = place.split(".")
+        parent = layer.get_submodule(parent_name)
+        inner = getattr(parent, child)
+        rows = inner.out_features // (3 if targets[0] in ("q", "k", "v") else 1)
+        most = min(rows, inner.in_features)
+        if self.rank > most:
+            raise ConfigError(
+                f"method.rank: got {self.rank}, but {targets[0]} of {where} is {rows} x {inner.in_features}; "
+                f"at most {most}"
+            )
+        if self.dora and type(inner) is not nn.Linear:
+            raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
+        updated = LowRank(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
+        setattr(parent, child, updated)
+
+
+class LowRank(Wrapper):
+    """A linear layer O x I with an update of each of `targets`: `down` (rank, I) and `up` (rows, rank); q, k and v are
+    a third of the O rows each, anything else is all of them."""
+
+    def __init__(
+        self, inner: nn.Module, targets: list[str], rank: int, *, scale: float, dropout: float, dora: bool
+    ) -> None:
+        super().__init__(inner)
+        third = inner.out_features // 3
+        thirds = {name: slice(number * third, (number + 1) * third) for number, name in enumerate("qkv")}
+        self.rows = {target: thirds.get(target, slice(0, inner.out_features)) for target in targets}
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.down, self.up, self.magnitude = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        for target, rows in self.rows.items():
+            self.down[target] = nn.Parameter(torch.empty(rank, inner.in_features))
+            nn.init.kaiming_uniform_(self.down[target], a=math.sqrt(5))
+            self.up[target] = nn.Parameter(torch.zeros(rows.stop - rows.start, rank))  # zero: nothing changes at first
+            if dora:
+                self.magnitude[target] = nn.Parameter(inner.weight[rows].detach().norm(dim=1))
+
+    def part(self, tokens: Tensor, rows: slice) -> Tensor:
+        """(..., I) to (..., rows)."""
+        cut = self._cut(rows)
+        fixed = type(self.inner) is nn.Linear and not any(p.requires_grad for p in self.inner.parameters())
+        drops = self.training and self.dropout.p > 0
+        # autocast would round W' as a whole, and small updates away
+        if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
+            updates = [item for target, own, _ in cut for item in (self.down[target], self.up[target][own])]
+            weight, bias = self.inner.weight[rows], None if self.inner.bias is None else self.inner.bias[rows]
+            return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
+        plain = part(self.inner, tokens, rows)
+        outputs, dropped = plain.clone(), self.dropout(tokens)
+        for target, own, here in cut:
+            update = self.scale * F.linear(F.linear(dropped, self.down[target]), self.up[target][own])
+            if self.magnitude:
+                factor = self._factor(target)[own]
+                bias = 0 if self.inner.bias is None else self.inner.bias[rows][here]
+                update = (factor - 1) * (plain[..., here] - bias) + factor * update
+            outputs[..., here] += update
+        return outputs
+
+    def merged(self) -> nn.Linear:
+        """W', and the bias as it is."""
+        weight = self.inner.weight.detach().to(torch.float64, copy=True)
+        for target, rows in self.rows.items():
+            weight[rows] += self.scale * self.up[target].detach().double() @ self.down[target].detach().double()
+            if self.magnitude:
+                weight[rows] *= (self.magnitude[target].detach() / weight[rows].norm(dim=1)).unsqueeze(1)
+        return linear(weight, self.inner.bias, like=self.inner)
+
+    def _factor(self, target: str) -> Tensor:
+        """DoRA's magnitude over the length of each row, (rows,)."""
+        update = self.scale * self.up[target].detach() @ self.down[target].detach()
+        return self.magnitude[target] / (self.inner.weight[self.rows[target]].detach() + update).norm(dim=1)
+
+    def _cut(self, rows: slice) -> list[tuple[str, slice, slice]]:
+        """What of each target lies in `rows`: the rows of its `up`, and their place among `rows`."""
+        first, last, _ = rows.indices(self.out_features)
+        cut = []
+        for target, own in self.rows.items():
+            start, stop = max(own.start, first), min(own.stop, last)
+            if start < stop:
+                cut.append((target, slice(start - own.start, stop - own.start), slice(start - first, stop - first)))
+        return cut

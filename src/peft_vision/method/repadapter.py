@@ -1,0 +1,76 @@
+"""RepAdapter: a linear adapter that the layer behind it takes in afterwards (Luo et al., 2023, arXiv:2302.08106).
+
+    x <- x + scale * B(dropout(A x)),    A: D to rank, B: rank to D in `groups`, both with biases
+
+before qkv and before the MLP's first layer. B is zero at the start: attaching changes nothing. Merged:
+W' = W (I + scale B A),    b' = b + W scale (B a + b_B)
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.config import ConfigError, component
+from peft_vision.method.base import Method
+
+_PLACES = ("attn.qkv", "mlp.fc1")
+
+
+@component
+class RepAdapter(Method):
+    rank: PositiveInt
+    groups: PositiveInt
+    scale: PositiveFloat
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    def attach(self, encoder: Encoder) -> None:
+        """2 * (rank * D + rank + rank * D / groups + D) parameters a layer of width D."""
+        width = encoder.vit.embed_dim
+        if self.rank > width or self.rank % self.groups or width % self.groups:
+            raise ConfigError(
+                f"method.rank: got {self.rank}, should be at most {width}; and it and the backbone's width, {width}, "
+                f"should be multiples of method.groups={self.groups}"
+            )
+        for index in self.chosen(encoder):
+            for name in (f"blocks.{index}.{place}" for place in _PLACES):
+                inner = encoder.vit.get_submodule(name)
+                before = Before(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
+                encoder.vit.set_submodule(name, before)
+
+
+class Before(Wrapper):
+    """An adapter of what enters `inner`. `up` (D, rank / groups): a group of outputs reads its group of hidden ones."""
+
+    def __init__(self, inner: nn.Module, rank: int, *, groups: int, scale: float, dropout: float) -> None:
+        super().__init__(inner)
+        width = inner.in_features
+        self.down = nn.Linear(width, rank)
+        self.up = nn.Parameter(torch.zeros(width, rank // groups))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.dropout = nn.Dropout(dropout)
+        self.groups = groups
+        self.scale = scale
+        nn.init.xavier_uniform_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def part(self, tokens: Tensor, rows: slice) -> Tensor:
+        """(..., D) to (..., rows)."""
+        hidden = self.dropout(self.down(tokens))
+        return part(self.inner, tokens + self.scale * (hidden @ self._up().mT + self.bias), rows)
+
+    def merged(self) -> nn.Linear:
+        """W' and b'."""
+        weight, bias = self.inner.weight.detach().double(), self.inner.bias
+        up, down = self._up().detach().double(), self.down.weight.detach().double()
+        shift = up @ self.down.bias.detach().double() + self.bias.detach().double()
+        moved = self.scale * weight @ shift
+        bias = moved if bias is None else bias.detach().double() + moved
+        return linear(weight + self.scale * (weight @ up) @ down, bias, like=self.inner)
+
+    def _up(self) -> Tensor:
+        """B as a matrix (D, rank) with a block for each group."""
+        return torch.block_diag(*self.up.chunk(self.groups))

@@ -1,0 +1,110 @@
+"""FacT equals the sum of its blocks, each added to its place in a weight."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import tiny_vit
+from peft_vision.config import ConfigError
+from peft_vision.method.fact import Factorised
+from peft_vision.model import Model
+from reference import (
+    ARCHITECTURES,
+    assert_changes_nothing,
+    assert_computes,
+    logits_with,
+    randomised,
+    size_on_vit_b16,
+)
+from shipped import adapted
+
+PLACES = {"attn.qkv": 3, "attn.proj": 1, "mlp.fc1": 4, "mlp.fc2": 4}
+
+
+def updated_weights(model: Model, architecture: dict, *, method: str, scale: float) -> dict[str, Tensor]:
+    """Block by block: x -> x + scale * x U S V, where a weight is outputs x inputs."""
+    plain, width = tiny_vit(**architecture).state_dict(), 32
+    factors = model.encoder.get_submodule(method)
+    weights = {}
+    for name, own in ((name, module.own) for name, module in _factorised(model)):
+        weight = plain[f"{name}.weight"]
+        place = name.split(".", 2)[2]
+        assert len(own) == PLACES[place]
+        blocks = []
+        for number, mine in enumerate(own):
+            if method == "fact_tk":
+                mine = sum(share * core for share, core in zip(mine, factors.core, strict=True))
+            along = slice(number * width, (number + 1) * width)
+            block = weight[:, along] if place == "mlp.fc2" else weight[along]
+            blocks.append(block + scale * (factors.u @ mine @ factors.v).mT)
+        weights[f"{name}.weight"] = torch.cat(blocks, dim=1 if place == "mlp.fc2" else 0)
+    return weights
+
+
+def _factorised(model: Model) -> list[tuple[str, Factorised]]:
+    return [(name, module) for name, module in model.encoder.vit.named_modules() if isinstance(module, Factorised)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+@pytest.mark.parametrize("method", ["fact_tt", "fact_tk"])
+def test_logits_and_gradients_are_those_of_the_updated_blocks(method, architecture, images):
+    model = randomised(method, architecture=architecture, rank=5, scale=0.7)
+    weights = updated_weights(model, architecture, method=method, scale=0.7)
+    assert len(weights) == 3 * 4
+    assert_computes(model, images, logits_with(model, architecture, weights, images))
+
+
+@pytest.mark.parametrize("method", ["fact_tt", "fact_tk"])
+def test_some_layers_alone_are_updated(method, images):
+    model = randomised(method, layers=(1,), rank=5)
+    weights = updated_weights(model, {}, method=method, scale=1.0)
+    assert {name.split(".")[1] for name in weights} == {"1"}
+    assert_computes(model, images, logits_with(model, {}, weights, images))
+
+
+@pytest.mark.parametrize("method", ["fact_tt", "fact_tk"])
+def test_attaching_changes_nothing(method, images):
+    assert_changes_nothing(adapted(method, rank=5), images)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "count"),
+    [
+        ("fact_tt", {}, 61_440),
+        ("fact_tk", {}, 86_528),
+        ("fact_tk", {"rank": 16}, 30_976),
+        ("fact_tt", {"layers": [5]}, 2 * 768 * 16 + 12 * 16**2),
+    ],
+)
+def test_parameters_on_vit_b16_are_the_papers(method, options, count):
+    assert size_on_vit_b16(method, **options) == count
+
+
+def test_dropout_is_of_the_rank_values_before_v():
+    torch.manual_seed(0)
+    model = randomised("fact_tt", rank=5, dropout=0.5)
+    for name, module in _factorised(model):
+        mask = 2.0 * torch.randint(0, 2, (5,))
+        module.dropout.forward = lambda values, mask=mask: values * mask
+        tokens = torch.randn(3, module.in_features)
+        factors = module.factors
+        blocks = [tokens[:, :32] @ factors.u @ own * mask @ factors.v for own in module.own]
+        if name.endswith("fc2"):
+            parts = tokens.chunk(4, dim=1)
+            blocks = [
+                sum(part @ factors.u @ own * mask @ factors.v for part, own in zip(parts, module.own, strict=True))
+            ]
+        torch.testing.assert_close(module(tokens), module.inner(tokens) + torch.cat(blocks, dim=1))
+
+
+def test_what_cannot_be_factorised_is_said():
+    with pytest.raises(ConfigError, match=r"method.rank: got 33, but the blocks are 32 x 32: at most 32"):
+        adapted("fact_tt", rank=33)
+    with pytest.raises(ConfigError, match=r"made of 32 x 32 blocks, and blocks.0.mlp.fc1 is 80 x 32"):
+        adapted("fact_tk", architecture={"mlp_ratio": 2.5})
+
+
+def test_a_wider_or_a_narrower_mlp_has_as_many_blocks_as_fit(images):
+    model = randomised("fact_tt", architecture={"mlp_ratio": 2}, rank=5)
+    assert model.parameter_counts().method == 2 * 32 * 5 + 3 * (3 + 1 + 2 + 2) * 5**2
+    assert model(images).shape == (5, 4)
