@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build_all, lasting, locate, nearest
 from peft_vision.data.base import Data
@@ -15,6 +18,7 @@ from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import check_head
 from peft_vision.run import Run, identity
 from peft_vision.schedule import Schedule
+from peft_vision.seeding import derive
 from peft_vision.tracker import Tracker
 from peft_vision.trainer import Trainer
 
@@ -89,6 +93,13 @@ class Experiment:
     def run(self) -> Run:
         """Its folder."""
         return Run(Path(self.config["runs"]).expanduser() / self.name)
+
+
+def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
+    """Loaded, or drawn from the run's seed where no weights are asked for."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "backbone"))
+        return backbone.load()
 
 
 def _faults(config: Mapping[str, Any]) -> list[str]:

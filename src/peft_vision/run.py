@@ -63,7 +63,7 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved config, for people and for `--config-dir`."""
-        self._place("config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)))
+        place(self.folder / "config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)))
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """One line for one epoch."""
@@ -76,7 +76,7 @@ class Run:
         """Drops the lines of epochs that will be done again, and a line that a crash tore."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True)[:epochs] if path.is_file() else []
-        self._place("metrics.jsonl", lambda path: path.write_text("".join(lines)))
+        place(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(lines)))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replaces the state to go on from."""
@@ -85,33 +85,34 @@ class Run:
             with path.open("wb") as file:  # given a path, torch hides why it cannot write
                 torch.save(dict(state), file)
 
-        self._place("state.pt", write)
+        place(self.folder / "state.pt", write)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Ends the run."""
-        self._place("result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
+        place(self.folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
         (self.folder / "state.pt").unlink(missing_ok=True)
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
         """`write(path)` writes the adapter file."""
-        self._place("adapter.safetensors", write)
+        place(self.folder / "adapter.safetensors", write)
 
-    def _place(self, name: str, write: Callable[[Path], object]) -> None:
-        path = self.folder / name
-        unfinished = self.folder / f".{name}.unfinished"
-        with writing(path):
-            try:
-                write(unfinished)
-                with unfinished.open("rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+
+def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:
+    """`write` fills a file beside `path`, which then moves there whole. `key` as in `writing`."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with writing(path, key=key):
+        try:
+            write(unfinished)
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A disk that is full or a folder that may not be written becomes one clear line."""
+def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
+    """A disk that is full or a folder that may not be written becomes one clear line; `key` chose the folder."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -119,9 +120,10 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(fault, OSError):
             raise
         full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        again = "the same command again" + (", which goes on from the last saved epoch" if key == "runs" else "")
         remedy = (
-            "make room and start the same command again, which goes on from the last saved epoch; or set runs=FOLDER"
+            f"make room and start {again}; or set {key}=FOLDER"
             if full
-            else "set runs=FOLDER to a folder that can be made and written"
+            else f"set {key}=FOLDER to a folder that can be made and written"
         )
         raise ConfigError(f"cannot write {path.absolute()}: {fault.strerror or fault}\n{remedy}") from error

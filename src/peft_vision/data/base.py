@@ -5,6 +5,7 @@ A subclass opens its pictures and labels without decoding them; the rest is the 
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,6 +22,7 @@ from peft_vision.preprocessing import Preprocessing
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
+SPLITS = frozenset(("train", "val", "test"))
 
 
 @component
@@ -47,8 +49,9 @@ class Data(ABC):
         """Raises ConfigError for what can be refused at little cost; downloads nothing."""
         self._divide()
 
-    def load(self, preprocessing: Preprocessing) -> Splits:
-        """Every picture has been read once when this returns, so a corrupt one never stops a run midway."""
+    def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
+        """Every picture of the splits in `read` has been read once when this returns, so a corrupt one never stops a
+        run midway; the others are left for later."""
         sets, parts = self._divide()
         geometry = Geometry(
             size=preprocessing.size,
@@ -57,9 +60,10 @@ class Data(ABC):
             interpolation=preprocessing.interpolation,
         )
         threads = max(1, usable(self.workers))
-        in_memory = self._in_memory(parts, geometry.size)
-        tensors, faults = {}, {}
-        for split, part in parts.items():
+        wanted = {split: part for split, part in parts.items() if split in read}
+        in_memory = self._in_memory(wanted, geometry.size)
+        tensors, faults = {}, {split: {} for split in parts}
+        for split, part in wanted.items():
             if split in in_memory:
                 tensors[split], faults[split] = decode(part, geometry, threads=threads, label=split)
             else:

@@ -6,17 +6,15 @@
 Any file Pillow can open by its name counts as a picture; other files and hidden ones are passed over.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image
 from pydantic import Field
 
 from peft_vision.config import ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
-from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.pictures import Files, Labelled, image_files, labelled
 from peft_vision.data.splits import LabelledSets
 
 _SPLITS = ("train", "val", "test")
@@ -73,7 +71,7 @@ def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
     for class_folder in _folders(folder):
         if class_folder.name not in classes:
             raise ConfigError(f"data.path: class {class_folder.name!r} of {folder} is not among the training classes")
-        found = _image_files(class_folder, root)
+        found = image_files(class_folder, root)
         if not found:
             raise ConfigError(f"data.path: no image in class folder {class_folder}")
         paths += found
@@ -85,15 +83,3 @@ def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
-
-
-def _image_files(folder: Path, root: Path) -> list[str]:
-    """All below `folder`, relative to `root`, sorted."""
-    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-    found = [
-        os.path.relpath(os.path.join(where, name), root)
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(endings) and not name.startswith(".")
-    ]
-    return sorted(found)

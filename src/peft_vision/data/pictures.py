@@ -1,6 +1,7 @@
 """Pictures before they are images at model size: files, or arrays already in memory, and their labels."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,6 +72,18 @@ class Files(Pictures):
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             yield Path(self.name(index)).read_bytes()
+
+
+def image_files(folder: Path, root: Path) -> list[str]:
+    """All below `folder` with an ending that Pillow opens, but hidden ones; relative to `root`, sorted."""
+    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    found = [
+        os.path.relpath(os.path.join(where, name), root)
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(endings) and not name.startswith(".")
+    ]
+    return sorted(found)
 
 
 class Arrays(Pictures):

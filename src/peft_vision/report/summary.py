@@ -18,21 +18,22 @@ METRICS = {
 def print_summary(result: Mapping[str, Any], folder: Path) -> None:
     """On standard output."""
     console = Console()
-    console.print(metrics_table(result))
+    choices = result["choices"]
+    title = f"{choices['method']} on {choices['data']}, {choices['backbone']}, seed {result['seed']}"
+    console.print(metrics_table(title, result["metrics"], result["data"]["images"]))
     for line in closing_lines(result, folder):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def metrics_table(result: Mapping[str, Any]) -> Table:
-    """A row for each metric, a column for each split that was scored; everything in percent."""
-    splits = [split for split in ("val", "test") if f"{split}/accuracy" in result["metrics"]]
-    choices = result["choices"]
-    table = Table(title=f"{choices['method']} on {choices['data']}, {choices['backbone']}, seed {result['seed']}")
+def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
+    """A row for each metric, a column for each split that was scored; everything in percent. `images`: how many."""
+    splits = [split for split in ("train", "val", "test") if f"{split}/accuracy" in metrics]
+    table = Table(title=title)
     table.add_column("%")
     for split in splits:
-        table.add_column(f"{split} ({result['data']['images'][split]:,} images)", justify="right")
+        table.add_column(f"{split} ({images[split]:,} images)", justify="right")
     for metric, label in METRICS.items():
-        table.add_row(label, *(f"{100 * result['metrics'][f'{split}/{metric}']:.2f}" for split in splits))
+        table.add_row(label, *(f"{100 * metrics[f'{split}/{metric}']:.2f}" for split in splits))
     return table
 
 

@@ -6,16 +6,13 @@ from contextlib import AbstractContextManager, ExitStack
 from time import monotonic
 from typing import Any
 
-import torch
-from timm.models.vision_transformer import VisionTransformer
-
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, component
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, peak_mib
-from peft_vision.experiment import Experiment
+from peft_vision.experiment import Experiment, load_backbone
 from peft_vision.features.store import Store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
@@ -56,7 +53,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     """From the saved state, or from the start, to a result. Every process computes, the main one writes."""
     started = monotonic()
     forget_peak(here.device)
-    vit = _backbone(experiment)
+    vit = load_backbone(experiment.backbone, seed=experiment.seed)
     splits = experiment.data.load(experiment.backbone.preprocessing())
     recipe = Recipe(
         method=dict(experiment.config["method"]),
@@ -178,13 +175,6 @@ def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) ->
     """How many images of each split went through the backbone, in every process and before a resume."""
     shares = here.gather({split: images.handed_out for split, images in splits.parts().items()})
     return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in splits.parts()}
-
-
-def _backbone(experiment: Experiment) -> VisionTransformer:
-    """Loaded, or drawn from the run's seed where no weights are asked for."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(experiment.seed, "backbone"))
-        return experiment.backbone.load()
 
 
 def _origin(model: Model, splits: Splits) -> dict[str, str]:

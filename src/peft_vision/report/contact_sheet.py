@@ -1,0 +1,104 @@
+"""A contact sheet: pictures in a grid under headings, each with a caption that is wrapped rather than cut."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = 160  # px, the longer side of every picture
+COLUMNS = 6
+_GAP = 20  # px between tiles, and around them
+_CAPTION, _HEADING = 14, 20  # px, sizes of letters
+_PAPER, _INK, _FAINT, _FRAME = "white", "#202020", "#707070", "#d8d8d8"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture that `fitted` made; `name` is written in ink below it, `remark` fainter below that."""
+
+    picture: Image.Image
+    name: str
+    remark: str
+
+
+def fitted(picture: Image.Image) -> Image.Image:
+    """As large as a tile allows, whole."""
+    scale = TILE / max(picture.size)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def open_font(name: str | None, size: int = _CAPTION) -> ImageFont.FreeTypeFont:
+    """A font file, or a font that the system knows by its file's name; None: Pillow's own, which has ASCII only.
+    OSError where there is no such font."""
+    return ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
+
+
+def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, font_name: str | None) -> Image.Image:
+    """Each section under its heading; RGB, COLUMNS tiles wide or as wide as the longest section."""
+    font, heading_font = open_font(font_name), open_font(font_name, _HEADING)
+    rows = {
+        heading: [_Row(tiles[start : start + COLUMNS], font) for start in range(0, len(tiles), COLUMNS)]
+        for heading, tiles in sections.items()
+    }
+    columns = min(COLUMNS, max(len(tiles) for tiles in sections.values()))
+    heading_height = line_height(heading_font) + _GAP // 2
+    height = _GAP + sum(heading_height + sum(row.height for row in under) for under in rows.values())
+    sheet = Image.new("RGB", (_GAP + columns * (TILE + _GAP), height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = _GAP
+    for heading, under in rows.items():
+        draw.text((_GAP, top), heading, _INK, heading_font)
+        top += heading_height
+        for row in under:
+            row.paste(sheet, draw, top)
+            top += row.height
+    return sheet
+
+
+class _Row:
+    """Tiles side by side; as high as the longest of their captions needs."""
+
+    def __init__(self, tiles: Sequence[Tile], font: ImageFont.FreeTypeFont) -> None:
+        self.tiles = tiles
+        self.font = font
+        self.names = [wrapped(tile.name, TILE, font.getlength) for tile in tiles]
+        self.line = line_height(font)
+        self.height = TILE + _GAP // 2 + self.line * (1 + max(map(len, self.names))) + _GAP
+
+    def paste(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
+        """Below `top`."""
+        for column, (tile, lines) in enumerate(zip(self.tiles, self.names, strict=True)):
+            left = _GAP + column * (TILE + _GAP)
+            width, height = tile.picture.size
+            corner = (left + (TILE - width) // 2, top + TILE - height)
+            sheet.paste(tile.picture, corner)
+            # around it, for a white picture on white paper
+            draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + width, corner[1] + height), outline=_FRAME)
+            texts = [*((line, _INK) for line in lines), (tile.remark, _FAINT)]
+            for number, (text, colour) in enumerate(texts):
+                below = top + TILE + _GAP // 2 + number * self.line
+                draw.text((left + TILE // 2, below), text, colour, self.font, anchor="ma")
+
+
+def line_height(font: ImageFont.FreeTypeFont) -> int:
+    """px from one line to the next, so that they do not touch."""
+    return sum(font.getmetrics()) + 2
+
+
+def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
+    """Lines of at most `width` by `measure`, broken at spaces, or within a word that is wider than a line."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        if line and measure(f"{line} {word}") <= width:
+            line = f"{line} {word}"
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while measure(line) > width and len(line) > 1:
+            fitting = max(n for n in range(1, len(line)) if n == 1 or measure(line[:n]) <= width)
+            lines.append(line[:fitting])
+            line = line[fitting:]
+    return [*lines, line]

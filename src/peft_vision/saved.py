@@ -1,0 +1,126 @@
+"""A saved run, opened again: its backbone, as config.yaml builds it, with its adapter on it.
+
+A folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not come from a
+run of this machine. Nothing in it is unpickled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from peft_vision.adapter import Recipe, attach_adapter, read_adapter
+from peft_vision.backbone.load import Backbone
+from peft_vision.config import ConfigError, build
+from peft_vision.experiment import load_backbone
+from peft_vision.features.store import TYPES
+from peft_vision.model import Model
+from peft_vision.run import writing
+from peft_vision.trainer import Trainer
+
+_FILES = ("config.yaml", "adapter.safetensors")
+_NAMED = 3  # runs that an error names
+
+
+@dataclass(frozen=True)
+class Saved:
+    """`model` is in evaluation mode on the device it was asked for; `config` is what config.yaml holds."""
+
+    folder: Path
+    model: Model
+    config: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Classes and preprocessing, as the adapter file has them."""
+        return self.model.recipe
+
+    def says(self, group: str, key: str) -> Any:
+        """The value that config.yaml has for `group.key`; None where it has none."""
+        if group not in self.config or not isinstance(self.config[group], dict):
+            return None
+        return self.config[group].get(key)
+
+    def output(self, out: str | None, default: str) -> Path:
+        """The folder `out`, else `default` in the run's own; made, or a ConfigError."""
+        folder = self.folder / default if out is None else Path(str(out)).expanduser().absolute()
+        with writing(folder, key="out"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def trainer(self, node: Mapping[str, Any]) -> Trainer:
+        """What `node` of the command line describes, in the run's own precision where config.yaml says which."""
+        precision = self.says("trainer", "precision")
+        return build(node if precision is None else {**node, "precision": precision}, Trainer, "trainer")
+
+
+def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> Saved:
+    """`checkpoint`: where the backbone's weights lie on this machine; None: where the run had them.
+
+    ConfigError where the folder is no saved run, or its adapter does not belong on the backbone.
+    """
+    path = Path(folder).expanduser().absolute()
+    _check_files(path)
+    config = _read_config(path / "config.yaml")
+    adapter = path / "adapter.safetensors"
+    backbone = _backbone(config, path, checkpoint)
+    remedy = "checkpoint=FILE says where the weights of its backbone lie on this machine"
+    try:
+        read_adapter(adapter)  # before weights are loaded, which may take a download
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        known = str(adapter) in str(error)
+        raise ConfigError(f"run: {error}" if known else f"run: cannot read {adapter}: {error!r}") from error
+    try:
+        vit = load_backbone(backbone, seed=config["seed"])
+    except ConfigError as error:
+        raise ConfigError(f"{str(error).splitlines()[0]}\n{remedy}") from error
+    try:
+        model = attach_adapter(vit, adapter)
+    except ConfigError as error:
+        raise ConfigError(f"run: {adapter}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"run: {error}\n{remedy}") from error
+    saved = Saved(path, model.to(device), config)
+    dtype = saved.says("features", "dtype") or "fp32"  # what no store rounded
+    if dtype not in TYPES:
+        raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
+    model.observed_type = TYPES[dtype]
+    return saved
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"run: no folder {folder}")
+    if (folder / "state.pt").exists():
+        raise ConfigError(
+            f"run: {folder} is not finished; start its command again, which goes on from the last saved epoch"
+        )
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        inner = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+        held = f"; it holds folders of runs: {', '.join(inner[:_NAMED])}{', ...' if inner[_NAMED:] else ''}"
+        raise ConfigError(
+            f"run: no {' and no '.join(missing)} in {folder}, which every finished run has{held if inner else ''}"
+        )
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run: {path} is no YAML: {' '.join(str(error).split())}") from error
+    known = isinstance(config, dict) and {"backbone", "seed"} <= config.keys()
+    if not known or not isinstance(config["backbone"], dict):
+        raise ConfigError(f"run: {path} must hold the keys of a run, backbone and seed at least")
+    return config
+
+
+def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
+    node = config["backbone"] if checkpoint is None else {**config["backbone"], "checkpoint": checkpoint}
+    try:
+        return build(node, Backbone, "backbone")
+    except ConfigError as error:
+        raise ConfigError(f"run: {folder}/config.yaml: {error}") from error

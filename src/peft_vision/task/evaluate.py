@@ -1,0 +1,106 @@
+"""Score a saved adapter on any data whose classes it knows."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from peft_vision.config import ConfigError, build, component
+from peft_vision.data.base import Data
+from peft_vision.data.images import Images
+from peft_vision.data.splits import Splits
+from peft_vision.distributed import world
+from peft_vision.environment import environment
+from peft_vision.report.summary import metrics_table
+from peft_vision.run import identity, place
+from peft_vision.saved import Saved, open_saved
+from peft_vision.task.base import Task
+
+_log = logging.getLogger("peft_vision")
+_NAMED = 3  # classes that an error names
+
+
+@component
+class Evaluate(Task):
+    """`split`: of the command line's data."""
+
+    split: Literal["test", "val", "train"]
+
+    def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
+        """Returns the accuracy. Under torchrun the processes share the images."""
+        data: Data = build(config["data"], Data, "data")
+        with world(config["device"]) as here:
+            saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
+            folder = saved.output(config["out"], "evaluations")
+            trainer = saved.trainer(config["trainer"])
+            positions = _positions(data.open().classes, saved.recipe.classes)
+            _say_resize(saved, data)
+            splits = data.load(saved.recipe.preprocessing, read={self.split})
+            images = self._images(splits, positions)
+            _log.info("%-9s %s", "data", splits.source)
+            metrics = trainer.evaluate(saved.model, images, self.split, workers=data.workers, world=here)
+            if here.is_main:
+                facts = {
+                    "run": saved.folder.name,
+                    "metrics": metrics,
+                    "images": {self.split: len(images)},
+                    "classes": {"data": len(splits.classes), "adapter": len(saved.recipe.classes)},
+                    "data": {
+                        "source": splits.source,
+                        "fingerprint": splits.fingerprint,
+                        "corrupt_images_skipped": splits.skipped,
+                        "config": config["data"],
+                    },
+                    "method": saved.recipe.method,
+                    "backbone": saved.recipe.backbone,
+                    "preprocessing": saved.recipe.preprocessing.record(),
+                    "precision": str(trainer.computes_in(here.device)),
+                    "environment": environment(here.device, here.size),
+                }
+                mark = identity({"fingerprint": splits.fingerprint, "resize": data.resize})[:8]
+                _report(facts, folder, data=choices["data"].replace("/", "_"), mark=f"{self.split}-{mark}")
+        return metrics[f"{self.split}/accuracy"]
+
+    def _images(self, splits: Splits, positions: Tensor) -> Images:
+        """Those to score, labelled with the adapter's class ids."""
+        images = splits.parts()
+        if self.split not in images:
+            raise ConfigError(
+                f"task.split: got {self.split!r}, but these data have none; data.val_fraction=0.1 would make one"
+            )
+        return Images(positions[images[self.split].labels], images[self.split].pixels, "none")
+
+
+def _positions(classes: tuple[str, ...], known: tuple[str, ...]) -> Tensor:
+    """(num_classes of the data,) int64: which of the adapter's classes each is, by name."""
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"data: {len(unknown)} of {len(classes)} classes are unknown to the adapter: {_listed(unknown)}\n"
+            f"it knows {len(known)}: {_listed(known)}"
+        )
+    return torch.tensor([known.index(name) for name in classes])
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(map(repr, names[:_NAMED])) + (", ..." if names[_NAMED:] else "")
+
+
+def _say_resize(saved: Saved, data: Data) -> None:
+    own = saved.says("data", "resize")
+    if own not in (None, data.resize):
+        _log.warning("data.resize=%s here, %s in the run: its images were resized in another way", data.resize, own)
+
+
+def _report(facts: Mapping[str, Any], folder: Path, *, data: str, mark: str) -> None:
+    """The file, whole, and the table. `mark`: what the file's name says beside the data set."""
+    path = folder / f"{data}-{mark}.json"
+    place(path, lambda unfinished: unfinished.write_text(json.dumps(facts, indent=2) + "\n"), key="out")
+    console = Console()
+    console.print(metrics_table(f"{facts['run']}\non {data}", facts["metrics"], facts["images"]))
+    console.print(f"saved     {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""Label every picture of a folder with a saved adapter: a table of probabilities and a contact sheet."""
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from peft_vision.config import ConfigError, build, component
+from peft_vision.data.base import Data
+from peft_vision.data.decode import Geometry
+from peft_vision.data.fill import verify
+from peft_vision.data.images import Images, Undecoded, usable
+from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.readable import left_out
+from peft_vision.distributed import world
+from peft_vision.progress import Progress
+from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
+from peft_vision.run import place
+from peft_vision.saved import Saved, open_saved
+from peft_vision.task.base import Task
+from peft_vision.trainer import Trainer
+
+_log = logging.getLogger("peft_vision")
+
+
+@component
+class Predict(Task):
+    """`resize`: as in data; None: the run's own. `sheet_images`: half the most certain, half the least. `font`:
+    for the sheet, a file or a name that the system knows; None: Pillow's own."""
+
+    resize: Literal["squash", "crop"] | None
+    sheet_images: PositiveInt
+    font: str | None
+
+    def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+        """Pictures are read twice, first to leave out the unreadable, and held a batch at a time."""
+        data: Data = build(config["data"], Data, "data")  # for its workers
+        folder = Path(str(config["images"])).expanduser().absolute()
+        files = _files(folder)
+        with world(config["device"]) as here:
+            if here.size > 1:
+                raise ConfigError("task=predict works in one process; start it without torchrun")
+            saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
+            trainer = saved.trainer(config["trainer"])
+            geometry = self._geometry(saved)
+            self._check_font(saved.recipe.classes)
+            out = saved.output(config["out"], f"predictions/{folder.resolve().name}")
+            pictures = _readable(files, folder, threads=max(1, usable(data.workers)))
+            images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
+            probabilities = _probabilities(saved, images, trainer, workers=data.workers, device=here.device)
+        classes, names = saved.recipe.classes, [files.paths[index] for index in pictures.indices.tolist()]
+        place(out / "predictions.csv", lambda path: _write_csv(path, names, classes, probabilities), key="out")
+        sheet = contact_sheet(self._sections(pictures, classes, probabilities), font_name=self.font)
+        place(out / "contact_sheet.png", lambda path: sheet.save(path, "PNG"), key="out")
+        print(f"labelled  {len(pictures):,} pictures of {folder}")
+        print(f"saved     {out}/predictions.csv and contact_sheet.png")
+
+    def _geometry(self, saved: Saved) -> Geometry:
+        resize = self.resize or saved.says("data", "resize")
+        if resize not in ("squash", "crop"):
+            raise ConfigError(
+                f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
+                "set task.resize=squash or task.resize=crop"
+            )
+        own = saved.recipe.preprocessing
+        return Geometry(size=own.size, resize=resize, crop=own.crop, interpolation=own.interpolation)
+
+    def _check_font(self, classes: tuple[str, ...]) -> None:
+        try:
+            open_font(self.font)
+        except OSError as error:
+            raise ConfigError(f"task.font: cannot open {self.font!r} ({error}); it should be a font file") from error
+        strange = [name for name in classes if not name.isascii()]
+        if self.font is None and strange:
+            shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
+            _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
+
+    def _sections(self, pictures: Labelled, classes: tuple[str, ...], probabilities: Tensor) -> dict[str, list[Tile]]:
+        """The most and the least certain pictures, none twice; of a single picture there is only the most certain."""
+        confidence, predicted = probabilities.max(dim=1)
+        order = confidence.argsort(descending=True, stable=True).tolist()
+        shown = min(self.sheet_images, len(order))
+        ends = {"most certain": order[: (shown + 1) // 2], "least certain": order[::-1][: shown // 2]}
+        return {
+            heading: [
+                Tile(
+                    picture=fitted(pictures.pictures.read(int(pictures.indices[position]))),
+                    name=classes[predicted[position]],
+                    remark=f"{100 * confidence[position]:.1f} %",
+                )
+                for position in positions
+            ]
+            for heading, positions in ends.items()
+            if positions
+        }
+
+
+def _files(folder: Path) -> Files:
+    """Every picture below `folder`."""
+    if not folder.is_dir():
+        raise ConfigError(f"images: no folder {folder}")
+    paths = image_files(folder, folder)
+    if not paths:
+        raise ConfigError(f"images: no picture in {folder}; pictures are files whose ending Pillow opens, such as .jpg")
+    return Files(folder, paths)
+
+
+def _readable(files: Files, folder: Path, *, threads: int) -> Labelled:
+    """Without the pictures that cannot be read, which a warning names. The labels mean nothing."""
+    pictures = labelled(files, [0] * len(files))
+    faults = verify(pictures, threads=threads, label="given")
+    if len(faults) == len(files):
+        raise ConfigError(
+            f"images: none of the {len(files)} pictures in {folder} can be read; {files.paths[0]}: {faults[0]}"
+        )
+    parts, _ = left_out({"given": pictures}, {"given": faults}, skip=True)
+    return parts["given"]
+
+
+@torch.no_grad()
+def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: int, device: torch.device) -> Tensor:
+    """(n, num_classes), on the CPU."""
+    rows: list[Tensor] = []
+    with Progress(label="predicting", total=len(images), unit="images") as progress, trainer.autocast(device):
+        for pixels, _ in images.in_order(batch_size=trainer.eval_batch_size, workers=workers):
+            logits = saved.model(pixels.to(device, non_blocking=True)).float()
+            rows.append(logits.softmax(dim=-1).cpu())
+            progress.advance(len(pixels))
+    return torch.cat(rows)
+
+
+def _write_csv(path: Path, names: list[str], classes: tuple[str, ...], probabilities: Tensor) -> None:
+    """A row for each picture: its file below the folder, the class and its probability, and those of all classes."""
+    predicted = probabilities.argmax(dim=1)
+    # a file name may be no text in any encoding: its bytes are kept
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "probability", *classes])
+        for name, label, row in zip(names, predicted.tolist(), probabilities, strict=True):
+            figures = [f"{figure:.6g}" for figure in row.tolist()]
+            writer.writerow([Path(name).as_posix(), classes[label], figures[label], *figures])

@@ -1,0 +1,66 @@
+"""Contact sheets: nothing is cut off, nothing overlaps."""
+
+import pytest
+from PIL import Image, ImageChops
+
+from peft_vision.report.contact_sheet import COLUMNS, TILE, Tile, contact_sheet, fitted, open_font, wrapped
+
+NAMES = ["cat", "Staffordshire bullterrier, Staffordshire bull terrier", "x" * 100, "a b c d e f g " * 9, ""]
+
+
+def tile(name: str, colour: str = "red") -> Tile:
+    return Tile(fitted(Image.new("RGB", (30, 30), colour)), name, "97.3 %")
+
+
+def inked(sheet: Image.Image) -> tuple[int, int, int, int]:
+    """The box of all that is not paper."""
+    return ImageChops.difference(sheet, Image.new("RGB", sheet.size, "white")).getbbox()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_caption_is_wrapped_within_its_tile_and_keeps_every_letter(name):
+    measure = open_font(None).getlength
+    lines = wrapped(name, TILE, measure)
+    assert all(measure(line) <= TILE for line in lines)
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+
+
+def test_words_that_fit_are_not_broken():
+    lines = wrapped(NAMES[1], TILE, open_font(None).getlength)
+    assert " ".join(lines) == NAMES[1]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sheet_has_room_for_its_longest_caption(name):
+    sheet = contact_sheet({"most certain": [tile(name)], "least certain": [tile(name)]}, font_name=None)
+    left, top, right, bottom = inked(sheet)
+    margin = 10
+    assert left >= margin
+    assert top >= margin
+    assert right <= sheet.width - margin
+    assert bottom <= sheet.height - margin
+
+
+def test_a_longer_caption_pushes_the_next_row_down():
+    def row_tops(name: str) -> list[int]:
+        sheet = contact_sheet({"most certain": [tile(name)] * (COLUMNS + 1)}, font_name=None)
+        reds = [y for y in range(sheet.height) if sheet.getpixel((TILE // 2, y)) == (255, 0, 0)]
+        return [y for y in reds if y - 1 not in reds]
+
+    short, long = row_tops(NAMES[0]), row_tops(NAMES[1])
+    assert len(short) == len(long) == 2
+    assert long[1] > short[1]
+
+
+def test_pictures_of_any_shape_are_shown_whole():
+    for size in ((8, 8), (300, 20), (20, 900), (5000, 1), (1, 5000)):
+        picture = fitted(Image.new("RGB", size))
+        assert max(picture.size) == TILE
+        assert min(picture.size) >= 1
+    assert fitted(Image.new("RGB", (300, 150))).size == (TILE, TILE // 2)
+
+
+def test_the_grid_is_no_wider_than_its_columns():
+    widths = [contact_sheet({"all": [tile("a")] * n}, font_name=None).width for n in (1, 2, COLUMNS, COLUMNS + 1)]
+    assert widths[0] < widths[1] < widths[2] == widths[3]

@@ -1,0 +1,169 @@
+"""`peft-vision task=predict`: a folder of pictures, labelled by a saved adapter."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image, ImageFont
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+
+from command import SMOKE, call, run_folder
+from peft_vision.report.contact_sheet import COLUMNS, TILE
+
+CLASSES = [str(digit) for digit in range(10)]
+NUM_PICTURES = 30
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
+@pytest.fixture
+def here(trained, tmp_path) -> Path:
+    """Holds `run` and `photos`, three pictures of each digit in a folder of its own."""
+    shutil.copytree(trained, tmp_path / "run")
+    digits = load_digits()
+    for number in range(NUM_PICTURES):
+        digit = number % 10
+        index = (digits.target == digit).nonzero()[0][number // 10]
+        folder = tmp_path / "photos" / f"{digit}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[index] * 15).astype("uint8")).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def predict(here: Path, *arguments: str) -> str:
+    """What it prints."""
+    outcome = call("task=predict", "run=run", "images=photos", *arguments, cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    return outcome.out
+
+
+def refused(here: Path, *arguments: str) -> str:
+    return call("task=predict", "run=run", "images=photos", *arguments, cwd=here).error
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_picture_gets_its_class_and_probabilities_that_sum_to_one(here):
+    said = predict(here)
+    assert f"labelled  30 pictures of {here}/photos" in said
+    path = here / "run" / "predictions" / "photos" / "predictions.csv"
+    assert path.read_text().splitlines()[0].split(",") == ["file", "class", "probability", *CLASSES]
+    found = rows(path)
+    files = [row["file"] for row in found]
+    assert files == sorted(str(p.relative_to(here / "photos")) for p in (here / "photos").rglob("*.png"))
+    for row in found:
+        probabilities = {label: float(row[label]) for label in CLASSES}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+        assert row["class"] == max(probabilities, key=probabilities.get)
+        assert row["probability"] == row[row["class"]]
+
+
+def test_the_classes_are_those_that_evaluate_scores(here):
+    predict(here)
+    found = rows(here / "run" / "predictions" / "photos" / "predictions.csv")
+    accuracy = sum(row["class"] == row["file"].split("/")[0] for row in found) / NUM_PICTURES
+    for split in ("train", "test"):
+        shutil.copytree(here / "photos", here / "sorted" / split)
+    data = ("data=image_folder", "data.path=sorted", "data.val_fraction=0")
+    assert call("task=evaluate", "run=run", *data, cwd=here).code == 0
+    (path,) = (here / "run" / "evaluations").iterdir()
+    assert json.loads(path.read_text())["metrics"]["test/accuracy"] == pytest.approx(accuracy)
+    assert accuracy > 0.15
+
+
+def test_batches_and_loader_processes_change_nothing(here):
+    predict(here, "out=one")
+    predict(here, "out=other", "trainer.eval_batch_size=7", "data.workers=0")
+    for one, other in zip(
+        rows(here / "one" / "predictions.csv"), rows(here / "other" / "predictions.csv"), strict=True
+    ):
+        assert (one["file"], one["class"]) == (other["file"], other["class"])
+        assert [float(one[label]) for label in CLASSES] == pytest.approx(
+            [float(other[label]) for label in CLASSES], abs=1e-5
+        )
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_said(here):
+    (here / "photos" / "0" / "0.png").write_bytes(b"no picture")
+    (here / "photos" / "broken.jpg").write_bytes(b"")
+    (here / "photos" / "notes.txt").write_text("no picture, and none by its name")
+    said = predict(here, "out=out")
+    assert "left out 2 corrupt images: " in said
+    assert f"{here}/photos/0/0.png" in said
+    assert "labelled  29 pictures" in said
+    files = [row["file"] for row in rows(here / "out" / "predictions.csv")]
+    assert len(files) == 29
+    assert not {"0/0.png", "broken.jpg", "notes.txt"} & set(files)
+
+
+def test_only_unreadable_pictures_are_an_error(here):
+    for path in (here / "photos").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    assert refused(here).startswith(f"images: none of the 30 pictures in {here}/photos can be read; 0/0.png: ")
+
+
+def test_the_sheet_shows_both_ends_and_no_picture_twice(here):
+    predict(here, "out=out", "task.sheet_images=14")
+    with Image.open(here / "out" / "contact_sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        two_rows_each = sheet.size
+    assert COLUMNS * TILE < two_rows_each[0] < (COLUMNS + 1) * TILE
+    predict(here, "out=out", "task.sheet_images=12")
+    with Image.open(here / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width == two_rows_each[0]
+        assert 2 * TILE < sheet.height < two_rows_each[1] - 2 * TILE
+    for path in sorted((here / "photos").rglob("*.png"))[1:]:
+        path.unlink()
+    predict(here, "out=out")
+    with Image.open(here / "out" / "contact_sheet.png") as sheet:
+        assert TILE < sheet.width < 2 * TILE
+        assert TILE < sheet.height < 2 * TILE
+
+
+def test_a_font_for_names_that_are_no_ascii(here):
+    assert "task.font" not in predict(here)
+    assert refused(here, "task.font=nowhere.ttf").startswith("task.font: cannot open 'nowhere.ttf' ")
+    adapter = here / "run" / "adapter.safetensors"
+    with safe_open(adapter, framework="pt") as file:
+        metadata = file.metadata()
+    names = ["Bär", "Käfer", *CLASSES[2:]]
+    save_file(load_file(adapter), adapter, metadata={**metadata, "classes": json.dumps(names)})
+    assert "'Bär' and others needs more; set task.font=FILE.ttf" in predict(here, "out=out")
+    assert set(names) < set(rows(here / "out" / "predictions.csv")[0])
+    (here / "mine.ttf").write_bytes(ImageFont.load_default(20).path.getvalue())
+    assert "task.font" not in predict(here, "task.font=mine.ttf")
+
+
+def test_how_to_resize_must_be_known(here):
+    path = here / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    predict(here, "out=known")
+    del config["data"]
+    path.write_text(yaml.safe_dump(config))
+    assert "task.resize=squash or task.resize=crop" in refused(here)
+    predict(here, "out=given", "task.resize=squash")
+    assert (here / "known" / "predictions.csv").read_text() == (here / "given" / "predictions.csv").read_text()
+
+
+def test_what_is_missing_is_said(here):
+    assert call("task=predict", "images=photos", cwd=here).error == "run: no value; give one with run=..."
+    assert call("task=predict", "run=run", cwd=here).error == "images: no value; give one with images=..."
+    assert call("task=predict", "run=run", "images=no", cwd=here).error == f"images: no folder {here}/no"
+    (here / "empty").mkdir()
+    assert call("task=predict", "run=run", "images=empty", cwd=here).error.startswith(
+        f"images: no picture in {here}/empty; "
+    )
