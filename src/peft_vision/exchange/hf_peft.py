@@ -1,0 +1,223 @@
+"""LoRA in the format of Hugging Face's `peft`: a folder with adapter_config.json and adapter_model.safetensors.
+
+There a LoRA belongs to a module of the backbone, and timm's q, k and v are one. So updates of q and v at rank r are
+written as one of rank 2r: its `lora_A` is both `down` above each other, its `lora_B` holds each `up` in the rows and
+columns of its own. alpha / rank stays what it was. The classifier is saved as `head`, a module of timm's.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from peft_vision.composition import option
+from peft_vision.exchange.timm_weights import plain_head
+from peft_vision.method.lora import PLACES, LowRank
+from peft_vision.model import Model
+
+CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
+_PREFIX = "base_model.model."
+_HEAD = f"{_PREFIX}head"
+_A_LAYER = re.compile(r"blocks\.(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
+_SUPPORTED = {  # what else may be set, and to what
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "lora_bias": (False,),
+    "modules_to_save": (["head"],),
+    "use_rslora": (False, True),
+    "use_dora": (False, True),
+}
+_MEANS_NOTHING = (  # to what the tensors compute
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_to_transform",
+    "layers_pattern",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "target_modules",
+    "task_type",
+)
+_NOTHING = (None, False, {}, [], "")
+
+
+def write(model: Model, folder: Path) -> None:
+    """ValueError where the model is more than a LoRA with a linear head."""
+    added = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRank)}
+    tuned = {name for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
+    others = {name for name in tuned if not name.startswith(tuple(f"encoder.vit.{own}." for own in added))}
+    if not added or others:
+        raise ValueError(f"the format is for LoRA alone, and this run tuned {min(others) if others else 'none'}")
+    weight, bias = plain_head(model)
+    tensors, ranks, alphas, dora = {f"{_HEAD}.weight": weight, f"{_HEAD}.bias": bias}, {}, {}, False
+    for name, module in added.items():
+        down, up, magnitude = _fused(module)
+        ranks[name], alphas[name] = len(down), module.scale * len(down)
+        tensors |= {f"{_PREFIX}{name}.lora_A.weight": down, f"{_PREFIX}{name}.lora_B.weight": up}
+        if magnitude is not None:
+            dora = True
+            tensors[f"{_PREFIX}{name}.lora_magnitude_vector"] = magnitude
+    common = next(iter(ranks))
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": f"timm/{model.recipe.backbone['name']}",
+        "target_modules": list(added),
+        "r": ranks[common],
+        "lora_alpha": alphas[common],
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != ranks[common]},
+        "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != alphas[common]},
+        "lora_dropout": next(iter(added.values())).dropout.p,
+        "bias": "none",
+        "use_dora": dora,
+        "use_rslora": False,  # the factor is in alpha
+        "modules_to_save": ["head"],
+        "inference_mode": True,
+    }
+    notes = {
+        "classes": list(model.recipe.classes),
+        "preprocessing": model.recipe.preprocessing.record(),
+        "backbone": model.recipe.backbone,
+    }
+    folder.joinpath(CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    folder.joinpath(NOTES).write_text(json.dumps(notes, indent=2) + "\n")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def _fused(module: LowRank) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`down` (R, I), `up` (O, R) and the length of each row (O,) of all updates of a matrix together."""
+    ranks = [len(down) for down in module.down.values()]
+    up = module.inner.weight.new_zeros(module.out_features, sum(ranks))
+    for number, (target, rows) in enumerate(module.rows.items()):
+        first = sum(ranks[:number])
+        up[rows, first : first + ranks[number]] = module.up[target].detach()
+    down = torch.cat([down.detach() for down in module.down.values()])
+    if not module.magnitude:
+        return down, up, None
+    magnitude = module.inner.weight.detach().norm(dim=1)  # of rows that are not updated
+    for target, rows in module.rows.items():
+        magnitude[rows] = module.magnitude[target].detach()
+    return down, up, magnitude
+
+
+class Imported:
+    """A LoRA read from such a folder: `tensors` by the names of our model, and `notes`, what a folder that was written
+    here says of classes, preprocessing and backbone, else nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        """ValueError where the folder holds no LoRA, or one that cannot be rebuilt."""
+        self._said = _read_json(folder / CONFIG)
+        _check(self._said, folder / CONFIG)
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except FileNotFoundError as error:
+            raise ValueError(f"no {WEIGHTS} in {folder}; other formats may run code and are not read") from error
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"cannot read {folder / WEIGHTS}: {error}") from error
+        self.notes = _read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
+        self.tensors: dict[str, Tensor] = {}
+        self._layers: dict[tuple[str, int, float], list[int]] = defaultdict(list)  # of each matrix, rank and scale
+        for name, tensor in tensors.items():
+            if name in (f"{_HEAD}.weight", f"{_HEAD}.bias"):
+                self.tensors[f"head.0.{name.rpartition('.')[2]}"] = tensor
+                continue
+            module, own = _own_name(name, folder / WEIGHTS)
+            index, place = _A_LAYER.fullmatch(module).groups()
+            target = PLACES[place][-1]
+            self.tensors[f"encoder.vit.{module}.{own}.{target}"] = tensor
+            if own == "down":
+                self._layers[target, len(tensor), _scale(self._said, module, len(tensor))].append(int(index))
+        if "head.0.weight" not in self.tensors:
+            raise ValueError(
+                f"{folder / WEIGHTS} holds no classifier (modules_to_save=['head']), so it cannot classify"
+            )
+        if not self._layers:
+            raise ValueError(f"{folder / WEIGHTS} holds no LoRA")
+
+    def method(self) -> dict[str, Any]:
+        """A LoRA of ours; where rank, scale or layers differ between matrices, several of them combined."""
+        alike: dict[tuple[int, float, tuple[int, ...]], list[str]] = defaultdict(list)
+        for (target, rank, scale), layers in self._layers.items():
+            alike[rank, scale, tuple(sorted(layers))].append(target)
+        common = {
+            **option("method", "lora"),
+            "dropout": self._said.get("lora_dropout", 0.0),
+            "rank_stabilised": False,  # the factor is in alpha
+            "dora": bool(self._said.get("use_dora")),
+        }
+        parts = {
+            f"lora_{'_'.join(sorted(targets))}_{number}": {
+                **common,
+                "targets": sorted(targets),
+                "rank": rank,
+                "alpha": scale * rank,
+                "layers": list(layers),
+            }
+            for number, ((rank, scale, layers), targets) in enumerate(alike.items())
+        }
+        return next(iter(parts.values())) if len(parts) == 1 else {**option("method", "combined"), "parts": parts}
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.tensors["head.0.weight"])
+
+
+def _own_name(name: str, path: Path) -> tuple[str, str]:
+    """The module of a tensor, and what our LoRA calls it."""
+    kinds = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"}
+    for ending, own in kinds.items():
+        module = name.removeprefix(_PREFIX).removesuffix(ending)
+        if name == f"{_PREFIX}{module}{ending}" and _A_LAYER.fullmatch(module):
+            return module, own
+    raise ValueError(f"{path}: {name} is no LoRA of attn.qkv, attn.proj, mlp.fc1 or mlp.fc2 of a timm ViT")
+
+
+def _scale(said: Mapping[str, Any], module: str, rank: int) -> float:
+    """By what the update of `module` is multiplied."""
+    alpha = said["lora_alpha"]
+    for key, own in (said.get("alpha_pattern") or {}).items():
+        if f".{module}".endswith(f".{key}"):
+            alpha = own
+    return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+
+
+def _check(said: Mapping[str, Any], path: Path) -> None:
+    if said.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: peft_type {said.get('peft_type')}, where only LORA can be read")
+    if not isinstance(said.get("lora_alpha"), int | float):
+        raise ValueError(f"{path}: no lora_alpha")
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = said.get(key) or {}
+        if not isinstance(patterns, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in patterns):
+            raise ValueError(f"{path}: {key}={patterns!r} is not supported; names of modules are")
+        if not all(isinstance(value, int | float) for value in patterns.values()):
+            raise ValueError(f"{path}: {key}={patterns!r} should hold numbers")
+    known = {"peft_type", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", *_MEANS_NOTHING}
+    for key, value in said.items():
+        fine = key in known or value in _NOTHING or (key in _SUPPORTED and value in _SUPPORTED[key])
+        if not fine:
+            raise ValueError(f"{path}: {key}={value!r} is not supported")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"no {path.name} in {path.parent}, so it is no adapter of `peft`") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return found

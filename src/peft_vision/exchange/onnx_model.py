@@ -1,0 +1,79 @@
+"""The whole model, normalisation and head included, as an ONNX file: uint8 images (B, 3, S, S) to logits (B, C)."""
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peft_vision.backbone.merge import merged
+from peft_vision.model import Model
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def missing() -> list[str]:
+    """The packages that are needed and not there."""
+    absent = []
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            absent.append(name)
+    return absent
+
+
+def write(model: Model, path: Path) -> None:
+    """For any number of images; what can be merged is. Class names and preprocessing are in the file's metadata.
+
+    The model is to be on the CPU, in evaluation mode.
+    """
+    import onnx
+
+    size = model.recipe.preprocessing.size
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    with merged(model.encoder), torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            model,
+            (images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"seen": {0: torch.export.Dim.DYNAMIC}},
+            dynamo=True,
+            verbose=False,
+        )
+    exported = program.model_proto
+    for key, value in {
+        "classes": json.dumps(list(model.recipe.classes)),
+        "preprocessing": json.dumps(model.recipe.preprocessing.record()),
+    }.items():
+        exported.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(exported)
+    onnx.save(exported, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's many lines, all about itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def logits(path: Path, images: Tensor) -> Tensor:
+    """What onnxruntime computes from the file, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
+    return torch.from_numpy(found)

@@ -1,0 +1,48 @@
+"""A trained model as a plain timm Vision Transformer with a classifier: what was tuned is merged into the weights."""
+
+import torch
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.merge import merged, unmergeable
+from peft_vision.method.readout import Pooled
+from peft_vision.model import Model
+
+
+def timm_state(model: Model) -> dict[str, Tensor]:
+    """Under timm's names, head included. ValueError with the reason where the model is more than that."""
+    weight, bias = plain_head(model)
+    if strangers := unmergeable(model.encoder):
+        named = f"{', '.join(strangers[:2])}{' and others' if strangers[2:] else ''}"
+        raise ValueError(f"{named}: no weight of a plain backbone computes that; task.format=onnx takes any method")
+    names = _own_names(model.encoder)
+    with merged(model.encoder):
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.encoder.vit.state_dict().items()}
+    if homeless := sorted(state.keys() - names):
+        raise ValueError(f"{homeless[0]}: this backbone has no such weight, and what was tuned needs one")
+    return {**state, "head.weight": weight.cpu(), "head.bias": bias.cpu()}
+
+
+def _own_names(encoder: Encoder) -> set[str]:
+    """Of the backbone's tensors, as timm calls them."""
+    added = set(encoder.added().values())
+    owners = {name: module for name, module in encoder.vit.named_modules() if module not in added}
+    return {
+        ".".join(step for step in (*owner.split("."), name) if step and step != "inner")
+        for owner, module in owners.items()
+        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
+
+
+def plain_head(model: Model) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one linear layer that the head amounts to in evaluation. ValueError where it is more."""
+    if not isinstance(model.readout, Pooled):
+        raise ValueError("its head reads more than the backbone's pooled features; task.format=onnx takes any method")
+    *before, last = [module for module in model.head.modules() if not isinstance(module, nn.Sequential | nn.Dropout)]
+    weight, bias = last.weight.detach().double(), last.bias.detach().double()
+    for module in before:
+        if not isinstance(module, nn.BatchNorm1d):
+            raise ValueError(f"its head holds a {type(module).__name__}, and timm's is one linear layer")
+        weight = weight / torch.sqrt(module.running_var + module.eps)
+        bias = bias - weight @ module.running_mean.double()
+    return weight.to(last.weight), bias.to(last.bias)

@@ -1,0 +1,102 @@
+"""Write a saved adapter in a format that other tools read, and check that it computes the same."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from peft_vision.adapter import load_tuned
+from peft_vision.backbone.load import Backbone
+from peft_vision.config import ConfigError, build, component
+from peft_vision.exchange import hf_peft, onnx_model
+from peft_vision.exchange.timm_weights import timm_state
+from peft_vision.run import writing
+from peft_vision.saved import Saved, open_saved
+from peft_vision.task.base import Task
+
+_CHECKED = 8  # random images that the logits are compared on
+
+
+@component
+class Export(Task):
+    """timm: weights of a plain timm model with a classifier; peft: a folder for Hugging Face's `peft`; onnx: the whole
+    model; adapter: the run's own safetensors file."""
+
+    format: Literal["timm", "peft", "onnx", "adapter"]
+
+    def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+        """ConfigError where the format cannot hold what the run trained."""
+        if self.format == "onnx" and (missing := onnx_model.missing()):
+            raise ConfigError(f"task.format=onnx needs {', '.join(missing)}: pip install 'peft-vision[onnx]'")
+        saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=torch.device("cpu"))
+        folder = saved.output(config["out"], "export")
+        size = saved.recipe.preprocessing.size
+        images = torch.randint(0, 256, (_CHECKED, 3, size, size), generator=torch.Generator().manual_seed(0))
+        images = images.to(torch.uint8)
+        write = {"timm": _timm, "peft": _peft, "onnx": _onnx, "adapter": _adapter}[self.format]
+        try:
+            with writing(folder, key="out"), torch.no_grad():
+                path, found = write(saved, folder, images)
+                expected = saved.model(images)
+        except ValueError as error:
+            raise ConfigError(f"task.format={self.format}: {error}") from error
+        console = Console(soft_wrap=True, highlight=False)
+        difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+        console.print(
+            f"checked   logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"
+        )
+        console.print(f"saved     {path}")
+
+
+def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
+    """The file, and the logits of an untouched timm model that has loaded it."""
+    path = folder / "timm.safetensors"
+    state = timm_state(saved.model)
+    save_file(state, path, {key: text for key, text in saved.recipe.metadata().items() if key != "format"})
+    vit = _untrained(saved)
+    vit.reset_classifier(len(saved.recipe.classes))
+    vit.load_state_dict(state)
+    return path, vit.eval()(saved.model.normalize(images))
+
+
+def _untrained(saved: Saved) -> VisionTransformer:
+    """timm's own model of the run's shape, with random weights."""
+    backbone: Backbone = build(saved.config["backbone"], Backbone, "backbone")
+    return replace(backbone, pretrained=False, checkpoint=None).load()
+
+
+def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
+    """The folder, and the logits of a model that has read it again."""
+    path = folder / "peft"
+    path.mkdir(exist_ok=True)
+    hf_peft.write(saved.model, path)
+    imported = hf_peft.Imported(path)
+    recipe = replace(saved.recipe, method=imported.method())
+    own = {name.replace(".inner.", "."): tensor for name, tensor in saved.model.encoder.vit.state_dict().items()}
+    vit = _untrained(saved)
+    vit.load_state_dict({name: own[name] for name in vit.state_dict()})
+    again = recipe.assemble(vit, seed=0)
+    load_tuned(again, imported.tensors)
+    return path, again.eval()(images)
+
+
+def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
+    """The file, and what onnxruntime computes from it."""
+    path = folder / "model.onnx"
+    onnx_model.write(saved.model, path)
+    return path, onnx_model.logits(path, images)
+
+
+def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
+    """A copy of the run's own, and the logits of the model it was opened as."""
+    path = folder / "adapter.safetensors"
+    if path.resolve() != (saved.folder / path.name).resolve():
+        shutil.copyfile(saved.folder / path.name, path)
+    return path, saved.model(images)

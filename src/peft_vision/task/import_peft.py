@@ -1,0 +1,92 @@
+"""Read a LoRA of Hugging Face's `peft` for a timm ViT, as a folder that task=evaluate, predict and export take."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from peft_vision.adapter import Recipe, load_tuned, write_adapter
+from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.composition import option
+from peft_vision.config import ConfigError, build, component
+from peft_vision.exchange.hf_peft import Imported
+from peft_vision.experiment import load_backbone
+from peft_vision.preprocessing import Preprocessing
+from peft_vision.run import place, writing
+from peft_vision.task.base import Task
+
+
+@component
+class ImportPeft(Task):
+    """`classes`: their names, in the order of the logits; None: as the folder says, else numbers. `resize`: how images
+    are brought to size, for task=predict."""
+
+    classes: tuple[str, ...] | None
+    resize: Literal["squash", "crop"]
+
+    def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+        """`backbone` of the command line is the one that the LoRA was trained on."""
+        folder = Path(str(config["file"])).expanduser().absolute()
+        backbone: Backbone = build(config["backbone"], Backbone, "backbone")
+        try:
+            imported = Imported(folder)
+        except ValueError as error:
+            raise ConfigError(f"file: {error}") from error
+        recipe = self._recipe(imported, backbone)
+        backbone.check()
+        vit = load_backbone(backbone, seed=config["seed"])
+        found, own = weights_hash(vit), recipe.backbone["hash"]
+        if own not in (None, found):
+            raise ConfigError(
+                f"file: {folder} was trained on other weights ({recipe.backbone['name']}, hash {own[:12]}) than "
+                f"these (hash {found[:12]})\nchoose backbone=... and backbone.checkpoint=FILE to match"
+            )
+        recipe.backbone.update(name=backbone.name, hash=found)
+        model = recipe.assemble(vit, seed=0)
+        try:
+            load_tuned(model, imported.tensors)
+        except ValueError as error:
+            raise ConfigError(f"file: {folder} does not fit {backbone.name}: {error}") from error
+        out = Path(str(config["out"])).expanduser().absolute()
+        with writing(out, key="out"):
+            out.mkdir(parents=True, exist_ok=True)
+        place(out / "adapter.safetensors", lambda path: write_adapter(model, path), key="out")
+        kept = {
+            "backbone": dict(config["backbone"]),
+            "method": recipe.method,
+            "data": {"resize": self.resize},
+            "seed": config["seed"],
+        }
+        place(out / "config.yaml", lambda path: path.write_text(yaml.safe_dump(kept, sort_keys=False)), key="out")
+        counts = model.parameter_counts()
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(f"read      {counts.method:,} parameters of a LoRA, {counts.head:,} of its head")
+        console.print(f"saved     {out}/adapter.safetensors and config.yaml")
+
+    def _recipe(self, imported: Imported, backbone: Backbone) -> Recipe:
+        """With the hash of the weights that the LoRA was trained on, None where the folder does not say."""
+        notes = imported.notes
+        classes = tuple(str(index) for index in range(imported.num_classes))
+        preprocessing, trained_on = backbone.preprocessing(), {"name": backbone.name, "hash": None}
+        if notes:
+            try:
+                classes = tuple(str(name) for name in notes["classes"])
+                preprocessing = Preprocessing.restore(notes["preprocessing"])
+                trained_on = {key: notes["backbone"][key] for key in ("name", "hash")}
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ConfigError(
+                    f"file: peft_vision.json lacks or garbles {error}; remove it to go without"
+                ) from error
+        classes = self.classes or classes
+        if len(classes) != imported.num_classes:
+            raise ConfigError(f"task.classes: {len(classes)} names for the {imported.num_classes} outputs of the head")
+        return Recipe(
+            method=imported.method(),
+            head=option("head", "linear"),
+            classes=classes,
+            preprocessing=preprocessing,
+            backbone=trained_on,
+        )

@@ -1,0 +1,69 @@
+"""A trained model as plain timm weights."""
+
+import pytest
+import torch
+
+from conftest import tiny_vit
+from peft_vision.exchange.timm_weights import timm_state
+from reference import randomised
+from shipped import METHODS, adapted
+
+MERGEABLE = {
+    "linear": {},
+    "full": {},
+    "partial": {},
+    "bitfit": {},
+    "layer_norm": {},
+    "lora": {},
+    "lora with every target": {"targets": ("q", "k", "v", "proj", "fc1", "fc2")},
+    "lora of a direction": {"dora": True, "targets": ("qkv", "fc2")},
+    "ssf": {},
+    "fact_tt": {},
+    "fact_tk": {},
+    "repadapter": {},
+    "combined": {
+        "parts": {"fact_tt": {"layers": "first-2"}, "lora": {"layers": "last-2"}, "ssf": None, "bitfit": None}
+    },
+}
+REST = sorted(set(METHODS) - set(MERGEABLE))
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("name", MERGEABLE)
+def test_untouched_timm_computes_the_same_logits_from_it(name, pool, images):
+    architecture = {"global_pool": pool}
+    model = randomised(name.split()[0], architecture=architecture, **MERGEABLE[name])
+    plain = tiny_vit(**architecture)
+    plain.reset_classifier(4)
+    plain.load_state_dict(timm_state(model))
+    torch.testing.assert_close(plain.eval()(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", REST)
+def test_what_is_no_change_of_weights_is_refused_with_the_reason(method):
+    model = adapted(method)
+    before = model.state_dict().keys()
+    with pytest.raises(ValueError, match=r"no weight of a plain backbone computes that|reads more than"):
+        timm_state(model)
+    assert model.state_dict().keys() == before
+
+
+@pytest.mark.parametrize("method", ["ssf", "repadapter"])
+def test_a_shift_that_a_backbone_without_biases_cannot_take_in_is_refused(method):
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv\.bias: this backbone has no such weight"):
+        timm_state(adapted(method, architecture={"qkv_bias": False}))
+
+
+def test_a_batch_norm_before_the_classifier_is_folded_in(images):
+    model = adapted("lora", head={"norm": "batch"})
+    model.train()(images)  # moves its statistics
+    plain = tiny_vit()
+    plain.reset_classifier(4)
+    plain.load_state_dict(timm_state(model))
+    torch.testing.assert_close(plain.eval()(images), model.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [{"norm": "layer"}, {"hidden": [8]}])
+def test_a_head_that_timm_has_not_is_refused(head):
+    with pytest.raises(ValueError, match="timm's is one linear layer"):
+        timm_state(adapted("lora", head=head))
