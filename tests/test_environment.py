@@ -1,5 +1,6 @@
 """What a run took in memory is its own."""
 
+import subprocess
 import sys
 
 import pytest
@@ -20,3 +21,11 @@ def test_what_was_held_before_is_forgotten():
     block = torch.ones(2**26)
     assert peak_mib(CPU) > high - 50
     del block
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a parent process held")
+def test_what_the_parent_process_holds_is_not_counted():
+    block = torch.ones(2**29)  # 2 GiB
+    program = "import torch; from peft_vision.environment import peak_mib; print(peak_mib(torch.device('cpu')))"
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert float(said) < block.nbytes / 2**20

@@ -70,6 +70,8 @@ def choose_device(name: str, *, local_rank: int) -> torch.device:
         raise ConfigError(f"device: got {name!r}, should be auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name} asked for, but this torch sees no GPU; use device=cpu or device=auto")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device: {name} asked for, but the last GPU that this torch sees is cuda:{count - 1}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps asked for, but this torch has none; use device=cpu or device=auto")
     if device.type == "cuda" and device.index is None:

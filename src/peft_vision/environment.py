@@ -1,6 +1,7 @@
 """What a result depends on beside its config: versions, machine, commit; and what it cost in memory."""
 
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from peft_vision import __version__
 
+_STATUS = Path("/proc/self/status")  # Linux
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow")
 
 
@@ -55,5 +57,8 @@ def peak_mib(device: torch.device) -> float:
     resident, libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = _STATUS.read_text() if _STATUS.is_file() else ""
+    if high := re.search(r"VmHWM:\s+(\d+) kB", status):  # getrusage's is never less than what a parent process held
+        return int(high[1]) / 2**10
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)

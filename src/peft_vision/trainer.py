@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Annotated, Any, Literal
 
@@ -103,11 +104,7 @@ class Trainer:
         stepper = optimizer.create(model)
         if standing.optimizer is not None:
             stepper.load_state_dict(standing.optimizer)
-        model.encoder.set_checkpointing(self.checkpointing)
-        model.train()
-        compute = self._compute(model, world)
-        lasso = model.phase.lasso
-        penalty = (lambda: lasso * head_columns(model.head).norm(dim=0).sum()) if lasso else None
+        update = self.updates(model, stepper, world)
         steps = -(-len(train) // self.batch_size)
         num_images = len(train)
         first = (model.begun - 1) * self.epochs
@@ -123,10 +120,10 @@ class Trainer:
                 started = monotonic()
                 torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
                 watch = LossWatch(first_step=epoch * steps)
-                for index, batch in enumerate(self._batches(train, seed, epoch, workers, world)):
+                for index, batch in enumerate(self.batches(train, seed, epoch, workers, world)):
                     factor = schedule.factor((epoch - first) * steps + index, self.epochs * steps)
                     lr = optimizer.lr * model.phase.lr_factor * factor
-                    watch.add(self._step(compute, stepper, batch, lr, world, penalty), lr=lr)
+                    watch.add(update(batch, lr), lr=lr)
                     progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
                 standing.train_seconds += monotonic() - started
                 standing.epochs = epoch + 1
@@ -155,14 +152,23 @@ class Trainer:
         )
         return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
 
-    def _compute(self, model: Model, world: World) -> nn.Module:
+    def updates(self, model: Model, stepper: torch.optim.Optimizer, world: World) -> Callable[[Batch, float], Tensor]:
+        """What makes one update of `model`, as its present phase trains it, of a batch and a learning rate, and returns
+        this process's part of the mean loss. Puts `model` into training mode."""
+        model.encoder.set_checkpointing(self.checkpointing)
+        model.train()
+        lasso = model.phase.lasso
+        penalty = (lambda: lasso * head_columns(model.head).norm(dim=0).sum()) if lasso else None
+        return partial(self._step, self.compute(model, world), stepper, world=world, penalty=penalty)
+
+    def compute(self, model: nn.Module, world: World) -> nn.Module:
         """What a step calls: the model itself, or wrapped to share gradients or compiled."""
         compute: nn.Module = model
         if world.size > 1:
             compute = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
         return torch.compile(compute) if self.compile else compute
 
-    def _batches(self, images: Source, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
+    def batches(self, images: Source, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
         """The batches of one epoch in an order that depends on seed and epoch only."""
         batches = shuffled(len(images), batch_size=self.batch_size, seed=seed, epoch=epoch)
         # as many parts on every process, so that they meet in the same backward passes

@@ -1,0 +1,144 @@
+"""What is measured in one process: a training step as a run makes it, and what it is compared with.
+
+A step begins with a random batch in memory and ends with updated weights. The forward pass that it takes turns with is
+timm's own, of the bare backbone and a head, without gradients.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peft_vision.bench.setting import Setting
+from peft_vision.config import build
+from peft_vision.data.images import Source
+from peft_vision.environment import forget_peak, peak_mib
+from peft_vision.features.source import Observed
+from peft_vision.method.base import Method
+from peft_vision.model import Model
+from peft_vision.preprocessing import Normalize
+from peft_vision.trainer import Batch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`parameters`: what trains, in `method` and `head`, or how large the `backbone` is. `seconds`: medians of
+    `forward`, `step` and, where what is frozen can be stored, `stored_step`. `memory_mib`: what the steps needed beyond
+    what was held before them; `peak_mib`: both together. `phase`: the one that was measured, the method's first."""
+
+    parameters: dict[str, int]
+    seconds: dict[str, float]
+    memory_mib: float
+    peak_mib: float
+    phase: str | None
+
+
+def measure_forward(setting: Setting) -> Measured:
+    """The forward pass alone."""
+    bare = _bare(setting)
+    forward = _forward(bare, setting)
+    memory = _memory(forward, bare, setting)
+    size = sum(parameter.numel() for parameter in bare[1].parameters())
+    return Measured({"backbone": size}, _medians({"forward": forward}, setting), *memory, phase=None)
+
+
+def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
+    """A training step, and a forward pass beside it."""
+    model = setting.model(build(method, Method, "method"))
+    counts = model.parameter_counts()
+    images = setting.images()
+    update = setting.trainer.updates(model, setting.optimizer.create(model), setting.world)
+    lr = setting.optimizer.lr * model.phase.lr_factor
+
+    def stepping(source: Source) -> Callable[[], Tensor]:
+        batches = _endless(source, setting)
+        return lambda: update(next(batches), lr)
+
+    step = stepping(images)
+    memory = _memory(step, model, setting)
+    contenders = {"forward": _forward(_bare(setting), setting), "step": step}
+    if model.frozen is not None:
+        contenders["stored_step"] = stepping(_observed(model, images, setting))
+    parameters = {"method": counts.method, "head": counts.head}
+    return Measured(parameters, _medians(contenders, setting), *memory, phase=model.phase.name)
+
+
+def _bare(setting: Setting) -> nn.Sequential:
+    """Images to logits, nothing of it trains: normalisation, timm's model, a head."""
+    vit = setting.vit()
+    head = setting.head.build(vit.num_features, setting.num_classes)
+    bare = nn.Sequential(Normalize(setting.backbone.preprocessing()), vit, head)
+    return bare.requires_grad_(False).eval().to(setting.world.device)
+
+
+def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
+    batches = _endless(setting.images(), setting)
+    compute = setting.trainer.compute(bare, setting.world)
+
+    def forward() -> None:
+        with torch.no_grad(), setting.trainer.autocast(setting.world.device):
+            for images, _ in next(batches).parts:
+                compute(images.to(setting.world.device, non_blocking=True))
+
+    return forward
+
+
+def _endless(source: Source, setting: Setting) -> Iterator[Batch]:
+    """Random batches, epoch after epoch."""
+    for epoch in count():
+        yield from setting.trainer.batches(source, setting.seed, epoch, workers=0, world=setting.world)
+
+
+def _observed(model: Model, images: Source, setting: Setting) -> Observed:
+    """What the store would hold of `images`, in memory."""
+    device = setting.world.device
+    with torch.no_grad(), setting.trainer.autocast(device):
+        batches = images.in_order(batch_size=setting.trainer.batch_size, workers=0)
+        seen = [model.observe(pixels.to(device)) for pixels, _ in batches]
+    rows = {kind: torch.cat([part.pack(kind).to("cpu", model.observed_type) for part in seen]) for kind in model.frozen}
+    return Observed(images.labels, rows)
+
+
+def _memory(act: Callable[[], object], model: nn.Module, setting: Setting) -> tuple[float, float]:
+    """MiB that `act` needs beyond what is held before its first call, gradients and the optimizer's state included; and
+    all that is held at the peak."""
+    device = setting.world.device
+    _rehearse(model, setting)
+    forget_peak(device)
+    before = peak_mib(device)
+    for _ in range(setting.warmup):
+        act()
+    forget_peak(device)
+    for _ in range(setting.steps):
+        act()
+    peak = peak_mib(device)
+    return peak - before, peak
+
+
+def _rehearse(model: nn.Module, setting: Setting) -> None:
+    """One image through `model`, for what libraries allocate once."""
+    mode = model.training
+    size = setting.backbone.preprocessing().size
+    with torch.no_grad(), setting.trainer.autocast(setting.world.device):
+        model.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=setting.world.device))
+    model.train(mode)
+
+
+def _medians(contenders: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, float]:
+    """Seconds of one call; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    wait = torch.get_device_module(setting.world.device).synchronize
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(setting.warmup + setting.repeats):
+        for name, act in contenders.items():
+            wait()
+            started = perf_counter()
+            for _ in range(setting.steps):
+                act()
+            wait()
+            seconds[name].append((perf_counter() - started) / setting.steps)
+    return {name: median(taken[setting.warmup :]) for name, taken in seconds.items()}

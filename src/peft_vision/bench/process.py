@@ -1,0 +1,64 @@
+"""A fresh process for a function: its memory holds nothing of others, and it may die."""
+
+import logging
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from peft_vision.config import ConfigError
+from peft_vision.wording import first_line
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a function returned nothing, in a line; `traceback` is for whoever wrote it."""
+
+    reason: str
+    traceback: str
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """What `function` returns, called with `arguments` in a process of its own; or a Failure."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_call, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        process.join()
+        outcome = Failure(_ending(process.exitcode), "")
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+        receiver.close()
+    return outcome
+
+
+def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    """What the process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this
+    logging.getLogger("peft_vision").setLevel(logging.ERROR)
+    try:
+        outcome = function(*arguments)
+    except ConfigError as error:
+        outcome = Failure("; ".join(str(error).splitlines()), "")
+    except Exception as error:
+        said = f": {first_line(error)}" if str(error).strip() else ""
+        outcome = Failure(f"{type(error).__name__}{said}", traceback.format_exc())
+    sender.send(outcome)
+    sender.close()
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "its process was killed, as the system does when memory runs out"
+    how = f"by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
+    return f"its process ended {how}"
