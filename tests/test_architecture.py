@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = """
 peft_vision
 config
-preprocessing seeding progress wording
+preprocessing seeding progress wording composition
 backbone data
 head method
 model
@@ -30,7 +30,8 @@ probe
 phases
 tracker run environment
 experiment
-report foresight
+saved exchange
+report foresight bench
 task library
 cli
 """

@@ -9,12 +9,20 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from command import call, start
+from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, build
 from peft_vision.experiment import KINDS, Experiment
 from peft_vision.task.base import Task
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
-OPEN = {"backbone.name": "vit_tiny_patch16_224", "data.path": "pictures"}  # values that only the user knows
+OPEN = {  # values that only the user knows
+    "backbone.name": "vit_tiny_patch16_224",
+    "data.path": "pictures",
+    "run": "run",
+    "images": "pictures",
+    "file": "lora",
+    "out": "here",
+}
 METHODS = [option for group, option in OPTIONS if group == "method"]
 
 
@@ -24,7 +32,8 @@ def composed(*overrides: str) -> dict:
         config = compose("config", list(overrides))
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, OPEN[key])
-    return OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(config, resolve=True)
+    return {**plain, "method": complete(plain["method"])}
 
 
 def test_the_command_waits_for_no_library_that_is_slow_to_import():

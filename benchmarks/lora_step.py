@@ -1,0 +1,94 @@
+"""How fast a LoRA training step is here, beside Hugging Face's `peft` on the same timm backbone.
+
+    python benchmarks/lora_step.py [--model vit_small_patch16_224] [--rank 8] [--batch 16] [--device cpu]
+
+Both update the fused qkv of every layer at the same rank with the same scale and train a linear head; a step is
+forward, backward and an update by AdamW. They take turns; medians are printed as ratios. `kept` is what one forward
+pass makes autograd keep; `logits` the largest difference after both got the same updates. On a GPU the peak of a step
+is printed too.
+"""
+
+import argparse
+
+import peft
+import timm
+import torch
+from timing import kept_mib, medians, training_step
+from torch import nn
+
+import peft_vision
+
+
+def by_peft(vit: nn.Module, rank: int) -> nn.Module:
+    """The same updates by the peer."""
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"], modules_to_save=["head"])
+    return peft.get_peft_model(vit, config)
+
+
+def copy_updates(theirs: nn.Module, ours: nn.Module) -> None:
+    """Makes both compute the same, with updates that are not zero."""
+    state = theirs.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if "lora_B" in name:
+                tensor.normal_(0, 0.02)
+        for index, layer in enumerate(ours.encoder.layers):
+            prefix = f"base_model.model.blocks.{index}.attn.qkv.lora"
+            layer.attn.qkv.down["qkv"].copy_(state[f"{prefix}_A.default.weight"])
+            layer.attn.qkv.up["qkv"].copy_(state[f"{prefix}_B.default.weight"])
+        head = "base_model.model.head.modules_to_save.default"
+        ours.head[-1].weight.copy_(state[f"{head}.weight"])
+        ours.head[-1].bias.copy_(state[f"{head}.bias"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+
+    vit = timm.create_model(options.model, num_classes=100).eval()
+    ours = peft_vision.adapt(
+        vit, method="lora", num_classes=100, targets=("qkv",), rank=options.rank, alpha=options.rank
+    ).to(device)
+    theirs = by_peft(vit, options.rank).to(device)
+    copy_updates(theirs, ours)
+    images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
+    labels = torch.randint(0, 100, (options.batch,), device=device)
+    with torch.no_grad():
+        difference = (ours.eval()(images) - theirs.eval()(images)).abs().max().item()
+
+    def step_of(model: nn.Module):
+        model.train()
+        stepper = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+        def step() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                training_step(model, images, labels)
+            stepper.step()
+
+        return step
+
+    steps = {"peft": step_of(theirs), "here": step_of(ours)}
+    seconds = medians(steps, options.repeats, device)
+    print(f"{options.model}, batch {options.batch}, rank {options.rank} on qkv, {device}, torch {torch.__version__}")
+    for name, model in {"peft": theirs, "here": ours}.items():
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        line = f"{name}  {seconds['peft'] / seconds[name]:5.2f} times as fast  {seconds[name]:7.4f} s"
+        line += f"  kept {kept_mib(model, images):7.1f} MiB  {trained:,} parameters"
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            steps[name]()
+            line += f"  peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
+        print(line)
+    print(f"logits  {difference:.0e}")
+
+
+if __name__ == "__main__":
+    main()
