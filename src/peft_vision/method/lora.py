@@ -106,9 +106,11 @@ class LowRank(Wrapper):
             weight, bias = self.inner.weight[rows], None if self.inner.bias is None else self.inner.bias[rows]
             return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
         plain = part(self.inner, tokens, rows)
-        outputs, dropped = plain.clone(), self.dropout(tokens)
+        # a linear layer's output is nobody else's, and its backward pass does not need it
+        outputs = plain if type(self.inner) is nn.Linear and not self.magnitude else plain.clone()
+        dropped = self.dropout(tokens)
         for target, own, here in cut:
-            update = self.scale * F.linear(F.linear(dropped, self.down[target]), self.up[target][own])
+            update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][own])
             if self.magnitude:
                 factor = self._factor(target)[own]
                 bias = 0 if self.inner.bias is None else self.inner.bias[rows][here]
