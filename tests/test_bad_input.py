@@ -219,7 +219,7 @@ def test_a_class_of_the_users_own_runs_and_one_of_the_wrong_kind_is_refused(tmp_
         "        encoder.vit.norm.requires_grad_(True)\n"
     )
     (tmp_path / "mine" / "method").mkdir(parents=True)
-    option = "_target_: {}\nlayers: all\nlr: {{ sgd: 0.1, adamw: 0.1 }}\n"
+    option = "_target_: {}\nlayers: all\nprobe_first: false\nlr: {{ sgd: 0.1, adamw: 0.1 }}\n"
     (tmp_path / "mine" / "method" / "norms.yaml").write_text(option.format("norms.Norms"))
     (tmp_path / "mine" / "method" / "path.yaml").write_text(option.format("pathlib.Path"))
     monkeypatch.syspath_prepend(tmp_path)

@@ -137,6 +137,44 @@ def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed_phases)
 
 
+LP_FT = (
+    "experiment=smoke",
+    "method=lp_ft",
+    "trainer.save_seconds=0",
+    "data.train_size=60",
+    "data.val_fraction=0.2",
+    "probe.C=[1e-4,1e-2]",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_lp_ft(tmp_path_factory):
+    """The folder of a run with a probe in front that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed_lp_ft")
+    assert call(*LP_FT, cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
+@pytest.mark.parametrize("survived", range(5))
+def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
+    survived, undisturbed_lp_ft, tmp_path, monkeypatch
+):
+    write, states = Run.write_state, []
+
+    def killed(run, state):
+        if len(states) == survived:
+            raise Killed
+        states.append(state)
+        write(run, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_state", killed)
+        with pytest.raises(Killed):
+            call(*LP_FT, cwd=tmp_path)
+    assert call(*LP_FT, cwd=tmp_path).code == 0
+    assert_same_run(run_folder(tmp_path / "runs"), undisturbed_lp_ft)
+
+
 @pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
 def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
     def killed(*_):

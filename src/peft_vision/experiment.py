@@ -28,6 +28,7 @@ KINDS = {
     "method": Method,
     "head": Head,
     "optimizer": Optimizer,
+    "probe": Optimizer,
     "schedule": Schedule,
     "trainer": Trainer,
     "features": Features,
@@ -45,6 +46,7 @@ class Experiment:
     method: Method
     head: Head
     optimizer: Optimizer
+    probe: Optimizer
     schedule: Schedule
     trainer: Trainer
     features: Features
@@ -68,10 +70,16 @@ class Experiment:
         experiment.backbone.check()
         experiment.data.check()
         experiment.features.check(experiment.data.augment)
-        if isinstance(experiment.optimizer, Solver):
-            check_head(experiment.optimizer, experiment.head)
+        for group, optimizer in experiment.optimizers.items():
+            if isinstance(optimizer, Solver) and (group == "optimizer" or experiment.method.probe_first):
+                check_head(optimizer, experiment.head, group=group)
         experiment.tracker.check()
         return experiment
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """By config group: of all phases but one, and of the one that fits the head before all else."""
+        return {"optimizer": self.optimizer, "probe": self.probe}
 
     @property
     def identity(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.head import Head
-from peft_vision.method.base import Method, Phase
+from peft_vision.method.base import PROBE, Method, Phase
 from peft_vision.method.readout import Readout
 from peft_vision.preprocessing import Normalize, Preprocessing
 from peft_vision.seeding import derive
@@ -45,7 +45,7 @@ class Model(nn.Module):
         self.begun = 0
         self._new_head = new_head
         self.depth = encoder.untouched
-        self.frozen = self._frozen()
+        self._frozen = self._never_changed()
         body = {"encoder": encoder, "readout": readout}
         self._tuned_body = {
             f"{stage}.{name}"
@@ -90,7 +90,14 @@ class Model(nn.Module):
             torch.manual_seed(derive(seed, "head", self.begun))
             self.head = self.phase.head(self.head, self._new_head).to(device)
 
-    def _frozen(self) -> frozenset[Kind] | None:
+    @property
+    def frozen(self) -> frozenset[Kind] | None:
+        """In the present phase."""
+        untouched = self.begun <= 1 and self.phases[0].probe and self.encoder.is_bare
+        return self.readout.reads if untouched else self._frozen
+
+    def _never_changed(self) -> frozenset[Kind] | None:
+        """In any phase."""
         if self.encoder.is_bare and not self.encoder.trains:
             return self.readout.reads
         whole = self.depth > 0 and self.depth <= self.readout.first_layer
@@ -154,7 +161,9 @@ def assemble(
         method.attach(encoder)
         readout = method.readout(encoder)
         new_head = partial(head.build, num_classes=num_classes)
-        model = Model(encoder, readout, new_head, method.phases(encoder), preprocessing)
+        phases = method.phases(encoder)
+        phases = (PROBE, *phases) if method.probe_first else phases
+        model = Model(encoder, readout, new_head, phases, preprocessing)
     model.begin_next_phase(seed=seed)
     return model
 

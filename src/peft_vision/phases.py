@@ -1,9 +1,8 @@
 """Every phase of a method, one after the other."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from peft_vision.data.images import Source
+from peft_vision.data.images import Images, Source
 from peft_vision.distributed import World
 from peft_vision.features.source import Observed
 from peft_vision.model import Model
@@ -27,10 +26,9 @@ def begin_next_phase(model: Model, *, seed: int) -> None:
 
 def fit_phases(
     model: Model,
-    train: Source,
-    val: Source | None,
+    sources: Callable[[str], Source | None],
     *,
-    optimizer: Optimizer,
+    optimizers: Mapping[str, Optimizer],
     trainer: Trainer,
     schedule: Schedule,
     seed: int,
@@ -40,27 +38,40 @@ def fit_phases(
     standing: Standing,
     record: Callable[[dict[str, float]], None],
     save: Callable[[Standing], None],
-) -> Mapping[str, Any] | None:
-    """From where `standing` is to the end; returns how a setting was chosen, where a solver tried several.
+    score_probe: Callable[[], None],
+) -> None:
+    """From where `standing` is to the end.
 
-    `memory_bytes`: what the features of a phase that trains the head alone may take.
+    `sources` gives what the present phase reads of a split, None where there is no such split; `optimizers` are by
+    config group. `memory_bytes`: what the features of a phase that trains the head alone may take. `score_probe` is
+    called when the phase is over that fits the head before all else.
     """
     common = {"schedule": schedule, "seed": seed, "workers": workers, "world": world, "standing": standing}
-    if isinstance(optimizer, Solver):
-        return solve(model, train, val, solver=optimizer, trainer=trainer, record=record, **common)
 
     def probed(source: Source | None) -> Source | None:
         """The head's input itself, where all else is frozen: the readout then runs once and not in each epoch."""
-        fixed = model.phase.probe and isinstance(source, Observed) and source.views == 1
+        stored = isinstance(source, Observed) and source.views == 1
+        # what a method added may show other things than a bare backbone, which no other run could read
+        own = isinstance(source, Images) and source.augment == "none" and model.frozen is None
+        fixed = model.phase.probe and (stored or own)
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:
             return source
         return head_input(model, source, trainer=trainer, workers=workers, world=world)
 
     while True:
-        unfinished = standing.epochs < model.begun * trainer.epochs
-        if unfinished:
-            inputs = (probed(train), probed(val))
-            trainer.fit(model, *inputs, optimizer=optimizer, record=record, save=save, **common)
+        optimizer = optimizers[model.phase.group]
+        if standing.epochs < model.begun * trainer.epochs:
+            inputs = (sources("train"), sources("val"))
+            if isinstance(optimizer, Solver):
+                standing.selection = solve(model, *inputs, solver=optimizer, trainer=trainer, record=record, **common)
+                standing.epochs = model.begun * trainer.epochs
+                save(standing)
+            else:
+                inputs = tuple(map(probed, inputs))
+                trainer.fit(model, *inputs, optimizer=optimizer, record=record, save=save, **common)
+        if model.phase.group == "probe" and not standing.probe:
+            score_probe()
+            save(standing)
         if model.begun == len(model.phases):
-            return None
+            return
         begin_next_phase(model, seed=seed)

@@ -15,29 +15,35 @@ from peft_vision.features.source import Table
 from peft_vision.features.table import tabulated
 from peft_vision.head import Head
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Fitting, Solver
+from peft_vision.optimizer.base import Fitting, Optimizer, Solver
 from peft_vision.schedule import Schedule
 from peft_vision.trainer import Standing, Trainer
 
 
-def check_head(solver: Solver, head: Head) -> None:
+def check_head(solver: Solver, head: Head, *, group: str) -> None:
     """ConfigError unless the head is one linear layer."""
     if not head.is_linear:
         raise ConfigError(
-            f"optimizer: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "
-            "head.dropout=0, or use optimizer=adamw"
+            f"{group}: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "
+            f"head.dropout=0, or use {group}=adamw"
         )
 
 
-def check_model(solver: Solver, model: Model, *, method: str, has_val: bool) -> None:
-    """ConfigError where something beside the head trains, or nothing is there to choose by."""
-    if model.encoder.trains or any(p.requires_grad for p in model.readout.parameters()) or len(model.phases) > 1:
+def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: str, has_val: bool) -> None:
+    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by."""
+    for group, solver in optimizers.items():
+        if isinstance(solver, Solver) and any(phase.group == group for phase in model.phases):
+            _check_phases(solver, model, group, method=method, has_val=has_val)
+
+
+def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_val: bool) -> None:
+    if group == "optimizer" and (model.parameter_counts().method or len(model.phases) > 1):
         name = type(solver).__name__
-        raise ConfigError(f"optimizer: {name} solves for a head alone, and {method} trains more; use optimizer=adamw")
+        raise ConfigError(f"{group}: {name} solves for a head alone, and {method} trains more; use {group}=adamw")
     if not has_val and solver.num_settings > 1:
         raise ConfigError(
-            f"optimizer: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
-            "or give one setting"
+            f"{group}: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
+            f"give one setting, or use {group}=adamw"
         )
 
 
@@ -93,7 +99,8 @@ def solve(
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)
     standing.train_seconds += monotonic() - started
+    phase = {"phase": model.phase.name} if len(model.phases) > 1 else {}
     for number, row in enumerate(solution.tried):
-        record({"epoch": number + 1, **row})  # a line a setting
+        record({"epoch": number + 1, **row, **phase})  # a line a setting
     rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
     return {"chosen": solution.chosen, "settings": len(solution.tried), "rule": rule, "tried": solution.tried}

@@ -33,10 +33,17 @@ class Standing:
 
     `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it;
     `test_reads`: how often scoring the test set has begun; `backbone_images`: how many images of each split went
-    through the backbone, every pass counted.
+    through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: those that were trained step by step;
+    `rows`: how many rows of metrics there are; `selection`: how a solver chose among its settings; `probe`: what the
+    head was worth before anything else trained, scored once its phase was over.
     """
 
     epochs: int = 0
+    stepped_epochs: int = 0
+    stepped_seconds: float = 0.0
+    rows: int = 0
+    selection: dict[str, Any] | None = None
+    probe: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     test_reads: int = 0
@@ -126,6 +133,8 @@ class Trainer:
                     watch.add(update(batch, lr), lr=lr)
                     progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
                 standing.train_seconds += monotonic() - started
+                standing.stepped_seconds += monotonic() - started
+                standing.stepped_epochs += 1
                 standing.epochs = epoch + 1
                 metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}
                 if len(model.phases) > 1:

@@ -17,7 +17,8 @@ from peft_vision.backbone.observation import Kind, Observation
 class Encoder(nn.Module):
     """Owns `vit` and replaces its blocks by `Layer`s; the forward and all parameter names stay timm's.
 
-    The last layer computes only what the pooling reads: the class token, or the backbone's own tokens.
+    The last layer computes only what the pooling reads: the class token, or the backbone's own tokens. `evaluates`:
+    whether the backbone stays in evaluation mode even when all of it trains.
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
@@ -25,6 +26,7 @@ class Encoder(nn.Module):
         self.vit = vit
         for index, block in enumerate(vit.blocks):
             vit.blocks[index] = Layer(block)
+        self.evaluates = False
         self._backbone = list(vit.modules())  # a plain list: what a method adds later is not in it
         reads_class_token = vit.attn_pool is None and vit.global_pool == "token"
         self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
@@ -134,7 +136,9 @@ class Encoder(nn.Module):
         return self
 
     def held(self) -> list[nn.Module]:
-        """The backbone's own modules, unless every parameter of theirs trains: they stay in evaluation mode."""
+        """The backbone's own modules where they stay in evaluation mode: unless every parameter of theirs trains."""
+        if self.evaluates:
+            return self._backbone
         parameters = [own for module in self._backbone for own in module.parameters(recurse=False)]
         return [] if all(parameter.requires_grad for parameter in parameters) else self._backbone
 

@@ -112,16 +112,23 @@ class Store:
         self._pass = {"workers": workers, "batch_size": batch_size, "autocast": autocast, "device": device}
         self._sources: dict[str, Source] = {}
         self._memory_left = features.memory_gib * _GIB
-        self._refusal("train")
+        self._kinds = model.frozen
+        self._require()
 
     def source(self, split: str) -> Source:
-        """The observations of a split, computed now unless they are stored; or its images, where they cannot be."""
+        """What the model's present phase reads of a split: observations, computed now unless they are stored; or its
+        images, where they cannot be."""
+        if self._kinds != self._model.frozen:  # another phase
+            self._kinds = self._model.frozen
+            self._sources.clear()
+            self._memory_left = self._features.memory_gib * _GIB
         if split not in self._sources:
             started = monotonic()
-            held = self.held[split] = Held(reason=self._refusal(split))
+            name = f"{split}, {self._model.phase.name}" if split in self.held else split
+            held = self.held[name] = Held(reason=self._refusal(split))
             self._sources[split] = self._splits[split] if held.reason else self._observed(split, held)
             held.seconds = monotonic() - started
-            if held.reason is None or held.reason not in {other.reason for other in self._others(split)}:
+            if held.reason is None or held.reason not in {other.reason for other in self._others(name)}:
                 _log.info("%-9s %s %s", "store", split, held)
         return self._sources[split]
 
@@ -129,20 +136,24 @@ class Store:
         """For the result, by split."""
         return {split: vars(held) for split, held in self.held.items()}
 
-    def _others(self, split: str) -> list[Held]:
-        return [held for name, held in self.held.items() if name != split]
+    def _others(self, name: str) -> list[Held]:
+        return [held for other, held in self.held.items() if other != name]
+
+    def _require(self) -> None:
+        """ConfigError where the training images are to be stored and cannot be in the first phase."""
+        reason = self._refusal("train")
+        asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
+        if reason and asked != "views=0":
+            raise ConfigError(f"features.{asked}: {reason}")
 
     def _refusal(self, split: str) -> str | None:
-        """Why the observations of a split are not stored; ConfigError where they were asked for."""
+        """Why what the present phase reads of a split is not stored."""
         reason = None
         if self._model.frozen is None:
             where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
             reason = f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
         elif split == "train" and self._augment != "none" and not self._features.views:
             reason = f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
-        asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
-        if reason and asked != "views=0":
-            raise ConfigError(f"features.{asked}: {reason}")
         return "features.use=never" if self._features.use == "never" else reason
 
     def _observed(self, split: str, held: Held) -> Source:

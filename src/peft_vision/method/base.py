@@ -22,6 +22,7 @@ class Phase:
     `probe`: the head alone trains, everything else stays as the phases before left it. `head`: the head to begin with,
     made from the old one by a function that makes a fresh head for a width (None: the old one goes on).
     `lr_factor`: of `optimizer.lr`. `lasso`: weight of the sum of the L2 norms of the head's input columns in the loss.
+    `group`: the config group of the optimizer that fits it.
     """
 
     name: str
@@ -29,14 +30,20 @@ class Phase:
     head: Callable[[nn.Module, Callable[[int], nn.Module]], nn.Module] | None = None
     lr_factor: float = 1.0
     lasso: float = 0.0
+    group: Literal["optimizer", "probe"] = "optimizer"
+
+
+PROBE = Phase("probe", probe=True, group="probe")
 
 
 @component
 class Method(ABC):
-    """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `lr`: the learning rate
-    that suits this method with each optimizer; `optimizer.lr` starts from it."""
+    """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `probe_first`: whether the
+    head is fitted before anything else trains, by the optimizer `probe`. `lr`: the learning rate that suits this method
+    with each optimizer; `optimizer.lr` starts from it."""
 
     layers: Layers
+    probe_first: bool
     lr: Annotated[dict[Literal["sgd", "adamw"], PositiveFloat], INCIDENTAL]
 
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:

@@ -59,6 +59,13 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         selection = result["selection"]
         chosen = ", ".join(f"{key}={value:g}" for key, value in selection["chosen"].items())
         lines.insert(1, f"chosen    {chosen}: of {selection['settings']} settings, {selection['rule']}")
+    before = [
+        f"{split} {100 * result['metrics'][f'probe/{split}/accuracy']:.2f} %"
+        for split in ("val", "test")
+        if f"probe/{split}/accuracy" in result["metrics"]
+    ]
+    if before:
+        lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines

@@ -9,6 +9,7 @@ from typing import Any
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, component
+from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, peak_mib
@@ -16,7 +17,6 @@ from peft_vision.experiment import Experiment, load_backbone
 from peft_vision.features.store import Store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Solver
 from peft_vision.phases import begin_phases, fit_phases
 from peft_vision.probe import check_model
 from peft_vision.report.summary import print_summary
@@ -64,9 +64,8 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     )
     backbone_size = sum(parameter.numel() for parameter in vit.parameters())
     model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
-    if isinstance(experiment.optimizer, Solver):
-        method, has_val = experiment.choices["method"], splits.val is not None
-        check_model(experiment.optimizer, model, method=method, has_val=has_val)
+    method, has_val = experiment.choices["method"], splits.val is not None
+    check_model(experiment.optimizers, model, method=method, has_val=has_val)
     standing = _resume(model, splits, run, experiment)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
@@ -77,11 +76,12 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
         log = None
         if here.is_main:
             run.write_config(experiment.config)
-            run.keep_metrics(standing.epochs)
+            run.keep_metrics(standing.rows)
             _announce(facts, model, run, standing, backbone_size)
             log = held.enter_context(_tracked(experiment, run))
 
         def record(metrics: dict[str, float]) -> None:
+            standing.rows += 1
             if log is not None:
                 run.append_metrics(metrics)
                 log.metrics(metrics, step=int(metrics["epoch"]))
@@ -93,15 +93,29 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
                 state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": _origin(model, splits)}
                 run.write_state(state)
 
-        train = store.source("train")
-        val = None if splits.val is None else store.source("val")
+        def source(split: str) -> Source | None:
+            return store.source(split) if split in splits.parts() else None
+
+        def score(prefix: str = "") -> dict[str, float]:
+            """What the model is worth on val and test."""
+            metrics: dict[str, float] = {}
+            for split in ("val", "test"):
+                if (inputs := source(split)) is not None:
+                    workers = experiment.data.workers
+                    metrics |= experiment.trainer.evaluate(model, inputs, split, workers=workers, world=here)
+            return {f"{prefix}{name}": value for name, value in metrics.items()}
+
+        def score_probe() -> None:
+            standing.test_reads += 1
+            standing.probe = score("probe/")
+
+        source("train"), source("val")
         store_peak = max(here.gather(peak_mib(here.device)))
         forget_peak(here.device)
-        selection = fit_phases(
+        fit_phases(
             model,
-            train,
-            val,
-            optimizer=experiment.optimizer,
+            source,
+            optimizers=experiment.optimizers,
             trainer=experiment.trainer,
             schedule=experiment.schedule,
             seed=experiment.seed,
@@ -111,18 +125,15 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             standing=standing,
             record=record,
             save=save,
+            score_probe=score_probe,
         )
         peak = max(here.gather(peak_mib(here.device)))
         standing.test_reads += 1
         save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
-        metrics: dict[str, float] = {}
-        for split, source in {"val": val, "test": store.source("test")}.items():
-            if source is not None:
-                workers = experiment.data.workers
-                metrics |= experiment.trainer.evaluate(model, source, split, workers=workers, world=here)
+        metrics = {**score(), **standing.probe}
         counts = model.parameter_counts()
         costs = {
-            "images_per_second": standing.epochs * len(splits.train) / standing.train_seconds,
+            "images_per_second": standing.stepped_epochs * len(splits.train) / max(standing.stepped_seconds, 1e-9),
             "peak_mib": peak,
             "train_seconds": standing.train_seconds,
             "wall_seconds": monotonic() - started,
@@ -131,7 +142,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             **facts,
             "parameters": {"method": counts.method, "head": counts.head, "backbone": backbone_size},
             "features": head_columns(model.head).shape[1],
-            "selection": selection,
+            "selection": standing.selection,
             "metrics": metrics,
             "test_reads": standing.test_reads,
             "backbone_images": _backbone_images(earlier, splits, here),
