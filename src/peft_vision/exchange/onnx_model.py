@@ -48,14 +48,11 @@ def write(model: Model, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    exported = program.model_proto
-    for key, value in {
-        "classes": json.dumps(list(model.recipe.classes)),
-        "preprocessing": json.dumps(model.recipe.preprocessing.record()),
-    }.items():
-        exported.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(exported)
-    onnx.save(exported, path)
+    program.model.metadata_props.update(
+        classes=json.dumps(list(model.recipe.classes)), preprocessing=json.dumps(model.recipe.preprocessing.record())
+    )
+    program.save(path)  # beyond 2 GB, which one file may not hold, with the weights in a second one
+    onnx.checker.check_model(path)
 
 
 @contextmanager
