@@ -132,8 +132,9 @@ class Trainer:
                     lr = optimizer.lr * model.phase.lr_factor * factor
                     watch.add(update(batch, lr), lr=lr)
                     progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
-                standing.train_seconds += monotonic() - started
-                standing.stepped_seconds += monotonic() - started
+                seconds = monotonic() - started
+                standing.train_seconds += seconds
+                standing.stepped_seconds += seconds
                 standing.stepped_epochs += 1
                 standing.epochs = epoch + 1
                 metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}

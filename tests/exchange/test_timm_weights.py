@@ -11,6 +11,7 @@ from shipped import METHODS, adapted
 MERGEABLE = {
     "linear": {},
     "full": {},
+    "lp_ft": {},
     "partial": {},
     "bitfit": {},
     "layer_norm": {},

@@ -19,6 +19,9 @@ option = cache(composition.option)  # Hydra takes longer than what is tested
 
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
-    """A model of 4 classes, in training mode."""
+    """A model of 4 classes, in training mode, behind a probe if there is one in front."""
     with patch.object(composition, "option", option), patch.object(library, "option", option):
-        return peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options).train()
+        model = peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options)
+    if model.phase.group == "probe":
+        model.begin_next_phase(seed=0)
+    return model.train()

@@ -198,6 +198,7 @@ def test_what_is_wrong_with_the_parts_is_said(parts, message):
 
 def test_prompts_in_different_layers_are_no_conflict(images):
     deep = {"_target_": "peft_vision.method.vpt.VPT", "deep": True, "dropout": 0.0, "projection": None, "lr": {}}
+    deep["probe_first"] = False
     parts = {"few": {**deep, "num_prompts": 2, "layers": [0]}, "many": {**deep, "num_prompts": 5, "layers": [2]}}
     model = randomised("combined", parts=parts)
     assert [layer.context is not None for layer in model.encoder.layers] == [True, False, True]
