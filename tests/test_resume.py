@@ -143,6 +143,7 @@ LP_FT = (
     "trainer.save_seconds=0",
     "data.train_size=60",
     "data.val_fraction=0.2",
+    "probe=lbfgs",
     "probe.C=[1e-4,1e-2]",
 )
 
