@@ -108,9 +108,9 @@ PHASES = (
 
 @pytest.fixture(scope="module")
 def undisturbed_phases(tmp_path_factory):
-    """The folder of a run of three phases that nothing stopped."""
+    """The folder of a run of three phases that nothing stopped, whose store nobody filled with other last bits."""
     folder = tmp_path_factory.mktemp("undisturbed_phases")
-    assert call(*PHASES, cwd=folder).code == 0
+    assert call(*PHASES, f"features.folder={folder}/store", cwd=folder).code == 0
     return run_folder(folder / "runs")
 
 
@@ -152,7 +152,7 @@ LP_FT = (
 def undisturbed_lp_ft(tmp_path_factory):
     """The folder of a run with a probe in front that nothing stopped."""
     folder = tmp_path_factory.mktemp("undisturbed_lp_ft")
-    assert call(*LP_FT, cwd=folder).code == 0
+    assert call(*LP_FT, f"features.folder={folder}/store", cwd=folder).code == 0
     return run_folder(folder / "runs")
 
 
