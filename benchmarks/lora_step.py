@@ -4,11 +4,13 @@
 
 Both update the fused qkv of every layer at the same rank with the same scale and train a linear head; a step is
 forward, backward and an update by AdamW. They take turns; medians are printed as ratios. `kept` is what one forward
-pass makes autograd keep; `logits` the largest difference after both got the same updates. On a GPU the peak of a step
-is printed too.
+pass makes autograd keep; `peak` the most memory that a few steps need beyond what was held before them, each contender
+in a process of its own; `logits` the largest difference after both got the same updates.
 """
 
 import argparse
+import subprocess
+import sys
 
 import peft
 import timm
@@ -17,6 +19,9 @@ from timing import kept_mib, medians, training_step
 from torch import nn
 
 import peft_vision
+from peft_vision.environment import forget_peak, peak_mib
+
+_STEPS = 3
 
 
 def by_peft(vit: nn.Module, rank: int) -> nn.Module:
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
+    parser.add_argument("--alone", choices=["peft", "here"], help="print the peak of this one and nothing else")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
@@ -76,16 +82,21 @@ def main() -> None:
         return step
 
     steps = {"peft": step_of(theirs), "here": step_of(ours)}
+    if options.alone:
+        forget_peak(device)
+        before = peak_mib(device)
+        for _ in range(_STEPS):
+            steps[options.alone]()
+        print(peak_mib(device) - before)
+        return
     seconds = medians(steps, options.repeats, device)
     print(f"{options.model}, batch {options.batch}, rank {options.rank} on qkv, {device}, torch {torch.__version__}")
     for name, model in {"peft": theirs, "here": ours}.items():
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         line = f"{name}  {seconds['peft'] / seconds[name]:5.2f} times as fast  {seconds[name]:7.4f} s"
         line += f"  kept {kept_mib(model, images):7.1f} MiB  {trained:,} parameters"
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            steps[name]()
-            line += f"  peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
+        alone = subprocess.check_output([sys.executable, *sys.argv, "--alone", name], text=True)
+        line += f"  peak {float(alone):,.0f} MiB"
         print(line)
     print(f"logits  {difference:.0e}")
 

@@ -1,11 +1,14 @@
 """A backbone that is small enough to train in milliseconds, and a machine on which nobody has used W&B."""
 
 import os
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
+
+from command import SMOKE, call, run_folder
 
 
 def tiny_vit(**architecture: object) -> VisionTransformer:
@@ -60,3 +63,11 @@ def variables(tmp_path, monkeypatch) -> dict[str, str]:
     for name, value in mine.items():
         monkeypatch.setenv(name, value)
     return mine
+
+
+@pytest.fixture(scope="session")
+def trained(nobodys_store, tmp_path_factory) -> Path:
+    """The folder of a finished run. Nothing may change it: tests take a copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
+    return run_folder(folder / "runs")

@@ -49,14 +49,6 @@ class High(Digits):
 """
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A finished run. Nothing may change it: `run` is a copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
-    return run_folder(folder / "runs")
-
-
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")

@@ -12,19 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from command import SMOKE, call, run_folder
+from command import call
 from peft_vision.report.contact_sheet import COLUMNS, TILE
 
 CLASSES = [str(digit) for digit in range(10)]
 NUM_PICTURES = 30
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A finished run."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
-    return run_folder(folder / "runs")
 
 
 @pytest.fixture

@@ -96,6 +96,25 @@ def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(place, undisturbed
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed)
 
 
+def kill_and_go_on(arguments: tuple[str, ...], *, survived: int, after: bool, cwd) -> None:
+    """Ends the run at the state after `survived` others, once it is written or before; then starts it again."""
+    write, states = Run.write_state, []
+
+    def killed(run, state):
+        if len(states) == survived:
+            if after:
+                write(run, state)
+            raise Killed
+        states.append(state)
+        write(run, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "write_state", killed)
+        with pytest.raises(Killed):
+            call(*arguments, cwd=cwd)
+    assert call(*arguments, cwd=cwd).code == 0
+
+
 PHASES = (
     "experiment=smoke",
     "method=vqt",
@@ -116,24 +135,8 @@ def undisturbed_phases(tmp_path_factory):
 
 @pytest.mark.parametrize("survived", range(7))
 @pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
-def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(
-    survived, after, undisturbed_phases, tmp_path, monkeypatch
-):
-    write, states = Run.write_state, []
-
-    def killed(run, state):
-        if len(states) == survived:
-            if after:
-                write(run, state)
-            raise Killed
-        states.append(state)
-        write(run, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "write_state", killed)
-        with pytest.raises(Killed):
-            call(*PHASES, cwd=tmp_path)
-    assert call(*PHASES, cwd=tmp_path).code == 0
+def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(survived, after, undisturbed_phases, tmp_path):
+    kill_and_go_on(PHASES, survived=survived, after=after, cwd=tmp_path)
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed_phases)
 
 
@@ -157,22 +160,11 @@ def undisturbed_lp_ft(tmp_path_factory):
 
 
 @pytest.mark.parametrize("survived", range(5))
+@pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
 def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
-    survived, undisturbed_lp_ft, tmp_path, monkeypatch
+    survived, after, undisturbed_lp_ft, tmp_path
 ):
-    write, states = Run.write_state, []
-
-    def killed(run, state):
-        if len(states) == survived:
-            raise Killed
-        states.append(state)
-        write(run, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "write_state", killed)
-        with pytest.raises(Killed):
-            call(*LP_FT, cwd=tmp_path)
-    assert call(*LP_FT, cwd=tmp_path).code == 0
+    kill_and_go_on(LP_FT, survived=survived, after=after, cwd=tmp_path)
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed_lp_ft)
 
 
