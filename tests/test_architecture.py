@@ -19,9 +19,9 @@ peft_vision
 config
 preprocessing seeding progress wording composition
 backbone data
-head method
+head method ood
 model
-adapter
+adapter interpolation
 features schedule distributed
 optimizer
 evaluate loss_watch
@@ -31,8 +31,9 @@ phases
 tracker run environment
 experiment
 saved exchange
+shift
 report foresight bench
-task library
+task library sweep_table
 cli
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
@@ -87,7 +88,8 @@ def test_configs_are_read_without_defaults(path):
 
 def targets(folder: Path) -> set[str]:
     texts = (path.read_text() for path in folder.rglob("*.yaml"))
-    return {target for text in texts for target in re.findall(r"^\s*_target_: *(\S+)", text, re.MULTILINE)}
+    found = {target for text in texts for target in re.findall(r"^\s*_target_: *(\S+)", text, re.MULTILINE)}
+    return {target for target in found if target.startswith("peft_vision.")}  # Hydra builds its own plugins
 
 
 @pytest.mark.parametrize("target", sorted(targets(CONFIG_DIR)))

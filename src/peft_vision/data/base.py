@@ -12,7 +12,7 @@ from pydantic import Field
 
 from peft_vision.config import INCIDENTAL, component
 from peft_vision.data.decode import Geometry
-from peft_vision.data.divide import divided, refuse_unlearnable
+from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.fill import decode, verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
@@ -49,10 +49,36 @@ class Data(ABC):
         """Raises ConfigError for what can be refused at little cost; downloads nothing."""
         self._divide()
 
+    def parts(self) -> dict[str, Labelled]:
+        """The pictures of each split, nothing decoded."""
+        return self._divide()[1]
+
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
         """Every picture of the splits in `read` has been read once when this returns, so a corrupt one never stops a
         run midway; the others are left for later."""
         sets, parts = self._divide()
+        parts, images, skipped = self._decoded(parts, read, preprocessing)
+        refuse_unlearnable(parts, sets)
+        return Splits(
+            train=images["train"],
+            val=images.get("val"),
+            test=images["test"],
+            classes=sets.classes,
+            fingerprint=fingerprint(parts, sets.classes),
+            skipped=skipped,
+            source=_source(sets, parts),
+        )
+
+    def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:
+        """Pictures from elsewhere, read as this data set's own, but never augmented: those that can be read, as images
+        too, and how many cannot. `label` names them to the user."""
+        parts, images, skipped = self._decoded({label: part}, {label}, preprocessing)
+        return parts[label], Images(images[label].labels, images[label].pixels, "none"), skipped
+
+    def _decoded(
+        self, parts: dict[str, Labelled], read: Set[str], preprocessing: Preprocessing
+    ) -> tuple[dict[str, Labelled], dict[str, Images], int]:
+        """`parts` without the corrupt pictures of those in `read`, their images, and how many were left out."""
         geometry = Geometry(
             size=preprocessing.size,
             resize=self.resize,
@@ -69,7 +95,6 @@ class Data(ABC):
             else:
                 faults[split] = verify(part, threads=threads, label=split)
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
-        refuse_unlearnable(parts, sets.classes)
         images = {
             split: Images(
                 part.labels,
@@ -78,20 +103,12 @@ class Data(ABC):
             )
             for split, part in parts.items()
         }
-        return Splits(
-            train=images["train"],
-            val=images.get("val"),
-            test=images["test"],
-            classes=sets.classes,
-            fingerprint=fingerprint(parts, sets.classes),
-            skipped=skipped,
-            source=_source(sets, parts),
-        )
+        return parts, images, skipped
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
         sets = self.open()
         parts = divided(sets, train_size=self.train_size, val_fraction=self.val_fraction, split_seed=self.split_seed)
-        refuse_unlearnable(parts, sets.classes)
+        refuse_unlearnable(parts, sets)
         return sets, parts
 
     def _in_memory(self, parts: dict[str, Labelled], size: int) -> set[str]:
@@ -110,5 +127,7 @@ class Data(ABC):
 
 def _source(sets: LabelledSets, parts: dict[str, Labelled]) -> str:
     counts = " + ".join(f"{len(part)} {split}" for split, part in parts.items())
+    missing = without_images(parts["train"], sets.classes)
+    gaps = f", {len(missing)} of them without a training image" if missing else ""
     remark = f"; {sets.remark}" if sets.remark else ""
-    return f"{sets.name}: {counts} images of {len(sets.classes)} classes{remark}"
+    return f"{sets.name}: {counts} images of {len(sets.classes)} classes{gaps}{remark}"

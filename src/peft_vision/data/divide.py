@@ -34,25 +34,33 @@ def divided(sets: LabelledSets, *, train_size: int | None, val_fraction: float, 
     return {"train": train} | ({} if val is None else {"val": val}) | {"test": sets.test}
 
 
-def refuse_unlearnable(parts: Mapping[str, Labelled], classes: tuple[str, ...]) -> None:
-    """ConfigError unless every class has a training image and every split an image."""
+def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> None:
+    """ConfigError unless every split has an image and every class a training image; where `sets` may have gaps, unless
+    every class that has one in them has kept one."""
     empty = [split for split, part in parts.items() if not len(part)]
     if empty:
         raise ConfigError(f"data: no {empty[0]} image is left")
-    counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
-    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    allowed = without_images(sets.train, sets.classes) if sets.gaps else []
+    missing = [name for name in without_images(parts["train"], sets.classes) if name not in allowed]
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise ConfigError(f"data: no training image of class {missing[0]!r}{more}")
+
+
+def without_images(part: Labelled, classes: tuple[str, ...]) -> list[str]:
+    """The classes that no picture shows."""
+    counts = torch.bincount(part.labels, minlength=len(classes)).tolist()
+    return [name for name, count in zip(classes, counts, strict=True) if not count]
 
 
 def _limited(sets: LabelledSets, train_size: int | None, split_seed: int) -> Labelled:
     if train_size is None:
         return sets.train
     available = len(sets.train)
-    if not len(sets.classes) <= train_size <= available:
+    occurring = len(sets.classes) - len(without_images(sets.train, sets.classes))
+    if not occurring <= train_size <= available:
         raise ConfigError(
-            f"data.train_size: got {train_size}; {sets.name} has {len(sets.classes)} classes and {available} "
+            f"data.train_size: got {train_size}; {sets.name} has {occurring} classes and {available} "
             "labelled images, so it must lie between these (null: all)"
         )
     drawn, _ = draw(sets.train.labels, train_size, seed=split_seed, least=1, leave=0)

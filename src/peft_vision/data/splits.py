@@ -11,7 +11,8 @@ from peft_vision.data.pictures import Labelled
 @dataclass(frozen=True)
 class LabelledSets:
     """Pictures and labels of each split before any is decoded. `val` is the data set's own validation
-    split, if it has one; `remark` is what the user should know of the splits."""
+    split, if it has one; `remark` is what the user should know of the splits; with `gaps`, classes may lack
+    training images."""
 
     name: str
     train: Labelled
@@ -19,6 +20,7 @@ class LabelledSets:
     test: Labelled
     classes: tuple[str, ...]
     remark: str
+    gaps: bool = False
 
 
 @dataclass(frozen=True)

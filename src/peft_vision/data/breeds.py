@@ -1,0 +1,44 @@
+"""BREEDS: superclasses of ImageNet, each known by some subclasses only (Santurkar et al., 2021, arXiv:2008.04859).
+
+Trained on train/ and tested on val/ of the source subclasses; `ood/breeds.py` has the target.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from peft_vision.config import component
+from peft_vision.data.base import Data
+from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
+from peft_vision.data.imagenet import SOURCE
+from peft_vision.data.imagenet_folder import read_folders, require_folders
+from peft_vision.data.splits import LabelledSets
+
+
+@component
+class Breeds(Data):
+    """`path`: ImageNet's folder; it may lack the classes that are not used."""
+
+    path: str
+    name: Literal[NAMES]
+
+    def check(self) -> None:
+        """Only that the folders are there."""
+        labels = subclass_labels(self.name, "source")
+        for split in ("train", "val"):
+            require_folders(self._folder() / split, labels, alone=False, key="data.path", source=SOURCE)
+
+    def open(self) -> LabelledSets:
+        """The test part is val/."""
+        self.check()
+        root, labels = self._folder(), subclass_labels(self.name, "source")
+        return LabelledSets(
+            name=self.name,
+            train=read_folders(root, root / "train", labels, key="data.path"),
+            val=None,
+            test=read_folders(root, root / "val", labels, key="data.path"),
+            classes=superclasses(self.name),
+            remark="source subclasses, tested on the official validation images of them",
+        )
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()

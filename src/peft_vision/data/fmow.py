@@ -1,0 +1,36 @@
+"""FMoW-WILDS in some regions of the world, up to 2012 (Christie et al., 2018, arXiv:1711.07846; Koh et al., 2021,
+arXiv:2012.07421).
+
+Classes that these regions have no training image of stay among the classes: elsewhere they do occur.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.data.base import Data
+from peft_vision.data.fmow_table import REGIONS, read
+from peft_vision.data.splits import LabelledSets
+
+
+@component
+class FMoW(Data):
+    """`path`: the folder that holds RELEASE_v1.1.txt."""
+
+    path: str
+    regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]
+
+    def open(self) -> LabelledSets:
+        """WILDS' splits train, id_val and id_test."""
+        table = read(Path(self.path).expanduser().absolute(), prefix="data.")
+        return LabelledSets(
+            name=f"fmow {', '.join(self.regions)}",
+            train=table.images("train", self.regions),
+            val=table.images("id_val", self.regions),
+            test=table.images("id_test", self.regions),
+            classes=table.categories,
+            remark="WILDS' splits train, id_val and id_test",
+            gaps=True,
+        )

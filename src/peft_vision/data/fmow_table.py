@@ -1,0 +1,134 @@
+"""The table of FMoW-WILDS: which image shows what, where and when (Christie et al., 2018, arXiv:1711.07846; Koh et al.,
+2021, arXiv:2012.07421).
+
+path/RELEASE_v1.1.txt  path/rgb_metadata.csv  path/country_code_mapping.csv  path/images/rgb_img_<row>.png
+
+WILDS' splits   train, id_val, id_test       val                     test
+are rows of     train, val, test to 2012     val from 2013 to 2015   test from 2016
+"""
+
+import csv
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Files, Labelled, labelled
+
+REGIONS = ("Africa", "Americas", "Asia", "Europe", "Oceania", "Other")
+_RELEASE, _ROWS, _COUNTRIES, _IMAGES = "RELEASE_v1.1.txt", "rgb_metadata.csv", "country_code_mapping.csv", "images"
+_BEFORE_2013 = {"train": "train", "val": "id_val", "test": "id_test", "seq": None}
+_ORIGIN = (
+    f"FMoW-WILDS v1.1 (54 GB packed) is at wilds.stanford.edu/downloads; path is the folder that holds {_RELEASE}, "
+    f"{_ROWS}, {_COUNTRIES} and {_IMAGES}/rgb_img_0.png"
+)
+
+
+class Row(NamedTuple):
+    """`image`: its number; `split`: one of WILDS', or None where it is in none."""
+
+    image: int
+    split: str | None
+    category: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """`prefix` stands before the keys that are named to the user, such as "data."."""
+
+    folder: Path
+    prefix: str
+    rows: list[Row]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """All there are, sorted as WILDS numbers them."""
+        return tuple(sorted({row.category for row in self.rows}))
+
+    def images(self, split: str, regions: Collection[str]) -> Labelled:
+        """Of one of WILDS' splits, labelled by their places in `categories`."""
+        rows = [row for row in self.rows if row.split == split and row.region in regions]
+        if not rows:
+            there = ", ".join(sorted({row.region for row in self.rows if row.split == split})) or "none"
+            raise ConfigError(
+                f"{self.prefix}regions: no image of {', '.join(regions)} in split {split}; it has {there}"
+            )
+        paths = [f"{_IMAGES}/rgb_img_{row.image}.png" for row in rows]
+        if not (self.folder / paths[0]).is_file():
+            raise ConfigError(f"{self.prefix}path: no {self.folder / paths[0]}\n{_ORIGIN}")
+        places = {category: place for place, category in enumerate(self.categories)}
+        return labelled(Files(self.folder, paths), [places[row.category] for row in rows])
+
+
+def check(folder: Path, *, prefix: str) -> None:
+    """ConfigError unless the files are there."""
+    if not folder.is_dir():
+        raise ConfigError(f"{prefix}path: no folder {folder}\n{_ORIGIN}")
+    if not (folder / _RELEASE).is_file():
+        there = ", ".join(sorted(path.name for path in folder.glob("RELEASE*"))) or "no release file"
+        raise ConfigError(f"{prefix}path: {folder} holds {there}, should hold {_RELEASE}\n{_ORIGIN}")
+    for name in (_ROWS, _COUNTRIES, _IMAGES):
+        if not (folder / name).exists():
+            raise ConfigError(f"{prefix}path: no {folder / name}\n{_ORIGIN}")
+
+
+def read(folder: Path, *, prefix: str) -> Table:
+    """Every row, those of no split as well."""
+    check(folder, prefix=prefix)
+    countries, rows = folder / _COUNTRIES, folder / _ROWS
+    region_of = {code: region for _, (code, region) in _values(countries, ("alpha-3", "region"), prefix)}
+    found = []
+    columns = ("split", "category", "country_code", "timestamp")
+    for line, (split, category, country, timestamp) in _values(rows, columns, prefix):
+        if split not in _BEFORE_2013:
+            known = ", ".join(_BEFORE_2013)
+            raise ConfigError(f"{prefix}path: {rows} line {line} has split {split!r}, should be one of {known}")
+        region = region_of.get(country, "") or "Other"
+        if region not in REGIONS:
+            known = ", ".join(REGIONS[:-1])
+            raise ConfigError(f"{prefix}path: {countries} has {country} in region {region!r}, should be one of {known}")
+        try:
+            its_split = _split(split, timestamp)
+        except ValueError as error:
+            raise ConfigError(
+                f"{prefix}path: {rows} line {line} has timestamp {timestamp!r}, should be like 2016-02-05T19:15:47Z"
+            ) from error
+        found.append(Row(len(found), its_split, category, region))
+    return Table(folder, prefix, found)
+
+
+def _split(split: str, timestamp: str) -> str | None:
+    """WILDS' split of a row, from the csv's; ValueError for a time that is none, or of an unknown zone."""
+    if split == "seq":  # sequestered
+        return None
+    time = datetime.fromisoformat(timestamp)
+    if time.tzinfo is None:
+        raise ValueError("a time without its zone")
+    year = time.astimezone(UTC).year
+    if year < 2013:
+        return _BEFORE_2013[split]
+    return split if split == ("val" if year < 2016 else "test") else None
+
+
+def _values(path: Path, columns: tuple[str, ...], prefix: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of the line and the values of `columns`, of each row."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        try:
+            header = next(reader, [])
+            if not set(columns) <= set(header):
+                raise ConfigError(
+                    f"{prefix}path: {path} has the columns {', '.join(header) or '(none)'}; "
+                    f"those of v1.1 hold {', '.join(columns)}"
+                )
+            places = [header.index(column) for column in columns]
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    found = f"{len(row)} values, should have {len(header)}"
+                    raise ConfigError(f"{prefix}path: {path} line {reader.line_num} has {found}")
+                yield reader.line_num, [row[place] for place in places]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{prefix}path: cannot read {path} ({error}); fetch it again") from error

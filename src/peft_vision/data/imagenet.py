@@ -1,0 +1,48 @@
+"""ImageNet's 1,000 classes by their WordNet ids (Russakovsky et al., 2015, arXiv:1409.0575).
+
+path/train/n01440764/*.JPEG  path/val/n01440764/*.JPEG
+
+Labels of its test images are not public: as usual, val/ is what a run is tested on.
+"""
+
+from pathlib import Path
+
+from peft_vision.config import component
+from peft_vision.data.base import Data
+from peft_vision.data.imagenet_folder import read_folders, require_folders
+from peft_vision.data.splits import LabelledSets
+from peft_vision.data.synsets import synsets
+
+SOURCE = (
+    "ImageNet (ILSVRC2012, 138 + 6.3 GB packed) is at image-net.org; path is the folder that holds "
+    "train/n01440764/*.JPEG and val/n01440764/*.JPEG, val sorted into classes as train is"
+)
+
+
+@component
+class ImageNet(Data):
+    """`path` holds train/ and val/."""
+
+    path: str
+
+    def check(self) -> None:
+        """Only that the folders are there: to list 1.3 million pictures takes a while."""
+        for split in ("train", "val"):
+            require_folders(self._folder() / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
+
+    def open(self) -> LabelledSets:
+        """The test part is val/."""
+        self.check()
+        root, classes = self._folder(), synsets("all")
+        labels = {wnid: label for label, wnid in enumerate(classes)}
+        return LabelledSets(
+            name="imagenet",
+            train=read_folders(root, root / "train", labels, key="data.path"),
+            val=None,
+            test=read_folders(root, root / "val", labels, key="data.path"),
+            classes=classes,
+            remark="tested on the official validation images",
+        )
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()

@@ -1,0 +1,44 @@
+"""A folder with a sub-folder of pictures for each class, as ImageNet and its likenesses are published.
+
+train/n01440764/n01440764_18.JPEG
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+
+_NAMED = 3  # class folders that a message names
+
+
+def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: str, source: str) -> None:
+    """ConfigError unless `folder` holds those of `names`; `alone`: and none beside. It begins with `key` and ends with
+    `source`: where the folder comes from, how it is laid out and how large it is."""
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: no folder {folder}\n{source}")
+    there = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))}
+    if missing := [name for name in names if name not in there]:
+        raise ConfigError(
+            f"{key}: {folder} lacks {len(missing)} of {len(names)} class folders: {_first(missing)}\n{source}"
+        )
+    if alone and (unknown := there.difference(names)):
+        raise ConfigError(
+            f"{key}: {folder} holds {len(unknown)} folders beside its {len(names)} classes: {_first(sorted(unknown))}"
+            f"\n{source}"
+        )
+
+
+def read_folders(root: Path, folder: Path, labels: Mapping[str, int], *, key: str) -> Labelled:
+    """The pictures in the sub-folders of `folder` that `labels` names, in its order; `root` is where their names
+    begin."""
+    found = {name: image_files(folder / name, root) for name in labels}
+    if empty := [name for name, paths in found.items() if not paths]:
+        raise ConfigError(f"{key}: no image in {len(empty)} class folders of {folder}: {_first(empty)}")
+    paths = [path for its in found.values() for path in its]
+    return labelled(Files(root, paths), [labels[name] for name, its in found.items() for _ in its])
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")

@@ -1,0 +1,42 @@
+"""Out-of-distribution sets: pictures from elsewhere, of classes that a run knows from its training data.
+
+A set is one shift or several (domains, corruptions, regions). Its classes are matched to the run's by name, so that no
+index of one list is ever taken for an index of the other.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from peft_vision.config import component
+from peft_vision.data.pictures import Labelled
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Pictures whose labels are places in `classes`, the set's own names of them."""
+
+    labelled: Labelled
+    classes: tuple[str, ...]
+
+
+@component
+class OOD(ABC):
+    """`rename`: the set's name of a class to the run's, where they differ. `missing`: classes of the run that the set
+    lacks; allow: they can be predicted like all others, mask: they cannot. `extra`: classes of the set that the run
+    does not know; drop: their pictures are left out."""
+
+    rename: dict[str, str]
+    missing: Literal["allow", "mask", "error"]
+    extra: Literal["drop", "error"]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ConfigError for what can be refused at little cost, above all a set that is not there; downloads
+        nothing."""
+
+    @abstractmethod
+    def open(self) -> Mapping[str, Shift]:
+        """By the name of the shift, nothing decoded; one shift alone may have the name "". ConfigError where the files
+        are not as they were published."""

@@ -1,0 +1,36 @@
+"""BREEDS: subclasses that a run was not trained on, of its superclasses (Santurkar et al., 2021, arXiv:2008.04859).
+
+ImageNet's val/ of the target subclasses; `data/breeds.py` has the source.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from peft_vision.config import component
+from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
+from peft_vision.data.imagenet import SOURCE
+from peft_vision.data.imagenet_folder import read_folders, require_folders
+from peft_vision.ood.base import OOD, Shift
+
+
+@component
+class Breeds(OOD):
+    """`path`: ImageNet's folder, the one that holds val/."""
+
+    path: str
+    name: Literal[NAMES]
+
+    def check(self) -> None:
+        require_folders(self._folder() / "val", self._labels(), alone=False, key="path", source=SOURCE)
+
+    def open(self) -> Mapping[str, Shift]:
+        root = self._folder()
+        target = read_folders(root, root / "val", self._labels(), key="path")
+        return {"": Shift(target, superclasses(self.name))}
+
+    def _labels(self) -> dict[str, int]:
+        return subclass_labels(self.name, "target")
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()

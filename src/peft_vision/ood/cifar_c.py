@@ -1,0 +1,62 @@
+"""CIFAR-10-C and CIFAR-100-C: the test images, corrupted (Hendrycks & Dietterich, 2019, arXiv:1903.12261).
+
+path/fog.npy     uint8 (5n, 32, 32, 3): n images at severity 1, the same at severity 2, and so on
+path/labels.npy  (5n,)
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peft_vision.config import ConfigError, component
+from peft_vision.data.cifar_names import CIFAR10, CIFAR100
+from peft_vision.data.pictures import Arrays, labelled
+from peft_vision.ood.arrays import class_ids, read_array, require
+from peft_vision.ood.base import OOD, Shift
+
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+)
+SEVERITIES = 5
+_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+_SOURCES = {
+    "cifar10": "https://zenodo.org/records/2535967, CIFAR-10-C.tar (2.9 GB)",
+    "cifar100": "https://zenodo.org/records/3555552, CIFAR-100-C.tar (2.9 GB)",
+}
+
+
+@component
+class CIFARC(OOD):
+    """A shift for each corruption and severity, such as fog-3. `path` holds the arrays."""
+
+    path: str
+    classes: Literal["cifar10", "cifar100"]
+    corruptions: Annotated[tuple[Literal[CORRUPTIONS], ...], Field(min_length=1)]
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=SEVERITIES)], ...], Field(min_length=1)]
+
+    def check(self) -> None:
+        names = (*self.corruptions, "labels")
+        require((self._file(name) for name in names), source=_SOURCES[self.classes])
+
+    def open(self) -> Mapping[str, Shift]:
+        classes, first = _CLASSES[self.classes], self._file(self.corruptions[0])
+        count = len(read_array(first, shape=(None, 32, 32, 3)))
+        if count % SEVERITIES:
+            raise ConfigError(
+                f"path: {first} holds {count} images, should be as many of each severity, 1 to {SEVERITIES}"
+            )
+        labels = class_ids(self._file("labels"), count=count, classes=classes)
+        shifts = {}
+        for corruption in self.corruptions:
+            images = read_array(self._file(corruption), shape=(count, 32, 32, 3))
+            for severity in self.severities:
+                rows = slice((severity - 1) * count // SEVERITIES, severity * count // SEVERITIES)
+                shifts[f"{corruption}-{severity}"] = Shift(labelled(Arrays(images[rows]), labels[rows]), classes)
+        return shifts
+
+    def _file(self, name: str) -> Path:
+        return Path(self.path).expanduser().absolute() / f"{name}.npy"

@@ -1,0 +1,35 @@
+"""Domains of DomainNet that a run was not trained on (Peng et al., 2019, arXiv:1812.01754), each a shift."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.data.domainnet_lists import DOMAINS, Lists
+from peft_vision.ood.base import OOD, Shift
+
+
+@component
+class DomainNet(OOD):
+    """`lists`: where they lie in `path`, with {domain} and {split} in it."""
+
+    path: str
+    domains: Annotated[tuple[Literal[DOMAINS], ...], Field(min_length=1)]
+    split: Literal["train", "test"]
+    lists: str
+    classes: Literal["all", "sentry40"]
+
+    def check(self) -> None:
+        for domain in self.domains:
+            self._lists().check(domain, self.split)
+
+    def open(self) -> Mapping[str, Shift]:
+        lists = self._lists()
+        listed = {domain: lists.read(domain, self.split) for domain in self.domains}
+        classes = lists.classes(listed.values(), self.classes)
+        return {domain: Shift(lists.pictures(its, classes), classes) for domain, its in listed.items()}
+
+    def _lists(self) -> Lists:
+        return Lists(Path(self.path).expanduser().absolute(), self.lists, prefix="")

@@ -1,0 +1,31 @@
+"""FMoW-WILDS in regions or years that a run was not trained on (Christie et al., 2018, arXiv:1711.07846; Koh et al.,
+2021, arXiv:2012.07421), each region a shift."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.data.fmow_table import REGIONS, check, read
+from peft_vision.ood.base import OOD, Shift
+
+
+@component
+class FMoW(OOD):
+    """`path`: the folder that holds RELEASE_v1.1.txt; `split`: one of WILDS', id_* to 2012, val to 2015, test later."""
+
+    path: str
+    regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]
+    split: Literal["id_val", "id_test", "val", "test"]
+
+    def check(self) -> None:
+        check(self._folder(), prefix="")
+
+    def open(self) -> Mapping[str, Shift]:
+        table = read(self._folder(), prefix="")
+        return {region: Shift(table.images(self.split, (region,)), table.categories) for region in self.regions}
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()

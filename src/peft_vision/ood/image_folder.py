@@ -1,0 +1,60 @@
+"""A user's own pictures from elsewhere: one folder, or several, each with a sub-folder of pictures for every class.
+
+path: photos                               path/cat/*.jpg  path/dog/**/*.png
+path: {art: pacs/art, sketch: pacs/sketch} two shifts
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft_vision.config import ConfigError, component
+from peft_vision.data.pictures import Files, image_files, labelled
+from peft_vision.ood.base import OOD, Shift
+
+
+@component
+class ImageFolder(OOD):
+    """`path`: a folder, or a folder for each shift by name."""
+
+    path: str | dict[str, str]
+
+    def check(self) -> None:
+        for name, folder in self._folders().items():
+            where = f"path.{name}" if name else "path"
+            if not folder.is_dir():
+                raise ConfigError(f"{where}: no folder {folder}")
+            if not (inner := class_folders(folder)):
+                raise ConfigError(f"{where}: no class folders in {folder}; each class is a folder of its pictures")
+            if {path.name for path in inner} <= {"train", "val", "test"}:
+                raise ConfigError(
+                    f"{where}: {folder} is divided into {', '.join(path.name for path in inner)}; "
+                    f"give one of them, such as {inner[-1]}"
+                )
+
+    def open(self) -> Mapping[str, Shift]:
+        return {name: read_folder(folder) for name, folder in self._folders().items()}
+
+    def _folders(self) -> dict[str, Path]:
+        paths = {"": self.path} if isinstance(self.path, str) else self.path
+        return {name: Path(path).expanduser().absolute() for name, path in paths.items()}
+
+
+def read_folder(root: Path) -> Shift:
+    """The class folders in `root`, sorted by name."""
+    folders = class_folders(root)
+    found = [image_files(folder, root) for folder in folders]
+    for folder, files in zip(folders, found, strict=True):
+        if not files:
+            raise ConfigError(f"path: no image in class folder {folder}")
+    labels = [label for label, files in enumerate(found) for _ in files]
+    return Shift(labelled(Files(root, [path for files in found for path in files]), labels), names(folders))
+
+
+def class_folders(root: Path) -> list[Path]:
+    """Sorted; hidden ones are none."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def names(folders: list[Path]) -> tuple[str, ...]:
+    """Of the classes."""
+    return tuple(folder.name for folder in folders)

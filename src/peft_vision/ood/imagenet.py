@@ -1,0 +1,43 @@
+"""New pictures of ImageNet's classes: ImageNet-V2, -R, -A and -Sketch, in folders of their classes.
+
+number  0/ to 999/, the labels of ImageNet (V2); sorted as text, as torchvision would, they would be other classes
+wnid    n01440764/ and so on (R, A, Sketch)
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from peft_vision.config import INCIDENTAL, component
+from peft_vision.data.imagenet_folder import read_folders, require_folders
+from peft_vision.data.synsets import synsets
+from peft_vision.ood.base import OOD, Shift
+
+
+@component
+class ImageNetLike(OOD):
+    """`synsets`: the classes that the set has, all 1,000, or those of ImageNet-R or -A; `source` is for the user who
+    lacks it."""
+
+    path: str
+    folders: Literal["wnid", "number"]
+    synsets: Literal["all", "r", "a"]
+    source: Annotated[str, INCIDENTAL]
+
+    def check(self) -> None:
+        require_folders(self._folder(), self._labels(), alone=True, key="path", source=self.source)
+
+    def open(self) -> Mapping[str, Shift]:
+        folder = self._folder()
+        return {"": Shift(read_folders(folder, folder, self._labels(), key="path"), synsets(self.synsets))}
+
+    def _labels(self) -> dict[str, int]:
+        """By the name of the folder."""
+        wnids = synsets(self.synsets)
+        if self.folders == "wnid":
+            return {wnid: label for label, wnid in enumerate(wnids)}
+        numbers = {wnid: number for number, wnid in enumerate(synsets("all"))}
+        return {str(numbers[wnid]): label for label, wnid in enumerate(wnids)}
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()

@@ -1,0 +1,70 @@
+"""The out-of-distribution sets of a run: built, checked, opened and matched to its classes, each under its name.
+
+A set's own messages begin with its key (`path: ...`); here they get the name of the set in front.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from peft_vision.config import ConfigError, build
+from peft_vision.data.pictures import Labelled
+from peft_vision.ood.base import OOD
+from peft_vision.ood.match import Matched, matched, refuse_seen
+
+RESERVED = ("mean", "worst", "pooled")
+"""Names in the metrics that no set and no shift may have."""
+
+
+def build_sets(nodes: Any) -> dict[str, OOD]:
+    """ConfigError with the faults of all of them."""
+    if not isinstance(nodes, Mapping):
+        raise ConfigError(f"ood: got {nodes!r}, should be sets by name; ood=stl10 or ood=[stl10,fmow] chooses")
+    sets, faults = {}, []
+    for name, node in nodes.items():
+        try:
+            _refuse_name(name, f"ood.{name}")
+            if not isinstance(node, Mapping):
+                raise ConfigError(f"ood.{name}: got {node!r}, should be the values of a set")
+            sets[name] = build(node, OOD, f"ood.{name}")
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return sets
+
+
+def check_sets(sets: Mapping[str, OOD]) -> None:
+    """ConfigError for the first that is not there."""
+    for name, ood in sets.items():
+        with _named(name):
+            ood.check()
+
+
+def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labelled]) -> dict[str, Matched]:
+    """The shifts of one set, each under `set` or `set/shift`. `seen`: the pictures that the run trains on or chooses
+    by, which no shift may hold."""
+    with _named(name):
+        shifts = ood.open()
+    found = {}
+    for shift, content in shifts.items():
+        if shift:
+            _refuse_name(shift, f"ood.{name}")
+        if not len(content.labelled):
+            raise ConfigError(f"ood.{name}: no image{f' of {shift}' if shift else ''}")
+        found[f"{name}/{shift}" if shift else name] = matched(content, ood, classes, where=f"ood.{name}")
+        refuse_seen(content.labelled, seen, where=f"ood.{name}")
+    return found
+
+
+def _refuse_name(name: str, where: str) -> None:
+    if name in RESERVED or "/" in name:
+        raise ConfigError(f"{where}: {name!r} is no name of a set or of a shift: {', '.join(RESERVED)} and / are taken")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"ood.{name}.{error}") from error

@@ -1,0 +1,65 @@
+"""STL-10's test images as a shift of CIFAR-10: nine classes in common, photographs of ImageNet (Coates et al., 2011).
+
+path/test_X.bin  uint8 (n, 3, 96, 96), each channel column by column
+path/test_y.bin  uint8 (n,), from 1
+path/class_names.txt
+
+Read here rather than by torchvision, which wants 2.6 GB of unlabelled images beside them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from peft_vision.config import ConfigError, component
+from peft_vision.data.pictures import Arrays, labelled
+from peft_vision.ood.arrays import require
+from peft_vision.ood.base import OOD, Shift
+
+_SIZE = 96
+_BYTES = 3 * _SIZE * _SIZE
+
+
+@component
+class STL10(OOD):
+    """`path`: the folder that holds test_X.bin."""
+
+    path: str
+
+    def check(self) -> None:
+        require(self._files(), source="https://cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)")
+
+    def open(self) -> Mapping[str, Shift]:
+        data, labels, names = self._files()
+        images = _images(data)
+        classes = tuple(names.read_text(encoding="utf-8").split())
+        return {"": Shift(labelled(Arrays(images), _class_ids(labels, len(images), classes)), classes)}
+
+    def _files(self) -> tuple[Path, Path, Path]:
+        folder = Path(self.path).expanduser().absolute()
+        return folder / "test_X.bin", folder / "test_y.bin", folder / "class_names.txt"
+
+
+def _images(path: Path) -> np.ndarray:
+    """(n, 96, 96, 3), mapped rather than read."""
+    size = path.stat().st_size
+    if not size or size % _BYTES:
+        raise ConfigError(
+            f"path: {path} has {size} bytes, should be {_BYTES} an image; it is cut short: fetch it again"
+        )
+    columns = np.memmap(path, dtype=np.uint8, mode="r", shape=(size // _BYTES, 3, _SIZE, _SIZE))
+    return columns.transpose(0, 3, 2, 1)
+
+
+def _class_ids(path: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
+    """(count,) places in `classes`."""
+    labels = np.fromfile(path, dtype=np.uint8)
+    if len(labels) != count:
+        raise ConfigError(f"path: {path} has {len(labels)} labels, should be {count}, one for each image")
+    if not 1 <= labels.min() <= labels.max() <= len(classes):
+        raise ConfigError(
+            f"path: {path} holds labels {labels.min()} to {labels.max()}, should be 1 to {len(classes)}, "
+            "as many as class_names.txt has"
+        )
+    return labels - 1
