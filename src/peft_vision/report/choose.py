@@ -1,0 +1,113 @@
+"""Which setting speaks for a method: the one with the highest mean validation accuracy over its seeds.
+
+A setting is all of a config that can change a result, but for the seed. Only the settings with the most seeds compete;
+of equal ones the smallest optimizer.lr wins, then the first by name. No figure of test or out-of-distribution images is
+looked at.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from peft_vision.report.finished import Finished
+
+RULE = (
+    "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
+)
+_DIGITS = 12  # beyond these, equal accuracies differ by the order of the sum
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Its runs, by seed, and the values by which it differs from the others of its cell."""
+
+    runs: tuple[Finished, ...]
+    own: Mapping[str, Any]
+
+    @property
+    def validation(self) -> float | None:
+        """Mean accuracy; None where a run has none."""
+        found = [run.metrics["val/accuracy"] for run in self.runs if "val/accuracy" in run.metrics]
+        return round(fmean(found), _DIGITS) if len(found) == len(self.runs) else None
+
+    @property
+    def label(self) -> str:
+        """Such as "optimizer.lr=0.001, trainer.epochs=20"; empty for the only setting of a cell."""
+        return ", ".join(f"{key.removesuffix('._target_')}={_text(key, value)}" for key, value in self.own.items())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one backbone and data set. `chosen`: None where validation cannot tell, as `undecided` says."""
+
+    method: str
+    settings: tuple[Setting, ...]
+    chosen: Setting | None
+    undecided: str = ""
+
+    @property
+    def fewer(self) -> int:
+        """Settings that have not as many seeds as others."""
+        return sum(len(setting.runs) < len(self.settings[0].runs) for setting in self.settings)
+
+
+def cell(method: str, runs: Iterable[Finished]) -> Cell:
+    """Of all the runs of this method; the settings in the order of the rule, as far as it goes."""
+    grouped: dict[str, list[Finished]] = {}
+    for run in runs:
+        grouped.setdefault(_key(run.setting), []).append(run)
+    groups = [sorted(members, key=lambda run: run.seed) for members in grouped.values()]
+    differing = _differing([members[0].setting for members in groups])
+    settings = [
+        Setting(tuple(members), {key: value for key, value in members[0].setting.items() if key in differing})
+        for members in groups
+    ]
+    settings.sort(key=_order)
+    if len(settings) > 1 and any(setting.validation is None for setting in settings):
+        fault = (
+            f"cannot choose among {len(settings)} settings without validation accuracy; data.val_fraction=0.1 gives it"
+        )
+        return Cell(method, tuple(settings), None, fault)
+    return Cell(method, tuple(settings), settings[0])
+
+
+def _order(setting: Setting) -> tuple[float, float, float, str]:
+    values = setting.runs[0].setting
+    lr = values.get("optimizer.lr")
+    validation = setting.validation
+    return (
+        -len(setting.runs),
+        0.0 if validation is None else -validation,
+        lr if isinstance(lr, int | float) else float("inf"),
+        _key(values),
+    )
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys of which there are several values. A key that a setting lacks differs too, unless its group is another
+    class there, which says enough."""
+    classes: dict[str, set[str]] = {}
+    values: dict[str, set[str | None]] = {}
+    for key in {key for setting in settings for key in setting}:
+        values[key] = {_key(setting[key]) if key in setting else None for setting in settings}
+        if key.endswith("._target_"):
+            classes[key.partition(".")[0]] = values[key]
+    elsewhere = {group for group, found in classes.items() if len(found) > 1}
+    for key, found in values.items():
+        if key.partition(".")[0] in elsewhere:
+            found.discard(None)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, str):
+        return _key(value)
+    return value.rpartition(".")[2] if key.endswith("._target_") else value

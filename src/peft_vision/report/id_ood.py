@@ -1,0 +1,178 @@
+"""In distribution beside out of distribution: the methods that were trained on one data set from one backbone.
+
+A row shows one method at its chosen setting. Two more may follow it: what the head was worth before anything else
+trained, and the weights interpolated at the alpha that validation chose.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from peft_vision.config import nearest
+from peft_vision.report.choose import Cell, cell
+from peft_vision.report.finished import Finished
+from peft_vision.report.robustness import Line, Transform, fit
+from peft_vision.report.shifts import Counts, comparable
+
+ID = "test/accuracy"
+MEAN = "ood/mean"
+_FIRST = {"linear": 0, "full": 1}  # the others follow, by name
+_PROBE = "probe/"
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Over the seeds that have it; `std` with n - 1, None for one seed."""
+
+    mean: float
+    std: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Statistic | None":
+        """None of nothing."""
+        found = tuple(values)
+        if not found:
+            return None
+        spread = stdev(found) if found[1:] and all(map(math.isfinite, found)) else math.nan
+        return cls(fmean(found), spread if found[1:] else None, found)
+
+
+@dataclass(frozen=True)
+class Row:
+    """`scores`: one for each seed of the chosen setting, none where nothing could be chosen, which `setting` then says.
+    `all_scores`: of every seed and setting. `parameters`: that trained. `is_interpolated`: between two models."""
+
+    label: str
+    cell: Cell
+    setting: str
+    parameters: int
+    scores: tuple[Scores, ...]
+    all_scores: tuple[Scores, ...]
+    is_interpolated: bool = False
+
+    def statistic(self, metric: str) -> Statistic | None:
+        """Over the seeds that have it."""
+        return Statistic.of(scores[metric] for scores in self.scores if metric in scores)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`sets`: the shifts of each, with their images. `images`: those behind each accuracy, by its metric. `lines`: of
+    the reference runs, for each set and ood/mean; `no_line`: why there is none. `notes`: what a reader must know."""
+
+    backbone: str
+    data: str
+    source: str
+    sets: Mapping[str, Counts]
+    images: Counts
+    rows: tuple[Row, ...]
+    lines: Mapping[str, Line]
+    no_line: Mapping[str, str]
+    transform: Transform
+    reference: str
+    notes: tuple[str, ...]
+
+
+def comparisons(runs: Sequence[Finished], *, reference: Sequence[str] | None, transform: Transform) -> list[Comparison]:
+    """One for each backbone and data set. `reference`: the methods whose runs the lines go through; None: all."""
+    problems: dict[tuple[str, str, str, str], list[Finished]] = {}
+    for run in runs:
+        problems.setdefault((run.data, run.source, run.backbone, run.weights), []).append(run)
+    return [_comparison(problems[key], reference, transform) for key in sorted(problems)]
+
+
+def _comparison(runs: Sequence[Finished], reference: Sequence[str] | None, transform: Transform) -> Comparison:
+    kept, sets, notes = comparable(runs)
+    methods = sorted({run.method for run in kept}, key=lambda method: (_FIRST.get(method, len(_FIRST)), method))
+    images = {ID: max(run.images["test"] for run in kept)}
+    images |= {f"ood/{name}/accuracy": sum(counts.values()) for name, counts in sets.items()}
+    images[f"{MEAN}/accuracy"] = sum(images[f"ood/{name}/accuracy"] for name in sets)
+    judges = tuple(methods if reference is None else reference)
+    points = [run.metrics for run in kept if run.method in judges]
+    unknown = [f"no run of {name}{nearest(name, methods)}" for name in judges if name not in methods]
+    lines: dict[str, Line] = {}
+    no_line: dict[str, str] = {}
+    for target in [*(f"ood/{name}" for name in sets), *([MEAN] if sets else [])]:
+        try:
+            lines[target] = _line(points, f"{target}/accuracy", images, transform)
+        except ValueError as error:
+            no_line[target] = "; ".join([str(error), *unknown])
+    cells = [cell(method, [run for run in kept if run.method == method]) for method in methods]
+    rows = [row for its in cells for row in _rows(its, lines)]
+    first = kept[0]
+    return Comparison(
+        backbone=first.backbone if first.backbone != "timm" else first.weights,
+        data=first.data,
+        source=first.source,
+        sets=sets,
+        images=images,
+        rows=tuple(rows),
+        lines=lines,
+        no_line=no_line,
+        transform=transform,
+        reference="all methods" if reference is None else ", ".join(judges),
+        notes=tuple(notes),
+    )
+
+
+def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Transform) -> Line:
+    """ValueError where the points are too few."""
+    scored = [scores for scores in points if metric in scores]
+    return fit(
+        [scores[ID] for scores in scored],
+        [scores[metric] for scores in scored],
+        id_images=images[ID],
+        ood_images=images[metric],
+        transform=transform,
+    )
+
+
+def _rows(its: Cell, lines: Mapping[str, Line]) -> list[Row]:
+    """The head alone, the method, the weights between."""
+    everything = [run for setting in its.settings for run in setting.runs]
+    chosen = its.chosen.runs if its.chosen else ()
+    said = _said(its)
+    parameters = (*chosen, *everything)[0].parameters
+    size = parameters["method"] + parameters["head"]
+
+    def judged(found: Iterable[Scores]) -> tuple[Scores, ...]:
+        return tuple({**scores, **_robustness(scores, lines)} for scores in found)
+
+    rows: list[Row] = []
+    if any(name.startswith(_PROBE) for run in everything for name in run.metrics):
+        scores, all_scores = (judged(map(_probe, runs)) for runs in (chosen, everything))
+        rows.append(Row(f"{its.method}: probe", its, said, parameters["head"], scores, all_scores))
+    scores, all_scores = (judged(run.metrics for run in runs) for runs in (chosen, everything))
+    rows.append(Row(its.method, its, said, size, scores, all_scores))
+    between = [run for run in chosen if run.alpha is not None]
+    if between:
+        alphas = ", ".join(f"{alpha:g}" for alpha in sorted({run.alpha for run in between}))
+        scores = judged(run.curve[run.alpha] for run in between)
+        rows.append(Row(f"{its.method}, alpha={alphas}", its, said, size, scores, (), is_interpolated=True))
+    return rows
+
+
+def _said(its: Cell) -> str:
+    """How the setting came about."""
+    several = len(its.settings)
+    if its.chosen is None:
+        return f"none chosen of {several}"
+    return f"{its.chosen.label} (of {several})" if several > 1 else ""
+
+
+def _probe(run: Finished) -> dict[str, float]:
+    """The metrics of the head of the first phase, under the names of a run's own."""
+    return {name.removeprefix(_PROBE): value for name, value in run.metrics.items() if name.startswith(_PROBE)}
+
+
+def _robustness(scores: Scores, lines: Mapping[str, Line]) -> dict[str, float]:
+    """Effective robustness, where a line foretells the accuracy."""
+    return {
+        f"{target}/effective_robustness": scores[f"{target}/accuracy"] - line.predict(scores[ID])
+        for target, line in lines.items()
+        if ID in scores and f"{target}/accuracy" in scores
+    }

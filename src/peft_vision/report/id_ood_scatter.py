@@ -1,0 +1,131 @@
+"""Accuracy out of distribution against accuracy in distribution, on axes on which the reference runs lie on a line
+(Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from peft_vision.report.accuracy_axis import limits, set_ticks
+from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Scores
+from peft_vision.report.picture import (
+    FAINT,
+    NORMAL,
+    SMALL,
+    Look,
+    inches,
+    legend_below,
+    legend_height,
+    legend_width,
+    looks,
+    new_figure,
+    plain,
+)
+from peft_vision.report.robustness import Line, scale
+
+_PANEL, _NARROWEST = 2.5, 3.5  # inches
+_COLUMNS = 4
+_STRONG, _WEAK = 32, 13  # areas of markers
+_DIAGONAL = {"color": FAINT, "linestyle": "--", "linewidth": 0.8}
+_FIT = {"color": "black", "linewidth": 1.0}
+
+
+def id_ood_scatter(comparison: Comparison) -> Figure | None:
+    """Every run faint, those of chosen settings strong. None where no run was scored out of distribution."""
+    rows = [row for row in comparison.rows if not row.is_interpolated]
+    every = [scores for row in rows for scores in row.all_scores]
+    candidates = [*(f"ood/{name}" for name in comparison.sets), *([MEAN] if len(comparison.sets) > 1 else [])]
+    ends = {
+        target: [limits(values.tolist()) for values in points.T]
+        for target in candidates
+        if len(points := _points(comparison, target, every))
+    }
+    if not ends:
+        return None
+    columns = min(len(ends), _COLUMNS if len(ends) != _COLUMNS + 1 else _COLUMNS - 1)
+    lines = math.ceil(len(ends) / columns)
+    its_looks = looks(row.label for row in rows)
+    diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
+    handles = _handles(its_looks, comparison, rows, diagonal=diagonal)
+    labels = [str(handle.get_label()) for handle in handles]
+    panel = max(_PANEL, *(inches(_title(target), NORMAL) + 0.4 for target in ends))
+    width = max(panel * columns + 0.4, _NARROWEST, legend_width(labels))
+    height = _PANEL * lines + legend_height(labels, width) + 0.5
+    figure = new_figure(width, height, f"{comparison.data}, {comparison.backbone}")
+    for number, target in enumerate(ends):
+        axes = figure.add_subplot(lines, columns, number + 1, xlim=ends[target][0], ylim=ends[target][1])
+        for row in rows:
+            look = its_looks[row.label]
+            style = {"marker": look.marker, "c": look.colour}
+            faint, strong = (_points(comparison, target, scores).T for scores in (row.all_scores, row.scores))
+            axes.scatter(*faint, s=_WEAK * look.area, alpha=0.25, linewidths=0, zorder=2, **style)
+            axes.scatter(*strong, s=_STRONG * look.area, edgecolors="white", linewidths=0.5, zorder=3, **style)
+        _finish(axes, comparison, target)
+        if number // columns == lines - 1:
+            axes.set_xlabel("ID test accuracy (%)", fontsize=NORMAL)
+        if number % columns == 0:
+            axes.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
+    legend_below(figure, handles)
+    return figure
+
+
+def _points(comparison: Comparison, target: str, every: Iterable[Scores]) -> np.ndarray:
+    """(n, 2): ID and OOD, scaled, of those that have both."""
+    metrics = (ID, f"{target}/accuracy")
+    points = [
+        [scale(scores[metric], images=comparison.images[metric], transform=comparison.transform) for metric in metrics]
+        for scores in every
+        if all(metric in scores for metric in metrics)
+    ]
+    return np.array(points).reshape(-1, 2)
+
+
+def _finish(axes: Axes, comparison: Comparison, target: str) -> None:
+    """All but the points."""
+    axes.axline((0, 0), slope=1, zorder=1, **_DIAGONAL)
+    if target in comparison.lines:
+        _draw_line(axes, comparison.lines[target])
+    set_ticks(axes.xaxis, axes.get_xlim(), comparison.transform)
+    set_ticks(axes.yaxis, axes.get_ylim(), comparison.transform)
+    axes.tick_params(labelsize=SMALL)
+    axes.set_title(plain(_title(target)), fontsize=NORMAL)
+    axes.grid(color="#e6e6e6", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _title(target: str) -> str:
+    return "mean of all sets" if target == MEAN else target.removeprefix("ood/")
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    """Solid where it was fitted, dotted beyond."""
+    ends = [scale(accuracy, images=line.id_images, transform=line.transform) for accuracy in (line.low, line.high)]
+    label = f"y = {line.slope:.2f} x {'-' if line.intercept < 0 else '+'} {abs(line.intercept):.2f}"
+    label += "" if line.r2 is None else f"\nR² = {line.r2:.2f}"
+    axes.axline((0, line.intercept), slope=line.slope, linestyle=":", zorder=1, **_FIT)
+    axes.plot(ends, [line.slope * x + line.intercept for x in ends], label=label, zorder=1, **_FIT)
+    axes.legend(loc="best", fontsize=SMALL - 1, handlelength=1.2, framealpha=0.8, edgecolor="none", borderpad=0.2)
+
+
+def _handles(
+    its_looks: Mapping[str, Look], comparison: Comparison, rows: Sequence[Row], *, diagonal: bool
+) -> list[Line2D]:
+    """Of the legend below all panels; with `diagonal` where one shows it."""
+    point = {"linestyle": "", "markeredgecolor": "white"}
+    handles = [
+        Line2D(
+            [], [], marker=look.marker, ms=(_STRONG * look.area) ** 0.5, color=look.colour, label=plain(name), **point
+        )
+        for name, look in its_looks.items()
+    ]
+    if any(len(row.all_scores) > len(row.scores) for row in rows):
+        handles.append(Line2D([], [], marker="o", ms=_WEAK**0.5 + 1, color=FAINT, label="other settings", **point))
+    if diagonal:
+        handles.append(Line2D([], [], label="OOD = ID", **_DIAGONAL))
+    if comparison.lines:
+        fitted = plain(f"fit of {comparison.reference}, {comparison.transform}")
+        handles.append(Line2D([], [], label=fitted, **_FIT))
+    return handles

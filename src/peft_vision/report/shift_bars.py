@@ -1,0 +1,185 @@
+"""Accuracy under every shift: a group of bars for each, a bar for each method."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from peft_vision.report.id_ood import Comparison, Row, Statistic
+from peft_vision.report.picture import (
+    NORMAL,
+    SMALL,
+    Look,
+    inches,
+    legend_below,
+    legend_height,
+    legend_width,
+    looks,
+    new_figure,
+    plain,
+)
+from peft_vision.report.shifts import Counts
+
+_WIDEST = 11.0  # inches, of a picture
+_NARROWEST = 3.5
+_SIDE = 0.7  # inches, beside all panels
+_BAR, _GROUP = 0.045, 0.68  # inches, the least of a bar and of a group
+_FILLED = 0.82  # of a group's width, by its bars
+_HEIGHT = 1.3  # inches, of a panel without words
+_TITLE, _LINE = 0.45, 0.13  # inches, of a panel's title and of a line of its labels
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shifts that share their bars: one, or the severities of a corruption. `prefixes`: of their metrics."""
+
+    label: str
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The shifts of one set, or all sets of one shift; `title` is empty for these."""
+
+    title: str
+    groups: tuple[Group, ...]
+
+    def size(self, group: float) -> int:
+        """In groups of so many inches, with room for its title."""
+        return max(len(self.groups), math.ceil(inches(self.title, NORMAL) / group))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Of a panel's groups; `height` in inches."""
+
+    texts: tuple[str, ...]
+    rotation: int
+    height: float
+
+
+def shift_bars(comparison: Comparison) -> Figure | None:
+    """Error bars: standard deviation over seeds. None where no run was scored out of distribution."""
+    rows = [row for row in comparison.rows if not row.is_interpolated and row.scores]
+    if not rows or not comparison.sets:
+        return None
+    its_looks = looks(row.label for row in comparison.rows if not row.is_interpolated)
+    least = max(_GROUP, _BAR * (len(rows) + 1))
+    lines = _lines(_panels(comparison.sets), least)
+    longest = max(sum(panel.size(least) for panel in line) for line in lines)
+    names = [row.label for row in rows]
+    width = max(_NARROWEST, longest * least + _SIDE, legend_width(names))
+    group = (width - _SIDE) / longest
+    labels = {panel: _labels(panel, group * panel.size(least) / len(panel.groups)) for line in lines for panel in line}
+    words = sum(max(labels[panel].height for panel in line) for line in lines)
+    height = (_HEIGHT + _TITLE) * len(lines) + words + legend_height(names, width)
+    figure = new_figure(width, height, f"{comparison.data}, {comparison.backbone}")
+    grid = figure.add_gridspec(len(lines), longest)
+    for number, line in enumerate(lines):
+        start, leftmost = 0, None
+        for panel in line:
+            end = start + panel.size(least)
+            axes = figure.add_subplot(grid[number, start:end], sharey=leftmost)
+            _draw(axes, panel, labels[panel], rows, its_looks)
+            axes.tick_params(labelleft=leftmost is None)
+            start, leftmost = end, leftmost or axes
+        leftmost.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
+        leftmost.set_ylim(bottom=0)
+    legend_below(figure, [Patch(**_style(its_looks[name]), label=plain(name)) for name in names])
+    return figure
+
+
+def statistic(row: Row, group: Group) -> Statistic | None:
+    """Over the seeds, of each one's mean over the shifts of the group; seeds that lack one of them do not count."""
+    metrics = [f"{prefix}/accuracy" for prefix in group.prefixes]
+    whole = [scores for scores in row.scores if all(metric in scores for metric in metrics)]
+    return Statistic.of(fmean(scores[metric] for metric in metrics) for scores in whole)
+
+
+def _panels(sets: Mapping[str, Counts]) -> list[Panel]:
+    """All sets of one shift together, then a panel for each of the others."""
+    single = tuple(Group(name, (f"ood/{name}",)) for name, prefixes in sets.items() if len(prefixes) == 1)
+    several = [_of_set(name, prefixes) for name, prefixes in sets.items() if len(prefixes) > 1]
+    return [*([Panel("", single)] if single else []), *several]
+
+
+def _of_set(name: str, prefixes: Counts) -> Panel:
+    """fog-1 to fog-5 are one; shifts that end on no number, or that are alone with their name, stay what they are."""
+    grouped: dict[str, list[str]] = {}
+    for prefix in prefixes:
+        shift = prefix.removeprefix(f"ood/{name}/")
+        corruption, _, severity = shift.rpartition("-")
+        grouped.setdefault(corruption if corruption and severity.isdecimal() else shift, []).append(prefix)
+    groups = [
+        Group(label if alike[1:] else alike[0].removeprefix(f"ood/{name}/"), tuple(alike))
+        for label, alike in grouped.items()
+    ]
+    averaged = any(alike[1:] for alike in grouped.values())
+    return Panel(f"{name}, mean over severities" if averaged else name, tuple(groups))
+
+
+def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
+    """Each in the first line that has room for it; a panel that is too long for a line goes on in the next."""
+    most = int((_WIDEST - _SIDE) / group)
+    lines: list[list[Panel]] = []
+    for panel in panels:
+        step = math.ceil(len(panel.groups) / math.ceil(len(panel.groups) / most))
+        for start in range(0, len(panel.groups), step):
+            part = Panel(panel.title, panel.groups[start : start + step])
+            room = (line for line in lines if sum(its.size(group) for its in (*line, part)) <= most)
+            if (line := next(room, None)) is None:
+                lines.append([part])
+            else:
+                line.append(part)
+    return lines
+
+
+def _labels(panel: Panel, width: float) -> Labels:
+    """Horizontal, in one line or broken after _ and -, where each fits into so many inches; else all upright."""
+    fitting: list[str] = []
+    for group in panel.groups:
+        broken = group.label.replace("_", "_\n").replace("-", "-\n")
+        fits = (text for text in (group.label, broken) if max(_letters(text)) < width - 0.05)
+        if (text := next(fits, None)) is None:
+            upright = tuple(plain(group.label) for group in panel.groups)
+            return Labels(upright, rotation=90, height=max(_letters("\n".join(upright))))
+        fitting.append(plain(text))
+    return Labels(tuple(fitting), rotation=0, height=_LINE * max(text.count("\n") + 1 for text in fitting))
+
+
+def _letters(text: str) -> list[float]:
+    """Inches of each line."""
+    return [inches(line, SMALL) for line in text.split("\n")]
+
+
+def _draw(axes: Axes, panel: Panel, labels: Labels, rows: Sequence[Row], its_looks: Mapping[str, Look]) -> None:
+    bar = _FILLED / len(rows)
+    for number, row in enumerate(rows):
+        found = {place: its for place, group in enumerate(panel.groups) if (its := statistic(row, group)) is not None}
+        centres = {place: place + bar * (number - (len(rows) - 1) / 2) for place in found}
+        heights = [100 * its.mean for its in found.values()]
+        axes.bar(list(centres.values()), heights, bar, **_style(its_looks[row.label]), label=plain(row.label))
+        spread = {place: its for place, its in found.items() if its.std is not None}
+        axes.errorbar(
+            [centres[place] for place in spread],
+            [100 * its.mean for its in spread.values()],
+            [100 * its.std for its in spread.values()],
+            fmt="none",
+            ecolor="#404040",
+            elinewidth=0.8,
+        )
+    axes.set_title(plain(panel.title), fontsize=NORMAL)
+    axes.set_xticks(range(len(labels.texts)), labels.texts, rotation=labels.rotation)
+    axes.set_xlim(-0.5, len(labels.texts) - 0.5)
+    axes.tick_params(labelsize=SMALL)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _style(look: Look) -> dict[str, str | float]:
+    return {"facecolor": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0.3}

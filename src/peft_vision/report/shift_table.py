@@ -1,0 +1,162 @@
+"""The table of a comparison: a row for each method, its figures in and out of distribution as mean ± standard deviation
+over seeds (n - 1); for a terminal, as Markdown and as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from peft_vision.report.choose import RULE
+from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Statistic
+
+_MISSING = "-"
+_PADDING = 2  # columns of a terminal
+_WORDS = ("method", "setting")  # columns that hold no figures
+_PLACES = 2  # after the decimal point of a percentage
+
+
+@dataclass(frozen=True)
+class Column:
+    """`unit`: percent, of a fraction; points, a difference of such; digits: 3 that count."""
+
+    heading: str
+    metric: str
+    unit: Literal["percent", "points", "digits"]
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """Those of which a row has a statistic."""
+    sets = [Column(name, f"ood/{name}/accuracy", "percent") for name in comparison.sets]
+    every = [
+        Column("ID val", "val/accuracy", "percent"),
+        Column("ID test", ID, "percent"),
+        *sets,
+        Column("OOD mean", f"{MEAN}/accuracy", "percent"),
+        Column("OOD worst", "ood/worst/accuracy", "percent"),
+        Column("effective robustness", f"{MEAN}/effective_robustness", "points"),
+        Column("feature distance ID", "test/feature_distance", "digits"),
+        Column("feature distance OOD", f"{MEAN}/feature_distance", "digits"),
+        Column("calibration error ID", "test/calibration_error", "percent"),
+        Column("calibration error OOD", f"{MEAN}/calibration_error", "percent"),
+    ]
+    return [column for column in every if any(row.statistic(column.metric) for row in comparison.rows)]
+
+
+def rich_tables(comparison: Comparison, *, width: int) -> list[Table]:
+    """For a terminal: as many columns side by side as `width` has room for, the methods beside each part."""
+    first, *rest = _grid(comparison)
+    parts: list[list[list[str]]] = []
+    taken = width
+    for column in rest:
+        if not parts or taken + _width(column) > width:
+            parts.append([first])
+            taken = _width(first)
+        parts[-1].append(column)
+        taken += _width(column)
+    return [_table(part) for part in parts]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, and below it what it says and how it came about."""
+    heading, *lines = zip(*_grid(comparison), strict=True)
+    rows = [heading, ["---" if name in _WORDS else "---:" for name in heading], *lines]
+    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+    notes = "".join(f"- {note}\n" for note in remarks(comparison))
+    return f"## {comparison.data}, {comparison.backbone}\n\n{comparison.source}\n\n{table}\n{notes}"
+
+
+def csv_text(comparisons: Sequence[Comparison]) -> str:
+    """All comparisons in one table; fractions, and of each figure the mean, the standard deviation and the seeds."""
+    named = {column.metric: None for comparison in comparisons for column in columns(comparison)}
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    figures = [f"{metric} {part}" for metric in named for part in ("mean", "std", "seeds")]
+    writer.writerow(["data", "backbone", "method", "setting", "parameters", *figures])
+    for comparison in comparisons:
+        for row in comparison.rows:
+            found = [_parts(row.statistic(metric)) for metric in named]
+            start = [comparison.data, comparison.backbone, row.label, row.setting, row.parameters]
+            writer.writerow([*start, *(part for parts in found for part in parts)])
+    return file.getvalue()
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What a reader of the table must know."""
+    cells = [row.cell for row in comparison.rows if row.label == row.cell.method]
+    tried = ", ".join(f"{its.method} {len(its.settings)}" for its in cells)
+    said = [
+        "accuracies and calibration errors in %, effective robustness in percentage points: mean ± standard deviation "
+        "over seeds",
+        f"setting: {RULE}; tried: {tried}",
+        *(f"{its.method}: {its.undecided}" for its in cells if its.chosen is None),
+        *(f"{its.method}: {its.fewer} settings with fewer seeds did not compete" for its in cells if its.fewer),
+    ]
+    if MEAN in comparison.lines:
+        line = comparison.lines[MEAN]
+        sign, r2 = "-" if line.intercept < 0 else "+", "" if line.r2 is None else f", R² {line.r2:.3f}"
+        said.append(
+            f"effective robustness: OOD mean beyond {line.transform}(OOD) = {line.slope:.3f} {line.transform}(ID) "
+            f"{sign} {abs(line.intercept):.3f}, through {line.points} runs of {comparison.reference} with "
+            f"{100 * line.low:.2f} to {100 * line.high:.2f} % ID{r2}"
+        )
+    said += [f"no effective robustness: {reason}" for target, reason in comparison.no_line.items() if target == MEAN]
+    if not comparison.sets:
+        said.append("no run was scored out of distribution")
+    return [*said, *comparison.notes]
+
+
+def _grid(comparison: Comparison) -> list[list[str]]:
+    """By column, the heading first."""
+    rows = comparison.rows
+    grid = [["method", *(row.label for row in rows)], ["setting", *(row.setting or _MISSING for row in rows)]]
+    grid.append(["seeds", *(str(_seeds(row)) for row in rows)])
+    grid.append(["parameters", *(f"{row.parameters:,}" for row in rows)])
+    for column in columns(comparison):
+        grid.append([column.heading, *(_text(row.statistic(column.metric), column, _seeds(row)) for row in rows)])
+    return grid
+
+
+def _seeds(row: Row) -> int:
+    return len(row.cell.chosen.runs) if row.cell.chosen else 0
+
+
+def _text(statistic: Statistic | None, column: Column, seeds: int) -> str:
+    """Such as "97.31 ± 0.20", and of how many seeds where some are missing."""
+    if statistic is None:
+        return _MISSING
+    factor = 1 if column.unit == "digits" else 100
+    mean, places = factor * statistic.mean, _significant(statistic.mean) if column.unit == "digits" else _PLACES
+    text = f"{mean:+.{places}f}" if column.unit == "points" else f"{mean:.{places}f}"
+    if statistic.std is not None:
+        text += f" ± {factor * statistic.std:.{places}f}"
+    return text if len(statistic.values) == seeds else f"{text} ({len(statistic.values)} of {seeds})"
+
+
+def _significant(value: float, digits: int = 3) -> int:
+    """Places after the decimal point that show so many digits."""
+    if value == 0 or not math.isfinite(value):
+        return digits
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def _parts(statistic: Statistic | None) -> tuple[float | None, float | None, int]:
+    return (None, None, 0) if statistic is None else (statistic.mean, statistic.std, len(statistic.values))
+
+
+def _table(grid: Sequence[Sequence[str]]) -> Table:
+    table = Table.grid(padding=(0, _PADDING, 0, 0))
+    for heading, *_ in grid:
+        table.add_column(justify="left" if heading in _WORDS else "right", no_wrap=True)
+    for line in zip(*grid, strict=True):
+        table.add_row(*map(Text, line))  # not as markup, which a list in brackets would be
+    return table
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(cell_len, column)) + _PADDING

@@ -1,0 +1,25 @@
+"""Compare finished runs in and out of distribution: a table and pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.report.comparison import compare
+from peft_vision.report.robustness import Transform
+from peft_vision.task.base import Task
+
+
+@component
+class Report(Task):
+    """`reference`: methods whose runs make the line of effective robustness; None: all. `transform`: of its axes."""
+
+    reference: Annotated[tuple[str, ...], Field(min_length=1)] | None
+    transform: Transform
+
+    def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+        folder = Path(str(config["runs"])).expanduser()
+        out = folder / "report" if config["out"] is None else Path(str(config["out"])).expanduser()
+        compare(folder, out, reference=self.reference, transform=self.transform)

@@ -1,0 +1,157 @@
+"""Which runs of a folder are compared, and what is said of the others."""
+
+import json
+import re
+
+import pytest
+
+from made_up_runs import write_run
+from peft_vision.config import ConfigError
+from peft_vision.report.collect import collect
+
+
+def left_out(runs) -> dict[str, str]:
+    """The reason for each folder, where one other run is finished."""
+    write_run(runs, method="zzz")
+    finished, others = collect(runs)
+    assert [run.method for run in finished] == ["zzz"]
+    return {run.folder: run.reason for run in others}
+
+
+def change(path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_runs_are_found_one_and_two_levels_down_and_no_deeper(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path / "sweep", seed=1)
+    write_run(tmp_path / "old" / "sweep", seed=2)
+    write_run(tmp_path / ".bench", seed=3)
+    finished, others = collect(tmp_path)
+    assert sorted(run.seed for run in finished) == [0, 1]
+    assert others == []
+
+
+def test_what_lies_in_a_runs_folder_is_no_run(tmp_path):
+    folder = write_run(tmp_path)
+    write_run(folder / "evaluations", seed=1)
+    assert [run.seed for run in collect(tmp_path)[0]] == [0]
+
+
+def test_metrics_in_and_out_of_distribution_are_one_mapping(tmp_path):
+    write_run(tmp_path, val=0.6, test=0.5, ood={"fog": 0.25, "snow": {"a": 0.5, "b": 0.75}})
+    (run,), _ = collect(tmp_path)
+    assert (run.metrics["val/accuracy"], run.metrics["test/accuracy"]) == (0.6, 0.5)
+    assert run.metrics["ood/snow/a/accuracy"] == 0.5
+    assert run.metrics["ood/mean/accuracy"] == (0.25 + 0.625) / 2
+    assert run.images == {"train": 900, "val": 100, "test": 1000, "ood/fog": 500, "ood/snow/a": 500, "ood/snow/b": 500}
+
+
+def test_the_curve_is_kept_by_alpha(tmp_path):
+    write_run(tmp_path, ood={"fog": 0.3}, curve={0.0: (0.1, 0.2), 0.5: (0.6, 0.4)}, alpha=0.5)
+    (run,), _ = collect(tmp_path)
+    assert run.alpha == 0.5
+    assert run.curve[0.5] == {"val/accuracy": 0.6, "test/accuracy": 0.6, "ood/mean/accuracy": 0.4}
+
+
+def test_what_is_scored_afterwards_is_no_part_of_a_setting(tmp_path):
+    interpolation = {"_target_": "peft_vision.interpolation.Interpolation", "alphas": [0.0, 1.0]}
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, config={"interpolation": interpolation, "ood": {"a": {"_target_": "nobody.Knows"}}})
+    first, second = (run.setting for run in collect(tmp_path)[0])
+    assert first == second
+
+
+def test_a_run_whose_scoring_was_cut_off_is_a_run_without_scores(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "ood.json").write_text('{"splits": {"fog": {"fingerprint": "1", "scores": {}}}}')
+    (run,), _ = collect(tmp_path)
+    assert set(run.images) == {"train", "val", "test"}
+
+
+def test_a_setting_has_neither_the_seed_nor_what_cannot_change_a_result(tmp_path):
+    quick = {"trainer": {"_target_": "peft_vision.trainer.Trainer", "epochs": 3, "eval_batch_size": 1}}
+    write_run(tmp_path / "here", seed=0)
+    write_run(tmp_path / "there", seed=1, config={"tracker": {"_target_": "nobody.Knows"}, **quick})
+    first, second = (run.setting for run in collect(tmp_path)[0])
+    assert first == second
+    assert first["optimizer.lr"] == 0.001
+
+
+def test_a_run_is_counted_once(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    finished, (other,) = collect(tmp_path)
+    assert [run.folder.parent.name for run in finished] == ["a"]
+    assert (other.folder.split("/")[0], other.reason) == ("b", "the same run as a/full-vit_micro-digits-s0-0.001")
+
+
+def test_an_unfinished_run_is_named(tmp_path):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "state.pt").write_bytes(b"")
+    (tmp_path / "pictures").mkdir()
+    assert left_out(tmp_path) == {"begun": "not finished"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"result.json: cannot be read \(.*\)"),
+        ('{"choices": ', r"result.json: cannot be read \(.*\)"),
+        ("\ufffe", r"result.json: cannot be read \(.*\)"),
+        ("[1, 2]", "result.json: Input should be .*"),
+        ('{"loss": 0.3}', "result.json: choices: Field required"),
+    ],
+)
+def test_a_torn_or_foreign_result_is_named(text, reason, tmp_path):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "result.json").write_text(text, encoding="utf-16" if text == "\ufffe" else None)
+    assert re.fullmatch(reason, left_out(tmp_path)["odd"])
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"metrics": {"val/accuracy": 0.5}}, "result.json: metrics: no test/accuracy"),
+        ({"metrics": {"test/accuracy": float("nan")}}, "test/accuracy is nan, should be a fraction from 0 to 1"),
+        ({"metrics": {"test/accuracy": 97.5}}, "test/accuracy is 97.5, should be a fraction from 0 to 1"),
+        ({"seed": "first"}, "result.json: seed: Input should be .*"),
+        ({"data": {"source": "mine", "images": {"train": 5}}}, "result.json: data.images.test: Field required"),
+        ({"config": {"method": {"_target_": "mypackage.Mine"}}}, "config.method._target_: no module 'mypackage' .*"),
+    ],
+)
+def test_a_result_of_another_kind_is_named(values, reason, tmp_path):
+    folder = write_run(tmp_path)
+    change(folder / "result.json", **values)
+    assert re.fullmatch(reason, left_out(tmp_path)[folder.name])
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"images": {}}, "ood.json: images: none of fog"),
+        ({"images": {"fog": 500, "snow": 500}}, "ood.json: metrics: no ood/snow/accuracy"),
+        ({"images": {"fog": 0}}, "ood.json: images.fog: Input should be greater than 0"),
+        ({"metrics": {"ood/fog/accuracy": -1}}, "ood/fog/accuracy is -1, should be a fraction from 0 to 1"),
+        (
+            {"interpolation": {"rows": [{"alpha": 0.5}], "chosen": 0.6, "rule": ""}},
+            "ood.json: interpolation: no row of the chosen alpha, 0.6",
+        ),
+        ({"interpolation": {"rows": [{}], "chosen": 0.6, "rule": ""}}, "ood.json: interpolation: a row without alpha"),
+    ],
+)
+def test_a_broken_score_leaves_the_whole_run_out(values, reason, tmp_path):
+    folder = write_run(tmp_path, ood={"fog": 0.3})
+    change(folder / "ood.json", **values)
+    assert left_out(tmp_path)[folder.name] == reason
+
+
+def test_a_folder_without_a_finished_run_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"^runs: no folder .*nowhere$"):
+        collect(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"^runs: no finished run in [^;]*$"):
+        collect(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"^runs: no finished run in .*; begun: not finished$"):
+        collect(tmp_path)
