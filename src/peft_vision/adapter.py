@@ -76,6 +76,23 @@ def write_adapter(model: Model, path: str | Path) -> None:
     Path(path).write_bytes(save(tensors, metadata=metadata))
 
 
+def write_probe(model: Model, path: str | Path) -> None:
+    """Writes the head alone, and how `model` was assembled: all there is of a phase that trained nothing else."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if _of_head(name)}
+    metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
+    Path(path).write_bytes(save(tensors, metadata=metadata))
+
+
+def load_probe(model: Model, path: str | Path) -> None:
+    """Puts such a head into `model`, which is in its first phase."""
+    _, _, tensors = read_adapter(path)
+    load_tuned(model, {**model.tuned_state(), **tensors})
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith("head.")
+
+
 def read_adapter(path: str | Path) -> tuple[Recipe, int, dict[str, Tensor]]:
     """The recipe, the number of phases and the tuned tensors of an adapter file. ValueError where it is not one."""
     try:

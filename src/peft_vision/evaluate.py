@@ -4,7 +4,9 @@ Expected calibration error: the mean over 15 equal bins of confidence, weighted 
 |accuracy - confidence| (Guo et al., 2017, arXiv:1706.04599).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,6 @@ class Predictions:
         return (gap.abs().sum() / len(correct)).item()
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     images: Source,
@@ -59,20 +60,42 @@ def predict(
     autocast: torch.autocast,
     label: str,
 ) -> Predictions:
-    """Every input of a split once, in evaluation mode; each process computes a part, all get the whole."""
+    """Of every input of a split."""
+
+    def look(seen: Any, labels: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return judge(model(seen).float(), labels)
+
+    options = {"batch_size": batch_size, "workers": workers, "world": world, "autocast": autocast, "label": label}
+    return Predictions(*columns(model, images, look, **options))
+
+
+@torch.no_grad()
+def columns(
+    model: nn.Module,
+    source: Source,
+    look: Callable[[Any, Tensor, Tensor], tuple[Tensor, ...]],
+    *,
+    batch_size: int,
+    workers: int,
+    world: World,
+    autocast: torch.autocast,
+    label: str,
+) -> tuple[Tensor, ...]:
+    """What `look` says of each input, its label and its place in `source`, with `model` in evaluation mode: tensors
+    (n, ...), in the same order all of them. Each process computes a part, all get the whole."""
     was_training = model.training
     model.eval()
-    batches = [world.share(batch) for batch in torch.arange(len(images)).split(batch_size * world.size)]
-    columns: list[tuple[Tensor, ...]] = []
-    with Progress(label=label, total=len(images), unit="images") as progress, autocast:
-        for pixels, labels in images.batches(batches, seed=None, workers=workers):
-            logits = model(pixels.to(world.device, non_blocking=True)).float()
-            columns.append(judge(logits, labels.to(world.device, non_blocking=True)))
+    batches = [world.share(batch) for batch in torch.arange(len(source)).split(batch_size * world.size)]
+    rows: list[tuple[Tensor, ...]] = []
+    with Progress(label=label, total=len(source), unit="images") as progress, autocast:
+        inputs = source.batches(batches, seed=None, workers=workers)
+        for (seen, labels), indices in zip(inputs, batches, strict=True):
+            seen, labels = (value.to(world.device, non_blocking=True) for value in (seen, labels))
+            rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)
     model.train(was_training)
-    mine = tuple(torch.cat(column).cpu() for column in zip(*columns, strict=True))
-    shares = world.gather(mine)
-    return Predictions(*(torch.cat(column) for column in zip(*shares, strict=True)))
+    mine = tuple(torch.cat(column).cpu() for column in zip(*rows, strict=True))
+    return tuple(torch.cat(column) for column in zip(*world.gather(mine), strict=True))
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

@@ -11,9 +11,15 @@ from timm.models.vision_transformer import VisionTransformer
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build_all, lasting, locate, nearest
 from peft_vision.data.base import Data
-from peft_vision.features.store import Features
+from peft_vision.data.images import Images
+from peft_vision.distributed import World
+from peft_vision.features.store import Features, Store
 from peft_vision.head import Head
+from peft_vision.interpolation import Interpolation
 from peft_vision.method.base import Method
+from peft_vision.model import Model
+from peft_vision.ood.base import OOD
+from peft_vision.ood.opened import build_sets, check_sets
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import check_head
 from peft_vision.run import Run, identity
@@ -33,8 +39,11 @@ KINDS = {
     "trainer": Trainer,
     "features": Features,
     "tracker": Tracker,
+    "interpolation": Interpolation,
 }
-OTHER_KEYS = ("task", "seed", "device", "runs")
+LATER = frozenset(("tracker", "interpolation"))
+"""Groups that act on what a training came to, and not on the training."""
+OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Experiment:
     trainer: Trainer
     features: Features
     tracker: Tracker
+    interpolation: Interpolation
+    ood: Mapping[str, OOD]
     seed: int
     device: str
     config: Mapping[str, Any]
@@ -64,11 +75,16 @@ class Experiment:
             components = build_all(config, KINDS)
         except ConfigError as error:
             faults.append(str(error))
+        try:
+            components["ood"] = build_sets(config["ood"])
+        except ConfigError as error:
+            faults.append(str(error))
         if faults:
             raise ConfigError("\n".join(faults))
         experiment = cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
         experiment.backbone.check()
         experiment.data.check()
+        check_sets(experiment.ood)
         experiment.features.check(experiment.data.augment)
         for group, optimizer in experiment.optimizers.items():
             if isinstance(optimizer, Solver) and (group == "optimizer" or experiment.method.probe_first):
@@ -83,9 +99,10 @@ class Experiment:
 
     @property
     def identity(self) -> str:
-        """Stands for all that can change the result: not the tracker, the device or where files lie."""
+        """Stands for all that can change the training: not the tracker, the device or where files lie, and not what is
+        scored afterwards."""
         groups = {}
-        for group in KINDS.keys() - {"tracker"}:
+        for group in KINDS.keys() - LATER:
             values = dict(self.config[group])
             target = values.pop("_target_")
             groups[group] = {"_target_": target, **lasting(locate(target, group), values)}
@@ -101,6 +118,33 @@ class Experiment:
     def run(self) -> Run:
         """Its folder."""
         return Run(Path(self.config["runs"]).expanduser() / self.name)
+
+
+def open_store(
+    experiment: Experiment, model: Model, images: Mapping[str, Images], world: World, *, quiet: bool = False
+) -> Store:
+    """Of what the backbone of `model` shows of `images`, by split."""
+    backbone, trainer = experiment.backbone, experiment.trainer
+    return Store(
+        experiment.features,
+        model=model,
+        splits=images,
+        origin={
+            "weights": model.recipe.backbone["hash"],
+            "backbone": backbone.name,
+            "architecture": backbone.architecture,
+            "pool": backbone.pool,
+            "preprocessing": model.recipe.preprocessing.record(),
+            "precision": str(trainer.computes_in(world.device)),
+        },
+        method=experiment.choices["method"],
+        augment=experiment.data.augment,
+        workers=experiment.data.workers,
+        batch_size=trainer.eval_batch_size,
+        autocast=trainer.autocast(world.device),
+        device=world.device,
+        quiet=quiet,
+    )
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:

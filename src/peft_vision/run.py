@@ -4,6 +4,8 @@ config.yaml           resolved config
 metrics.jsonl         one line an epoch
 result.json           written once, at the end, whole; where it is, the run is done
 adapter.safetensors   the tuned tensors and the head
+probe.safetensors     the head of a first phase that trained nothing else
+ood.json              what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
 """
 
@@ -95,6 +97,24 @@ class Run:
     def place_adapter(self, write: Callable[[Path], object]) -> None:
         """`write(path)` writes the adapter file."""
         place(self.folder / "adapter.safetensors", write)
+
+    def place_probe(self, write: Callable[[Path], object]) -> None:
+        """The same of the head of a first phase."""
+        place(self.probe, write)
+
+    @property
+    def probe(self) -> Path:
+        """Its file; there is none where no phase trained the head alone before all else."""
+        return self.folder / "probe.safetensors"
+
+    def read_ood(self) -> dict[str, Any] | None:
+        """What has been scored out of distribution."""
+        path = self.folder / "ood.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write_ood(self, record: Mapping[str, Any]) -> None:
+        """Replaces it."""
+        place(self.folder / "ood.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
 
 
 def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:

@@ -35,6 +35,9 @@ class Log:
     def summary(self, values: Mapping[str, Any]) -> None:
         """What the run came to; later values replace earlier ones of the same name."""
 
+    def pictures(self, files: Mapping[str, Path]) -> None:
+        """PNG files, by what they show."""
+
 
 class Tracker(ABC):
     """Opens a log for each run."""
@@ -174,6 +177,11 @@ class _Mirror(Log):
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self._send(self._run.summary.update, dict(values))
+
+    def pictures(self, files: Mapping[str, Path]) -> None:
+        import wandb
+
+        self._send(self._run.log, {name: wandb.Image(str(file)) for name, file in files.items()})
 
     def finish(self, exit_code: int) -> None:
         import wandb

@@ -35,7 +35,9 @@ class Standing:
     `test_reads`: how often scoring the test set has begun; `backbone_images`: how many images of each split went
     through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: those that were trained step by step;
     `rows`: how many rows of metrics there are; `selection`: how a solver chose among its settings; `probe`: what the
-    head was worth before anything else trained, scored once its phase was over.
+    head was worth before anything else trained, scored once its phase was over; `kept_epochs`: of each phase that is
+    over and keeps its best epoch, which that is; `best`: of the present phase, its best `epoch` so far, the validation
+    `accuracy` and the `tuned` tensors.
     """
 
     epochs: int = 0
@@ -49,6 +51,8 @@ class Standing:
     test_reads: int = 0
     backbone_images: dict[str, int] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
+    kept_epochs: dict[str, int] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Batch:
 class Trainer:
     """`accumulate`: parts in which each batch is computed, for less memory and the same gradient. `checkpointing`:
     recompute activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each
-    phase of the method."""
+    phase of the method. `keep`: the weights at the end of a phase; best: those of the epoch with the highest validation
+    accuracy, of equal ones the first."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -75,6 +80,7 @@ class Trainer:
     checkpointing: bool
     compile: bool
     save_seconds: Annotated[NonNegativeFloat, INCIDENTAL]
+    keep: Literal["last", "best"]
 
     def computes_in(self, device: torch.device) -> torch.dtype:
         """bf16 where asked for, or where `auto` meets a GPU that computes it natively; else fp32."""
@@ -142,12 +148,23 @@ class Trainer:
                     metrics["phase"] = model.phase.name
                 if val is not None:
                     metrics |= self.evaluate(model, val, "val", workers=workers, world=world)
+                    self._remember_best(model, standing, metrics["val/accuracy"])
                 record(metrics)
+                if standing.epochs == last and standing.best is not None:
+                    model.load_state_dict(standing.best["tuned"], strict=False)
+                    standing.kept_epochs[model.phase.name] = standing.best["epoch"]
+                    standing.best = None
                 due = world.agree(monotonic() - saved_at >= self.save_seconds)
                 if due or standing.epochs == last:
                     standing.optimizer = None if standing.epochs == last else stepper.state_dict()
                     save(standing)
                     saved_at = monotonic()
+
+    def _remember_best(self, model: Model, standing: Standing, accuracy: float) -> None:
+        """The tuned tensors of the best epoch, where it is kept."""
+        if self.keep == "best" and (standing.best is None or accuracy > standing.best["accuracy"]):
+            tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
+            standing.best = {"epoch": standing.epochs, "accuracy": accuracy, "tuned": tuned}
 
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """The metrics of `model` on a split, as `val/accuracy` and so on."""

@@ -100,10 +100,12 @@ class Store:
         batch_size: int,
         autocast: torch.autocast,
         device: torch.device,
+        quiet: bool,
     ) -> None:
         model.observed_type = TYPES[features.dtype]
         self.held: dict[str, Held] = {}
         self._features = features
+        self._say = _log.debug if quiet else _log.info
         self._model = model
         self._splits = splits
         self._origin = {**origin, "dtype": features.dtype, "timm": timm.__version__, "format": FORMAT}
@@ -129,7 +131,7 @@ class Store:
             self._sources[split] = self._splits[split] if held.reason else self._observed(split, held)
             held.seconds = monotonic() - started
             if held.reason is None or held.reason not in {other.reason for other in self._others(name)}:
-                _log.info("%-9s %s %s", "store", split, held)
+                self._say("%-9s %s %s", "store", split, held)
         return self._sources[split]
 
     def record(self) -> dict[str, dict[str, Any]]:

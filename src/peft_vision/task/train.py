@@ -3,25 +3,31 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from peft_vision.adapter import Recipe, load_tuned, write_adapter
+from peft_vision.adapter import Recipe, load_tuned, write_adapter, write_probe
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, peak_mib
-from peft_vision.experiment import Experiment, load_backbone
-from peft_vision.features.store import Store
+from peft_vision.experiment import Experiment, load_backbone, open_store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
+from peft_vision.ood.opened import opened
 from peft_vision.phases import begin_phases, fit_phases
 from peft_vision.probe import check_model
+from peft_vision.report.comparison import draw
+from peft_vision.report.finished import read
+from peft_vision.report.id_ood import comparisons
+from peft_vision.report.shift_summary import print_shifts
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
 from peft_vision.seeding import derive
+from peft_vision.shift.scoring import NO_VALIDATION, score_shifts
 from peft_vision.task.base import Task
 from peft_vision.tracker import Log
 from peft_vision.trainer import Standing
@@ -45,6 +51,12 @@ class Train(Task):
                 logger.info("done before, with the same config; this is its result")
             if here.is_main:
                 print_summary(result, run.folder)
+            before = run.read_ood()
+            shifts = score_shifts(experiment, result, here)
+            if shifts is not None and here.is_main:
+                print_shifts(shifts, run.folder)
+                if shifts != before:
+                    _show_shifts(experiment, run, shifts)
         metrics = result["metrics"]
         return metrics.get("val/accuracy", metrics["test/accuracy"])
 
@@ -66,11 +78,12 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
     method, has_val = experiment.choices["method"], splits.val is not None
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
+    _check_scoring(experiment, splits)
     standing = _resume(model, splits, run, experiment)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
     model.to(here.device)
-    store = _store(experiment, model, splits, here)
+    store = open_store(experiment, model, splits.parts(), here)
     facts = _facts(experiment, model, splits)
     with ExitStack() as held:
         log = None
@@ -106,6 +119,8 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             return {f"{prefix}{name}": value for name, value in metrics.items()}
 
         def score_probe() -> None:
+            if here.is_main:
+                run.place_probe(lambda path: write_probe(model, path))
             standing.test_reads += 1
             standing.probe = score("probe/")
 
@@ -143,6 +158,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             "parameters": {"method": counts.method, "head": counts.head, "backbone": backbone_size},
             "features": head_columns(model.head).shape[1],
             "selection": standing.selection,
+            "kept_epochs": standing.kept_epochs,
             "metrics": metrics,
             "test_reads": standing.test_reads,
             "backbone_images": _backbone_images(earlier, splits, here),
@@ -158,28 +174,17 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     return result
 
 
-def _store(experiment: Experiment, model: Model, splits: Splits, here: World) -> Store:
-    """Of what the backbone shows of this run's images."""
-    backbone, trainer = experiment.backbone, experiment.trainer
-    return Store(
-        experiment.features,
-        model=model,
-        splits=splits.parts(),
-        origin={
-            "weights": model.recipe.backbone["hash"],
-            "backbone": backbone.name,
-            "architecture": backbone.architecture,
-            "pool": backbone.pool,
-            "preprocessing": model.recipe.preprocessing.record(),
-            "precision": str(trainer.computes_in(here.device)),
-        },
-        method=experiment.choices["method"],
-        augment=experiment.data.augment,
-        workers=experiment.data.workers,
-        batch_size=trainer.eval_batch_size,
-        autocast=trainer.autocast(here.device),
-        device=here.device,
-    )
+def _check_scoring(experiment: Experiment, splits: Splits) -> None:
+    """ConfigError for what would stop the run only after its training."""
+    if splits.val is None and experiment.trainer.keep == "best":
+        raise ConfigError("trainer.keep: best needs validation images to tell the best epoch; set data.val_fraction")
+    if splits.val is None and experiment.interpolation.alphas:
+        raise ConfigError(NO_VALIDATION)
+    if experiment.ood:
+        parts = experiment.data.parts()
+        seen = [parts[split] for split in ("train", "val") if split in parts]
+        for name, ood in experiment.ood.items():
+            opened(ood, name, classes=splits.classes, seen=seen)
 
 
 def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) -> dict[str, int]:
@@ -244,6 +249,15 @@ def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standi
         lines["resumes"] = f"after epoch {standing.epochs}"
     for label, text in lines.items():
         logger.info("%-9s %s", label, text)
+
+
+def _show_shifts(experiment: Experiment, run: Run, shifts: Mapping[str, Any]) -> None:
+    """Pictures of what was scored out of distribution, in the run's folder and in its mirror."""
+    (comparison,) = comparisons([read(run.folder)], reference=None, transform="probit")
+    pictures = draw(comparison, run.folder, "ood")
+    with _tracked(experiment, run) as log:
+        log.summary(shifts["metrics"])
+        log.pictures({Path(name).stem: run.folder / name for name in pictures})
 
 
 def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:

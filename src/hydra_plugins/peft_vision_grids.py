@@ -1,0 +1,60 @@
+"""A Hydra sweeper for several grids in one sweep, where each method has values of its own to try.
+
+    hydra.sweeper.grids:
+      full:  { method: full, optimizer.lr: "1e-4,1e-3" }
+      lp_ft: { method: lp_ft, optimizer.lr: "1e-6,1e-5" }
+
+What the command line sweeps (seed=0,1,2) is crossed with each grid and, of equal keys, replaces the grid's; but
+`method=full` chooses among the grids.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+_CHOOSES = "method"
+
+
+class Grids(BasicSweeper):
+    """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
+
+    def __init__(
+        self,
+        grids: Mapping[str, Mapping[str, object]],
+        max_batch_size: int | None,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size=max_batch_size, params=dict(params or {}))
+        self.grids = grids
+
+    def split_arguments(
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> Sequence[Sequence[Sequence[str]]]:
+        """The points of all grids, in batches; each point once."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        wanted = _values(override for override in overrides if override.get_key_element() == _CHOOSES)
+        points: dict[tuple[str, ...], None] = {}
+        for grid in self.grids.values():
+            own = parser.parse_overrides([f"{key}={value}" for key, value in grid.items()])
+            chooses = _values(override for override in own if override.get_key_element() == _CHOOSES)
+            if wanted and chooses and not wanted & chooses:
+                continue
+            others = [override for override in overrides if not chooses or override.get_key_element() != _CHOOSES]
+            (batch,) = BasicSweeper.split_arguments([*own, *others], None)
+            points |= dict.fromkeys(map(tuple, batch))
+        if not points:
+            raise HydraException(f"{_CHOOSES}={','.join(sorted(wanted))}: no grid of this sweep is of it")
+        chunks = BasicSweeper.split_overrides_to_chunks([list(point) for point in points], max_batch_size)
+        return list(chunks)
+
+
+def _values(overrides: Iterable[Override]) -> set[str]:
+    """What they choose, swept or not."""
+    found: set[str] = set()
+    for override in overrides:
+        swept = override.is_sweep_override()
+        found |= set(override.sweep_string_iterator()) if swept else {override.get_value_element_as_str()}
+    return found

@@ -1,0 +1,83 @@
+"""The models that one run is scored as: the tuned one, its first phase's, and those in between."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from peft_vision.adapter import Recipe, load_probe
+from peft_vision.composition import option
+from peft_vision.config import ConfigError
+from peft_vision.experiment import Experiment, load_backbone
+from peft_vision.interpolation import between, changed
+from peft_vision.model import Model
+from peft_vision.phases import begin_next_phase
+from peft_vision.saved import Saved, open_saved
+from peft_vision.seeding import derive
+
+FINAL, PROBE = "final", "probe"
+
+
+def at(alpha: float) -> str:
+    """The name of the model there."""
+    return f"alpha={alpha:g}"
+
+
+class Models:
+    """Of a finished run. What is put together from others takes turns, so that at most three hold weights."""
+
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        self.saved: Saved = open_saved(str(experiment.run.folder), checkpoint=None, device=device)
+        self.device = device
+        self._experiment = experiment
+        self.final: Model = self.saved.model
+        self.probe = self._start(begun=1).to(device).eval() if experiment.run.probe.is_file() else None
+        self._before: dict[str, Tensor] | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the run."""
+        return self.saved.recipe
+
+    def pretrained(self) -> Model:
+        """The backbone alone, as it was before anything was tuned."""
+        experiment = self._experiment
+        vit = load_backbone(experiment.backbone, seed=experiment.seed)
+        recipe = replace(self.recipe, method=option("method", "linear"))
+        return recipe.assemble(vit, seed=0).to(self.device).eval()
+
+    def named(self, name: str) -> Model:
+        """FINAL or PROBE."""
+        return {FINAL: self.final, PROBE: self.probe}[name]
+
+    @contextmanager
+    def interpolated(self, alpha: float) -> Iterator[Model]:
+        """The tuned model, at `alpha` within the block. ConfigError where nothing but a head was tuned."""
+        if self._before is None:
+            start = self._start(begun=self.final.begun).to(self.device).eval()
+            self._before = {
+                name: tensor
+                for name, tensor in changed(start, self.final).items()
+                if self.probe is not None or not name.startswith("head.")
+            }
+        with between(self._before, self.final) as set_alpha:
+            set_alpha(alpha)
+            yield self.final
+
+    def _start(self, *, begun: int) -> Model:
+        """What the run started from, in a phase: the method's initial values, and the head of the first phase if it was
+        fitted on its own."""
+        experiment = self._experiment
+        vit = load_backbone(experiment.backbone, seed=experiment.seed)
+        model = self.recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
+        if experiment.run.probe.is_file():
+            try:
+                load_probe(model, experiment.run.probe)
+            except ValueError as error:
+                raise ConfigError(f"{experiment.run.probe}: {error}") from error
+        while model.begun < begun:
+            begin_next_phase(model, seed=experiment.seed)
+        model.observed_type = self.final.observed_type
+        return model

@@ -1,0 +1,42 @@
+"""What one model makes of one set of images: its predictions, and how far its features have moved.
+
+Feature distance: the mean Euclidean distance between what the final norm gives before and after tuning, the distortion
+of LP-FT (Kumar et al., 2022, arXiv:2202.10054); relative: over the mean length of the features before.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peft_vision.backbone.observation import Observation
+from peft_vision.data.images import Source
+from peft_vision.evaluate import Predictions, columns, judge
+from peft_vision.model import Model
+
+
+def score(
+    model: Model, source: Source, *, predictable: Tensor, before: Tensor | None, **options: Any
+) -> tuple[Predictions, dict[str, float]]:
+    """Predictions among the classes that are `predictable` (num_classes,) bool, and the distances from the features
+    `before` (n, D), which are none without them. `options` are those of `columns`."""
+    kinds = model.readout.reads | {"features"}
+    hidden = ~predictable.to(options["world"].device)
+
+    def look(seen: Tensor | Observation, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(seen, Tensor):
+            seen = model.observe(seen, None if model.frozen else kinds)
+        if seen.tokens is not None:
+            seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
+        logits = model.head(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
+        own = torch.zeros(len(labels))
+        if before is not None and seen.features is not None:  # a bare encoder may show others, which never move
+            own = (seen.features.float().cpu() - before[indices]).norm(dim=1)
+        return (*judge(logits, labels), own)
+
+    *predictions, distances = columns(model, source, look, **options)
+    if before is None:
+        return Predictions(*predictions), {}
+    distance = distances.double().mean().item()
+    length = before.double().norm(dim=1).mean().item()
+    return Predictions(*predictions), {"feature_distance": distance, "feature_distance_relative": distance / length}

@@ -1,0 +1,241 @@
+"""Scores a finished run out of distribution, each image once for each model; what has been scored is not scored again.
+
+ood.json of the run: `splits`, by `val`, `test`, `set` or `set/shift`, with what each model scored there; and, for the
+sets that the command asked for last, `metrics` (see `summary`), `images` and the `interpolation`.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peft_vision.config import ConfigError, lasting
+from peft_vision.data.images import Images
+from peft_vision.distributed import World
+from peft_vision.experiment import Experiment, open_store
+from peft_vision.features.table import tabulated
+from peft_vision.model import Model
+from peft_vision.ood.base import OOD
+from peft_vision.ood.opened import opened
+from peft_vision.run import identity
+from peft_vision.shift.models import FINAL, PROBE, Models, at
+from peft_vision.shift.score import score
+from peft_vision.shift.summary import summarised
+
+_log = logging.getLogger("peft_vision")
+ID_SPLITS = ("val", "test")
+NO_VALIDATION = "interpolation: no validation images to choose alpha by; set data.val_fraction"
+
+
+def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World) -> dict[str, Any] | None:
+    """The record, brought up to date; None where nothing was asked for. Every process computes, the main one writes."""
+    if not experiment.ood and not experiment.interpolation.alphas:
+        return None
+    run = experiment.run
+    record = world.agree(run.read_ood()) or {"splits": {}}
+    wanted = _wanted(experiment, result)
+    marks = {name: _mark(ood) for name, ood in experiment.ood.items()}
+    current = {
+        split: entry
+        for split, entry in record["splits"].items()
+        if split in ID_SPLITS or marks.get(split.split("/")[0], entry["mark"]) == entry["mark"]
+    }
+    record = {**record, "splits": current}
+    due = [name for name in experiment.ood if not _is_done(record, name, wanted)]
+    due_id = [split for split in _id_splits(wanted) if not wanted[split] <= _scored(record, split)]
+    if due or due_id:
+        scorer = _Scorer(experiment, result, world, record, wanted)
+        scorer.score_id(due_id)
+        for name in due:
+            scorer.score_set(name, experiment.ood[name], marks[name])
+    record = {**record, **_summary(record, experiment, wanted)}
+    if world.is_main:
+        run.write_ood(record)
+    return record
+
+
+class _Scorer:
+    """The models of one run, and the images that they are shown."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        result: Mapping[str, Any],
+        world: World,
+        record: dict[str, Any],
+        wanted: Mapping[str, frozenset[str]],
+    ) -> None:
+        self.experiment, self.world, self.record, self.wanted = experiment, world, record, wanted
+        self.models = Models(experiment, world.device)
+        self.pretrained = self.models.pretrained()
+        parts = experiment.data.parts()
+        self.seen = [parts[split] for split in ("train", "val") if split in parts]
+        self._result = result
+
+    def score_id(self, splits: list[str]) -> None:
+        """The run's own validation and test images."""
+        if not splits:
+            return
+        loaded = self.experiment.data.load(self.models.recipe.preprocessing, read=set(splits))
+        if loaded.fingerprint != self._result["data"]["fingerprint"]:
+            raise ConfigError(f"data: no longer what {self.experiment.run.folder} was trained on; restore it")
+        for split in splits:
+            images = loaded.parts()[split]
+            images = Images(images.labels, images.pixels, "none")
+            everything = torch.ones(len(loaded.classes), dtype=torch.bool)
+            entry = {"mark": "", "images": len(images), "reads": 0, "scores": {}}
+            self._score(split, images, everything, self.record["splits"].get(split, entry))
+
+    def score_set(self, name: str, ood: OOD, mark: str) -> None:
+        """All shifts of one set."""
+        shifts = opened(ood, name, classes=self.models.recipe.classes, seen=self.seen)
+        _log.info("%-9s %s: %s", "ood", name, "; ".join(_told(shifts)))
+        for shift, matched in shifts.items():
+            part, images, skipped = self.experiment.data.load_other(
+                matched.labelled, self.models.recipe.preprocessing, label=f"ood {shift}"
+            )
+            entry = {
+                "mark": mark,
+                "shifts": len(shifts),
+                "images": len(images),
+                "fingerprint": part.digest(),
+                "corrupt_images_skipped": skipped,
+                "missing_classes": list(matched.missing),
+                "missing_are_predictable": bool(matched.predictable.all()),
+                "dropped_classes": list(matched.dropped),
+                "reads": 0,
+                "scores": {},
+            }
+            self._score(shift, images, matched.predictable, self.record["splits"].get(shift, entry))
+
+    def _score(self, split: str, images: Images, predictable: Tensor, entry: dict[str, Any]) -> None:
+        """By all models that have not scored it; `reads` counts how often that has begun."""
+        entry["reads"] += 1
+        self.record["splits"][split] = entry
+        self._write()
+        before = self._features(self.pretrained, split, images)
+        for name, model in self._candidates(split):
+            predictions, distances = score(
+                model,
+                self._source(model, split, images),
+                predictable=predictable,
+                before=before if name in (FINAL, PROBE) else None,
+                batch_size=self.experiment.trainer.eval_batch_size,
+                workers=self.experiment.data.workers,
+                world=self.world,
+                autocast=self.experiment.trainer.autocast(self.world.device),
+                label=f"scoring {split}" if name == FINAL else f"scoring {split}, {name}",
+            )
+            entry["scores"][name] = {**predictions.metrics(), **distances}
+        self._write()
+
+    def _candidates(self, split: str) -> Iterator[tuple[str, Model]]:
+        wanted = self.wanted.get(split, self.wanted["ood"]) - _scored(self.record, split)
+        for name in (FINAL, PROBE):
+            if name in wanted:
+                yield name, self.models.named(name)
+        for alpha in self.experiment.interpolation.alphas:
+            if at(alpha) in wanted:
+                with self.models.interpolated(alpha) as model:
+                    yield at(alpha), model
+
+    def _source(self, model: Model, split: str, images: Images) -> Any:
+        """Observations where the model's backbone never changes, else the images."""
+        return open_store(self.experiment, model, {split: images}, self.world, quiet=True).source(split)
+
+    def _features(self, model: Model, split: str, images: Images) -> Tensor:
+        """(n, D) on the CPU."""
+        table = tabulated(
+            model,
+            self._source(model, split, images),
+            batch_size=self.experiment.trainer.eval_batch_size,
+            workers=self.experiment.data.workers,
+            autocast=self.experiment.trainer.autocast(self.world.device),
+            device=self.world.device,
+        )
+        return table.features
+
+    def _write(self) -> None:
+        if self.world.is_main:
+            self.experiment.run.write_ood(self.record)
+
+
+def _wanted(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The models to score on `val`, on `test` and on every shift (`ood`)."""
+    models = {FINAL} | ({PROBE} if experiment.run.probe.is_file() else set())
+    alphas = set()
+    if experiment.interpolation.alphas and not result["parameters"]["method"]:
+        _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
+    elif experiment.interpolation.alphas:
+        if "val" not in result["data"]["images"]:
+            raise ConfigError(NO_VALIDATION)
+        alphas = {at(alpha) for alpha in experiment.interpolation.alphas}
+    return {"val": frozenset(alphas), "test": frozenset(models | alphas), "ood": frozenset(models | alphas)}
+
+
+def _id_splits(wanted: Mapping[str, frozenset[str]]) -> list[str]:
+    return [split for split in ID_SPLITS if wanted[split]]
+
+
+def _scored(record: Mapping[str, Any], split: str) -> frozenset[str]:
+    return frozenset(record["splits"][split]["scores"]) if split in record["splits"] else frozenset()
+
+
+def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
+    """Whether every shift of a set has been scored by all models."""
+    mine = _shifts_of(record, name)
+    complete = mine and len(mine) == record["splits"][mine[0]]["shifts"]
+    return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in mine)
+
+
+def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
+    return [split for split in record["splits"] if split.split("/")[0] == name and split not in ID_SPLITS]
+
+
+def _mark(ood: OOD) -> str:
+    """Stands for which images these are and how their classes are matched."""
+    return identity({"_target_": type(ood).__qualname__, **lasting(type(ood), vars(ood))})
+
+
+def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
+    """A line's worth: the first shift in full, and how many there are."""
+    first, *others = shifts
+    yield str(shifts[first])
+    if others:
+        yield f"the first of {len(shifts)} shifts"
+
+
+def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """Of the sets that this command asks for."""
+    splits = record["splits"]
+    shifts = [shift for name in experiment.ood for shift in _shifts_of(record, name)]
+    images = {shift: splits[shift]["images"] for shift in shifts}
+
+    def over_sets(model: str) -> dict[str, float]:
+        return summarised({shift: splits[shift]["scores"][model] for shift in shifts}, images) if shifts else {}
+
+    metrics = over_sets(FINAL) | _distances(splits["test"]["scores"][FINAL], "test")
+    if PROBE in wanted["ood"]:
+        of_probe = over_sets(PROBE) | _distances(splits["test"]["scores"][PROBE], "test")
+        metrics |= {f"probe/{name}": value for name, value in of_probe.items()}
+    interpolation = None
+    if wanted["val"]:
+        alphas = sorted(experiment.interpolation.alphas)
+        rows = []
+        for alpha in alphas:
+            own = {
+                f"{split}/{metric}": value
+                for split in ID_SPLITS
+                for metric, value in splits[split]["scores"][at(alpha)].items()
+            }
+            rows.append({"alpha": alpha, **own, **over_sets(at(alpha))})
+        best = max(rows, key=lambda row: row["val/accuracy"])
+        rule = "highest validation accuracy, of equal ones the smallest alpha"
+        interpolation = {"rows": rows, "chosen": best["alpha"], "rule": rule}
+    return {"metrics": metrics, "images": images, "interpolation": interpolation}
+
+
+def _distances(scores: Mapping[str, float], split: str) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in scores.items() if name.startswith("feature_distance")}

@@ -1,0 +1,25 @@
+"""The end of a sweep: the comparison of all runs in its folder, a table and pictures."""
+
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from peft_vision.config import ConfigError
+
+
+class SweepTable(Callback):
+    """As task=report; `reference` and `transform` are its options."""
+
+    def __init__(self, reference: list[str] | None, transform: str) -> None:
+        self.reference = reference
+        self.transform = transform
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        """`config` is the sweep's; every run lies in `runs`."""
+        from peft_vision.report.comparison import compare  # here, because --help must not wait for what it imports
+
+        folder = Path(config.runs).expanduser()
+        if not isinstance(self.transform, str):
+            raise ConfigError(f"hydra.callbacks: transform: got {self.transform!r}, should be probit or logit")
+        compare(folder, folder / "report", reference=self.reference, transform=self.transform)
