@@ -45,6 +45,11 @@ def pictures(folder, *, corrupt: int = 0):
     [
         ("method=vpt_depe", "method: no option 'vpt_depe'; there are .*vpt_deep.*; did you mean vpt_deep[?]"),
         ("experiment=smok", "experiment: no option 'smok'; .*; did you mean smoke[?]"),
+        ("data=imagenet_r", "data: imagenet_r is an out-of-distribution set; write ood=imagenet_r"),
+        ("ood=cifar10", "ood: cifar10 is a data set to train on; write data=cifar10"),
+        ("ood=stl11", "ood: no option 'stl11'; there are .*; did you mean stl10[?]"),
+        ("ood=living17", "ood.living17.path: it takes the value of data.path, which is not there; set .*"),
+        ("interpolation.alphas=[2]", "interpolation.alphas.0: got 2, should be less than or equal to 1"),
         ("methd=linear", "unknown key methd; a run takes .*; did you mean method[?]"),
         ("method.num_promts=3", "unknown key method.num_promts; .*; did you mean num_prompts[?]"),
         ("optimzer.lr=3", "unknown key optimzer; .*; did you mean optimizer[?]"),

@@ -12,12 +12,14 @@ from command import call, start
 from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, build
 from peft_vision.experiment import KINDS, Experiment
+from peft_vision.ood.opened import build_sets
 from peft_vision.task.base import Task
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
 OPEN = {  # values that only the user knows
     "backbone.name": "vit_tiny_patch16_224",
     "data.path": "pictures",
+    "ood.image_folder.path": "pictures",
     "run": "run",
     "images": "pictures",
     "file": "lora",
@@ -82,9 +84,11 @@ def test_the_shell_completes_groups_options_and_keys(typed, offered, tmp_path):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=map("=".join, OPTIONS))
 def test_every_option_composes_and_builds(group, option):
-    config = composed(f"{group}={option}")
+    folder = ("data=imagenet",) if group == "ood" else ()  # some sets lie in the same folder
+    config = composed(f"{group}={option}", *folder)
     for kind_of, kind in {**KINDS, "task": Task}.items():
         assert isinstance(build(config[kind_of], kind, kind_of), kind)
+    assert list(build_sets(config["ood"])) == ([option] if group == "ood" else [])
 
 
 @pytest.mark.parametrize("method", METHODS)

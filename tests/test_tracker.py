@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from peft_vision.config import CONFIG_DIR, ConfigError, build
 from peft_vision.tracker import Tracker
@@ -77,6 +78,14 @@ def test_a_run_arrives_with_all_that_belongs_to_it(server, tmp_path, capfd):
     assert run.config["method"]["value"] == {"rank": 8}
     assert run.exit_code == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_pictures_are_kept_with_the_run(client, tmp_path):
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "red.png")
+    with opened(tracker(mode="offline"), tmp_path) as log:
+        log.pictures({"ood-shifts": tmp_path / "red.png"})
+    (kept,) = tmp_path.glob("wandb/offline-run-*/files/media/images/ood-shifts*.png")
+    assert kept.read_bytes() == (tmp_path / "red.png").read_bytes()
 
 
 def test_epochs_are_the_axis_of_every_metric(server, tmp_path):

@@ -34,27 +34,37 @@ class Grids(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> Sequence[Sequence[Sequence[str]]]:
         """The points of all grids, in batches; each point once."""
+        if not self.grids:
+            raise HydraException("hydra.sweeper.grids: empty; experiment/lp_ft_vs_ft.yaml shows some")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        wanted = _values(override for override in overrides if override.get_key_element() == _CHOOSES)
+        wanted = _methods(overrides)
+        crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]
         points: dict[tuple[str, ...], None] = {}
+        offered: set[str] = set()
         for grid in self.grids.values():
             own = parser.parse_overrides([f"{key}={value}" for key, value in grid.items()])
-            chooses = _values(override for override in own if override.get_key_element() == _CHOOSES)
-            if wanted and chooses and not wanted & chooses:
+            its = _methods(own)
+            offered |= its or wanted  # a grid that names no method takes any
+            chosen = its & wanted if its and wanted else its or wanted
+            if wanted and not chosen:
                 continue
-            others = [override for override in overrides if not chooses or override.get_key_element() != _CHOOSES]
-            (batch,) = BasicSweeper.split_arguments([*own, *others], None)
+            method = parser.parse_overrides([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
+            (batch,) = BasicSweeper.split_arguments([*own, *crossed, *method], None)
             points |= dict.fromkeys(map(tuple, batch))
-        if not points:
-            raise HydraException(f"{_CHOOSES}={','.join(sorted(wanted))}: no grid of this sweep is of it")
+        if unknown := wanted - offered:
+            known = ", ".join(sorted(offered))
+            raise HydraException(
+                f"{_CHOOSES}: no grid of this sweep is of {', '.join(sorted(unknown))}; there are {known}"
+            )
         chunks = BasicSweeper.split_overrides_to_chunks([list(point) for point in points], max_batch_size)
         return list(chunks)
 
 
-def _values(overrides: Iterable[Override]) -> set[str]:
+def _methods(overrides: Iterable[Override]) -> set[str]:
     """What they choose, swept or not."""
     found: set[str] = set()
     for override in overrides:
-        swept = override.is_sweep_override()
-        found |= set(override.sweep_string_iterator()) if swept else {override.get_value_element_as_str()}
+        if override.get_key_element() == _CHOOSES:
+            swept = override.is_sweep_override()
+            found |= set(override.sweep_string_iterator()) if swept else {override.get_value_element_as_str()}
     return found

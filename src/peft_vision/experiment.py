@@ -71,8 +71,9 @@ class Experiment:
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
         """Checks everything that can be checked before weights or images are read. ConfigError with all faults."""
         faults = _faults(config)
+        components: dict[str, Any] = {}
         try:
-            components = build_all(config, KINDS)
+            components |= build_all(config, KINDS)
         except ConfigError as error:
             faults.append(str(error))
         try:

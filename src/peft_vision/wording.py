@@ -15,7 +15,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from peft_vision.config import ConfigError, nearest
+from peft_vision.config import CONFIG_DIR, ConfigError, nearest
 
 
 def reword(error: Exception) -> str:
@@ -28,6 +28,10 @@ def reword(error: Exception) -> str:
         options = list(error.options or [])
         if not options:
             return f"no config {error.missing_cfg_file!r}"
+        other = {"data": "ood", "ood": "data"}.get(group, group)
+        if option not in options and (CONFIG_DIR / other / f"{option}.yaml").is_file() and other != group:
+            meant = "an out-of-distribution set" if other == "ood" else "a data set to train on"
+            return f"{group}: {option} is {meant}; write {other}={option}"
         return f"{group}: no option {option!r}; there are {', '.join(options)}{nearest(option, options)}"
     if isinstance(error, OverrideParseException):
         if "=" in str(error.override):
@@ -40,6 +44,8 @@ def reword(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: no value; give one with {error.full_key}=..."
     if isinstance(error, InterpolationResolutionError):
+        if match := re.match(r"Interpolation key '([^']+)' not found", first_line(error)):
+            return f"{error.full_key}: it takes the value of {match[1]}, which is not there; set {error.full_key}=..."
         return f"{error.full_key}: {first_line(error)}"
     if "does not exist" in str(error) and (match := re.search(r"config group '(\S+)'", str(error))):
         return f"unknown group {match[1]}; peft-vision --help lists the groups"

@@ -143,7 +143,7 @@ class Store:
 
     def _require(self) -> None:
         """ConfigError where the training images are to be stored and cannot be in the first phase."""
-        reason = self._refusal("train")
+        reason = self._refusal("train") if "train" in self._splits else None
         asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
         if reason and asked != "views=0":
             raise ConfigError(f"features.{asked}: {reason}")

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from peft_vision.config import ConfigError, build
+from peft_vision.config import ConfigError, build, nearest
+from peft_vision.data.base import SPLITS
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD
-from peft_vision.ood.match import Matched, matched, refuse_seen
+from peft_vision.ood.match import Matched, listed, matched, refuse_seen
 
 RESERVED = ("mean", "worst", "pooled")
 """Names in the metrics that no set and no shift may have."""
@@ -24,6 +25,8 @@ def build_sets(nodes: Any) -> dict[str, OOD]:
     for name, node in nodes.items():
         try:
             _refuse_name(name, f"ood.{name}")
+            if name in SPLITS:
+                raise ConfigError(f"ood.{name}: {name!r} is a split of the training data, and no name of a set")
             if not isinstance(node, Mapping):
                 raise ConfigError(f"ood.{name}: got {node!r}, should be the values of a set")
             sets[name] = build(node, OOD, f"ood.{name}")
@@ -46,6 +49,13 @@ def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labe
     by, which no shift may hold."""
     with _named(name):
         shifts = ood.open()
+    if not shifts:
+        raise ConfigError(f"ood.{name}: no folder and no other shift is named")
+    own = {its_class for content in shifts.values() for its_class in content.classes}
+    if strangers := sorted(ood.rename.keys() - own):
+        raise ConfigError(
+            f"ood.{name}.rename: the set has no class {listed(strangers)}{nearest(strangers[0], list(own))}"
+        )
     found = {}
     for shift, content in shifts.items():
         if shift:

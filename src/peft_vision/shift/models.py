@@ -1,10 +1,12 @@
 """The models that one run is scored as: the tuned one, its first phase's, and those in between."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from peft_vision.adapter import Recipe, load_probe
@@ -43,8 +45,7 @@ class Models:
 
     def pretrained(self) -> Model:
         """The backbone alone, as it was before anything was tuned."""
-        experiment = self._experiment
-        vit = load_backbone(experiment.backbone, seed=experiment.seed)
+        vit = self._backbone()
         recipe = replace(self.recipe, method=option("method", "linear"))
         return recipe.assemble(vit, seed=0).to(self.device).eval()
 
@@ -57,21 +58,31 @@ class Models:
         """The tuned model, at `alpha` within the block. ConfigError where nothing but a head was tuned."""
         if self._before is None:
             start = self._start(begun=self.final.begun).to(self.device).eval()
+            goes_on = self.probe is not None and all(phase.head is None for phase in self.final.phases)
             self._before = {
                 name: tensor
                 for name, tensor in changed(start, self.final).items()
-                if self.probe is not None or not name.startswith("head.")
+                if goes_on or not name.startswith("head.")
             }
         with between(self._before, self.final) as set_alpha:
             set_alpha(alpha)
             yield self.final
 
+    def _backbone(self) -> VisionTransformer:
+        """As it was before the run."""
+        timm = logging.getLogger("timm")
+        level = timm.level
+        timm.setLevel(logging.WARNING)  # the run has said already what had to be resampled
+        try:
+            return load_backbone(self._experiment.backbone, seed=self._experiment.seed)
+        finally:
+            timm.setLevel(level)
+
     def _start(self, *, begun: int) -> Model:
         """What the run started from, in a phase: the method's initial values, and the head of the first phase if it was
         fitted on its own."""
         experiment = self._experiment
-        vit = load_backbone(experiment.backbone, seed=experiment.seed)
-        model = self.recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
+        model = self.recipe.assemble(self._backbone(), seed=derive(experiment.seed, "initialisation"))
         if experiment.run.probe.is_file():
             try:
                 load_probe(model, experiment.run.probe)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.config import ConfigError, lasting
+from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
 from peft_vision.distributed import World
 from peft_vision.experiment import Experiment, open_store
@@ -78,7 +79,9 @@ class _Scorer:
         """The run's own validation and test images."""
         if not splits:
             return
-        loaded = self.experiment.data.load(self.models.recipe.preprocessing, read=set(splits))
+        # which training images are corrupt, and so no part of the fingerprint, tells nothing but reading them
+        read = SPLITS if self._result["data"]["corrupt_images_skipped"] else set(splits)
+        loaded = self.experiment.data.load(self.models.recipe.preprocessing, read=read)
         if loaded.fingerprint != self._result["data"]["fingerprint"]:
             raise ConfigError(f"data: no longer what {self.experiment.run.folder} was trained on; restore it")
         for split in splits:
@@ -93,6 +96,8 @@ class _Scorer:
         shifts = opened(ood, name, classes=self.models.recipe.classes, seen=self.seen)
         _log.info("%-9s %s: %s", "ood", name, "; ".join(_told(shifts)))
         for shift, matched in shifts.items():
+            if self.wanted["ood"] <= _scored(self.record, shift):
+                continue
             part, images, skipped = self.experiment.data.load_other(
                 matched.labelled, self.models.recipe.preprocessing, label=f"ood {shift}"
             )
@@ -108,7 +113,9 @@ class _Scorer:
                 "reads": 0,
                 "scores": {},
             }
-            self._score(shift, images, matched.predictable, self.record["splits"].get(shift, entry))
+            known = self.record["splits"].get(shift, entry)
+            same = known["fingerprint"] == entry["fingerprint"]  # else the models would be scored on different images
+            self._score(shift, images, matched.predictable, known if same else entry)
 
     def _score(self, split: str, images: Images, predictable: Tensor, entry: dict[str, Any]) -> None:
         """By all models that have not scored it; `reads` counts how often that has begun."""
