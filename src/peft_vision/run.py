@@ -5,7 +5,7 @@ metrics.jsonl         one line an epoch
 result.json           written once, at the end, whole; where it is, the run is done
 adapter.safetensors   the tuned tensors and the head
 probe.safetensors     the head of a first phase that trained nothing else
-ood.json              what became of the model out of distribution, scored after the end
+ood.json, ood-*.png   what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
 """
 

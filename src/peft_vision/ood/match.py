@@ -57,7 +57,7 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
     if dropped and ood.extra == "error":
         raise ConfigError(
             f"{where}: {len(dropped)} of its classes are unknown to the run: {listed(dropped)}\n"
-            f"{where}.rename={{{dropped[0]!r}: a class of the run}} says what they are, "
+            f"'+{where}.rename={{{dropped[0]}: a class of the run}}' says what they are, "
             f"{where}.extra=drop leaves their images out"
         )
     there = torch.bincount(labels[kept], minlength=len(classes)) > 0

@@ -55,7 +55,7 @@ class Models:
 
     @contextmanager
     def interpolated(self, alpha: float) -> Iterator[Model]:
-        """The tuned model, at `alpha` within the block. ConfigError where nothing but a head was tuned."""
+        """The tuned model, at `alpha` within the block."""
         if self._before is None:
             start = self._start(begun=self.final.begun).to(self.device).eval()
             goes_on = self.probe is not None and all(phase.head is None for phase in self.final.phases)
