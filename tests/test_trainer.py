@@ -30,6 +30,7 @@ PLAIN = {
     "checkpointing": False,
     "compile": False,
     "save_seconds": 1000.0,
+    "keep": "last",
 }
 
 

@@ -94,7 +94,7 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
 def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(f"run: no folder {folder}")
-    if (folder / "state.pt").exists():
+    if (folder / "state.pt").exists() and not (folder / "result.json").exists():
         raise ConfigError(
             f"run: {folder} is not finished; start its command again, which goes on from the last saved epoch"
         )

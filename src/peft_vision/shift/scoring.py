@@ -101,6 +101,8 @@ class _Scorer:
             part, images, skipped = self.experiment.data.load_other(
                 matched.labelled, self.models.recipe.preprocessing, label=f"ood {shift}"
             )
+            if not len(images):
+                raise ConfigError(f"ood.{name}: no picture of {shift} can be read")
             entry = {
                 "mark": mark,
                 "shifts": len(shifts),

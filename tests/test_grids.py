@@ -1,0 +1,192 @@
+"""Several grids in one sweep, and the experiment that ends in a table of what they came to."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from PIL import Image
+
+from command import call, results
+from digit_folders import DATA, write_digits
+
+FULL = {"method": "full", "optimizer.lr": "0.1,0.2"}
+LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
+
+
+def points(grids: Mapping[str, Mapping[str, object]], *overrides: str, batch: int | None = None) -> list[list[str]]:
+    """What a sweep over them runs, in its batches."""
+    (plugin,) = [found for found in Plugins.instance().discover(Sweeper) if found.__name__ == "Grids"]
+    sweeper = plugin(grids=grids, max_batch_size=batch)  # found, not imported: Hydra executes modules of plugins again
+    sweeper.hydra_context = SimpleNamespace(config_loader=None)
+    batches = sweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), batch)
+    return [[" ".join(point) for point in points] for points in batches]
+
+
+def test_each_grid_has_values_of_its_own_and_the_command_lines_are_crossed_with_all():
+    (found,) = points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", "data=digits")
+    assert found == [
+        "method=full optimizer.lr=0.1 seed=0 data=digits",
+        "method=full optimizer.lr=0.1 seed=1 data=digits",
+        "method=full optimizer.lr=0.2 seed=0 data=digits",
+        "method=full optimizer.lr=0.2 seed=1 data=digits",
+        "method=lp_ft optimizer.lr=0.3 trainer.epochs=3 seed=0 data=digits",
+        "method=lp_ft optimizer.lr=0.3 trainer.epochs=3 seed=1 data=digits",
+    ]
+
+
+def test_a_value_of_the_command_line_replaces_the_grids():
+    (found,) = points({"full": FULL, "lp_ft": LP_FT}, "optimizer.lr=1,2")
+    assert found == [
+        "method=full optimizer.lr=1",
+        "method=full optimizer.lr=2",
+        "method=lp_ft optimizer.lr=1 trainer.epochs=3",
+        "method=lp_ft optimizer.lr=2 trainer.epochs=3",
+    ]
+
+
+def test_a_point_of_two_grids_is_run_once():
+    (found,) = points({"wide": FULL, "narrow": {"method": "full", "optimizer.lr": "0.2,0.4"}})
+    assert found == [f"method=full optimizer.lr={lr}" for lr in (0.1, 0.2, 0.4)]
+
+
+@pytest.mark.parametrize(("method", "rates"), [("full", [0.1, 0.2]), ("lp_ft", [0.3]), ("lp_ft,full", [0.1, 0.2, 0.3])])
+def test_a_method_of_the_command_line_chooses_among_the_grids(method, rates):
+    (found,) = points({"full": FULL, "lp_ft": LP_FT}, f"method={method}")
+    assert [float(point.split("optimizer.lr=")[1].split()[0]) for point in found] == rates
+
+
+def test_it_chooses_within_a_grid_of_several_methods():
+    (found,) = points({"peft": {"method": "lora,ssf", "seed": "0,1"}}, "method=ssf")
+    assert found == ["method=ssf seed=0", "method=ssf seed=1"]
+
+
+def test_a_grid_of_no_method_takes_any():
+    (found,) = points({"slow": {"optimizer.lr": 0.1}, "full": FULL}, "method=lora,full")
+    assert found == [
+        "optimizer.lr=0.1 method=full",
+        "optimizer.lr=0.1 method=lora",
+        "method=full optimizer.lr=0.1",
+        "method=full optimizer.lr=0.2",
+    ]
+
+
+@pytest.mark.parametrize("method", ["lora", "full,lora"])
+def test_a_method_that_no_grid_has_is_refused(method):
+    with pytest.raises(HydraException, match=r"^method: no grid of this sweep is of lora; there are full, lp_ft$"):
+        points({"full": FULL, "lp_ft": LP_FT}, f"method={method}")
+
+
+def test_a_sweep_of_no_grid_is_refused():
+    with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: empty; "):
+        points({}, "seed=0")
+
+
+def test_points_come_in_batches_of_any_size():
+    assert [len(batch) for batch in points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", batch=4)] == [4, 2]
+
+
+def test_a_user_may_write_grids_of_their_own(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [smoke, override /hydra/sweeper: grids, override /data: digits, override /tracker: none]\n"
+        "hydra:\n"
+        "  mode: MULTIRUN\n"
+        "  sweeper:\n"
+        '    params: { seed: "0,1" }\n'
+        "    grids:\n"
+        '      probe: { method: linear, optimizer.lr: "0.1,0.2" }\n'
+        "      solved: { method: linear, optimizer: lbfgs, optimizer.C: [1] }\n"
+    )
+    outcome = call("--config-dir", "conf", "experiment=own", "backbone=vit_micro", "seed=2", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
+    assert {config["seed"] for config in configs} == {2}
+    optimizers = [config["optimizer"] for config in configs]
+    assert sorted(str(optimizer.get("lr", optimizer.get("C"))) for optimizer in optimizers) == ["0.1", "0.2", "[1]"]
+
+
+PAPER = (*DATA[1:], "experiment=lp_ft_vs_ft", "tracker=none", "ood=image_folder", "backbone=vit_micro")
+PAPER = (*PAPER, "backbone.checkpoint=null", "backbone.architecture.depth=2", "trainer.epochs=2", "probe.C=[1e-2,1]")
+PAPER = (*PAPER, "ood.image_folder.path={inverted: inverted, turned: turned}", "interpolation.alphas=[0,0.5,1]")
+
+
+@pytest.fixture(scope="module")
+def compared(nobodys_store, tmp_path_factory) -> Path:
+    """Where the probe, full fine-tuning and LP-FT were compared, with two seeds each."""
+    root = write_digits(tmp_path_factory.mktemp("compared"))
+    tuned = ("method=full,lp_ft", "optimizer.lr=1e-3", "seed=0,1")
+    solved = ("method=linear", "optimizer=lbfgs", "optimizer.C=[1e-2,1]", "seed=0,1")
+    for arguments in (tuned, solved, ("method=lora", "seed=0")):
+        outcome = call(*PAPER, *arguments, cwd=root)
+        assert (outcome.code, outcome.err) == (0, ""), outcome
+    (root / "said").write_text(outcome.out)
+    return root
+
+
+def test_the_comparison_of_lp_ft_runs_what_its_grids_say(compared):
+    found = [json.loads(path.read_text()) for path in results(compared / "runs" / "lp_ft_vs_ft")]
+    optimizers = {
+        (run["choices"]["method"], run["choices"]["optimizer"], run["seed"], run["config"]["optimizer"].get("lr"))
+        for run in found
+    }
+    tuned = {(method, "sgd", seed, 1e-3) for method in ("full", "lp_ft") for seed in (0, 1)}
+    solved = {("linear", "lbfgs", seed, None) for seed in (0, 1)}
+    assert optimizers == tuned | solved | {("lora", "adamw", 0, lr) for lr in (3e-4, 1e-3, 3e-3)}
+    assert len(found) == len(optimizers)
+    decays = {run["config"]["optimizer"].get("weight_decay", 0.0) for run in found}
+    assert decays == {0.0}
+    assert {run["config"]["trainer"]["keep"] for run in found} == {"best"}
+
+
+def test_it_ends_in_a_table_and_pictures(compared):
+    report = compared / "runs" / "lp_ft_vs_ft" / "report"
+    pictures = {f"image_folder-vit_micro-{name}.png" for name in ("scatter", "alpha", "shifts")}
+    assert {path.name for path in report.iterdir()} == {"table.md", "table.csv", "table.json", *pictures}
+    for name in pictures:
+        with Image.open(report / name) as picture:
+            picture.load()
+    said = (compared / "said").read_text()
+    assert "left out" not in said
+    assert "written   runs/lp_ft_vs_ft/report: table.md, .csv and .json, " in said
+    for method in ("linear", "full", "lp_ft", "lora"):
+        assert any(line.startswith(method) for line in said.splitlines())
+
+
+def test_its_table_shows_the_scores_of_the_runs(compared):
+    with (compared / "runs" / "lp_ft_vs_ft" / "report" / "table.csv").open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    for method in ("linear", "full", "lp_ft"):
+        folders = [path.parent for path in results(compared) if path.parent.name.startswith(f"{method}-")]
+        assert len(folders) == 2
+        known = [
+            json.loads((folder / name).read_text())["metrics"]
+            for name in ("result.json", "ood.json")
+            for folder in folders
+        ]
+        for metric in ("test/accuracy", "ood/mean/accuracy", "test/feature_distance"):
+            values = [metrics[metric] for metrics in known if metric in metrics]
+            assert float(rows[method][f"{metric} mean"]) == pytest.approx(fmean(values))
+            assert float(rows[method][f"{metric} std"]) == pytest.approx(stdev(values))
+    probe = {name: value for name, value in rows["lp_ft: probe"].items() if "accuracy" in name}
+    assert probe == {name: rows["linear"][name] for name in probe}
+
+
+def test_a_method_that_it_does_not_have_is_one_clear_line(tmp_path):
+    said = call(*PAPER, "method=vqt", cwd=write_digits(tmp_path)).error
+    assert said == "method: no grid of this sweep is of vqt; there are full, linear, lora, lp_ft, vpt_deep"
+    assert results(tmp_path) == []
+
+
+def test_a_grid_can_be_left_out(tmp_path):
+    left_out = [f"~hydra.sweeper.grids.{name}" for name in ("linear", "full", "lp_ft", "vpt_deep")]
+    said = call(*PAPER, *left_out, "method=full", cwd=write_digits(tmp_path)).error
+    assert said == "method: no grid of this sweep is of full; there are lora"
