@@ -246,9 +246,10 @@ def test_a_folder_that_is_no_finished_run_is_named(run):
     (said,) = refused(run.parent, cwd=run.parent)
     assert said.startswith(f"run: no config.yaml and no adapter.safetensors in {run.parent}, ")
     assert said.endswith("it holds folders of runs: run")
-    (run / "state.pt").touch()
+    (run / "state.pt").touch()  # left by a kill after the result was written, it says nothing
+    (run / "result.json").rename(run / "elsewhere.json")
     assert "is not finished; start its command again" in refused(run, cwd=run.parent)[0]
-    (run / "state.pt").unlink()
+    (run / "elsewhere.json").rename(run / "result.json")
     (run / "adapter.safetensors").unlink()
     (said,) = refused(run, cwd=run.parent)
     assert said == f"run: no adapter.safetensors in {run}, which every finished run has"
