@@ -3,10 +3,14 @@
     min_W,b   mean cross-entropy(W x + b) + ||W||^2 / (2 C n)          the bias is not penalised
 
 which is scikit-learn's LogisticRegression(C). A path of strengths C is solved from the strongest regularisation on,
-each from the solution before it, and validation chooses, as in LP-FT (Kumar et al., 2022, arXiv:2202.10054).
-Full batch, float64, L-BFGS with a strong-Wolfe line search (Nocedal & Wright, 2006, chapter 7).
+each from where the solutions before it point to, and validation chooses, as in LP-FT (Kumar et al., 2022,
+arXiv:2202.10054).
+Full batch, float64, L-BFGS in coordinates in which the Hessian is nearly known (`descent`, `logistic`).
 """
 
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from math import log, prod
 from typing import Annotated
 
 import torch
@@ -17,9 +21,11 @@ from torch.nn import functional as F
 from peft_vision.config import component
 from peft_vision.features.source import Table
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
+from peft_vision.optimizer.descent import descend
+from peft_vision.optimizer.logistic import Logistic
 from peft_vision.progress import track
 
-_HISTORY = 20  # pairs of steps and gradients that stand for the Hessian
+_SOLUTIONS = 4  # of the path that the next one is foreseen from: up to a cubic
 
 
 @component
@@ -38,54 +44,51 @@ class LBFGS(Solver):
 
     def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
         """From zero weights; of `fitting` only the label smoothing counts."""
-        features = train.features.double()
-        mean, std = (features.mean(), features.std()) if self.normalize else (0.0, 1.0)
-        features = (features - mean) / std
+        mean, std = 0.0, 1.0
+        if self.normalize:
+            std, mean = torch.std_mean(train.features.double())
+        features = (train.features.double() - mean) / std
+        problem = Logistic(features, train.labels, head.out_features, fitting.label_smoothing)
         val_features = None if val is None else (val.features.double() - mean) / std
-        # the bias is a last column of the weights, for a feature that is always one
-        features = F.pad(features, (0, 1), value=1.0)
-        weights = features.new_zeros(head.out_features, features.shape[1])
         tried: list[dict[str, float]] = []
-        best, best_weights = -1.0, weights
-        for strength in track(sorted(self.C), label="L-BFGS path", total=len(self.C), unit="settings"):
-            weights, row = self._solved(features, train.labels, weights, strength, fitting.label_smoothing)
-            row = {"C": strength, **row}
+        best = -1.0
+        for weights, row in track(self.path(problem), label="L-BFGS path", total=len(self.C), unit="settings"):
+            weight, bias = problem.head(weights)
             if val is not None:
-                logits = F.pad(val_features, (0, 1), value=1.0) @ weights.T
-                row["val/accuracy"] = accuracy(logits, val.labels).item()
+                row["val/accuracy"] = accuracy(F.linear(val_features, weight, bias), val.labels).item()
             tried.append(row)
             if row.get("val/accuracy", 0.0) > best:
-                best, best_weights, chosen = row.get("val/accuracy", 0.0), weights, {"C": strength}
-        weight = best_weights[:, :-1] / std
-        bias = best_weights[:, -1] - weight.sum(dim=1) * mean
+                best, best_head, chosen = row.get("val/accuracy", 0.0), (weight, bias), {"C": row["C"]}
+        weight, bias = best_head
+        weight = weight / std
+        bias = bias - weight.sum(dim=1) * mean
         return Solution(weight.to(head.weight.dtype), bias.to(head.weight.dtype), chosen, tried)
 
-    def _solved(
-        self, features: Tensor, labels: Tensor, start: Tensor, strength: float, label_smoothing: float
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The weights (C, W + 1) for one strength, and how the search ended."""
-        weights = start.clone().requires_grad_()
-        decay = 1 / (2 * strength * len(labels))
-        search = torch.optim.LBFGS(
-            [weights],
-            max_iter=self.max_iterations,
-            max_eval=2 * self.max_iterations,
-            tolerance_grad=self.tolerance,
-            tolerance_change=0.0,
-            history_size=_HISTORY,
-            line_search_fn="strong_wolfe",
-        )
-        losses = []
+    def path(self, problem: Logistic) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """For each strength, the strongest penalty first: the weights in `problem`'s coordinates, and a row of how the
+        search ended. Its `evaluations` count pairs of products with the features."""
+        solved: deque[tuple[float, Tensor]] = deque(maxlen=_SOLUTIONS)
+        for strength in sorted(self.C):
+            penalty = 1 / (strength * len(problem.labels))
+            starts = _foreseen(solved, strength) or [problem.zeros()]
+            objectives = [problem.objective(weights, penalty) for weights in starts]
+            start = starts[objectives.index(min(objectives))]
+            end = descend(problem, start, penalty=penalty, tolerance=self.tolerance, max_iterations=self.max_iterations)
+            solved.append((strength, end.weights))
+            row = {"C": strength, "train/loss": problem.loss(end.weights), "gradient": end.gradient}
+            yield end.weights, {**row, "evaluations": len(starts) + end.evaluations}
 
-        def objective() -> Tensor:
-            search.zero_grad()
-            loss = F.cross_entropy(features @ weights.T, labels, label_smoothing=label_smoothing)
-            objective = loss + decay * weights[:, :-1].square().sum()
-            objective.backward()
-            losses.append(loss.item())
-            return objective
 
-        search.step(objective)
-        objective()
-        slope = weights.grad.abs().max().item()
-        return weights.detach(), {"train/loss": losses[-1], "gradient": slope, "evaluations": len(losses)}
+def _foreseen(solved: Iterable[tuple[float, Tensor]], strength: float) -> list[Tensor]:
+    """The last solution, and where the line, the parabola and the cubic of log C through the last ones get to."""
+    latest_first = list(solved)[::-1]
+    return [_polynomial(latest_first[:count], strength) for count in range(1, len(latest_first) + 1)]
+
+
+def _polynomial(solutions: Sequence[tuple[float, Tensor]], strength: float) -> Tensor:
+    """Lagrange's, of log C through `solutions`, at `strength`."""
+    strengths = [own for own, _ in solutions]
+    shares = [
+        prod(log(strength / other) / log(own / other) for other in strengths if other != own) for own in strengths
+    ]
+    return torch.stack([share * weights for share, (_, weights) in zip(shares, solutions, strict=True)]).sum(dim=0)
