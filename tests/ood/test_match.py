@@ -80,7 +80,7 @@ def test_unknown_classes_are_refused_by_name():
     with pytest.raises(ConfigError) as error:
         match(["ant", "emu", "fox", "gnu", "hen", "yak"], [0, 1, 2, 3, 4], extra="error")
     assert "ood.own: 4 of its classes are unknown to the run: 'emu', 'fox', 'gnu', ...\n" in str(error.value)
-    assert "ood.own.rename={'emu': a class of the run}" in str(error.value)
+    assert "'+ood.own.rename={emu: a class of the run}' says what they are" in str(error.value)
 
 
 def test_an_unknown_class_without_a_picture_does_no_harm():
