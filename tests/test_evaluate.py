@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
+from peft_vision.config import ConfigError
 from peft_vision.evaluate import Predictions, judge
 
 
@@ -53,3 +54,11 @@ def test_sure_and_right_is_perfect():
 def test_fewer_than_five_classes_are_all_in_the_top_five():
     metrics = Predictions(*judge(torch.randn(10, 2), torch.randint(0, 2, (10,)))).metrics()
     assert metrics["accuracy_top5"] == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_not_scored(value: float):
+    logits = torch.zeros(4, 3)
+    logits[1, 2] = value
+    with pytest.raises(ConfigError, match="logits of 1 of 4 images are not finite\n.*optimizer.lr"):
+        Predictions(*judge(logits, torch.tensor([0, 1, 2, 0]))).metrics()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peft_vision.config import ConfigError
 from peft_vision.data.images import Source
 from peft_vision.distributed import World
 from peft_vision.progress import Progress
@@ -31,7 +32,15 @@ class Predictions:
     in_top5: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Shares in [0, 1]; `accuracy_per_class` is the mean of the recalls of the classes that occur."""
+        """Shares in [0, 1]; `accuracy_per_class` is the mean of the recalls of the classes that occur.
+
+        ConfigError where the model did not answer with numbers."""
+        unanswered = len(self.loss) - self.loss.isfinite().sum().item()
+        if unanswered:
+            raise ConfigError(
+                f"the model's logits of {unanswered} of {len(self.loss)} images are not finite"
+                "\ntry a smaller optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32"
+            )
         correct = (self.predicted == self.labels).double()
         images_per_class = torch.bincount(self.labels)
         correct_per_class = torch.bincount(self.labels, weights=correct)
