@@ -5,6 +5,7 @@ SHELL := bash
 
 PYTHON ?= python3
 BIN := .venv/bin
+AT_ONCE := -n auto --maxprocesses 8 --dist worksteal# tests on every core, neighbours together
 READY := .venv/.ready# there only when the install went through
 
 .PHONY: help setup demo test quick smoke lint format wheel constraints clean
@@ -33,10 +34,10 @@ demo: $(READY) ## a real transfer experiment without a network: a pretrained ViT
 	@$(BIN)/peft-vision experiment=demo
 
 test: $(READY) ## every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(AT_ONCE)
 
 quick: $(READY) ## the tests that take seconds
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow'
 
 smoke: $(READY) ## a few steps of every method
 	@runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; $(BIN)/peft-vision -m experiment=smoke 'method=glob(*)' "runs='$$runs'"

@@ -23,6 +23,12 @@ def tiny_vit(**architecture: object) -> VisionTransformer:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """As the processes have that tests start: sums of another order have other last bits. Tests share the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def nobodys_store(tmp_path_factory):
     """No test reads or fills the feature store of the person who runs it ..."""
     with pytest.MonkeyPatch.context() as patch:

@@ -60,5 +60,5 @@ def test_fewer_than_five_classes_are_all_in_the_top_five():
 def test_logits_that_are_not_finite_are_not_scored(value: float):
     logits = torch.zeros(4, 3)
     logits[1, 2] = value
-    with pytest.raises(ConfigError, match="logits of 1 of 4 images are not finite\n.*optimizer.lr"):
+    with pytest.raises(ConfigError, match=r"logits of 1 of 4 images are not finite\n.*optimizer.lr"):
         Predictions(*judge(logits, torch.tensor([0, 1, 2, 0]))).metrics()

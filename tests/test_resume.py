@@ -28,15 +28,6 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes have that are started here: sums of another order have other last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The folder of a run that nothing stopped."""
