@@ -67,7 +67,7 @@ def test_the_shell_can_install_its_completion(tmp_path):
     ("typed", "offered"),
     [
         ("method=vpt_d", ["method=vpt_deep"]),
-        ("optimizer=", ["optimizer=adamw", "optimizer=grid", "optimizer=lbfgs", "optimizer=sgd"]),
+        ("optimizer=", [f"optimizer={path.stem}" for path in (CONFIG_DIR / "optimizer").glob("*.yaml")]),
         ("trainer.ep", ["trainer.epochs="]),
         ("method=linear sched", ["schedule=", "schedule."]),
     ],

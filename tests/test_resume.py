@@ -159,6 +159,31 @@ def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed_lp_ft)
 
 
+GALORE = (
+    "experiment=smoke",
+    "method=full",
+    "optimizer=galore_adamw",
+    "optimizer.rank=5",
+    "optimizer.gap=3",  # refreshes before and after each state
+    "trainer.save_seconds=0",
+    "trainer.epochs=3",
+)
+
+
+@pytest.mark.parametrize("option", [(), ("optimizer.bits=8", "optimizer.per_layer=true", "optimizer.basis=power")])
+@pytest.mark.parametrize("survived", [0, 1])
+def test_a_killed_run_in_subspaces_goes_on_in_them(option, survived, tmp_path):
+    arguments = (*GALORE, *option)
+    kill_and_go_on(arguments, survived=survived, after=True, cwd=tmp_path)
+    assert call(*arguments, "runs=undisturbed", cwd=tmp_path).code == 0
+    folder, other = run_folder(tmp_path / "runs"), run_folder(tmp_path / "undisturbed")
+    assert_same_run(folder, other)
+    refreshes, expected = (
+        json.loads((path / "result.json").read_text())["optimizer"]["refreshes"] for path in (folder, other)
+    )
+    assert refreshes == expected > 24
+
+
 @pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
 def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
     def killed(*_):

@@ -15,7 +15,7 @@ from peft_vision.features.source import Table
 from peft_vision.features.table import tabulated
 from peft_vision.head import Head
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Fitting, Optimizer, Solver
+from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
 from peft_vision.schedule import Schedule
 from peft_vision.trainer import Standing, Trainer
 
@@ -30,10 +30,15 @@ def check_head(solver: Solver, head: Head, *, group: str) -> None:
 
 
 def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: str, has_val: bool) -> None:
-    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by."""
-    for group, solver in optimizers.items():
-        if isinstance(solver, Solver) and any(phase.group == group for phase in model.phases):
-            _check_phases(solver, model, group, method=method, has_val=has_val)
+    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by; and
+    where a stepper cannot fit what trains."""
+    for group, optimizer in optimizers.items():
+        if not any(phase.group == group for phase in model.phases):
+            continue
+        if isinstance(optimizer, Solver):
+            _check_phases(optimizer, model, group, method=method, has_val=has_val)
+        elif isinstance(optimizer, Stepper):
+            optimizer.check(model)
 
 
 def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_val: bool) -> None:

@@ -1,7 +1,7 @@
 """Epochs and steps: how what trains in a model is fitted to the training images."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -14,14 +14,15 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.observation import Observation
-from peft_vision.config import INCIDENTAL, component
+from peft_vision.config import INCIDENTAL, ConfigError, component
 from peft_vision.data.images import Source, shuffled
 from peft_vision.distributed import World
 from peft_vision.evaluate import predict
 from peft_vision.loss_watch import LossWatch
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Stepper
+from peft_vision.optimizer.base import Optimizer, Stepper
+from peft_vision.optimizer.footprint import footprint
 from peft_vision.progress import Progress
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
@@ -35,14 +36,15 @@ class Standing:
     `test_reads`: how often scoring the test set has begun; `backbone_images`: how many images of each split went
     through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: those that were trained step by step;
     `rows`: how many rows of metrics there are; `selection`: how a solver chose among its settings; `probe`: what the
-    head was worth before anything else trained, scored once its phase was over; `kept_epochs`: of each phase that is
-    over and keeps its best epoch, which that is; `best`: of the present phase, its best `epoch` so far, the validation
-    `accuracy` and the `tuned` tensors.
+    head was worth before anything else trained, scored once its phase was over; `footprint`: what the latest stepper
+    holds and did beside stepping; `kept_epochs`: of each phase that is over and keeps its best epoch, which that is;
+    `best`: of the present phase, its best `epoch` so far, the validation `accuracy` and the `tuned` tensors.
     """
 
     epochs: int = 0
     stepped_epochs: int = 0
     stepped_seconds: float = 0.0
+    footprint: dict[str, float] | None = None
     rows: int = 0
     selection: dict[str, Any] | None = None
     probe: dict[str, float] = field(default_factory=dict)
@@ -92,6 +94,18 @@ class Trainer:
         """To `computes_in`."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.computes_in(device) is torch.bfloat16)
 
+    def check(self, optimizer: Optimizer, *, group: str, processes: int) -> None:
+        """ConfigError where gradients have to be seen together that are to be freed one by one."""
+        if not isinstance(optimizer, Stepper) or not optimizer.steps_during_backward:
+            return
+        together = {
+            f"trainer.accumulate={self.accumulate}, whose parts add up": self.accumulate > 1,
+            f"trainer.clip_norm={self.clip_norm}, which is the norm of all": self.clip_norm is not None,
+            f"{processes} processes, which average theirs": processes > 1,
+        }
+        if reasons := [reason for reason, applies in together.items() if applies]:
+            raise ConfigError(f"{group}.per_layer: frees each gradient at once; it goes without {'; '.join(reasons)}")
+
     def fit(
         self,
         model: Model,
@@ -123,12 +137,15 @@ class Trainer:
         first = (model.begun - 1) * self.epochs
         last = first + self.epochs
         saved_at = monotonic()
-        with Progress(
-            label="training" if len(model.phases) == 1 else model.phase.name,
-            total=self.epochs * num_images,
-            unit="images",
-            done=(standing.epochs - first) * num_images,
-        ) as progress:
+        with (
+            stepping(optimizer, stepper),
+            Progress(
+                label="training" if len(model.phases) == 1 else model.phase.name,
+                total=self.epochs * num_images,
+                unit="images",
+                done=(standing.epochs - first) * num_images,
+            ) as progress,
+        ):
             for epoch in range(standing.epochs, last):
                 started = monotonic()
                 torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
@@ -143,6 +160,7 @@ class Trainer:
                 standing.stepped_seconds += seconds
                 standing.stepped_epochs += 1
                 standing.epochs = epoch + 1
+                standing.footprint = footprint(stepper)
                 metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}
                 if len(model.phases) > 1:
                     metrics["phase"] = model.phase.name
@@ -245,3 +263,8 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
         stepper.step()
         return loss
+
+
+def stepping(optimizer: Stepper, stepper: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    """While it lasts, backward passes step what steps during them."""
+    return stepper.during_backward() if optimizer.steps_during_backward else nullcontext()

@@ -22,7 +22,7 @@ from peft_vision.features.source import Observed
 from peft_vision.method.base import Method
 from peft_vision.model import Model
 from peft_vision.preprocessing import Normalize
-from peft_vision.trainer import Batch
+from peft_vision.trainer import Batch, stepping
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,22 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
     model = setting.model(build(method, Method, "method"))
     counts = model.parameter_counts()
     images = setting.images()
-    update = setting.trainer.updates(model, setting.optimizer.create(model), setting.world)
+    stepper = setting.optimizer.create(model)
+    update = setting.trainer.updates(model, stepper, setting.world)
     lr = setting.optimizer.lr * model.phase.lr_factor
 
-    def stepping(source: Source) -> Callable[[], Tensor]:
+    def steps(source: Source) -> Callable[[], Tensor]:
         batches = _endless(source, setting)
         return lambda: update(next(batches), lr)
 
-    step = stepping(images)
-    memory = _memory(step, model, setting)
+    step = steps(images)
     contenders = {"forward": _forward(_bare(setting), setting), "step": step}
     if model.frozen is not None:
-        contenders["stored_step"] = stepping(_observed(model, images, setting))
-    parameters = {"method": counts.method, "head": counts.head}
-    return Measured(parameters, _medians(contenders, setting), *memory, phase=model.phase.name)
+        contenders["stored_step"] = steps(_observed(model, images, setting))
+    with stepping(setting.optimizer, stepper):
+        memory = _memory(step, model, setting)
+        seconds = _medians(contenders, setting)
+    return Measured({"method": counts.method, "head": counts.head}, seconds, *memory, phase=model.phase.name)
 
 
 def _bare(setting: Setting) -> nn.Sequential:

@@ -25,6 +25,14 @@ class Stepper(Optimizer, ABC):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
 
+    @property
+    def steps_during_backward(self) -> bool:
+        """Whether each parameter steps as soon as its gradient is there: the optimizer has `during_backward` then."""
+        return False
+
+    def check(self, model: Model) -> None:
+        """ConfigError where it cannot fit what trains in any phase of `model`."""
+
     @abstractmethod
     def create(self, model: Model) -> torch.optim.Optimizer:
         """An optimizer of what trains in `model`."""

@@ -55,6 +55,8 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         f"cost      {', '.join(costs)}",
         f"saved     {folder}/adapter.safetensors and result.json",
     ]
+    if result.get("optimizer"):  # of runs before there was one: none
+        lines.insert(2, f"optimizer {_holdings(result['optimizer'])}")
     if result["selection"] is not None:
         selection = result["selection"]
         chosen = ", ".join(f"{key}={value:g}" for key, value in selection["chosen"].items())
@@ -69,6 +71,15 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines
+
+
+def _holdings(footprint: Mapping[str, float]) -> str:
+    parts = [f"{footprint[f'{kind}_bytes'] / 2**20:,.1f} MiB of {kind}" for kind in ("state", "gradient")]
+    if footprint["refreshes"]:
+        parts.append(f"{footprint['refreshes']:,} refreshes in {_duration(footprint['refresh_seconds'])}")
+    if footprint["skipped_gradients"]:
+        parts.append(f"{footprint['skipped_gradients']:,} gradients skipped, not finite")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:

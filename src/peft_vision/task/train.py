@@ -64,6 +64,8 @@ class Train(Task):
 def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     """From the saved state, or from the start, to a result. Every process computes, the main one writes."""
     started = monotonic()
+    for group, optimizer in experiment.optimizers.items():
+        experiment.trainer.check(optimizer, group=group, processes=here.size)
     forget_peak(here.device)
     vit = load_backbone(experiment.backbone, seed=experiment.seed)
     splits = experiment.data.load(experiment.backbone.preprocessing())
@@ -163,13 +165,14 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             "test_reads": standing.test_reads,
             "backbone_images": _backbone_images(earlier, splits, here),
             "store": {"splits": store.record(), "peak_mib": store_peak},
+            "optimizer": standing.footprint,
             **costs,
             "environment": environment(here.device, here.size),
             "config": experiment.config,
         }
         if log is not None:
             run.place_adapter(lambda path: write_adapter(model, path))
-            log.summary({**metrics, **costs})
+            log.summary({**metrics, **costs, **(standing.footprint or {})})
             run.write_result(result)
     return result
 

@@ -1,0 +1,73 @@
+"""An orthonormal basis of the subspace that holds most of a gradient: its leading left singular vectors.
+
+    svd          the decomposition itself
+    eigh         eigenvectors of the Gram matrix, the same subspace in a fraction of the time
+    randomised   subspace iteration from random vectors (Halko et al., 2011, arXiv:0909.4061, algorithm 4.4)
+    power        subspace iteration from the basis before (Robert et al., 2025, arXiv:2410.16103)
+    random       no basis: Gaussian vectors (Zhu et al., 2024, arXiv:2412.05270)
+
+Singular vectors have no sign of their own; here the largest entry of each is positive, whatever LAPACK returned.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Algorithm = Literal["svd", "eigh", "randomised", "power", "random"]
+
+_OVERSAMPLING = 8  # vectors more than asked for, that carry the rest of the spectrum
+_ITERATIONS = 2  # from random vectors
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def leading(matrix: Tensor, rank: int, *, algorithm: Algorithm, before: Tensor | None, seed: int) -> Tensor:
+    """(a, b) to (a, rank), fp32. `before`: the basis that this one follows, if any; `seed`: of random vectors.
+
+    torch.linalg.LinAlgError where LAPACK does not converge.
+    """
+    if algorithm == "random":
+        return _gaussian(matrix, rank, seed) / rank**0.5
+    if algorithm == "power" and before is not None:
+        return canonical(_subspace_iteration(matrix, before, rank, iterations=1))
+    if algorithm == "randomised":
+        start = _gaussian(matrix, min(rank + _OVERSAMPLING, *matrix.shape), seed)
+        return canonical(_subspace_iteration(matrix, start, rank, iterations=_ITERATIONS))
+    if algorithm == "svd":
+        return canonical(torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank])
+    return canonical(_by_gram(matrix, rank))
+
+
+def canonical(basis: Tensor) -> Tensor:
+    """Each column with its largest entry positive."""
+    largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
+    return basis * torch.where(largest < 0, -1.0, 1.0)
+
+
+def _by_gram(matrix: Tensor, rank: int) -> Tensor:
+    """Of the smaller of the two Gram matrices."""
+    rows, columns = matrix.shape
+    if rows <= columns:
+        return _leading_eigenvectors(matrix @ matrix.T, rank)
+    return torch.linalg.qr(matrix @ _leading_eigenvectors(matrix.T @ matrix, rank))[0]
+
+
+def _leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
+    """In order of their eigenvalues, the largest first."""
+    scaled = gram / gram.diagonal().amax().clamp_min(_TINY)  # squares of small gradients are near the smallest floats
+    return torch.linalg.eigh(scaled)[1].flip(1)[:, :rank]
+
+
+def _subspace_iteration(matrix: Tensor, start: Tensor, rank: int, *, iterations: int) -> Tensor:
+    """The best `rank` directions within what `iterations` make of the columns of `start`."""
+    basis = start
+    for _ in range(iterations):
+        basis = torch.linalg.qr(matrix @ (matrix.T @ basis))[0]
+    seen = basis.T @ matrix
+    return basis @ _leading_eigenvectors(seen @ seen.T, rank)
+
+
+def _gaussian(matrix: Tensor, count: int, seed: int) -> Tensor:
+    """The same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(matrix.shape[0], count, generator=generator).to(matrix.device)

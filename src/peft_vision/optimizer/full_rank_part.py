@@ -1,0 +1,37 @@
+"""What an update of full rank may be made of, when moments are known in a subspace only: the gradient, with the length
+that the rule gives to each of its channels there.
+
+    channel scale   phi = ||direction|| / ||low||     a channel: a column of a left projection, a row of a right one
+    fira            phi o (gradient - up(low))        added to up(direction)   (Chen et al., 2024, arXiv:2410.01623)
+    apollo          phi o gradient                    in its place             (Zhu et al., 2024, arXiv:2412.05270)
+
+From one step to the next its norm may grow by 1 % only.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from peft_vision.optimizer.projection import Projection
+
+Update = Literal["low_rank", "fira", "apollo"]
+
+_GROWTH = 1.01
+_EPS = 1e-8
+
+
+def full_rank_part(
+    gradient: Tensor, low: Tensor, direction: Tensor, projection: Projection, *, update: Update, before: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(m, n), and its norm. `direction`: what the rule made of `low`; `before`: the norm at the step before."""
+    rank_axis = 0 if projection.right is None else 1
+    phi = direction.norm(dim=rank_axis, keepdim=True) / (low.norm(dim=rank_axis, keepdim=True) + _EPS)
+    part = gradient.clone()
+    if update == "fira":
+        projection.add_up(part, low, alpha=-1.0)
+    part *= phi
+    norm = part.norm()
+    if before is None:
+        return part, norm
+    too_much = (norm / (before + _EPS)).clamp_min(_GROWTH) / _GROWTH
+    return part / too_much, norm / too_much

@@ -1,0 +1,245 @@
+"""GaLore: the moments of a matrix live in a subspace that follows its gradient (Zhao et al., 2024, arXiv:2403.03507).
+
+    low = left^T G right                  the gradient in the subspace; one of the two for a matrix as a rule
+    direction = rule(low)                 Adam, or momentum
+    W <- (1 - lr weight_decay) W - lr scale left direction right^T
+
+The subspace is that of a mini-batch's gradient, found anew every `gap` steps. Published code keeps the moments then,
+in coordinates that are no longer theirs; here they turn with the coordinates.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peft_vision.config import ConfigError
+from peft_vision.optimizer import moments
+from peft_vision.optimizer.full_rank_part import Update, full_rank_part
+from peft_vision.optimizer.projection import Projection, Subspaces, cosine
+from peft_vision.optimizer.rule import Rule
+
+_REMEMBERED = 5  # refreshes whose turns are looked at before a gap is doubled
+_LASTING = ("rank", "side", "bits", "update")  # what state that was saved must agree with
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a matrix's subspace follows its gradient. `gap`: steps between refreshes; `adaptive_gap`: doubled where the
+    first vector's cosine, between each of the last five refreshes and the one before, is at least this in the mean;
+    None: never. `staggered`: the matrices take turns, instead of all in the same step. `moments`: turn with the
+    coordinates or stay as they are. `scale`: of the update."""
+
+    subspaces: Subspaces
+    gap: int
+    adaptive_gap: float | None
+    staggered: bool
+    moments: Literal["keep", "rotate"]
+    scale: float
+    update: Update
+
+
+class LowRank(torch.optim.Optimizer):
+    """Steps `matrices` in subspaces and `others` whole, by the same rule.
+
+    State is plain numbers and tensors. A gradient that is not finite leaves its parameter as it is, and is counted.
+    `decay_first`: decay acts on the weights before the update, as in torch; else after it.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[nn.Parameter],
+        others: Sequence[Mapping[str, Any]],
+        *,
+        rule: Rule,
+        following: Following,
+        bits: int,
+        lr: float,
+        weight_decay: float,
+        decay_first: bool,
+    ) -> None:
+        """`others`: parameter groups with a `weight_decay` each."""
+        lasting = {
+            "rank": following.subspaces.rank,
+            "side": following.subspaces.side,
+            "bits": bits,
+            "update": following.update,
+        }
+        groups = [{"params": list(matrices), "weight_decay": weight_decay, "projected": True}] if matrices else []
+        groups += [{**group, "projected": False} for group in others]
+        super().__init__(groups, {"lr": lr, **lasting})
+        self._rule = rule
+        self._following = following
+        self._bits = bits
+        self._decay_first = decay_first
+        self._places = {parameter: number for number, parameter in enumerate(matrices)}
+        self._group_of = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
+        self.gradient_bytes = 0
+        """The most that gradients took at once when they were read."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        """Of every parameter that has a gradient."""
+        assert closure is None
+        ready = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not ready:
+            return  # all was done during the backward pass
+        self._note_gradients()
+        finite = torch.stack([p.grad.isfinite().all() for p in ready]).tolist()  # one wait for the device
+        for parameter, is_finite in zip(ready, finite, strict=True):
+            self._update(parameter, is_finite=is_finite)
+
+    @contextmanager
+    def during_backward(self) -> Iterator[None]:
+        """While it lasts, each parameter steps as soon as the backward pass has its gradient, which is freed then."""
+
+        @torch.no_grad()
+        def step(parameter: Tensor) -> None:
+            if "step" not in self.state[parameter]:
+                self._note_gradients()
+            self._update(parameter, is_finite=bool(parameter.grad.isfinite().all()))
+            parameter.grad = None
+
+        hooks = [parameter.register_post_accumulate_grad_hook(step) for parameter in self._group_of]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Copies, in the types that were saved. ConfigError where the state is of other subspaces."""
+        for ours, theirs in zip(self.param_groups, saved["param_groups"], strict=False):
+            for key in _LASTING:
+                if theirs.get(key) != ours[key]:
+                    raise ConfigError(
+                        f"optimizer.{key}: got {ours[key]}, and the run began with {theirs.get(key)}; start it anew, "
+                        f"or set optimizer.{key}={theirs.get(key)}"
+                    )
+        sizes = [[len(group["params"]) for group in groups] for groups in (self.param_groups, saved["param_groups"])]
+        if sizes[0] != sizes[1]:
+            raise ConfigError("optimizer.matrices: matches other matrices than those the run began with; start it anew")
+        super().load_state_dict(saved)
+        numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
+        for number, parameter in zip(numbers, self._group_of, strict=True):
+            if number in saved["state"]:  # as it was: torch's own casts everything to the parameter's type
+                self.state[parameter] = {
+                    key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                    for key, value in saved["state"][number].items()
+                }
+
+    def counts(self) -> dict[str, float]:
+        """`refreshes` of subspaces, the `refresh_seconds` they took, and `skipped_gradients`, over the whole run."""
+        states = self.state.values()
+        return {
+            "refreshes": sum(state.get("refreshes", 0) for state in states),
+            "refresh_seconds": sum(state.get("refresh_seconds", 0.0) for state in states),
+            "skipped_gradients": sum(state["skipped"] for state in states),
+        }
+
+    def _note_gradients(self) -> None:
+        held = sum(p.grad.nbytes for p in self._group_of if p.grad is not None)
+        self.gradient_bytes = max(self.gradient_bytes, held)
+
+    def _update(self, parameter: Tensor, *, is_finite: bool) -> None:
+        state = self.state[parameter]
+        if not state:
+            state |= {"step": 0, "skipped": 0}
+        group = self.param_groups[self._group_of[parameter]]
+        gradient = parameter.grad
+        if not is_finite:
+            state["skipped"] += 1
+            return
+        if not group["projected"]:
+            direction = self._direction(state, gradient)
+            self._decayed(parameter, group, lambda: parameter.add_(direction, alpha=-group["lr"]))
+            return
+        gradient = gradient.flatten(1)
+        if state["step"] == state.setdefault("next_refresh", 0) and not self._refresh(parameter, state, gradient):
+            state["skipped"] += 1
+            return
+        projection = _projection(state)
+        low = projection.down(gradient)
+        direction = self._direction(state, low)
+        matrix, rate = parameter.view(gradient.shape), -group["lr"] * self._following.scale
+        part = None
+        if self._following.update != "low_rank":
+            part, state["full_rank_norm"] = full_rank_part(
+                gradient, low, direction, projection, update=self._following.update, before=state.get("full_rank_norm")
+            )
+
+        def update() -> None:
+            if self._following.update != "apollo":
+                projection.add_up(matrix, direction, alpha=rate)
+            if part is not None:
+                matrix.add_(part, alpha=rate)
+
+        self._decayed(parameter, group, update)
+
+    def _decayed(self, parameter: Tensor, group: Mapping[str, Any], update: Callable[[], object]) -> None:
+        kept = 1 - group["lr"] * group["weight_decay"]
+        if self._decay_first:
+            parameter.mul_(kept)
+        update()
+        if not self._decay_first:
+            parameter.mul_(kept)
+
+    def _direction(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
+        """Moves the moments in `state`."""
+        if state["step"] == 0:
+            state |= moments.new(self._rule.moments, gradient, bits=self._bits)
+        found = moments.read(state, self._rule.moments)
+        state["step"] += 1
+        direction = self._rule.direction(gradient, found, state["step"])
+        state |= moments.stored(dict(zip(self._rule.moments, found, strict=True)), bits=self._bits)
+        return direction
+
+    def _refresh(self, parameter: Tensor, state: dict[str, Any], gradient: Tensor) -> bool:
+        """Whether a subspace was found; where LAPACK does not converge it is looked for again at the next step."""
+        following, place = self._following, self._places[parameter]
+        before = _projection(state) if "refreshes" in state else None
+        started = self._now(parameter)
+        seed = place + len(self._places) * state.get("refreshes", 0)
+        try:
+            projection = following.subspaces.of(gradient, before=before, seed=seed)
+        except torch.linalg.LinAlgError:
+            return False
+        if before is not None:
+            self._change(state, before, projection)
+        state |= {side: basis for side, basis in projection._asdict().items() if basis is not None}
+        gap = state.setdefault("gap", following.gap)
+        # the first time all are found at once; from then on each has its own step in a gap
+        turn = following.gap * place // len(self._places) if following.staggered and before is None else 0
+        state["next_refresh"] += turn or gap
+        state["refreshes"] = state.get("refreshes", 0) + 1
+        state["refresh_seconds"] = state.get("refresh_seconds", 0.0) + self._now(parameter) - started
+        return True
+
+    def _change(self, state: dict[str, Any], before: Projection, projection: Projection) -> None:
+        """Brings the moments into new coordinates, and doubles the gap where these hardly moved."""
+        names = self._rule.moments
+        if self._following.moments == "rotate":
+            found = moments.read(state, names)
+            turned = self._rule.turned(found, projection.turn_from(before), state["step"])
+            state |= moments.stored(dict(zip(names, turned, strict=True)), bits=self._bits)
+        if self._following.adaptive_gap is not None:
+            state["cosines"] = [*state.get("cosines", []), cosine(projection, before)][-_REMEMBERED:]
+            settled = fmean(state["cosines"]) >= self._following.adaptive_gap
+            if len(state["cosines"]) == _REMEMBERED and settled:
+                state["gap"] *= 2
+
+    def _now(self, parameter: Tensor) -> float:
+        """Seconds, when the device has done all it was asked to."""
+        if parameter.is_cuda:
+            torch.cuda.synchronize(parameter.device)
+        return perf_counter()
+
+
+def _projection(state: Mapping[str, Any]) -> Projection:
+    return Projection(state.get("left"), state.get("right"))

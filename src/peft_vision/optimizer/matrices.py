@@ -1,0 +1,45 @@
+"""Which of the parameters that train are matrices to project: those whose names a regular expression finds."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+
+
+def check_matrices(named: Mapping[str, Tensor], pattern: str, rank: int) -> None:
+    """ConfigError where `pattern` matches none, or one that has no such rank."""
+    matched = {name: tensor for name, tensor in named.items() if is_matrix(name, tensor, pattern)}
+    if not matched:
+        there = summary((name, tensor) for name, tensor in named.items() if tensor.ndim > 1)
+        raise ConfigError(f"optimizer.matrices: {pattern!r} matches no matrix that trains; there are {there or 'none'}")
+    smallest = min(matched, key=lambda name: min(shape(matched[name])))
+    rows, columns = shape(matched[smallest])
+    if rank > min(rows, columns):
+        raise ConfigError(
+            f"optimizer.rank: got {rank}, and {short(smallest)} is {rows} x {columns}; at most {min(rows, columns)}, "
+            "or leave it out of optimizer.matrices"
+        )
+
+
+def is_matrix(name: str, parameter: Tensor, pattern: str) -> bool:
+    """Whether it is to be projected; what has more than two axes counts as a matrix of its first by the others."""
+    return parameter.ndim > 1 and re.search(pattern, name) is not None
+
+
+def shape(parameter: Tensor) -> tuple[int, int]:
+    """As a matrix."""
+    return parameter.shape[0], parameter.numel() // parameter.shape[0]
+
+
+def short(name: str) -> str:
+    """As timm calls it."""
+    return name.removeprefix("encoder.vit.")
+
+
+def summary(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Such as "12 blocks.N.attn.qkv.weight (576 x 192)"."""
+    kinds = Counter((re.sub(r"\b\d+\b", "N", short(name)), shape(parameter)) for name, parameter in named)
+    return ", ".join(f"{count} {name} ({rows} x {columns})" for (name, (rows, columns)), count in kinds.items())

@@ -1,0 +1,85 @@
+"""A gradient within a subspace: which of its sides are projected, to what, and back.
+
+    low = left^T @ gradient @ right        up(low) = left @ low @ right^T
+
+where a side that is not projected is left out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from peft_vision.optimizer.basis import Algorithm, leading
+
+Side = Literal["std", "reverse_std", "left", "right", "full"]
+
+
+class Projection(NamedTuple):
+    """Of a matrix (m, n): `left` (m, rank) or None, `right` (n, rank) or None; not both None."""
+
+    left: Tensor | None
+    right: Tensor | None
+
+    def down(self, gradient: Tensor) -> Tensor:
+        """What is within the subspace, in its coordinates."""
+        low = gradient if self.left is None else self.left.T @ gradient
+        return low if self.right is None else low @ self.right
+
+    def add_up(self, matrix: Tensor, low: Tensor, *, alpha: float) -> None:
+        """Adds `alpha` times what `low` are the coordinates of, in place and without a matrix of its size."""
+        if self.left is not None and self.right is not None:
+            matrix.addmm_(self.left @ low, self.right.T, alpha=alpha)
+        elif self.left is not None:
+            matrix.addmm_(self.left, low, alpha=alpha)
+        else:
+            matrix.addmm_(low, self.right.T, alpha=alpha)
+
+    def turn_from(self, before: "Projection") -> "Projection":
+        """Takes coordinates in `before` to coordinates in this one, by `down`."""
+        return Projection(*(None if new is None else old.T @ new for old, new in zip(before, self, strict=True)))
+
+    def squared(self) -> "Projection":
+        """Entry by entry: what variances of independent coordinates are turned by."""
+        return Projection(*(None if basis is None else basis.square() for basis in self))
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """How projections are found. `side`: std, the shorter one (of equal ones the right); reverse_std, the longer; both
+    for full. `lapack_signs`: singular vectors as `torch.linalg.svd` returns them."""
+
+    rank: int
+    side: Side
+    algorithm: Algorithm
+    lapack_signs: bool
+
+    def of(self, gradient: Tensor, *, before: Projection | None, seed: int) -> Projection:
+        """Of a gradient (m, n), fp32."""
+        left, right = self._sides(*gradient.shape)
+        if self.lapack_signs:
+            rows, _, columns = torch.linalg.svd(gradient, full_matrices=False)
+            rank = self.rank
+            return Projection(rows[:, :rank] if left else None, columns[:rank].T if right else None)
+
+        def basis(matrix: Tensor, old: Tensor | None) -> Tensor:
+            return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=seed).contiguous()
+
+        old_left, old_right = before or (None, None)
+        return Projection(basis(gradient, old_left) if left else None, basis(gradient.T, old_right) if right else None)
+
+    def _sides(self, rows: int, columns: int) -> tuple[bool, bool]:
+        """Whether the left one is projected, and the right one."""
+        if self.side == "full":
+            return True, True
+        if self.side in ("left", "right"):
+            return self.side == "left", self.side == "right"
+        right = (rows >= columns) == (self.side == "std")
+        return not right, right
+
+
+def cosine(new: Projection, old: Projection) -> float:
+    """Between the first vectors of two bases, without its sign."""
+    pairs = [(first, second) for first, second in zip(new, old, strict=True) if first is not None]
+    return min(float(torch.dot(first[:, 0], second[:, 0]).abs()) for first, second in pairs)

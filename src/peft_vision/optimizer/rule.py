@@ -1,0 +1,73 @@
+"""From a gradient to a direction: the moments a rule keeps, how a gradient enters them, and how they turn when the
+coordinates they are in do."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import sqrt
+
+from torch import Tensor
+
+from peft_vision.optimizer.projection import Projection
+
+
+class Rule(ABC):
+    """`moments`: the names of the tensors it keeps, each of the gradient's shape, zero at first."""
+
+    moments: tuple[str, ...]
+
+    @abstractmethod
+    def direction(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
+        """What the rate is multiplied by, of the `step`-th gradient, the first being 1. Moves `moments`."""
+
+    @abstractmethod
+    def turned(self, moments: list[Tensor], turn: Projection, step: int) -> list[Tensor]:
+        """The moments after `step` gradients, in other coordinates."""
+
+
+@dataclass(frozen=True)
+class Adam(Rule):
+    """Adam (Kingma & Ba, 2015, arXiv:1412.6980). `eps_first`: eps is added before the second moment's bias is put
+    right, as old Hugging Face code does and galore-torch; else after it, as in the paper and torch.
+
+    Turning treats the coordinates as independent, with means and variances that the moments estimate (Robert et al.,
+    2025, arXiv:2410.16103):  m' = m Q,  v' - m'^2 = (v - m^2) (Q o Q)."""
+
+    betas: tuple[float, float]
+    eps: float
+    eps_first: bool
+    moments = ("exp_avg", "exp_avg_sq")
+
+    def direction(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
+        mean, square = moments
+        mean.lerp_(gradient, 1 - self.betas[0])
+        square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
+        mean_bias, square_bias = self._biases(step)
+        if self.eps_first:
+            return mean / square.sqrt().add_(self.eps) * (sqrt(square_bias) / mean_bias)
+        return (mean / square.sqrt().div_(sqrt(square_bias)).add_(self.eps)).div_(mean_bias)
+
+    def turned(self, moments: list[Tensor], turn: Projection, step: int) -> list[Tensor]:
+        mean, square = moments
+        mean_bias, square_bias = self._biases(step)
+        turned_mean = turn.down(mean)
+        spread = turn.squared().down(square / square_bias - (mean / mean_bias).square())
+        turned_square = (spread + (turned_mean / mean_bias).square()).abs() * square_bias
+        return [turned_mean, turned_square]
+
+    def _biases(self, step: int) -> tuple[float, float]:
+        """What the moments sum to of a constant."""
+        return 1 - self.betas[0] ** step, 1 - self.betas[1] ** step
+
+
+@dataclass(frozen=True)
+class Momentum(Rule):
+    """Stochastic gradient descent with momentum, as torch has it."""
+
+    momentum: float
+    moments = ("momentum_buffer",)
+
+    def direction(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
+        return moments[0].mul_(self.momentum).add_(gradient).clone()
+
+    def turned(self, moments: list[Tensor], turn: Projection, step: int) -> list[Tensor]:
+        return [turn.down(moments[0])]

@@ -1,0 +1,177 @@
+"""What is projected of a model, and what a run with it says, reports and refuses."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import call, results, run_folder
+from peft_vision.config import ConfigError, build
+from peft_vision.optimizer import moments
+from peft_vision.optimizer.base import Optimizer
+from peft_vision.optimizer.galore import GaLore
+from shipped import adapted
+
+PLAIN = {
+    "algorithm": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "momentum": 0.9,
+    "matrices": r"blocks\..*\.(qkv|proj|fc1|fc2)\.weight",
+    "rank": 4,
+    "side": "std",
+    "basis": "eigh",
+    "gap": 2,
+    "adaptive_gap": None,
+    "staggered": True,
+    "moments": "rotate",
+    "scale": 1.0,
+    "update": "low_rank",
+    "bits": 32,
+    "per_layer": False,
+    "conventions": "torch",
+}
+GALORE = ("experiment=smoke", "method=full", "optimizer=galore_adamw", "optimizer.rank=4", "optimizer.gap=2")
+
+
+def galore(**options) -> GaLore:
+    return GaLore(**{**PLAIN, **options})
+
+
+def groups(method: str, **options) -> list[tuple[bool, float, int]]:
+    """Whether projected, the decay and how many, of each group."""
+    stepper = galore(**options).create(adapted(method))
+    return [(group["projected"], group["weight_decay"], len(group["params"])) for group in stepper.param_groups]
+
+
+def test_the_matrices_of_all_blocks_are_projected_and_everything_else_trains_as_ever():
+    whole = adapted("full")
+    stepper = galore().create(whole)
+    projected, *others = stepper.param_groups
+    assert len(projected["params"]) == 4 * 3
+    assert projected["weight_decay"] == 0.01
+    all_others = [p for group in others for p in group["params"]]
+    trained = {id(p) for p in whole.parameters() if p.requires_grad}
+    assert {id(p) for p in [*projected["params"], *all_others]} == trained
+    assert [group["weight_decay"] for group in others] == [0.01, 0.0]
+
+
+def test_any_methods_matrices_can_be_projected():
+    assert groups("lora", matrices=r"\.(down|up)", rank=2)[0][:2] == (True, 0.01)
+
+
+def test_what_is_projected_is_said_with_its_size(caplog):
+    with caplog.at_level("INFO", logger="peft_vision"):
+        galore().create(adapted("full"))
+    assert "3 blocks.N.attn.qkv.weight (" in caplog.text
+    assert "parameters at rank 4; the other" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"matrices": "conv"},
+            r"optimizer.matrices: 'conv' matches no matrix that trains; there are .*3 blocks.N.attn",
+        ),
+        ({"rank": 5000}, r"optimizer.rank: got 5000, and blocks.\d.attn.\w+.weight is \d+ x \d+; at most \d+"),
+        ({"matrices": "bias"}, "optimizer.matrices: 'bias' matches no matrix"),
+    ],
+)
+def test_what_cannot_be_projected_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        galore(**options).check(adapted("full"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "optimizer.rank: got 0, should be greater than 0"),
+        ({"matrices": "("}, "optimizer.matrices: got '[(]', no regular expression: .*"),
+        ({"gap": 0}, "optimizer.gap: got 0, .*"),
+        ({"bits": 4}, "optimizer.bits: got 4, should be 8 or 32"),
+        ({"basis": "random"}, "optimizer: basis=random has no coordinates to follow; .*"),
+        ({"update": "fira", "side": "full"}, "optimizer: update=fira .*side=full has none"),
+        ({"conventions": "galore_torch"}, "optimizer: conventions=galore_torch takes basis=svd, not eigh"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    node = {"_target_": "peft_vision.optimizer.galore.GaLore", **PLAIN, **options}
+    with pytest.raises(ConfigError, match=message):
+        build(node, Optimizer, "optimizer")
+
+
+def test_a_missing_library_comes_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(moments, "is_installed", lambda: False)
+    node = {"_target_": "peft_vision.optimizer.galore.GaLore", **PLAIN, "bits": 8}
+    with pytest.raises(ConfigError, match=r"optimizer.bits: .*pip install 'peft-vision\[bits8\]'"):
+        build(node, Optimizer, "optimizer")
+
+
+def read(runs: Path) -> dict[str, Any]:
+    """The result of the one run."""
+    return json.loads((run_folder(runs) / "result.json").read_text())
+
+
+def test_a_run_reports_its_state_gradients_and_refreshes(tmp_path):
+    outcome = call(*GALORE, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    result = read(tmp_path / "runs")
+    footprint = result["optimizer"]
+    assert footprint["refreshes"] >= 24
+    assert footprint["refresh_seconds"] > 0
+    assert footprint["gradient_bytes"] == 4 * (result["parameters"]["method"] + result["parameters"]["head"])
+    assert footprint["state_bytes"] < 2 * footprint["gradient_bytes"]
+    assert "MiB of state" in outcome.out
+    assert "refreshes in" in outcome.out
+
+
+def test_torchs_optimizers_report_theirs(tmp_path):
+    assert call("experiment=smoke", "method=full", "optimizer=adamw", cwd=tmp_path).code == 0
+    result = read(tmp_path / "runs")
+    footprint = result["optimizer"]
+    tensors = 4 * len(list(adapted("full").parameters()))  # and a step count of each parameter
+    assert 0 <= footprint["state_bytes"] - 2 * footprint["gradient_bytes"] < 10 * tensors
+    assert footprint["refreshes"] == 0
+
+
+def test_per_layer_ends_in_the_same_weights(tmp_path):
+    for name, per_layer in (("whole", "false"), ("layers", "true")):
+        assert call(*GALORE, f"optimizer.per_layer={per_layer}", f"runs={name}", cwd=tmp_path).code == 0
+    whole, layers = (read(tmp_path / name) for name in ("whole", "layers"))
+    assert whole["metrics"] == layers["metrics"]
+    assert layers["optimizer"]["gradient_bytes"] < whole["optimizer"]["gradient_bytes"] / 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trainer.accumulate=2",), "trainer.accumulate=2"),
+        (("trainer.clip_norm=1",), "trainer.clip_norm=1.0"),
+    ],
+)
+def test_per_layer_refuses_what_needs_all_gradients(arguments, message, tmp_path):
+    error = call(*GALORE, "optimizer.per_layer=true", *arguments, cwd=tmp_path).error
+    assert error.startswith("optimizer.per_layer: frees each gradient at once; it goes without ")
+    assert message in error
+    assert results(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [("optimizer.rank=500",), ("optimizer.matrices=convs",), ("method=linear",)])
+def test_a_run_that_cannot_be_projected_stops_before_it_begins(arguments, tmp_path):
+    error = call(*GALORE, *arguments, cwd=tmp_path).error
+    assert error.startswith("optimizer.")
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*/metrics.jsonl"))
+
+
+@pytest.mark.parametrize("option", ["galore_adamw", "galore_sgd", "galore_torch", "apollo"])
+def test_every_shipped_optimizer_that_projects_runs(option, tmp_path):
+    outcome = call("experiment=smoke", "method=full", f"optimizer={option}", "optimizer.rank=4", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert read(tmp_path / "runs")["optimizer"]["refreshes"] > 0
