@@ -1,5 +1,6 @@
 """The command, run as a user runs it, or inside this process where starting Python would cost the most."""
 
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from unittest import mock
 from hydra.core.global_hydra import GlobalHydra
 
 import peft_vision
-from peft_vision import cli
+from peft_vision import cli, progress
 
 SMOKE = ("experiment=smoke", "method=linear")
 
@@ -36,7 +37,8 @@ class Outcome:
 
 
 def call(*arguments: str, cwd: Path) -> Outcome:
-    """`main()` with these arguments in `cwd`; nothing of it stays behind in this process."""
+    """`main()` with these arguments in `cwd`, without progress bars, which appear on a machine that is slow; nothing of
+    it stays behind in this process."""
     root = getLogger()
     handlers, level = root.handlers[:], root.level
     out, err = StringIO(), StringIO()
@@ -46,6 +48,7 @@ def call(*arguments: str, cwd: Path) -> Outcome:
             chdir(cwd),
             mock.patch.object(sys, "argv", ["peft-vision", *arguments]),
             mock.patch.dict(os.environ),
+            mock.patch.object(progress, "QUIET_SECONDS", math.inf),
             redirect_stdout(out),
             redirect_stderr(err),
         ):

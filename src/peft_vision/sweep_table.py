@@ -1,5 +1,6 @@
 """The end of a sweep: the comparison of all runs in its folder, a table and pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
@@ -9,11 +10,15 @@ from peft_vision.config import ConfigError
 
 
 class SweepTable(Callback):
-    """As task=report; `reference` and `transform` are its options."""
+    """As task=report, with its options."""
 
-    def __init__(self, reference: list[str] | None, transform: str) -> None:
+    def __init__(
+        self, reference: list[str] | None, transform: str, rows: Sequence[str] = (), costs: bool = False
+    ) -> None:
         self.reference = reference
         self.transform = transform
+        self.rows = tuple(rows)
+        self.costs = costs
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """`config` is the sweep's; every run lies in `runs`."""
@@ -22,4 +27,11 @@ class SweepTable(Callback):
         folder = Path(config.runs).expanduser()
         if not isinstance(self.transform, str):
             raise ConfigError(f"hydra.callbacks: transform: got {self.transform!r}, should be probit or logit")
-        compare(folder, folder / "report", reference=self.reference, transform=self.transform)
+        compare(
+            folder,
+            folder / "report",
+            reference=self.reference,
+            transform=self.transform,
+            rows=self.rows,
+            costs=self.costs,
+        )

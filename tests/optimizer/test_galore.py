@@ -76,7 +76,7 @@ def test_what_is_projected_is_said_with_its_size(caplog):
     [
         (
             {"matrices": "conv"},
-            r"optimizer.matrices: 'conv' matches no matrix that trains; there are .*3 blocks.N.attn",
+            r"optimizer.matrices: 'conv' matches no matrix; of those that train .*3 blocks.N.attn",
         ),
         ({"rank": 5000}, r"optimizer.rank: got 5000, and blocks.\d.attn.\w+.weight is \d+ x \d+; at most \d+"),
         ({"matrices": "bias"}, "optimizer.matrices: 'bias' matches no matrix"),

@@ -230,3 +230,56 @@ def test_a_terminal_of_any_width_shows_every_column_beside_its_method(width, run
     assert sum(line.startswith("lp_ft: probe") for line in text.splitlines()) == len(tables)
     for heading in document(runs)["full"]:
         assert heading in text
+
+
+@pytest.fixture
+def optimizers(tmp_path):
+    """One method with two optimizers, of which the second has two widths, and another method."""
+    adamw = {"_target_": "peft_vision.optimizer.adamw.AdamW", "lr": 0.1, "weight_decay": 0.0, "betas": [0.9, 0.99]}
+    galore = {"_target_": "peft_vision.optimizer.galore.GaLore", "lr": 0.1}
+    for option, config, lr, val in [
+        ("adamw", adamw, 0.1, 0.5),
+        ("adamw", {**adamw, "lr": 0.2}, 0.2, 0.6),
+        ("galore_adamw", {**galore, "bits": 32}, 0.3, 0.7),
+        ("galore_adamw", {**galore, "bits": 8}, 0.4, 0.8),
+    ]:
+        folder = write_run(tmp_path, lr=lr, val=val, test=val, config={"optimizer": config})
+        result = json.loads((folder / "result.json").read_text())
+        result["choices"]["optimizer"] = option
+        result["optimizer"] = {"state_bytes": 2**20 * 10 * lr, "gradient_bytes": 2**21}
+        result |= {"peak_mib": 900.0, "train_seconds": 12.5}
+        (folder / "result.json").write_text(json.dumps(result))
+    write_run(tmp_path, method="lora", lr=0.5, config={"optimizer": {**adamw, "lr": 0.5}})
+    return tmp_path
+
+
+def labels(runs, **options) -> dict[str, str]:
+    """The setting of each row."""
+    (comparison,) = comparisons(collect(runs)[0], reference=None, transform="probit", **options)
+    return {row.label: row.setting for row in comparison.rows}
+
+
+def test_validation_chooses_among_all_runs_of_a_method_unless_they_have_rows_of_their_own(optimizers):
+    assert labels(optimizers)["full"].endswith("optimizer.bits=8 (of 4)")
+    assert labels(optimizers, rows=["optimizer"]) == {
+        "full, adamw": "optimizer.lr=0.2 (of 2)",
+        "full, galore_adamw": "optimizer.bits=8 (of 2)",
+        "lora": "",
+    }
+    assert list(labels(optimizers, rows=["optimizer", "optimizer.bits", "optimizer.rank"])) == [
+        "full, adamw",
+        "full, galore_adamw, bits=32",
+        "full, galore_adamw, bits=8",
+        "lora",
+    ]
+
+
+def test_costs_are_columns_where_they_are_asked_for(optimizers):
+    found = collect(optimizers)[0]
+    (comparison,) = comparisons(found, reference=None, transform="probit", rows=["optimizer"], costs=True)
+    text = markdown(comparison)
+    heading = text[text.index("| method") :].splitlines()[0]
+    assert heading.endswith("| state, MiB | gradients, MiB | peak memory, MiB | training, s |")
+    assert "| 4.00 | 2.00 | 900 | 12.5 |" in text
+    without = markdown(compared(optimizers, reference=None))
+    assert "MiB" not in without

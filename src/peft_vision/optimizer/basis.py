@@ -28,14 +28,16 @@ def leading(matrix: Tensor, rank: int, *, algorithm: Algorithm, before: Tensor |
     """
     if algorithm == "random":
         return _gaussian(matrix, rank, seed) / rank**0.5
+    matrix = matrix / matrix.abs().amax().clamp_min(_TINY)  # squares of a small gradient would be nothing
+    if algorithm == "svd":
+        return canonical(_by_decomposition(matrix, rank))
     if algorithm == "power" and before is not None:
         return canonical(_subspace_iteration(matrix, before, rank, iterations=1))
+    count = min(rank + _OVERSAMPLING, *matrix.shape)
     if algorithm == "randomised":
-        start = _gaussian(matrix, min(rank + _OVERSAMPLING, *matrix.shape), seed)
-        return canonical(_subspace_iteration(matrix, start, rank, iterations=_ITERATIONS))
-    if algorithm == "svd":
-        return canonical(torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank])
-    return canonical(_by_gram(matrix, rank))
+        return canonical(_subspace_iteration(matrix, _gaussian(matrix, count, seed), rank, iterations=_ITERATIONS))
+    # squares leave half the digits to what is small beside the largest singular value; an iteration brings them back
+    return canonical(_subspace_iteration(matrix, _by_gram(matrix, count), rank, iterations=1))
 
 
 def canonical(basis: Tensor) -> Tensor:
@@ -44,18 +46,24 @@ def canonical(basis: Tensor) -> Tensor:
     return basis * torch.where(largest < 0, -1.0, 1.0)
 
 
-def _by_gram(matrix: Tensor, rank: int) -> Tensor:
-    """Of the smaller of the two Gram matrices."""
+def _by_decomposition(matrix: Tensor, rank: int) -> Tensor:
+    """Of a matrix that is not wide, for which LAPACK takes longer."""
+    if matrix.shape[0] < matrix.shape[1]:
+        return torch.linalg.svd(matrix.T, full_matrices=False)[2][:rank].T
+    return torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
+
+
+def _by_gram(matrix: Tensor, count: int) -> Tensor:
+    """(a, count), of the smaller of the two Gram matrices."""
     rows, columns = matrix.shape
     if rows <= columns:
-        return _leading_eigenvectors(matrix @ matrix.T, rank)
-    return torch.linalg.qr(matrix @ _leading_eigenvectors(matrix.T @ matrix, rank))[0]
+        return _leading_eigenvectors(matrix @ matrix.T, count)
+    return matrix @ _leading_eigenvectors(matrix.T @ matrix, count)
 
 
-def _leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
+def _leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
     """In order of their eigenvalues, the largest first."""
-    scaled = gram / gram.diagonal().amax().clamp_min(_TINY)  # squares of small gradients are near the smallest floats
-    return torch.linalg.eigh(scaled)[1].flip(1)[:, :rank]
+    return torch.linalg.eigh(gram)[1].flip(1)[:, :count]
 
 
 def _subspace_iteration(matrix: Tensor, start: Tensor, rank: int, *, iterations: int) -> Tensor:
@@ -63,8 +71,8 @@ def _subspace_iteration(matrix: Tensor, start: Tensor, rank: int, *, iterations:
     basis = start
     for _ in range(iterations):
         basis = torch.linalg.qr(matrix @ (matrix.T @ basis))[0]
-    seen = basis.T @ matrix
-    return basis @ _leading_eigenvectors(seen @ seen.T, rank)
+    seen = torch.linalg.qr(matrix.T @ basis, mode="r")[1].T  # square, with the left singular vectors of basis^T matrix
+    return basis @ torch.linalg.svd(seen)[0][:, :rank]
 
 
 def _gaussian(matrix: Tensor, count: int, seed: int) -> Tensor:

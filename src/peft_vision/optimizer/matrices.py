@@ -14,7 +14,9 @@ def check_matrices(named: Mapping[str, Tensor], pattern: str, rank: int) -> None
     matched = {name: tensor for name, tensor in named.items() if is_matrix(name, tensor, pattern)}
     if not matched:
         there = summary((name, tensor) for name, tensor in named.items() if tensor.ndim > 1)
-        raise ConfigError(f"optimizer.matrices: {pattern!r} matches no matrix that trains; there are {there or 'none'}")
+        raise ConfigError(
+            f"optimizer.matrices: '{pattern}' matches no matrix; of those that train there are {there or 'none'}"
+        )
     smallest = min(matched, key=lambda name: min(shape(matched[name])))
     rows, columns = shape(matched[smallest])
     if rank > min(rows, columns):

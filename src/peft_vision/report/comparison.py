@@ -22,14 +22,22 @@ _WIDEST = 200  # columns, where nobody's terminal says how many
 _DPI = 150
 
 
-def compare(folder: Path, out: Path, *, reference: Sequence[str] | None, transform: Transform) -> None:
+def compare(
+    folder: Path,
+    out: Path,
+    *,
+    reference: Sequence[str] | None,
+    transform: Transform,
+    rows: Sequence[str],
+    costs: bool,
+) -> None:
     """Prints the table of the runs below `folder` and writes table.md, .csv, .json and the pictures to `out`.
 
-    `reference`: the methods whose runs make the line of effective robustness; None: all. ConfigError where there is no
-    finished run.
+    `reference`: the methods whose runs make the line of effective robustness; None: all. `rows`: what has rows of its
+    own beside the method. `costs`: whether memory and time are columns. ConfigError where there is no finished run.
     """
     runs, left_out = collect(folder)
-    compared = comparisons(runs, reference=reference, transform=transform)
+    compared = comparisons(runs, reference=reference, transform=transform, rows=rows, costs=costs)
     with writing(out, key="out"):
         out.mkdir(parents=True, exist_ok=True)
     texts = {"md": _document(compared, left_out), "csv": csv_text(compared), "json": _json(compared, left_out)}

@@ -18,9 +18,9 @@ OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
 @dataclass(frozen=True)
 class Finished:
     """`setting`: what in its config can change a result, but for the seed, by dotted key. `source`: its images, in
-    words; `weights`: the backbone's, by name. `images`: how many, by split, and as ood/<set> or ood/<set>/<shift>;
-    `marks`: of such a shift, equal where accuracies are of the same images and classes. `curve`: metrics along the
-    interpolation, by alpha; `alpha`: the chosen one, None without an interpolation.
+    words; `weights`: the backbone's, by name; `choices`: the option of each config group. `images`: how many, by split,
+    and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where accuracies are of the same images and
+    classes. `curve`: metrics along the interpolation, by alpha; `alpha`: the chosen one, None without an interpolation.
     """
 
     folder: Path
@@ -31,6 +31,7 @@ class Finished:
     setting: Mapping[str, Any]
     source: str
     weights: str
+    choices: Mapping[str, str]
     metrics: Mapping[str, float]
     images: Mapping[str, int]
     marks: Mapping[str, str]
@@ -39,7 +40,7 @@ class Finished:
     alpha: float | None
 
 
-class _Choices(BaseModel):
+class _Choices(BaseModel, extra="allow"):
     method: str
     backbone: str
     data: str
@@ -63,6 +64,11 @@ class _Data(BaseModel):
     images: _Images
 
 
+class _Footprint(BaseModel):
+    state_bytes: float
+    gradient_bytes: float
+
+
 class _Result(BaseModel):
     choices: _Choices
     seed: int
@@ -71,6 +77,20 @@ class _Result(BaseModel):
     parameters: _Parameters
     backbone: _Backbone
     data: _Data
+    optimizer: _Footprint | None = None
+    peak_mib: float | None = None
+    train_seconds: float | None = None
+
+    def costs(self) -> dict[str, float]:
+        """What it says of them, as cost/<what>."""
+        optimizer = self.optimizer
+        found = {
+            "state_mib": None if optimizer is None else optimizer.state_bytes / 2**20,
+            "gradient_mib": None if optimizer is None else optimizer.gradient_bytes / 2**20,
+            "peak_mib": self.peak_mib,
+            "train_seconds": self.train_seconds,
+        }
+        return {f"cost/{name}": value for name, value in found.items() if value is not None}
 
 
 class _Interpolation(BaseModel):
@@ -96,7 +116,7 @@ def read(folder: Path) -> Finished:
         raise ConfigError("not finished")
     result: _Result = _parsed(folder / "result.json", _Result)
     shifts = _parsed(folder / "ood.json", _Shifts) if (folder / "ood.json").exists() else _Shifts()
-    metrics = {**result.metrics, **shifts.metrics}
+    metrics = {**result.metrics, **shifts.metrics, **result.costs()}
     if "test/accuracy" not in metrics:
         raise ConfigError("result.json: metrics: no test/accuracy")
     _check_sets(shifts)
@@ -112,6 +132,7 @@ def read(folder: Path) -> Finished:
         setting=_setting(result.config),
         source=result.data.source,
         weights=result.backbone.name,
+        choices=result.choices.model_dump(),
         metrics=metrics,
         images={
             **result.data.images.model_dump(),

@@ -1,9 +1,11 @@
 """In distribution beside out of distribution: the methods that were trained on one data set from one backbone.
 
-A row shows one method at its chosen setting. Two more may follow it: what the head was worth before anything else
-trained, and the weights interpolated at the alpha that validation chose.
+A row shows one method, or a method with one value of what has rows of its own, at its chosen setting. Two more may
+follow it: what the head was worth before anything else trained, and the weights interpolated at the alpha that
+validation chose.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     """`sets`: the shifts of each, with their images. `images`: those behind each accuracy, by its metric. `lines`: of
-    the reference runs, for each set and ood/mean; `no_line`: why there is none. `notes`: what a reader must know."""
+    the reference runs, for each set and ood/mean; `no_line`: why there is none. `costs`: whether they are
+    shown. `notes`: what a reader must know."""
 
     backbone: str
     data: str
@@ -74,18 +77,33 @@ class Comparison:
     no_line: Mapping[str, str]
     transform: Transform
     reference: str
+    costs: bool
     notes: tuple[str, ...]
 
 
-def comparisons(runs: Sequence[Finished], *, reference: Sequence[str] | None, transform: Transform) -> list[Comparison]:
-    """One for each backbone and data set. `reference`: the methods whose runs the lines go through; None: all."""
+def comparisons(
+    runs: Sequence[Finished],
+    *,
+    reference: Sequence[str] | None,
+    transform: Transform,
+    rows: Sequence[str] = (),
+    costs: bool = False,
+) -> list[Comparison]:
+    """One for each backbone and data set. `reference`: the methods whose runs the lines go through; None: all. `rows`:
+    what has rows of its own beside the method: a config group, or a value such as optimizer.rank."""
     problems: dict[tuple[str, str, str, str], list[Finished]] = {}
     for run in runs:
         problems.setdefault((run.data, run.source, run.backbone, run.weights), []).append(run)
-    return [_comparison(problems[key], reference, transform) for key in sorted(problems)]
+    return [_comparison(problems[key], reference, transform, rows, costs) for key in sorted(problems)]
 
 
-def _comparison(runs: Sequence[Finished], reference: Sequence[str] | None, transform: Transform) -> Comparison:
+def _comparison(
+    runs: Sequence[Finished],
+    reference: Sequence[str] | None,
+    transform: Transform,
+    own_rows: Sequence[str],
+    costs: bool,
+) -> Comparison:
     kept, sets, notes = comparable(runs)
     methods = sorted({run.method for run in kept}, key=lambda method: (_FIRST.get(method, len(_FIRST)), method))
     images = {ID: max(run.images["test"] for run in kept)}
@@ -101,7 +119,7 @@ def _comparison(runs: Sequence[Finished], reference: Sequence[str] | None, trans
             lines[target] = _line(points, f"{target}/accuracy", images, transform)
         except ValueError as error:
             no_line[target] = "; ".join([str(error), *unknown])
-    cells = [cell(method, [run for run in kept if run.method == method]) for method in methods]
+    cells = [cell(label, its) for method in methods for label, its in _labelled(kept, method, own_rows).items()]
     rows = [row for its in cells for row in _rows(its, lines)]
     first = kept[0]
     return Comparison(
@@ -115,8 +133,27 @@ def _comparison(runs: Sequence[Finished], reference: Sequence[str] | None, trans
         no_line=no_line,
         transform=transform,
         reference="all methods" if reference is None else ", ".join(judges),
+        costs=costs,
         notes=tuple(notes),
     )
+
+
+def _labelled(runs: Sequence[Finished], method: str, own_rows: Sequence[str]) -> dict[str, list[Finished]]:
+    """The runs of a method, by label: its name, and the values by which `own_rows` tell its runs from others."""
+
+    def value(run: Finished, key: str) -> str | None:
+        """None where the run has no such value."""
+        if "." not in key:
+            return run.choices.get(key)
+        return f"{key.rpartition('.')[2]}={json.dumps(run.setting[key])}" if key in run.setting else None
+
+    telling = [key for key in own_rows if len({value(run, key) for run in runs} - {None}) > 1]
+    labelled: dict[str, list[Finished]] = {}
+    for run in runs:
+        if run.method == method:
+            values = (value(run, key) for key in telling)
+            labelled.setdefault(", ".join(filter(None, [method, *values])), []).append(run)
+    return dict(sorted(labelled.items()))
 
 
 def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Transform) -> Line:

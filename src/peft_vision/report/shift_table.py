@@ -45,6 +45,13 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("calibration error ID", "test/calibration_error", "percent"),
         Column("calibration error OOD", f"{MEAN}/calibration_error", "percent"),
     ]
+    if comparison.costs:
+        every += [
+            Column("state, MiB", "cost/state_mib", "digits"),
+            Column("gradients, MiB", "cost/gradient_mib", "digits"),
+            Column("peak memory, MiB", "cost/peak_mib", "digits"),
+            Column("training, s", "cost/train_seconds", "digits"),
+        ]
     return [column for column in every if any(row.statistic(column.metric) for row in comparison.rows)]
 
 
