@@ -12,6 +12,7 @@ from peft_vision.config import ConfigError, build
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Optimizer
 from peft_vision.optimizer.galore import GaLore
+from peft_vision.trainer import Trainer
 from shipped import adapted
 
 PLAIN = {
@@ -34,6 +35,19 @@ PLAIN = {
     "bits": 32,
     "per_layer": False,
     "conventions": "torch",
+}
+TRAINER = {
+    "epochs": 1,
+    "batch_size": 8,
+    "accumulate": 1,
+    "eval_batch_size": 8,
+    "clip_norm": None,
+    "label_smoothing": 0.0,
+    "precision": "fp32",
+    "checkpointing": False,
+    "compile": False,
+    "save_seconds": 100.0,
+    "keep": "last",
 }
 GALORE = ("experiment=smoke", "method=full", "optimizer=galore_adamw", "optimizer.rank=4", "optimizer.gap=2")
 
@@ -160,6 +174,22 @@ def test_per_layer_refuses_what_needs_all_gradients(arguments, message, tmp_path
     assert error.startswith("optimizer.per_layer: frees each gradient at once; it goes without ")
     assert message in error
     assert results(tmp_path) == []
+
+
+def test_per_layer_refuses_several_processes():
+    with pytest.raises(ConfigError, match="2 processes, which average theirs"):
+        Trainer(**TRAINER).check(galore(per_layer=True), group="optimizer", processes=2)
+    Trainer(**TRAINER).check(galore(per_layer=True), group="optimizer", processes=1)
+    Trainer(**TRAINER).check(galore(), group="optimizer", processes=2)
+
+
+def test_a_bench_measures_only_what_a_run_would_do(tmp_path):
+    bench = ("task=bench", "backbone=vit_micro", "optimizer=galore_adamw", "optimizer.rank=4", "task.methods=[full]")
+    error = call(*bench, "optimizer.per_layer=true", "trainer.accumulate=2", cwd=tmp_path).error
+    assert error.startswith("optimizer.per_layer: ")
+    outcome = call(*bench, "optimizer.matrices=convs", "task.repeats=1", "task.warmup=1", cwd=tmp_path)
+    assert "optimizer.matrices: 'convs' matches no matrix" in outcome.out
+    assert outcome.code == 1
 
 
 @pytest.mark.parametrize("arguments", [("optimizer.rank=500",), ("optimizer.matrices=convs",), ("method=linear",)])

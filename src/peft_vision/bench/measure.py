@@ -51,6 +51,7 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
     """A training step, and a forward pass beside it."""
     model = setting.model(build(method, Method, "method"))
     counts = model.parameter_counts()
+    setting.optimizer.check(model)
     images = setting.images()
     stepper = setting.optimizer.create(model)
     update = setting.trainer.updates(model, stepper, setting.world)

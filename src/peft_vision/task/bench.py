@@ -80,6 +80,7 @@ class Bench(Task):
         if not isinstance(components["optimizer"], Stepper):
             name = type(components["optimizer"]).__name__
             raise ConfigError(f"optimizer: {name} solves for a head and makes no steps; use optimizer=adamw")
+        components["trainer"].check(components["optimizer"], group="optimizer", processes=1)
         device = choose_device(config["device"], local_rank=0)
         backbone: Backbone = components["backbone"]
         backbone.check()
