@@ -36,6 +36,21 @@ def test_the_subspace_is_that_of_the_leading_singular_vectors(algorithm, shape):
     assert overlap(basis, torch.linalg.svd(matrix)[0][:, :rank]) > 0.999
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+@pytest.mark.parametrize("algorithm", ["svd", "eigh", "randomised"])
+def test_a_spectrum_that_falls_slowly_has_its_subspace_too(algorithm, shape):
+    matrix = decaying(*shape, by=0.97)
+    assert overlap(found(matrix, 32, algorithm), torch.linalg.svd(matrix)[0][:, :32]) > 0.999
+
+
+@pytest.mark.parametrize("algorithm", SAME)
+def test_a_gradient_of_fewer_dimensions_than_the_rank_is_held_whole(algorithm):
+    matrix = decaying(300, 5) @ decaying(5, 200)
+    basis = found(matrix, 32, algorithm)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(32), atol=1e-5, rtol=0)
+    torch.testing.assert_close(basis @ (basis.T @ matrix), matrix, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("algorithm", SAME)
 def test_the_most_important_vector_comes_first(algorithm):
     matrix = decaying(40, 30)

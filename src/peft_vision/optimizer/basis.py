@@ -2,7 +2,7 @@
 
     svd          the decomposition itself
     eigh         eigenvectors of the Gram matrix, the same subspace in a fraction of the time
-    randomised   subspace iteration from random vectors (Halko et al., 2011, arXiv:0909.4061, algorithm 4.4)
+    randomised   block Krylov iteration from random vectors, the same again (Musco & Musco, 2015, arXiv:1504.05477)
     power        subspace iteration from the basis before (Robert et al., 2025, arXiv:2410.16103)
     random       no basis: Gaussian vectors (Zhu et al., 2024, arXiv:2412.05270)
 
@@ -17,7 +17,7 @@ from torch import Tensor
 Algorithm = Literal["svd", "eigh", "randomised", "power", "random"]
 
 _OVERSAMPLING = 8  # vectors more than asked for, that carry the rest of the spectrum
-_ITERATIONS = 2  # from random vectors
+_BLOCKS = 3  # of a Krylov space
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -32,12 +32,12 @@ def leading(matrix: Tensor, rank: int, *, algorithm: Algorithm, before: Tensor |
     if algorithm == "svd":
         return canonical(_by_decomposition(matrix, rank))
     if algorithm == "power" and before is not None:
-        return canonical(_subspace_iteration(matrix, before, rank, iterations=1))
+        return canonical(_within(matrix, _iterate(matrix, before), rank))
     count = min(rank + _OVERSAMPLING, *matrix.shape)
-    if algorithm == "randomised":
-        return canonical(_subspace_iteration(matrix, _gaussian(matrix, count, seed), rank, iterations=_ITERATIONS))
+    if algorithm == "randomised" and _BLOCKS * count < min(matrix.shape):
+        return canonical(_within(matrix, _krylov(matrix, _gaussian(matrix, count, seed)), rank))
     # squares leave half the digits to what is small beside the largest singular value; an iteration brings them back
-    return canonical(_subspace_iteration(matrix, _by_gram(matrix, count), rank, iterations=1))
+    return canonical(_within(matrix, _iterate(matrix, _by_gram(matrix, count)), rank))
 
 
 def canonical(basis: Tensor) -> Tensor:
@@ -66,13 +66,23 @@ def _leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
     return torch.linalg.eigh(gram)[1].flip(1)[:, :count]
 
 
-def _subspace_iteration(matrix: Tensor, start: Tensor, rank: int, *, iterations: int) -> Tensor:
-    """The best `rank` directions within what `iterations` make of the columns of `start`."""
-    basis = start
-    for _ in range(iterations):
-        basis = torch.linalg.qr(matrix @ (matrix.T @ basis))[0]
-    seen = torch.linalg.qr(matrix.T @ basis, mode="r")[1].T  # square, with the left singular vectors of basis^T matrix
-    return basis @ torch.linalg.svd(seen)[0][:, :rank]
+def _iterate(matrix: Tensor, basis: Tensor) -> Tensor:
+    """What one subspace iteration makes of a basis, orthonormal."""
+    return torch.linalg.qr(matrix @ (matrix.T @ basis))[0]
+
+
+def _krylov(matrix: Tensor, start: Tensor) -> Tensor:
+    """The span of all iterates and not of the last alone, which finds far more of a spectrum that falls slowly."""
+    blocks = [_iterate(matrix, start)]
+    for _ in range(_BLOCKS - 1):
+        blocks.append(_iterate(matrix, blocks[-1]))
+    return torch.linalg.qr(torch.cat(blocks, dim=1))[0]
+
+
+def _within(matrix: Tensor, basis: Tensor, rank: int) -> Tensor:
+    """The best `rank` directions within an orthonormal basis."""
+    seen = torch.linalg.qr(matrix.T @ basis, mode="r")[1].T  # with the left singular vectors of basis^T matrix
+    return basis @ torch.linalg.svd(seen, full_matrices=False)[0][:, :rank]
 
 
 def _gaussian(matrix: Tensor, count: int, seed: int) -> Tensor:
