@@ -34,7 +34,7 @@ experiment
 saved exchange
 shift
 report foresight bench
-task library sweep_table
+task library sweep sweep_table
 cli
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}

@@ -84,9 +84,10 @@ def test_a_method_that_no_grid_has_is_refused(method):
         points({"full": FULL, "lp_ft": LP_FT}, f"method={method}")
 
 
-def test_a_sweep_of_no_grid_is_refused():
-    with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: empty; "):
-        points({}, "seed=0")
+def test_a_sweep_of_no_grid_is_that_of_the_command_line():
+    assert points({}, "seed=0,1", "method=full,lora") == [
+        ["seed=0 method=full", "seed=0 method=lora", "seed=1 method=full", "seed=1 method=lora"]
+    ]
 
 
 def test_points_come_in_batches_of_any_size():
@@ -97,7 +98,7 @@ def test_a_user_may_write_grids_of_their_own(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
         "# @package _global_\n"
-        "defaults: [smoke, override /hydra/sweeper: grids, override /data: digits, override /tracker: none]\n"
+        "defaults: [smoke, override /data: digits, override /tracker: none]\n"
         "hydra:\n"
         "  mode: MULTIRUN\n"
         "  sweeper:\n"

@@ -1,4 +1,4 @@
-"""A Hydra sweeper for several grids in one sweep, where each method has values of its own to try.
+"""A Hydra sweeper for one grid, or for several in one sweep, where each method has values of its own to try.
 
     hydra.sweeper.grids:
       full:  { method: full, optimizer.lr: "1e-4,1e-3" }
@@ -15,10 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from peft_vision.sweep import Points
+
 _CHOOSES = "method"
 
 
-class Grids(BasicSweeper):
+class Grids(Points):
     """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
 
     def __init__(
@@ -35,7 +37,7 @@ class Grids(BasicSweeper):
     ) -> Sequence[Sequence[Sequence[str]]]:
         """The points of all grids, in batches; each point once."""
         if not self.grids:
-            raise HydraException("hydra.sweeper.grids: empty; experiment/lp_ft_vs_ft.yaml shows some")
+            return super().split_arguments(overrides, max_batch_size)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         wanted = _methods(overrides)
         crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]

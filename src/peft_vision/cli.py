@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import hydra
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, ConfigError, build
-from peft_vision.wording import reword
+from peft_vision.wording import fault, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
 USAGE_ERROR = 2  # argparse's exit code, after it has printed its own words
@@ -35,18 +36,26 @@ def run(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     chosen = settings.runtime.choices
     choices = {group: option for group, option in chosen.items() if option and not group.startswith("hydra/")}
+    sweeps = settings.mode is RunMode.MULTIRUN
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         if "task" not in plain:
             raise ConfigError("task: missing; write task=train")
         if isinstance(plain.get("method"), dict):
             plain["method"] = complete(plain["method"])
+        if "retry" in plain["task"] and plain["task"]["retry"] is None:
+            plain["task"]["retry"] = not sweeps
         return build(plain["task"], Task, "task").run(plain, choices)
-    except (ConfigError, OmegaConfBaseException) as error:
-        if settings.mode is RunMode.RUN:
-            _fail(reword(error))
-        _say(f"{' '.join(settings.overrides.task)}: {reword(error)}")
-        raise  # a sweep goes on with its other points, and repeats its first fault at the end
+    except Exception as error:
+        ours = isinstance(error, ConfigError | OmegaConfBaseException)
+        if not sweeps:
+            if ours:
+                _fail(reword(error))
+            raise
+        if not ours:
+            traceback.print_exc()
+        _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
+        raise  # to the sweeper, which goes on with the other points and lists the faults at the end
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ metrics.jsonl         one line an epoch
 result.json           written once, at the end, whole; where it is, the run is done
 adapter.safetensors   the tuned tensors and the head
 probe.safetensors     the head of a first phase that trained nothing else
+failed.json           why it stopped, where it did
 ood.json, ood-*.png   what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
 """
@@ -13,8 +14,9 @@ import errno
 import hashlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,17 @@ import yaml
 from filelock import FileLock, Timeout
 
 from peft_vision.config import ConfigError
+from peft_vision.wording import fault
 
 
 def identity(lasting_config: Mapping[str, Any]) -> str:
     """16 hex digits that stand for everything in a config that can change the result."""
     text = json.dumps(lasting_config, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class DiskFault(ConfigError):
+    """A file that could not be written, which says nothing of the run."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,7 @@ class Run:
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a run that is done."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _read(self.folder / "result.json")
 
     def read_state(self) -> dict[str, Any] | None:
         """The newest saved state, on the CPU."""
@@ -62,6 +68,24 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def read_failure(self) -> str | None:
+        """Why the run stopped, where it did by itself and has not been finished since."""
+        record = _read(self.folder / "failed.json")
+        return None if record is None else str(record.get("error"))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Writes down what stops the run; not that somebody stopped it, nor what is the disk's fault."""
+        try:
+            yield
+        except DiskFault:
+            raise
+        except Exception as error:
+            record = {"error": fault(error), "traceback": "".join(traceback.format_exception(error))}
+            with suppress(DiskFault):
+                place(self.folder / "failed.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+            raise
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved config, for people and for `--config-dir`."""
@@ -92,7 +116,8 @@ class Run:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Ends the run."""
         place(self.folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
-        (self.folder / "state.pt").unlink(missing_ok=True)
+        for name in ("state.pt", "failed.json"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
         """`write(path)` writes the adapter file."""
@@ -109,12 +134,25 @@ class Run:
 
     def read_ood(self) -> dict[str, Any] | None:
         """What has been scored out of distribution."""
-        path = self.folder / "ood.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _read(self.folder / "ood.json")
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
         place(self.folder / "ood.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None where there is no file. ConfigError for one that was edited or torn: such files are written whole."""
+    if not path.is_file():
+        return None
+    remedy = "mend it, or delete it to do its work again"
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"cannot read {path.absolute()}: {error}\n{remedy}") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f"cannot read {path.absolute()}: no record\n{remedy}")
+    return record
 
 
 def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:
@@ -146,4 +184,4 @@ def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
             if full
             else f"set {key}=FOLDER to a folder that can be made and written"
         )
-        raise ConfigError(f"cannot write {path.absolute()}: {fault.strerror or fault}\n{remedy}") from error
+        raise DiskFault(f"cannot write {path.absolute()}: {fault.strerror or fault}\n{remedy}") from error

@@ -6,13 +6,14 @@ Hydra answers a misspelt key with the advice to prepend `+`, which hides the mis
 import re
 from collections.abc import Iterator
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     InterpolationResolutionError,
     MissingMandatoryValue,
+    OmegaConfBaseException,
 )
 
 from peft_vision.config import CONFIG_DIR, ConfigError, nearest
@@ -56,6 +57,13 @@ def reword(error: Exception) -> str:
     if cause is not None and str(cause) and str(error):
         return f"{first_line(error)}: {first_line(cause)}"
     return " ".join(line.strip() for line in (str(error) or str(cause)).splitlines())
+
+
+def fault(error: Exception) -> str:
+    """The same, and one line for any other: its kind and what it says."""
+    if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
+        return reword(error)
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 
 from peft_vision.config import ConfigError, lasting, locate
 from peft_vision.experiment import KINDS, LATER
+from peft_vision.run import Run
 
 OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
 
@@ -113,7 +114,8 @@ class _Shifts(BaseModel):
 def read(folder: Path) -> Finished:
     """ConfigError with the reason why it is no finished run of this tool."""
     if not (folder / "result.json").exists():
-        raise ConfigError("not finished")
+        failure = Run(folder).read_failure()
+        raise ConfigError("not finished" if failure is None else f"failed: {failure.splitlines()[0]}")
     result: _Result = _parsed(folder / "result.json", _Result)
     shifts = _parsed(folder / "ood.json", _Shifts) if (folder / "ood.json").exists() else _Shifts()
     metrics = {**result.metrics, **shifts.metrics, **result.costs()}

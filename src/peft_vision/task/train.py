@@ -37,6 +37,10 @@ logger = logging.getLogger("peft_vision")
 
 @component
 class Train(Task):
+    """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep."""
+
+    retry: bool | None
+
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Returns the accuracy on the validation split, or on test where there is none to choose by."""
         experiment = Experiment.build(config, choices)
@@ -44,7 +48,9 @@ class Train(Task):
         with world(experiment.device) as here, ExitStack() as held:
             if here.is_main:
                 held.enter_context(run.locked())
-            result = here.agree(run.read_result())
+            result, failure = here.agree((run.read_result(), run.read_failure()))
+            if result is None and failure is not None and self.retry is False:
+                raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
             if result is None:
                 result = _train(experiment, run, here)
             elif here.is_main:
@@ -91,6 +97,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
         log = None
         if here.is_main:
             run.write_config(experiment.config)
+            held.enter_context(run.watched())
             run.keep_metrics(standing.rows)
             _announce(facts, model, run, standing, backbone_size)
             log = held.enter_context(_tracked(experiment, run))

@@ -1,0 +1,132 @@
+"""A sweep of which a point fails: the others run, the table comes, and what failed is tried again when asked to."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command import SMOKE, call, results
+from peft_vision.run import DiskFault, Run
+from peft_vision.task import train
+
+DIVERGES = "optimizer.lr=0.1,1e+30"  # of which the second does
+SWEEP = ("-m", *SMOKE, "optimizer=sgd", DIVERGES)
+
+
+@pytest.fixture
+def swept(tmp_path) -> Path:
+    """Where that sweep was run."""
+    assert call(*SWEEP, cwd=tmp_path).code == 1
+    return tmp_path
+
+
+def failures(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("failed.json"))
+
+
+def refuse(monkeypatch, error: BaseException) -> None:
+    """Every training ends in `error`."""
+
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr(train, "fit_phases", refused)
+
+
+def test_it_ends_in_a_list_of_what_failed_and_why(tmp_path):
+    outcome = call(*SWEEP, "seed=0,1", cwd=tmp_path)
+    assert outcome.code == 1
+    assert len(results(tmp_path)) == 2
+    *_, account, first, second = outcome.err.splitlines()
+    assert account == "peft-vision: 2 of the sweep's 4 points failed"
+    for seed, line in enumerate((first, second)):
+        assert line.startswith(f"  optimizer.lr=1e+30 seed={seed}: the training loss became ")
+
+
+def test_a_point_that_failed_says_so_again_without_training(swept, monkeypatch):
+    refuse(monkeypatch, AssertionError("trained"))
+    outcome = call(*SWEEP, cwd=swept)
+    assert outcome.code == 1
+    assert "lr=1e+30: failed before: the training loss became" in outcome.err
+    assert "task.retry=true tries again" in outcome.err
+    assert "done before" in outcome.out  # the other
+
+
+def test_it_is_tried_again_when_asked_to_and_forgotten_once_it_is_done(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, RuntimeError("out of memory\nof some device"))
+        outcome = call(*SWEEP, cwd=tmp_path)
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err  # no mistake of the user's
+    assert outcome.err.splitlines()[-2:] == [
+        "  optimizer.lr=0.1: RuntimeError: out of memory",
+        "  optimizer.lr=1e+30: RuntimeError: out of memory",
+    ]
+    assert len(failures(tmp_path)) == 2
+    record = json.loads(failures(tmp_path)[0].read_text())
+    assert record["error"] == "RuntimeError: out of memory"
+    assert record["traceback"].startswith("Traceback")
+    assert call(*SWEEP, cwd=tmp_path).err.splitlines()[-3].endswith("2 of the sweep's 2 points failed")
+
+    outcome = call(*SWEEP, "task.retry=true", cwd=tmp_path)
+    assert "1 of the sweep's 2 points failed" in outcome.err
+    (failed,) = failures(tmp_path)
+    assert "the training loss became" in json.loads(failed.read_text())["error"]
+    (done,) = results(tmp_path)
+    assert done.parent != failed.parent
+
+
+def test_one_run_is_tried_again_without_being_asked(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, RuntimeError("out of memory"))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            call(*SMOKE, cwd=tmp_path)
+    assert len(failures(tmp_path)) == 1
+    assert "failed before: RuntimeError: out of memory" in call(*SMOKE, "task.retry=false", cwd=tmp_path).error
+    assert call(*SMOKE, cwd=tmp_path).code == 0
+    assert (len(failures(tmp_path)), len(results(tmp_path))) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DiskFault("cannot write")], ids=repr)
+def test_what_is_no_fault_of_the_run_is_not_held_against_it(error, tmp_path, monkeypatch):
+    refuse(monkeypatch, error)
+    assert call(*SWEEP, cwd=tmp_path).code == 1
+    assert failures(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ['{"metrics": {', "[]", b"\xff\xfe\x00"], ids=["torn", "a list", "no text"])
+@pytest.mark.parametrize("name", ["result.json", "failed.json"])
+def test_a_record_that_cannot_be_read_is_named_and_the_other_points_run(name, content, swept):
+    torn = next(swept.rglob(name))
+    torn.write_bytes(content if isinstance(content, bytes) else content.encode())
+    outcome = call(*SWEEP, "seed=0,1", cwd=swept)
+    assert f": cannot read {torn}: " in outcome.err
+    assert torn.exists()
+    assert f"{3 if name == 'result.json' else 2} of the sweep's 4 points failed" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert '"seed": 1' in results(swept)[-1].read_text()
+
+
+def test_the_reason_is_kept_where_it_can_be(tmp_path, monkeypatch):
+    """A disk that is full afterwards does not hide what was wrong."""
+    run = Run(tmp_path / "missing")
+    with pytest.raises(ValueError, match="wrong"), run.watched():
+        raise ValueError("wrong")
+
+
+def test_the_table_comes_nevertheless_and_names_what_failed(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [smoke, override /optimizer: sgd]\n"
+        "hydra:\n"
+        "  callbacks:\n"
+        "    table: { _target_: peft_vision.sweep_table.SweepTable, reference: null, transform: probit }\n"
+    )
+    outcome = call("-m", "--config-dir", "conf", "experiment=own", "method=linear", DIVERGES, cwd=tmp_path)
+    assert outcome.code == 1
+    assert "1 of the sweep's 2 points failed" in outcome.err
+    table = json.loads((tmp_path / "runs" / "report" / "table.json").read_text())
+    (left_out,) = table["left_out"]
+    assert left_out["reason"].startswith("failed: the training loss became ")
+    assert f"left out  {left_out['folder']}: failed: " in outcome.out
