@@ -1,11 +1,13 @@
 """A sweep of which a point fails: the others run, the table comes, and what failed is tried again when asked to."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from command import SMOKE, call, results
+from command import SMOKE, call, results, start
 from peft_vision.run import DiskFault, Run
 from peft_vision.task import train
 
@@ -130,3 +132,36 @@ def test_the_table_comes_nevertheless_and_names_what_failed(tmp_path):
     (left_out,) = table["left_out"]
     assert left_out["reason"].startswith("failed: the training loss became ")
     assert f"left out  {left_out['folder']}: failed: " in outcome.out
+
+
+@pytest.mark.slow
+def test_sweeps_started_together_share_the_points(tmp_path):
+    """No run done twice, none lost, and each of the sweeps sees the results of all."""
+    arguments = ("-m", *SMOKE, "seed=0,1,2,3", "trainer.epochs=30", "tracker=none")
+    workers = [start(*arguments, cwd=tmp_path) for _ in range(3)]
+    ended = [(*worker.communicate(timeout=240), worker.returncode) for worker in workers]
+    assert [(code, "peft-vision: " in err) for _, err, code in ended] == [(0, False)] * 3
+    assert len(results(tmp_path)) == 4
+    assert sum(out.count("\ntrains ") for out, _, _ in ended) == 4
+    assert [out.count("saved     ") for out, _, _ in ended] == [4] * 3
+
+
+@pytest.mark.slow
+def test_a_sweep_finishes_what_another_left_undone(tmp_path):
+    arguments = ("-m", *SMOKE, "seed=0,1", "trainer.epochs=300", "tracker=none", "trainer.save_seconds=0")
+    first = start(*arguments, cwd=tmp_path)
+    while not list(tmp_path.glob("runs/*-s0-*/state.pt")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
+    assert results(tmp_path) == []
+    second = start(*arguments, cwd=tmp_path)
+    while not results(tmp_path):
+        assert second.poll() is None, second.communicate()
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    out, err = second.communicate(timeout=240)
+    assert (second.returncode, "peft-vision: " in err) == (0, False)
+    assert "resumes   after epoch" in out
+    assert len(results(tmp_path)) == 2

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.composition import complete
-from peft_vision.config import CONFIG_DIR, ConfigError, build
+from peft_vision.config import CONFIG_DIR, Busy, ConfigError, build
 from peft_vision.wording import fault, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
@@ -54,7 +54,8 @@ def run(config: DictConfig) -> float | None:
             raise
         if not ours:
             traceback.print_exc()
-        _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
+        if not isinstance(error, Busy):
+            _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
         raise  # to the sweeper, which goes on with the other points and lists the faults at the end
 
 

@@ -32,6 +32,10 @@ class ConfigError(Exception):
     """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
 
 
+class Busy(ConfigError):
+    """Another process is doing it."""
+
+
 def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
     """A hint such as "; did you mean num_prompts?", or nothing when no option is close."""
     match = difflib.get_close_matches(word, [str(option) for option in options], n=1, cutoff=0.6)

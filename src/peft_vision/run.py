@@ -13,6 +13,7 @@ state.pt              where to go on from; gone when the run is done
 import errno
 import hashlib
 import json
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,10 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from peft_vision.config import ConfigError
+from peft_vision.config import Busy, ConfigError
 from peft_vision.wording import fault
+
+logger = logging.getLogger("peft_vision")
 
 
 def identity(lasting_config: Mapping[str, Any]) -> str:
@@ -55,15 +58,18 @@ class Run:
         return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Makes the folder, and keeps every other process out of it."""
+    def locked(self, *, wait: bool) -> Iterator[None]:
+        """Makes the folder, and keeps every other process out of it. Busy where one is in there and not waited for."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock", timeout=0)
+            lock = FileLock(self.folder / ".lock")
             try:
-                lock.acquire()
+                lock.acquire(timeout=0)
             except Timeout:
-                raise ConfigError(f"another process is at work on this run: {self.folder}") from None
+                if not wait:
+                    raise Busy(f"another process is at work on this run: {self.folder}") from None
+                logger.info("waits for the process that is at work on %s", self.folder)
+                lock.acquire(timeout=-1)
         try:
             yield
         finally:

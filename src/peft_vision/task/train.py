@@ -37,9 +37,11 @@ logger = logging.getLogger("peft_vision")
 
 @component
 class Train(Task):
-    """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep."""
+    """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep. `wait`:
+    for another process that is at work on the same run, until it ends or dies."""
 
     retry: bool | None
+    wait: bool
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Returns the accuracy on the validation split, or on test where there is none to choose by."""
@@ -47,7 +49,7 @@ class Train(Task):
         run = experiment.run
         with world(experiment.device) as here, ExitStack() as held:
             if here.is_main:
-                held.enter_context(run.locked())
+                held.enter_context(run.locked(wait=self.wait))
             result, failure = here.agree((run.read_result(), run.read_failure()))
             if result is None and failure is not None and self.retry is False:
                 raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
