@@ -59,3 +59,17 @@ def test_what_is_wrong_with_a_point_is_said_at_its_turn(tmp_path):
     assert outcome.code == 1
     assert "method: no option 'vqtt'; " in outcome.err
     assert "Callback" not in outcome.err
+
+
+def test_methods_that_grids_name_count_too(tmp_path):
+    grids = "+hydra.sweeper={grids: {probe: {method: linear}, queries: {method: vqt, optimizer.lr: '1e-3,1e-2'}}}"
+    assert call(*SWEEP, grids, cwd=tmp_path).code == 0
+    assert len(results(tmp_path / "runs")) == 3
+    assert passes(tmp_path / "runs") == IMAGES
+
+
+def test_a_method_chosen_among_grids_stores_no_more_than_it_reads(tmp_path):
+    grids = "+hydra.sweeper={grids: {probe: {method: linear}, queries: {method: vqt}}}"
+    assert call(*SWEEP, grids, "method=linear", cwd=tmp_path).code == 0
+    assert len(results(tmp_path / "runs")) == 1
+    assert list((tmp_path / "store").glob("*-contexts.safetensors")) == []

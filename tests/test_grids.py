@@ -90,6 +90,12 @@ def test_a_sweep_of_no_grid_is_that_of_the_command_line():
     ]
 
 
+@pytest.mark.parametrize("grids", [3, {"full": 3}, ["full"]])
+def test_what_is_no_grid_is_refused(grids):
+    with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: got .*, should be overrides by name"):
+        points(grids, "seed=0")
+
+
 def test_points_come_in_batches_of_any_size():
     assert [len(batch) for batch in points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", batch=4)] == [4, 2]
 

@@ -38,6 +38,10 @@ class Grids(Points):
         """The points of all grids, in batches; each point once."""
         if not self.grids:
             return super().split_arguments(overrides, max_batch_size)
+        if not _are_grids(self.grids):
+            raise HydraException(
+                f"hydra.sweeper.grids: got {self.grids}, should be overrides by name, as in experiment/lp_ft_vs_ft.yaml"
+            )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         wanted = _methods(overrides)
         crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]
@@ -60,6 +64,10 @@ class Grids(Points):
             )
         chunks = BasicSweeper.split_overrides_to_chunks([list(point) for point in points], max_batch_size)
         return list(chunks)
+
+
+def _are_grids(grids: object) -> bool:
+    return isinstance(grids, Mapping) and all(isinstance(grid, Mapping) for grid in grids.values())
 
 
 def _methods(overrides: Iterable[Override]) -> set[str]:

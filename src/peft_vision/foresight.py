@@ -4,18 +4,20 @@ Without it a sweep over method=linear,vqt would send every image through the bac
 that a later run reads more than its features.
 """
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.composition import complete
 from peft_vision.config import ConfigError, build
 
-_CHOOSE_METHODS = ("method", "experiment")  # groups
+_CHOOSE = ("method", "experiment")  # groups, of which the method depends
 
 
 class Foresight(Callback):
@@ -26,16 +28,18 @@ class Foresight(Callback):
         from peft_vision.method.base import Method  # here, because it imports torch, which --help must not
 
         loader = GlobalHydra.instance().config_loader()
-        params = OmegaConf.to_container(config.hydra.sweeper, resolve=True).get("params") or {}
-        overrides = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in params.items())]
         reads = set()
         try:
+            sweeper = instantiate(config.hydra.sweeper)
+            if not hasattr(sweeper, "split_arguments"):  # it finds its points as it goes
+                return
+            sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=Callbacks())
+            overrides = [*sweeper._parse_config(), *config.hydra.overrides.task]
             parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
             if any(override.get_key_element() == "features.also" for override in parsed):
                 return
-            choosing = [override for override in parsed if override.key_or_group in _CHOOSE_METHODS]
-            (points,) = BasicSweeper.split_arguments(choosing, max_batch_size=None)
-            for point in points:
+            (points,) = sweeper.split_arguments(parsed, max_batch_size=None)
+            for point in {tuple(word for word in point if word.partition("=")[0] in _CHOOSE) for point in points}:
                 method = loader.load_sweep_config(config, list(point)).method
                 method = build(complete(OmegaConf.to_container(method, resolve=True)), Method, "method")
                 reads.add(frozenset(method.reads()))
