@@ -92,6 +92,14 @@ def start(
     )
 
 
+def experiment(folder: Path, name: str, text: str) -> tuple[str, ...]:
+    """Writes one of the user's own, and says what finds it in `folder`."""
+    file = folder / "mine" / "experiment" / f"{name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"# @package _global_\n{text}")
+    return "--config-dir", "mine", f"experiment={name}"
+
+
 def run_folder(runs: Path) -> Path:
     """The folder of the one run in there."""
     (folder,) = [path for path in runs.iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from command import call, results
+from command import call, experiment, results
 
 SWEEP = ("-m", "experiment=smoke", "optimizer=adamw")
 IMAGES = {"train": 36, "val": 4, "test": 359}
@@ -38,13 +38,8 @@ def test_the_first_run_stores_for_all(methods, tmp_path):
 
 
 def test_a_sweep_in_an_experiment_file_counts_too(tmp_path):
-    (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    (tmp_path / "mine" / "experiment" / "both.yaml").write_text(
-        "# @package _global_\n"
-        "defaults:\n  - smoke\n"
-        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      method: linear,vqt\n"
-    )
-    assert call("--config-dir", "mine", "experiment=both", cwd=tmp_path).code == 0
+    text = "defaults: [smoke]\nhydra: { mode: MULTIRUN, sweeper: { params: { method: 'linear,vqt' } } }\n"
+    assert call(*experiment(tmp_path, "both", text), cwd=tmp_path).code == 0
     assert len(results(tmp_path / "runs")) == 2
     assert passes(tmp_path / "runs") == IMAGES
 

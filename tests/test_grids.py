@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from PIL import Image
 
-from command import call, results
+from command import call, experiment, results
 from digit_folders import DATA, write_digits
 
 FULL = {"method": "full", "optimizer.lr": "0.1,0.2"}
@@ -90,6 +90,19 @@ def test_a_sweep_of_no_grid_is_that_of_the_command_line():
     ]
 
 
+LBFGS = {"method": "linear", "optimizer": "lbfgs"}
+
+
+def test_a_value_of_what_grids_choose_is_for_the_grids_that_name_it():
+    grids = {"full": FULL, "lp_ft": LP_FT, "linear": LBFGS}
+    (found,) = points(grids, "optimizer.lr=1", "trainer.epochs=5", "probe.C=2", "optimizer.eps=1e-6")
+    assert found == [
+        "method=full optimizer.lr=1 trainer.epochs=5 probe.C=2 optimizer.eps=1e-06",
+        "method=lp_ft optimizer.lr=1 trainer.epochs=5 probe.C=2 optimizer.eps=1e-06",
+        "method=linear optimizer=lbfgs trainer.epochs=5 probe.C=2 optimizer.eps=1e-06",  # nobody names it: for all
+    ]
+
+
 @pytest.mark.parametrize("grids", [3, {"full": 3}, ["full"]])
 def test_what_is_no_grid_is_refused(grids):
     with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: got .*, should be overrides by name"):
@@ -101,9 +114,9 @@ def test_points_come_in_batches_of_any_size():
 
 
 def test_a_user_may_write_grids_of_their_own(tmp_path):
-    (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
-        "# @package _global_\n"
+    own = experiment(
+        tmp_path,
+        "own",
         "defaults: [smoke, override /data: digits, override /tracker: none]\n"
         "hydra:\n"
         "  mode: MULTIRUN\n"
@@ -111,9 +124,9 @@ def test_a_user_may_write_grids_of_their_own(tmp_path):
         '    params: { seed: "0,1" }\n'
         "    grids:\n"
         '      probe: { method: linear, optimizer.lr: "0.1,0.2" }\n'
-        "      solved: { method: linear, optimizer: lbfgs, optimizer.C: [1] }\n"
+        "      solved: { method: linear, optimizer: lbfgs, optimizer.C: [1] }\n",
     )
-    outcome = call("--config-dir", "conf", "experiment=own", "backbone=vit_micro", "seed=2", cwd=tmp_path)
+    outcome = call(*own, "backbone=vit_micro", "seed=2", cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
     assert {config["seed"] for config in configs} == {2}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command import SMOKE, call, results, start
+from command import SMOKE, call, experiment, results, start
 from peft_vision.run import DiskFault, Run
 from peft_vision.task import train
 
@@ -117,15 +117,15 @@ def test_the_reason_is_kept_where_it_can_be(tmp_path, monkeypatch):
 
 
 def test_the_table_comes_nevertheless_and_names_what_failed(tmp_path):
-    (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
-        "# @package _global_\n"
+    own = experiment(
+        tmp_path,
+        "own",
         "defaults: [smoke, override /optimizer: sgd]\n"
         "hydra:\n"
         "  callbacks:\n"
-        "    table: { _target_: peft_vision.sweep_table.SweepTable, reference: null, transform: probit }\n"
+        "    table: { _target_: peft_vision.sweep_table.SweepTable, reference: null, transform: probit }\n",
     )
-    outcome = call("-m", "--config-dir", "conf", "experiment=own", "method=linear", DIVERGES, cwd=tmp_path)
+    outcome = call("-m", *own, "method=linear", DIVERGES, cwd=tmp_path)
     assert outcome.code == 1
     assert "1 of the sweep's 2 points failed" in outcome.err
     table = json.loads((tmp_path / "runs" / "report" / "table.json").read_text())

@@ -4,8 +4,9 @@
       full:  { method: full, optimizer.lr: "1e-4,1e-3" }
       lp_ft: { method: lp_ft, optimizer.lr: "1e-6,1e-5" }
 
-What the command line sweeps (seed=0,1,2) is crossed with each grid and, of equal keys, replaces the grid's; but
-`method=full` chooses among the grids.
+What the command line sweeps (seed=0,1,2) is crossed with each grid and, of equal keys, replaces the grid's. But
+`method=full` chooses among the grids; and where grids choose options of a group, a value of it (optimizer.rank=8) is
+for the grids that name it alone, if any does, because the others' options need not have it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,8 @@ class Grids(Points):
             if wanted and not chosen:
                 continue
             method = parser.parse_overrides([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
-            (batch,) = BasicSweeper.split_arguments([*own, *crossed, *method], None)
+            concerning = [override for override in crossed if self._concerns(override, grid)]
+            (batch,) = BasicSweeper.split_arguments([*own, *concerning, *method], None)
             points |= dict.fromkeys(map(tuple, batch))
         if unknown := wanted - offered:
             known = ", ".join(sorted(offered))
@@ -64,6 +66,13 @@ class Grids(Points):
             )
         chunks = BasicSweeper.split_overrides_to_chunks([list(point) for point in points], max_batch_size)
         return list(chunks)
+
+    def _concerns(self, override: Override, grid: Mapping[str, object]) -> bool:
+        key = override.get_key_element()
+        group, _, rest = key.partition(".")
+        chosen = any(group in other for other in self.grids.values())
+        named = any(key in other for other in self.grids.values())
+        return not (rest and chosen and named) or key in grid
 
 
 def _are_grids(grids: object) -> bool:

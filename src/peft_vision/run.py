@@ -180,14 +180,14 @@ def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        fault = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the disk's error
-        if not isinstance(fault, OSError):
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the disk's error
+        if not isinstance(cause, OSError):
             raise
-        full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         again = "the same command again" + (", which goes on from the last saved epoch" if key == "runs" else "")
         remedy = (
             f"make room and start {again}; or set {key}=FOLDER"
             if full
             else f"set {key}=FOLDER to a folder that can be made and written"
         )
-        raise DiskFault(f"cannot write {path.absolute()}: {fault.strerror or fault}\n{remedy}") from error
+        raise DiskFault(f"cannot write {path.absolute()}: {cause.strerror or cause}\n{remedy}") from error
