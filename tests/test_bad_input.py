@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from command import SMOKE, call, results, run_folder
+from command import SMOKE, call, experiment, results, run_folder
 from peft_vision.data.torchvision_table import TABLE
 
 NOWHERE = "http://127.0.0.1:9"  # the port that discards: nobody listens
@@ -101,10 +101,8 @@ def test_an_experiment_file_that_would_change_nothing_is_refused(tmp_path):
 
 
 def test_a_value_in_a_config_file_that_cannot_be_parsed_is_said(tmp_path):
-    (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    text = "# @package _global_\ndefaults: [smoke]\ndata: { path: '${oc.env:HOME,~/pictures}' }\n"
-    (tmp_path / "mine" / "experiment" / "home.yaml").write_text(text)
-    (said,) = refused("--config-dir", "mine", "experiment=home", cwd=tmp_path)
+    own = experiment(tmp_path, "home", "defaults: [smoke]\ndata: { path: '${oc.env:HOME,~/pictures}' }\n")
+    (said,) = refused(*own, cwd=tmp_path)
     assert "token recognition error at: '~'" in said
 
 
