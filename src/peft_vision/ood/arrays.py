@@ -40,6 +40,7 @@ def class_ids(path: Path, *, count: int, classes: tuple[str, ...]) -> np.ndarray
 def _load(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        fault = "it is cut short or no NumPy file: fetch it again"
-        raise ConfigError(f"path: cannot read {path} ({error}); {fault}") from error
+    except (ValueError, EOFError) as error:  # whose text may advise to unpickle it
+        raise ConfigError(f"path: {path} is cut short or no NumPy file; fetch it again") from error
+    except OSError as error:
+        raise ConfigError(f"path: cannot read {path}: {error.strerror or error}") from error
