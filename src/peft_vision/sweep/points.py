@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import Busy, ConfigError
+from peft_vision.config import ConfigError
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
@@ -66,10 +66,9 @@ class Points(Sweeper):
                 view.ended(number, before[number], skipped=True)
             for number, why in self._launched(prepared, todo, extra, view):
                 ended[number] = prepared[number].ended(why)
-                if not isinstance(why, Busy):
+                if not ended[number].is_busy():
                     view.ended(number, ended[number], skipped=False)
-            busy = [number for number in todo if isinstance(ended[number].fault, Busy)]
-            if busy:
+            if busy := [number for number in todo if ended[number].is_busy()]:
                 logger.info("%d of the points were busy in another process; their results now", len(busy))
                 for number, why in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
                     ended[number] = prepared[number].ended(why)
