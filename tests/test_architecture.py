@@ -27,7 +27,7 @@ features schedule distributed
 optimizer
 evaluate loss_watch
 trainer
-probe
+probe stage
 phases
 tracker run environment
 experiment

@@ -25,6 +25,7 @@ from peft_vision.probe import check_head
 from peft_vision.run import Run, identity
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
+from peft_vision.stage import check_stage
 from peft_vision.tracker import Tracker
 from peft_vision.trainer import Trainer
 
@@ -87,8 +88,16 @@ class Experiment:
         experiment.data.check()
         check_sets(experiment.ood)
         experiment.features.check(experiment.data.augment)
-        for group, optimizer in experiment.optimizers.items():
-            if isinstance(optimizer, Solver) and (group == "optimizer" or experiment.method.probe_first):
+        probes = experiment.method.probe_first
+        fitting = {group: own for group, own in experiment.optimizers.items() if group == "optimizer" or probes}
+        check_stage(
+            experiment.data.stage,
+            trainer=experiment.trainer,
+            optimizers=fitting,
+            interpolation=experiment.interpolation,
+        )
+        for group, optimizer in fitting.items():
+            if isinstance(optimizer, Solver):
                 check_head(optimizer, experiment.head, group=group)
         experiment.tracker.check()
         return experiment
