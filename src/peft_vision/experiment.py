@@ -1,7 +1,8 @@
 """One point of a sweep: a config turned into checked components, with its name and identity."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,15 @@ class Experiment:
 
     @classmethod
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
-        """Checks everything that can be checked before weights or images are read. ConfigError with all faults."""
+        """Checked for everything that can be before weights or images are read. ConfigError with all faults."""
+        experiment = cls.of(config, choices)
+        for check in experiment.checks().values():
+            check()
+        return experiment
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
+        """The values are right one by one, and nothing of the machine has been looked at."""
         faults = _faults(config)
         components: dict[str, Any] = {}
         try:
@@ -83,24 +92,33 @@ class Experiment:
             faults.append(str(error))
         if faults:
             raise ConfigError("\n".join(faults))
-        experiment = cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
-        experiment.backbone.check()
-        experiment.data.check()
-        check_sets(experiment.ood)
-        experiment.features.check(experiment.data.augment)
-        probes = experiment.method.probe_first
-        fitting = {group: own for group, own in experiment.optimizers.items() if group == "optimizer" or probes}
-        check_stage(
-            experiment.data.stage,
-            trainer=experiment.trainer,
-            optimizers=fitting,
-            interpolation=experiment.interpolation,
-        )
-        for group, optimizer in fitting.items():
+        return cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
+
+    def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
+        """What raises ConfigError where things cannot work, by the groups of the config that it depends on."""
+        return {
+            ("backbone",): self.backbone.check,
+            ("data",): self.data.check,
+            ("ood",): partial(check_sets, self.ood),
+            ("features", "data"): partial(self.features.check, self.data.augment),
+            ("optimizer", "probe", "method", "head"): self._check_solvers,
+            ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
+            ("tracker",): self.tracker.check,
+        }
+
+    def _check_solvers(self) -> None:
+        for group, optimizer in self.fitting.items():
             if isinstance(optimizer, Solver):
-                check_head(optimizer, experiment.head, group=group)
-        experiment.tracker.check()
-        return experiment
+                check_head(optimizer, self.head, group=group)
+
+    def _check_stage(self) -> None:
+        check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
+
+    @property
+    def fitting(self) -> dict[str, Optimizer]:
+        """Those of `optimizers` that this method is fitted by."""
+        probes = self.method.probe_first
+        return {group: own for group, own in self.optimizers.items() if group == "optimizer" or probes}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
