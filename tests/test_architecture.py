@@ -30,7 +30,7 @@ evaluate loss_watch
 trainer
 probe stage
 phases
-tracker run environment
+tracker run environment pruner
 experiment
 saved exchange
 shift

@@ -49,6 +49,12 @@ class Busy(ConfigError):
     exit_code = 75  # the shell's for what may go well later
 
 
+class Pruned(ConfigError):
+    """A search found the run not worth its time. Its state is saved: the same command by itself finishes it."""
+
+    exit_code = 76
+
+
 def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
     """A hint such as "; did you mean num_prompts?", or nothing when no option is close."""
     match = difflib.get_close_matches(word, [str(option) for option in options], n=1, cutoff=0.6)

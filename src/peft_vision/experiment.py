@@ -127,14 +127,19 @@ class Experiment:
 
     @property
     def identity(self) -> str:
-        """Stands for all that can change the training: not the tracker, the device or where files lie, and not what is
-        scored afterwards."""
+        """Stands for all that can change the training."""
+        return identity({**self.setting, "seed": self.seed})
+
+    @property
+    def setting(self) -> dict[str, dict[str, Any]]:
+        """All that can change the training but the seed, by group: not the tracker, the device or where files lie, and
+        not what is scored afterwards."""
         groups = {}
         for group in KINDS.keys() - LATER:
             values = dict(self.config[group])
             target = values.pop("_target_")
             groups[group] = {"_target_": target, **lasting(locate(target, group), values)}
-        return identity({**groups, "seed": self.seed})
+        return groups
 
     @property
     def name(self) -> str:

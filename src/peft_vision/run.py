@@ -26,7 +26,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from peft_vision.config import Busy, ConfigError
+from peft_vision.config import Busy, ConfigError, Pruned
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
@@ -82,10 +82,10 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Writes down what stops the run; not that somebody stopped it, nor what is the disk's fault."""
+        """Writes down what stops the run; not that somebody stopped it or gave it up, nor what is the disk's fault."""
         try:
             yield
-        except DiskFault:
+        except (DiskFault, Pruned):
             raise
         except Exception as error:
             record = {"error": fault(error), "traceback": "".join(traceback.format_exception(error))}

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from peft_vision.adapter import Recipe, load_tuned, write_adapter, write_probe
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import ConfigError, component
+from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
@@ -20,6 +22,7 @@ from peft_vision.model import Model
 from peft_vision.ood.opened import opened
 from peft_vision.phases import begin_phases, fit_phases
 from peft_vision.probe import check_model
+from peft_vision.pruner import Pruner
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
@@ -35,17 +38,21 @@ from peft_vision.trainer import Standing
 logger = logging.getLogger("peft_vision")
 
 
+def _built(pruner: Any) -> Pruner | None:
+    return None if pruner is None else build(pruner, Pruner, "task.pruner")
+
+
 @component
 class Train(Task):
     """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep. `wait`:
-    for another process that is at work on the same run, until it ends or dies."""
+    for another process that is at work on the same run, until it ends or dies. `pruner`: what may give the run up."""
 
     retry: bool | None
     wait: bool
+    pruner: Annotated[Pruner | None, BeforeValidator(_built)]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
-        """Returns the accuracy on the validation split, or on test where there is none to choose by. While settings are
-        tuned, nothing is scored out of distribution: the test images would be, too."""
+        """Returns the accuracy on the validation split, or on test where there is none to choose by."""
         experiment = Experiment.build(config, choices)
         run = experiment.run
         with world(experiment.device) as here, ExitStack() as held:
@@ -55,13 +62,13 @@ class Train(Task):
             if result is None and failure is not None and self.retry is False:
                 raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
             if result is None:
-                result = _train(experiment, run, here)
+                result = _train(experiment, run, here, pruner=self.pruner)
             elif here.is_main:
                 logger.info("done before, with the same config; this is its result")
             if here.is_main:
                 print_summary(result, run.folder)
             before = run.read_ood()
-            shifts = score_shifts(experiment, result, here) if "test" in result["data"]["images"] else None
+            shifts = score_shifts(experiment, result, here)
             if shifts is not None and here.is_main:
                 print_shifts(shifts, run.folder)
                 if shifts != before:
@@ -70,7 +77,7 @@ class Train(Task):
         return metrics["val/accuracy" if "val/accuracy" in metrics else "test/accuracy"]
 
 
-def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
+def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
     """From the saved state, or from the start, to a result. Every process computes, the main one writes."""
     started = monotonic()
     for group, optimizer in experiment.optimizers.items():
@@ -105,11 +112,14 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             _announce(facts, model, run, standing, backbone_size)
             log = held.enter_context(_tracked(experiment, run))
 
-        def record(metrics: dict[str, float]) -> None:
+        def record(metrics: dict[str, float]) -> str | None:
             standing.rows += 1
-            if log is not None:
-                run.append_metrics(metrics)
-                log.metrics(metrics, step=int(metrics["epoch"]))
+            if log is None:
+                return None
+            run.append_metrics(metrics)
+            log.metrics(metrics, step=int(metrics["epoch"]))
+            last = model.begun == len(model.phases)  # what a phase before it shows is not what the run comes to
+            return pruner.verdict(metrics) if pruner is not None and last else None
 
         def save(standing: Standing) -> None:
             standing.wall_seconds = monotonic() - started
