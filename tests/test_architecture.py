@@ -39,6 +39,8 @@ task library sweep_table
 cli
 launch
 sweep
+search
+tuning
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
 
