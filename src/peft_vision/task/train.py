@@ -231,7 +231,10 @@ def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> S
             raise ConfigError(
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
-    standing = Standing(**state["standing"])
+    try:
+        standing = Standing(**state["standing"])
+    except TypeError as error:
+        raise ConfigError(f"{run.folder}/state.pt is of another version\ndelete it to begin the run anew") from error
     begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
     load_tuned(model, state["tuned"])
     return standing
