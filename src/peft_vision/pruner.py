@@ -1,7 +1,6 @@
 """What may give a run up between two epochs, because others have come further by then."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 from peft_vision.config import component
 
@@ -9,5 +8,5 @@ from peft_vision.config import component
 @component
 class Pruner(ABC):
     @abstractmethod
-    def verdict(self, metrics: Mapping[str, float]) -> str | None:
-        """Why to give up after an epoch of the last phase with these `metrics`; None: go on."""
+    def verdict(self, epoch: int, accuracy: float) -> str | None:
+        """Why to give up after this epoch of the last phase, from 1 on, with this validation accuracy; None: go on."""

@@ -11,7 +11,6 @@ for the grids that name it alone, if any does, because the others' options need 
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
@@ -42,19 +41,18 @@ class SweepOfGrids(Points):
             raise HydraException(
                 f"hydra.sweeper.grids: got {self.grids}, should be overrides by name, as in experiment/lp_ft_vs_ft.yaml"
             )
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         wanted = _methods(overrides)
         crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]
         crossings = []
         offered: set[str] = set()
         for grid in self.grids.values():
-            own = parser.parse_overrides([f"{key}={value}" for key, value in grid.items()])
+            own = self.parsed([f"{key}={value}" for key, value in grid.items()])
             its = _methods(own)
             offered |= its or wanted  # a grid that names no method takes any
             chosen = its & wanted if its and wanted else its or wanted
             if wanted and not chosen:
                 continue
-            method = parser.parse_overrides([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
+            method = self.parsed([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
             concerning = [override for override in crossed if self._concerns(override, grid)]
             crossings.append([*own, *concerning, *method])
         if unknown := wanted - offered:

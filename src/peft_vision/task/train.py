@@ -20,6 +20,7 @@ from peft_vision.experiment import Experiment, load_backbone, open_store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
 from peft_vision.ood.opened import opened
+from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import begin_phases, fit_phases
 from peft_vision.probe import check_model
 from peft_vision.pruner import Pruner
@@ -118,8 +119,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
                 return None
             run.append_metrics(metrics)
             log.metrics(metrics, step=int(metrics["epoch"]))
-            last = model.begun == len(model.phases)  # what a phase before it shows is not what the run comes to
-            return pruner.verdict(metrics) if pruner is not None and last else None
+            return None if pruner is None else _verdict(pruner, metrics, experiment, model)
 
         def save(standing: Standing) -> None:
             standing.wall_seconds = monotonic() - started
@@ -195,6 +195,15 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             log.summary({**metrics, **costs, **(standing.footprint or {})})
             run.write_result(result)
     return result
+
+
+def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
+    """Of an epoch of the last phase: what shows in one before it is not what the run comes to."""
+    ahead = (len(model.phases) - 1) * experiment.trainer.epochs
+    steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
+    if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
+        return None
+    return pruner.verdict(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
 
 
 def _check_scoring(experiment: Experiment, splits: Splits) -> None:

@@ -17,7 +17,7 @@ from peft_vision.run import identity
 from peft_vision.sweep.point import Ended
 
 Selection = Literal["validation", "test"]
-_SHOWN = ("augment", "resize", "stage")  # of data: how images are shown and used; the rest says which they are
+SHOWN = ("augment", "resize", "stage")  # of data: how images are shown and used; the rest says which they are
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def setting(experiment: Experiment) -> str:
 
 
 def _images(experiment: Experiment) -> dict[str, Any]:
-    return {key: value for key, value in experiment.setting["data"].items() if key not in _SHOWN}
+    return {key: value for key, value in experiment.setting["data"].items() if key not in SHOWN}
 
 
 def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision:

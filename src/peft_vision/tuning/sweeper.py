@@ -9,18 +9,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, Pruned
+from peft_vision.launch.options import checked
 from peft_vision.stage import check_stage
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.point import Ended, Point
-from peft_vision.tuning.cells import Decision, Selection, decisions
+from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
 from peft_vision.tuning.choice import write_choice
 from peft_vision.tuning.summary import print_decisions
 
@@ -30,7 +31,8 @@ _OWN = ("seed", "data.stage", "task.pruner")  # what the final runs have values 
 
 class Tuning(SweepOfGrids):
     """`seeds`: of the final runs. `selection`: the split that chooses; by test, as some papers do, the tuning runs
-    themselves are the result, of these seeds."""
+    themselves are the result, of these seeds. `search`: its options; with `n_trials` each cell is searched, without
+    it every point is run."""
 
     def __init__(
         self,
@@ -38,25 +40,28 @@ class Tuning(SweepOfGrids):
         params: Mapping[str, str] | None,
         seeds: Sequence[int],
         selection: Selection,
+        **search: Any,
     ) -> None:
         super().__init__(grids, params)
         self.seeds = seeds
         self.selection = selection
+        self.searches = search["n_trials"] is not None
+        self._search = search
 
     def sweep(self, arguments: list[str]) -> list[Ended]:
         """The final runs. ConfigError after the end, where points failed."""
         _check_seeds(self.seeds)
         if self.selection not in ("validation", "test"):
             raise ConfigError(f"hydra.sweeper.selection: got {self.selection!r}, should be validation or test")
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = [f"{key}={value}" for key, value in self.params.items()]
-        overrides = parser.parse_overrides([*given, *arguments])
+        if self.searches and self.selection == "test":
+            raise ConfigError("hydra.sweeper.n_trials: a search goes by validation; it takes selection=validation")
+        overrides = self.asked(arguments)
         keys = {override.get_key_element().lstrip("+") for override in overrides}
         if "data.stage" in keys:
             raise ConfigError("data.stage: hydra/sweeper=tune sets it: tune, then final")
         if self.selection == "test" and "seed" not in keys:
-            overrides += parser.parse_overrides([f"seed={','.join(map(str, self.seeds))}"])
-        tuned = self.tuned(overrides)
+            overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
+        tuned = self.searched(overrides) if self.searches else self.tuned(overrides)
         decided = decisions(tuned, self.selection)
         honest = self.selection == "validation"
         results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
@@ -73,6 +78,26 @@ class Tuning(SweepOfGrids):
         self.check_final(points)
         logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
         return self.run([(*point, self.stage) for point in points])
+
+    def searched(self, overrides: Sequence[Override]) -> list[Ended]:
+        """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
+        from peft_vision.search.options import SearchOptions  # here, because it imports Optuna, which may be missing
+        from peft_vision.search.search import Search
+        from peft_vision.search.space import Space
+
+        options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
+        ended: list[Ended] = []
+        for crossing in self.crossings(overrides):
+            varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
+            if all(own.get_key_element() == "seed" for own in varied):
+                ended += self.tuned(crossing)
+                continue
+            for cell in super().points([own for own in crossing if own not in varied]):
+                space = Space.of([*self.parsed([*cell, self.stage]), *varied])
+                self.check_final([space.example()])
+                _, trials = Search(self, space, options).carry_out()
+                ended += [its for _, runs in trials.values() for its in runs]
+        return ended
 
     @property
     def stage(self) -> str:
@@ -110,6 +135,13 @@ class Tuning(SweepOfGrids):
         words = decision.chosen[0].point.overrides
         kept = [word for word in words if word.lstrip("+").partition("=")[0] not in {*_OWN, *inner}]
         return [(*kept, *decision.inner, "data.stage=final", f"seed={seed}") for seed in self.seeds]
+
+
+def _tells_cells_apart(override: Override) -> bool:
+    """Whether it is searched with each of its values: accuracies of different methods and images do not compare."""
+    key = override.get_key_element()
+    group, _, rest = key.lstrip("+").partition(".")
+    return (not rest and group in ("method", "backbone", "data")) or (group == "data" and rest not in SHOWN)
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
