@@ -76,7 +76,7 @@ def _document(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> st
 def _json(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
     everything = {
         "comparisons": [record(comparison) for comparison in compared],
-        "left_out": [vars(run) for run in left_out],
+        "left_out": [{"folder": run.folder, "reason": run.reason} for run in left_out],
     }
     return json.dumps(everything, indent=2, allow_nan=False) + "\n"
 
