@@ -301,7 +301,8 @@ def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
     return experiment.tracker.open(
         run_id=experiment.identity,
         name=experiment.name,
-        group="-".join(names),  # the seeds and settings of one comparison
+        group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
+        job_type="train",
         tags=names if (stage := experiment.data.stage) == "all" else [*names, stage],
         config=experiment.config,
         folder=run.folder,
