@@ -25,15 +25,14 @@ class TrialPruner(Pruner):
     epochs: int
 
     def verdict(self, epoch: int, accuracy: float) -> str | None:
-        """An epoch that was told before, by this run or before it was killed, is not told again."""
+        """An epoch that was told before a kill, and is done again, is neither told nor judged again."""
         trial = self._trial()
         if trial.state.is_finished():  # by a search that took this process for dead
             return None
-        if epoch not in trial.intermediate_values:
-            storage = self._study._storage
-            storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
-            trial = self._trial()
-        if self._study.pruner.prune(self._study, trial):
+        last = -1 if trial.last_step is None else trial.last_step
+        if epoch > last:
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+        if epoch >= last and self._study.pruner.prune(self._study, self._trial()):
             return f"given up after epoch {epoch} of {self.epochs}, at {100 * accuracy:.2f} % on validation"
         return None
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, Pruned
 from peft_vision.launch.options import checked
+from peft_vision.search.needed import check_optuna
 from peft_vision.stage import check_stage
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.grids import SweepOfGrids
@@ -81,7 +82,8 @@ class Tuning(SweepOfGrids):
 
     def searched(self, overrides: Sequence[Override]) -> list[Ended]:
         """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
-        from peft_vision.search.options import SearchOptions  # here, because it imports Optuna, which may be missing
+        check_optuna()
+        from peft_vision.search.options import SearchOptions  # here, because Optuna may be missing
         from peft_vision.search.search import Search
         from peft_vision.search.space import Space
 
