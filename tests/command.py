@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -38,10 +40,12 @@ class Outcome:
 
 def call(*arguments: str, cwd: Path) -> Outcome:
     """`main()` with these arguments in `cwd`, without progress bars, which appear on a machine that is slow; nothing of
-    it stays behind in this process."""
+    it stays behind in this process. The runs of a sweep take place in it, unless `arguments` choose a launcher."""
     root = getLogger()
     handlers, level = root.handlers[:], root.level
     out, err = StringIO(), StringIO()
+    if not any(word.startswith("hydra/launcher=") for word in arguments):
+        arguments = (*arguments, "hydra/launcher=basic")
     GlobalHydra.instance().clear()
     try:
         with (
@@ -90,6 +94,13 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Until it holds, as long as `process` is at work."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
 
 
 def experiment(folder: Path, name: str, text: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ FLOORS = """
 peft_vision
 config
 preprocessing seeding progress stopping wording composition
+request
 backbone data
 head method ood
 model
@@ -33,9 +34,11 @@ tracker run environment
 experiment
 saved exchange
 shift
-report foresight bench
-task library sweep sweep_table
+report bench
+task library sweep_table
 cli
+launch
+sweep
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
 

@@ -21,17 +21,16 @@ FULL = {"method": "full", "optimizer.lr": "0.1,0.2"}
 LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
 
 
-def points(grids: Mapping[str, Mapping[str, object]], *overrides: str, batch: int | None = None) -> list[list[str]]:
-    """What a sweep over them runs, in its batches."""
+def points(grids: Mapping[str, Mapping[str, object]], *overrides: str) -> list[str]:
+    """What a sweep over them runs."""
     (plugin,) = [found for found in Plugins.instance().discover(Sweeper) if found.__name__ == "Grids"]
-    sweeper = plugin(grids=grids, max_batch_size=batch)  # found, not imported: Hydra executes modules of plugins again
+    sweeper = plugin(grids=grids)  # found, not imported: Hydra executes modules of plugins again
     sweeper.hydra_context = SimpleNamespace(config_loader=None)
-    batches = sweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), batch)
-    return [[" ".join(point) for point in points] for points in batches]
+    return [" ".join(point) for point in sweeper.points(OverridesParser.create().parse_overrides(list(overrides)))]
 
 
 def test_each_grid_has_values_of_its_own_and_the_command_lines_are_crossed_with_all():
-    (found,) = points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", "data=digits")
+    found = points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", "data=digits")
     assert found == [
         "method=full optimizer.lr=0.1 seed=0 data=digits",
         "method=full optimizer.lr=0.1 seed=1 data=digits",
@@ -43,7 +42,7 @@ def test_each_grid_has_values_of_its_own_and_the_command_lines_are_crossed_with_
 
 
 def test_a_value_of_the_command_line_replaces_the_grids():
-    (found,) = points({"full": FULL, "lp_ft": LP_FT}, "optimizer.lr=1,2")
+    found = points({"full": FULL, "lp_ft": LP_FT}, "optimizer.lr=1,2")
     assert found == [
         "method=full optimizer.lr=1",
         "method=full optimizer.lr=2",
@@ -53,23 +52,23 @@ def test_a_value_of_the_command_line_replaces_the_grids():
 
 
 def test_a_point_of_two_grids_is_run_once():
-    (found,) = points({"wide": FULL, "narrow": {"method": "full", "optimizer.lr": "0.2,0.4"}})
+    found = points({"wide": FULL, "narrow": {"method": "full", "optimizer.lr": "0.2,0.4"}})
     assert found == [f"method=full optimizer.lr={lr}" for lr in (0.1, 0.2, 0.4)]
 
 
 @pytest.mark.parametrize(("method", "rates"), [("full", [0.1, 0.2]), ("lp_ft", [0.3]), ("lp_ft,full", [0.1, 0.2, 0.3])])
 def test_a_method_of_the_command_line_chooses_among_the_grids(method, rates):
-    (found,) = points({"full": FULL, "lp_ft": LP_FT}, f"method={method}")
+    found = points({"full": FULL, "lp_ft": LP_FT}, f"method={method}")
     assert [float(point.split("optimizer.lr=")[1].split()[0]) for point in found] == rates
 
 
 def test_it_chooses_within_a_grid_of_several_methods():
-    (found,) = points({"peft": {"method": "lora,ssf", "seed": "0,1"}}, "method=ssf")
+    found = points({"peft": {"method": "lora,ssf", "seed": "0,1"}}, "method=ssf")
     assert found == ["method=ssf seed=0", "method=ssf seed=1"]
 
 
 def test_a_grid_of_no_method_takes_any():
-    (found,) = points({"slow": {"optimizer.lr": 0.1}, "full": FULL}, "method=lora,full")
+    found = points({"slow": {"optimizer.lr": 0.1}, "full": FULL}, "method=lora,full")
     assert found == [
         "optimizer.lr=0.1 method=full",
         "optimizer.lr=0.1 method=lora",
@@ -86,7 +85,10 @@ def test_a_method_that_no_grid_has_is_refused(method):
 
 def test_a_sweep_of_no_grid_is_that_of_the_command_line():
     assert points({}, "seed=0,1", "method=full,lora") == [
-        ["seed=0 method=full", "seed=0 method=lora", "seed=1 method=full", "seed=1 method=lora"]
+        "seed=0 method=full",
+        "seed=0 method=lora",
+        "seed=1 method=full",
+        "seed=1 method=lora",
     ]
 
 
@@ -95,7 +97,7 @@ LBFGS = {"method": "linear", "optimizer": "lbfgs"}
 
 def test_a_value_of_what_grids_choose_is_for_the_grids_that_name_it():
     grids = {"full": FULL, "lp_ft": LP_FT, "linear": LBFGS}
-    (found,) = points(grids, "optimizer.lr=1", "trainer.epochs=5", "probe.C=2", "optimizer.eps=1e-6")
+    found = points(grids, "optimizer.lr=1", "trainer.epochs=5", "probe.C=2", "optimizer.eps=1e-6")
     assert found == [
         "method=full optimizer.lr=1 trainer.epochs=5 probe.C=2 optimizer.eps=1e-06",
         "method=lp_ft optimizer.lr=1 trainer.epochs=5 probe.C=2 optimizer.eps=1e-06",
@@ -107,10 +109,6 @@ def test_a_value_of_what_grids_choose_is_for_the_grids_that_name_it():
 def test_what_is_no_grid_is_refused(grids):
     with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: got .*, should be overrides by name"):
         points(grids, "seed=0")
-
-
-def test_points_come_in_batches_of_any_size():
-    assert [len(batch) for batch in points({"full": FULL, "lp_ft": LP_FT}, "seed=0,1", batch=4)] == [4, 2]
 
 
 def test_a_user_may_write_grids_of_their_own(tmp_path):

@@ -11,12 +11,11 @@ for the grids that name it alone, if any does, because the others' options need 
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from peft_vision.sweep import Points
+from peft_vision.sweep.points import Points
 
 _CHOOSES = "method"
 
@@ -24,21 +23,14 @@ _CHOOSES = "method"
 class Grids(Points):
     """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
 
-    def __init__(
-        self,
-        grids: Mapping[str, Mapping[str, object]],
-        max_batch_size: int | None,
-        params: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(max_batch_size=max_batch_size, params=dict(params or {}))
+    def __init__(self, grids: Mapping[str, Mapping[str, object]], params: Mapping[str, str] | None = None) -> None:
+        super().__init__(params)
         self.grids = grids
 
-    def split_arguments(
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> Sequence[Sequence[Sequence[str]]]:
-        """The points of all grids, in batches; each point once."""
+    def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+        """Of all grids, each once."""
         if not self.grids:
-            return super().split_arguments(overrides, max_batch_size)
+            return super().points(overrides)
         if not _are_grids(self.grids):
             raise HydraException(
                 f"hydra.sweeper.grids: got {self.grids}, should be overrides by name, as in experiment/lp_ft_vs_ft.yaml"
@@ -57,15 +49,13 @@ class Grids(Points):
                 continue
             method = parser.parse_overrides([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
             concerning = [override for override in crossed if self._concerns(override, grid)]
-            (batch,) = BasicSweeper.split_arguments([*own, *concerning, *method], None)
-            points |= dict.fromkeys(map(tuple, batch))
+            points |= dict.fromkeys(super().points([*own, *concerning, *method]))
         if unknown := wanted - offered:
             known = ", ".join(sorted(offered))
             raise HydraException(
                 f"{_CHOOSES}: no grid of this sweep is of {', '.join(sorted(unknown))}; there are {known}"
             )
-        chunks = BasicSweeper.split_overrides_to_chunks([list(point) for point in points], max_batch_size)
-        return list(chunks)
+        return list(points)
 
     def _concerns(self, override: Override, grid: Mapping[str, object]) -> bool:
         key = override.get_key_element()

@@ -8,18 +8,18 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, build
+from peft_vision.request import Request
 from peft_vision.stopping import Stopped, at_once
 from peft_vision.wording import fault, reword
 
@@ -35,23 +35,17 @@ def run(config: DictConfig) -> float | None:
     speaks = os.environ.get("RANK", "0") == "0"  # under torchrun, one process of several
     logging.getLogger("peft_vision").setLevel(logging.INFO if speaks else logging.WARNING)
     settings = HydraConfig.get()
-    chosen = settings.runtime.choices
-    choices = {group: option for group, option in chosen.items() if option and not group.startswith("hydra/")}
     sweeps = settings.mode is RunMode.MULTIRUN
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        if "task" not in plain:
-            raise ConfigError("task: missing; write task=train")
-        if isinstance(plain.get("method"), dict):
-            plain["method"] = complete(plain["method"])
-        if "retry" in plain["task"] and plain["task"]["retry"] is None:
-            plain["task"]["retry"] = not sweeps
-        return build(plain["task"], Task, "task").run(plain, choices)
+        asked = Request.of(config, settings.runtime.choices)
+        if "retry" in asked.config["task"] and asked.config["task"]["retry"] is None:
+            asked.config["task"]["retry"] = not sweeps
+        return build(asked.config["task"], Task, "task").run(asked.config, asked.choices)
     except Exception as error:
         ours = isinstance(error, ConfigError | OmegaConfBaseException)
         if not sweeps:
-            if ours:
-                _fail(reword(error))
+            if ours:  # here, because Hydra would add words of its own
+                _fail(reword(error), getattr(error, "exit_code", 1))
             raise
         if not ours:
             traceback.print_exc()
@@ -61,14 +55,14 @@ def run(config: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Exit code 0, or 1 after one or two lines on standard error that say what was wrong."""
+    """Exit code 0, or another, 1 mostly, after one or two lines on standard error that say what was wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
         sys.argv[1:] = _readable(sys.argv[1:])
         with at_once():
             run()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        _fail(reword(error))
+        _fail(reword(error), getattr(error, "exit_code", 1))
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -97,9 +91,9 @@ def _say(message: str) -> None:
     print(f"peft-vision: {message}", file=sys.stderr, flush=True)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, exit_code: int = 1) -> NoReturn:
     _say(message)
-    sys.exit(1)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,13 @@ INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
 class ConfigError(Exception):
     """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
 
+    exit_code = 1
+
 
 class Busy(ConfigError):
     """Another process is doing it."""
+
+    exit_code = 75  # the shell's for what may go well later
 
 
 def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:

@@ -1,7 +1,8 @@
 """One point of a sweep: a config turned into checked components, with its name and identity."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,15 @@ class Experiment:
 
     @classmethod
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
-        """Checks everything that can be checked before weights or images are read. ConfigError with all faults."""
+        """Checked for everything that can be before weights or images are read. ConfigError with all faults."""
+        experiment = cls.of(config, choices)
+        for check in experiment.checks().values():
+            check()
+        return experiment
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
+        """The values are right one by one, and nothing of the machine has been looked at."""
         faults = _faults(config)
         components: dict[str, Any] = {}
         try:
@@ -82,16 +91,23 @@ class Experiment:
             faults.append(str(error))
         if faults:
             raise ConfigError("\n".join(faults))
-        experiment = cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
-        experiment.backbone.check()
-        experiment.data.check()
-        check_sets(experiment.ood)
-        experiment.features.check(experiment.data.augment)
-        for group, optimizer in experiment.optimizers.items():
-            if isinstance(optimizer, Solver) and (group == "optimizer" or experiment.method.probe_first):
-                check_head(optimizer, experiment.head, group=group)
-        experiment.tracker.check()
-        return experiment
+        return cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
+
+    def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
+        """What raises ConfigError where things cannot work, by the groups of the config that it depends on."""
+        return {
+            ("backbone",): self.backbone.check,
+            ("data",): self.data.check,
+            ("ood",): partial(check_sets, self.ood),
+            ("features", "data"): partial(self.features.check, self.data.augment),
+            ("optimizer", "probe", "method", "head"): self._check_solvers,
+            ("tracker",): self.tracker.check,
+        }
+
+    def _check_solvers(self) -> None:
+        for group, optimizer in self.optimizers.items():
+            if isinstance(optimizer, Solver) and (group == "optimizer" or self.method.probe_first):
+                check_head(optimizer, self.head, group=group)
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:

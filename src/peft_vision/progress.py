@@ -83,7 +83,7 @@ class Progress:
         rate = (done - before) / (last - since)
         left = (self.total - done) / rate - (now - last)
         speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
-        return ", ".join([f"{speed} {self.unit}/s", f"{_clock(max(left, 0))} left", *parts])
+        return ", ".join([f"{speed} {self.unit}/s", f"{clock(max(left, 0))} left", *parts])
 
 
 class _Bars:
@@ -139,17 +139,23 @@ class _Nothing:
         pass
 
 
+def terminal() -> Console | None:
+    """Standard error, where something that moves can be drawn there."""
+    # rich alone would call a file a terminal under FORCE_COLOR, and fill a log with escape codes
+    if not sys.stderr.isatty():
+        return None
+    console = Console(file=sys.stderr)
+    return None if console.is_dumb_terminal or not console.is_terminal else console
+
+
 def _display() -> "_Bars | _Lines | _Nothing":
     if os.environ.get("RANK", "0") != "0":  # set by torchrun
         return _Nothing()
-    # rich alone would call a file a terminal under FORCE_COLOR, and fill a log with escape codes
-    if not sys.stderr.isatty():
-        return _Lines()
-    console = Console(file=sys.stderr)
-    return _Lines() if console.is_dumb_terminal or not console.is_terminal else _Bars(console)
+    console = terminal()
+    return _Lines() if console is None else _Bars(console)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Such as 0:12, or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

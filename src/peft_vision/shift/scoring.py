@@ -34,8 +34,36 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
     """The record, brought up to date; None where nothing was asked for. Every process computes, the main one writes."""
     if not experiment.ood and not experiment.interpolation.alphas:
         return None
-    run = experiment.run
-    record = world.agree(run.read_ood()) or {"splits": {}}
+    if experiment.interpolation.alphas and not result["parameters"]["method"]:
+        _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
+    record, due = _standing(experiment, result, world.agree(experiment.run.read_ood()))
+    wanted = _wanted(experiment, result)
+    if due:
+        scorer = _Scorer(experiment, result, world, record, wanted)
+        scorer.score_id([split for split in due if split in ID_SPLITS])
+        for name in due:
+            if name in experiment.ood:
+                scorer.score_set(name, experiment.ood[name], _mark(experiment.ood[name]))
+    record = {**record, **_summary(record, experiment, wanted)}
+    if world.is_main:
+        experiment.run.write_ood(record)
+    return record
+
+
+def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
+    """Whether the record is what `score_shifts` would make of it."""
+    if not experiment.ood and not experiment.interpolation.alphas:
+        return True
+    before = experiment.run.read_ood()
+    record, due = _standing(experiment, result, before)
+    return not due and before == {**record, **_summary(record, experiment, _wanted(experiment, result))}
+
+
+def _standing(
+    experiment: Experiment, result: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The record without what is no longer of the images that are asked for, and the splits and sets left to score."""
+    record = before or {"splits": {}}
     wanted = _wanted(experiment, result)
     marks = {name: _mark(ood) for name, ood in experiment.ood.items()}
     current = {
@@ -44,17 +72,8 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
         if split in ID_SPLITS or marks.get(split.split("/")[0], entry["mark"]) == entry["mark"]
     }
     record = {**record, "splits": current}
-    due = [name for name in experiment.ood if not _is_done(record, name, wanted)]
-    due_id = [split for split in _id_splits(wanted) if not wanted[split] <= _scored(record, split)]
-    if due or due_id:
-        scorer = _Scorer(experiment, result, world, record, wanted)
-        scorer.score_id(due_id)
-        for name in due:
-            scorer.score_set(name, experiment.ood[name], marks[name])
-    record = {**record, **_summary(record, experiment, wanted)}
-    if world.is_main:
-        run.write_ood(record)
-    return record
+    due = [split for split in _id_splits(wanted) if not wanted[split] <= _scored(record, split)]
+    return record, due + [name for name in experiment.ood if not _is_done(record, name, wanted)]
 
 
 class _Scorer:
@@ -175,9 +194,7 @@ def _wanted(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, froz
     """The models to score on `val`, on `test` and on every shift (`ood`)."""
     models = {FINAL} | ({PROBE} if experiment.run.probe.is_file() else set())
     alphas = set()
-    if experiment.interpolation.alphas and not result["parameters"]["method"]:
-        _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
-    elif experiment.interpolation.alphas:
+    if experiment.interpolation.alphas and result["parameters"]["method"]:
         if "val" not in result["data"]["images"]:
             raise ConfigError(NO_VALIDATION)
         alphas = {at(alpha) for alpha in experiment.interpolation.alphas}

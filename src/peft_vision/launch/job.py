@@ -1,0 +1,80 @@
+"""One run of a sweep as a command of its own, wherever its process is started."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.wording import first_line
+
+_SAID = "peft-vision: "
+
+
+@dataclass(frozen=True)
+class Job:
+    """`arguments`: what follows `peft-vision` on the command line. `log`: receives what the run prints; `begins`: from
+    which byte on."""
+
+    arguments: tuple[str, ...]
+    log: Path
+    begins: int
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], log: Path) -> "Job":
+        """`log` goes on where earlier attempts at the same run ended it."""
+        return cls(tuple(arguments), log, log.stat().st_size if log.exists() else 0)
+
+    def __call__(self) -> int:
+        """Runs it in this process, which can do nothing else afterwards; returns the exit code."""
+        from peft_vision.cli import main  # here, because the process that starts others does not need it
+
+        self.take_output()
+        sys.argv = ["peft-vision", *self.arguments]
+        try:
+            main()
+        except SystemExit as ending:
+            return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return 0
+
+    def take_output(self) -> None:
+        """Whatever this process and those it starts print from now on goes to `log`."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
+
+    def fault(self, exit_code: int) -> ConfigError | None:
+        """Why it ended so, by its last words; None where all is well."""
+        if exit_code == 0:
+            return None
+        if exit_code < 0:
+            name = signal.Signals(-exit_code).name
+            memory = ", as is done where memory runs out" if name == "SIGKILL" else ""
+            return ConfigError(f"killed by {name}{memory}; {self.log}")
+        said = self._last_words()
+        kinds = {kind.exit_code: kind for kind in (*ConfigError.__subclasses__(), ConfigError)}
+        return kinds.get(exit_code, ConfigError)(said or f"ended with exit code {exit_code}")
+
+    def _last_words(self) -> str:
+        """The message of the command, else its last line, such as a traceback's."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(self.begins)
+                text = file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+        _, found, message = text.rpartition(f"\n{_SAID}") if not text.startswith(_SAID) else ("", _SAID, text[13:])
+        if found:
+            return message
+        return first_line(ValueError(text.splitlines()[-1])) if text else ""

@@ -1,0 +1,96 @@
+"""Every run in a fresh process of this machine, several at a time.
+
+A server that has imported torch and timm forks them, so that one costs well under a second to start. They end with the
+sweep, whatever ends that.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from time import monotonic
+
+from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.job import Job
+
+_IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.request", "peft_vision.task.train"]
+_GRACE_SECONDS = 20.0  # for runs to end by themselves, once they are told to
+
+
+class PoolOfProcesses(Elsewhere):
+    """`jobs`: runs at a time; None: one for each device. `devices`: GPUs by number or name, each run sees one of them.
+    `threads`: of torch, in each run; None: what torch takes by itself, divided among the runs, or OMP_NUM_THREADS.
+    `prefix`: words in front of each command, such as srun's, which then starts a Python of its own."""
+
+    def __init__(
+        self, jobs: int | None, devices: Sequence[str | int] | None, threads: int | None, prefix: Sequence[str]
+    ) -> None:
+        self.devices = [str(device) for device in devices or []]
+        self.at_once = jobs or len(self.devices) or 1
+        self.threads = threads
+        self.prefix = list(prefix)
+
+    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED)
+        waiting = deque(range(len(jobs)))
+        slots = deque(range(self.at_once))
+        running = {}
+        try:
+            while waiting or running:
+                while waiting and slots:
+                    number, slot = waiting.popleft(), slots.popleft()
+                    device = self.devices[slot % len(self.devices)] if self.devices else None
+                    process = context.Process(target=self.work, args=(jobs[number], device))
+                    process.start()
+                    running[process.sentinel] = (process, number, slot)
+                    started(number)
+                for sentinel in wait(list(running)):
+                    process, number, slot = running.pop(sentinel)
+                    process.join()
+                    slots.appendleft(slot)
+                    yield number, process.exitcode
+        finally:
+            _end([process for process, _, _ in running.values()])
+
+    def work(self, job: Job, device: str | None) -> None:
+        """In the new process: becomes the job."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+        if self.prefix:
+            job.take_output()
+            if self.threads is not None:
+                os.environ["OMP_NUM_THREADS"] = str(self.threads)
+            os.execvp(self.prefix[0], [*self.prefix, sys.executable, "-m", "peft_vision.cli", *job.arguments])
+        threading.Thread(target=_follow_parent, daemon=True).start()
+        import torch  # here, because the process that starts others does not need it
+
+        own = torch.get_num_threads()
+        torch.set_num_threads(self.threads or (own if "OMP_NUM_THREADS" in os.environ else max(1, own // self.at_once)))
+        raise SystemExit(job())
+
+
+def _follow_parent() -> None:
+    """Ends this process when the sweep has been killed: what is saved is whole, and the sweep again goes on from it."""
+    wait([parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end(processes: Sequence) -> None:
+    """All of them: told to, then killed."""
+    for process in processes:
+        process.terminate()
+    deadline = monotonic() + _GRACE_SECONDS
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - monotonic()))
+    finally:  # in spite of a second Ctrl-C
+        for process in processes:
+            process.kill()
+            process.join()

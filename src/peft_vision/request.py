@@ -1,0 +1,29 @@
+"""What a command asks for: a composed config in plain values, and the option chosen of each group."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from peft_vision.composition import complete
+from peft_vision.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Request:
+    """`config` as a task takes it; `choices` by group."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+
+    @classmethod
+    def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
+        """`config` without Hydra's own part, which chose `choices`."""
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if "task" not in plain:
+            raise ConfigError("task: missing; write task=train")
+        if isinstance(plain.get("method"), dict):
+            plain["method"] = complete(plain["method"])
+        chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
+        return cls(plain, chosen)

@@ -1,0 +1,79 @@
+"""A point of a sweep, before its run and after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft_vision.config import ConfigError, build
+from peft_vision.experiment import Experiment
+from peft_vision.request import Request
+from peft_vision.shift.scoring import is_scored
+from peft_vision.task.base import Task
+from peft_vision.task.train import Train
+
+
+@dataclass(frozen=True)
+class Point:
+    """`overrides`: all that the command of its run says; `label`: those by which it differs from the others.
+    `experiment`: None where the task is no training. `retry`: whether it is tried again where it failed."""
+
+    overrides: tuple[str, ...]
+    label: str
+    experiment: Experiment | None
+    retry: bool
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], label: str, request: Request) -> "Point":
+        """ConfigError where values are wrong one by one."""
+        task = build(request.config["task"], Task, "task")
+        trains = isinstance(task, Train)
+        experiment = Experiment.of(request.config, request.choices) if trains else None
+        return cls(tuple(overrides), label, experiment, retry=trains and task.retry is True)
+
+    def folder(self) -> Path | None:
+        """Of its run."""
+        return None if self.experiment is None else self.experiment.run.folder
+
+    def ended_before(self) -> "Ended | None":
+        """How, where nothing is left to do about it."""
+        if self.experiment is None:
+            return None
+        run = self.experiment.run
+        try:
+            result = run.read_result()
+            if result is not None:
+                return Ended(self, result, None) if is_scored(self.experiment, result) else None
+            failure = run.read_failure()
+        except ConfigError as error:  # a file that is torn
+            return Ended(self, None, error)
+        if failure is None or self.retry:
+            return None
+        return Ended(self, None, ConfigError(f"failed before: {failure}"))
+
+    def has_failed(self) -> bool:
+        """Whether the reason is kept, so that it is not tried again unless asked to."""
+        return self.experiment is not None and (self.experiment.run.folder / "failed.json").is_file()
+
+    def ended(self, fault: Exception | None) -> "Ended":
+        """What has become of it, now that its process ended."""
+        try:
+            result = None if self.experiment is None else self.experiment.run.read_result()
+        except ConfigError as error:
+            return Ended(self, None, error)
+        return Ended(self, None if fault else result, fault)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """`result`: as in its run's folder, None where there is none or the task is no training. `fault`: why it failed."""
+
+    point: Point
+    result: Mapping[str, Any] | None
+    fault: Exception | None
+
+
+def labels(points: Sequence[Sequence[str]]) -> list[str]:
+    """What sets each apart from the others; of the only one all it says."""
+    common = set.intersection(*map(set, points)) if len(points) > 1 else set()
+    return [" ".join(word for word in point if word not in common) for point in points]

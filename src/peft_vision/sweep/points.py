@@ -1,0 +1,149 @@
+"""A sweep: all its points are checked before the first one runs; what is done is not done again; one that fails stops
+no other; what failed is listed at the end."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from peft_vision.config import Busy, ConfigError
+from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.sweep.composer import Composer
+from peft_vision.sweep.point import Ended, Point, labels
+from peft_vision.sweep.view import View
+from peft_vision.wording import fault, first_line
+
+logger = logging.getLogger("peft_vision")
+_NAMED = 3  # points that share a fault
+
+
+class Points(BasicSweeper):
+    """`params`: overrides by key, beside those of the command line."""
+
+    def __init__(self, params: Mapping[str, str] | None) -> None:
+        super().__init__(max_batch_size=None, params=dict(params or {}))
+
+    def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+        """The overrides of each."""
+        (points,) = self.split_arguments(list(overrides), None)
+        return [tuple(point) for point in points]
+
+    def sweep(self, arguments: list[str]) -> list[Ended]:
+        """ConfigError after the end, where points failed."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        ended = self.run(self.points(parser.parse_overrides([*self._parse_config(), *arguments])))
+        self.close(ended)
+        return ended
+
+    def run(self, points: Sequence[Sequence[str]]) -> list[Ended]:
+        """Each once, wherever the launcher starts them. ConfigError before anything starts, where some are wrong."""
+        before, prepared = self._prepared(points)
+        ended = dict(before)
+        first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
+        todo = [number for number in sorted(first.values()) if number not in ended]
+        extra = _foreseen([prepared[number] for number in todo])
+        with View(prepared, at_once=self.launcher.at_once if isinstance(self.launcher, Elsewhere) else 1) as view:
+            for number in sorted(before):
+                view.ended(number, before[number], skipped=True)
+            for number, why in self._launched(prepared, todo, extra, view):
+                ended[number] = prepared[number].ended(why)
+                if not isinstance(why, Busy):
+                    view.ended(number, ended[number], skipped=False)
+            busy = [number for number in todo if isinstance(ended[number].fault, Busy)]
+            if busy:
+                logger.info("%d of the points were busy in another process; their results now", len(busy))
+                for number, why in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
+                    ended[number] = prepared[number].ended(why)
+                    view.ended(number, ended[number], skipped=False)
+        return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
+
+    def close(self, ended: Sequence[Ended]) -> None:
+        """The last words of a sweep."""
+        failed = [its for its in ended if its.fault is not None]
+        if not failed:
+            return
+        # Hydra would not come to the end of a sweep that raises
+        self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=None)
+        lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"]
+        lines += [f"  {its.point.label}: {first_line(ValueError(fault(its.fault)))}" for its in failed]
+        if any(its.point.has_failed() for its in failed):
+            lines.append("task.retry=true tries again what failed by itself")
+        raise ConfigError("\n".join(lines))
+
+    def _prepared(self, points: Sequence[Sequence[str]]) -> tuple[dict[int, Ended], list[Point]]:
+        """What ended before, by number, and all the points, those that have to run checked."""
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        before: dict[int, Ended] = {}
+        prepared: list[Point] = []
+        checked: dict[str, str | None] = {}
+        wrong: dict[str, list[str]] = {}
+        for overrides, label in zip(points, labels(points), strict=True):
+            try:
+                point = Point.of(overrides, label, composer.request(overrides))
+                prepared.append(point)
+                if (its_end := point.ended_before()) is not None:
+                    before[len(prepared) - 1] = its_end
+                elif point.experiment is not None:
+                    _check(point.experiment, checked)
+            except (ConfigError, HydraException, OmegaConfBaseException) as error:
+                wrong.setdefault(fault(error), []).append(label)
+        if wrong:
+            raise ConfigError(_account(wrong, len(points)))
+        return before, prepared
+
+    def _launched(
+        self, points: Sequence[Point], numbers: Sequence[int], extra: Sequence[str], view: View
+    ) -> Iterator[tuple[int, Exception | None]]:
+        """The number of each and its fault, as they end."""
+        if not numbers:
+            return
+        commands = [[*points[number].overrides, *extra] for number in numbers]
+        if not isinstance(self.launcher, Elsewhere):
+            for number, job in zip(numbers, self.launcher.launch(commands, initial_job_idx=0), strict=True):
+                yield number, None if job.status is JobStatus.COMPLETED else job._return_value
+            return
+        folders = [points[number].folder() or self.launcher.folder / str(number) for number in numbers]
+        jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
+        for position, exit_code in self.launcher.carry_out(jobs, lambda position: view.started(numbers[position])):
+            yield numbers[position], jobs[position].fault(exit_code)
+
+
+def _check(experiment: Any, checked: dict[str, str | None]) -> None:
+    """What points have in common is looked at once."""
+    for groups, check in experiment.checks().items():
+        key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
+        if key not in checked:
+            try:
+                check()
+                checked[key] = None
+            except ConfigError as error:
+                checked[key] = str(error)
+        if checked[key] is not None:
+            raise ConfigError(checked[key])
+
+
+def _foreseen(points: Sequence[Point]) -> list[str]:
+    """What their runs are told so that one pass of the backbone computes whatever any of them reads: without it a probe
+    cannot know that a later run reads more than its features."""
+    trained = [point for point in points if point.experiment is not None]
+    reads = {frozenset(point.experiment.method.reads()) for point in trained}
+    told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
+    return [] if told or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]
+
+
+def _account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
+    """Each fault once, with the points that have it."""
+    if len(wrong) == 1 and len(next(iter(wrong.values()))) == total:
+        return next(iter(wrong))
+    lines = [f"{sum(map(len, wrong.values()))} of the sweep's {total} points are wrong, and nothing was started"]
+    for its, concerned in wrong.items():
+        more = f" and {len(concerned) - _NAMED} more" if concerned[_NAMED:] else ""
+        lines.append(f"  {'; '.join(concerned[:_NAMED])}{more}: {its.splitlines()[0]}")
+    return "\n".join(lines)

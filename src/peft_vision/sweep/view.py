@@ -1,0 +1,149 @@
+"""What a person sees of a sweep: a line for each run that ends and, on a terminal, a table of what is going on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from peft_vision.progress import clock, terminal
+from peft_vision.sweep.point import Ended, Point
+from peft_vision.wording import fault
+
+_FRAMES_PER_SECOND = 2
+_SHOWN = 12  # runs at work, in the table
+
+
+class View:
+    """`at_once`: how many runs at a time, None: unknown."""
+
+    def __init__(self, points: Sequence[Point], *, at_once: int | None) -> None:
+        self._points = points
+        self._running: dict[int, float] = {}  # since when
+        self._ended: dict[int, Ended] = {}
+        self._skipped = 0
+        self._best: tuple[float, str] | None = None
+        self._wide = max((len(point.label) for point in points), default=0)
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._began = monotonic()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def started(self, number: int) -> None:
+        self._running[number] = monotonic()
+        if self._live is None and (console := terminal()) is not None:
+            self._live = Live(
+                get_renderable=self._table, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True
+            )
+            self._live.start()
+
+    def ended(self, number: int, its: Ended, *, skipped: bool) -> None:
+        """`skipped`: it had been done before."""
+        since = self._running.pop(number, None)
+        self._ended[number] = its
+        self._skipped += skipped
+        accuracy = validation(its)
+        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
+            self._best = (accuracy, its.point.label)
+        word = "failed" if its.fault else "before" if skipped else "done"
+        figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
+        took = "" if since is None else f"  {clock(monotonic() - since)}"
+        place = f"{len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}"
+        line = f"{place}  {word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
+        self._say(line if self._live or skipped else f"{line}{self._outlook()}")
+
+    def _say(self, line: str) -> None:
+        (self._live.console if self._live else self._console).print(
+            Text(line), style="red" if "  failed  " in line else ""
+        )
+
+    def _outlook(self) -> str:
+        left = self._seconds_left()
+        return "" if left is None else f"  ({clock(left)} left)"
+
+    def _seconds_left(self) -> float | None:
+        """As the runs of this sweep have gone so far, the parts of those at work included."""
+        own = len(self._ended) - self._skipped
+        done = own + sum(fraction for fraction, _ in map(self._standing, self._running))
+        open_ = len(self._points) - len(self._ended)
+        if not open_ or done < 0.05:
+            return None
+        return (monotonic() - self._began) / done * (open_ - (done - own))
+
+    def _standing(self, number: int) -> tuple[float, str]:
+        """How far a run is, and in words."""
+        experiment = self._points[number].experiment
+        row = None if experiment is None else _last_row(experiment.run.folder / "metrics.jsonl")
+        if row is None:
+            return 0.0, "begins"
+        epochs = max(experiment.trainer.epochs, int(row["epoch"]))
+        words = f"epoch {row['epoch']}/{epochs}"
+        if "val/accuracy" in row:
+            words += f"  val {100 * row['val/accuracy']:.2f} %"
+        return row["epoch"] / epochs, words
+
+    def _table(self) -> Table:
+        failed = sum(its.fault is not None for its in self._ended.values())
+        parts = [f"{len(self._ended) - failed} of {len(self._points)} done"]
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{len(self._running)} running"]
+        parts += [f"best val {100 * self._best[0]:.2f} % ({self._best[1]})"] if self._best else []
+        left = self._seconds_left()
+        parts += [] if left is None else [f"{clock(left)} left"]
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        for number in list(self._running)[:_SHOWN]:
+            words = self._standing(number)[1]
+            table.add_row(
+                Text(self._points[number].label), Text(words), Text(clock(monotonic() - self._running[number]))
+            )
+        if len(self._running) > _SHOWN:
+            table.add_row(f"and {len(self._running) - _SHOWN} more")
+        whole = Table.grid()
+        whole.add_row(Text(", ".join(parts), style="bold"))
+        whole.add_row(table)
+        return whole
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def validation(its: Ended) -> float | None:
+    """The accuracy by which points compare."""
+    return None if its.result is None else its.result["metrics"].get("val/accuracy")
+
+
+def _figures(its: Ended) -> str:
+    metrics = its.result["metrics"] if its.result else {}
+    shown = [
+        f"{split} {100 * metrics[f'{split}/accuracy']:.2f} %"
+        for split in ("val", "test")
+        if f"{split}/accuracy" in metrics
+    ]
+    return "  ".join(shown)
+
+
+def _last_row(path: Path) -> dict[str, float] | None:
+    """The last whole line of a run's metrics."""
+    try:
+        for line in reversed(path.read_bytes().splitlines()):
+            try:
+                return json.loads(line)
+            except ValueError:
+                continue
+    except OSError:
+        return None
+    return None
