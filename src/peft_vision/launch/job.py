@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft_vision.config import ConfigError
-from peft_vision.wording import first_line
 
 _SAID = "peft-vision: "
 
@@ -73,14 +72,16 @@ class Job:
         return kinds.get(exit_code, ConfigError)(said or f"ended with exit code {exit_code}")
 
     def _last_words(self) -> str:
-        """The message of the command, else its last line, such as a traceback's."""
+        """The message of the command; else the exception of a traceback, or the last line."""
         try:
             with self.log.open("rb") as file:
                 file.seek(self.begins)
-                text = file.read().decode(errors="replace").strip()
+                text = "\n" + file.read().decode(errors="replace").strip()
         except OSError:
             return ""
-        _, found, message = text.rpartition(f"\n{_SAID}") if not text.startswith(_SAID) else ("", _SAID, text[13:])
-        if found:
+        _, said, message = text.rpartition(f"\n{_SAID}")
+        if said:
             return message
-        return first_line(ValueError(text.splitlines()[-1])) if text else ""
+        _, trace, after = text.rpartition("\nTraceback ")
+        raised = [line for line in after.splitlines()[1:] if line and not line[0].isspace()] if trace else []
+        return raised[0] if raised else text.splitlines()[-1]

@@ -5,6 +5,8 @@ sweep, whatever ends that.
 """
 
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -14,6 +16,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from time import monotonic
 
+from peft_vision.config import ConfigError
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.job import Job
 
@@ -27,12 +30,14 @@ class PoolOfProcesses(Elsewhere):
     `prefix`: words in front of each command, such as srun's, which then starts a Python of its own."""
 
     def __init__(
-        self, jobs: int | None, devices: Sequence[str | int] | None, threads: int | None, prefix: Sequence[str]
+        self, jobs: int | None, devices: Sequence[str | int] | None, threads: int | None, prefix: str | None
     ) -> None:
         self.devices = [str(device) for device in devices or []]
         self.at_once = jobs or len(self.devices) or 1
         self.threads = threads
-        self.prefix = list(prefix)
+        self.prefix = shlex.split(prefix or "")
+        if self.prefix and shutil.which(self.prefix[0]) is None:
+            raise ConfigError(f"hydra.launcher.prefix: no program {self.prefix[0]}")
 
     def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
         context = get_context("forkserver")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, build
+from peft_vision.config import Busy, ConfigError, build
 from peft_vision.experiment import Experiment
 from peft_vision.request import Request
 from peft_vision.shift.scoring import is_scored
@@ -71,6 +71,10 @@ class Ended:
     point: Point
     result: Mapping[str, Any] | None
     fault: Exception | None
+
+    def is_busy(self) -> bool:
+        """Whether another process is at work on the run, for which it can be told to wait."""
+        return isinstance(self.fault, Busy) and self.point.experiment is not None
 
 
 def labels(points: Sequence[Sequence[str]]) -> list[str]:

@@ -9,11 +9,15 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import Busy, ConfigError
+from peft_vision.config import ConfigError
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
@@ -24,21 +28,29 @@ logger = logging.getLogger("peft_vision")
 _NAMED = 3  # points that share a fault
 
 
-class Points(BasicSweeper):
+class Points(Sweeper):
     """`params`: overrides by key, beside those of the command line."""
 
     def __init__(self, params: Mapping[str, str] | None) -> None:
-        super().__init__(max_batch_size=None, params=dict(params or {}))
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
         """The overrides of each."""
-        (points,) = self.split_arguments(list(overrides), None)
+        (points,) = BasicSweeper.split_arguments(list(overrides), None)
         return [tuple(point) for point in points]
 
     def sweep(self, arguments: list[str]) -> list[Ended]:
         """ConfigError after the end, where points failed."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        ended = self.run(self.points(parser.parse_overrides([*self._parse_config(), *arguments])))
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        ended = self.run(self.points(parser.parse_overrides([*given, *arguments])))
         self.close(ended)
         return ended
 
@@ -54,10 +66,9 @@ class Points(BasicSweeper):
                 view.ended(number, before[number], skipped=True)
             for number, why in self._launched(prepared, todo, extra, view):
                 ended[number] = prepared[number].ended(why)
-                if not isinstance(why, Busy):
+                if not ended[number].is_busy():
                     view.ended(number, ended[number], skipped=False)
-            busy = [number for number in todo if isinstance(ended[number].fault, Busy)]
-            if busy:
+            if busy := [number for number in todo if ended[number].is_busy()]:
                 logger.info("%d of the points were busy in another process; their results now", len(busy))
                 for number, why in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
                     ended[number] = prepared[number].ended(why)
