@@ -104,7 +104,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
 KillWait=5
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ { print int($2 / 2048) }' /proc/meminfo)
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$(awk '/MemTotal/ { print int($2 / 2048) }' /proc/meminfo)
 PartitionName=debug Nodes=$node Default=YES MaxTime=INFINITE State=UP
 END
 cat >"$folder/slurmdbd.conf" <<END

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import sleep
 
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
@@ -13,6 +14,7 @@ from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import reminded
 
 _WARNING = signal.SIGUSR2  # submitit's choice
+_FATE_SECONDS = 300.0  # for Slurm to end a job that it told to end
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class SlurmJob:
                 queue_again(_WARNING, None)
             except UncompletedJobError as error:
                 self.job.say(f"{error} The same command goes on from the last saved epoch")
+        if exit_code == 128 + signal.SIGTERM:
+            sleep(_FATE_SECONDS)  # cancelled, or making room and queued again: it is for Slurm to say, not for a result
         return exit_code
 
     def checkpoint(self) -> DelayedSubmission:
