@@ -1,6 +1,7 @@
 """Trackers, with W&B's own client: online against a small server on this machine, and offline."""
 
 import gc
+import json
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ def tracker(option: str = "wandb", **changes) -> Tracker:
 
 def opened(this: Tracker, folder: Path, run_id: str = "abc12345", **changes):
     values = {"name": "digits/linear/s0", "group": "sweep", "tags": ["linear"], "config": {"seed": 0}}
+    values["job_type"] = "train"
     return this.open(run_id=run_id, folder=folder, **values | changes)
 
 
@@ -74,6 +76,7 @@ def test_a_run_arrives_with_all_that_belongs_to_it(server, tmp_path, capfd):
     assert run.summary["test/accuracy"] == 0.5
     assert run.summary["val/accuracy"] == 0.5
     assert (run.project, run.display_name, run.group) == ("my-project", "digits/linear/s0", "sweep")
+    assert run.job_type == "train"
     assert run.tags == ["linear", "mine", "t" * 64]
     assert run.config["method"]["value"] == {"rank": 8}
     assert run.exit_code == 0
@@ -95,6 +98,15 @@ def test_epochs_are_the_axis_of_every_metric(server, tmp_path):
     name, glob, step_index = "1", "2", "5"  # the fields of W&B's protocol; the index counts from one
     steps = [defined[entry[step_index] - 1][name] for entry in defined if entry.get(glob) == "*"]
     assert steps == ["epoch"]
+
+
+def test_a_table_is_kept_with_the_run(client, tmp_path):
+    with opened(tracker(mode="offline"), tmp_path) as log:
+        log.table("leaderboard", ["method", "accuracy"], [["lora", 0.75], ["full", None]])
+    (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/leaderboard*.table.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["method", "accuracy"]
+    assert table["data"] == [["lora", 0.75], ["full", None]]
 
 
 def test_the_group_of_the_config_wins(server, tmp_path):

@@ -20,7 +20,7 @@ from peft_vision.tracker import Tracker
 node = yaml.safe_load((CONFIG_DIR / "tracker/wandb.yaml").read_text()) | {"mode": sys.argv[1]}
 def run(kill):
     with build(node, Tracker, "tracker").open(
-        run_id="abc12345", name="n", group=None, tags=[], config={"seed": 0}, folder=Path(sys.argv[2])
+        run_id="abc12345", name="n", group=None, job_type="train", tags=[], config={"seed": 0}, folder=Path(sys.argv[2])
     ) as log:
         log.metrics({"train/loss": 1.0}, step=0)
         if kill:

@@ -20,6 +20,7 @@ class ServedRun:
     project: str
     display_name: str = ""
     group: str | None = None
+    job_type: str | None = None
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +73,7 @@ class WandbServer:
             run = self.runs.setdefault(run_id, ServedRun(project=project["name"]))
             run.display_name = variables.get("displayName") or run.display_name
             run.group = variables.get("groupName") or run.group
+            run.job_type = variables.get("jobType") or run.job_type
             run.tags = variables.get("tags") or run.tags
             run.config |= json.loads(variables.get("config") or "{}")
             bucket = self._bucket(run_id, run) | {"project": project, "sweepName": None}

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from peft_vision.config import Busy, ConfigError
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
+_OF_A_RESULT = ("choices", "seed", "data", "metrics", "parameters", "features", "selection", "store", "config")
+_OF_A_STATE = {"tuned", "standing", "origin"}
+_REMEDY = "mend it, or delete it to do its work again"
 
 
 def identity(lasting_config: Mapping[str, Any]) -> str:
@@ -50,12 +54,27 @@ class Run:
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a run that is done."""
-        return _read(self.folder / "result.json")
+        result = _read(self.folder / "result.json")
+        for key in _OF_A_RESULT if result is not None else ():
+            if key not in result:
+                raise ConfigError(
+                    f"{self.folder / 'result.json'}: no {key}: it is of another version, or edited\n{_REMEDY}"
+                )
+        return result
 
     def read_state(self) -> dict[str, Any] | None:
-        """The newest saved state, on the CPU."""
+        """The newest saved state, on the CPU. ConfigError for one that is torn or of another version."""
         path = self.folder / "state.pt"
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        try:
+            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # a torn file makes torch raise whatever it likes
+            raise ConfigError(f"cannot read {path}: {fault(error)}\ndelete it to begin the run anew") from error
+        if not isinstance(state, dict) or {*state} != _OF_A_STATE:
+            raise ConfigError(f"{path} is of another version of peft-vision\ndelete it to begin the run anew")
+        return state
 
     @contextmanager
     def locked(self, *, wait: bool) -> Iterator[None]:
@@ -151,13 +170,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     """None where there is no file. ConfigError for one that was edited or torn: such files are written whole."""
     if not path.is_file():
         return None
-    remedy = "mend it, or delete it to do its work again"
     try:
         record = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ConfigError(f"cannot read {path.absolute()}: {error}\n{remedy}") from error
+        raise ConfigError(f"cannot read {path.absolute()}: {error}\n{_REMEDY}") from error
     if not isinstance(record, dict):
-        raise ConfigError(f"cannot read {path.absolute()}: no record\n{remedy}")
+        raise ConfigError(f"cannot read {path.absolute()}: no record\n{_REMEDY}")
     return record
 
 

@@ -38,6 +38,9 @@ class Log:
     def pictures(self, files: Mapping[str, Path]) -> None:
         """PNG files, by what they show."""
 
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Values of one kind in each column, None where there is none."""
+
 
 class Tracker(ABC):
     """Opens a log for each run."""
@@ -53,6 +56,7 @@ class Tracker(ABC):
         run_id: str,
         name: str,
         group: str | None,
+        job_type: str,
         tags: Sequence[str],
         config: Mapping[str, Any],
         folder: Path,
@@ -103,6 +107,7 @@ class WandbTracker(Tracker):
         run_id: str,
         name: str,
         group: str | None,
+        job_type: str,
         tags: Sequence[str],
         config: Mapping[str, Any],
         folder: Path,
@@ -114,6 +119,7 @@ class WandbTracker(Tracker):
             "id": run_id,
             "name": name,
             "group": self.group or group,
+            "job_type": job_type,
             "tags": list(dict.fromkeys(tag[:TAG_LENGTH] for tag in (*tags, *self.tags))),
             "config": dict(config),
             "dir": folder,
@@ -182,6 +188,11 @@ class _Mirror(Log):
         import wandb
 
         self._send(self._run.log, {name: wandb.Image(str(file)) for name, file in files.items()})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        import wandb
+
+        self._send(self._run.log, {name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
     def finish(self, exit_code: int) -> None:
         import wandb

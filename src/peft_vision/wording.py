@@ -24,6 +24,8 @@ def reword(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     cause = error.__cause__ or error.__context__
+    if isinstance(cause, ConfigError):  # of a launcher or a sweeper, which Hydra builds
+        return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])

@@ -21,9 +21,7 @@ _OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.swe
 
 
 class Elsewhere(Launcher):
-    """A subclass says how jobs are carried out; `at_once`: how many of them at the same time, None: who knows."""
-
-    at_once: int | None
+    """A subclass says how jobs are carried out."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config

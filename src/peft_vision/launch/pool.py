@@ -15,27 +15,36 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from time import monotonic
+from typing import Any
 
-from peft_vision.config import ConfigError
+from pydantic import PositiveInt
+
+from peft_vision.config import ConfigError, component
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.job import Job
+from peft_vision.launch.options import checked
 
 _IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.request", "peft_vision.task.train"]
 _GRACE_SECONDS = 20.0  # for runs to end by themselves, once they are told to
 
 
-class PoolOfProcesses(Elsewhere):
+@component
+class PoolOptions:
     """`jobs`: runs at a time; None: one for each device. `devices`: GPUs by number or name, each run sees one of them.
     `threads`: of torch, in each run; None: what torch takes by itself, divided among the runs, or OMP_NUM_THREADS.
     `prefix`: words in front of each command, such as srun's, which then starts a Python of its own."""
 
-    def __init__(
-        self, jobs: int | None, devices: Sequence[str | int] | None, threads: int | None, prefix: str | None
-    ) -> None:
-        self.devices = [str(device) for device in devices or []]
-        self.at_once = jobs or len(self.devices) or 1
-        self.threads = threads
-        self.prefix = shlex.split(prefix or "")
+    jobs: PositiveInt | None
+    devices: tuple[int | str, ...] | None
+    threads: PositiveInt | None
+    prefix: str | None
+
+
+class PoolOfProcesses(Elsewhere):
+    def __init__(self, **options: Any) -> None:
+        self.options: PoolOptions = checked(PoolOptions, options, "hydra.launcher")
+        self.at_once = self.options.jobs or len(self.options.devices or ()) or 1
+        self.prefix = shlex.split(self.options.prefix or "")
         if self.prefix and shutil.which(self.prefix[0]) is None:
             raise ConfigError(f"hydra.launcher.prefix: no program {self.prefix[0]}")
 
@@ -44,13 +53,16 @@ class PoolOfProcesses(Elsewhere):
         context.set_forkserver_preload(_IMPORTED)
         waiting = deque(range(len(jobs)))
         slots = deque(range(self.at_once))
+        devices = self.options.devices
         running = {}
         try:
             while waiting or running:
                 while waiting and slots:
                     number, slot = waiting.popleft(), slots.popleft()
-                    device = self.devices[slot % len(self.devices)] if self.devices else None
-                    process = context.Process(target=self.work, args=(jobs[number], device))
+                    device = devices[slot % len(devices)] if devices else None
+                    process = context.Process(
+                        target=work, args=(jobs[number], device, self.options.threads, self.at_once, self.prefix)
+                    )
                     process.start()
                     running[process.sentinel] = (process, number, slot)
                     started(number)
@@ -62,23 +74,24 @@ class PoolOfProcesses(Elsewhere):
         finally:
             _end([process for process, _, _ in running.values()])
 
-    def work(self, job: Job, device: str | None) -> None:
-        """In the new process: becomes the job."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = device
-        if self.prefix:
-            job.take_output()
-            if self.threads is not None:
-                os.environ["OMP_NUM_THREADS"] = str(self.threads)
-            os.execvp(self.prefix[0], [*self.prefix, sys.executable, "-m", "peft_vision.cli", *job.arguments])
-        threading.Thread(target=_follow_parent, daemon=True).start()
-        import torch  # here, because the process that starts others does not need it
 
-        own = torch.get_num_threads()
-        torch.set_num_threads(self.threads or (own if "OMP_NUM_THREADS" in os.environ else max(1, own // self.at_once)))
-        raise SystemExit(job())
+def work(job: Job, device: int | str | None, threads: int | None, at_once: int, prefix: Sequence[str]) -> None:
+    """In the new process: becomes the job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    if prefix:
+        job.take_output()
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.execvp(prefix[0], [*prefix, sys.executable, "-m", "peft_vision.cli", *job.arguments])
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    import torch  # here, because the process that starts others does not need it
+
+    own = torch.get_num_threads()
+    torch.set_num_threads(threads or (own if "OMP_NUM_THREADS" in os.environ else max(1, own // at_once)))
+    raise SystemExit(job())
 
 
 def _follow_parent() -> None:

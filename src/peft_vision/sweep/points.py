@@ -61,7 +61,7 @@ class Points(Sweeper):
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]
         extra = _foreseen([prepared[number] for number in todo])
-        with View(prepared, at_once=self.launcher.at_once if isinstance(self.launcher, Elsewhere) else 1) as view:
+        with View(prepared) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
             for number, why in self._launched(prepared, todo, extra, view):

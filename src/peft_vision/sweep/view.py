@@ -20,9 +20,7 @@ _SHOWN = 12  # runs at work, in the table
 
 
 class View:
-    """`at_once`: how many runs at a time, None: unknown."""
-
-    def __init__(self, points: Sequence[Point], *, at_once: int | None) -> None:
+    def __init__(self, points: Sequence[Point]) -> None:
         self._points = points
         self._running: dict[int, float] = {}  # since when
         self._ended: dict[int, Ended] = {}

@@ -220,7 +220,10 @@ def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> S
             raise ConfigError(
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
-    standing = Standing(**state["standing"])
+    try:
+        standing = Standing(**state["standing"])
+    except TypeError as error:
+        raise ConfigError(f"{run.folder}/state.pt is of another version\ndelete it to begin the run anew") from error
     begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
     load_tuned(model, state["tuned"])
     return standing
@@ -278,7 +281,8 @@ def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
     return experiment.tracker.open(
         run_id=experiment.identity,
         name=experiment.name,
-        group="-".join(names),  # the seeds and settings of one comparison
+        group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
+        job_type="train",
         tags=names,
         config=experiment.config,
         folder=run.folder,

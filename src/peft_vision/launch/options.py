@@ -1,0 +1,16 @@
+"""Options of launchers and sweepers, which Hydra builds itself and does not check."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from peft_vision.config import build
+
+
+def checked(kind: type, options: Mapping[str, Any], where: str) -> Any:
+    """The component of that `kind`, of values as Hydra passes them. ConfigError with all faults."""
+    plain = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in options.items()
+    }
+    return build({"_target_": f"{kind.__module__}.{kind.__qualname__}", **plain}, kind, where)

@@ -1,0 +1,93 @@
+"""Files of a run that are torn, edited or of another version: named, kept, and the other points run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from command import SMOKE, call, results
+from peft_vision.config import ConfigError
+from peft_vision.phases import fit_phases
+from peft_vision.run import Run
+from peft_vision.task import train
+
+SWEEP = ("-m", *SMOKE, "optimizer=sgd")
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch) -> Path:
+    """Where the first of two runs stopped after its first epoch, and the second was done."""
+
+    class Stop(Exception):
+        pass
+
+    def stopping(*given, standing, save, **options):
+        def save_and_stop(its):
+            save(its)
+            raise Stop
+
+        fit_phases(*given, standing=standing, save=save_and_stop, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit_phases", stopping)
+        with pytest.raises(Stop):
+            call(*SMOKE, "optimizer=sgd", "trainer.save_seconds=0", cwd=tmp_path)
+    next(tmp_path.rglob("failed.json")).unlink()
+    assert call(*SMOKE, "optimizer=sgd", "seed=1", cwd=tmp_path).code == 0
+    return tmp_path
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def renamed(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    torch.save({"model" if key == "tuned" else key: value for key, value in state.items()}, path)
+
+
+def of_another_standing(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "standing": {**state["standing"], "momentum": 1}}, path)
+
+
+@pytest.mark.parametrize("spoil", [torn, emptied, renamed, of_another_standing])
+def test_a_state_that_cannot_be_gone_on_from_is_named_and_the_other_points_run(spoil, begun):
+    (state,) = begun.rglob("state.pt")
+    spoil(state)
+    spoiled = state.read_bytes()
+    outcome = call(*SWEEP, "seed=0,1,2", cwd=begun)
+    assert outcome.code == 1
+    assert "1 of the sweep's 3 points failed" in outcome.err
+    assert f"{state.relative_to(begun)}" in outcome.err
+    assert "delete it to begin the run anew" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert state.read_bytes() == spoiled
+    assert len(results(begun)) == 2
+    state.unlink()
+    assert call(*SWEEP, "seed=0,1,2", "task.retry=true", cwd=begun).code == 0
+
+
+def test_a_state_that_is_whole_is_gone_on_from(begun):
+    outcome = call(*SWEEP, "seed=0,1,2", cwd=begun)
+    assert outcome.code == 0, outcome
+    assert "resumes   after epoch 1" in outcome.out
+
+
+@pytest.mark.parametrize("key", ["metrics", "config", "store"])
+def test_a_result_of_another_version_is_named_and_not_taken_for_this_ones(key, begun):
+    (path,) = results(begun)
+    result = json.loads(path.read_text())
+    del result[key]
+    path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match=f"no {key}: it is of another version, or edited"):
+        Run(path.parent).read_result()
+    outcome = call(*SWEEP, "seed=0,1,2", cwd=begun)
+    assert f"  seed=1: {path.relative_to(begun)}: no {key}: it is of another version, or edited" in outcome.err
+    assert len(results(begun)) == 3
+    assert json.loads(path.read_text()) == result
