@@ -28,9 +28,9 @@ features schedule distributed
 optimizer
 evaluate loss_watch
 trainer
-probe
+probe stage
 phases
-tracker run environment
+tracker run environment pruner
 experiment
 saved exchange
 shift
@@ -39,6 +39,8 @@ task library sweep_table
 cli
 launch
 sweep
+search
+tuning
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
 

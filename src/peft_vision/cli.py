@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import CONFIG_DIR, Busy, ConfigError, build
+from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
 from peft_vision.request import Request
 from peft_vision.stopping import Stopped, at_once
 from peft_vision.wording import fault, reword
@@ -49,7 +49,7 @@ def run(config: DictConfig) -> float | None:
             raise
         if not ours:
             traceback.print_exc()
-        if not isinstance(error, Busy):
+        if not isinstance(error, Busy | Pruned):
             _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
         raise  # to the sweeper, which goes on with the other points and lists the faults at the end
 

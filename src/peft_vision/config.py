@@ -8,6 +8,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,14 @@ INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
 """Marks a field: `workers: Annotated[int, INCIDENTAL]`."""
 
 
+@plain_dataclass(frozen=True)
+class Neutral:
+    """Marks a field that a component can do without: with this value it is what it was before it had the field, and so
+    is the identity of a run. `stage: Annotated[str, Neutral("all")]`."""
+
+    value: Any
+
+
 class ConfigError(Exception):
     """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
 
@@ -38,6 +47,12 @@ class Busy(ConfigError):
     """Another process is doing it."""
 
     exit_code = 75  # the shell's for what may go well later
+
+
+class Pruned(ConfigError):
+    """A search found the run not worth its time. Its state is saved: the same command by itself finishes it."""
+
+    exit_code = 76
 
 
 def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
@@ -55,7 +70,7 @@ def locate(target: str, where: str) -> type:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, what it imports is not
         raise ConfigError(f"{where}._target_: no module {error.name!r} for {target!r}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # an empty name, or one that begins with a dot
         raise ConfigError(f"{where}._target_: {target!r} is no dotted path to a class") from error
     found = vars(module).get(class_name)
     if not isinstance(found, type):
@@ -96,10 +111,14 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 
 def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` of a component without the fields marked INCIDENTAL."""
+    """`values` of a component without the fields marked INCIDENTAL, and without those whose value is Neutral."""
     hints = get_type_hints(cls, include_extras=True)
-    incidental = {name for name, hint in hints.items() if INCIDENTAL in getattr(hint, "__metadata__", ())}
-    return {key: _lasting_within(value) for key, value in values.items() if key not in incidental}
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {
+        key: _lasting_within(value)
+        for key, value in values.items()
+        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in marks.get(key, ()))
+    }
 
 
 def _lasting_within(value: Any) -> Any:

@@ -26,6 +26,7 @@ from peft_vision.probe import check_head
 from peft_vision.run import Run, identity
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
+from peft_vision.stage import check_stage
 from peft_vision.tracker import Tracker
 from peft_vision.trainer import Trainer
 
@@ -101,13 +102,23 @@ class Experiment:
             ("ood",): partial(check_sets, self.ood),
             ("features", "data"): partial(self.features.check, self.data.augment),
             ("optimizer", "probe", "method", "head"): self._check_solvers,
+            ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
             ("tracker",): self.tracker.check,
         }
 
     def _check_solvers(self) -> None:
-        for group, optimizer in self.optimizers.items():
-            if isinstance(optimizer, Solver) and (group == "optimizer" or self.method.probe_first):
+        for group, optimizer in self.fitting.items():
+            if isinstance(optimizer, Solver):
                 check_head(optimizer, self.head, group=group)
+
+    def _check_stage(self) -> None:
+        check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
+
+    @property
+    def fitting(self) -> dict[str, Optimizer]:
+        """Those of `optimizers` that this method is fitted by."""
+        probes = self.method.probe_first
+        return {group: own for group, own in self.optimizers.items() if group == "optimizer" or probes}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -116,14 +127,19 @@ class Experiment:
 
     @property
     def identity(self) -> str:
-        """Stands for all that can change the training: not the tracker, the device or where files lie, and not what is
-        scored afterwards."""
+        """Stands for all that can change the training."""
+        return identity({**self.setting, "seed": self.seed})
+
+    @property
+    def setting(self) -> dict[str, dict[str, Any]]:
+        """All that can change the training but the seed, by group: not the tracker, the device or where files lie, and
+        not what is scored afterwards."""
         groups = {}
         for group in KINDS.keys() - LATER:
             values = dict(self.config[group])
             target = values.pop("_target_")
             groups[group] = {"_target_": target, **lasting(locate(target, group), values)}
-        return identity({**groups, "seed": self.seed})
+        return groups
 
     @property
     def name(self) -> str:

@@ -36,7 +36,7 @@ def fit_phases(
     workers: int,
     world: World,
     standing: Standing,
-    record: Callable[[dict[str, float]], None],
+    record: Callable[[dict[str, float]], str | None],
     save: Callable[[Standing], None],
     score_probe: Callable[[], None],
 ) -> None:

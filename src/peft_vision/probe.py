@@ -76,7 +76,7 @@ def solve(
     workers: int,
     world: World,
     standing: Standing,
-    record: Callable[[dict[str, float]], None],
+    record: Callable[[dict[str, float]], str | None],
 ) -> Mapping[str, Any]:
     """Puts the chosen head into `model` and returns how it was chosen; `record` gets a row for each setting tried.
 
@@ -108,4 +108,10 @@ def solve(
     for number, row in enumerate(solution.tried):
         record({"epoch": number + 1, **row, **phase})  # a line a setting
     rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
-    return {"chosen": solution.chosen, "settings": len(solution.tried), "rule": rule, "tried": solution.tried}
+    return {
+        "group": model.phase.group,
+        "chosen": solution.chosen,
+        "settings": len(solution.tried),
+        "rule": rule,
+        "tried": solution.tried,
+    }

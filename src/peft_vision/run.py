@@ -6,6 +6,7 @@ result.json           written once, at the end, whole; where it is, the run is d
 adapter.safetensors   the tuned tensors and the head
 probe.safetensors     the head of a first phase that trained nothing else
 failed.json           why it stopped, where it did
+choice.json           how a tuning chose its setting, where one did
 ood.json, ood-*.png   what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
 """
@@ -27,7 +28,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from peft_vision.config import Busy, ConfigError
+from peft_vision.config import Busy, ConfigError, Pruned
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
@@ -101,10 +102,10 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Writes down what stops the run; not that somebody stopped it, nor what is the disk's fault."""
+        """Writes down what stops the run; not that somebody stopped it or gave it up, nor what is the disk's fault."""
         try:
             yield
-        except DiskFault:
+        except (DiskFault, Pruned):
             raise
         except Exception as error:
             record = {"error": fault(error), "traceback": "".join(traceback.format_exception(error))}
@@ -164,6 +165,14 @@ class Run:
     def write_ood(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
         place(self.folder / "ood.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+
+    def read_choice(self) -> dict[str, Any] | None:
+        """How its setting was chosen, where a tuning chose it."""
+        return _read(self.folder / "choice.json")
+
+    def write_choice(self, record: Mapping[str, Any]) -> None:
+        """Replaces it."""
+        place(self.folder / "choice.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.observation import Observation
-from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.config import INCIDENTAL, ConfigError, Pruned, component
 from peft_vision.data.images import Source, shuffled
 from peft_vision.distributed import World
 from peft_vision.evaluate import predict
@@ -119,13 +119,14 @@ class Trainer:
         workers: int,
         world: World,
         standing: Standing,
-        record: Callable[[dict[str, float]], None],
+        record: Callable[[dict[str, float]], str | None],
         save: Callable[[Standing], None],
     ) -> None:
         """Trains `model` in its present phase, from `standing` to the phase's last epoch.
 
-        `record` gets the metrics of each epoch; `save` is called when `save_seconds` have passed since it last was,
-        after the last epoch, and when this process is asked to stop, which it then does.
+        `record` gets the metrics of each epoch and may return why to give up: that raises Pruned. `save` is called when
+        `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
+        asked to stop, which it then does.
         Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
         weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept.
         """
@@ -169,17 +170,21 @@ class Trainer:
                 if val is not None:
                     metrics |= self.evaluate(model, val, "val", workers=workers, world=world)
                     self._remember_best(model, standing, metrics["val/accuracy"])
-                record(metrics)
+                hopeless = record(metrics)
                 if standing.epochs == last and standing.best is not None:
                     model.load_state_dict(standing.best["tuned"], strict=False)
                     standing.kept_epochs[model.phase.name] = standing.best["epoch"]
                     standing.best = None
                 asked = max(world.gather(asked_by()))
-                due = asked or world.agree(monotonic() - saved_at >= self.save_seconds)
+                hopeless, due = world.agree((hopeless, monotonic() - saved_at >= self.save_seconds))
+                hopeless = hopeless if standing.epochs < last else None
+                due = due or hopeless or asked
                 if due or standing.epochs == last:
                     standing.optimizer = None if standing.epochs == last else stepper.state_dict()
                     save(standing)
                     saved_at = monotonic()
+                if hopeless:
+                    raise Pruned(hopeless)
                 if asked:
                     raise Stopped(asked)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import INCIDENTAL, component
+from peft_vision.config import INCIDENTAL, Neutral, component
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.fill import decode, verify
@@ -29,11 +29,12 @@ SPLITS = frozenset(("train", "val", "test"))
 class Data(ABC):
     """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
     part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
-    ignored."""
+    ignored. `stage`: all splits; tune: no test images; final: validation images are trained on."""
 
     train_size: Annotated[int, Field(ge=2)] | None
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
+    stage: Annotated[Literal["all", "tune", "final"], Neutral("all")]
     augment: Literal["none", "flip_crop", "rand_augment"]
     resize: Literal["squash", "crop"]
     on_corrupt: Literal["error", "skip"]
@@ -62,7 +63,7 @@ class Data(ABC):
         return Splits(
             train=images["train"],
             val=images.get("val"),
-            test=images["test"],
+            test=images.get("test"),
             classes=sets.classes,
             fingerprint=fingerprint(parts, sets.classes),
             skipped=skipped,
@@ -107,7 +108,13 @@ class Data(ABC):
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
         sets = self.open()
-        parts = divided(sets, train_size=self.train_size, val_fraction=self.val_fraction, split_seed=self.split_seed)
+        parts = divided(
+            sets,
+            train_size=self.train_size,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
+            stage=self.stage,
+        )
         refuse_unlearnable(parts, sets)
         return sets, parts
 

@@ -26,12 +26,19 @@ def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
     return labelled.subset(rest), labelled.subset(drawn)
 
 
-def divided(sets: LabelledSets, *, train_size: int | None, val_fraction: float, split_seed: int) -> dict[str, Labelled]:
-    """train, val (when there is one) and test, in this order."""
+def divided(
+    sets: LabelledSets, *, train_size: int | None, val_fraction: float, split_seed: int, stage: str
+) -> dict[str, Labelled]:
+    """train, val and test, in this order, as far as there is one in this stage."""
     train, val = _limited(sets, train_size, split_seed), sets.val
+    if stage == "final":
+        return {"train": train if val is None else train.joined(val), "test": sets.test}
     if val is None and val_fraction:
         train, val = _validation_part(train, val_fraction, split_seed)
-    return {"train": train} | ({} if val is None else {"val": val}) | {"test": sets.test}
+    if stage == "tune" and val is None:
+        raise ConfigError("data.stage: tune is for choosing by validation images; set data.val_fraction")
+    parts = {"train": train} | ({} if val is None else {"val": val})
+    return parts if stage == "tune" else {**parts, "test": sets.test}
 
 
 def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,48 @@ class Arrays(Pictures):
     contents = identify
 
 
+class Joined(Pictures):
+    """Those of `first`, then those of `second`."""
+
+    def __init__(self, first: Pictures, second: Pictures) -> None:
+        self.first = first
+        self.second = second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def name(self, index: int) -> str:
+        pictures, index = self._at(index)
+        return pictures.name(index)
+
+    def read(self, index: int) -> Image.Image:
+        pictures, index = self._at(index)
+        return pictures.read(index)
+
+    def verify(self, index: int) -> None:
+        pictures, index = self._at(index)
+        pictures.verify(index)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        for pictures, own in self._stretches(indices):
+            yield from pictures.identify(own)
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        for pictures, own in self._stretches(indices):
+            yield from pictures.contents(own)
+
+    def _at(self, index: int) -> tuple[Pictures, int]:
+        start = len(self.first)
+        return (self.first, index) if index < start else (self.second, index - start)
+
+    def _stretches(self, indices: Tensor) -> Iterator[tuple[Pictures, Tensor]]:
+        """Neighbours in `indices` that are of one part, together."""
+        start = len(self.first)
+        _, lengths = torch.unique_consecutive(indices >= start, return_counts=True)
+        for stretch in indices.split(lengths.tolist()) if len(indices) else ():
+            yield (self.first, stretch) if stretch[0] < start else (self.second, stretch - start)
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Some of `pictures`, by `indices` (n,), with their `labels` (n,) int64."""
@@ -125,6 +167,12 @@ class Labelled:
     def subset(self, positions: Tensor) -> "Labelled":
         """Those at `positions` in this set, not in `pictures`."""
         return Labelled(self.pictures, self.indices[positions], self.labels[positions])
+
+    def joined(self, other: "Labelled") -> "Labelled":
+        """These, then the `other` ones, of the same classes."""
+        pictures = Joined(self.pictures, other.pictures)
+        indices = torch.cat([self.indices, other.indices + len(self.pictures)])
+        return Labelled(pictures, indices, torch.cat([self.labels, other.labels]))
 
     def digest(self) -> str:
         """sha256 of pictures, labels and the choice of both."""

@@ -25,12 +25,12 @@ class LabelledSets:
 
 @dataclass(frozen=True)
 class Splits:
-    """`val` is None when no validation part was asked for; `fingerprint` is sha256 of pictures, labels and
-    division; `skipped` counts corrupt pictures left out; `source` is one line for people."""
+    """`val` is None when no validation part was asked for, `test` while settings are tuned; `fingerprint` is sha256 of
+    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people."""
 
     train: Images
     val: Images | None
-    test: Images
+    test: Images | None
     classes: tuple[str, ...]
     fingerprint: str
     skipped: int

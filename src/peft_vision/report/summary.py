@@ -68,6 +68,8 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
     ]
     if before:
         lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
+    if "test" not in result["data"]["images"]:
+        lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines

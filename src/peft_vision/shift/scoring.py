@@ -32,7 +32,7 @@ NO_VALIDATION = "interpolation: no validation images to choose alpha by; set dat
 
 def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World) -> dict[str, Any] | None:
     """The record, brought up to date; None where nothing was asked for. Every process computes, the main one writes."""
-    if not experiment.ood and not experiment.interpolation.alphas:
+    if not _asked(experiment):
         return None
     if experiment.interpolation.alphas and not result["parameters"]["method"]:
         _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
@@ -52,11 +52,16 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
 
 def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
     """Whether the record is what `score_shifts` would make of it."""
-    if not experiment.ood and not experiment.interpolation.alphas:
+    if not _asked(experiment):
         return True
     before = experiment.run.read_ood()
     record, due = _standing(experiment, result, before)
     return not due and before == {**record, **_summary(record, experiment, _wanted(experiment, result))}
+
+
+def _asked(experiment: Experiment) -> bool:
+    """Not while settings are tuned: test images would be scored too."""
+    return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
 def _standing(

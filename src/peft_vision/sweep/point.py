@@ -78,6 +78,9 @@ class Ended:
 
 
 def labels(points: Sequence[Sequence[str]]) -> list[str]:
-    """What sets each apart from the others; of the only one all it says."""
+    """What sets each apart from the others; of the only one all it says. A pruner tells no runs apart."""
     common = set.intersection(*map(set, points)) if len(points) > 1 else set()
-    return [" ".join(word for word in point if word not in common) for point in points]
+    return [
+        " ".join(word for word in point if word not in common and not word.startswith("task.pruner="))
+        for point in points
+    ]

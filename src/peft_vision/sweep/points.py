@@ -48,15 +48,22 @@ class Points(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Ended]:
         """ConfigError after the end, where points failed."""
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = [f"{key}={value}" for key, value in self.params.items()]
-        ended = self.run(self.points(parser.parse_overrides([*given, *arguments])))
+        ended = self.run(self.points(self.asked(arguments)))
         self.close(ended)
         return ended
 
-    def run(self, points: Sequence[Sequence[str]]) -> list[Ended]:
-        """Each once, wherever the launcher starts them. ConfigError before anything starts, where some are wrong."""
-        before, prepared = self._prepared(points)
+    def asked(self, arguments: Sequence[str]) -> list[Override]:
+        """`params`, then those of the command line, of which the last of equal keys counts."""
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        return self.parsed([*given, *arguments])
+
+    def parsed(self, words: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
+
+    def run(self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None) -> list[Ended]:
+        """Each once, wherever the launcher starts them. ConfigError before anything starts, where some are wrong.
+        `names`: for the user; None: what sets each apart."""
+        before, prepared = self.prepared(points, names)
         ended = dict(before)
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]
@@ -88,14 +95,16 @@ class Points(Sweeper):
             lines.append("task.retry=true tries again what failed by itself")
         raise ConfigError("\n".join(lines))
 
-    def _prepared(self, points: Sequence[Sequence[str]]) -> tuple[dict[int, Ended], list[Point]]:
-        """What ended before, by number, and all the points, those that have to run checked."""
+    def prepared(
+        self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
+    ) -> tuple[dict[int, Ended], list[Point]]:
+        """What ended before, by number, and all the points, those that have to run checked. ConfigError as of `run`."""
         composer = Composer(self.hydra_context.config_loader, self.config)
         before: dict[int, Ended] = {}
         prepared: list[Point] = []
         checked: dict[str, str | None] = {}
         wrong: dict[str, list[str]] = {}
-        for overrides, label in zip(points, labels(points), strict=True):
+        for overrides, label in zip(points, names or labels(points), strict=True):
             try:
                 point = Point.of(overrides, label, composer.request(overrides))
                 prepared.append(point)

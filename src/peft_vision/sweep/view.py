@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from peft_vision.config import Pruned
 from peft_vision.progress import clock, terminal
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.wording import fault
@@ -53,7 +54,7 @@ class View:
         accuracy = validation(its)
         if accuracy is not None and (self._best is None or accuracy > self._best[0]):
             self._best = (accuracy, its.point.label)
-        word = "failed" if its.fault else "before" if skipped else "done"
+        word = _word(its, skipped=skipped)
         figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
         place = f"{len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}"
@@ -91,7 +92,7 @@ class View:
         return row["epoch"] / epochs, words
 
     def _table(self) -> Table:
-        failed = sum(its.fault is not None for its in self._ended.values())
+        failed = sum(_word(its, skipped=False) == "failed" for its in self._ended.values())
         parts = [f"{len(self._ended) - failed} of {len(self._points)} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(self._running)} running"]
@@ -117,6 +118,12 @@ class View:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _word(its: Ended, *, skipped: bool) -> str:
+    if its.fault is not None:
+        return "pruned" if isinstance(its.fault, Pruned) else "failed"
+    return "before" if skipped else "done"
 
 
 def validation(its: Ended) -> float | None:

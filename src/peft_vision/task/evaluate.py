@@ -71,7 +71,8 @@ class Evaluate(Task):
         images = splits.parts()
         if self.split not in images:
             raise ConfigError(
-                f"task.split: got {self.split!r}, but these data have none; data.val_fraction=0.1 would make one"
+                f"task.split: got {self.split!r}, but these data have none; data.stage=all with data.val_fraction=0.1 "
+                "has all splits"
             )
         return Images(positions[images[self.split].labels], images[self.split].pixels, "none")
 

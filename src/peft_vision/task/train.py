@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
-from peft_vision.adapter import Recipe, load_tuned, write_adapter, write_probe
+from pydantic import BeforeValidator
+
+from peft_vision.adapter import Recipe, write_adapter, write_probe
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import ConfigError, component
+from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
@@ -18,8 +20,10 @@ from peft_vision.experiment import Experiment, load_backbone, open_store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
 from peft_vision.ood.opened import opened
-from peft_vision.phases import begin_phases, fit_phases
+from peft_vision.optimizer.base import Stepper
+from peft_vision.phases import fit_phases
 from peft_vision.probe import check_model
+from peft_vision.pruner import Pruner
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
@@ -29,19 +33,25 @@ from peft_vision.run import Run
 from peft_vision.seeding import derive
 from peft_vision.shift.scoring import NO_VALIDATION, score_shifts
 from peft_vision.task.base import Task
+from peft_vision.task.resuming import origin, resume
 from peft_vision.tracker import Log
 from peft_vision.trainer import Standing
 
 logger = logging.getLogger("peft_vision")
 
 
+def _built(pruner: Any) -> Pruner | None:
+    return None if pruner is None else build(pruner, Pruner, "task.pruner")
+
+
 @component
 class Train(Task):
     """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep. `wait`:
-    for another process that is at work on the same run, until it ends or dies."""
+    for another process that is at work on the same run, until it ends or dies. `pruner`: what may give the run up."""
 
     retry: bool | None
     wait: bool
+    pruner: Annotated[Pruner | None, BeforeValidator(_built)]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Returns the accuracy on the validation split, or on test where there is none to choose by."""
@@ -54,7 +64,7 @@ class Train(Task):
             if result is None and failure is not None and self.retry is False:
                 raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
             if result is None:
-                result = _train(experiment, run, here)
+                result = _train(experiment, run, here, pruner=self.pruner)
             elif here.is_main:
                 logger.info("done before, with the same config; this is its result")
             if here.is_main:
@@ -66,10 +76,10 @@ class Train(Task):
                 if shifts != before:
                     _show_shifts(experiment, run, shifts)
         metrics = result["metrics"]
-        return metrics.get("val/accuracy", metrics["test/accuracy"])
+        return metrics["val/accuracy" if "val/accuracy" in metrics else "test/accuracy"]
 
 
-def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
+def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
     """From the saved state, or from the start, to a result. Every process computes, the main one writes."""
     started = monotonic()
     for group, optimizer in experiment.optimizers.items():
@@ -89,7 +99,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     method, has_val = experiment.choices["method"], splits.val is not None
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
     _check_scoring(experiment, splits)
-    standing = _resume(model, splits, run, experiment)
+    standing = resume(model, splits, run, experiment)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
     model.to(here.device)
@@ -104,24 +114,26 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             _announce(facts, model, run, standing, backbone_size)
             log = held.enter_context(_tracked(experiment, run))
 
-        def record(metrics: dict[str, float]) -> None:
+        def record(metrics: dict[str, float]) -> str | None:
             standing.rows += 1
-            if log is not None:
-                run.append_metrics(metrics)
-                log.metrics(metrics, step=int(metrics["epoch"]))
+            if log is None:
+                return None
+            run.append_metrics(metrics)
+            log.metrics(metrics, step=int(metrics["epoch"]))
+            return None if pruner is None else _verdict(pruner, metrics, experiment, model)
 
         def save(standing: Standing) -> None:
             standing.wall_seconds = monotonic() - started
             standing.backbone_images = _backbone_images(earlier, splits, here)
             if here.is_main:
-                state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": _origin(model, splits)}
+                state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": origin(model, splits)}
                 run.write_state(state)
 
         def source(split: str) -> Source | None:
             return store.source(split) if split in splits.parts() else None
 
         def score(prefix: str = "") -> dict[str, float]:
-            """What the model is worth on val and test."""
+            """What the model is worth on val and test, as far as there are any."""
             metrics: dict[str, float] = {}
             for split in ("val", "test"):
                 if (inputs := source(split)) is not None:
@@ -132,7 +144,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
         def score_probe() -> None:
             if here.is_main:
                 run.place_probe(lambda path: write_probe(model, path))
-            standing.test_reads += 1
+            standing.test_reads += splits.test is not None
             standing.probe = score("probe/")
 
         source("train"), source("val")
@@ -154,7 +166,7 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
             score_probe=score_probe,
         )
         peak = max(here.gather(peak_mib(here.device)))
-        standing.test_reads += 1
+        standing.test_reads += splits.test is not None
         save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
         metrics = {**score(), **standing.probe}
         counts = model.parameter_counts()
@@ -186,6 +198,15 @@ def _train(experiment: Experiment, run: Run, here: World) -> dict[str, Any]:
     return result
 
 
+def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
+    """Of an epoch of the last phase: what shows in one before it is not what the run comes to."""
+    ahead = (len(model.phases) - 1) * experiment.trainer.epochs
+    steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
+    if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
+        return None
+    return pruner.verdict(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
+
+
 def _check_scoring(experiment: Experiment, splits: Splits) -> None:
     """ConfigError for what would stop the run only after its training."""
     if splits.val is None and experiment.trainer.keep == "best":
@@ -203,30 +224,6 @@ def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) ->
     """How many images of each split went through the backbone, in every process and before a resume."""
     shares = here.gather({split: images.handed_out for split, images in splits.parts().items()})
     return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in splits.parts()}
-
-
-def _origin(model: Model, splits: Splits) -> dict[str, str]:
-    """Hashes of what a run starts from."""
-    return {"backbone": model.recipe.backbone["hash"], "data": splits.fingerprint}
-
-
-def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
-    """Puts the saved state, if there is one, into `model`, in the phase it was saved in."""
-    state = run.read_state()
-    if state is None:
-        return Standing()
-    for group, found in _origin(model, splits).items():
-        if state["origin"][group] != found:
-            raise ConfigError(
-                f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
-            )
-    try:
-        standing = Standing(**state["standing"])
-    except TypeError as error:
-        raise ConfigError(f"{run.folder}/state.pt is of another version\ndelete it to begin the run anew") from error
-    begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
-    load_tuned(model, state["tuned"])
-    return standing
 
 
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:
@@ -282,7 +279,7 @@ def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
         run_id=experiment.identity,
         name=experiment.name,
         group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
-        job_type="train",
+        job_type="train" if experiment.data.stage == "all" else experiment.data.stage,
         tags=names,
         config=experiment.config,
         folder=run.folder,

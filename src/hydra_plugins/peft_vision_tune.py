@@ -1,0 +1,7 @@
+"""hydra/sweeper=tune, where Hydra looks for it."""
+
+from peft_vision.launch.deferred import Deferred
+
+
+class Tune(Deferred):
+    target = "peft_vision.tuning.sweeper.Tuning"

@@ -1,0 +1,38 @@
+"""A study's file: one that several processes append to, on one machine or on several that share the folder."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from peft_vision.run import writing
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Made where there is none."""
+    optuna.logging.set_verbosity(logging.ERROR)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = JournalFileOpenLock(str(path))
+        lock.acquire()
+        try:
+            _mend(path)
+        finally:
+            lock.release()
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _mend(path: Path) -> None:
+    """Cuts off a line that a killed process left unfinished: what the next one appends to it could not be read."""
+    with path.open("ab+") as file:
+        file.seek(0)
+        text = file.read()
+        if not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)
+            file.flush()
+            os.fsync(file.fileno())

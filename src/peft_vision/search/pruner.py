@@ -1,0 +1,47 @@
+"""A run as a trial of a study: it tells its validation accuracy after each epoch, and the study may give it up."""
+
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from peft_vision.config import component
+from peft_vision.pruner import Pruner
+from peft_vision.search.journal import open_journal
+from peft_vision.search.options import pruner
+
+
+@component
+class TrialPruner(Pruner):
+    """`journal`: the study's file. `name`: the pruner's, `epochs` of a whole run."""
+
+    journal: str
+    study: str
+    trial: int
+    name: str
+    startup_trials: int
+    warmup_epochs: int
+    epochs: int
+
+    def verdict(self, epoch: int, accuracy: float) -> str | None:
+        """An epoch that was told before a kill, and is done again, is neither told nor judged again."""
+        trial = self._trial()
+        if trial.state.is_finished():  # by a search that took this process for dead
+            return None
+        last = -1 if trial.last_step is None else trial.last_step
+        if epoch > last:
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+        if epoch >= last and self._study.pruner.prune(self._study, self._trial()):
+            return f"given up after epoch {epoch} of {self.epochs}, at {100 * accuracy:.2f} % on validation"
+        return None
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        rule = pruner(
+            self.name, startup_trials=self.startup_trials, warmup_epochs=self.warmup_epochs, epochs=self.epochs
+        )
+        return optuna.load_study(study_name=self.study, storage=open_journal(Path(self.journal)), pruner=rule)
+
+    def _trial(self) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[self.trial]

@@ -1,0 +1,147 @@
+"""Points that a study draws one batch after the other, as the results of those before it suggest."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from peft_vision.config import ConfigError, Pruned
+from peft_vision.experiment import Experiment
+from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.run import identity
+from peft_vision.search.options import SearchOptions
+from peft_vision.search.space import Space
+from peft_vision.search.study import Study, at_work
+from peft_vision.sweep.composer import Composer
+from peft_vision.sweep.point import Ended, Point
+from peft_vision.sweep.points import Points
+
+_POLL_SECONDS = 1.0  # between two looks at what other searches are at work on
+Trials = dict[int, tuple[FrozenTrial, list[Ended]]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Of the points in `space`; `sweep` runs them."""
+
+    sweep: Points
+    space: Space
+    options: SearchOptions
+
+    def carry_out(self) -> tuple[Study, Trials]:
+        """Until the study has `n_trials`, whoever runs them; the study, and its trials by number with what became of
+        their runs."""
+        space, options, launcher = self.space, self.options, self.sweep.launcher
+        _check_pruner(space, options)
+        folder = Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
+        experiment = self._experiment(space.example())
+        record = {"space": space.record(), "setting": _without(experiment.setting, space.swept)}
+        name = options.study or "-".join([*_names(experiment), identity(record)[:8]])
+        with at_work(folder) as mark:
+            study = Study(folder=folder, name=name, space=space, options=options, mark=mark)
+            study.check(record)
+            batch = options.batch or (launcher.at_once if isinstance(launcher, Elsewhere) else None) or 1
+            while True:
+                if drawn := study.draw(batch):
+                    self._run(study, drawn)
+                elif all(trial.state.is_finished() for trial in study.trials()):
+                    return study, self._ended(study)
+                else:  # others are at work; should they die, their trials are drawn again
+                    time.sleep(_POLL_SECONDS)
+
+    def _run(self, study: Study, drawn: Sequence[FrozenTrial]) -> None:
+        points, names, owners = [], [], []
+        for trial in drawn:
+            for point in study.space.points(trial.params):
+                points.append((*point, *_pruner(study, trial)))
+                own = " ".join(word for word in point if word not in study.space.fixed)
+                names.append(f"trial {trial.number + 1}/{study.options.n_trials}: {own}")
+                owners.append(trial.number)
+        ended = self.sweep.run(points, names)
+        for trial in drawn:
+            its = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
+            if not any(end.is_busy() for end in its):
+                study.tell(trial.number, value=_value(its), pruned=any(isinstance(end.fault, Pruned) for end in its))
+
+    def _ended(self, study: Study) -> Trials:
+        """From the folders of the runs, whichever process they were run by."""
+        trials = study.trials()
+        points = [(trial, point) for trial in trials for point in study.space.points(trial.params)]
+        before, prepared = self.sweep.prepared([point for _, point in points])
+        found: Trials = {trial.number: (trial, []) for trial in trials}
+        for number, (trial, _) in enumerate(points):
+            its = before[number] if number in before else _unfinished(prepared[number], trial)
+            found[trial.number][1].append(its)
+        return found
+
+    def _experiment(self, overrides: Sequence[str]) -> Experiment:
+        request = Composer(self.sweep.hydra_context.config_loader, self.sweep.config).request(overrides)
+        experiment = Point.of(overrides, "", request).experiment
+        if experiment is None:
+            raise ConfigError("task: a search trains; write task=train")
+        return experiment
+
+
+def _value(ended: Sequence[Ended]) -> float | None:
+    """What the runs of a trial come to; None where one failed."""
+    if any(its.result is None for its in ended):
+        return None
+    found = [its.result["metrics"].get("val/accuracy") for its in ended]
+    if None in found:
+        raise ConfigError("data.val_fraction: a search needs validation images to go by")
+    return fmean(found)
+
+
+def _unfinished(point: Point, trial: FrozenTrial) -> Ended:
+    pruned = trial.state is TrialState.PRUNED
+    return Ended(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
+
+
+def _check_pruner(space: Space, options: SearchOptions) -> None:
+    if options.pruner != "none" and len(space.seeds) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.pruner: {options.pruner} prunes trials of one run, and these are of {len(space.seeds)} "
+            "seeds; set hydra.sweeper.pruner=none"
+        )
+
+
+def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
+    """The override that lets the study give the trial's run up."""
+    options = study.options
+    if options.pruner == "none":
+        return ()
+    values = {
+        "_target_": "peft_vision.search.pruner.TrialPruner",
+        "journal": _quoted(str(study.journal)),
+        "study": study.name,
+        "trial": trial.number,
+        "name": options.pruner,
+        "startup_trials": options.startup_trials,
+        "warmup_epochs": options.warmup_epochs,
+        "epochs": "${trainer.epochs}",
+    }
+    return (f"task.pruner={{{','.join(f'{key}:{value}' for key, value in values.items())}}}",)
+
+
+def _quoted(text: str) -> str:
+    """As Hydra's grammar takes any text."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _names(experiment: Experiment) -> list[str]:
+    return [experiment.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
+
+
+def _without(setting: Mapping[str, Mapping[str, Any]], keys: Mapping[str, object]) -> dict[str, Any]:
+    """All but what the search varies: of a group that it chooses, nothing."""
+    kept = {group: dict(values) for group, values in setting.items() if group not in keys}
+    for key in keys:
+        group, _, rest = key.lstrip("+").partition(".")
+        if group in kept:
+            kept[group].pop(rest, None)
+    return kept

@@ -1,0 +1,94 @@
+"""What a search may vary, in Hydra's words for a sweep.
+
+optimizer.lr=tag(log,interval(1e-5,1e-1))   a number, tried on a logarithmic scale
+method.dropout=interval(0,0.5)              a number
+trainer.epochs=range(5,20,5)                5, 10 or 15
+method.rank=2,4,8   or choice(2,4,8)        one of these, in no order
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from peft_vision.config import ConfigError
+
+_DIGITS = 4  # of a number that was drawn; more would only be hard to read
+
+
+@dataclass(frozen=True)
+class Space:
+    """`fixed`: overrides of every trial. `swept`: distributions by key. `seeds`: overrides; each trial is trained with
+    each, and what it comes to is the mean."""
+
+    fixed: tuple[str, ...]
+    swept: Mapping[str, BaseDistribution]
+    seeds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, overrides: Sequence[Override]) -> "Space":
+        """Of equal keys the last one counts. ConfigError where there is nothing to vary."""
+        last = {override.get_key_element(): override for override in overrides}
+        seeds = last.pop("seed", None)
+        swept = {key: _distribution(key, own) for key, own in last.items() if own.is_sweep_override()}
+        if not swept:
+            raise ConfigError(
+                "nothing to search; write what may vary, such as optimizer.lr=tag(log,interval(1e-5,1e-1))"
+            )
+        fixed = tuple(_words(own)[0] for own in last.values() if not own.is_sweep_override())
+        return cls(fixed, swept, _words(seeds) if seeds else ())
+
+    def points(self, params: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """The overrides of a trial's runs, one for each seed."""
+        own = tuple(f"{key}={_written(params[key], distribution)}" for key, distribution in self.swept.items())
+        return [(*self.fixed, *own, seed) for seed in self.seeds] or [(*self.fixed, *own)]
+
+    def example(self) -> tuple[str, ...]:
+        """The overrides of one run, whichever."""
+        params = {
+            key: getattr(own, "low", None) if _is_number(own) else own.choices[0] for key, own in self.swept.items()
+        }
+        return self.points(params)[0]
+
+    def record(self) -> dict[str, Any]:
+        """What tells it from another space."""
+        return {"swept": {key: repr(own) for key, own in sorted(self.swept.items())}, "seeds": list(self.seeds)}
+
+
+def _distribution(key: str, override: Override) -> BaseDistribution:
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        kind = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
+        return _checked(key, kind, low=sweep.start, high=sweep.end, log="log" in sweep.tags)
+    if isinstance(sweep, RangeSweep) and all(isinstance(part, int) for part in (sweep.start, sweep.stop, sweep.step)):
+        values = range(sweep.start, sweep.stop, sweep.step)
+        if len(values) > 1:
+            return IntDistribution(min(values), max(values), step=abs(sweep.step))
+    choices = tuple(word.partition("=")[2] for word in _words(override))
+    return _checked(key, CategoricalDistribution, choices=tuple(dict.fromkeys(choices)))
+
+
+def _checked(key: str, kind: type[BaseDistribution], **values: Any) -> BaseDistribution:
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {str(error).rstrip('.')}") from error
+
+
+def _words(override: Override) -> tuple[str, ...]:
+    key = override.get_key_element()
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    return tuple(f"{key}={value}" for value in values)
+
+
+def _is_number(distribution: BaseDistribution) -> bool:
+    return not isinstance(distribution, CategoricalDistribution)
+
+
+def _written(value: Any, distribution: BaseDistribution) -> str:
+    """A number as it is trained with: rounded, but never out of its interval."""
+    if not isinstance(distribution, FloatDistribution):
+        return str(value)
+    return repr(min(max(float(f"{value:.{_DIGITS}g}"), distribution.low), distribution.high))

@@ -1,0 +1,70 @@
+"""A search by Optuna: runs of a sweep whose values are drawn as earlier results suggest."""
+
+import logging
+import shlex
+import sys
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from optuna.trial import TrialState
+
+from peft_vision.config import ConfigError, Pruned
+from peft_vision.launch.options import checked
+from peft_vision.search.options import SearchOptions
+from peft_vision.search.search import Search, Trials
+from peft_vision.search.space import Space
+from peft_vision.search.study import Study
+from peft_vision.sweep.point import Ended
+from peft_vision.sweep.points import Points
+
+logger = logging.getLogger("peft_vision")
+_STAGE = "data.stage=tune"  # a search looks at validation alone, unless it is told otherwise
+_SHOWN = 5  # of the best trials
+
+
+class SweepOfTrials(Points):
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params)
+        self.options: SearchOptions = checked(SearchOptions, options, "hydra.sweeper")
+        if self.options.n_trials is None:
+            raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")
+
+    def sweep(self, arguments: list[str]) -> list[Ended]:
+        """ConfigError after the end, where trials failed."""
+        overrides = self.asked(arguments)
+        own_stage = any(override.get_key_element() == "data.stage" for override in overrides)
+        if not own_stage:
+            overrides += self.parsed([_STAGE])
+        study, trials = Search(self, Space.of(overrides), self.options).carry_out()
+        for line in account(study, trials):
+            logger.info("%s", line)
+        ended = [its for _, runs in trials.values() for its in runs]
+        self.close([its for its in ended if not isinstance(its.fault, Pruned)])
+        return ended
+
+
+def account(study: Study, trials: Trials) -> list[str]:
+    """What the search came to, and the command of the best: of equal ones the first."""
+    states = [trial.state for trial, _ in trials.values()]
+    counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    told = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)
+    lines = ["", f"study     {study.journal}: {len(trials)} trials, {told}"]
+    whole = [trial for trial, _ in trials.values() if trial.state is TrialState.COMPLETE]
+    best = sorted(whole, key=lambda trial: (-trial.value, trial.number))[:_SHOWN]
+    for trial in best:
+        values, word = " ".join(_own(study, trial.params)), "best" if trial is best[0] else ""
+        lines.append(f"{word:9} val {100 * trial.value:.2f} %  {values}  (trial {trial.number + 1})")
+    if best:
+        fixed = [word for word in study.space.fixed if word != _STAGE]
+        words = [*fixed, *_own(study, best[0].params), *study.space.seeds[:1]]
+        lines.append(f"again     {shlex.join(['peft-vision', *_flags(), *words])}")
+    return lines
+
+
+def _own(study: Study, params: dict[str, Any]) -> list[str]:
+    return [word for word in study.space.points(params)[0] if word not in (*study.space.fixed, *study.space.seeds)]
+
+
+def _flags() -> list[str]:
+    given = get_args_parser().parse_known_args(sys.argv[1:])[0]
+    return [] if given.config_dir is None else ["--config-dir", given.config_dir]

@@ -1,0 +1,35 @@
+"""What `data.stage` asks of the rest of a run.
+
+all     train, choose by validation, test: one run that is complete in itself
+tune    a setting is tried: trained on the training part and scored on validation; the test images are left alone
+final   a setting that was chosen: trained on training and validation images together, then tested
+"""
+
+from collections.abc import Mapping
+
+from peft_vision.config import ConfigError
+from peft_vision.interpolation import Interpolation
+from peft_vision.optimizer.base import Optimizer, Solver
+from peft_vision.trainer import Trainer
+
+_WHY = "and data.stage=final trains on the validation images"
+
+
+def check_stage(
+    stage: str, *, trainer: Trainer, optimizers: Mapping[str, Optimizer], interpolation: Interpolation
+) -> None:
+    """ConfigError for all that would choose by validation images in a run that trains on them. `optimizers`: those
+    that fit something, by config group."""
+    if stage != "final":
+        return
+    faults = []
+    if trainer.keep == "best":
+        faults.append(f"trainer.keep: best chooses an epoch by validation, {_WHY}; set trainer.keep=last")
+    for group, optimizer in optimizers.items():
+        if isinstance(optimizer, Solver) and optimizer.num_settings > 1:
+            tried = f"{optimizer.num_settings} settings to choose from by validation"
+            faults.append(f"{group}: {tried}, {_WHY}; give one setting")
+    if interpolation.alphas:
+        faults.append(f"interpolation: chooses alpha by validation, {_WHY}; write interpolation=none")
+    if faults:
+        raise ConfigError("\n".join(faults))

@@ -1,0 +1,84 @@
+"""One grid, or several in one sweep, where each method has values of its own to try.
+
+    hydra.sweeper.grids:
+      full:  { method: full, optimizer.lr: "1e-4,1e-3" }
+      lp_ft: { method: lp_ft, optimizer.lr: "1e-6,1e-5" }
+
+What the command line sweeps (seed=0,1,2) is crossed with each grid and, of equal keys, replaces the grid's. But
+`method=full` chooses among the grids; and where grids choose options of a group, a value of it (optimizer.rank=8) is
+for the grids that name it alone, if any does, because the others' options need not have it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from peft_vision.sweep.points import Points
+
+_CHOOSES = "method"
+
+
+class SweepOfGrids(Points):
+    """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
+
+    def __init__(self, grids: Mapping[str, Mapping[str, object]], params: Mapping[str, str] | None = None) -> None:
+        super().__init__(params)
+        self.grids = grids
+
+    def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+        """Of all grids, each once."""
+        points: dict[tuple[str, ...], None] = {}
+        for crossing in self.crossings(overrides):
+            points |= dict.fromkeys(super().points(crossing))
+        return list(points)
+
+    def crossings(self, overrides: Sequence[Override]) -> list[list[Override]]:
+        """Each grid, crossed with those of the `overrides` that concern it."""
+        if not self.grids:
+            return [list(overrides)]
+        if not _are_grids(self.grids):
+            raise HydraException(
+                f"hydra.sweeper.grids: got {self.grids}, should be overrides by name, as in experiment/lp_ft_vs_ft.yaml"
+            )
+        wanted = _methods(overrides)
+        crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]
+        crossings = []
+        offered: set[str] = set()
+        for grid in self.grids.values():
+            own = self.parsed([f"{key}={value}" for key, value in grid.items()])
+            its = _methods(own)
+            offered |= its or wanted  # a grid that names no method takes any
+            chosen = its & wanted if its and wanted else its or wanted
+            if wanted and not chosen:
+                continue
+            method = self.parsed([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
+            concerning = [override for override in crossed if self._concerns(override, grid)]
+            crossings.append([*own, *concerning, *method])
+        if unknown := wanted - offered:
+            known = ", ".join(sorted(offered))
+            raise HydraException(
+                f"{_CHOOSES}: no grid of this sweep is of {', '.join(sorted(unknown))}; there are {known}"
+            )
+        return crossings
+
+    def _concerns(self, override: Override, grid: Mapping[str, object]) -> bool:
+        key = override.get_key_element()
+        group, _, rest = key.partition(".")
+        chosen = any(group in other for other in self.grids.values())
+        named = any(key in other for other in self.grids.values())
+        return not (rest and chosen and named) or key in grid
+
+
+def _are_grids(grids: object) -> bool:
+    return isinstance(grids, Mapping) and all(isinstance(grid, Mapping) for grid in grids.values())
+
+
+def _methods(overrides: Iterable[Override]) -> set[str]:
+    """What they choose, swept or not."""
+    found: set[str] = set()
+    for override in overrides:
+        if override.get_key_element() == _CHOOSES:
+            swept = override.is_sweep_override()
+            found |= set(override.sweep_string_iterator()) if swept else {override.get_value_element_as_str()}
+    return found

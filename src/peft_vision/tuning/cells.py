@@ -1,0 +1,147 @@
+"""What tuning came to: for each cell, the setting that won.
+
+A cell is a method on a backbone and on the same images, divided in the same way: accuracies on others do not compare.
+Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run, the one with
+the highest mean accuracy over the tuning seeds goes on, of equal ones the first.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from peft_vision.experiment import Experiment
+from peft_vision.report.choose import cell
+from peft_vision.run import identity
+from peft_vision.sweep.point import Ended
+
+Selection = Literal["validation", "test"]
+SHOWN = ("augment", "resize", "stage")  # of data: how images are shown and used; the rest says which they are
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A tuning run, as the report's rule looks at one. `metrics`: its accuracy on the split that decides, by the name
+    of the one that should."""
+
+    ended: Ended
+    seed: int
+    setting: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    choice: None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Of one cell. `tuned`: all its runs; `chosen`: those of the setting that won, by seed, none where all failed.
+    `inner`: overrides for what their solvers chose. `settings`: how many were tried, within runs too; `accuracy`: of
+    the winner, the mean over its seeds."""
+
+    name: str
+    tuned: tuple[Ended, ...]
+    chosen: tuple[Ended, ...]
+    inner: tuple[str, ...]
+    settings: int
+    accuracy: float | None
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What sets the winner apart from the others of its cell, by key."""
+        if not self.chosen:
+            return {}
+        common = set.intersection(*(set(its.point.overrides) for its in self.tuned))
+        own = [word for word in (*self.chosen[0].point.overrides, *self.inner) if word not in common]
+        pairs = (word.lstrip("+").split("=", 1) for word in own)
+        return {key: value for key, value in pairs if key not in ("seed", "task.pruner")}
+
+    def mean(self, metric: str) -> float | None:
+        """Of the chosen runs; None where one has no such metric."""
+        found = [its.result["metrics"].get(metric) for its in self.chosen]
+        return None if not found or None in found else fmean(found)
+
+
+def decisions(ended: Sequence[Ended], selection: Selection) -> list[Decision]:
+    """One for each cell, in the order in which they first appear."""
+    cells: dict[str, list[Ended]] = {}
+    for its in ended:
+        cells.setdefault(images_and_model(its.point.experiment), []).append(its)
+    names = _names([runs[0].point.experiment for runs in cells.values()])
+    return [_decided(name, runs, selection) for name, runs in zip(names, cells.values(), strict=True)]
+
+
+def images_and_model(experiment: Experiment) -> str:
+    """Equal for the points of one cell."""
+    choices = [experiment.choices[group] for group in ("method", "backbone", "data")]
+    return json.dumps([*choices, _images(experiment)], sort_keys=True, default=str)
+
+
+def setting(experiment: Experiment) -> str:
+    """Equal for runs that differ by their seed alone."""
+    return identity(experiment.setting)
+
+
+def _images(experiment: Experiment) -> dict[str, Any]:
+    return {key: value for key, value in experiment.setting["data"].items() if key not in SHOWN}
+
+
+def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision:
+    split = "val" if selection == "validation" else "test"
+    tried = [
+        Tried(its, its.point.experiment.seed, _flat(its.point.experiment), {"val/accuracy": accuracy})
+        for its in runs
+        if its.result is not None and (accuracy := its.result["metrics"].get(f"{split}/accuracy")) is not None
+    ]
+    once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run that two points share
+    winner = cell(name, once.values()).chosen if once else None
+    chosen = tuple(run.ended for run in winner.runs) if winner else ()
+    inner, accuracy = _inner(chosen) if selection == "validation" else ((), None)
+    return Decision(
+        name=name,
+        tuned=tuple(runs),
+        chosen=chosen,
+        inner=inner,
+        settings=_count(runs),
+        accuracy=winner.validation if winner and accuracy is None else accuracy,
+    )
+
+
+def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
+    """What the solver of these runs, which are of one setting, chose over all of them; and its accuracy, where that is
+    the accuracy of the run."""
+    selections = [its.result["selection"] for its in chosen]
+    if not selections or None in selections:
+        return (), None
+    group, keys = selections[0]["group"], list(selections[0]["chosen"])
+    scores: dict[tuple[float, ...], list[float]] = {}
+    for selection in selections:
+        for row in selection["tried"]:
+            scores.setdefault(tuple(row[key] for key in keys), []).append(row["val/accuracy"])
+    best = max(scores, key=lambda values: fmean(scores[values]))  # the first of equal ones
+    overrides = tuple(f"{group}.{key}=[{value}]" for key, value in zip(keys, best, strict=True))
+    return overrides, fmean(scores[best]) if group == "optimizer" else None
+
+
+def _count(runs: Sequence[Ended]) -> int:
+    """Settings, those that solvers tried within a run counted one by one."""
+    within: dict[str, int] = {}
+    for its in runs:
+        selection = its.result["selection"] if its.result else None
+        key = setting(its.point.experiment)
+        within[key] = max(within.get(key, 1), selection["settings"] if selection else 1)
+    return sum(within.values())
+
+
+def _flat(experiment: Experiment) -> dict[str, Any]:
+    return {f"{group}.{key}": value for group, values in experiment.setting.items() for key, value in values.items()}
+
+
+def _names(experiments: Sequence[Experiment]) -> list[str]:
+    """Such as "lora on digits, vit_micro", and the values that tell its images from those of others of this name."""
+    plain = ["{method} on {data}, {backbone}".format(**experiment.choices) for experiment in experiments]
+    names = []
+    for name, experiment in zip(plain, experiments, strict=True):
+        others = [_images(other) for its, other in zip(plain, experiments, strict=True) if its == name]
+        differ = [key for key, value in _images(experiment).items() if any(other.get(key) != value for other in others)]
+        names.append(", ".join([name, *(f"data.{key}={_images(experiment)[key]}" for key in differ)]))
+    return names

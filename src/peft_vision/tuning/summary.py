@@ -1,0 +1,52 @@
+"""The table that closes a tuning."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+from rich.console import Console
+from rich.table import Table
+
+from peft_vision.sweep.point import Ended
+from peft_vision.tuning.cells import Decision, Selection
+
+_TITLES = {
+    "validation": "chosen by validation; trained on training and validation images; tested once",
+    "test": "chosen by test, as some papers do: no honest figures",
+}
+_COLUMNS = ("", "chosen", "of settings", "validation, %", "test, %", "seeds")
+_WIDEST = 200
+
+
+def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Selection) -> None:
+    """A row for each cell, with the runs of the setting that won."""
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for column in _COLUMNS:
+        table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)
+    table.add_row(*_COLUMNS)
+    for decision, runs in results.items():
+        accuracies = [its.result["metrics"]["test/accuracy"] for its in runs if its.result is not None]
+        validation = decision.accuracy if selection == "validation" else decision.mean("val/accuracy")
+        table.add_row(
+            decision.name,
+            _chosen(decision),
+            str(decision.settings),
+            "" if validation is None else f"{100 * validation:.2f}",
+            _mean_and_deviation(accuracies),
+            str(len(accuracies)),
+        )
+    console = Console(width=_WIDEST, highlight=False)
+    console.print(f"\n{_TITLES[selection]}")
+    console.print(table)
+
+
+def _chosen(decision: Decision) -> str:
+    if not decision.chosen:
+        return "none: all failed"
+    return " ".join(f"{key}={value}" for key, value in decision.values.items()) or "the only setting"
+
+
+def _mean_and_deviation(accuracies: Sequence[float]) -> str:
+    if not accuracies:
+        return ""
+    deviation = f" ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    return f"{100 * fmean(accuracies):.2f}{deviation}"

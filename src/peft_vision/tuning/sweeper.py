@@ -1,0 +1,152 @@
+"""Tune, choose, retrain, test: what a sweep of settings is for.
+
+1. every setting of the grid is trained on the training part and scored on validation; test images are left alone
+2. in each cell (method, backbone, images) validation chooses a setting
+3. that setting is trained on training and validation images together, with every final seed, and tested
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from peft_vision.config import ConfigError, Pruned
+from peft_vision.launch.options import checked
+from peft_vision.search.needed import check_optuna
+from peft_vision.stage import check_stage
+from peft_vision.sweep.composer import Composer
+from peft_vision.sweep.grids import SweepOfGrids
+from peft_vision.sweep.point import Ended, Point
+from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
+from peft_vision.tuning.choice import write_choice
+from peft_vision.tuning.summary import print_decisions
+
+logger = logging.getLogger("peft_vision")
+_OWN = ("seed", "data.stage", "task.pruner")  # what the final runs have values of their own for
+
+
+class Tuning(SweepOfGrids):
+    """`seeds`: of the final runs. `selection`: the split that chooses; by test, as some papers do, the tuning runs
+    themselves are the result, of these seeds. `search`: its options; with `n_trials` each cell is searched, without
+    it every point is run."""
+
+    def __init__(
+        self,
+        grids: Mapping[str, Mapping[str, object]],
+        params: Mapping[str, str] | None,
+        seeds: Sequence[int],
+        selection: Selection,
+        **search: Any,
+    ) -> None:
+        super().__init__(grids, params)
+        self.seeds = seeds
+        self.selection = selection
+        self.searches = search["n_trials"] is not None
+        self._search = search
+
+    def sweep(self, arguments: list[str]) -> list[Ended]:
+        """The final runs. ConfigError after the end, where points failed."""
+        _check_seeds(self.seeds)
+        if self.selection not in ("validation", "test"):
+            raise ConfigError(f"hydra.sweeper.selection: got {self.selection!r}, should be validation or test")
+        if self.searches and self.selection == "test":
+            raise ConfigError("hydra.sweeper.n_trials: a search goes by validation; it takes selection=validation")
+        overrides = self.asked(arguments)
+        keys = {override.get_key_element().lstrip("+") for override in overrides}
+        if "data.stage" in keys:
+            raise ConfigError("data.stage: hydra/sweeper=tune sets it: tune, then final")
+        if self.selection == "test" and "seed" not in keys:
+            overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
+        tuned = self.searched(overrides) if self.searches else self.tuned(overrides)
+        decided = decisions(tuned, self.selection)
+        honest = self.selection == "validation"
+        results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
+        for decision, runs in results.items():
+            write_choice(decision, runs, self.selection, Path(self.config.runs).expanduser())
+        print_decisions(results, self.selection)
+        final = [its for runs in results.values() for its in runs]
+        self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
+        return final
+
+    def tuned(self, overrides: Sequence[Override]) -> list[Ended]:
+        """What became of every setting."""
+        points = self.points(overrides)
+        self.check_final(points)
+        logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
+        return self.run([(*point, self.stage) for point in points])
+
+    def searched(self, overrides: Sequence[Override]) -> list[Ended]:
+        """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
+        check_optuna()
+        from peft_vision.search.options import SearchOptions  # here, because Optuna may be missing
+        from peft_vision.search.search import Search
+        from peft_vision.search.space import Space
+
+        options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
+        ended: list[Ended] = []
+        for crossing in self.crossings(overrides):
+            varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
+            if all(own.get_key_element() == "seed" for own in varied):
+                ended += self.tuned(crossing)
+                continue
+            for cell in super().points([own for own in crossing if own not in varied]):
+                space = Space.of([*self.parsed([*cell, self.stage]), *varied])
+                self.check_final([space.example()])
+                _, trials = Search(self, space, options).carry_out()
+                ended += [its for _, runs in trials.values() for its in runs]
+        return ended
+
+    @property
+    def stage(self) -> str:
+        """The override that makes a run one of tuning."""
+        return "data.stage=tune" if self.selection == "validation" else "data.stage=all"
+
+    def check_final(self, points: Sequence[Sequence[str]]) -> None:
+        """ConfigError before tuning for what the final runs would refuse after it."""
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        for overrides in points:
+            with suppress(HydraException, OmegaConfBaseException):  # run says what is wrong, with all there is
+                request = composer.request(overrides)
+                try:
+                    experiment = Point.of(overrides, "", request).experiment
+                except ConfigError:
+                    continue
+                if experiment is None:
+                    raise ConfigError("task: hydra/sweeper=tune trains; write task=train")
+                if self.selection == "validation":
+                    its = {"trainer": experiment.trainer, "interpolation": experiment.interpolation}
+                    check_stage("final", optimizers={}, **its)
+
+    def _test(self, decided: Sequence[Decision]) -> dict[Decision, list[Ended]]:
+        """The final runs of each cell, by seed."""
+        finals = {its: self._final(its) for its in decided}
+        words = list(dict.fromkeys(word for its in finals.values() for word in its))
+        logger.info("%-9s %d runs of what was chosen", "final", len(words))
+        ended = dict(zip(words, self.run(words), strict=True)) if words else {}
+        return {its: [ended[word] for word in words] for its, words in finals.items()}
+
+    def _final(self, decision: Decision) -> list[tuple[str, ...]]:
+        if not decision.chosen:
+            return []
+        inner = {word.partition("=")[0] for word in decision.inner}
+        words = decision.chosen[0].point.overrides
+        kept = [word for word in words if word.lstrip("+").partition("=")[0] not in {*_OWN, *inner}]
+        return [(*kept, *decision.inner, "data.stage=final", f"seed={seed}") for seed in self.seeds]
+
+
+def _tells_cells_apart(override: Override) -> bool:
+    """Whether it is searched with each of its values: accuracies of different methods and images do not compare."""
+    key = override.get_key_element()
+    group, _, rest = key.lstrip("+").partition(".")
+    return (not rest and group in ("method", "backbone", "data")) or (group == "data" and rest not in SHOWN)
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    right = isinstance(seeds, Sequence) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not right or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"hydra.sweeper.seeds: got {seeds}, should be whole numbers, such as [0,1,2]")
