@@ -23,7 +23,7 @@ SWEEP += ["trainer.save_seconds=1", "data.train_size=400"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 SLURM += ["hydra.launcher.poll_seconds=2"]
 LOCAL = ["hydra/launcher=pool", "hydra.launcher.jobs=2"]
-PAUSE_SECONDS = (5.0, 20.0)  # between two kills
+PAUSE_SECONDS = (2.0, 10.0)  # between two kills
 
 
 def start(folder: Path, launcher: list[str]) -> subprocess.Popen:
