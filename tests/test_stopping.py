@@ -13,7 +13,7 @@ from peft_vision.stopping import Stopped, at_once, when_ready
 from test_resume import assert_same_run
 
 RANDOM = ("experiment=smoke", "method=vpt_deep", "method.dropout=0.2", "optimizer=adamw", "data.augment=flip_crop")
-LONG = (*RANDOM, "trainer.epochs=60", "trainer.save_seconds=1e6")
+LONG = (*RANDOM, "trainer.epochs=25", "trainer.save_seconds=1e6")
 
 
 def ask(number: int = signal.SIGUSR2) -> None:
@@ -73,7 +73,7 @@ def test_it_saves_the_epoch_that_it_is_in_and_goes_on_to_the_same_weights(number
     assert results(tmp_path) == []
     assert not (folder / "failed.json").exists()
     epochs = [json.loads(row)["epoch"] for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert torch.load(folder / "state.pt", weights_only=True)["standing"]["epochs"] == epochs[-1] < 60
+    assert torch.load(folder / "state.pt", weights_only=True)["standing"]["epochs"] == epochs[-1] < 25
 
     again = call(*LONG, cwd=tmp_path)
     assert f"resumes   after epoch {epochs[-1]}" in again.out

@@ -1,0 +1,49 @@
+"""Every run of a sweep as a task of Ray, in a fresh process of a cluster, or of this machine where there is none.
+
+Ray starts a run again whose process or machine died; it goes on from its saved state.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from peft_vision.config import ConfigError
+from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.job import Job
+
+_DIED = 1
+
+
+class TasksOfRay(Elsewhere):
+    """`init`: of ray.init, such as a cluster's address; `task`: what each run asks for, as ray.remote takes it."""
+
+    at_once = None
+
+    def __init__(self, init: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+        self.init, self.task = (OmegaConf.to_container(OmegaConf.create(options)) for options in (init, task))
+
+    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+        if find_spec("ray") is None:
+            raise ConfigError("hydra/launcher: this one needs Ray; pip install ray")
+        import ray  # here, because other launchers do without
+
+        ray.init(**self.init)
+        # max_calls: runs that share a process leak state into each other
+        begin = ray.remote(max_calls=1, **self.task)(Job.__call__).options(name="peft-vision").remote
+        waiting = {begin(job): number for number, job in enumerate(jobs)}
+        try:
+            while waiting:
+                (ended,), _ = ray.wait(list(waiting))
+                number = waiting.pop(ended)
+                try:
+                    exit_code = ray.get(ended)
+                except ray.exceptions.RayError as error:
+                    jobs[number].say(f"Ray: {str(error).strip().splitlines()[0]}")
+                    exit_code = _DIED
+                yield number, exit_code
+        finally:
+            for task in waiting:
+                ray.cancel(task, force=True)
+            ray.shutdown()
