@@ -9,7 +9,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -93,9 +93,13 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a component without the fields marked INCIDENTAL."""
+    return {key: _lasting_within(value) for key, value in values.items() if key not in _incidental(cls)}
+
+
+@cache  # a report asks for the same few classes thousands of times
+def _incidental(cls: type) -> frozenset[str]:
     hints = get_type_hints(cls, include_extras=True)
-    incidental = {name for name, hint in hints.items() if INCIDENTAL in getattr(hint, "__metadata__", ())}
-    return {key: _lasting_within(value) for key, value in values.items() if key not in incidental}
+    return frozenset(name for name, hint in hints.items() if INCIDENTAL in getattr(hint, "__metadata__", ()))
 
 
 def _lasting_within(value: Any) -> Any:
