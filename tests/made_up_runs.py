@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 IMAGES = {"train": 900, "val": 100, "test": 1000}
 SHIFT_IMAGES = 500
 
@@ -16,7 +18,7 @@ def write_run(
     seed: int = 0,
     lr: float = 0.001,
     val: float | None = 0.5,
-    test: float = 0.5,
+    test: float | None = 0.5,
     ood: Mapping[str, float | Mapping[str, float]] | None = None,
     probe: Mapping[str, float] | None = None,
     curve: Mapping[float, tuple[float, float]] | None = None,
@@ -26,27 +28,54 @@ def write_run(
     backbone: str = "vit_micro",
     source: str = "digits: 900 train + 100 val + 1000 test images of 10 classes",
     config: Mapping[str, Any] | None = None,
+    decay: float = 0.01,
+    group: str | None = None,
+    stage: str | None = None,
+    choice: Mapping[str, Any] | None = None,
+    epochs: list[tuple[float, float]] | None = None,
+    parameters: int = 12_345,
+    peak_mib: float | None = None,
+    train_seconds: float | None = None,
 ) -> Path:
     """`ood`: the accuracy on each set, or on each of its shifts. `probe`: accuracies before all else trained, by
     metric. `curve`: accuracy ID and OOD by alpha. `masked`: whether classes that a set lacks cannot be predicted.
-    `config`: groups in place of the usual ones."""
-    folder = runs / f"{method}-{backbone}-{data}-s{seed}-{lr:g}"
+    `config`: groups in place of the usual ones. `group`: of data sets; `stage`: of a sweep that tunes, `choice` what it
+    wrote. `epochs`: training loss and validation accuracy of each."""
+    mark = f"{lr:g}" + (f"+{decay:g}" if decay != 0.01 else "") + ("" if stage is None else f"+{stage}")
+    folder = runs / f"{method}-{backbone}-{data}-s{seed}-{mark}"
     folder.mkdir(parents=True)
-    metrics = {"test/accuracy": test, "test/calibration_error": 0.02}
+    metrics = {} if test is None else {"test/accuracy": test, "test/calibration_error": 0.02}
     metrics |= {} if val is None else {"val/accuracy": val}
+    images = {split: count for split, count in IMAGES.items() if split != "test" or stage != "tune"}
+    settings = {**usual_config(lr, decay), **(config or {})}
+    if stage is not None:
+        settings["data"] = {"_target_": "peft_vision.data.digits.Digits", "stage": stage}
     result = {
         "name": folder.name,
         "choices": {"method": method, "backbone": backbone, "data": data, "task": "train"},
         "seed": seed,
-        "data": {"source": source, "images": IMAGES},
+        "data": {"source": source, "images": images, **({} if group is None else {"group": group})},
         "backbone": {"name": "vit_tiny_patch16_224"},
-        "parameters": {"method": 12_345, "head": 1_290, "backbone": 1_019_520},
+        "parameters": {"method": parameters, "head": 1_290, "backbone": 1_019_520},
         "metrics": metrics,
-        "config": {"seed": seed, "runs": str(runs), "device": "auto", **usual_config(lr), **(config or {})},
+        "test_reads": 0 if test is None else 1,
+        "environment": {"peft-vision": "0.1.0", "git_commit": None},
+        "config": {"seed": seed, "runs": str(runs), "device": "auto", **settings},
     }
+    costs = {"peak_mib": peak_mib, "train_seconds": train_seconds}
+    result |= {name: value for name, value in costs.items() if value is not None}
     if probe:
         metrics |= {f"probe/{name}": value for name, value in probe.items() if not name.startswith("ood/")}
     (folder / "result.json").write_text(json.dumps(result))
+    if choice is not None:
+        usual = {"settings": 6, "rule": "made up", "selection": "validation", "validation": 0.5, "superseded": False}
+        (folder / "choice.json").write_text(json.dumps({**usual, **choice}))
+    if epochs is not None:
+        rows = [
+            {"epoch": number + 1, "train/loss": loss, "lr": lr, "val/accuracy": accuracy}
+            for number, (loss, accuracy) in enumerate(epochs)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     if ood is not None:
         scored, images = scores(ood)
         scored |= {f"probe/{name}": value for name, value in (probe or {}).items() if name.startswith("ood/")}
@@ -58,6 +87,28 @@ def write_run(
         splits = {shift: {"fingerprint": shift, "missing_are_predictable": not masked} for shift in images}
         record = {"splits": splits, "metrics": scored, "images": images, "interpolation": interpolation}
         (folder / "ood.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_attempt(
+    runs: Path,
+    *,
+    method: str = "full",
+    seed: int = 0,
+    lr: float = 0.001,
+    data: str = "digits",
+    backbone: str = "vit_micro",
+    error: str | None = None,
+) -> Path:
+    """A run without a result: failed, with `error`, or else unfinished."""
+    folder = runs / f"{method}-{backbone}-{data}-s{seed}-{lr:g}"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, **usual_config(lr, 0.01)}))
+    (folder / "metrics.jsonl").write_text("")
+    if error is None:
+        (folder / "state.pt").write_bytes(b"")
+    else:
+        (folder / "failed.json").write_text(json.dumps({"error": error, "traceback": ""}))
     return folder
 
 
@@ -82,11 +133,11 @@ def scores(ood: Mapping[str, float | Mapping[str, float]]) -> tuple[dict[str, fl
     return metrics, images
 
 
-def usual_config(lr: float) -> dict[str, Any]:
+def usual_config(lr: float, decay: float) -> dict[str, Any]:
     """Groups of which `lr` is the only value that a test varies."""
     return {
         "method": {"_target_": "peft_vision.method.linear.Linear", "layers": "all", "lr": {"adamw": lr, "sgd": lr}},
-        "optimizer": {"_target_": "peft_vision.optimizer.adamw.AdamW", "lr": lr, "weight_decay": 0.01},
+        "optimizer": {"_target_": "peft_vision.optimizer.adamw.AdamW", "lr": lr, "weight_decay": decay},
         "trainer": {"_target_": "peft_vision.trainer.Trainer", "epochs": 3, "eval_batch_size": 256},
         "tracker": {"_target_": "peft_vision.tracker.NoTracker"},
     }

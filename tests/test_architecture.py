@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = """
 peft_vision
 config
-preprocessing seeding progress wording composition
+preprocessing seeding progress stopping wording composition
 request
 backbone data
 head method ood

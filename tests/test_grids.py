@@ -9,13 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.sweeper import Sweeper
 from PIL import Image
 
 from command import call, experiment, results
 from digit_folders import DATA, write_digits
+from peft_vision.sweep.grids import SweepOfGrids
 
 FULL = {"method": "full", "optimizer.lr": "0.1,0.2"}
 LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
@@ -23,8 +22,7 @@ LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
 
 def points(grids: Mapping[str, Mapping[str, object]], *overrides: str) -> list[str]:
     """What a sweep over them runs."""
-    (plugin,) = [found for found in Plugins.instance().discover(Sweeper) if found.__name__ == "Grids"]
-    sweeper = plugin(grids=grids)  # found, not imported: Hydra executes modules of plugins again
+    sweeper = SweepOfGrids(grids)
     sweeper.hydra_context = SimpleNamespace(config_loader=None)
     return [" ".join(point) for point in sweeper.points(OverridesParser.create().parse_overrides(list(overrides)))]
 

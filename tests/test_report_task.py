@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from command import call
-from made_up_runs import write_run
+from made_up_runs import write_attempt, write_run
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def runs(tmp_path):
     return tmp_path
 
 
-PICTURES = [f"digits-vit_micro-{name}.png" for name in ("scatter", "alpha", "shifts")]
+PICTURES = [f"digits-vit_micro-{name}" for name in ("pareto", "scatter", "alpha", "shifts")]
+TEXTS = ["leaderboard.csv", "leaderboard.tex", "report.html", "table.csv", "table.json", "table.md"]
 
 
 def test_it_prints_the_table_and_writes_table_and_pictures(runs):
@@ -35,11 +36,12 @@ def test_it_prints_the_table_and_writes_table_and_pictures(runs):
     (row,) = [line for line in outcome.out.splitlines() if line.startswith("lp_ft  ")]
     assert "70.00 ± 7.07" in row
     assert "left out  killed: not finished" in outcome.out
-    assert f"written   runs/report: table.md, .csv and .json, {', '.join(PICTURES)}\n" in outcome.out
+    assert f"written   runs/report: {', '.join(TEXTS)}, 4 pictures\n" in outcome.out
     out = runs / "runs" / "report"
-    assert sorted(path.name for path in out.iterdir()) == sorted([*PICTURES, "table.csv", "table.json", "table.md"])
+    pictures = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, *TEXTS])
     for name in PICTURES:
-        with Image.open(out / name) as picture:
+        with Image.open(out / f"{name}.png") as picture:
             assert picture.format == "PNG"
             assert [round(dpi) for dpi in picture.info["dpi"]] == [150, 150]
     assert "- killed: not finished" in (out / "table.md").read_text()
@@ -64,7 +66,36 @@ def test_runs_that_were_not_scored_out_of_distribution_are_a_table_without_pictu
     write_run(tmp_path / "runs")
     outcome = call("task=report", cwd=tmp_path)
     assert "no run was scored out of distribution" in outcome.out
-    assert sorted(path.suffix for path in (tmp_path / "runs" / "report").iterdir()) == [".csv", ".json", ".md"]
+    assert sorted(path.name for path in (tmp_path / "runs" / "report").iterdir()) == TEXTS
+
+
+def test_several_folders_are_one_report_in_the_first(tmp_path):
+    write_run(tmp_path / "here", seed=0, test=0.6)
+    write_run(tmp_path / "there", seed=1, test=0.8)
+    outcome = call("task=report", "runs=[here,there]", cwd=tmp_path)
+    assert "70.00 ± 14.14" in outcome.out
+    assert (tmp_path / "here" / "report" / "report.html").is_file()
+    assert not (tmp_path / "there" / "report").exists()
+
+
+def test_groups_of_data_sets_and_formats_of_pictures_can_be_chosen(tmp_path):
+    for data in ("pets", "dtd"):
+        for method in ("full", "lora"):
+            write_run(tmp_path / "runs", method=method, data=data, source=data)
+    groups = "task.groups={natural: [pets, svhn], textures: [dtd]}"
+    outcome = call("task=report", groups, "task.pictures=[svg]", cwd=tmp_path)
+    for heading in ("natural (1 of 2)", "textures (1)", "mean of 2 groups", "mean of 2 data sets"):
+        assert heading in outcome.out
+    assert {path.suffix for path in (tmp_path / "runs" / "report").iterdir()} >= {".svg", ".html"}
+    assert list((tmp_path / "runs" / "report").glob("*.png")) == []
+
+
+def test_a_failed_run_is_a_cell_that_says_so_and_a_line_with_its_reason(runs):
+    write_attempt(runs / "runs", method="lora", error="the training loss became nan\ntry a smaller optimizer.lr")
+    outcome = call("task=report", "runs=runs", cwd=runs)
+    (line,) = [line for line in outcome.out.splitlines() if re.match(r"\d +lora ", line)]
+    assert line.split()[-1] == "failed"
+    assert "left out  lora-vit_micro-digits-s0-0.001: failed: the training loss became nan" in outcome.out
 
 
 def test_two_comparisons_of_one_name_have_pictures_of_their_own(tmp_path):
@@ -90,6 +121,11 @@ def test_a_full_or_forbidden_disk_is_one_clear_line(runs):
         ("runs=begun", "runs: no finished run in .*/begun; killed: not finished"),
         ("task.transform=log", "task.transform: got 'log', should be 'probit' or 'logit'"),
         ("task.reference=full", "task.reference: got 'full', should be a list"),
+        ("runs=[]", r"runs: got \[\], should be a folder or a list of folders"),
+        ("runs=null", "runs: got None, should be a folder or a list of folders"),
+        ("runs=[empty,nowhere]", "runs: no folder .*/nowhere"),
+        ("task.pictures=[gif]", "task.pictures.0: got 'gif', should be 'png' or 'svg'"),
+        ("task.groups=[pets]", "task.groups: got .*"),
         ("task.reference=[]", "task.reference: .*at least 1 item.*"),
     ],
 )
@@ -102,6 +138,8 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, said, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["begun", "empty", "killed", "metrics.jsonl"]
 
 
-def test_matplotlib_is_imported_only_to_draw():
-    script = "import sys, peft_vision.task.report; print('matplotlib' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
+def test_what_draws_and_tests_is_imported_only_then():
+    script = (
+        "import sys, peft_vision.task.report; print({'matplotlib', 'scipy.special', 'scipy.stats'} & {*sys.modules})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"

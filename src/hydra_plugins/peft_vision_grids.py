@@ -1,7 +1,7 @@
 """hydra/sweeper=grids, where Hydra looks for it."""
 
-from peft_vision.sweep.grids import SweepOfGrids
+from peft_vision.launch.deferred import Deferred
 
 
-class Grids(SweepOfGrids):
-    pass
+class Grids(Deferred):
+    target = "peft_vision.sweep.grids.SweepOfGrids"

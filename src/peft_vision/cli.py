@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
 from peft_vision.request import Request
+from peft_vision.stopping import Stopped, at_once
 from peft_vision.wording import fault, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
@@ -58,15 +59,17 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
         sys.argv[1:] = _readable(sys.argv[1:])
-        run()
+        with at_once():
+            run()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _fail(reword(error), getattr(error, "exit_code", 1))
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
         _fail(f"a group takes the name of one of its options; {USAGE}")
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last saved epoch")
+    except (KeyboardInterrupt, Stopped) as error:
+        _say("stopped; the same command goes on from the last saved epoch")
+        sys.exit(error.exit_code if isinstance(error, Stopped) else 1)
     except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:

@@ -70,7 +70,7 @@ def locate(target: str, where: str) -> type:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, what it imports is not
         raise ConfigError(f"{where}._target_: no module {error.name!r} for {target!r}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # an empty name, or one that begins with a dot
         raise ConfigError(f"{where}._target_: {target!r} is no dotted path to a class") from error
     found = vars(module).get(class_name)
     if not isinstance(found, type):

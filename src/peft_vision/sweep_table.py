@@ -1,4 +1,4 @@
-"""The end of a sweep: the comparison of all runs in its folder, a table and pictures."""
+"""The end of a sweep: the report of all runs in its folder, tables, pictures and a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +23,17 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """`config` is the sweep's; every run lies in `runs`."""
         from peft_vision.report.comparison import compare  # here, because --help must not wait for what it imports
+        from peft_vision.report.options import Options
 
         folder = Path(config.runs).expanduser()
         if not isinstance(self.transform, str):
             raise ConfigError(f"hydra.callbacks: transform: got {self.transform!r}, should be probit or logit")
-        compare(
-            folder,
-            folder / "report",
-            reference=self.reference,
+        options = Options(
+            reference=None if self.reference is None else tuple(self.reference),
             transform=self.transform,
             rows=self.rows,
             costs=self.costs,
+            groups=None,
+            pictures=("png", "svg"),
         )
+        compare([folder], folder / "report", options)

@@ -26,6 +26,7 @@ from peft_vision.optimizer.footprint import footprint
 from peft_vision.progress import Progress
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
+from peft_vision.stopping import Stopped, when_ready
 
 
 @dataclass
@@ -124,7 +125,8 @@ class Trainer:
         """Trains `model` in its present phase, from `standing` to the phase's last epoch.
 
         `record` gets the metrics of each epoch and may return why to give up: that raises Pruned. `save` is called when
-        `save_seconds` have passed since it last was, after the last epoch, and before giving up.
+        `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
+        asked to stop, which it then does.
         Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
         weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept.
         """
@@ -145,6 +147,7 @@ class Trainer:
                 unit="images",
                 done=(standing.epochs - first) * num_images,
             ) as progress,
+            when_ready() as asked_by,
         ):
             for epoch in range(standing.epochs, last):
                 started = monotonic()
@@ -172,15 +175,18 @@ class Trainer:
                     model.load_state_dict(standing.best["tuned"], strict=False)
                     standing.kept_epochs[model.phase.name] = standing.best["epoch"]
                     standing.best = None
+                asked = max(world.gather(asked_by()))
                 hopeless, due = world.agree((hopeless, monotonic() - saved_at >= self.save_seconds))
                 hopeless = hopeless if standing.epochs < last else None
-                due = due or hopeless
+                due = due or hopeless or asked
                 if due or standing.epochs == last:
                     standing.optimizer = None if standing.epochs == last else stepper.state_dict()
                     save(standing)
                     saved_at = monotonic()
                 if hopeless:
                     raise Pruned(hopeless)
+                if asked:
+                    raise Stopped(asked)
 
     def _remember_best(self, model: Model, standing: Standing, accuracy: float) -> None:
         """The tuned tensors of the best epoch, where it is kept."""

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from made_up_runs import write_run
+from made_up_runs import write_attempt, write_run
 from peft_vision.config import ConfigError
 from peft_vision.report.collect import collect
 
@@ -118,6 +118,7 @@ def test_a_torn_or_foreign_result_is_named(text, reason, tmp_path):
         ({"seed": "first"}, "result.json: seed: Input should be .*"),
         ({"data": {"source": "mine", "images": {"train": 5}}}, "result.json: data.images.test: Field required"),
         ({"config": {"method": {"_target_": "mypackage.Mine"}}}, "config.method._target_: no module 'mypackage' .*"),
+        ({"config": {"method": {"_target_": "../.."}}}, "config.method._target_: '../..' is no dotted path to a class"),
     ],
 )
 def test_a_result_of_another_kind_is_named(values, reason, tmp_path):
@@ -155,3 +156,63 @@ def test_a_folder_without_a_finished_run_is_an_error(tmp_path):
     (tmp_path / "begun" / "metrics.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"^runs: no finished run in .*; begun: not finished$"):
         collect(tmp_path)
+
+
+def test_several_folders_are_one_collection(tmp_path):
+    write_run(tmp_path / "a", seed=0)
+    write_run(tmp_path / "b", seed=1)
+    (tmp_path / "b" / "begun").mkdir()
+    (tmp_path / "b" / "begun" / "state.pt").write_bytes(b"")
+    finished, (other,) = collect(tmp_path / "a", tmp_path / "b", tmp_path / "a")
+    assert sorted(run.seed for run in finished) == [0, 1]
+    assert other.folder == (tmp_path / "b" / "begun").as_posix()
+
+
+def test_what_a_run_without_a_result_tried_is_read_from_its_folder(tmp_path):
+    write_attempt(tmp_path, method="lora", data="pets", seed=3, lr=0.5, error="the loss became nan\ntry less")
+    write_run(tmp_path)
+    _, (other,) = collect(tmp_path)
+    assert (other.reason, other.kind) == ("failed: the loss became nan", "failed")
+    its = other.attempt
+    assert (its.method, its.backbone, its.data, its.seed) == ("lora", "vit_micro", "pets", 3)
+    assert its.setting["optimizer.lr"] == 0.5
+
+
+def test_a_hyphen_in_a_name_is_understood_where_a_finished_run_has_it(tmp_path):
+    write_run(tmp_path, backbone="vit-b")
+    write_attempt(tmp_path, backbone="vit-b", seed=1)
+    write_attempt(tmp_path, backbone="vit-c", seed=1)
+    attempts = {run.folder: run.attempt for run in collect(tmp_path)[1]}
+    known, unknown = (attempts[f"full-vit-{name}-digits-s1-0.001"] for name in "bc")
+    assert (known.backbone, unknown) == ("vit-b", None)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "method: {_target_: mypackage.Mine}"])
+def test_a_torn_config_of_an_unfinished_run_is_no_fault(text, tmp_path):
+    (write_attempt(tmp_path) / "config.yaml").write_text(text)
+    write_run(tmp_path, seed=1)
+    _, (other,) = collect(tmp_path)
+    assert (other.reason, dict(other.attempt.setting)) == ("not finished", {})
+
+
+def test_a_torn_note_of_a_failure_is_named(tmp_path):
+    (write_attempt(tmp_path, error="") / "failed.json").write_text('{"error"')
+    assert "failed.json" in left_out(tmp_path).popitem()[1]
+
+
+@pytest.mark.parametrize("name", ["test/loss", "val/accuracy", "test/calibration_error", "test/accuracy_top5"])
+def test_a_metric_that_is_no_number_leaves_the_run_out(name, tmp_path):
+    folder = write_run(tmp_path)
+    change(folder / "result.json", metrics={"test/accuracy": 0.5, name: float("nan")})
+    assert left_out(tmp_path)[folder.name].startswith(f"{name} is nan")
+
+
+def test_a_cost_that_is_no_number_leaves_the_run_out(tmp_path):
+    folder = write_run(tmp_path, peak_mib=float("nan"))
+    assert left_out(tmp_path)[folder.name].startswith("cost/peak_mib is nan")
+
+
+def test_numbers_that_were_edited_into_words_are_named(tmp_path):
+    folder = write_run(tmp_path)
+    change(folder / "result.json", metrics={"test/accuracy": "high"})
+    assert left_out(tmp_path)[folder.name].startswith("result.json: metrics.test/accuracy: Input should be")

@@ -53,6 +53,12 @@ class Job:
             os.dup2(descriptor, stream)
         os.close(descriptor)
 
+    def say(self, message: str) -> None:
+        """Last words of whoever ended it, where it could say none itself."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as file:
+            file.write(f"\n{_SAID}{message}\n")
+
     def fault(self, exit_code: int) -> ConfigError | None:
         """Why it ended so, by its last words; None where all is well."""
         if exit_code == 0:

@@ -61,10 +61,10 @@ def curve(row: Row) -> Curve | None:
     return Curve(points, tuple(100 * its.mean for its in chosen))
 
 
-def alpha_curves(comparison: Comparison) -> Figure | None:
+def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
     """Up to three methods in one panel, more in a panel each, with the others faint behind. None where nothing was
     interpolated and scored out of distribution."""
-    its_looks = looks(row.label for row in comparison.rows if not row.is_interpolated)
+    its_looks = its_looks or looks(row.label for row in comparison.rows if not row.is_interpolated)
     interpolated = [row for row in comparison.rows if row.is_interpolated]
     curves = {row.cell.method: found for row in interpolated if (found := curve(row)) is not None}
     if not curves:

@@ -28,9 +28,14 @@ class Setting:
 
     @property
     def validation(self) -> float | None:
-        """Mean accuracy; None where a run has none."""
-        found = [run.metrics["val/accuracy"] for run in self.runs if "val/accuracy" in run.metrics]
+        """Mean accuracy; None where a run has none, of its own or of the runs that its sweep chose by."""
+        found = [accuracy for run in self.runs if (accuracy := _validation(run)) is not None]
         return round(fmean(found), _DIGITS) if len(found) == len(self.runs) else None
+
+    @property
+    def on_test(self) -> bool:
+        """Whether a sweep chose it by the very images that its figures are of."""
+        return any(run.choice is not None and run.choice.selection == "test" for run in self.runs)
 
     @property
     def label(self) -> str:
@@ -71,6 +76,11 @@ def cell(method: str, runs: Iterable[Finished]) -> Cell:
         )
         return Cell(method, tuple(settings), None, fault)
     return Cell(method, tuple(settings), settings[0])
+
+
+def _validation(run: Finished) -> float | None:
+    own = run.metrics.get("val/accuracy")
+    return run.choice.validation if own is None and run.choice is not None else own
 
 
 def _order(setting: Setting) -> tuple[float, float, float, str]:

@@ -1,46 +1,74 @@
-"""The finished runs below a folder; whatever else lies there as a run's folder is named, with what is wrong with it."""
+"""The finished runs below folders; whatever else lies there as a run's folder is named, with what is wrong with it."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from peft_vision.config import ConfigError
+from peft_vision.report.attempt import Attempt, attempts
 from peft_vision.report.finished import Finished, read
 
-_SIGNS = ("result.json", "state.pt", "metrics.jsonl")  # files that only a run's folder has
+SUPERSEDED = "superseded by a better setting"
+_SIGNS = ("result.json", "state.pt", "metrics.jsonl", "failed.json")  # files that only a run's folder has
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run's folder, below the one that was asked for, that no figure comes from."""
+    """A run's folder, below those that were asked for, that no figure comes from. `attempt`: what was tried there, of a
+    run without a result whose folder tells."""
 
     folder: str
     reason: str
+    kind: Literal["failed", "unfinished", "unreadable", "twin", "superseded"]
+    attempt: Attempt | None
 
 
-def collect(folder: Path) -> tuple[list[Finished], list[LeftOut]]:
-    """Of run folders in `folder`, or in folders in there. ConfigError where there is no finished run."""
-    if not folder.is_dir():
-        raise ConfigError(f"runs: no folder {folder.absolute()}")
+def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
+    """Of run folders in `folders`, or in folders in there. ConfigError where there is no finished run."""
     finished: list[Finished] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
-    for path in _run_folders(folder):
-        name = path.relative_to(folder).as_posix()
+    begun: dict[str, Path] = {}
+    for name, path in _named(folders).items():
         try:
             run = read(path)
-            twin = first.setdefault(_design(run), name)
-            if twin != name:
-                raise ConfigError(f"the same run as {twin}")
         except ConfigError as error:
-            left_out.append(LeftOut(name, str(error)))
+            kind = _kind(path)
+            begun |= {} if kind == "unreadable" else {name: path}
+            left_out.append(LeftOut(name, str(error), kind, None))
+            continue
+        if run.choice is not None and run.choice.superseded:
+            left_out.append(LeftOut(name, SUPERSEDED, "superseded", None))
+        elif (twin := first.setdefault(_design(run), name)) != name:
+            left_out.append(LeftOut(name, f"the same run as {twin}", "twin", None))
         else:
             finished.append(run)
     if not finished:
         example = f"; {left_out[0].folder}: {left_out[0].reason}" if left_out else ""
-        raise ConfigError(f"runs: no finished run in {folder.absolute()}{example}")
-    return finished, left_out
+        raise ConfigError(f"runs: no finished run in {', '.join(str(path.absolute()) for path in folders)}{example}")
+    tried = attempts(begun, finished)
+    return finished, [replace(run, attempt=tried.get(run.folder)) for run in left_out]
+
+
+def _kind(path: Path) -> Literal["failed", "unfinished", "unreadable"]:
+    """Of a folder that holds no result that can be read."""
+    if (path / "result.json").exists():
+        return "unreadable"
+    return "failed" if (path / "failed.json").exists() else "unfinished"
+
+
+def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
+    """Run folders by what tells them apart: the way from the folder that was asked for, or from where we are if there
+    are several of these. A folder that is named twice counts once."""
+    named: dict[str, Path] = {}
+    for folder in {folder.resolve(): folder for folder in folders}.values():
+        if not folder.is_dir():
+            raise ConfigError(f"runs: no folder {folder.absolute()}")
+        for path in _run_folders(folder):
+            named[(path if folders[1:] else path.relative_to(folder)).as_posix()] = path
+    return named
 
 
 def _run_folders(folder: Path, levels: int = 2) -> Iterator[Path]:

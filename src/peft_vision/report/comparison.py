@@ -1,69 +1,108 @@
-"""From a folder of finished runs to their comparison in and out of distribution: a table and pictures."""
+"""From folders of finished runs to their report: tables, pictures and a page."""
 
+import gc
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 
+from peft_vision.report.board_table import board_csv, board_rows, board_tables
+from peft_vision.report.board_text import notes
 from peft_vision.report.collect import LeftOut, collect
 from peft_vision.report.id_ood import Comparison, comparisons
-from peft_vision.report.robustness import Transform
+from peft_vision.report.latex import latex
+from peft_vision.report.leaderboard import Leaderboard, leaderboards
+from peft_vision.report.options import Options
 from peft_vision.report.shift_record import record
 from peft_vision.report.shift_table import csv_text, markdown, remarks, rich_tables
 from peft_vision.run import place, writing
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _WIDEST = 200  # columns, where nobody's terminal says how many
-_DPI = 150
 
 
-def compare(
-    folder: Path,
-    out: Path,
-    *,
-    reference: Sequence[str] | None,
-    transform: Transform,
-    rows: Sequence[str],
-    costs: bool,
-) -> None:
-    """Prints the table of the runs below `folder` and writes table.md, .csv, .json and the pictures to `out`.
+@dataclass(frozen=True)
+class Report:
+    """What was made of the runs. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by the name of
+    what they show, in the first of the formats that were asked for."""
 
-    `reference`: the methods whose runs make the line of effective robustness; None: all. `rows`: what has rows of its
-    own beside the method. `costs`: whether memory and time are columns. ConfigError where there is no finished run.
-    """
-    runs, left_out = collect(folder)
-    compared = comparisons(runs, reference=reference, transform=transform, rows=rows, costs=costs)
+    rows: tuple[Mapping[str, Any], ...]
+    pictures: Mapping[str, Path]
+    page: Path
+
+
+def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
+    """Prints the tables of the runs below `folders`, and writes them, the pictures and the page to `out`. ConfigError
+    where there is no finished run."""
+    runs, left_out = collect(*folders)
+    compared = comparisons(
+        runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
+    )
+    boards = leaderboards(compared, runs, left_out, options)
     with writing(out, key="out"):
         out.mkdir(parents=True, exist_ok=True)
-    texts = {"md": _document(compared, left_out), "csv": csv_text(compared), "json": _json(compared, left_out)}
-    for suffix, text in texts.items():
-        place(out / f"table.{suffix}", lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
-    pictures = [
-        name for number, comparison in enumerate(compared) for name in draw(comparison, out, _stem(compared, number))
-    ]
+    texts = {
+        "table.md": _document(compared, left_out),
+        "table.csv": csv_text(compared),
+        "table.json": _json(compared, left_out),
+        "leaderboard.csv": board_csv(boards),
+        "leaderboard.tex": latex(boards),
+    }
+    # here, because it takes most of a second to import what draws
+    from peft_vision.report.gallery import hang
+    from peft_vision.report.page import page
+    from peft_vision.report.pictures import pictures
+
+    with _settled():
+        hung = [hang(picture, out, options.pictures) for picture in pictures(boards)]
+    texts["report.html"] = page(boards, runs, left_out, hung, out)
+    for name, text in texts.items():
+        place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
+    _print(boards, compared, left_out)
+    made = ", ".join([*sorted(texts), *([f"{len(hung)} pictures"] if hung else [])])
+    Console().print(f"written   {out}: {made}", highlight=False, markup=False, soft_wrap=True)
+    files = {its.picture.name: its.files[0] for its in hung if its.files}
+    return Report(tuple(board_rows(boards)), files, out / "report.html")
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """What there is by now stays: torch alone is a million objects, and to look among them for what can go, time and
+    again while pictures are drawn, is a sixth of the time that a report takes."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _print(boards: Sequence[Leaderboard], compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> None:
     console = Console()
     width = console.width if console.is_terminal else _WIDEST
+    wide = Console(width=width)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for board in boards:
+        say(f"leaderboard, {board.backbone}\n")
+        for table in board_tables(board, width=width):
+            wide.print(table, "")
+        for note in notes(board):
+            say(f"- {note}")
+        say("")
     for comparison in compared:
-        _print(comparison, width)
+        say(f"{comparison.data}, {comparison.backbone}: {comparison.source}\n")
+        for table in rich_tables(comparison, width=width):
+            wide.print(table, "")
+        for remark in remarks(comparison):
+            say(f"- {remark}")
+        say("")
     for run in left_out:
-        console.print(f"left out  {run.folder}: {run.reason}", highlight=False, markup=False, soft_wrap=True)
-    names = ", ".join(["table.md, .csv and .json", *pictures])
-    console.print(f"written   {out}: {names}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _print(comparison: Comparison, width: int) -> None:
-    console = Console(width=width)
-    console.print(f"{comparison.data}, {comparison.backbone}: {comparison.source}\n", highlight=False, markup=False)
-    for table in rich_tables(comparison, width=width):
-        console.print(table, "")
-    for remark in remarks(comparison):
-        console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)
-    console.print()
+        say(f"left out  {run.folder}: {run.reason}")
 
 
 def _document(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
@@ -76,17 +115,9 @@ def _document(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> st
 def _json(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
     everything = {
         "comparisons": [record(comparison) for comparison in compared],
-        "left_out": [vars(run) for run in left_out],
+        "left_out": [{"folder": run.folder, "reason": run.reason} for run in left_out],
     }
     return json.dumps(everything, indent=2, allow_nan=False) + "\n"
-
-
-def _stem(compared: Sequence[Comparison], number: int) -> str:
-    """What the names of a comparison's pictures begin with; different for each."""
-    stems = [
-        re.sub(r"[^\w.-]+", "_", f"{comparison.data}-{comparison.backbone}", flags=re.A) for comparison in compared
-    ]
-    return f"{stems[number]}-{number + 1}" if stems.count(stems[number]) > 1 else stems[number]
 
 
 def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
@@ -94,18 +125,12 @@ def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
     if not comparison.sets:
         return []
     # here, because it takes most of a second
-    from peft_vision.report.alpha_curves import alpha_curves
-    from peft_vision.report.id_ood_scatter import id_ood_scatter
-    from peft_vision.report.shift_bars import shift_bars
+    from peft_vision.report.gallery import save_png
+    from peft_vision.report.pictures import SHIFT_PICTURES
 
-    pictures: dict[str, Callable[[Comparison], Figure | None]] = {
-        "scatter": id_ood_scatter,
-        "alpha": alpha_curves,
-        "shifts": shift_bars,
-    }
     drawn: list[str] = []
-    for name, drawn_by in pictures.items():
+    for name, drawn_by in SHIFT_PICTURES.items():
         if (figure := drawn_by(comparison)) is not None:
             drawn.append(f"{stem}-{name}.png")
-            place(out / drawn[-1], lambda path, figure=figure: figure.savefig(path, format="png", dpi=_DPI), key="out")
+            save_png(figure, out / drawn[-1])
     return drawn

@@ -1,28 +1,40 @@
-"""A finished run, as the files in its folder tell it: result.json, and ood.json where it was scored out of
-distribution."""
+"""A finished run, as the files in its folder tell it: result.json, ood.json where it was scored out of distribution,
+and choice.json where a sweep chose its setting."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, PositiveInt, ValidationError
-
 from peft_vision.config import ConfigError, lasting, locate
 from peft_vision.experiment import KINDS, LATER
+from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, TuningResult, load, parsed
 from peft_vision.run import Run
 
 OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
+TUNE = "tune"  # data.stage of runs that only choose, without test images
+_FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Version and commit (empty from a wheel) of the tool that made a run, and the day its result was written."""
+
+    version: str
+    commit: str
+    day: date
 
 
 @dataclass(frozen=True)
 class Finished:
     """`setting`: what in its config can change a result, but for the seed, by dotted key. `source`: its images, in
-    words; `weights`: the backbone's, by name; `choices`: the option of each config group. `images`: how many, by split,
-    and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where accuracies are of the same images and
-    classes. `curve`: metrics along the interpolation, by alpha; `alpha`: the chosen one, None without an interpolation.
-    """
+    words; `group`: of data sets, or empty; `weights`: the backbone's, by name; `choices`: the option of each config
+    group. `images`: how many, by split, and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where
+    accuracies are of the same images and classes. `curve`: metrics along the interpolation, by alpha; `alpha`: the
+    chosen one, None without an interpolation. `choice`: how a sweep came to the setting. `test_reads`: how often the
+    test images were scored, 0 where nobody counted."""
 
     folder: Path
     method: str
@@ -31,6 +43,7 @@ class Finished:
     seed: int
     setting: Mapping[str, Any]
     source: str
+    group: str
     weights: str
     choices: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -39,126 +52,80 @@ class Finished:
     parameters: Mapping[str, int]
     curve: Mapping[float, Mapping[str, float]]
     alpha: float | None
+    choice: Choice | None
+    test_reads: int
+    origin: Origin
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it only helps to choose a setting, and saw no test image."""
+        return is_tuning(self.setting)
 
 
-class _Choices(BaseModel, extra="allow"):
-    method: str
-    backbone: str
-    data: str
-
-
-class _Parameters(BaseModel):
-    method: int
-    head: int
-
-
-class _Backbone(BaseModel):
-    name: str
-
-
-class _Images(BaseModel, extra="allow"):
-    test: PositiveInt
-
-
-class _Data(BaseModel):
-    source: str
-    images: _Images
-
-
-class _Footprint(BaseModel):
-    state_bytes: float
-    gradient_bytes: float
-
-
-class _Result(BaseModel):
-    choices: _Choices
-    seed: int
-    config: dict[str, Any]
-    metrics: dict[str, float]
-    parameters: _Parameters
-    backbone: _Backbone
-    data: _Data
-    optimizer: _Footprint | None = None
-    peak_mib: float | None = None
-    train_seconds: float | None = None
-
-    def costs(self) -> dict[str, float]:
-        """What it says of them, as cost/<what>."""
-        optimizer = self.optimizer
-        found = {
-            "state_mib": None if optimizer is None else optimizer.state_bytes / 2**20,
-            "gradient_mib": None if optimizer is None else optimizer.gradient_bytes / 2**20,
-            "peak_mib": self.peak_mib,
-            "train_seconds": self.train_seconds,
-        }
-        return {f"cost/{name}": value for name, value in found.items() if value is not None}
-
-
-class _Interpolation(BaseModel):
-    rows: list[dict[str, float]]
-    chosen: float
-
-
-class _Split(BaseModel):
-    fingerprint: str = ""
-    missing_are_predictable: bool = True
-
-
-class _Shifts(BaseModel):
-    splits: dict[str, _Split] = {}
-    metrics: dict[str, float] = {}
-    images: dict[str, PositiveInt] = {}
-    interpolation: _Interpolation | None = None
+def is_tuning(setting: Mapping[str, Any]) -> bool:
+    return setting.get("data.stage") == TUNE
 
 
 def read(folder: Path) -> Finished:
     """ConfigError with the reason why it is no finished run of this tool."""
-    if not (folder / "result.json").exists():
+    path = folder / "result.json"
+    if not path.exists():
         failure = Run(folder).read_failure()
         raise ConfigError("not finished" if failure is None else f"failed: {failure.splitlines()[0]}")
-    result: _Result = _parsed(folder / "result.json", _Result)
-    shifts = _parsed(folder / "ood.json", _Shifts) if (folder / "ood.json").exists() else _Shifts()
+    raw = load(path)
+    result: Result = parsed(path, raw, TuningResult if _of_tuning(raw) else Result)
+    shifts: Shifts = _optional(folder / "ood.json", Shifts) or Shifts()
     metrics = {**result.metrics, **shifts.metrics, **result.costs()}
-    if "test/accuracy" not in metrics:
+    setting = settled(result.config)
+    if "test/accuracy" not in metrics and not is_tuning(setting):
         raise ConfigError("result.json: metrics: no test/accuracy")
     _check_sets(shifts)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
     for measured in (metrics, *curve.values()):
-        _check_accuracies(measured)
+        _check_scores(measured)
     return Finished(
         folder=folder,
         method=result.choices.method,
         backbone=result.choices.backbone,
         data=result.choices.data,
         seed=result.seed,
-        setting=_setting(result.config),
+        setting=setting,
         source=result.data.source,
+        group=result.data.group or "",
         weights=result.backbone.name,
         choices=result.choices.model_dump(),
         metrics=metrics,
         images={
-            **result.data.images.model_dump(),
+            **{split: count for split, count in result.data.images.model_dump().items() if count is not None},
             **{f"ood/{shift}": count for shift, count in shifts.images.items()},
         },
         marks={f"ood/{name}": split.model_dump_json() for name, split in shifts.splits.items()},
         parameters=result.parameters.model_dump(),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
+        choice=_optional(folder / "choice.json", Choice),
+        test_reads=result.test_reads,
+        origin=Origin(
+            version=result.environment.version,
+            commit=result.environment.git_commit or "",
+            day=date.fromtimestamp(path.stat().st_mtime),
+        ),
     )
 
 
-def _parsed(path: Path, model: type[BaseModel]) -> Any:
-    try:
-        return model.model_validate(json.loads(path.read_text()))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = "".join(f"{part}: " for part in [".".join(map(str, fault["loc"]))] if part)
-        raise ConfigError(f"{path.name}: {where}{fault['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path.name}: cannot be read ({error})") from error
+def _of_tuning(raw: Any) -> bool:
+    """Before it is known to be a result at all."""
+    for key in ("config", "data"):
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return isinstance(raw, dict) and raw.get("stage") == TUNE
 
 
-def _check_sets(shifts: _Shifts) -> None:
+def _optional(path: Path, model: type) -> Any:
+    """None where there is no such file."""
+    return parsed(path, load(path), model) if path.exists() else None
+
+
+def _check_sets(shifts: Shifts) -> None:
     """Every set that has images has an accuracy, and the other way round."""
     pictured = {shift.split("/")[0] for shift in shifts.images}
     scored = {name.split("/")[1] for name in shifts.metrics if name.startswith("ood/") and name.endswith("/accuracy")}
@@ -168,7 +135,7 @@ def _check_sets(shifts: _Shifts) -> None:
         raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/accuracy")
 
 
-def _curve(interpolation: _Interpolation) -> dict[float, dict[str, float]]:
+def _curve(interpolation: Interpolation) -> dict[float, dict[str, float]]:
     if not all("alpha" in row for row in interpolation.rows):
         raise ConfigError("ood.json: interpolation: a row without alpha")
     curve = {
@@ -179,13 +146,18 @@ def _curve(interpolation: _Interpolation) -> dict[float, dict[str, float]]:
     return curve
 
 
-def _check_accuracies(metrics: Mapping[str, float]) -> None:
+def _check_scores(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
-        if name.endswith("/accuracy") and not 0 <= value <= 1:  # NaN is not
+        score = name.rpartition("/")[2]
+        if score in _FRACTIONS and not 0 <= value <= 1:  # NaN is not
             raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
+        if score == "loss" and not math.isfinite(value):
+            raise ConfigError(f"{name} is {value:g}, should be a number")
+        if name.startswith("cost/") and not 0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value:g}, should be a number, 0 or more")
 
 
-def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
+def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's identity is made of, but for the seed, by dotted key."""
     setting: dict[str, Any] = {}
     for group in sorted((KINDS.keys() - LATER) & config.keys()):

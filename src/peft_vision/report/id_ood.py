@@ -89,23 +89,26 @@ def comparisons(
     rows: Sequence[str] = (),
     costs: bool = False,
 ) -> list[Comparison]:
-    """One for each backbone and data set. `reference`: the methods whose runs the lines go through; None: all. `rows`:
-    what has rows of its own beside the method: a config group, or a value such as optimizer.rank."""
+    """One for each backbone and data set, of the runs that saw test images. `reference`: the methods whose runs the
+    lines go through; None: all. `rows`: what has rows of its own beside the method: a config group, or a value such as
+    optimizer.rank."""
+    tested = [run for run in runs if ID in run.metrics]
+    telling = telling_keys(tested, rows)
     problems: dict[tuple[str, str, str, str], list[Finished]] = {}
-    for run in runs:
+    for run in tested:
         problems.setdefault((run.data, run.source, run.backbone, run.weights), []).append(run)
-    return [_comparison(problems[key], reference, transform, rows, costs) for key in sorted(problems)]
+    return [_comparison(problems[key], reference, transform, telling, costs) for key in sorted(problems)]
 
 
 def _comparison(
     runs: Sequence[Finished],
     reference: Sequence[str] | None,
     transform: Transform,
-    own_rows: Sequence[str],
+    telling: Sequence[str],
     costs: bool,
 ) -> Comparison:
     kept, sets, notes = comparable(runs)
-    methods = sorted({run.method for run in kept}, key=lambda method: (_FIRST.get(method, len(_FIRST)), method))
+    methods = sorted({run.method for run in kept}, key=rank)
     images = {ID: max(run.images["test"] for run in kept)}
     images |= {f"ood/{name}/accuracy": sum(counts.values()) for name, counts in sets.items()}
     images[f"{MEAN}/accuracy"] = sum(images[f"ood/{name}/accuracy"] for name in sets)
@@ -119,7 +122,7 @@ def _comparison(
             lines[target] = _line(points, f"{target}/accuracy", images, transform)
         except ValueError as error:
             no_line[target] = "; ".join([str(error), *unknown])
-    cells = [cell(label, its) for method in methods for label, its in _labelled(kept, method, own_rows).items()]
+    cells = [cell(name, its) for method in methods for name, its in _labelled(kept, method, telling).items()]
     rows = [row for its in cells for row in _rows(its, lines)]
     first = kept[0]
     return Comparison(
@@ -138,21 +141,33 @@ def _comparison(
     )
 
 
-def _labelled(runs: Sequence[Finished], method: str, own_rows: Sequence[str]) -> dict[str, list[Finished]]:
-    """The runs of a method, by label: its name, and the values by which `own_rows` tell its runs from others."""
+def rank(method: str) -> tuple[int, str]:
+    """Where it stands among others."""
+    return _FIRST.get(method, len(_FIRST)), method
 
-    def value(run: Finished, key: str) -> str | None:
-        """None where the run has no such value."""
-        if "." not in key:
-            return run.choices.get(key)
-        return f"{key.rpartition('.')[2]}={json.dumps(run.setting[key])}" if key in run.setting else None
 
-    telling = [key for key in own_rows if len({value(run, key) for run in runs} - {None}) > 1]
+def telling_keys(runs: Sequence[Finished], own_rows: Sequence[str]) -> list[str]:
+    """Those of `own_rows` that have several values among `runs`."""
+    return [key for key in own_rows if len({_value(run, key) for run in runs} - {None}) > 1]
+
+
+def label(run: Finished, telling: Sequence[str]) -> str:
+    """Its method, and the values that tell its row from others."""
+    return ", ".join(filter(None, [run.method, *(_value(run, key) for key in telling)]))
+
+
+def _value(run: Finished, key: str) -> str | None:
+    """None where the run has no such value."""
+    if "." not in key:
+        return run.choices.get(key)
+    return f"{key.rpartition('.')[2]}={json.dumps(run.setting[key])}" if key in run.setting else None
+
+
+def _labelled(runs: Sequence[Finished], method: str, telling: Sequence[str]) -> dict[str, list[Finished]]:
     labelled: dict[str, list[Finished]] = {}
     for run in runs:
         if run.method == method:
-            values = (value(run, key) for key in telling)
-            labelled.setdefault(", ".join(filter(None, [method, *values])), []).append(run)
+            labelled.setdefault(label(run, telling), []).append(run)
     return dict(sorted(labelled.items()))
 
 

@@ -33,7 +33,7 @@ _DIAGONAL = {"color": FAINT, "linestyle": "--", "linewidth": 0.8}
 _FIT = {"color": "black", "linewidth": 1.0}
 
 
-def id_ood_scatter(comparison: Comparison) -> Figure | None:
+def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
     """Every run faint, those of chosen settings strong. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated]
     every = [scores for row in rows for scores in row.all_scores]
@@ -47,7 +47,7 @@ def id_ood_scatter(comparison: Comparison) -> Figure | None:
         return None
     columns = min(len(ends), _COLUMNS if len(ends) != _COLUMNS + 1 else _COLUMNS - 1)
     lines = math.ceil(len(ends) / columns)
-    its_looks = looks(row.label for row in rows)
+    its_looks = its_looks or looks(row.label for row in rows)
     diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
     handles = _handles(its_looks, comparison, rows, diagonal=diagonal)
     labels = [str(handle.get_label()) for handle in handles]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -85,6 +86,7 @@ def legend_width(labels: Sequence[str]) -> float:
     return max(inches(label, SMALL) for label in labels) + 0.55
 
 
+@cache
 def inches(text: str, size: float) -> float:
     """Width of a line in letters of `size` points."""
     return TextPath((0, 0), plain(text), size=size).get_extents().width / 72 if text.strip() else 0.0

@@ -62,12 +62,12 @@ class Labels:
     height: float
 
 
-def shift_bars(comparison: Comparison) -> Figure | None:
+def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
     """Error bars: standard deviation over seeds. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated and row.scores]
     if not rows or not comparison.sets:
         return None
-    its_looks = looks(row.label for row in comparison.rows if not row.is_interpolated)
+    its_looks = its_looks or looks(row.label for row in comparison.rows if not row.is_interpolated)
     least = max(_GROUP, _BAR * (len(rows) + 1))
     lines = _lines(_panels(comparison.sets), least)
     longest = max(sum(panel.size(least) for panel in line) for line in lines)

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.cells import cell_len
 from rich.table import Table
-from rich.text import Text
 
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Statistic
+from peft_vision.report.terminal import tables
 
 _MISSING = "-"
-_PADDING = 2  # columns of a terminal
 _WORDS = ("method", "setting")  # columns that hold no figures
 _PLACES = 2  # after the decimal point of a percentage
 
@@ -57,16 +55,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 def rich_tables(comparison: Comparison, *, width: int) -> list[Table]:
     """For a terminal: as many columns side by side as `width` has room for, the methods beside each part."""
-    first, *rest = _grid(comparison)
-    parts: list[list[list[str]]] = []
-    taken = width
-    for column in rest:
-        if not parts or taken + _width(column) > width:
-            parts.append([first])
-            taken = _width(first)
-        parts[-1].append(column)
-        taken += _width(column)
-    return [_table(part) for part in parts]
+    return tables(_grid(comparison), words=_WORDS, width=width)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -102,6 +91,7 @@ def remarks(comparison: Comparison) -> list[str]:
         "over seeds",
         f"setting: {RULE}; tried: {tried}",
         *(f"{its.method}: {its.undecided}" for its in cells if its.chosen is None),
+        *(f"{its.method}: chosen on test images" for its in cells if its.chosen and its.chosen.on_test),
         *(f"{its.method}: {its.fewer} settings with fewer seeds did not compete" for its in cells if its.fewer),
     ]
     if MEAN in comparison.lines:
@@ -154,16 +144,3 @@ def _significant(value: float, digits: int = 3) -> int:
 
 def _parts(statistic: Statistic | None) -> tuple[float | None, float | None, int]:
     return (None, None, 0) if statistic is None else (statistic.mean, statistic.std, len(statistic.values))
-
-
-def _table(grid: Sequence[Sequence[str]]) -> Table:
-    table = Table.grid(padding=(0, _PADDING, 0, 0))
-    for heading, *_ in grid:
-        table.add_column(justify="left" if heading in _WORDS else "right", no_wrap=True)
-    for line in zip(*grid, strict=True):
-        table.add_row(*map(Text, line))  # not as markup, which a list in brackets would be
-    return table
-
-
-def _width(column: Sequence[str]) -> int:
-    return max(map(cell_len, column)) + _PADDING

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from peft_vision.adapter import Recipe, load_tuned, write_adapter, write_probe
+from peft_vision.adapter import Recipe, write_adapter, write_probe
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
@@ -21,7 +21,7 @@ from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
 from peft_vision.ood.opened import opened
 from peft_vision.optimizer.base import Stepper
-from peft_vision.phases import begin_phases, fit_phases
+from peft_vision.phases import fit_phases
 from peft_vision.probe import check_model
 from peft_vision.pruner import Pruner
 from peft_vision.report.comparison import draw
@@ -33,6 +33,7 @@ from peft_vision.run import Run
 from peft_vision.seeding import derive
 from peft_vision.shift.scoring import NO_VALIDATION, score_shifts
 from peft_vision.task.base import Task
+from peft_vision.task.resuming import origin, resume
 from peft_vision.tracker import Log
 from peft_vision.trainer import Standing
 
@@ -98,7 +99,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
     method, has_val = experiment.choices["method"], splits.val is not None
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
     _check_scoring(experiment, splits)
-    standing = _resume(model, splits, run, experiment)
+    standing = resume(model, splits, run, experiment)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
     model.to(here.device)
@@ -125,7 +126,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             standing.wall_seconds = monotonic() - started
             standing.backbone_images = _backbone_images(earlier, splits, here)
             if here.is_main:
-                state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": _origin(model, splits)}
+                state = {"tuned": model.tuned_state(), "standing": vars(standing), "origin": origin(model, splits)}
                 run.write_state(state)
 
         def source(split: str) -> Source | None:
@@ -225,30 +226,6 @@ def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) ->
     return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in splits.parts()}
 
 
-def _origin(model: Model, splits: Splits) -> dict[str, str]:
-    """Hashes of what a run starts from."""
-    return {"backbone": model.recipe.backbone["hash"], "data": splits.fingerprint}
-
-
-def _resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
-    """Puts the saved state, if there is one, into `model`, in the phase it was saved in."""
-    state = run.read_state()
-    if state is None:
-        return Standing()
-    for group, found in _origin(model, splits).items():
-        if state["origin"][group] != found:
-            raise ConfigError(
-                f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
-            )
-    try:
-        standing = Standing(**state["standing"])
-    except TypeError as error:
-        raise ConfigError(f"{run.folder}/state.pt is of another version\ndelete it to begin the run anew") from error
-    begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
-    load_tuned(model, state["tuned"])
-    return standing
-
-
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:
     """What a result says about its run that is known before it starts."""
     return {
@@ -302,8 +279,8 @@ def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
         run_id=experiment.identity,
         name=experiment.name,
         group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
-        job_type="train",
-        tags=names if (stage := experiment.data.stage) == "all" else [*names, stage],
+        job_type="train" if experiment.data.stage == "all" else experiment.data.stage,
+        tags=names,
         config=experiment.config,
         folder=run.folder,
     )

@@ -1,0 +1,82 @@
+"""What Slurm says of its jobs, by squeue: sacct says nothing where there is no accounting."""
+
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from peft_vision.config import ConfigError
+
+_OVER = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
+_FORGOTTEN = "forgotten by Slurm"
+_UNKNOWN = "unknown, as Slurm does not answer"
+_SILENT_SECONDS = 3600.0  # without an answer, until Slurm is given up: its controller restarts now and then
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`state` in Slurm's words, or one of the above; `reason`: why it does not run."""
+
+    state: str
+    reason: str
+
+    @property
+    def is_over(self) -> bool:
+        """So it seems: Slurm may still queue it again."""
+        return self.state in (*_OVER, _FORGOTTEN)
+
+    @property
+    def is_held(self) -> bool:
+        """It waits for a person."""
+        return "held" in self.reason.lower()
+
+
+class Queue:
+    """The queue, looked at time and again."""
+
+    def __init__(self) -> None:
+        self._answered = monotonic()
+
+    def look(self, jobs: Sequence[str]) -> dict[str, Standing]:
+        """Of each by its id, which is `<array>_<number>` in an array."""
+        arrays = sorted({job.partition("_")[0] for job in jobs})
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%T|%r"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if answer.returncode and "Invalid job id specified" not in answer.stderr:
+            if monotonic() - self._answered > _SILENT_SECONDS:
+                raise ConfigError(f"hydra/launcher: Slurm does not answer any more: {answer.stderr.strip()}")
+            return dict.fromkeys(jobs, Standing(_UNKNOWN, ""))
+        self._answered = monotonic()
+        rows = (line.split("|", 2) for line in answer.stdout.splitlines())
+        known = {job: Standing(state, reason) for job, state, reason in rows}
+        return dict.fromkeys(jobs, Standing(_FORGOTTEN, "")) | {job: known[job] for job in jobs if job in known}
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Those that are over already are none of its concern."""
+    if listed := list(jobs):
+        subprocess.run(["scancel", "--quiet", *listed], capture_output=True, check=False)
+
+
+def largest_array() -> int:
+    """Jobs in one array, at most."""
+    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", answer.stdout)
+    if found is None:
+        raise ConfigError(f"hydra/launcher: Slurm does not answer: {answer.stderr.strip()}")
+    return max(1, int(found[1]) - 1)

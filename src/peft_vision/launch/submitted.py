@@ -1,0 +1,43 @@
+"""A run in Slurm's hands, from the outside."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit.core.utils import JobPaths, pickle_load
+
+from peft_vision.launch.job import Job
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """`job_id`: as squeue has it; `folder`: of submitit's files, which are removed once the run has ended."""
+
+    job_id: str
+    folder: Path
+    job: Job
+
+    def exit_code(self) -> int | None:
+        """Of the run, once it has ended and said so."""
+        file = self._paths.result_pickle
+        os.scandir(file.parent).close()  # has a network file system look again for new files
+        if not file.is_file():
+            return None
+        outcome, result = pickle_load(file)
+        if outcome == "error":
+            self.job.say(str(result).strip().splitlines()[-1])
+        for path in self.folder.glob(f"{self.job_id}_*"):
+            path.unlink(missing_ok=True)
+        return result if outcome == "success" else 1
+
+    def lost(self, state: str) -> int:
+        """The exit code of one that ended in Slurm's `state` without a word of its own. The run's log says so."""
+        file = self._paths.stderr
+        lines = file.read_text(errors="replace").split("\n") if file.is_file() else []
+        why = [line for line in lines if "error" in line.lower()][-1:]  # such as srun's and slurmstepd's
+        self.job.say("; ".join([f"Slurm's job {self.job_id} ended as {state}", *why, str(file)]))
+        return 1
+
+    @property
+    def _paths(self) -> JobPaths:
+        return JobPaths(self.folder, job_id=self.job_id)

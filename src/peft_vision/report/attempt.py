@@ -1,0 +1,50 @@
+"""A run that came to no result, as the name of its folder and its config.yaml tell it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peft_vision.config import ConfigError
+from peft_vision.report.finished import Finished, settled
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """`setting`: as of a finished run; empty where config.yaml does not tell."""
+
+    method: str
+    backbone: str
+    data: str
+    seed: int
+    setting: Mapping[str, Any]
+
+
+def attempts(folders: Mapping[str, Path], finished: Iterable[Finished]) -> dict[str, Attempt]:
+    """By the same keys; none where the name of a folder is no run's, or could be that of several: a hyphen in the name
+    of an option is understood only where a finished run has the same options."""
+    options = {(run.method, run.backbone, run.data) for run in finished}
+    known = {"-".join(names).replace("/", "_"): names for names in options}
+    found = {key: _attempt(folder, known) for key, folder in folders.items()}
+    return {key: its for key, its in found.items() if its is not None}
+
+
+def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]]) -> Attempt | None:
+    named = re.fullmatch(r"(?P<options>.+)-s(?P<seed>\d+)-[^-]+", folder.name)
+    if named is None:
+        return None
+    options = known.get(named["options"], tuple(named["options"].split("-")))
+    if len(options) != 3:  # method, backbone, data
+        return None
+    return Attempt(*options, seed=int(named["seed"]), setting=_setting(folder / "config.yaml"))
+
+
+def _setting(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+        return settled(values) if isinstance(values, dict) else {}
+    except (OSError, ValueError, yaml.YAMLError, ConfigError):
+        return {}  # the run is named as left out in any case

@@ -1,0 +1,107 @@
+"""The words of a leaderboard, the same in a terminal, in LaTeX and on a page."""
+
+from collections.abc import Sequence
+
+from peft_vision.report.choose import RULE
+from peft_vision.report.leaderboard import Entry, Leaderboard, Line
+from peft_vision.report.significance import Score
+
+SAMPLE = 3  # names that a note lists
+
+
+def figure(score: Score) -> str:
+    """Such as "97.31 ± 0.20", in %."""
+    return f"{100 * score.mean:.2f}" + ("" if score.std is None else f" ± {100 * score.std:.2f}")
+
+
+def interval(score: Score) -> str:
+    """Such as "97.01 to 97.61", in %; empty where there is none."""
+    return "" if score.low is None or score.high is None else f"{100 * score.low:.2f} to {100 * score.high:.2f}"
+
+
+def fewer_seeds(entry: Entry, board: Leaderboard) -> str:
+    """Such as "(2)", where others have more; else empty."""
+    return f"({entry.score.n})" if entry.score and entry.score.n < board.seeds else ""
+
+
+def absent(entry: Entry) -> str:
+    """Why there is no figure."""
+    return f"— ({entry.covered} of {entry.of})" if entry.status == "incomplete" else entry.status
+
+
+def tried(line: Line) -> str:
+    """Such as "9", or "3 to 9" where data sets differ."""
+    fewest, most = line.tried
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def parameters(line: Line) -> str:
+    return "—" if line.parameters is None else f"{line.parameters:,.0f}"
+
+
+def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> list[str]:
+    """What a reader must know. `marks`: of the best, of a tie and of a method whose setting test images chose."""
+    entries = [entry for line in board.lines for entry in line.entries]
+    scored = [entry for entry in entries if entry.score]
+    best, tie, on_test = marks
+    said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
+    if any(entry.verdict for entry in scored):
+        said.append(f"{best} the best of a column" + _tie_note(board, tie))
+    said += _untestable(board)
+    said += _choice_notes(board, on_test)
+    if any(fewer_seeds(entry, board) for entry in scored):
+        said.append(f"(n) fewer than {board.seeds} seeds")
+    if any(entry.status == "incomplete" for entry in entries):
+        said.append("— (n of m): no mean, because only n of its m data sets have a figure")
+    words = {
+        "missing": "missing: no run here, though others have one",
+        "failed": "failed: every run here failed, as listed",
+        "unfinished": "unfinished: begun, with no result yet",
+        "only tuned": "only tuned: settings were compared on validation images, none has been tested",
+        "undecided": "undecided: several settings, and no validation accuracy to choose one",
+    }
+    return [*said, *(text for status, text in words.items() if any(entry.status == status for entry in entries))]
+
+
+def _interval_note(scored: Sequence[Entry]) -> str:
+    if any(entry.score.low is not None for entry in scored):
+        return ", and the 95 % interval of the mean (Student's t)"
+    return ""
+
+
+def _tie_note(board: Leaderboard, tie: str) -> str:
+    verdicts = [entry.verdict for line in board.lines for entry in line.entries if entry.verdict]
+    if not any(verdict.kind in ("tie", "worse") for verdict in verdicts):
+        return ""
+    over = "data sets and seeds" if len(board.data) > 1 else "seeds"
+    return (
+        f"; {tie} not significantly different from it at 5 % (paired t-test over shared {over}, p-values corrected by "
+        "Holm's method over the methods of the column)"
+    )
+
+
+def _untestable(board: Leaderboard) -> list[str]:
+    """Methods that could not be compared with the best, by column."""
+    said = []
+    for number, column in enumerate(board.columns):
+        names = [
+            line.method
+            for line in board.lines
+            if (verdict := line.entries[number].verdict) and verdict.kind == "untestable"
+        ]
+        if names:
+            more = f" and {len(names) - SAMPLE} more" if names[SAMPLE:] else ""
+            said.append(
+                f"{column.label}: {', '.join(names[:SAMPLE])}{more} untestable against the best: fewer than two shared "
+                "seeds, or all differences equal"
+            )
+    return said
+
+
+def _choice_notes(board: Leaderboard, on_test: str) -> list[str]:
+    settings = [entry.setting for line in board.lines for entry in line.entries if entry.setting]
+    rules = dict.fromkeys(run.choice.rule for setting in settings for run in setting.runs if run.choice)
+    said = [f"setting: {RULE}", *(f"setting, where a sweep chose it: {rule}" for rule in rules)]
+    if any(line.on_test for line in board.lines):
+        said.append(f"{on_test} chosen on test images: its figures are too good")
+    return said

@@ -1,0 +1,165 @@
+"""The leaderboard: a line for each method, a column for each data set, then their means; test accuracy.
+
+A method's figure on a data set is that of the setting that validation chose. A mean is of methods that have a figure on
+every data set it is over. What has no figure says why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from peft_vision.report.choose import Setting
+from peft_vision.report.collect import LeftOut
+from peft_vision.report.finished import Finished
+from peft_vision.report.id_ood import Comparison, rank
+from peft_vision.report.means import Column, mean_columns, mean_score
+from peft_vision.report.options import Options
+from peft_vision.report.problems import Problem, problems
+from peft_vision.report.significance import Pair, Score, Verdict, verdicts
+
+Status = Literal["scored", "missing", "failed", "unfinished", "only tuned", "undecided", "incomplete"]
+COSTS = ("cost/peak_mib", "cost/train_seconds")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`score`: None unless `status` is scored. `values`: test accuracy by data set and seed. `of`, `covered`: the data
+    sets that a mean is over, and how many of them have a figure. `setting`: that was chosen, of `tried`."""
+
+    status: Status
+    score: Score | None
+    values: Mapping[Pair, float]
+    covered: int
+    of: int
+    verdict: Verdict | None
+    setting: Setting | None
+    tried: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """`on_test`: whether test images chose a setting. `parameters`: that trained, and `costs`: each a mean over the
+    data sets it was scored on, None where nobody measured."""
+
+    method: str
+    entries: tuple[Entry, ...]
+    on_test: bool
+    parameters: float | None
+    costs: Mapping[str, float | None]
+
+    @property
+    def tried(self) -> tuple[int, int]:
+        """The fewest and the most settings on one data set."""
+        counts = [entry.tried for entry in self.entries if entry.tried] or [0]
+        return min(counts), max(counts)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Of one backbone. `problems`: its data sets, in the order of their columns. `seeds`: the most that an entry of a
+    data set has. The last column orders the lines."""
+
+    backbone: str
+    problems: tuple[Problem, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    seeds: int
+
+    @property
+    def data(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.kind == "data")
+
+
+def leaderboards(
+    compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
+) -> list[Leaderboard]:
+    """One for each backbone, by name. `compared`: of the same runs."""
+    found = problems(compared, runs, left_out, options)
+    backbones = dict.fromkeys(problem.backbone for problem in found)
+    return [_board(backbone, [its for its in found if its.backbone == backbone], options) for backbone in backbones]
+
+
+def _board(backbone: str, unordered: Sequence[Problem], options: Options) -> Leaderboard:
+    group_of = {its.label: its.group(options.groups) for its in unordered}
+    groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
+    found = sorted(unordered, key=lambda its: groups.index(group_of[its.label]))
+    columns = [Column(its.label, "data", {its.label: 1.0}) for its in found]
+    columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
+    methods = sorted({method for its in found for method in its.methods}, key=rank)
+    lines = []
+    for method in methods:
+        entries = {its.label: _entry(its, method) for its in found}
+        whole = [entries[column.label] if column.kind == "data" else _mean(column, entries) for column in columns]
+        lines.append(_line(method, whole, found))
+    judged = _judged(columns, lines)
+    last = len(columns) - 1
+    judged.sort(key=lambda line: (line.entries[last].score is None, -_height(line.entries[last])))
+    seeds = max((entry.score.n for line in lines for entry in line.entries if entry.score and entry.setting), default=0)
+    return Leaderboard(backbone, tuple(found), tuple(columns), tuple(judged), seeds)
+
+
+def _height(entry: Entry) -> float:
+    return entry.score.mean if entry.score else 0.0
+
+
+def _entry(problem: Problem, method: str) -> Entry:
+    chosen, tried = problem.chosen.get(method), problem.tried(method)
+    if chosen is None:
+        return Entry(problem.why_none(method), None, {}, 0, 1, None, None, tried)
+    values = {(problem.label, run.seed): run.metrics["test/accuracy"] for run in chosen.runs}
+    return Entry("scored", Score.of(list(values.values())), values, 1, 1, None, chosen, tried)
+
+
+def _mean(column: Column, entries: Mapping[str, Entry]) -> Entry:
+    over = [entries[label] for label in column.shares]
+    covered = sum(entry.score is not None for entry in over)
+    values = {pair: value for entry in over for pair, value in entry.values.items()}
+    if covered < len(over):
+        return Entry("incomplete", None, values, covered, len(over), None, None, 0)
+    return Entry("scored", mean_score(values, column.shares), values, covered, len(over), None, None, 0)
+
+
+def _judged(columns: Sequence[Column], lines: Sequence[Line]) -> list[Line]:
+    """With verdicts, a column at a time."""
+    by_column = []
+    for number, column in enumerate(columns):
+        scored = {line.method: line.entries[number] for line in lines if line.entries[number].score}
+        means = {method: entry.score.mean for method, entry in scored.items()}
+        samples = {method: entry.values for method, entry in scored.items()}
+        by_column.append(verdicts(samples, means, column.shares) if len(lines) > 1 else {})
+    return [
+        replace(
+            line,
+            entries=tuple(
+                replace(entry, verdict=found.get(line.method))
+                for entry, found in zip(line.entries, by_column, strict=True)
+            ),
+        )
+        for line in lines
+    ]
+
+
+def _line(method: str, entries: Sequence[Entry], found: Sequence[Problem]) -> Line:
+    settings = [entry.setting for entry in entries if entry.setting]
+    return Line(
+        method=method,
+        entries=tuple(entries),
+        on_test=any(setting.on_test for setting in settings),
+        parameters=_average([trained(setting) for setting in settings]),
+        costs={cost: _average([mean_cost(setting, cost) for setting in settings]) for cost in COSTS},
+    )
+
+
+def trained(setting: Setting) -> float:
+    parameters = setting.runs[0].parameters
+    return float(parameters["method"] + parameters["head"])
+
+
+def mean_cost(setting: Setting, cost: str) -> float | None:
+    """Over the seeds; None where one was not measured."""
+    return _average([run.metrics.get(cost) for run in setting.runs])
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

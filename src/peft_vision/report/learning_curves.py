@@ -1,0 +1,121 @@
+"""How the methods learned: validation accuracy and training loss by epoch, of the settings that were chosen."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from peft_vision.report.choose import Setting
+from peft_vision.report.log_axis import set_log
+from peft_vision.report.panels import panel_figure
+from peft_vision.report.picture import NORMAL, Look, plain
+
+_PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}
+_WIDTH, _HEIGHT = 2.8, 2.1  # inches, of a panel
+
+
+@dataclass(frozen=True)
+class Curve:
+    """By epoch, over the seeds; `std` is 0 of one."""
+
+    epochs: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def curves(setting: Setting) -> dict[str, Curve]:
+    """By metric; over the epochs that all its runs have, of those that tell of it."""
+    runs = [_epochs(run.folder / "metrics.jsonl") for run in setting.runs]
+    found = {metric: [its[metric] for its in runs if its[metric]] for metric in _PANELS}
+    return {metric: its for metric, told in found.items() if told and (its := _curve(told)) is not None}
+
+
+def _curve(runs: Sequence[Mapping[int, float]]) -> Curve | None:
+    shared = sorted(set.intersection(*map(set, runs)))
+    if not shared:
+        return None
+    values = np.array([[run[epoch] for epoch in shared] for run in runs])
+    std = values.std(axis=0, ddof=1) if runs[1:] else np.zeros(len(shared))
+    return Curve(tuple(shared), tuple(values.mean(axis=0).tolist()), tuple(std.tolist()))
+
+
+def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look], title: str) -> Figure | None:
+    """A line for each method. None where no run has epochs."""
+    found = {method: curves(setting) for method, setting in chosen.items()}
+    panels = {metric: {method: its[metric] for method, its in found.items() if metric in its} for metric in _PANELS}
+    panels = {metric: lines for metric, lines in panels.items() if lines}
+    if not panels:
+        return None
+    methods = [method for method in its_looks if any(method in lines for lines in panels.values())]
+    handles = [_handle(its_looks[method], method) for method in methods]
+    figure, axes = panel_figure(
+        title,
+        count=len(panels),
+        columns=len(panels),
+        width=_WIDTH,
+        height=_HEIGHT,
+        handles=handles,
+        shares_y=False,
+        titled=False,
+    )
+    for its_axes, (metric, lines) in zip(axes, panels.items(), strict=True):
+        for method in methods:
+            if method in lines:
+                _draw(its_axes, lines[method], its_looks[method], 100 if metric.endswith("accuracy") else 1)
+        values = [value for its in lines.values() for value in its.mean]
+        if metric == "train/loss" and min(values) > 0:
+            set_log(its_axes.yaxis, values)
+        its_axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        its_axes.set_xlabel("epoch", fontsize=NORMAL)
+        its_axes.set_ylabel(_PANELS[metric], fontsize=NORMAL)
+        its_axes.grid(color="#e6e6e6", linewidth=0.5)
+    return figure
+
+
+def _epochs(path: Path) -> dict[str, dict[int, float]]:
+    """By metric and epoch; of a file that was torn, the lines that are whole. A solver's lines are settings and no
+    epochs."""
+    found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
+    for row in map(_row, path.read_text(errors="replace").splitlines() if path.is_file() else []):
+        if "lr" not in row or "weight_decay" in row or not isinstance(row.get("epoch"), int):
+            continue
+        for metric in _PANELS:
+            value = row.get(metric)
+            if isinstance(value, int | float) and math.isfinite(value):
+                found[metric][row["epoch"]] = float(value)
+    return found
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _draw(axes: Axes, its: Curve, look: Look, factor: float) -> None:
+    mean = [factor * value for value in its.mean]
+    marks = max(1, len(mean) // 8)
+    axes.plot(its.epochs, mean, color=look.colour, linewidth=1.2, marker=look.marker, ms=3.5, markevery=marks, zorder=3)
+    if any(its.std):
+        low, high = _band(mean, [factor * value for value in its.std])
+        axes.fill_between(its.epochs, low, high, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
+
+
+def _band(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """A deviation around the mean, and above zero where the mean is, for a logarithmic axis."""
+    low = [value - spread if value > spread else value / 10 for value, spread in zip(mean, std, strict=True)]
+    return low, [value + spread for value, spread in zip(mean, std, strict=True)]
+
+
+def _handle(look: Look, name: str) -> Line2D:
+    return Line2D([], [], color=look.colour, marker=look.marker, ms=3.5, label=plain(name))

@@ -1,0 +1,85 @@
+"""HTML that is safe to show: what is text is escaped, and a table is scrolled by itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+
+class Markup(str):
+    """Is HTML already."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`value`: what its column is ordered by; None: it stays below. `classes`: of its look."""
+
+    shown: str
+    value: float | str | None
+    classes: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """`words`: whether the column holds words and no figures."""
+
+    text: str
+    words: bool
+    classes: str
+
+
+def element(tag: str, *content: str, **attributes: Any) -> Markup:
+    """`class_` is the attribute class; one that is None or False is left out, one that is True has no value."""
+    named = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+    said = "".join(
+        f" {name}" if value is True else f' {name}="{escape(str(value))}"'
+        for name, value in named.items()
+        if value is not None and value is not False and value != ""
+    )
+    return Markup(f"<{tag}{said}>{''.join(map(safe, content))}</{tag}>")
+
+
+def safe(text: str) -> Markup:
+    return text if isinstance(text, Markup) else Markup(escape(text))
+
+
+def joined(parts: Sequence[str], between: str = "") -> Markup:
+    return Markup(between.join(map(safe, parts)))
+
+
+def table(caption: str, headings: Sequence[Heading], rows: Sequence[Sequence[Cell]], *, classes: str) -> Markup:
+    """One that can be ordered by each column. The first cell of a row is its heading."""
+    top = [
+        element(
+            "th",
+            element("button", heading.text, type="button"),
+            scope="col",
+            class_=_classes(heading.words, heading.classes),
+        )
+        for heading in headings
+    ]
+    body = [_row(headings, cells) for cells in rows]
+    whole = element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *top)),
+        element("tbody", *body),
+        class_=f"sortable {classes}".strip(),
+    )
+    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _row(headings: Sequence[Heading], cells: Sequence[Cell]) -> Markup:
+    found = []
+    for number, (heading, cell) in enumerate(zip(headings, cells, strict=True)):
+        attributes = {
+            "class_": _classes(heading.words, f"{heading.classes} {cell.classes}"),
+            "data_value": None if cell.value is None else str(cell.value),
+        }
+        tag = "td" if number else "th"
+        found.append(element(tag, cell.shown, scope=None if number else "row", **attributes))
+    return element("tr", *found)
+
+
+def _classes(words: bool, others: str) -> str:
+    return " ".join(["word", *others.split()] if words else others.split())

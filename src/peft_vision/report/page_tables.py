@@ -1,0 +1,178 @@
+"""The tables of a page: the leaderboard, what is left out, the chosen settings and every run."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from peft_vision.report.board_table import ON_TEST
+from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, parameters, tried
+from peft_vision.report.collect import LeftOut
+from peft_vision.report.finished import Finished
+from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
+from peft_vision.report.markup import Cell, Heading, Markup, element, joined, table
+
+
+def board_table(board: Leaderboard) -> Markup:
+    headings = [Heading("method", True, ""), Heading("settings tried", False, ""), Heading("parameters", False, "")]
+    headings += [Heading(its.label, False, "" if its.kind == "data" else "mean") for its in board.columns]
+    rows = [
+        [
+            Cell(f"{line.method} {ON_TEST}" if line.on_test else line.method, line.method, ""),
+            Cell(tried(line), line.tried[1], ""),
+            Cell(parameters(line), line.parameters, ""),
+            *(_score(entry, board) for entry in line.entries),
+        ]
+        for line in board.lines
+    ]
+    return table(f"Test accuracy in %, {board.backbone}", headings, rows, classes="board")
+
+
+def _score(entry: Entry, board: Leaderboard) -> Cell:
+    if entry.score is None:
+        return Cell(element("span", absent(entry), class_=f"absent {entry.status.replace(' ', '-')}"), None, "")
+    kind = entry.verdict.kind if entry.verdict else ""
+    text = " ".join(filter(None, [figure(entry.score), fewer_seeds(entry, board)]))
+    parts: list[str] = [element("span", text, class_="best" if kind == "best" else None)]
+    mark = (
+        element("abbr", "≈", title=f"not significantly different from the best (p = {entry.verdict.p:.2g})")
+        if kind == "tie"
+        else ""
+    )
+    parts.append(element("span", mark, class_="mark"))
+    if between := interval(entry.score):
+        parts.append(element("span", between, class_="between"))
+    return Cell(joined(parts), entry.score.mean, "")
+
+
+def left_out_table(left_out: Sequence[LeftOut]) -> Markup:
+    headings = [Heading("folder", True, ""), Heading("kind", True, ""), Heading("reason", True, "wrap")]
+    rows = [
+        [Cell(run.folder, run.folder, "wrap"), Cell(run.kind, run.kind, ""), Cell(run.reason, run.reason, "")]
+        for run in left_out
+    ]
+    return table("Folders that no figure comes from", headings, rows, classes="wide")
+
+
+def absent_table(board: Leaderboard) -> Markup | None:
+    """The cells without a figure; None where all have one."""
+    found = [
+        (line, column, entry)
+        for line in board.lines
+        for column, entry in zip(board.columns, line.entries, strict=True)
+        if column.kind == "data" and entry.score is None
+    ]
+    headings = [
+        Heading("method", True, ""),
+        Heading("data", True, ""),
+        Heading("state", True, ""),
+        Heading("reason", True, "wrap"),
+    ]
+    rows = []
+    for line, column, entry in found:
+        reason = _reason(board, line, column.label, entry)
+        rows.append([Cell(text, text, "") for text in (line.method, column.label, entry.status, reason)])
+    return (
+        table(f"Cells of the leaderboard without a figure, {board.backbone}", headings, rows, classes="wide")
+        if rows
+        else None
+    )
+
+
+def _reason(board: Leaderboard, line: Line, label: str, entry: Entry) -> str:
+    problem = next(its for its in board.problems if its.label == label)
+    if entry.status == "undecided":
+        return problem.rows[line.method].cell.undecided
+    attempts = [out.reason for out, _ in problem.attempts.get(line.method, ())]
+    reasons = [f"{attempts.count(reason)} run(s) {reason}" for reason in dict.fromkeys(attempts)]
+    return "; ".join(reasons) or "no run in these folders"
+
+
+def settings_table(boards: Sequence[Leaderboard]) -> Markup:
+    """What was chosen, and by what it differs from the others that were tried."""
+    headings = [
+        Heading("method", True, ""),
+        Heading("data", True, ""),
+        Heading("chosen setting", True, "wrap"),
+        Heading("tried", False, ""),
+        Heading("val. accuracy, %", False, ""),
+        Heading("seeds", True, ""),
+        Heading("peak MiB", False, ""),
+        Heading("training, s", False, ""),
+    ]
+    rows = [
+        _setting(line, column.label, entry)
+        for board in boards
+        for line in board.lines
+        for column, entry in zip(board.columns, line.entries, strict=True)
+        if entry.setting
+    ]
+    return table("Chosen settings", headings, rows, classes="wide")
+
+
+def _setting(line: Line, data: str, entry: Entry) -> list[Cell]:
+    setting = entry.setting
+    seeds = ", ".join(str(run.seed) for run in setting.runs)
+    label = setting.label or "the only one"
+    if setting.on_test:
+        label += f" {ON_TEST} chosen on test images"
+    costs = [[run.metrics[cost] for run in setting.runs if cost in run.metrics] for cost in COSTS]
+    return [
+        Cell(line.method, line.method, ""),
+        Cell(data, data, ""),
+        Cell(label, label, ""),
+        Cell(f"{entry.tried:,}", entry.tried, ""),
+        _percent(setting.validation),
+        Cell(seeds, seeds, ""),
+        *(_number(sum(its) / len(its) if its else None) for its in costs),
+    ]
+
+
+def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
+    """`out`: where the page lies, from which each run's folder is linked."""
+    headings = [
+        Heading("folder", True, ""),
+        Heading("method", True, ""),
+        Heading("data", True, ""),
+        Heading("seed", False, ""),
+        Heading("learning rate", False, ""),
+        Heading("decay", False, ""),
+        Heading("val, %", False, ""),
+        Heading("test, %", False, ""),
+        Heading("parameters", False, ""),
+        Heading("peak MiB", False, ""),
+        Heading("training, s", False, ""),
+        Heading("test reads", False, ""),
+        Heading("config", True, ""),
+    ]
+    return table("Every finished run", headings, [_run(run, out) for run in runs], classes="wide")
+
+
+def _run(run: Finished, out: Path) -> list[Cell]:
+    where = quote(Path(os.path.relpath(run.folder.absolute(), out.absolute())).as_posix())
+    size = run.parameters["method"] + run.parameters["head"]
+    return [
+        Cell(element("a", run.folder.name, href=f"{where}/"), run.folder.name, ""),
+        Cell(run.method, run.method, ""),
+        Cell(run.data, run.data, ""),
+        Cell(str(run.seed), run.seed, ""),
+        *(_number(run.setting.get(key)) for key in ("optimizer.lr", "optimizer.weight_decay")),
+        _percent(run.metrics.get("val/accuracy")),
+        _percent(run.metrics.get("test/accuracy")),
+        Cell(f"{size:,}", size, ""),
+        *(_number(run.metrics.get(cost)) for cost in COSTS),
+        Cell(f"{run.test_reads}", run.test_reads, ""),
+        Cell(element("a", "config.yaml", href=f"{where}/config.yaml"), "", ""),
+    ]
+
+
+def _percent(value: float | None) -> Cell:
+    return Cell("—", None, "") if value is None else Cell(f"{100 * value:.2f}", value, "")
+
+
+def _number(value: object) -> Cell:
+    """Three digits that count, all of those before the point."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return Cell("—", None, "")
+    return Cell(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}", value, "")

@@ -1,0 +1,68 @@
+"""A figure of equal panels side by side, with a title above and a legend below.
+
+Everything has its place in inches from the start: to ask every word for its size, as matplotlib's own layouts do, takes
+a fifth of the time of a report.
+"""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from peft_vision.report.picture import NORMAL, SMALL, legend_columns, legend_height, legend_width, plain
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.58, 0.14, 0.26, 0.44  # inches, of a panel, around its axes
+_UNTITLED_TOP = 0.08
+_NARROW_LEFT = 0.12  # inches, of a panel that shares the axis of the one before
+_TITLE = 0.26  # inches, of the figure's title
+
+
+def panel_figure(
+    title: str,
+    *,
+    count: int,
+    columns: int,
+    width: float,
+    height: float,
+    handles: Sequence[Artist],
+    shares_y: bool,
+    titled: bool,
+) -> tuple[Figure, list[Axes]]:
+    """`width`, `height`: in inches, of a panel's axes. `shares_y`: whether panels in a row have one axis. `titled`:
+    whether each gets a title."""
+    labels = [str(handle.get_label()) for handle in handles]
+    lines = math.ceil(count / columns)
+    left = _NARROW_LEFT if shares_y else _LEFT
+    whole = _LEFT + columns * (width + _RIGHT) + (columns - 1) * left
+    wide = max(whole, legend_width(labels) if labels else 0.0)
+    below = legend_height(labels, wide) if labels else 0.0
+    top = _TOP if titled else _UNTITLED_TOP
+    line = top + height + _BOTTOM
+    tall = _TITLE + lines * line + below
+    figure = Figure(figsize=(wide, tall))
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 1 - 0.13 / tall, plain(title), fontsize=NORMAL + 1, ha="center", va="center")
+    panels: list[Axes] = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        x = _LEFT + column * (width + _RIGHT + left)
+        y = below + (lines - row) * line - top - height
+        shared = panels[row * columns] if shares_y and column else None
+        axes = figure.add_axes((x / wide, y / tall, width / wide, height / tall), sharey=shared)
+        axes.tick_params(labelsize=SMALL, labelleft=shared is None)
+        axes.set_axisbelow(True)
+        panels.append(axes)
+    if labels:
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=legend_columns(labels, wide),
+            fontsize=SMALL,
+            frameon=False,
+            borderaxespad=0.2,
+        )
+    return figure, panels

@@ -1,0 +1,111 @@
+"""What accuracy costs: test accuracy against trained parameters, peak memory and training time. On the front lie the
+methods that no other is at once better and cheaper than."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line, mean_cost, trained
+from peft_vision.report.log_axis import set_log
+from peft_vision.report.panels import panel_figure
+from peft_vision.report.picture import NORMAL, Look, plain
+
+_AXES = {"parameters": "trained parameters", COSTS[0]: "peak memory (MiB)", COSTS[1]: "training time (s)"}
+_PANEL = 2.0  # inches
+_AREA = 36  # of a marker
+_FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """`accuracy` and `std` in %."""
+
+    method: str
+    cost: float
+    accuracy: float
+    std: float | None
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """From the cheapest to the most accurate."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
+        if not found or point.accuracy > found[-1].accuracy:
+            found.append(point)
+    return found
+
+
+def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
+    """Of a column, by cost; those that nobody measured are none."""
+    found: dict[str, list[Point]] = {axis: [] for axis in _AXES}
+    for line in board.lines:
+        entry = line.entries[number]
+        for axis in _AXES:
+            cost = _cost(line, entry, axis)
+            if entry.score and cost:
+                std = None if entry.score.std is None else 100 * entry.score.std
+                found[axis].append(Point(line.method, cost, 100 * entry.score.mean, std))
+    return {axis: its for axis, its in found.items() if its}
+
+
+def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Figure | None:
+    """Of a column; None where fewer than two methods have a figure. Bars: standard deviation over seeds."""
+    panels = points(board, number)
+    if max((len(its) for its in panels.values()), default=0) < 2:
+        return None
+    methods = [
+        method for method in its_looks if any(method == point.method for its in panels.values() for point in its)
+    ]
+    handles = [_handle(its_looks[method], method) for method in methods]
+    handles.append(Line2D([], [], label="Pareto front", **_FRONT))
+    figure, axes = panel_figure(
+        f"{board.columns[number].label}, {board.backbone}",
+        count=len(panels),
+        columns=len(panels),
+        width=_PANEL,
+        height=_PANEL,
+        handles=handles,
+        shares_y=True,
+        titled=False,
+    )
+    for its_axes, (axis, its) in zip(axes, panels.items(), strict=True):
+        _draw(its_axes, its, its_looks)
+        its_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
+    axes[0].set_ylabel("test accuracy (%)", fontsize=NORMAL)
+    return figure
+
+
+def _cost(line: Line, entry: Entry, axis: str) -> float | None:
+    """Of a data set the method's there; of a mean that over data sets."""
+    if entry.setting is None:
+        return line.parameters if axis == "parameters" else line.costs[axis]
+    return trained(entry.setting) if axis == "parameters" else mean_cost(entry.setting, axis)
+
+
+def _draw(axes: Axes, its: Sequence[Point], its_looks: Mapping[str, Look]) -> None:
+    best = front(its)
+    axes.step([point.cost for point in best], [point.accuracy for point in best], where="post", zorder=1, **_FRONT)
+    for point in its:
+        look = its_looks[point.method]
+        axes.errorbar(
+            point.cost,
+            point.accuracy,
+            point.std,
+            fmt=look.marker,
+            ms=(_AREA * look.area) ** 0.5,
+            color=look.colour,
+            mec="white",
+            mew=0.5,
+            elinewidth=0.8,
+            zorder=2,
+        )
+    set_log(axes.xaxis, [point.cost for point in its])
+    axes.grid(color="#e6e6e6", linewidth=0.5)
+
+
+def _handle(look: Look, name: str) -> Line2D:
+    size = (_AREA * look.area) ** 0.5
+    return Line2D([], [], linestyle="", marker=look.marker, ms=size, color=look.colour, mec="white", label=plain(name))

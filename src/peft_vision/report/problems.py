@@ -1,0 +1,174 @@
+"""What belongs together in a report: the runs of one backbone on one data set, those that saw test images, those that
+only tuned, and those that came to no result."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from peft_vision.report.attempt import Attempt
+from peft_vision.report.choose import Setting, cell
+from peft_vision.report.collect import LeftOut
+from peft_vision.report.finished import Finished, is_tuning
+from peft_vision.report.id_ood import Comparison, Row, label, telling_keys
+from peft_vision.report.options import Options
+
+_STAGE = "data.stage"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`label`: of the data set, unlike those of others on the same backbone. `comparison`: None where no run saw test
+    images. `tuning`, `attempts`: by method, as rows are labelled."""
+
+    label: str
+    data: str
+    backbone: str
+    comparison: Comparison | None
+    tuning: Mapping[str, tuple[Finished, ...]]
+    attempts: Mapping[str, tuple[tuple[LeftOut, Attempt], ...]]
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """The methods themselves, without probes and interpolations."""
+        rows = self.comparison.rows if self.comparison else ()
+        return {row.label: row for row in rows if row.label == row.cell.method}
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys([*self.rows, *self.tuning, *self.attempts]))
+
+    @cached_property
+    def chosen(self) -> dict[str, Setting]:
+        return {method: self._told(method, row.cell.chosen) for method, row in self.rows.items() if row.cell.chosen}
+
+    def _told(self, method: str, chosen: Setting) -> Setting:
+        """With the values by which it differs from others, also where only runs that tuned had those."""
+        differing = {key for setting in self.candidates(method) for key in setting.own}
+        values = chosen.runs[0].setting
+        return replace(chosen, own={key: values[key] for key in values if key in differing or key in chosen.own})
+
+    def candidates(self, method: str) -> tuple[Setting, ...]:
+        """Settings among which one was chosen: by runs that only tuned, where there are any."""
+        if method in self.tuning:
+            return cell(method, self.tuning[method]).settings
+        return self.rows[method].cell.settings if method in self.rows else ()
+
+    def tried(self, method: str) -> int:
+        """Settings: as the sweep counted them, or as there are here, failed ones as well."""
+        chosen = self.chosen.get(method)
+        if chosen and (counted := [run.choice.settings for run in chosen.runs if run.choice]):
+            return max(counted)
+        settings = [setting.runs[0].setting for setting in self.candidates(method)]
+        settings += [its.setting for _, its in self.attempts.get(method, ()) if its.setting]
+        return len(set(map(_key, settings)))
+
+    def why_none(self, method: str) -> Literal["undecided", "failed", "unfinished", "only tuned", "missing"]:
+        """The reason for having no figure."""
+        if method in self.rows:
+            return "undecided"
+        kinds = {run.kind for run, its in self.attempts.get(method, ()) if not is_tuning(its.setting)}
+        if kinds:
+            return "failed" if "failed" in kinds else "unfinished"
+        return "only tuned" if method in self.tuning or method in self.attempts else "missing"
+
+    def group(self, wanted: Mapping[str, tuple[str, ...]] | None) -> str:
+        """Of its data set; empty for none."""
+        if wanted is None:
+            return next((run.group for run in self._runs() if run.group), "")
+        return next((group for group, its in wanted.items() if {self.label, self.data} & set(its)), "")
+
+    def _runs(self) -> list[Finished]:
+        tested = [run for row in self.rows.values() for setting in row.cell.settings for run in setting.runs]
+        return [*tested, *(run for its in self.tuning.values() for run in its)]
+
+
+def problems(
+    compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
+) -> list[Problem]:
+    """In the order of `compared`; what no run has been tested on follows."""
+    telling = telling_keys([run for run in runs if not run.tunes], options.rows)
+    parts = [_Part(its.data, its.backbone, its) for its in compared]
+    known = {_design(run.setting): part for part in parts for run in part.runs()}
+    for run in runs:
+        if run.tunes:
+            part = _home(parts, known, run.data, backbone_label(run), run.setting)
+            part.tuning.setdefault(label(run, telling), []).append(run)
+    for out in left_out:
+        if (its := out.attempt) is not None:
+            part = _home(parts, known, its.data, its.backbone, its.setting)
+            part.attempts.setdefault(_attempt_label(its, runs, telling), []).append((out, its))
+    names = [(part.data, part.backbone) for part in parts]
+    return [
+        Problem(
+            label=_numbered(names, number),
+            data=part.data,
+            backbone=part.backbone,
+            comparison=part.comparison,
+            tuning={method: tuple(its) for method, its in part.tuning.items()},
+            attempts={method: tuple(its) for method, its in part.attempts.items()},
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+class _Part:
+    """A problem that is being put together."""
+
+    def __init__(self, data: str, backbone: str, comparison: Comparison | None) -> None:
+        self.data, self.backbone, self.comparison = data, backbone, comparison
+        self.tuning: dict[str, list[Finished]] = {}
+        self.attempts: dict[str, list[tuple[LeftOut, Attempt]]] = {}
+
+    def runs(self) -> Iterable[Finished]:
+        rows = self.comparison.rows if self.comparison else ()
+        return (run for row in rows for setting in row.cell.settings for run in setting.runs)
+
+
+def _home(
+    parts: list[_Part], known: Mapping[str, _Part], data: str, backbone: str, setting: Mapping[str, Any]
+) -> _Part:
+    """Of a run without test figures: the problem with its data set and backbone, of several the one whose images are
+    chosen alike; a new one where there is none."""
+    alike = [part for part in parts if part.data == data and _same_backbone(part.backbone, backbone, setting)]
+    if len(alike) > 1 and (part := known.get(_design(setting))) in alike:
+        return part
+    if not alike:
+        parts.append(_Part(data, setting.get("backbone.name", backbone) if backbone == "timm" else backbone, None))
+        return parts[-1]
+    return alike[0]
+
+
+def backbone_label(run: Finished) -> str:
+    """As comparisons call it: the option, or the name in timm."""
+    return run.backbone if run.backbone != "timm" else run.weights
+
+
+def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> bool:
+    return label in (backbone, setting.get("backbone.name") if backbone == "timm" else backbone)
+
+
+def _design(setting: Mapping[str, Any]) -> str:
+    """Of the images: all that the config says of data and backbone, but for the stage."""
+    groups = ("data.", "backbone.")
+    return repr(sorted((key, value) for key, value in setting.items() if key.startswith(groups) and key != _STAGE))
+
+
+def _key(setting: Mapping[str, Any]) -> str:
+    return repr(sorted((key, value) for key, value in setting.items() if key != _STAGE))
+
+
+def _attempt_label(its: Attempt, runs: Sequence[Finished], telling: Sequence[str]) -> str:
+    """As of a finished run with the same classes and values, so far as there is one."""
+    alike = [run for run in runs if run.method == its.method and not run.tunes]
+    for run in alike:
+        told = [f"{key}._target_" if "." not in key else key for key in telling]
+        if all(run.setting.get(key) == its.setting.get(key) for key in told):
+            return label(run, telling)
+    return its.method
+
+
+def _numbered(names: Sequence[tuple[str, str]], number: int) -> str:
+    """The data set; with a number where several have its name, on one backbone."""
+    name = names[number]
+    return f"{name[0]} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name[0]

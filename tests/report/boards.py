@@ -1,0 +1,30 @@
+"""The leaderboards of folders, as tests ask for them."""
+
+from pathlib import Path
+
+from peft_vision.report.collect import collect
+from peft_vision.report.id_ood import comparisons
+from peft_vision.report.leaderboard import Entry, Leaderboard, leaderboards
+from peft_vision.report.options import Options
+
+
+def options(rows: tuple[str, ...] = (), groups: dict[str, tuple[str, ...]] | None = None) -> Options:
+    return Options(reference=None, transform="probit", rows=rows, costs=False, groups=groups, pictures=("png", "svg"))
+
+
+def boards(*folders: Path, **asked) -> list[Leaderboard]:
+    its = options(**asked)
+    runs, left_out = collect(*folders)
+    compared = comparisons(runs, reference=None, transform="probit", rows=its.rows)
+    return leaderboards(compared, runs, left_out, its)
+
+
+def board(*folders: Path, **asked) -> Leaderboard:
+    """Of the one backbone."""
+    (found,) = boards(*folders, **asked)
+    return found
+
+
+def entry(found: Leaderboard, method: str, column: str) -> Entry:
+    (line,) = [line for line in found.lines if line.method == method]
+    return line.entries[[its.label for its in found.columns].index(column)]

@@ -1,0 +1,65 @@
+"""Pictures as files: the same bytes for the same runs, and nothing in them that asks for a network."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from boards import board
+from made_up_runs import write_run
+from peft_vision.report.gallery import hang
+from peft_vision.report.pictures import pictures
+
+EPOCHS = [(2.0, 0.5), (1.0, 0.6)]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two methods, one of them with two rates, scored out of distribution."""
+    runs = tmp_path / "runs"
+    for method, rates in (("full", (0.1, 0.2)), ("lora", (0.1,))):
+        for lr in rates:
+            write_run(runs, method=method, lr=lr, epochs=EPOCHS, ood={"fog": 0.4}, train_seconds=lr, peak_mib=90.0)
+    return runs
+
+
+def hung(runs, out, formats=("png", "svg")):
+    out.mkdir()
+    return [hang(picture, out, formats) for picture in pictures([board(runs)])]
+
+
+def test_every_picture_is_there_in_every_format(runs, tmp_path):
+    names = [its.picture.name for its in hung(runs, tmp_path / "out")]
+    kinds = ("pareto", "curves", "response", "scatter", "shifts")
+    assert names == [f"digits-vit_micro-{kind}" for kind in kinds]
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
+
+
+def test_only_the_formats_that_were_asked_for_are_written(runs, tmp_path):
+    hung(runs, tmp_path / "out", ("svg",))
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".svg"}
+
+
+def test_the_same_runs_are_the_same_bytes(runs, tmp_path):
+    first, second = (hung(runs, tmp_path / name) for name in "ab")
+    for one, other in zip(first, second, strict=True):
+        assert one.svg == other.svg
+        assert [path.read_bytes() for path in one.files] == [path.read_bytes() for path in other.files]
+
+
+def test_an_svg_has_letters_and_no_date(runs, tmp_path):
+    for its in hung(runs, tmp_path / "out"):
+        text = next(path for path in its.files if path.suffix == ".svg").read_text()
+        assert "digits, vit_micro" in "".join(ElementTree.fromstring(text).itertext())
+        assert "dc:date" not in text
+
+
+def test_an_svg_on_a_page_names_no_address_and_shares_no_id(runs, tmp_path):
+    ids = [re.findall(r'\bid="([^"]+)"', its.svg) for its in hung(runs, tmp_path / "out")]
+    assert all(len(found) == len(set(found)) for found in ids)
+    assert len({name for found in ids for name in found}) == sum(map(len, ids))
+    for its in hung(runs, tmp_path / "again"):
+        assert "http" not in its.svg
+        targets = re.findall(r'(?:href="#|url\(#)([^")]+)', its.svg)
+        assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', its.svg))

@@ -1,0 +1,71 @@
+"""Learning curves: means over the seeds that tell, of epochs that all of them have."""
+
+import json
+
+import pytest
+
+from boards import board
+from made_up_runs import write_run
+from peft_vision.report.choose import Setting
+from peft_vision.report.learning_curves import curves, learning_curves
+from peft_vision.report.picture import looks
+
+EPOCHS = ([(2.0, 0.5), (1.0, 0.6), (0.5, 0.7)], [(3.0, 0.6), (2.0, 0.7), (1.0, 0.8)])
+
+
+def chosen(runs) -> Setting:
+    (line,) = board(runs).lines
+    return line.entries[0].setting
+
+
+def write(runs) -> list:
+    return [write_run(runs, seed=seed, epochs=epochs) for seed, epochs in enumerate(EPOCHS)]
+
+
+def test_a_curve_is_mean_and_deviation_over_seeds(tmp_path):
+    write(tmp_path)
+    its = curves(chosen(tmp_path))["val/accuracy"]
+    assert its.epochs == (1, 2, 3)
+    assert its.mean == pytest.approx((0.55, 0.65, 0.75))
+    assert its.std == pytest.approx([0.1 / 2**0.5] * 3)
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path):
+    first, _ = write(tmp_path)
+    path = first / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    assert curves(chosen(tmp_path))["train/loss"].epochs == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "{}", '{"epoch": 4, "lr": 1, "train/loss": NaN}', '{"epoch": "x", "lr": 1}', "\0"]
+)
+def test_lines_that_tell_nothing_are_passed_over(line, tmp_path):
+    for folder in write(tmp_path):
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(line)
+    assert curves(chosen(tmp_path))["train/loss"].epochs == (1, 2, 3)
+
+
+def test_the_settings_of_a_solver_are_no_epochs(tmp_path):
+    folder = write_run(tmp_path)
+    rows = [{"epoch": 1, "C": 0.1, "train/loss": 1.0}, {"epoch": 2, "lr": 0.1, "weight_decay": 0, "train/loss": 1.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "train/loss" not in curves(chosen(tmp_path))
+    assert learning_curves({"full": chosen(tmp_path)}, looks(["full"]), "digits") is None
+
+
+def test_runs_without_validation_have_a_curve_of_the_loss_alone(tmp_path):
+    folder = write_run(tmp_path)
+    rows = [{"epoch": epoch, "lr": 0.1, "train/loss": 1 / epoch} for epoch in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (axes,) = learning_curves({"full": chosen(tmp_path)}, looks(["full"]), "digits").axes
+    assert axes.get_ylabel() == "training loss"
+
+
+def test_a_line_is_drawn_for_each_method(tmp_path):
+    for method in ("full", "lora"):
+        write_run(tmp_path, method=method, epochs=EPOCHS[0])
+    settings = {line.method: line.entries[0].setting for line in board(tmp_path).lines}
+    figure = learning_curves(settings, looks(["full", "lora"]), "digits")
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2]
