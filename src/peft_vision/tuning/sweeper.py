@@ -69,7 +69,7 @@ class Tuning(SweepOfGrids):
         results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
         for decision, runs in results.items():
             write_choice(decision, runs, self.selection, Path(self.config.runs).expanduser())
-        print_decisions(results, self.selection)
+        print_decisions(results, self.selection, grid=not self.searches)
         final = [its for runs in results.values() for its in runs]
         self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
         return final
@@ -88,17 +88,22 @@ class Tuning(SweepOfGrids):
         from peft_vision.search.space import Space
 
         options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
-        ended: list[Ended] = []
+        plain: list[tuple[str, ...]] = []
+        spaces: list[Space] = []
         for crossing in self.crossings(overrides):
             varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
             if all(own.get_key_element() == "seed" for own in varied):
-                ended += self.tuned(Points.points(self, crossing))
+                plain += Points.points(self, crossing)
                 continue
             for cell in Points.points(self, [own for own in crossing if own not in varied]):
-                space = Space.of([*self.parsed([*cell, self.stage]), *varied])
-                self.check_final([space.example()])
-                _, trials = Search(self, space, options).carry_out()
-                ended += [its for _, runs in trials.values() for its in runs]
+                spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
+        examples = [space.example() for space in spaces]
+        self.check_final(examples)
+        self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
+        ended = self.tuned(plain) if plain else []
+        for space in spaces:
+            _, trials = Search(self, space, options).carry_out()
+            ended += [its for _, runs in trials.values() for its in runs]
         return ended
 
     @property
