@@ -159,14 +159,17 @@ def test_a_method_of_which_all_fails_has_no_final_run(tmp_path):
     assert results(tmp_path) == []
 
 
-def test_choosing_by_test_is_labelled_and_retrains_nothing(tmp_path):
-    outcome = tune("method=linear", "optimizer.lr=1e-4,1e-2", "hydra.sweeper.selection=test", cwd=tmp_path)
+@pytest.mark.parametrize("fraction", [0, 0.1])
+def test_choosing_by_test_is_labelled_and_retrains_nothing(fraction, tmp_path):
+    by_test = ("hydra.sweeper.selection=test", f"data.val_fraction={fraction}")
+    outcome = tune("method=linear", "optimizer.lr=1e-4,1e-2", *by_test, cwd=tmp_path)
     assert "chosen by test, as some papers do: no honest figures" in outcome.out
     runs = found(tmp_path, stage="all")
     assert len(runs) == len(found(tmp_path)) == 4
     labelled = [run for run in runs if run["choice"]]
     assert [run["seed"] for run in labelled] == [0, 1]
     assert {run["choice"]["selection"] for run in labelled} == {"test"}
+    assert {run["choice"]["validation"] is None for run in labelled} == {fraction == 0}
     assert len({run["lr"] for run in labelled}) == 1
 
 

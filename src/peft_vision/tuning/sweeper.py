@@ -97,7 +97,7 @@ class Tuning(SweepOfGrids):
                 continue
             for cell in Points.points(self, [own for own in crossing if own not in varied]):
                 spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
-        examples = [space.example() for space in spaces]
+        examples = [example for space in spaces for example in space.examples()]
         self.check_final(examples)
         self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
         ended = self.tuned(plain) if plain else []
