@@ -22,7 +22,7 @@ LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
 
 def points(grids: Mapping[str, Mapping[str, object]], *overrides: str) -> list[str]:
     """What a sweep over them runs."""
-    sweeper = SweepOfGrids(grids)
+    sweeper = SweepOfGrids(grids, params=None, report=None)
     sweeper.hydra_context = SimpleNamespace(config_loader=None)
     return [" ".join(point) for point in sweeper.points(OverridesParser.create().parse_overrides(list(overrides)))]
 
@@ -142,7 +142,7 @@ def compared(nobodys_store, tmp_path_factory) -> Path:
     tuned = ("method=full,lp_ft", "optimizer.lr=1e-3", "seed=0,1")
     solved = ("method=linear", "optimizer=lbfgs", "optimizer.C=[1e-2,1]", "seed=0,1")
     for arguments in (tuned, solved, ("method=lora", "seed=0")):
-        outcome = call(*PAPER, *arguments, cwd=root)
+        outcome = call(*PAPER, *arguments, cwd=root, reports=True)
         assert (outcome.code, outcome.err) == (0, ""), outcome
     (root / "said").write_text(outcome.out)
     return root

@@ -40,11 +40,12 @@ class Tuning(SweepOfGrids):
         self,
         grids: Mapping[str, Mapping[str, object]],
         params: Mapping[str, str] | None,
+        report: Mapping[str, Any] | None,
         seeds: Sequence[int],
         selection: Selection,
         **search: Any,
     ) -> None:
-        super().__init__(grids, params)
+        super().__init__(grids, params, report)
         self.seeds = seeds
         self.selection = selection
         self.searches = search["n_trials"] is not None
