@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from logging import getLogger
@@ -38,9 +38,10 @@ class Outcome:
         return self.err.removeprefix("peft-vision: ").removesuffix("\n")
 
 
-def call(*arguments: str, cwd: Path) -> Outcome:
+def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
     """`main()` with these arguments in `cwd`, without progress bars, which appear on a machine that is slow; nothing of
-    it stays behind in this process. The runs of a sweep take place in it, unless `arguments` choose a launcher."""
+    it stays behind in this process. The runs of a sweep take place in it, unless `arguments` choose a launcher. Its
+    report takes seconds, and is made where `reports`."""
     root = getLogger()
     handlers, level = root.handlers[:], root.level
     out, err = StringIO(), StringIO()
@@ -53,6 +54,7 @@ def call(*arguments: str, cwd: Path) -> Outcome:
             mock.patch.object(sys, "argv", ["peft-vision", *arguments]),
             mock.patch.dict(os.environ),
             mock.patch.object(progress, "QUIET_SECONDS", math.inf),
+            nullcontext() if reports else mock.patch("peft_vision.sweep.points.close"),
             redirect_stdout(out),
             redirect_stderr(err),
         ):

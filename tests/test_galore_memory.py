@@ -15,7 +15,7 @@ SHORT = (*SHORT, "tracker=none", "trainer.epochs=1", "data.train_size=80", "seed
 def compared(tmp_path_factory):
     """The folder of the comparison."""
     root = tmp_path_factory.mktemp("compared")
-    outcome = call("experiment=galore_memory", *SHORT, cwd=root)
+    outcome = call("experiment=galore_memory", *SHORT, cwd=root, reports=True)
     assert outcome.code == 0, outcome
     return root / "runs" / "galore_memory"
 

@@ -22,7 +22,7 @@ LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
 
 def points(grids: Mapping[str, Mapping[str, object]], *overrides: str) -> list[str]:
     """What a sweep over them runs."""
-    sweeper = SweepOfGrids(grids)
+    sweeper = SweepOfGrids(grids, params=None, report=None)
     sweeper.hydra_context = SimpleNamespace(config_loader=None)
     return [" ".join(point) for point in sweeper.points(OverridesParser.create().parse_overrides(list(overrides)))]
 
@@ -142,7 +142,7 @@ def compared(nobodys_store, tmp_path_factory) -> Path:
     tuned = ("method=full,lp_ft", "optimizer.lr=1e-3", "seed=0,1")
     solved = ("method=linear", "optimizer=lbfgs", "optimizer.C=[1e-2,1]", "seed=0,1")
     for arguments in (tuned, solved, ("method=lora", "seed=0")):
-        outcome = call(*PAPER, *arguments, cwd=root)
+        outcome = call(*PAPER, *arguments, cwd=root, reports=True)
         assert (outcome.code, outcome.err) == (0, ""), outcome
     (root / "said").write_text(outcome.out)
     return root
@@ -165,14 +165,16 @@ def test_the_comparison_of_lp_ft_runs_what_its_grids_say(compared):
 
 def test_it_ends_in_a_table_and_pictures(compared):
     report = compared / "runs" / "lp_ft_vs_ft" / "report"
-    pictures = {f"image_folder-vit_micro-{name}.png" for name in ("scatter", "alpha", "shifts")}
-    assert {path.name for path in report.iterdir()} == {"table.md", "table.csv", "table.json", *pictures}
-    for name in pictures:
-        with Image.open(report / name) as picture:
+    kinds = ("pareto", "curves", "response", "scatter", "alpha", "shifts")
+    pictures = {f"image_folder-vit_micro-{kind}.{form}" for kind in kinds for form in ("png", "svg")}
+    texts = {"table.md", "table.csv", "table.json", "leaderboard.csv", "leaderboard.tex", "report.html"}
+    assert {path.name for path in report.iterdir()} == texts | pictures
+    for path in report.glob("*.png"):
+        with Image.open(path) as picture:
             picture.load()
     said = (compared / "said").read_text()
     assert "left out" not in said
-    assert "written   runs/lp_ft_vs_ft/report: table.md, .csv and .json, " in said
+    assert "written   runs/lp_ft_vs_ft/report: leaderboard.csv, leaderboard.tex, report.html, " in said
     for method in ("linear", "full", "lp_ft", "lora"):
         assert any(line.startswith(method) for line in said.splitlines())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command import SMOKE, call, experiment, results, start, wait_for
+from command import SMOKE, call, results, start, wait_for
 from peft_vision.run import DiskFault, Run
 from peft_vision.task import train
 
@@ -116,22 +116,15 @@ def test_the_reason_is_kept_where_it_can_be(tmp_path, monkeypatch):
         raise ValueError("wrong")
 
 
-def test_the_table_comes_nevertheless_and_names_what_failed(tmp_path):
-    own = experiment(
-        tmp_path,
-        "own",
-        "defaults: [smoke, override /optimizer: sgd]\n"
-        "hydra:\n"
-        "  callbacks:\n"
-        "    table: { _target_: peft_vision.sweep_table.SweepTable, reference: null, transform: probit }\n",
-    )
-    outcome = call("-m", *own, "method=linear", DIVERGES, cwd=tmp_path)
+def test_the_report_comes_nevertheless_and_names_what_failed(tmp_path):
+    outcome = call(*SWEEP, cwd=tmp_path, reports=True)
     assert outcome.code == 1
     assert "1 of the sweep's 2 points failed" in outcome.err
     table = json.loads((tmp_path / "runs" / "report" / "table.json").read_text())
     (left_out,) = table["left_out"]
     assert left_out["reason"].startswith("failed: the training loss became ")
     assert f"left out  {left_out['folder']}: failed: " in outcome.out
+    assert left_out["folder"] in (tmp_path / "runs" / "report" / "report.html").read_text()
 
 
 def logs(folder: Path) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -112,13 +112,19 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a component without the fields marked INCIDENTAL, and without those whose value is Neutral."""
-    hints = get_type_hints(cls, include_extras=True)
-    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    marks = _marks(cls)
     return {
         key: _lasting_within(value)
         for key, value in values.items()
         if not any(mark in (INCIDENTAL, Neutral(value)) for mark in marks.get(key, ()))
     }
+
+
+@cache  # a report asks for the same few classes thousands of times
+def _marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
+    """What the type of each field is annotated with."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
 
 
 def _lasting_within(value: Any) -> Any:

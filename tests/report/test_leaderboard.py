@@ -187,6 +187,13 @@ def test_the_csv_is_tidy_and_holds_fractions(tmp_path):
     assert 0 < float(linear["p_holm"]) < 0.05
 
 
+def test_costs_in_the_csv_are_those_of_each_column(tmp_path):
+    for data, seconds in (("pets", 10.0), ("dtd", 30.0)):
+        write_run(tmp_path, data=data, source=data, train_seconds=seconds)
+    rows = {row["column"]: row["train_seconds"] for row in csv.DictReader(io.StringIO(board_csv([board(tmp_path)])))}
+    assert rows == {"pets": "10.0", "dtd": "30.0", "mean of 2 data sets": "20.0"}
+
+
 def test_what_has_no_figure_is_empty_in_the_csv(tmp_path):
     write(tmp_path)
     write_attempt(tmp_path, method="lora", error="no memory")

@@ -52,6 +52,15 @@ def test_rounding_never_leaves_the_interval(bounds):
     assert bounds[0] <= written[0] <= written[1] <= bounds[1]
 
 
+def test_examples_have_every_choice_and_both_ends():
+    assert space("method=lora", "lr=interval(0.1,0.2)", "rank=2,4,8", "seed=0,1").examples() == [
+        ("method=lora", "lr=0.1", "rank=2", "seed=0"),
+        ("method=lora", "lr=0.2", "rank=2", "seed=0"),
+        ("method=lora", "lr=0.1", "rank=4", "seed=0"),
+        ("method=lora", "lr=0.1", "rank=8", "seed=0"),
+    ]
+
+
 def test_of_equal_keys_the_last_one_counts():
     found = space("lr=1,2", "rank=1,2", "lr=3")
     assert (found.fixed, list(found.swept)) == (("lr=3",), ["rank"])

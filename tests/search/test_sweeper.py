@@ -102,7 +102,9 @@ def test_a_trial_that_fails_stops_no_other_and_is_listed(tmp_path):
         ((LR, "seed=0,1"), "hydra.sweeper.pruner: median prunes trials of one run"),
         ((LR, "data.val_fraction=0"), "data.stage: tune is for choosing by validation images"),
         ((LR, "optimizer.momentun=0.9"), "unknown key optimizer.momentun"),
-        (("optimizer.lr=interval(-1,1)", "hydra.sweeper.sampler_seed=1"), "optimizer.lr: got -"),
+        (("optimizer.lr=interval(-2,-1)",), "2 of the sweep's 2 points are wrong, and nothing was started"),
+        ((LR, "trainer.batch_size=0,8"), "2 of the sweep's 3 points are wrong, and nothing was started"),
+        ((LR, "method=linear,lora", "method.rank=2,4"), "3 of the sweep's 4 points are wrong, and nothing was started"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
@@ -188,6 +190,11 @@ def test_pruned_trials_count_and_are_cheaper(tmp_path):
     assert {trial.params["optimizer.lr"] for trial in pruned} == {"1e-07"}
     assert f"8 trials, {8 - len(pruned)} whole, {len(pruned)} pruned" in outcome.out
     assert "  pruned  trial " in outcome.out
+
+
+def test_runs_may_lie_anywhere(tmp_path):
+    search(LR, "hydra.sweeper.n_trials=1", r"runs='it\'s, {mine}: $HOME'", cwd=tmp_path)
+    assert len(trials(tmp_path / "it's, {mine}: $HOME")) == 1
 
 
 LONG = ("trainer.epochs=400", "trainer.save_seconds=0", "hydra.sweeper.pruner=none")

@@ -113,6 +113,21 @@ def test_test_chooses_only_when_it_is_told_to():
     assert (by_test.values, by_test.accuracy, by_test.mean("val/accuracy")) == ({"optimizer.lr": "2"}, 0.9, 0.1)
 
 
+@pytest.mark.parametrize(("best", "edges"), [(1, ["smallest"]), (2, []), (3, ["largest"])])
+def test_a_value_at_the_edge_of_the_grid_is_noted(best, edges):
+    decision = decided(*(run(0.5 + (lr == best), lr=lr) for lr in (1, 2, 3)))
+    assert decision.edges == [f"optimizer.lr={best} is the {edge} that was tried" for edge in edges]
+
+
+def test_of_two_values_each_is_at_the_edge_and_not_noted():
+    assert decided(run(0.5, lr=1), run(0.6, lr=2)).edges == []
+
+
+def test_a_solvers_value_at_the_edge_is_noted():
+    decision = decided(run(0.9, selection=solved("optimizer", 0.1, 0.2, 0.9)))
+    assert decision.edges == ["optimizer.C=[3.0] is the largest that was tried"]
+
+
 def test_a_point_that_was_swept_twice_counts_once():
     decision = decided(run(0.5, lr=1), run(0.5, lr=1), run(0.4, lr=2))
     assert (decision.settings, len(decision.chosen)) == (2, 1)

@@ -159,14 +159,17 @@ def test_a_method_of_which_all_fails_has_no_final_run(tmp_path):
     assert results(tmp_path) == []
 
 
-def test_choosing_by_test_is_labelled_and_retrains_nothing(tmp_path):
-    outcome = tune("method=linear", "optimizer.lr=1e-4,1e-2", "hydra.sweeper.selection=test", cwd=tmp_path)
+@pytest.mark.parametrize("fraction", [0, 0.1])
+def test_choosing_by_test_is_labelled_and_retrains_nothing(fraction, tmp_path):
+    by_test = ("hydra.sweeper.selection=test", f"data.val_fraction={fraction}")
+    outcome = tune("method=linear", "optimizer.lr=1e-4,1e-2", *by_test, cwd=tmp_path)
     assert "chosen by test, as some papers do: no honest figures" in outcome.out
     runs = found(tmp_path, stage="all")
     assert len(runs) == len(found(tmp_path)) == 4
     labelled = [run for run in runs if run["choice"]]
     assert [run["seed"] for run in labelled] == [0, 1]
     assert {run["choice"]["selection"] for run in labelled} == {"test"}
+    assert {run["choice"]["validation"] is None for run in labelled} == {fraction == 0}
     assert len({run["lr"] for run in labelled}) == 1
 
 
@@ -187,3 +190,59 @@ def test_what_cannot_end_well_is_refused_before_anything_is_trained(arguments, c
     outcome = call(*TUNE, *GRID, *arguments, cwd=tmp_path)
     assert outcome.error.startswith(complaint)
     assert results(tmp_path) == []
+
+
+SEARCH = (*TUNE, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=3", "hydra.sweeper.pruner=none")
+
+
+def test_each_cell_is_searched_where_there_is_a_number_of_trials(tmp_path):
+    outcome = call(*SEARCH, "method=linear,bitfit", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(list((tmp_path / "runs" / ".studies").glob("*.log"))) == 2
+    for method in ("linear", "bitfit"):
+        tuned = found(tmp_path, stage="tune", method=method)
+        finals = found(tmp_path, stage="final", method=method)
+        assert len({run["lr"] for run in tuned}) == 3
+        assert {run["lr"] for run in finals} == {best(tmp_path, method)["lr"]}
+        assert {(run["choice"]["settings"], run["choice"]["runs"]) for run in finals} == {(3, 3)}
+    before = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
+    assert call(*SEARCH, "method=linear,bitfit", cwd=tmp_path).code == 0
+    assert {path: path.stat().st_mtime_ns for path in results(tmp_path)} == before
+
+
+def test_settings_that_are_searched_may_have_several_seeds(tmp_path):
+    assert call(*SEARCH, "method=linear", "hydra.sweeper.n_trials=2", "seed=5,6", cwd=tmp_path).code == 0
+    assert sorted(run["seed"] for run in found(tmp_path, stage="tune")) == [5, 5, 6, 6]
+    assert [run["seed"] for run in found(tmp_path, stage="final")] == [0, 1]
+
+
+def test_a_cell_in_which_nothing_varies_is_trained_as_it_is(tmp_path):
+    own = experiment(
+        tmp_path,
+        "own",
+        "defaults: [smoke]\n"
+        "hydra:\n"
+        "  mode: MULTIRUN\n"
+        "  sweeper:\n"
+        "    grids:\n"
+        "      solved: { method: linear, optimizer: lbfgs }\n"
+        '      bitfit: { method: bitfit, optimizer.lr: "interval(0.001,0.01)" }\n',
+    )
+    search = ("hydra/sweeper=tune", "hydra.sweeper.seeds=[0]", "hydra.sweeper.n_trials=2", "data.train_size=100")
+    outcome = call(*own, *search, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert sorted(run["method"] for run in found(tmp_path, stage="tune")) == ["bitfit", "bitfit", "linear"]
+    assert len(found(tmp_path, stage="final")) == 2
+
+
+def test_a_search_by_test_is_refused(tmp_path):
+    error = call(*SEARCH, "hydra.sweeper.selection=test", cwd=tmp_path).error
+    assert error.startswith("hydra.sweeper.n_trials: a search goes by validation")
+
+
+@pytest.mark.parametrize("arguments", [SEARCH, ("-m", "hydra/sweeper=optuna", "experiment=smoke", "seed=0,1")])
+def test_what_a_search_needs_is_said_where_it_is_missing(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("peft_vision.search.needed.find_spec", lambda _: None)
+    assert call(*arguments, cwd=tmp_path).error == (
+        "hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'"
+    )

@@ -46,6 +46,10 @@ def board_csv(boards: Sequence[Leaderboard]) -> str:
 def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
     column, entry = board.columns[number], line.entries[number]
     score, verdict = entry.score, entry.verdict
+
+    def cost(what: str) -> float | None:
+        return line.cost(number, what) if score else None
+
     return {
         "backbone": board.backbone,
         "method": line.method,
@@ -65,8 +69,8 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
         "setting": entry.setting.label if entry.setting else None,
         "settings_tried": entry.tried or None,
         "selection": _selection(entry),
-        "parameters": line.parameters,
-        **{cost.removeprefix("cost/"): line.costs[cost] for cost in COSTS},
+        "parameters": cost("parameters"),
+        **{what.removeprefix("cost/"): cost(what) for what in COSTS},
     }
 
 

@@ -47,6 +47,13 @@ class Line:
     parameters: float | None
     costs: Mapping[str, float | None]
 
+    def cost(self, number: int, what: str) -> float | None:
+        """Of the column with this number: parameters, or one of COSTS; of a mean, over the data sets."""
+        setting = self.entries[number].setting
+        if setting is None:
+            return self.parameters if what == "parameters" else self.costs[what]
+        return trained(setting) if what == "parameters" else mean_cost(setting, what)
+
     @property
     def tried(self) -> tuple[int, int]:
         """The fewest and the most settings on one data set."""

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -85,7 +86,8 @@ def _reason(board: Leaderboard, line: Line, label: str, entry: Entry) -> str:
     if entry.status == "undecided":
         return problem.rows[line.method].cell.undecided
     attempts = [out.reason for out, _ in problem.attempts.get(line.method, ())]
-    reasons = [f"{attempts.count(reason)} run(s) {reason}" for reason in dict.fromkeys(attempts)]
+    counts = Counter(attempts)
+    reasons = [f"{count} run{'s' if count > 1 else ''} {reason}" for reason, count in counts.items()]
     return "; ".join(reasons) or "no run in these folders"
 
 

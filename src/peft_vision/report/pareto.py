@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line, mean_cost, trained
+from peft_vision.report.leaderboard import COSTS, Leaderboard
 from peft_vision.report.log_axis import set_log
 from peft_vision.report.panels import panel_figure
 from peft_vision.report.picture import NORMAL, Look, plain
@@ -44,7 +44,7 @@ def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
     for line in board.lines:
         entry = line.entries[number]
         for axis in _AXES:
-            cost = _cost(line, entry, axis)
+            cost = line.cost(number, axis)
             if entry.score and cost:
                 std = None if entry.score.std is None else 100 * entry.score.std
                 found[axis].append(Point(line.method, cost, 100 * entry.score.mean, std))
@@ -76,13 +76,6 @@ def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Fi
         its_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
     axes[0].set_ylabel("test accuracy (%)", fontsize=NORMAL)
     return figure
-
-
-def _cost(line: Line, entry: Entry, axis: str) -> float | None:
-    """Of a data set the method's there; of a mean that over data sets."""
-    if entry.setting is None:
-        return line.parameters if axis == "parameters" else line.costs[axis]
-    return trained(entry.setting) if axis == "parameters" else mean_cost(entry.setting, axis)
 
 
 def _draw(axes: Axes, its: Sequence[Point], its_looks: Mapping[str, Look]) -> None:

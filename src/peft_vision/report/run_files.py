@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
@@ -108,7 +108,7 @@ class Choice(BaseModel, frozen=True):
     settings: PositiveInt
     rule: str
     selection: Literal["validation", "test"]
-    validation: float = Field(ge=0, le=1)
+    validation: Annotated[float, Field(ge=0, le=1)] | None
     superseded: bool
 
 

@@ -38,7 +38,9 @@ class Search:
         space, options, launcher = self.space, self.options, self.sweep.launcher
         _check_pruner(space, options)
         folder = Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
-        experiment = self._experiment(space.example())
+        examples = space.examples()
+        self.sweep.prepared(examples)  # what is wrong with any value is said before the first trial
+        experiment = self._experiment(examples[0])
         record = {"space": space.record(), "setting": _without(experiment.setting, space.swept)}
         name = options.study or "-".join([*_names(experiment), identity(record)[:8]])
         with at_work(folder) as mark:
@@ -61,7 +63,12 @@ class Search:
                 own = " ".join(word for word in point if word not in study.space.fixed)
                 names.append(f"trial {trial.number + 1}/{study.options.n_trials}: {own}")
                 owners.append(trial.number)
-        ended = self.sweep.run(points, names)
+        try:
+            ended = self.sweep.run(points, names)
+        except ConfigError:  # values that do not go together
+            for trial in drawn:
+                study.tell(trial.number, value=None, pruned=False)
+            raise
         for trial in drawn:
             its = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
             if not any(end.is_busy() for end in its):

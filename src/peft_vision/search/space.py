@@ -45,12 +45,11 @@ class Space:
         own = tuple(f"{key}={_written(params[key], distribution)}" for key, distribution in self.swept.items())
         return [(*self.fixed, *own, seed) for seed in self.seeds] or [(*self.fixed, *own)]
 
-    def example(self) -> tuple[str, ...]:
-        """The overrides of one run, whichever."""
-        params = {
-            key: getattr(own, "low", None) if _is_number(own) else own.choices[0] for key, own in self.swept.items()
-        }
-        return self.points(params)[0]
+    def examples(self) -> list[tuple[str, ...]]:
+        """Runs that together have every choice and both ends of every interval, the other values being the first."""
+        first = {key: _ends(own)[0] for key, own in self.swept.items()}
+        others = [{**first, key: end} for key, own in self.swept.items() for end in _ends(own)[1:]]
+        return [self.points(params)[0] for params in (first, *others)]
 
     def record(self) -> dict[str, Any]:
         """What tells it from another space."""
@@ -83,8 +82,10 @@ def _words(override: Override) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for value in values)
 
 
-def _is_number(distribution: BaseDistribution) -> bool:
-    return not isinstance(distribution, CategoricalDistribution)
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return (distribution.low, distribution.high)
 
 
 def _written(value: Any, distribution: BaseDistribution) -> str:

@@ -23,8 +23,8 @@ _SHOWN = 5  # of the best trials
 
 
 class SweepOfTrials(Points):
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params)
+    def __init__(self, params: Any, report: Any, **options: Any) -> None:
+        super().__init__(params, report)
         self.options: SearchOptions = checked(SearchOptions, options, "hydra.sweeper")
         if self.options.n_trials is None:
             raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")

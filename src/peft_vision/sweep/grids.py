@@ -10,6 +10,7 @@ for the grids that name it alone, if any does, because the others' options need 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -22,8 +23,13 @@ _CHOOSES = "method"
 class SweepOfGrids(Points):
     """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
 
-    def __init__(self, grids: Mapping[str, Mapping[str, object]], params: Mapping[str, str] | None = None) -> None:
-        super().__init__(params)
+    def __init__(
+        self,
+        grids: Mapping[str, Mapping[str, object]],
+        params: Mapping[str, str] | None,
+        report: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(params, report)
         self.grids = grids
 
     def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ no other; what failed is listed at the end."""
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,20 +20,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError
 from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.options import checked
+from peft_vision.report.options import Options
+from peft_vision.run import identity
+from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
 from peft_vision.sweep.view import View
 from peft_vision.wording import fault, first_line
 
 logger = logging.getLogger("peft_vision")
+_ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # say nothing of what is compared
 _NAMED = 3  # points that share a fault
 
 
 class Points(Sweeper):
-    """`params`: overrides by key, beside those of the command line."""
+    """`params`: overrides by key, beside those of the command line. `report`: its options; None: none is made."""
 
-    def __init__(self, params: Mapping[str, str] | None) -> None:
+    def __init__(self, params: Mapping[str, str] | None, report: Mapping[str, Any] | None) -> None:
         self.params = dict(params or {})
+        self._launches = 0
+        self.report: Options | None = None if report is None else checked(Options, report, "hydra.sweeper.report")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -83,17 +91,26 @@ class Points(Sweeper):
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
     def close(self, ended: Sequence[Ended]) -> None:
-        """The last words of a sweep."""
+        """The last words of a sweep: its report, then what failed."""
+        if self.report is not None:
+            close(ended, self.report, self.name, is_news=self._launches > 0)
         failed = [its for its in ended if its.fault is not None]
         if not failed:
             return
-        # Hydra would not come to the end of a sweep that raises
-        self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=None)
         lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"]
         lines += [f"  {its.point.label}: {first_line(ValueError(fault(its.fault)))}" for its in failed]
         if any(its.point.has_failed() for its in failed):
             lines.append("task.retry=true tries again what failed by itself")
         raise ConfigError("\n".join(lines))
+
+    @cached_property
+    def name(self) -> str:
+        """Stays what it is when the sweep is given more values of what it varies."""
+        given = self.parsed(self.config.hydra.overrides.task)
+        words = [its.get_key_element() if its.is_sweep_override() else its.input_line for its in given]
+        lasting = sorted(word for word in words if not word.startswith(_ASIDE))
+        choice = self.config.hydra.runtime.choices.experiment or "sweep"
+        return f"{choice.replace('/', '_')}-{identity({'words': lasting})[:8]}"
 
     def prepared(
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
@@ -124,7 +141,8 @@ class Points(Sweeper):
         """The number of each and its fault, as they end."""
         if not numbers:
             return
-        commands = [[*points[number].overrides, *extra] for number in numbers]
+        self._launches += len(numbers)
+        commands = [[*points[number].overrides, *extra, *self._grouped(points[number])] for number in numbers]
         if not isinstance(self.launcher, Elsewhere):
             for number, job in zip(numbers, self.launcher.launch(commands, initial_job_idx=0), strict=True):
                 yield number, None if job.status is JobStatus.COMPLETED else job._return_value
@@ -133,6 +151,11 @@ class Points(Sweeper):
         jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
         for position, exit_code in self.launcher.carry_out(jobs, lambda position: view.started(numbers[position])):
             yield numbers[position], jobs[position].fault(exit_code)
+
+    def _grouped(self, point: Point) -> list[str]:
+        """So that the mirror shows the runs of a sweep together."""
+        tracker = {} if point.experiment is None else point.experiment.config["tracker"]
+        return [f"tracker.group={self.name}"] if "group" in tracker and tracker["group"] is None else []
 
 
 def _check(experiment: Any, checked: dict[str, str | None]) -> None:

@@ -55,6 +55,24 @@ class Decision:
         pairs = (word.lstrip("+").split("=", 1) for word in own)
         return {key: value for key, value in pairs if key not in ("seed", "task.pruner")}
 
+    @property
+    def edges(self) -> list[str]:
+        """Which of `values` are the smallest or the largest that were tried: better ones may lie beyond."""
+        found = []
+        for key, value in self.values.items():
+            tried = sorted(set(map(_number, self._tried(key))), key=lambda number: (number is None, number))
+            own = _number(value.strip("[]"))
+            if None not in tried and own in tried[:1] + tried[-1:] and len(tried) > 2:
+                found.append(f"{key}={value} is the {'smallest' if own == tried[0] else 'largest'} that was tried")
+        return found
+
+    def _tried(self, key: str) -> list[str]:
+        if any(word.startswith(f"{key}=") for word in self.inner):
+            rows = self.chosen[0].result["selection"]["tried"]
+            return [str(row[key.rpartition(".")[2]]) for row in rows]
+        words = [word.lstrip("+").partition("=") for its in self.tuned for word in its.point.overrides]
+        return [value for name, _, value in words if name == key]
+
     def mean(self, metric: str) -> float | None:
         """Of the chosen runs; None where one has no such metric."""
         found = [its.result["metrics"].get(metric) for its in self.chosen]
@@ -120,6 +138,13 @@ def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
     best = max(scores, key=lambda values: fmean(scores[values]))  # the first of equal ones
     overrides = tuple(f"{group}.{key}=[{value}]" for key, value in zip(keys, best, strict=True))
     return overrides, fmean(scores[best]) if group == "optimizer" else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _count(runs: Sequence[Ended]) -> int:

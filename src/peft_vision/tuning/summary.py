@@ -17,8 +17,8 @@ _COLUMNS = ("", "chosen", "of settings", "validation, %", "test, %", "seeds")
 _WIDEST = 200
 
 
-def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Selection) -> None:
-    """A row for each cell, with the runs of the setting that won."""
+def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Selection, *, grid: bool) -> None:
+    """A row for each cell, with the runs of the setting that won. `grid`: whether values had an end to begin with."""
     table = Table.grid(padding=(0, 3, 0, 0))
     for column in _COLUMNS:
         table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)
@@ -37,6 +37,9 @@ def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Sele
     console = Console(width=_WIDEST, highlight=False)
     console.print(f"\n{_TITLES[selection]}")
     console.print(table)
+    for decision in results if grid else ():
+        for edge in decision.edges:
+            console.print(f"note      {decision.name}: {edge}; a wider grid may hold a better one")
 
 
 def _chosen(decision: Decision) -> str:

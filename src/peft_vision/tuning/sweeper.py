@@ -22,6 +22,7 @@ from peft_vision.stage import check_stage
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.point import Ended, Point
+from peft_vision.sweep.points import Points
 from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
 from peft_vision.tuning.choice import write_choice
 from peft_vision.tuning.summary import print_decisions
@@ -39,11 +40,12 @@ class Tuning(SweepOfGrids):
         self,
         grids: Mapping[str, Mapping[str, object]],
         params: Mapping[str, str] | None,
+        report: Mapping[str, Any] | None,
         seeds: Sequence[int],
         selection: Selection,
         **search: Any,
     ) -> None:
-        super().__init__(grids, params)
+        super().__init__(grids, params, report)
         self.seeds = seeds
         self.selection = selection
         self.searches = search["n_trials"] is not None
@@ -62,20 +64,19 @@ class Tuning(SweepOfGrids):
             raise ConfigError("data.stage: hydra/sweeper=tune sets it: tune, then final")
         if self.selection == "test" and "seed" not in keys:
             overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
-        tuned = self.searched(overrides) if self.searches else self.tuned(overrides)
+        tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
         decided = decisions(tuned, self.selection)
         honest = self.selection == "validation"
         results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
         for decision, runs in results.items():
             write_choice(decision, runs, self.selection, Path(self.config.runs).expanduser())
-        print_decisions(results, self.selection)
+        print_decisions(results, self.selection, grid=not self.searches)
         final = [its for runs in results.values() for its in runs]
         self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
         return final
 
-    def tuned(self, overrides: Sequence[Override]) -> list[Ended]:
+    def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
         """What became of every setting."""
-        points = self.points(overrides)
         self.check_final(points)
         logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
         return self.run([(*point, self.stage) for point in points])
@@ -88,17 +89,22 @@ class Tuning(SweepOfGrids):
         from peft_vision.search.space import Space
 
         options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
-        ended: list[Ended] = []
+        plain: list[tuple[str, ...]] = []
+        spaces: list[Space] = []
         for crossing in self.crossings(overrides):
             varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
             if all(own.get_key_element() == "seed" for own in varied):
-                ended += self.tuned(crossing)
+                plain += Points.points(self, crossing)
                 continue
-            for cell in super().points([own for own in crossing if own not in varied]):
-                space = Space.of([*self.parsed([*cell, self.stage]), *varied])
-                self.check_final([space.example()])
-                _, trials = Search(self, space, options).carry_out()
-                ended += [its for _, runs in trials.values() for its in runs]
+            for cell in Points.points(self, [own for own in crossing if own not in varied]):
+                spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
+        examples = [example for space in spaces for example in space.examples()]
+        self.check_final(examples)
+        self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
+        ended = self.tuned(plain) if plain else []
+        for space in spaces:
+            _, trials = Search(self, space, options).carry_out()
+            ended += [its for _, runs in trials.values() for its in runs]
         return ended
 
     @property

@@ -1,0 +1,81 @@
+"""The end of a sweep, and what of it is mirrored."""
+
+import json
+
+import pytest
+
+from command import SMOKE, call
+from wandb_server import KEY, WandbServer
+
+SWEEP = ("-m", *SMOKE, "optimizer=sgd", "tracker=wandb")
+# W&B never waits for the process it starts
+pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
+
+
+@pytest.fixture
+def server(variables, monkeypatch):
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server
+        import wandb
+
+        wandb.teardown()
+
+
+def names(server: WandbServer) -> dict[str, str]:
+    return {run.display_name: run.job_type for run in server.runs.values()}
+
+
+def test_a_sweep_is_a_group_and_its_report_a_run_of_it(server, tmp_path):
+    assert call(*SWEEP, "seed=0,1", cwd=tmp_path, reports=True).code == 0
+    assert sorted(names(server).values()) == ["sweep", "train", "train"]
+    (group,) = {run.group for run in server.runs.values()}
+    assert names(server)[group] == "sweep"
+
+    # more values
+    assert call(*SWEEP, "seed=0,1,2", cwd=tmp_path, reports=True).code == 0
+    assert {run.group for run in server.runs.values()} == {group}
+    assert sorted(names(server).values()) == ["sweep", "train", "train", "train"]
+
+
+def test_its_leaderboard_and_pictures_are_sent_when_there_is_something_new(variables, tmp_path):
+    mirrors = (tmp_path / "runs" / "report" / "wandb").glob
+    for seeds in ("0", "0,1", "0,1"):
+        assert call(*SWEEP, f"seed={seeds}", "tracker.mode=offline", cwd=tmp_path, reports=True).code == 0
+    first, second = sorted(mirrors("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]  # one id
+    assert list(second.glob("files/media/images/*.png"))
+    (path,) = second.glob("files/media/table/leaderboard*.table.json")
+    table = json.loads(path.read_text())
+    assert "method" in table["columns"]
+    assert len(table["data"]) == 1
+
+
+def test_another_sweep_is_another_group_and_a_group_of_the_users_stays(server, tmp_path):
+    call(*SWEEP, "seed=0,1", cwd=tmp_path)
+    call(*SWEEP, "seed=2,3", "optimizer.lr=0.1", cwd=tmp_path)
+    call(*SWEEP, "seed=4,5", "tracker.group=mine", cwd=tmp_path)
+    groups = [run.group for run in server.runs.values()]
+    assert len(groups) == 6
+    assert groups[0].startswith("smoke-")
+    assert [len({*pair}) for pair in (groups[:2], groups[2:4], groups[4:])] == [1, 1, 1]
+    assert len({*groups}) == 3
+    assert groups[5] == "mine"
+
+
+def test_a_sweep_without_a_report_makes_none(tmp_path):
+    assert call("-m", *SMOKE, "seed=0,1", "hydra.sweeper.report=null", cwd=tmp_path, reports=True).code == 0
+    assert not (tmp_path / "runs" / "report").exists()
+
+
+def test_options_of_the_report_are_checked_before_anything_starts(tmp_path):
+    said = call("-m", *SMOKE, "seed=0,1", "hydra.sweeper.report.transform=log", cwd=tmp_path, reports=True).error
+    assert said.startswith("hydra.sweeper.report.transform: got 'log'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_that_tests_nothing_has_no_report(tmp_path):
+    sweep = ("-m", *SMOKE, "seed=0,1", "data.stage=tune")
+    assert call(*sweep, cwd=tmp_path, reports=True).code == 0
+    assert not (tmp_path / "runs" / "report").exists()
