@@ -17,9 +17,9 @@ def trainings(monkeypatch) -> list[int]:
     begun = []
     original = train._train
 
-    def counted(experiment, run, here):
+    def counted(experiment, run, here, **options):
         begun.append(experiment.seed)
-        return original(experiment, run, here)
+        return original(experiment, run, here, **options)
 
     monkeypatch.setattr(train, "_train", counted)
     return begun
