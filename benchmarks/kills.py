@@ -4,8 +4,8 @@
 
 Each round is a sweep of four methods and three seeds on the embedded default, two runs at a time. A kill is SIGKILL to
 the whole sweep, to its process alone, or to one of its runs. When a round's sweep has ended, every result must equal
-that of an undisturbed sweep bit for bit: metrics, and the tensors of the adapter. Kills come when runs are at work, mostly:
-not before a sweep has had the time to import what it needs.
+that of an undisturbed sweep bit for bit: metrics, and the tensors of the adapter. Kills come when runs are at work,
+mostly: not before a sweep has had the time to import what it needs.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from boards import board
+from boards import board, boards
 from made_up_runs import write_run
 from peft_vision.report.gallery import hang
 from peft_vision.report.pictures import pictures
@@ -63,3 +63,23 @@ def test_an_svg_on_a_page_names_no_address_and_shares_no_id(runs, tmp_path):
         assert "http" not in its.svg
         targets = re.findall(r'(?:href="#|url\(#)([^")]+)', its.svg)
         assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', its.svg))
+
+
+def test_no_word_of_a_picture_lies_outside_it(tmp_path):
+    """Long names, one panel and many."""
+    names = ["a_method_with_a_very_long_name_indeed", *(f"method_{number}" for number in range(7))]
+    for methods, backbone in ((names[:1], "vit_base_patch16_siglip_gap_512"), (names, "vit_b")):
+        for method in methods:
+            for lr, decay in ((1e-5, 0.0), (1e-5, 1e-4), (0.3, 0.0)):
+                asked = {"method": method, "backbone": backbone, "lr": lr, "decay": decay, "epochs": EPOCHS}
+                write_run(tmp_path, data="a_data_set_with_a_long_name", train_seconds=2.0, peak_mib=900.5, **asked)
+    for picture in pictures(boards(tmp_path)):
+        figure = picture.figure
+        figure.draw_without_rendering()
+        renderer = figure.canvas.get_renderer()
+        inside = figure.bbox
+        boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
+        boxes += [text.get_window_extent(renderer) for text in (*figure.texts, *figure.legends[0].get_texts())]
+        for box in boxes:
+            assert inside.x0 - 1 <= box.x0 <= box.x1 <= inside.x1 + 1, picture.name
+            assert inside.y0 - 1 <= box.y0 <= box.y1 <= inside.y1 + 1, picture.name

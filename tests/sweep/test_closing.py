@@ -79,3 +79,12 @@ def test_a_sweep_that_tests_nothing_has_no_report(tmp_path):
     sweep = ("-m", *SMOKE, "seed=0,1", "data.stage=tune")
     assert call(*sweep, cwd=tmp_path, reports=True).code == 0
     assert not (tmp_path / "runs" / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_hides_nothing(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "report").write_text("in the way")
+    outcome = call("-m", *SMOKE, "optimizer=sgd", "optimizer.lr=0.1,1e30", cwd=tmp_path, reports=True)
+    assert "1 of the sweep's 2 points failed" in outcome.error
+    assert "no report: cannot write " in outcome.error
+    assert (tmp_path / "runs" / "report").read_text() == "in the way"

@@ -62,7 +62,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
     for name, text in texts.items():
         place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
     _print(boards, compared, left_out)
-    made = ", ".join([*sorted(texts), *([f"{len(hung)} pictures"] if hung else [])])
+    made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
     Console().print(f"written   {out}: {made}", highlight=False, markup=False, soft_wrap=True)
     files = {its.picture.name: its.files[0] for its in hung if its.files}
     return Report(tuple(board_rows(boards)), files, out / "report.html")

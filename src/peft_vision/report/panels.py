@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from peft_vision.report.picture import NORMAL, SMALL, legend_columns, legend_height, legend_width, plain
+from peft_vision.report.picture import NORMAL, SMALL, inches, legend_columns, legend_height, legend_width, plain
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.58, 0.14, 0.26, 0.44  # inches, of a panel, around its axes
 _UNTITLED_TOP = 0.08
@@ -37,7 +37,7 @@ def panel_figure(
     lines = math.ceil(count / columns)
     left = _NARROW_LEFT if shares_y else _LEFT
     whole = _LEFT + columns * (width + _RIGHT) + (columns - 1) * left
-    wide = max(whole, legend_width(labels) if labels else 0.0)
+    wide = max(whole, legend_width(labels) if labels else 0.0, inches(title, NORMAL + 1) + 2 * _RIGHT)
     below = legend_height(labels, wide) if labels else 0.0
     top = _TOP if titled else _UNTITLED_TOP
     line = top + height + _BOTTOM

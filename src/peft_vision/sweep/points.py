@@ -91,17 +91,19 @@ class Points(Sweeper):
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
     def close(self, ended: Sequence[Ended]) -> None:
-        """The last words of a sweep: its report, then what failed."""
-        if self.report is not None:
-            close(ended, self.report, self.name, is_news=self._launches > 0)
+        """The last words of a sweep: its report, and ConfigError with what failed."""
         failed = [its for its in ended if its.fault is not None]
-        if not failed:
-            return
-        lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"]
+        lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"] if failed else []
         lines += [f"  {its.point.label}: {first_line(ValueError(fault(its.fault)))}" for its in failed]
         if any(its.point.has_failed() for its in failed):
             lines.append("task.retry=true tries again what failed by itself")
-        raise ConfigError("\n".join(lines))
+        try:
+            if self.report is not None:
+                close(ended, self.report, self.name, is_news=self._launches > 0)
+        except ConfigError as error:  # such as a disk that is full, which must not hide the others
+            lines.append(f"no report: {error}")
+        if lines:
+            raise ConfigError("\n".join(lines))
 
     @cached_property
     def name(self) -> str:
