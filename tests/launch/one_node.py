@@ -62,7 +62,7 @@ def one_node(folder: Path) -> Iterator[OneNode]:
         subprocess.run(["bash", SCRIPT, "stop", folder], check=True, timeout=60)
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 200) -> None:
     """Until it is true, while the process is at work."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -15,13 +15,14 @@ RAY = ("hydra/launcher=ray_cluster", "+hydra.launcher.init.num_cpus=2")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_ray_starts_a_killed_run_again_and_it_goes_on(tmp_path):
     sweep = start(*SWEEP, *RAY, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: list(tmp_path.glob("runs/*-s1-*/state.pt")), sweep)
     mine = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
     running = [int(line.split()[0]) for line in mine if "ray::peft-vision" in line]
     os.kill(running[0], signal.SIGKILL)
-    _, err = sweep.communicate(timeout=120)
+    _, err = sweep.communicate(timeout=200)
     assert sweep.returncode == 0, err
     assert len(results(tmp_path)) == 2
     assert any("resumes   after epoch" in log.read_text() for log in tmp_path.glob("runs/*/run.log"))

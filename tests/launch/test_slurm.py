@@ -41,6 +41,7 @@ def trains(cwd: Path, seed: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: OneNode, tmp_path):
     sweep = start(*SWEEP, cwd=tmp_path, **slurm.variables)
     wait_for(lambda: trains(tmp_path, 0), sweep)
@@ -49,7 +50,7 @@ def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: O
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: trains(tmp_path, 1), sweep)
     slurm.ask("scancel", "--signal=USR2", f"{array}_1")
-    out, err = sweep.communicate(timeout=120)
+    out, err = sweep.communicate(timeout=200)
     assert sweep.returncode == 1, out
     *_, account, failed = err.splitlines()
     assert account == "peft-vision: 1 of the sweep's 2 points failed"
@@ -60,7 +61,7 @@ def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: O
     assert "resumes   after epoch" in log
 
     again = start(*SWEEP, cwd=tmp_path, **slurm.variables)
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=200)
     assert again.returncode == 0, err
     assert re.search("1/2  before  seed=1 .*\n.*2/2  done    seed=0 ", out, flags=re.DOTALL)
     for seed in (0, 1):
