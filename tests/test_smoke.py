@@ -21,5 +21,5 @@ def test_one_command_runs_every_method_and_again_finds_them_done(tmp_path):
     written = [path.stat().st_mtime_ns for path in found]
     again = call(*EVERY_METHOD, cwd=tmp_path)
     assert again.code == 0
-    assert again.out.count("done before") == len(methods)
+    assert again.out.count("  before  method=") == len(methods)
     assert [path.stat().st_mtime_ns for path in results(tmp_path)] == written

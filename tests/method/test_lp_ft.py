@@ -42,7 +42,7 @@ def test_the_first_phase_is_the_probe_of_a_linear_run(tmp_path):
     both = result(tmp_path, "method=lp_ft")
     probe = result(tmp_path, "method=linear", "optimizer=lbfgs", "optimizer.C=[1e-4,1e-2]")
     assert {name: both["metrics"][f"probe/{name}"] for name in probe["metrics"]} == pytest.approx(probe["metrics"])
-    assert both["selection"] == probe["selection"]
+    assert both["selection"] == {**probe["selection"], "group": "probe"}
     assert both["test_reads"] == 2
     assert [row.get("phase") for row in both["rows"]] == ["probe", "probe", "train", "train"]
     assert f"probe     val {100 * probe['metrics']['val/accuracy']:.2f} %" in both["said"]

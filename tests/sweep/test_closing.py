@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from command import SMOKE, call
+from command import SMOKE, call, results
 from wandb_server import KEY, WandbServer
 
 SWEEP = ("-m", *SMOKE, "optimizer=sgd", "tracker=wandb")
@@ -52,16 +52,18 @@ def test_its_leaderboard_and_pictures_are_sent_when_there_is_something_new(varia
     assert len(table["data"]) == 1
 
 
-def test_another_sweep_is_another_group_and_a_group_of_the_users_stays(server, tmp_path):
-    call(*SWEEP, "seed=0,1", cwd=tmp_path)
-    call(*SWEEP, "seed=2,3", "optimizer.lr=0.1", cwd=tmp_path)
-    call(*SWEEP, "seed=4,5", "tracker.group=mine", cwd=tmp_path)
-    groups = [run.group for run in server.runs.values()]
-    assert len(groups) == 6
-    assert groups[0].startswith("smoke-")
-    assert [len({*pair}) for pair in (groups[:2], groups[2:4], groups[4:])] == [1, 1, 1]
-    assert len({*groups}) == 3
-    assert groups[5] == "mine"
+def test_another_sweep_is_another_group_and_a_group_of_the_users_stays(variables, tmp_path):
+    offline = (*SWEEP, "tracker.mode=offline")
+    for others in (["seed=0,1"], ["seed=2,3", "optimizer.lr=0.05"], ["seed=4,5", "tracker.group=mine"]):
+        assert call(*offline, *others, cwd=tmp_path).code == 0
+    configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
+    groups = [config["tracker"]["group"] for config in sorted(configs, key=lambda config: config["seed"])]
+    first, second, third = groups[::2]
+    assert groups == [first, first, second, second, third, third]
+    assert first.startswith("smoke-")
+    assert second.startswith("smoke-")
+    assert first != second
+    assert third == "mine"
 
 
 def test_a_sweep_without_a_report_makes_none(tmp_path):
