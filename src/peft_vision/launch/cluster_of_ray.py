@@ -24,7 +24,7 @@ class TasksOfRay(Elsewhere):
     def __init__(self, init: Mapping[str, Any], task: Mapping[str, Any]) -> None:
         self.init, self.task = (OmegaConf.to_container(OmegaConf.create(options)) for options in (init, task))
 
-    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         if find_spec("ray") is None:
             raise ConfigError("hydra/launcher: this one needs Ray; pip install ray")
         import ray  # here, because other launchers do without

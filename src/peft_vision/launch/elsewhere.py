@@ -27,10 +27,11 @@ class Elsewhere(Launcher):
         self.config = config
 
     @abstractmethod
-    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         """The number of each job and its exit code, as they end; a signal that killed it is negative.
 
-        `started(number)` is called when one begins. When the iterator is closed, what still runs is ended.
+        `starts(number)` is called when one begins; where it is called before, False says that there is nothing left to
+        do, which is exit code 0. When the iterator is closed, what still runs is ended.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -40,7 +41,7 @@ class Elsewhere(Launcher):
             self.job(overrides, self.folder / f"{initial_job_idx + n}") for n, overrides in enumerate(job_overrides)
         ]
         returns = [JobReturn(overrides=list(overrides)) for overrides in job_overrides]
-        for number, exit_code in self.carry_out(jobs, lambda number: None):
+        for number, exit_code in self.carry_out(jobs, lambda number: True):
             fault = jobs[number].fault(exit_code)
             returns[number].return_value = fault
             returns[number].status = JobStatus.COMPLETED if fault is None else JobStatus.FAILED

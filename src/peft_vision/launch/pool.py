@@ -48,7 +48,7 @@ class PoolOfProcesses(Elsewhere):
         if self.prefix and shutil.which(self.prefix[0]) is None:
             raise ConfigError(f"hydra.launcher.prefix: no program {self.prefix[0]}")
 
-    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         context = get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         waiting = deque(range(len(jobs)))
@@ -58,14 +58,17 @@ class PoolOfProcesses(Elsewhere):
         try:
             while waiting or running:
                 while waiting and slots:
-                    number, slot = waiting.popleft(), slots.popleft()
+                    number = waiting.popleft()
+                    if not starts(number):
+                        yield number, 0
+                        continue
+                    slot = slots.popleft()
                     device = devices[slot % len(devices)] if devices else None
                     process = context.Process(
                         target=work, args=(jobs[number], device, self.options.threads, self.at_once, self.prefix)
                     )
                     process.start()
                     running[process.sentinel] = (process, number, slot)
-                    started(number)
                 for sentinel in wait(list(running)):
                     process, number, slot = running.pop(sentinel)
                     process.join()

@@ -67,10 +67,10 @@ class JobsOfSlurm(Elsewhere):
         }
         self.parameters = {name: _plain(value) for name, value in of_submitit.items() if value is not None}
 
-    def carry_out(self, jobs: Sequence[Job], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         waiting = dict(enumerate(self._submit(jobs)))
         try:
-            yield from self._followed(waiting, started)
+            yield from self._followed(waiting, starts)
         finally:
             if self.cancels:
                 cancel(its.job_id for its in waiting.values())
@@ -110,7 +110,7 @@ class JobsOfSlurm(Elsewhere):
                 cancel(its.job_id for its in submitted)
         return submitted
 
-    def _followed(self, waiting: dict[int, "Submitted"], started: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    def _followed(self, waiting: dict[int, "Submitted"], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         """Takes out of `waiting` what has ended."""
         queue = Queue()
         begun: set[str] = set()
@@ -122,7 +122,7 @@ class JobsOfSlurm(Elsewhere):
                 job_id, standing = its.job_id, standings[its.job_id]
                 if standing.state == "RUNNING" and job_id not in begun:
                     begun.add(job_id)
-                    started(number)
+                    starts(number)
                 if standing.is_held and job_id not in held:
                     held.add(job_id)
                     logger.warning("Slurm holds job %s back (%s): scontrol release %s", job_id, standing.reason, job_id)

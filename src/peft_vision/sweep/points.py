@@ -79,14 +79,14 @@ class Points(Sweeper):
         with View(prepared) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
-            for number, why in self._launched(prepared, todo, extra, view):
-                ended[number] = prepared[number].ended(why)
+            for number, its in self._launched(prepared, todo, extra, view):
+                ended[number] = its
                 if not ended[number].is_busy():
                     view.ended(number, ended[number], skipped=False)
             if busy := [number for number in todo if ended[number].is_busy()]:
                 logger.info("%d of the points were busy in another process; their results now", len(busy))
-                for number, why in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
-                    ended[number] = prepared[number].ended(why)
+                for number, its in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
+                    ended[number] = its
                     view.ended(number, ended[number], skipped=False)
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
@@ -139,20 +139,35 @@ class Points(Sweeper):
 
     def _launched(
         self, points: Sequence[Point], numbers: Sequence[int], extra: Sequence[str], view: View
-    ) -> Iterator[tuple[int, Exception | None]]:
-        """The number of each and its fault, as they end."""
+    ) -> Iterator[tuple[int, Ended]]:
+        """The number of each and how it ended, as they do."""
         if not numbers:
             return
         self._launches += len(numbers)
         commands = [[*points[number].overrides, *extra, *self._grouped(points[number])] for number in numbers]
         if not isinstance(self.launcher, Elsewhere):
             for number, job in zip(numbers, self.launcher.launch(commands, initial_job_idx=0), strict=True):
-                yield number, None if job.status is JobStatus.COMPLETED else job._return_value
+                yield number, points[number].ended(None if job.status is JobStatus.COMPLETED else job._return_value)
             return
         folders = [points[number].folder() or self.launcher.folder / str(number) for number in numbers]
         jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
-        for position, exit_code in self.launcher.carry_out(jobs, lambda position: view.started(numbers[position])):
-            yield numbers[position], jobs[position].fault(exit_code)
+        meanwhile: dict[int, Ended] = {}
+
+        def starts(position: int) -> bool:
+            """Unless another sweep has done it by now."""
+            number = numbers[position]
+            if (its := points[number].ended_before()) is not None:
+                meanwhile[number] = its
+                return False
+            view.started(number)
+            return True
+
+        for position, exit_code in self.launcher.carry_out(jobs, starts):
+            number = numbers[position]
+            yield (
+                number,
+                meanwhile[number] if number in meanwhile else points[number].ended(jobs[position].fault(exit_code)),
+            )
 
     def _grouped(self, point: Point) -> list[str]:
         """So that the mirror shows the runs of a sweep together."""
