@@ -112,7 +112,7 @@ def main() -> None:
             ended = False
             while not ended:
                 process = start(folder)
-                aims = [random.uniform(0.8 * idle, 0.8 * idle + took) for _ in range(random.choice((1, 1, 2)))]
+                aims = [random.uniform(0.7 * idle, 0.95 * took) for _ in range(random.choice((1, 1, 2)))]
                 begun = time.monotonic()
                 for moment in sorted(aims):
                     try:

@@ -5,13 +5,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from command import Outcome, command, results, start, wait_for
+from peft_vision.launch.job import Job
+from peft_vision.launch.pool import PoolOfProcesses
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -146,6 +147,8 @@ def test_runs_end_with_a_sweep_that_is_killed(tmp_path):
     finish(tmp_path)
 
 
-def test_starting_a_sweep_imports_no_torch_for_help():
-    script = "import sys, peft_vision.cli; print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
+def test_a_job_with_nothing_left_to_do_costs_no_process(tmp_path):
+    pool = PoolOfProcesses(jobs=2, devices=None, threads=None, prefix=None)
+    jobs = [Job.of(["task=none"], tmp_path / "run.log")] * 3
+    assert list(pool.carry_out(jobs, lambda number: False)) == [(0, 0), (1, 0), (2, 0)]
+    assert list(tmp_path.iterdir()) == []

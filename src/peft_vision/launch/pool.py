@@ -69,7 +69,7 @@ class PoolOfProcesses(Elsewhere):
                     )
                     process.start()
                     running[process.sentinel] = (process, number, slot)
-                for sentinel in wait(list(running)):
+                for sentinel in wait(list(running)) if running else ():
                     process, number, slot = running.pop(sentinel)
                     process.join()
                     slots.appendleft(slot)
