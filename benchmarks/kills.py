@@ -112,13 +112,13 @@ def main() -> None:
             ended = False
             while not ended:
                 process = start(folder)
-                aims = [random.uniform(0.7 * idle, 0.95 * took) for _ in range(random.randint(4, 12))]
+                aims = [random.uniform(0.7 * idle, 0.95 * took) for _ in range(random.randint(8, 24))]
                 begun = time.monotonic()
                 for moment in sorted(aims):
                     try:
                         process.wait(max(0.0, moment - (time.monotonic() - begun)))
                     except subprocess.TimeoutExpired:
-                        kind = random.choice((*kills, *["run"] * 5))  # the others end the sweep
+                        kind = random.choice((*kills, *["run"] * 9))  # the others end the sweep
                         if sum(kills.values()) < options.kills:
                             kills[kind] += kill(process, kind)
                 ended = process.wait() == 0
