@@ -48,6 +48,18 @@ def test_the_stages_are_runs_of_their_own_and_say_what_they_left_alone(tmp_path)
     assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3
 
 
+def test_peeking_chooses_by_the_test_images_and_says_so(tmp_path):
+    outcome = call(*SMOKE, "data.stage=peek", "trainer.keep=best", "trainer.epochs=5", cwd=tmp_path)
+    assert "val       are the test images (data.stage=peek): what they choose is no honest figure" in outcome.out
+    folder = run_folder(tmp_path / "runs")
+    found = json.loads((folder / "result.json").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert found["data"]["images"] == {"train": 40, "val": 359, "test": 359}
+    assert found["metrics"]["test/accuracy"] == max(row["val/accuracy"] for row in rows)
+    assert found["metrics"]["test/accuracy"] == found["metrics"]["val/accuracy"]
+    assert found["test_reads"] == 5 + 1  # after each epoch, and in the end
+
+
 def test_nothing_out_of_distribution_is_scored_while_settings_are_tuned(tmp_path):
     root = write_digits(tmp_path)
     arguments = (*DATA, "ood=image_folder", "ood.image_folder.path={inverted: inverted}", "interpolation=wise_ft")

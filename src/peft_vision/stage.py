@@ -3,6 +3,7 @@
 all     train, choose by validation, test: one run that is complete in itself
 tune    a setting is tried: trained on the training part and scored on validation; the test images are left alone
 final   a setting that was chosen: trained on training and validation images together, then tested
+peek    as some papers do: trained on both too, and whatever validation chooses the test images choose. No honest figure
 """
 
 from collections.abc import Mapping

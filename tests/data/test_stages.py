@@ -27,6 +27,14 @@ def test_the_final_run_trains_on_what_was_trained_and_validated_on(make):
     assert torch.equal(final["test"].indices, everything["test"].indices)
 
 
+def test_peeking_has_the_test_images_for_validation_and_trains_on_all_others(make):
+    final, peeking = make("digits", stage="final").parts(), make("digits", stage="peek").parts()
+    assert list(peeking) == ["train", "val", "test"]
+    assert torch.equal(peeking["train"].indices.sort().values, final["train"].indices.sort().values)
+    assert torch.equal(peeking["val"].indices, final["test"].indices)
+    assert torch.equal(peeking["test"].indices, final["test"].indices)
+
+
 @pytest.fixture
 def split_folder(folder, picture):
     """With a validation split of its own, of a picture a class."""

@@ -76,6 +76,11 @@ def test_a_choice_by_test_images_is_said_everywhere(tmp_path):
     assert "full: chosen on test images" in markdown(compared)
 
 
+def test_a_run_that_peeked_is_labelled_without_a_sweep_that_chose_it(tmp_path):
+    write_run(tmp_path, stage="peek")
+    assert board(tmp_path).lines[0].on_test
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

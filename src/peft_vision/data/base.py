@@ -29,12 +29,13 @@ SPLITS = frozenset(("train", "val", "test"))
 class Data(ABC):
     """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
     part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
-    ignored. `stage`: all splits; tune: no test images; final: validation images are trained on."""
+    ignored. `stage`: all splits; tune: no test images; final: validation images are trained on; peek: the test images
+    are the validation images too."""
 
     train_size: Annotated[int, Field(ge=2)] | None
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
-    stage: Annotated[Literal["all", "tune", "final"], Neutral("all")]
+    stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
     augment: Literal["none", "flip_crop", "rand_augment"]
     resize: Literal["squash", "crop"]
     on_corrupt: Literal["error", "skip"]

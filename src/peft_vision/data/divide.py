@@ -33,6 +33,8 @@ def divided(
     train, val = _limited(sets, train_size, split_seed), sets.val
     if stage == "final":
         return {"train": train if val is None else train.joined(val), "test": sets.test}
+    if stage == "peek":
+        return {"train": train if val is None else train.joined(val), "val": sets.test, "test": sets.test}
     if val is None and val_fraction:
         train, val = _validation_part(train, val_fraction, split_seed)
     if stage == "tune" and val is None:

@@ -34,8 +34,11 @@ class Setting:
 
     @property
     def on_test(self) -> bool:
-        """Whether a sweep chose it by the very images that its figures are of."""
-        return any(run.choice is not None and run.choice.selection == "test" for run in self.runs)
+        """Whether it was chosen, or its epoch, by the very images that its figures are of."""
+        return any(
+            run.setting.get("data.stage") == "peek" or (run.choice is not None and run.choice.selection == "test")
+            for run in self.runs
+        )
 
     @property
     def label(self) -> str:

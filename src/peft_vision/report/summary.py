@@ -70,6 +70,8 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
     if "test" not in result["data"]["images"]:
         lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
+    if result["config"]["data"].get("stage") == "peek":  # of results from before there were stages: none
+        lines.insert(0, "val       are the test images (data.stage=peek): what they choose is no honest figure")
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines

@@ -183,7 +183,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             "selection": standing.selection,
             "kept_epochs": standing.kept_epochs,
             "metrics": metrics,
-            "test_reads": standing.test_reads,
+            "test_reads": standing.test_reads + (standing.rows if experiment.data.stage == "peek" else 0),
             "backbone_images": _backbone_images(earlier, splits, here),
             "store": {"splits": store.record(), "peak_mib": store_peak},
             "optimizer": standing.footprint,

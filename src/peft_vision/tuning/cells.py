@@ -73,11 +73,6 @@ class Decision:
         words = [word.lstrip("+").partition("=") for its in self.tuned for word in its.point.overrides]
         return [value for name, _, value in words if name == key]
 
-    def mean(self, metric: str) -> float | None:
-        """Of the chosen runs; None where one has no such metric."""
-        found = [its.result["metrics"].get(metric) for its in self.chosen]
-        return None if not found or None in found else fmean(found)
-
 
 def decisions(ended: Sequence[Ended], selection: Selection) -> list[Decision]:
     """One for each cell, in the order in which they first appear."""

@@ -4,7 +4,7 @@ settings    how many were tried in its cell, those within a run too
 runs        in how many runs
 rule        in words
 selection   the split that decided: validation; test is what some papers do, and is no honest figure
-validation  mean accuracy of the setting over the tuning seeds, null where there are no validation images
+validation  mean accuracy of the setting over the tuning seeds, null where the test images decided
 chosen      overrides that set it apart from the others that were tried
 superseded  whether a later tuning that tried all of those again, and more, chose another setting
 tuned       identities of the tuning runs of this setting
@@ -32,7 +32,7 @@ def write_choice(decision: Decision, results: Sequence[Ended], selection: Select
         "runs": len({its.point.experiment.identity for its in decision.tuned}),
         "rule": RULE if selection == "validation" else RULE.replace("validation", "test"),
         "selection": selection,
-        "validation": decision.accuracy if selection == "validation" else decision.mean("val/accuracy"),
+        "validation": decision.accuracy if selection == "validation" else None,
         "chosen": decision.values,
         "superseded": False,
         "tuned": sorted(its.point.experiment.identity for its in decision.chosen),

@@ -25,7 +25,7 @@ def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Sele
     table.add_row(*_COLUMNS)
     for decision, runs in results.items():
         accuracies = [its.result["metrics"]["test/accuracy"] for its in runs if its.result is not None]
-        validation = decision.accuracy if selection == "validation" else decision.mean("val/accuracy")
+        validation = decision.accuracy if selection == "validation" else None
         table.add_row(
             decision.name,
             _chosen(decision),

@@ -61,7 +61,7 @@ class Tuning(SweepOfGrids):
         overrides = self.asked(arguments)
         keys = {override.get_key_element().lstrip("+") for override in overrides}
         if "data.stage" in keys:
-            raise ConfigError("data.stage: hydra/sweeper=tune sets it: tune, then final")
+            raise ConfigError("data.stage: hydra/sweeper=tune sets it")
         if self.selection == "test" and "seed" not in keys:
             overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
@@ -110,7 +110,7 @@ class Tuning(SweepOfGrids):
     @property
     def stage(self) -> str:
         """The override that makes a run one of tuning."""
-        return "data.stage=tune" if self.selection == "validation" else "data.stage=all"
+        return "data.stage=tune" if self.selection == "validation" else "data.stage=peek"
 
     def check_final(self, points: Sequence[Sequence[str]]) -> None:
         """ConfigError before tuning for what the final runs would refuse after it."""
