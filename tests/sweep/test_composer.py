@@ -58,6 +58,13 @@ def test_every_point_equals_what_hydra_composes(loader, sweep):
         assert list(found.config) == list(expected.config)
 
 
+def test_so_does_every_method_after_every_other(loader, sweep):
+    composer = Composer(loader, sweep)
+    for path in sorted(CONFIG_DIR.glob("method/*.yaml")):
+        overrides = ["experiment=smoke", f"method={path.stem}", "optimizer.lr=0.1"]
+        assert composer.request(overrides) == whole(loader, sweep, overrides)
+
+
 def test_one_point_leaves_nothing_to_the_next(loader, sweep):
     composer = Composer(loader, sweep)
     first = composer.request(["experiment=demo", "method=lora"])

@@ -1,25 +1,29 @@
 """The configs of a sweep's points, as Hydra composes them, at a fraction of its time."""
 
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict, read_write
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from peft_vision.request import Request
 
 
 class Composer:
-    """Hydra composes the groups that points choose, once for each choice; other values are then set as Hydra sets
-    them, on a copy."""
+    """Hydra composes the groups that points choose, once for each choice, of files that are read once; other values are
+    then set as Hydra sets them, on a copy."""
 
     def __init__(self, loader: ConfigLoaderImpl, sweep: DictConfig) -> None:
-        self._loader = loader
+        self._loader = copy(loader)
+        self._loader.repository = _ReadOnce(loader.repository)
         self._sweep = sweep
         self._parser = OverridesParser.create(config_loader=loader)
-        self._of_groups: dict[tuple[str, ...], DictConfig] = {}
+        self._of_groups: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def request(self, overrides: Sequence[str]) -> Request:
         """Raises what Hydra raises where they do not compose."""
@@ -30,21 +34,34 @@ class Composer:
         ]
         groups = tuple(word for word, is_value in zip(overrides, are_values, strict=True) if not is_value)
         if groups not in self._of_groups:
-            self._of_groups[groups] = self._loader.load_sweep_config(self._sweep, list(groups))
-        config = deepcopy(self._of_groups[groups])
+            self._of_groups[groups] = self._composed(groups)
+        hydra, config = self._of_groups[groups]
         values = [override for override, is_value in zip(parsed, are_values, strict=True) if is_value]
-        self._loader._apply_overrides_to_config(values, config)
-        return self._plain(config)
-
-    @staticmethod
-    def _plain(config: DictConfig) -> Request:
-        choices = dict(config.hydra.runtime.choices)
-        hydra = HydraConfig.instance()
-        before = hydra.cfg
-        hydra.set_config(config)  # for values such as ${hydra:runtime.choices.method}
+        if values:
+            config = deepcopy(config)
+            self._loader._apply_overrides_to_config(values, config)
+        state = HydraConfig.instance()
+        before, state.cfg = state.cfg, hydra  # for values such as ${hydra:runtime.choices.method}
         try:
-            with read_write(config), open_dict(config):
-                del config["hydra"]
-            return Request.of(config, choices)
+            return Request.of(config, dict(hydra.hydra.runtime.choices))
         finally:
-            hydra.cfg = before
+            state.cfg = before
+
+    def _composed(self, groups: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+        """Hydra's own part, and all else."""
+        config = self._loader.load_sweep_config(self._sweep, list(groups))
+        hydra = OmegaConf.masked_copy(config, "hydra")
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        return hydra, config
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Hydra reads the files of one config once, and copies the repository for the next; this one stays, and gives
+    copies of what it read, because Hydra composes one config out of their very nodes."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        return deepcopy(super().load_config(config_path))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_ReadOnce":
+        return self
