@@ -1,5 +1,6 @@
 """A backbone that is small enough to train in milliseconds, and a machine on which nobody has used W&B."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from command import SMOKE, call, run_folder
+from wandb_server import KEY, WandbServer
 
 
 def tiny_vit(**architecture: object) -> VisionTransformer:
@@ -77,3 +79,21 @@ def trained(nobodys_store, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
     return run_folder(folder / "runs")
+
+
+@pytest.fixture
+def client(variables):
+    """The client in this process, which reads its variables once: torn down for the next test."""
+    yield
+    import wandb
+
+    wandb.teardown()
+    gc.collect()
+
+
+@pytest.fixture
+def server(client, monkeypatch):
+    with WandbServer() as served:
+        monkeypatch.setenv("WANDB_BASE_URL", served.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield served

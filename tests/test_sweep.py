@@ -39,10 +39,12 @@ def test_it_ends_in_a_list_of_what_failed_and_why(tmp_path):
     outcome = call(*SWEEP, "seed=0,1", cwd=tmp_path)
     assert outcome.code == 1
     assert len(results(tmp_path)) == 2
-    *_, account, first, second, _ = outcome.err.splitlines()
+    *_, account, first, second, remedy, retry = outcome.err.splitlines()
     assert account == "peft-vision: 2 of the sweep's 4 points failed"
     for seed, line in enumerate((first, second)):
         assert line.startswith(f"  optimizer.lr=1e+30 seed={seed}: the training loss became ")
+    assert remedy.startswith("try a smaller optimizer.lr, ")  # once for both
+    assert retry == "task.retry=true tries again what failed by itself"
 
 
 def test_a_point_that_failed_says_so_again_without_training(swept, monkeypatch):

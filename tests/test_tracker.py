@@ -1,6 +1,5 @@
 """Trackers, with W&B's own client: online against a small server on this machine, and offline."""
 
-import gc
 import json
 import os
 import re
@@ -32,24 +31,6 @@ def opened(this: Tracker, folder: Path, run_id: str = "abc12345", **changes):
     values = {"name": "digits/linear/s0", "group": "sweep", "tags": ["linear"], "config": {"seed": 0}}
     values["job_type"] = "train"
     return this.open(run_id=run_id, folder=folder, **values | changes)
-
-
-@pytest.fixture
-def client(variables):
-    """The client in this process, which reads its variables once: torn down for the next test."""
-    yield
-    import wandb
-
-    wandb.teardown()
-    gc.collect()
-
-
-@pytest.fixture
-def server(client, monkeypatch):
-    with WandbServer() as served:
-        monkeypatch.setenv("WANDB_BASE_URL", served.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield served
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ def test_however_one_ends_the_others_run_and_the_account_says_why(swept):
         f"  task.act=kill: killed by SIGKILL, as is done where memory runs out; {logs}",
         "  task.act=refuse: act: got refuse",
         "  task.act=busy: another process is at it",
+        "write note",
     ]
     lines = outcome.err.splitlines()
     assert len(lines) == len(expected)

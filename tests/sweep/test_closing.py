@@ -5,22 +5,11 @@ import json
 import pytest
 
 from command import SMOKE, call, results
-from wandb_server import KEY, WandbServer
+from wandb_server import WandbServer
 
 SWEEP = ("-m", *SMOKE, "optimizer=sgd", "tracker=wandb")
 # W&B never waits for the process it starts
 pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
-
-
-@pytest.fixture
-def server(variables, monkeypatch):
-    with WandbServer() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield server
-        import wandb
-
-        wandb.teardown()
 
 
 def names(server: WandbServer) -> dict[str, str]:

@@ -101,7 +101,7 @@ def _untestable(board: Leaderboard) -> list[str]:
 def _choice_notes(board: Leaderboard, on_test: str) -> list[str]:
     settings = [entry.setting for line in board.lines for entry in line.entries if entry.setting]
     rules = dict.fromkeys(run.choice.rule for setting in settings for run in setting.runs if run.choice)
-    said = [f"setting: {RULE}", *(f"setting, where a sweep chose it: {rule}" for rule in rules)]
+    said = [f"setting: {RULE}", *(f"setting, where a sweep chose it: {rule}" for rule in rules if rule != RULE)]
     if any(line.on_test for line in board.lines):
         said.append(f"{on_test} chosen on test images: its figures are too good")
     return said

@@ -27,7 +27,7 @@ from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
 from peft_vision.sweep.view import View
-from peft_vision.wording import fault, first_line
+from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
 _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # say nothing of what is compared
@@ -94,7 +94,9 @@ class Points(Sweeper):
         """The last words of a sweep: its report, and ConfigError with what failed."""
         failed = [its for its in ended if its.fault is not None]
         lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"] if failed else []
-        lines += [f"  {its.point.label}: {first_line(ValueError(fault(its.fault)))}" for its in failed]
+        said = [fault(its.fault).splitlines() for its in failed]
+        lines += [f"  {its.point.label}: {first}" for its, (first, *_) in zip(failed, said, strict=True)]
+        lines += dict.fromkeys(line for _, *rest in said for line in rest)  # remedies, which many share
         if any(its.point.has_failed() for its in failed):
             lines.append("task.retry=true tries again what failed by itself")
         try:
