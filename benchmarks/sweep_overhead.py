@@ -2,9 +2,10 @@
 
     python benchmarks/sweep_overhead.py [--skipped 200] [--tiny 12]
 
-A skipped run: how much longer a sweep takes that finds all of its runs done than one of a single such run, for each. A
-tiny run: how much longer a sweep of them takes in the pool, one at a time, than one that finds them done, for each; and
-that less the seconds in which the run trained.
+A skipped run: how much longer a sweep takes that finds all of its runs done than one of a single such run, for each; of
+one method with many seeds, and of all methods with one, each of which Hydra has to compose. A tiny run: how much longer
+a sweep of them takes in the pool, one at a time, than one that finds them done, for each; and that less the seconds in
+which the run trained. All without the report at a sweep's end.
 """
 
 import argparse
@@ -16,7 +17,15 @@ from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
 
-COMMAND = [sys.executable, "-m", "peft_vision.cli", "-m", "experiment=smoke", "optimizer=sgd"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "peft_vision.cli",
+    "-m",
+    "experiment=smoke",
+    "optimizer=sgd",
+    "hydra.sweeper.report=null",
+]
 
 
 def sweep(folder: str, *arguments: str) -> float:
@@ -24,6 +33,10 @@ def sweep(folder: str, *arguments: str) -> float:
     started = perf_counter()
     subprocess.run([*COMMAND, *arguments], cwd=folder, check=True, capture_output=True)
     return perf_counter() - started
+
+
+def results_of(folder: str) -> list[Path]:
+    return sorted(Path(folder).glob("runs/*/result.json"))
 
 
 def main() -> None:
@@ -34,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tiny = ("method=linear,lora", f"seed=range({options.tiny // 2})")
         fresh, done = sweep(folder, *tiny), sweep(folder, *tiny)
-        results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("runs/*/result.json"))]
+        results = [json.loads(path.read_text()) for path in results_of(folder)]
         each = (fresh - done) / len(results)
         trained, wall = (fmean(result[key] for result in results) for key in ("train_seconds", "wall_seconds"))
         print(f"{len(results)} tiny runs: {each:.2f} s each, of which {trained:.2f} s in training steps")
@@ -47,6 +60,11 @@ def main() -> None:
         all_ = median(sweep(folder, "method=linear", many) for _ in range(3))
         print(f"a sweep of 1 finished run {one:.2f} s, of {options.skipped} {all_:.2f} s")
         print(f"a skipped run: {1000 * (all_ - one) / (options.skipped - 1):.1f} ms")
+
+        sweep(folder, "method=glob(*)", "hydra.launcher.jobs=2")
+        methods = median(sweep(folder, "method=glob(*)") for _ in range(3))
+        others = len({json.loads(path.read_text())["choices"]["method"] for path in results_of(folder)}) - 1
+        print(f"of {others + 1} methods, one run each: {1000 * (methods - one) / others:.1f} ms")
 
 
 if __name__ == "__main__":
