@@ -16,7 +16,6 @@ from peft_vision.run import identity
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work
-from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.sweep.points import Points
 
@@ -86,7 +85,7 @@ class Search:
         return found
 
     def _experiment(self, overrides: Sequence[str]) -> Experiment:
-        request = Composer(self.sweep.hydra_context.config_loader, self.sweep.config).request(overrides)
+        request = self.sweep.composer.request(overrides)
         experiment = Point.of(overrides, "", request).experiment
         if experiment is None:
             raise ConfigError("task: a search trains; write task=train")

@@ -108,6 +108,11 @@ class Points(Sweeper):
             raise ConfigError("\n".join(lines))
 
     @cached_property
+    def composer(self) -> Composer:
+        """Of all its points, whichever run first."""
+        return Composer(self.hydra_context.config_loader, self.config)
+
+    @cached_property
     def name(self) -> str:
         """Stays what it is when the sweep is given more values of what it varies."""
         given = self.parsed(self.config.hydra.overrides.task)
@@ -120,14 +125,13 @@ class Points(Sweeper):
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
     ) -> tuple[dict[int, Ended], list[Point]]:
         """What ended before, by number, and all the points, those that have to run checked. ConfigError as of `run`."""
-        composer = Composer(self.hydra_context.config_loader, self.config)
         before: dict[int, Ended] = {}
         prepared: list[Point] = []
         checked: dict[str, str | None] = {}
         wrong: dict[str, list[str]] = {}
         for overrides, label in zip(points, names or labels(points), strict=True):
             try:
-                point = Point.of(overrides, label, composer.request(overrides))
+                point = Point.of(overrides, label, self.composer.request(overrides))
                 prepared.append(point)
                 if (its_end := point.ended_before()) is not None:
                     before[len(prepared) - 1] = its_end

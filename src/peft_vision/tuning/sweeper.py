@@ -19,7 +19,6 @@ from peft_vision.config import ConfigError, Pruned
 from peft_vision.launch.options import checked
 from peft_vision.search.needed import check_optuna
 from peft_vision.stage import check_stage
-from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.sweep.points import Points
@@ -114,10 +113,9 @@ class Tuning(SweepOfGrids):
 
     def check_final(self, points: Sequence[Sequence[str]]) -> None:
         """ConfigError before tuning for what the final runs would refuse after it."""
-        composer = Composer(self.hydra_context.config_loader, self.config)
         for overrides in points:
             with suppress(HydraException, OmegaConfBaseException):  # run says what is wrong, with all there is
-                request = composer.request(overrides)
+                request = self.composer.request(overrides)
                 try:
                     experiment = Point.of(overrides, "", request).experiment
                 except ConfigError:
