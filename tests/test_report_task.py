@@ -39,7 +39,7 @@ def test_it_prints_the_table_and_writes_table_and_pictures(runs):
     assert f"written   runs/report: {', '.join(TEXTS)}, 4 pictures\n" in outcome.out
     out = runs / "runs" / "report"
     pictures = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
-    assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, *TEXTS])
+    assert visible(out) == sorted([*pictures, *TEXTS])
     for name in PICTURES:
         with Image.open(out / f"{name}.png") as picture:
             assert picture.format == "PNG"
@@ -66,7 +66,7 @@ def test_runs_that_were_not_scored_out_of_distribution_are_a_table_without_pictu
     write_run(tmp_path / "runs")
     outcome = call("task=report", cwd=tmp_path)
     assert "no run was scored out of distribution" in outcome.out
-    assert sorted(path.name for path in (tmp_path / "runs" / "report").iterdir()) == TEXTS
+    assert visible(tmp_path / "runs" / "report") == TEXTS
 
 
 def test_several_folders_are_one_report_in_the_first(tmp_path):
@@ -143,3 +143,7 @@ def test_what_draws_and_tests_is_imported_only_then():
         "import sys, peft_vision.task.report; print({'matplotlib', 'scipy.special', 'scipy.stats'} & {*sys.modules})"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

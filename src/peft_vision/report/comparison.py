@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 
 from peft_vision.report.board_table import board_csv, board_rows, board_tables
@@ -42,8 +43,6 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )
     boards = leaderboards(compared, runs, left_out, options)
-    with writing(out, key="out"):
-        out.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": _document(compared, left_out),
         "table.csv": csv_text(compared),
@@ -56,16 +55,29 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures
 
-    with _settled():
+    with _alone(out), _settled():
         hung = [hang(picture, out, options.pictures) for picture in pictures(boards)]
-    texts["report.html"] = page(boards, runs, left_out, hung, out)
-    for name, text in texts.items():
-        place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
+        texts["report.html"] = page(boards, runs, left_out, hung, out)
+        for name, text in texts.items():
+            place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
     _print(boards, compared, left_out)
     made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
     Console().print(f"written   {out}: {made}", highlight=False, markup=False, soft_wrap=True)
     files = {its.picture.name: its.files[0] for its in hung if its.files}
     return Report(tuple(board_rows(boards)), files, out / "report.html")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Makes the folder, and writes there once others have: two sweeps over the same runs may end together."""
+    with writing(out, key="out"):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
