@@ -69,6 +69,8 @@ class Data(ABC):
             fingerprint=fingerprint(parts, sets.classes),
             skipped=skipped,
             source=_source(sets, parts),
+            group=sets.group,
+            provenance=sets.provenance,
         )
 
     def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:

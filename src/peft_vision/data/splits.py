@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft_vision.data.images import Images
 from peft_vision.data.pictures import Labelled
@@ -12,7 +12,8 @@ from peft_vision.data.pictures import Labelled
 class LabelledSets:
     """Pictures and labels of each split before any is decoded. `val` is the data set's own validation
     split, if it has one; `remark` is what the user should know of the splits; with `gaps`, classes may lack
-    training images."""
+    training images. `group`: of data sets whose results are averaged together; `provenance`: where all this is from, as
+    short texts by what they tell, such as the checksum of an index list."""
 
     name: str
     train: Labelled
@@ -21,12 +22,14 @@ class LabelledSets:
     classes: tuple[str, ...]
     remark: str
     gaps: bool = False
+    group: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Splits:
     """`val` is None when no validation part was asked for, `test` while settings are tuned; `fingerprint` is sha256 of
-    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people."""
+    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people. `group` and `provenance` as of LabelledSets."""
 
     train: Images
     val: Images | None
@@ -35,6 +38,8 @@ class Splits:
     fingerprint: str
     skipped: int
     source: str
+    group: str
+    provenance: Mapping[str, str]
 
     def parts(self) -> dict[str, Images]:
         """Those there are, by name: train, val, test."""

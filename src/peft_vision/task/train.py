@@ -235,6 +235,8 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
         "seed": experiment.seed,
         "data": {
             "source": splits.source,
+            "group": splits.group,
+            "provenance": dict(splits.provenance),
             "fingerprint": splits.fingerprint,
             "images": {split: len(images) for split, images in splits.parts().items()},
             "classes": len(splits.classes),
