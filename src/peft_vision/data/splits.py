@@ -29,7 +29,8 @@ class LabelledSets:
 @dataclass(frozen=True)
 class Splits:
     """`val` is None when no validation part was asked for, `test` while settings are tuned; `fingerprint` is sha256 of
-    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people. `group` and `provenance` as of LabelledSets."""
+    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people. `group`
+    and `provenance` as of LabelledSets."""
 
     train: Images
     val: Images | None
