@@ -31,7 +31,7 @@ probe stage
 phases
 tracker run environment pruner
 experiment
-saved exchange
+saved exchange published
 shift
 report bench
 task library
