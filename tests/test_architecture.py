@@ -34,6 +34,7 @@ experiment
 saved exchange published
 shift
 report bench
+plan
 task library
 cli
 launch

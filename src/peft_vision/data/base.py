@@ -13,6 +13,7 @@ from pydantic import Field
 from peft_vision.config import INCIDENTAL, Neutral, component
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
+from peft_vision.data.extent import Extent
 from peft_vision.data.fill import decode, verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
@@ -50,6 +51,11 @@ class Data(ABC):
     def check(self) -> None:
         """Raises ConfigError for what can be refused at little cost; downloads nothing."""
         self._divide()
+
+    def extent(self) -> Extent:
+        """How much a run reads. ConfigError where the images are not here and their number is not known."""
+        sets, parts = self._divide()
+        return Extent({split: len(part) for split, part in parts.items()}, len(sets.classes))
 
     def parts(self) -> dict[str, Labelled]:
         """The pictures of each split, nothing decoded."""
