@@ -11,6 +11,17 @@ import numpy as np
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 """In the order of their numbers."""
 
+CLASSES = {
+    "clevr_count": tuple(f"{count} objects" for count in range(3, 11)),
+    "clevr_distance": ("up to 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "over 10"),
+    "kitti": ("up to 8 m", "8 to 20 m", "over 20 m", "no vehicle"),
+    "dsprites_location": tuple(f"position {2 * x} and {2 * x + 1}" for x in range(16)),
+    "dsprites_orientation": tuple(f"orientation {(5 * sixteenth + 1) // 2} on" for sixteenth in range(16)),
+    "smallnorb_azimuth": tuple(f"{20 * azimuth} degrees" for azimuth in range(18)),
+    "smallnorb_elevation": tuple(f"{30 + 5 * elevation} degrees" for elevation in range(9)),
+}
+"""What the labels below mean, by task."""
+
 _VEHICLES = 3  # the first of KITTI_TYPES
 _NO_VEHICLE = 1000.0  # metres
 _CLEVR_THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
