@@ -5,8 +5,11 @@ A distance is of the class of the highest of its thresholds that it exceeds; in 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Numbers = TypeVar("Numbers", int, np.ndarray)
 
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 """In the order of their numbers."""
@@ -44,22 +47,22 @@ def kitti_distance(types: Sequence[int], depths: Sequence[float]) -> int:
     return _above(_KITTI_THRESHOLDS, min([*vehicles, _NO_VEHICLE]))
 
 
-def dsprites_location(x: int) -> int:
+def dsprites_location(x: Numbers) -> Numbers:
     """Of 32 positions, 16 classes."""
     return x // 2
 
 
-def dsprites_orientation(orientation: int) -> int:
+def dsprites_orientation(orientation: Numbers) -> Numbers:
     """Of 40 orientations, 16 classes of 2 or 3 each."""
     return orientation * 2 // 5
 
 
-def smallnorb_azimuth(azimuth: int) -> int:
+def smallnorb_azimuth(azimuth: Numbers) -> Numbers:
     """Of the published 0, 2, ..., 34 in units of 10 degrees, 18 classes."""
     return azimuth // 2
 
 
-def smallnorb_elevation(elevation: int) -> int:
+def smallnorb_elevation(elevation: Numbers) -> Numbers:
     """The published 0 to 8: 30 to 70 degrees, 9 classes."""
     return elevation
 

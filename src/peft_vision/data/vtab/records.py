@@ -1,15 +1,18 @@
 """Encoded images that lie within larger files, such as those of TFRecords; each is read when it is asked for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
 from peft_vision.data.pictures import Pictures
+from peft_vision.data.vtab.tfrecord import example, payloads
 
 
 class Place(NamedTuple):
@@ -62,3 +65,19 @@ class Encoded(Pictures):
 def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
     """Of an image in the payload that begins at `offset` of `file`."""
     return Place(file, offset + payload.index(image), len(image))
+
+
+def images(
+    files: Iterable[Path], image: str, *others: str
+) -> Iterator[tuple[Place, dict[str, list[bytes] | np.ndarray]]]:
+    """Where the feature `image` of each example is, with all its features; ConfigError where one of them is missing."""
+    for file in files:
+        for offset, payload in payloads(file):
+            try:
+                features = example(payload)
+            except ValueError as error:
+                raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
+            if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
+                found = ", ".join(sorted(features)) or "none"
+                raise ConfigError(f"data.root: {file} has no feature {missing[0]} at byte {offset}; it has {found}")
+            yield place_of(features[image][0], file, payload, offset), features
