@@ -5,7 +5,7 @@ A subclass opens its pictures and labels without decoding them; the rest is the 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from peft_vision.data.extent import Extent
 from peft_vision.data.fill import decode, verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.provenance import each, encoding, file_sum, sample
 from peft_vision.data.readable import left_out
 from peft_vision.data.splits import LabelledSets, Splits, fingerprint
 from peft_vision.preprocessing import Preprocessing
@@ -76,8 +77,13 @@ class Data(ABC):
             skipped=skipped,
             source=_source(sets, parts),
             group=sets.group,
-            provenance=sets.provenance,
+            provenance=self.provenance(sets, [part for split, part in parts.items() if split in read]),
         )
+
+    def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
+        """Where the pictures are from; `seen` are those of them that can be read for certain."""
+        found = encoding(content for part in seen for content in each(sample(part)))
+        return {**sets.provenance, "encoding": found, **{file.name: file_sum(file) for file in sets.files}}
 
     def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:
         """Pictures from elsewhere, read as this data set's own, but never augmented: those that can be read, as images

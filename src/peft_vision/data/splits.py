@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from peft_vision.data.images import Images
 from peft_vision.data.pictures import Labelled
@@ -13,7 +14,7 @@ class LabelledSets:
     """Pictures and labels of each split before any is decoded. `val` is the data set's own validation
     split, if it has one; `remark` is what the user should know of the splits; with `gaps`, classes may lack
     training images. `group`: of data sets whose results are averaged together; `provenance`: where all this is from, as
-    short texts by what they tell, such as the checksum of an index list."""
+    short texts by what they tell; `files`: those that say what is what, whose checksums are part of it."""
 
     name: str
     train: Labelled
@@ -24,6 +25,7 @@ class LabelledSets:
     gaps: bool = False
     group: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

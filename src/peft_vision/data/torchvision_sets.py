@@ -42,18 +42,18 @@ class TorchvisionData(Data):
         self.check()
         entry, root = TABLE[self.name], self._root()
         fetch(self.name, entry, root)
-        train, classes = self._read(entry.train)
+        train, classes = read_split(self.name, root, entry.train)
         if entry.test is None:
             train, test = test_part(train, TEST_FRACTION)
             remark = "test part drawn by peft-vision (not an official split)"
             return LabelledSets(name=self.name, train=train, val=None, test=test, classes=classes, remark=remark)
-        test, test_classes = self._read(entry.test)
+        test, test_classes = read_split(self.name, root, entry.test)
         if test_classes != classes:
             raise ConfigError(f"data: train and test of {self.name} in {root} differ in their classes")
         return LabelledSets(
             name=self.name,
             train=train,
-            val=self._read(entry.val)[0] if entry.val else None,
+            val=read_split(self.name, root, entry.val)[0] if entry.val else None,
             test=test,
             classes=classes,
             remark="official validation split" if entry.val else "",
@@ -62,15 +62,17 @@ class TorchvisionData(Data):
     def _root(self) -> Path:
         return Path(self.root).expanduser().absolute()
 
-    def _read(self, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
-        entry, root = TABLE[self.name], self._root()
-        try:
-            dataset = entry.cls(root=str(root), download=False, **arguments)
-            return labelled(entry.pictures(dataset), getattr(dataset, entry.labels)), tuple(entry.classes(dataset))
-        except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
-            # torchvision's own words name neither data set nor folder, and advise what would not help
-            reason = "" if type(error) is RuntimeError else f" ({type(error).__name__}: {error})"
-            raise ConfigError(
-                f"data: {self.name} in {root} is damaged{reason}\n"
-                f"remove {', '.join(entry.contents)} there and start again with data.download=true"
-            ) from error
+
+def read_split(name: str, root: Path, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
+    """The images of one split of a data set that is there, and its classes."""
+    entry = TABLE[name]
+    try:
+        dataset = entry.cls(root=str(root), download=False, **arguments)
+        return labelled(entry.pictures(dataset), getattr(dataset, entry.labels)), tuple(entry.classes(dataset))
+    except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
+        # torchvision's own words name neither data set nor folder, and advise what would not help
+        reason = "" if type(error) is RuntimeError else f" ({type(error).__name__}: {error})"
+        raise ConfigError(
+            f"data: {name} in {root} is damaged{reason}\n"
+            f"remove {', '.join(entry.contents)} there and start again with data.download=true"
+        ) from error

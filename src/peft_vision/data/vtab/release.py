@@ -11,7 +11,8 @@ from peft_vision.data.pictures import Labelled
 class Release:
     """`train`: what training images are chosen of. `val`: the same of validation images; None: they are chosen of
     `train` too. `test`: all of it is tested on. `files`: those that say what is what, for checksums. `remark`: what is
-    not as the benchmark has it, such as a test part that was drawn; empty: nothing."""
+    not as the benchmark has it, such as a test part that was drawn; empty: nothing. `chosen`: `train` and `val` are the
+    very 800 and 200 images of VTAB-1k, so that nothing is left to choose."""
 
     train: Labelled
     val: Labelled | None
@@ -19,6 +20,7 @@ class Release:
     classes: tuple[str, ...]
     files: tuple[Path, ...]
     remark: str
+    chosen: bool = False
 
 
 Reader = Callable[[Path], Release]

@@ -1,0 +1,118 @@
+"""Encoded pictures in a column of parquet files, read a row group at a time."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+from peft_vision.data.decode import rgb
+from peft_vision.data.pictures import Pictures
+
+_HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures
+
+
+def pyarrow() -> ModuleType:
+    """`pyarrow.parquet`. ConfigError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ConfigError("data: parquet files are read by pyarrow; pip install 'peft-vision[data]'") from error
+    return pyarrow.parquet
+
+
+@dataclass(frozen=True)
+class File:
+    """A parquet file below `root`, and the numbers of rows of its groups."""
+
+    root: Path
+    path: str
+    size: int
+    rows: tuple[int, ...]
+
+
+class Rows(Pictures):
+    """The pictures in `column` of `files`, in their order. Its values are of bytes, or as Hugging Face has them: of a
+    struct {bytes, path}."""
+
+    def __init__(self, files: Sequence[File], column: str) -> None:
+        self.files = list(files)
+        self.column = column
+        counts = [(place, group, rows) for place, file in enumerate(files) for group, rows in enumerate(file.rows)]
+        self._groups = [(place, group) for place, group, _ in counts]
+        self._starts = np.cumsum([0, *(rows for _, _, rows in counts)])
+        self._held: OrderedDict[int, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, (self.files, self.column)  # a lock cannot be sent to a loader process
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def name(self, index: int) -> str:
+        file, row = self._row(index)
+        return f"{file.root / file.path} row {row}"
+
+    def read(self, index: int) -> Image.Image:
+        with self._encoded(index) as image:
+            return rgb(image)
+
+    def verify(self, index: int) -> None:
+        with self._encoded(index) as image:
+            image.draft("RGB", (1, 1))  # as for files
+            rgb(image)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        """By file, its size and row: the pictures themselves would have to be read."""
+        for index in indices.tolist():
+            file, row = self._row(index)
+            yield f"{file.path}\0{file.size}\0{row}\0".encode()
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            yield self._content(index) or b""
+
+    def _row(self, index: int) -> tuple[File, int]:
+        """The file of a picture, and its row there."""
+        place, group = self._groups[self._number(index)]
+        before = sum(self.files[place].rows[:group])
+        return self.files[place], before + index - int(self._starts[self._number(index)])
+
+    def _number(self, index: int) -> int:
+        """Of the row group, in all files."""
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def _encoded(self, index: int) -> Image.Image:
+        content = self._content(index)
+        if content is None:  # the files name it, and do not hold it
+            raise ValueError(f"no bytes in column {self.column}")
+        return Image.open(BytesIO(content))
+
+    def _content(self, index: int) -> bytes | None:
+        number = self._number(index)
+        value = self._group(number)[index - int(self._starts[number])].as_py()
+        return value["bytes"] if isinstance(value, dict) else value
+
+    def _group(self, number: int) -> Any:
+        """The column of a row group, one of those last asked for or read now."""
+        with self._lock:  # several threads decode, and a reader is for one at a time
+            if number not in self._held:
+                place, group = self._groups[number]
+                file = self.files[place]
+                # no threads of its own: a loader process that is forked while they work would wait for ever
+                with pyarrow().ParquetFile(file.root / file.path, memory_map=True, pre_buffer=False) as parquet:
+                    table = parquet.read_row_group(group, columns=[self.column], use_threads=False)
+                self._held[number] = table.column(self.column)
+            self._held.move_to_end(number)
+            while len(self._held) > 1 and sum(held.nbytes for held in self._held.values()) > _HELD_MIB * 2**20:
+                self._held.popitem(last=False)
+            return self._held[number]

@@ -1,0 +1,117 @@
+"""A task of VTAB-1k: 800 images to train on, 200 to choose by, and all test images (Zhai et al., 2019,
+arXiv:1910.04867).
+
+source      the images are                                           the 1,000 of them are
+processed   saved with their lists                                   those of the lists
+original    the data set as it was published                         of `index_file`, or drawn
+parquet     in parquet files, in a folder or on a hub                of `index_file`, or all there are, or drawn
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Literal
+
+from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.data.base import Data
+from peft_vision.data.parquet_files import Stored
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.provenance import each, kind, worded
+from peft_vision.data.splits import LabelledSets
+from peft_vision.data.vtab.drawn import drawn
+from peft_vision.data.vtab.index_list import chosen
+from peft_vision.data.vtab.parquet_release import read_parquet
+from peft_vision.data.vtab.processed import read_processed
+from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
+from peft_vision.data.vtab.whole import require_classes, require_counts
+
+_log = logging.getLogger("peft_vision")
+_RESAVED = ("processed", "parquet")  # sources whose images somebody may have saved again
+_REHEARSAL = "proves nothing about accuracy"
+
+
+@component
+class Vtab(Data):
+    """`root`: the folder that holds data sets. `index_file`: chooses the images of a source without lists of its own.
+    `miniature`: a rehearsal, whose numbers of images are not those of the benchmark."""
+
+    task: Literal[tuple(TASKS)]
+    source: Literal["processed", "original", "parquet"]
+    root: Annotated[str, INCIDENTAL]
+    index_file: str | None
+    miniature: bool
+    parquet: Stored
+
+    def open(self) -> LabelledSets:
+        """As the benchmark has it, some classes may lack a training image."""
+        task = TASKS[self.task]
+        release, index_list = self._chosen(self._release(task))
+        require_classes(release, task, miniature=self.miniature)
+        if not self.miniature:
+            require_counts(release, task)
+        if task.small and self.source in _RESAVED and kind(next(each(release.train))) == "JPEG":
+            _warn_of_jpeg(task.title)
+        facts = {"index list": index_list}
+        facts |= {"remark": release.remark} if release.remark else {}
+        facts |= {"miniature": _REHEARSAL} if self.miniature else {}
+        return LabelledSets(
+            name=f"VTAB-1k {task.title} ({self.source})",
+            train=release.train,
+            val=release.val,
+            test=release.test,
+            classes=release.classes,
+            remark="; ".join(text if key == "remark" else f"{key}: {text}" for key, text in facts.items()),
+            gaps=True,
+            group=task.group,
+            provenance={"source": self.source, **facts},
+            files=release.files,
+        )
+
+    def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
+        """All of the 1,000 images are looked at."""
+        sha, kinds = hashlib.sha256(), Counter()
+        for content in chain(each(sets.train), each(sets.val)):
+            sha.update(content)
+            kinds[kind(content)] += 1
+        images = f"sha256 {sha.hexdigest()} of {len(sets.train)} + {len(sets.val)} images"
+        return {**super().provenance(sets, seen), "encoding": worded(kinds), "images": images}
+
+    def _release(self, task: Task) -> Release:
+        root = Path(self.root).expanduser().absolute()
+        match self.source:
+            case "processed":
+                return read_processed(root, task)
+            case "parquet":
+                return read_parquet(root, task, self.parquet)
+            case "original":
+                from peft_vision.data.vtab.originals.table import READERS  # they import much that others need not
+
+                return READERS[task.name](root)
+
+    def _chosen(self, release: Release) -> tuple[Release, str]:
+        """With 800 and 200 of its images, and how these were chosen."""
+        if self.index_file is not None:
+            if self.source == "processed":
+                raise ConfigError("data.index_file: data.source=processed has lists of its own; unset one of the two")
+            file = Path(self.index_file).expanduser().absolute()
+            return chosen(file, release), f"given by {file.name}"
+        if self.source == "processed":
+            return release, "the copy's own"
+        if release.val is not None and len(release.train) <= TRAIN and len(release.val) <= VAL:
+            return release, "the release's own"
+        how = f"not the official one, drawn with data.split_seed={self.split_seed}"
+        return drawn(release, seed=self.split_seed), how
+
+
+@cache  # once for each task: a run opens its data set several times
+def _warn_of_jpeg(title: str) -> None:
+    _log.warning(
+        "the images of %s were saved as JPEG, which blurs pictures this small: CIFAR-100 loses about ten points of "
+        "accuracy. data.source=original reads them as they were published",
+        title,
+    )

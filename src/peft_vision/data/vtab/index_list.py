@@ -1,0 +1,104 @@
+"""A list that chooses a task's images out of a whole release, for who has the list of the benchmark.
+
+    train800 00017.jpg        a file's name, with as many of its folders as tell it from others
+    val200 images/00018.jpg
+    train800 4711             or its place, from 0: train800 in the training part; val200 in the validation part, or in
+    test 12                   the training part where there is none; test in the test part
+    # a comment
+
+Without a line of `test`, all of the test part is tested on.
+"""
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.vtab.release import Release
+
+_SPLITS = ("train800", "val200", "test")
+_NAMED = 3  # names that a message shows
+
+
+def chosen(file: Path, release: Release) -> Release:
+    """The images that `file` lists, in its order. ConfigError for what is not there, and for an image of two splits."""
+    listed = _read(file)
+    pool = release.train if release.val is None else release.train.joined(release.val)
+    starts = {"train800": 0, "val200": 0 if release.val is None else len(release.train), "test": len(pool)}
+    ends = {"train800": len(release.train), "val200": len(pool), "test": len(pool) + len(release.test)}
+    pool = pool.joined(release.test)
+    by_name = _by_name(pool, listed)
+    places, missing = {}, []
+    for split, keys in listed.items():
+        found = [_place(key, starts[split], ends[split], by_name, file) for key in keys]
+        missing += [f"{split} {key}" for key, place in zip(keys, found, strict=True) if place is None]
+        places[split] = [place for place in found if place is not None]
+    if missing:
+        raise ConfigError(
+            f"data.index_file: {len(missing)} of the {sum(map(len, listed.values()))} images that {file} lists are not "
+            f"in the release: {', '.join(missing[:_NAMED])}{', ...' if missing[_NAMED:] else ''}"
+        )
+    test = places.get("test") or list(range(starts["test"], ends["test"]))
+    advice = "" if "test" in places else "; list the images of test as well"
+    _refuse_twice({"train800": places["train800"], "val200": places["val200"], "test": test}, pool, f"{file}{advice}")
+    train, val = (pool.subset(torch.tensor(places[split])) for split in ("train800", "val200"))
+    return replace(release, train=train, val=val, test=pool.subset(torch.tensor(test)), files=(*release.files, file))
+
+
+def _read(file: Path) -> dict[str, list[str]]:
+    """The keys of each split."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.index_file: cannot read {file} ({error})") from error
+    listed: dict[str, list[str]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        split, _, key = line.strip().partition(" ")
+        if split not in _SPLITS or not key.strip():
+            raise ConfigError(
+                f"data.index_file: {file} line {number} is {line!r}, should be 'train800 IMAGE', 'val200 IMAGE' or "
+                "'test IMAGE', where IMAGE is a file's name or its place"
+            )
+        listed[split].append(key.strip())
+    for split in ("train800", "val200"):
+        if split not in listed:
+            raise ConfigError(f"data.index_file: {file} has no line of {split}, such as '{split} 00017.jpg'")
+    return listed
+
+
+def _by_name(pool: Labelled, listed: dict[str, list[str]]) -> dict[str, list[tuple[str, int]]]:
+    """The pictures whose file is called as one that is listed: whole names, and places in `pool`."""
+    wanted = {key.rpartition("/")[2] for keys in listed.values() for key in keys if not key.isdecimal()}
+    found: dict[str, list[tuple[str, int]]] = {name: [] for name in wanted}
+    for place, index in enumerate(pool.indices.tolist() if wanted else ()):
+        name = Path(pool.pictures.name(index)).as_posix()
+        last = name.rpartition("/")[2]
+        if last in found:
+            found[last].append((name, place))
+    return found
+
+
+def _place(key: str, start: int, end: int, by_name: dict[str, list[tuple[str, int]]], file: Path) -> int | None:
+    if key.isdecimal():
+        return start + int(key) if start + int(key) < end else None
+    names = [(name, place) for name, place in by_name[key.rpartition("/")[2]] if f"/{name}".endswith(f"/{key}")]
+    if len(names) > 1:
+        raise ConfigError(
+            f"data.index_file: {key} of {file} may be {names[0][0]} or {names[1][0]}; write more of its folders"
+        )
+    return names[0][1] if names else None
+
+
+def _refuse_twice(places: dict[str, list[int]], pool: Labelled, by: str) -> None:
+    split_of: dict[int, str] = {}
+    for split, its in places.items():
+        for place in its:
+            if place in split_of:
+                name = pool.pictures.name(int(pool.indices[place]))
+                raise ConfigError(f"data.index_file: {name} is of {split_of[place]} and of {split} by {by}")
+            split_of[place] = split

@@ -1,0 +1,105 @@
+"""Patch Camelyon: 327,680 patches of lymph node, 96 px, with or without a tumour (Veeling et al., 2018,
+arXiv:1806.03962).
+
+camelyonpatch_level_2_split_train_x.h5, its x (n, 96, 96, 3) uint8; ..._train_y.h5, its y (n, 1, 1, 1); valid; test
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled, Pictures, labelled
+from peft_vision.data.vtab.order import chosen, stored
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.release import Release
+
+_CLASSES = ("no tumour", "tumour")
+_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+
+
+def read(root: Path) -> Release:
+    """The official splits."""
+    folder = home(root, "pcam", "patch_camelyon", "camelyon")
+    files = {
+        (split, part): f"camelyonpatch_level_2_split_{split}_{part}.h5" for split in _SPLITS.values() for part in "xy"
+    }
+    require(
+        folder,
+        list(files.values()),
+        what="Patch Camelyon",
+        site="zenodo.org/records/2546921 (six camelyonpatch_level_2_split_*.h5.gz, 6.5 GB), to be unpacked",
+    )
+    parts = {split: _split(folder / files[name, "x"], folder / files[name, "y"]) for split, name in _SPLITS.items()}
+    train, val = (
+        stored(parts[split], split, [f"{_SPLITS[split]}_{number}" for number in range(len(parts[split]))])
+        for split in ("train", "validation")
+    )
+    labels = [folder / name for (_, part), name in files.items() if part == "y"]
+    return chosen(train, val, parts["test"], classes=_CLASSES, files=labels)
+
+
+class Patches(Pictures):
+    """Rows of the array x of an HDF5 file, read one by one."""
+
+    def __init__(self, file: Path, count: int) -> None:
+        self.file = file
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"{self.file} (row {index})"
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self._row(index))
+
+    def verify(self, index: int) -> None:
+        self._row(index)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        size = self.file.stat().st_size
+        for index in indices.tolist():
+            yield f"{self.file.name}\0{size}\0{index}\0".encode()
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            yield self._row(index).tobytes()
+
+    def _row(self, index: int) -> np.ndarray:
+        """Opened anew each time: an HDF5 file that is open does not survive a fork into loader processes."""
+        with _h5py().File(self.file, "r") as file:
+            return file["x"][index]
+
+
+def _split(images: Path, labels: Path) -> Labelled:
+    h5py = _h5py()
+    try:
+        with h5py.File(images, "r") as file:
+            shape, kind = file["x"].shape, file["x"].dtype
+        with h5py.File(labels, "r") as file:
+            values = np.asarray(file["y"]).reshape(-1)
+    except (OSError, KeyError) as error:
+        raise ConfigError(
+            f"data.root: cannot read {images.name} and {labels.name} in {images.parent} ({error}); unpack them again"
+        ) from error
+    if len(shape) != 4 or shape[3] != 3 or kind != np.uint8:
+        raise ConfigError(f"data.root: {images} holds x of {shape} {kind}, should hold (n, 96, 96, 3) uint8")
+    if shape[0] != len(values):
+        raise ConfigError(f"data.root: {images} holds {shape[0]} images, {labels} {len(values)} labels")
+    if not set(np.unique(values)) <= {0, 1}:
+        raise ConfigError(f"data.root: {labels} holds labels up to {values.max()}, should hold 0 and 1")
+    return labelled(Patches(images, shape[0]), values)
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError("data: Patch Camelyon is in HDF5 files; pip install 'peft-vision[data]'") from error
+    return h5py

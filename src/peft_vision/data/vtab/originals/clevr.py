@@ -1,0 +1,86 @@
+"""CLEVR: 70,000 and 15,000 rendered scenes of 3 to 10 objects, with all that is in them (Johnson et al., 2017,
+arXiv:1612.06890).
+
+CLEVR_v1.0/images/train/CLEVR_train_000000.png  CLEVR_v1.0/scenes/CLEVR_train_scenes.json
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.vtab.labels import CLASSES, clevr_count, clevr_distance
+from peft_vision.data.vtab.order import chosen, percent, stored
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.release import Reader, Release
+
+_FOLDER = "CLEVR_v1.0"
+_TRAIN = 90  # percent; the last tenth of train is VTAB's validation part
+_LABELS: Mapping[str, Callable[[list[float]], int]] = {
+    "clevr_count": lambda depths: clevr_count(len(depths)),
+    "clevr_distance": clevr_distance,
+}
+
+
+def read(task: str, root: Path) -> Release:
+    """Tested on the official validation scenes: those for testing were published without their objects."""
+    folder = home(root, "clevr")
+    scenes = {split: f"{_FOLDER}/scenes/CLEVR_{split}_scenes.json" for split in ("train", "val")}
+    require(
+        folder,
+        [*(f"{_FOLDER}/images/{split}" for split in scenes), *scenes.values()],
+        what="CLEVR",
+        site="cs.stanford.edu/people/jcjohns/clevr (CLEVR_v1.0.zip, 18 GB)",
+    )
+    train, test = (_split(root, folder / _FOLDER / "images" / split, folder / scenes[split], task) for split in scenes)
+    train = stored(train, "train", [Path(path).name for path in train.pictures.paths])
+    return chosen(
+        percent(train, 0, _TRAIN),
+        percent(train, _TRAIN, 100),
+        test,
+        classes=CLASSES[task],
+        files=[folder / file for file in scenes.values()],
+    )
+
+
+def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
+    depths = _depths(file)
+    if absent := sorted(depths.keys() - set(os.listdir(images))):
+        raise ConfigError(
+            f"data.root: {images} lacks {len(absent)} of the {len(depths)} images of {file.name}, such as {absent[0]}"
+        )
+    folder = images.relative_to(root).as_posix()
+    pictures = Files(root, [f"{folder}/{name}" for name in depths])
+    labels = [_LABELS[task](its) for its in depths.values()]
+    if not 0 <= min(labels) <= max(labels) < len(CLASSES[task]):
+        raise ConfigError(
+            f"data.root: {file} has scenes of labels {min(labels)} to {max(labels)}, beyond VTAB's classes"
+        )
+    return labelled(pictures, labels)
+
+
+def _depths(file: Path) -> dict[str, list[float]]:
+    """How far each object is from the camera, by the name of the image."""
+    try:
+        with file.open(encoding="utf-8") as text:
+            scenes = json.load(text, object_hook=_needed)["scenes"]
+        return {name: depths for name, depths in scenes if depths}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"data.root: cannot read the scenes of {file} ({reason}); unpack it again") from error
+
+
+def _needed(value: dict[str, Any]) -> Any:
+    """Keeps of an object its depth and of a scene its name and objects: the whole would take gigabytes."""
+    if "pixel_coords" in value:
+        return value["pixel_coords"][2]
+    if "image_filename" in value:
+        return value["image_filename"], value["objects"]
+    return value if "scenes" in value else None
+
+
+READERS: Mapping[str, Reader] = {task: partial(read, task) for task in _LABELS}

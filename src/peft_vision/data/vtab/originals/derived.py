@@ -1,0 +1,39 @@
+"""Pictures that a benchmark made of published ones, made anew whenever they are read."""
+
+from collections.abc import Callable, Iterable
+
+from PIL import Image
+from torch import Tensor
+
+from peft_vision.data.pictures import Pictures
+
+
+class Derived(Pictures):
+    """Each of `pictures` as `derive` makes it, from RGB to RGB."""
+
+    def __init__(self, pictures: Pictures, derive: Callable[[Image.Image], Image.Image]) -> None:
+        self.pictures = pictures
+        self.derive = derive
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name(self, index: int) -> str:
+        return self.pictures.name(index)
+
+    def read(self, index: int) -> Image.Image:
+        return self.derive(self.pictures.read(index))
+
+    def verify(self, index: int) -> None:
+        self.pictures.verify(index)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        return self._told_apart(self.pictures.identify(indices))
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        return self._told_apart(self.pictures.contents(indices))
+
+    def _told_apart(self, texts: Iterable[bytes]) -> Iterable[bytes]:
+        """From the published ones."""
+        yield self.derive.__name__.encode()
+        yield from texts

@@ -1,0 +1,48 @@
+"""DMLab: 110,913 views of a maze, 360 x 480, by how far which object is (Beattie et al., 2016, arXiv:1612.03801).
+
+dmlab-train.tfrecord-*  dmlab-validation.tfrecord-*  dmlab-test.tfrecord-*    of image (JPEG), filename and label
+"""
+
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.vtab.order import chosen, stored
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.records import Encoded, images
+from peft_vision.data.vtab.release import Release
+
+_CLASSES = tuple(f"distance {distance}" for distance in range(6))
+
+
+def read(root: Path) -> Release:
+    """The official splits."""
+    folder = home(root, "dmlab")
+    splits = ("train", "validation", "test")
+    require(
+        folder,
+        [f"dmlab-{split}.tfrecord*" for split in splits],
+        what="DMLab",
+        site="storage.googleapis.com/dmlab-vtab/dmlab.tar.gz (2.8 GB), to be unpacked",
+    )
+    train, val, test = (_split(folder, split) for split in splits)
+    return chosen(train, val, test, classes=_CLASSES, files=())
+
+
+def _split(folder: Path, split: str) -> Labelled:
+    files = sorted(folder.glob(f"dmlab-{split}.tfrecord*"))
+    places, keys, labels = [], [], []
+    for place, features in images(files, "image", "filename", "label"):
+        label = int(features["label"][0])
+        if not 0 <= label < len(_CLASSES):
+            raise ConfigError(
+                f"data.root: {place.file} has an image of label {label}, should be 0 to {len(_CLASSES) - 1}"
+            )
+        places.append(place)
+        keys.append(features["filename"][0].decode())
+        labels.append(label)
+    if not places:
+        raise ConfigError(
+            f"data.root: no image in {', '.join(file.name for file in files)} of {folder}; fetch it again"
+        )
+    return stored(labelled(Encoded(places), labels), split, keys)

@@ -1,0 +1,71 @@
+"""Diabetic Retinopathy: 88,702 eye grounds graded 0 to 4 (Kaggle and EyePACS, 2015).
+
+train/10_left.jpeg  trainLabels.csv: image,level    test/1_left.jpeg  retinopathy_solution.csv: image,level,Usage
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.vtab.order import chosen, stored
+from peft_vision.data.vtab.originals.derived import Derived
+from peft_vision.data.vtab.originals.retina import btgraham_300
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.release import Release
+
+_TRAIN, _SOLUTION = "trainLabels.csv", "retinopathy_solution.csv"
+_CLASSES = ("none", "mild", "moderate", "severe", "proliferative")
+
+
+def read(root: Path) -> Release:
+    """Of the competition's test part, what its public score counted validates, what the private one did tests."""
+    folder = home(root, "diabetic_retinopathy", "diabetic-retinopathy-detection", "retinopathy")
+    require(
+        folder,
+        ["train", _TRAIN, "test", _SOLUTION],
+        what="Diabetic Retinopathy",
+        site=f"www.kaggle.com/c/diabetic-retinopathy-detection/data, 83 GB to be unpacked; {_SOLUTION} in its forum",
+    )
+    rows = _rows(folder / _TRAIN, ("image", "level"))
+    train = _labelled(root, folder / "train", folder / _TRAIN, [(name, level) for name, level in rows], "train")
+    solution = _rows(folder / _SOLUTION, ("image", "level", "Usage"))
+    val, test = (
+        _labelled(
+            root,
+            folder / "test",
+            folder / _SOLUTION,
+            [(name, level) for name, level, its_usage in solution if its_usage == usage],
+            split,
+        )
+        for usage, split in (("Public", "validation"), ("Private", "test"))
+    )
+    return chosen(train, val, test, classes=_CLASSES, files=[folder / _TRAIN, folder / _SOLUTION])
+
+
+def _rows(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            rows = [tuple(row[column] for column in columns) for row in csv.DictReader(text)]
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise ConfigError(
+            f"data.root: cannot read {file} ({type(error).__name__}: {error}), should have columns {', '.join(columns)}"
+        ) from error
+    if wrong := [row for row in rows if row[1] not in set(map(str, range(len(_CLASSES))))]:
+        raise ConfigError(
+            f"data.root: {file} gives image {wrong[0][0]} level {wrong[0][1]!r}, should be 0 to {len(_CLASSES) - 1}"
+        )
+    return rows
+
+
+def _labelled(root: Path, images: Path, file: Path, rows: list[tuple[str, str]], split: str) -> Labelled:
+    there = set(os.listdir(images))
+    if absent := [name for name, _ in rows if f"{name}.jpeg" not in there]:
+        raise ConfigError(
+            f"data.root: {images} lacks {len(absent)} of the {len(rows)} images of {file.name}, such as "
+            f"{absent[0]}.jpeg\nunpack all parts of the archive"
+        )
+    folder = images.relative_to(root).as_posix()
+    pictures = Derived(Files(root, [f"{folder}/{name}.jpeg" for name, _ in rows]), btgraham_300)
+    return stored(labelled(pictures, [int(level) for _, level in rows]), split, [name for name, _ in rows])

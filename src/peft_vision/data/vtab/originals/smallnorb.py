@@ -1,0 +1,126 @@
+"""SmallNORB: 24,300 and as many grey pairs of 50 toys, 96 px, from 9 elevations and 18 azimuths (LeCun et al., 2004).
+
+smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat    (24300, 2, 96, 96) uint8, left and right; -testing-dat.mat
+smallnorb-5x46789x9x18x6x2x96x96-training-info.mat   (24300, 4) int32: instance, elevation, azimuth, lighting
+A file     int32 magic number, int32 dimensions, at least three int32 sizes, the values row by row; little-endian
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.vtab.labels import CLASSES, smallnorb_azimuth, smallnorb_elevation
+from peft_vision.data.vtab.order import chosen, percent, stored
+from peft_vision.data.vtab.originals.rows import Rows, picked
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.release import Reader, Release
+
+_KINDS = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}  # by magic number
+_FILES = {
+    "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
+    "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
+}
+_CHUNK = 512  # pairs read at a time, 9 MiB
+_LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # column of info, and what VTAB makes of it
+    "smallnorb_azimuth": (2, smallnorb_azimuth),
+    "smallnorb_elevation": (1, smallnorb_elevation),
+}
+
+
+def read(task: str, root: Path) -> Release:
+    """The left images. One half of the official test part validates, the other tests."""
+    folder = home(root, "smallnorb")
+    require(
+        folder,
+        [f"{name}-{part}.mat*" for name in _FILES.values() for part in ("dat", "info")],
+        what="SmallNORB",
+        site="cs.nyu.edu/~ylclab/data/norb-v1.0-small (six .mat.gz, 0.3 GB; packed or not)",
+    )
+    infos = {split: _either(folder, f"{name}-info.mat") for split, name in _FILES.items()}
+    train, test = (
+        _split(task, _either(folder, f"{name}-dat.mat"), infos[split], split) for split, name in _FILES.items()
+    )
+    release = chosen(
+        train, percent(test, 0, 50), percent(test, 50, 100), classes=CLASSES[task], files=list(infos.values())
+    )
+    (train,) = train.pictures.only([release.train])
+    val, test = test.pictures.only([release.val, release.test])
+    return replace(release, train=train, val=val, test=test)
+
+
+def _either(folder: Path, name: str) -> Path:
+    """Unpacked, where it is there so."""
+    return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+
+
+def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
+    column, label = _LABELS[task]
+    with _opened(dat) as file:
+        shape, _ = _header(file)
+    with _opened(info) as file:
+        sizes, kind = _header(file)
+        table = np.frombuffer(file.read(), kind)
+    if len(shape) != 4 or shape[1] != 2:
+        raise ConfigError(f"data.root: {dat} holds an array of {shape}, should hold pairs of images: (n, 2, 96, 96)")
+    if sizes != (shape[0], 4) or len(table) != 4 * shape[0]:
+        raise ConfigError(
+            f"data.root: {info} holds an array of {sizes}, should hold {(shape[0], 4)}: {dat.name} has {shape[0]} pairs"
+        )
+    labels = label(table.reshape(sizes)[:, column])
+    if not 0 <= labels.min() <= labels.max() < len(CLASSES[task]):
+        raise ConfigError(f"data.root: {info} has labels {labels.min()} to {labels.max()}, beyond VTAB's classes")
+    pictures = Rows(dat, np.arange(shape[0]), fetch=_left, image=_picture)
+    return stored(labelled(pictures, labels), split, range(shape[0]))
+
+
+def _left(file: Path, rows: np.ndarray) -> np.ndarray:
+    """(n, 96, 96) uint8."""
+    with _opened(file) as opened:
+        (count, _, *size), kind = _header(opened)
+        return picked(_chunks(opened, count, tuple(size), kind), rows, lambda chunk: chunk[:, 0])
+
+
+def _chunks(file: IO[bytes], count: int, size: tuple[int, ...], kind: np.dtype) -> Iterator[np.ndarray]:
+    """(n, 2, H, W), from behind the header."""
+    for start in range(0, count, _CHUNK):
+        shape = (min(_CHUNK, count - start), 2, *size)
+        yield np.frombuffer(file.read(int(np.prod(shape))), kind).reshape(shape)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the values that follow."""
+    magic, dimensions = np.frombuffer(file.read(8), "<i4").tolist()
+    if magic not in _KINDS or not 1 <= dimensions <= 4:
+        raise ValueError(f"magic number {magic:#x}")
+    sizes = np.frombuffer(file.read(4 * max(3, dimensions)), "<i4")
+    return tuple(sizes[:dimensions].tolist()), _KINDS[magic]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """ConfigError where it cannot be read as what it should be."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise ConfigError(
+            f"data.root: {path} is no matrix of SmallNORB, or is damaged ({type(error).__name__}: {error})\n"
+            "fetch it again"
+        ) from error
+
+
+def _picture(grey: np.ndarray) -> Image.Image:
+    return Image.fromarray(grey).convert("RGB")
+
+
+READERS: Mapping[str, Reader] = {task: partial(read, task) for task in _LABELS}

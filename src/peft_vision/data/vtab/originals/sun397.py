@@ -1,0 +1,97 @@
+"""SUN397: 108,753 pictures of 397 kinds of scene (Xiao et al., 2010).
+
+SUN397/a/abbey/sun_aaalbzqrimafwbiv.jpg  SUN397/ClassName.txt
+sun397_tfds_tr.txt  sun397_tfds_va.txt  sun397_tfds_te.txt    the benchmark's split: a line /a/abbey/sun_... an image
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from peft_vision.config import ConfigError
+from peft_vision.data.divide import TEST_SEED
+from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.stratify import draw
+from peft_vision.data.vtab.order import chosen, stored
+from peft_vision.data.vtab.originals.derived import Derived
+from peft_vision.data.vtab.originals.scaled import scaled
+from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.vtab.release import Release
+
+_LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
+_LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in none of the lists
+_PIXELS = 120_000
+_TEST_SHARE = 5  # one in five, as in the benchmark
+
+
+def read(root: Path) -> Release:
+    """By the lists where these lie beside or in the folder, else with a test part that is drawn."""
+    parent = home(root, "sun397")
+    folder = parent / "SUN397"
+    require(
+        parent,
+        ["SUN397", "SUN397/ClassName.txt"],
+        what="SUN397",
+        site="vision.princeton.edu/projects/2010/SUN (SUN397.tar.gz, 37 GB)",
+    )
+    names = folder / "ClassName.txt"
+    classes = tuple(sorted(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()))
+    lists = {split: parent / name for split, name in _LISTS.items()}
+    there = [file for file in lists.values() if file.is_file()]
+    if not there:
+        return _drawn(root, folder, classes, names)
+    if len(there) < len(lists):
+        missing = next(file for file in lists.values() if not file.is_file())
+        raise ConfigError(
+            f"data.root: {parent} holds {there[0].name}, but no {missing.name}\n"
+            "all three are in tensorflow_datasets/image_classification of github.com/tensorflow/datasets"
+        )
+    train, val, test = (_listed(root, folder, classes, file, split) for split, file in lists.items())
+    return chosen(train, val, test, classes=classes, files=[names, *there])
+
+
+def _listed(root: Path, folder: Path, classes: tuple[str, ...], file: Path, split: str) -> Labelled:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    part = _labelled(root, folder, lines, classes, file)
+    if absent := [line for line in lines if not (folder / line.removeprefix("/")).is_file()]:
+        raise ConfigError(
+            f"data.root: {folder} lacks {len(absent)} of the {len(lines)} images of {file.name}, such as {absent[0]}\n"
+            "unpack SUN397.tar.gz again"
+        )
+    return stored(part, split, lines)
+
+
+def _drawn(root: Path, folder: Path, classes: tuple[str, ...], names: Path) -> Release:
+    paths = [f"/{path}" for path in image_files(folder, folder) if path != _LEFT_OUT]
+    images = _labelled(root, folder, paths, classes, names)
+    test, rest = draw(images.labels, len(images) // _TEST_SHARE, seed=TEST_SEED, least=0, leave=1)
+    return Release(
+        train=images.subset(rest),
+        val=None,
+        test=images.subset(test),
+        classes=classes,
+        files=(names,),
+        remark=f"test part drawn by peft-vision, for want of {', '.join(_LISTS.values())}",
+    )
+
+
+def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str, ...], file: Path) -> Labelled:
+    """Of the images /a/abbey/sun_... of `folder`, which `file` is to answer for."""
+    places = {name: place for place, name in enumerate(classes)}
+    lines = list(lines)
+    if unknown := [line for line in lines if line.rpartition("/")[0] not in places]:
+        raise ConfigError(
+            f"data.root: {unknown[0]} is of none of the {len(classes)} classes of {folder / 'ClassName.txt'}, "
+            f"which {file.name} should agree with"
+        )
+    paths = [(folder / line.removeprefix("/")).relative_to(root).as_posix() for line in lines]
+    pictures = Derived(Files(root, paths), at_most_120k)
+    return labelled(pictures, [places[line.rpartition("/")[0]] for line in lines])
+
+
+def at_most_120k(image: Image.Image) -> Image.Image:
+    """Of 120,000 pixels at most, as in the benchmark."""
+    pixels = image.width * image.height
+    return scaled(image, math.sqrt(_PIXELS / pixels)) if pixels > _PIXELS else image

@@ -1,0 +1,34 @@
+"""A task of VTAB-1k in parquet files: a whole data set, or its 800, 200 and test images as they are.
+
+root/vtab-1k/cifar/train-00000-of-00001.parquet, or without vtab-1k/, or from a hub
+"""
+
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.parquet_files import Stored, read
+from peft_vision.data.vtab.processed import folders
+from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tasks import Task
+
+
+def read_parquet(root: Path, task: Task, stored: Stored) -> Release:
+    """The classes are those of the files; numbers up to a task's highest where they have no names."""
+    if stored.test is None:
+        raise ConfigError("data.parquet.test: got null, should name the split of the test images")
+    opened = read(stored, None if stored.hub else _folder(root, task), prefix="data.parquet.")
+    classes = opened.classes
+    if all(name.isdecimal() for name in classes) and len(classes) < task.num_classes:
+        classes = tuple(str(label) for label in range(task.num_classes))
+    return Release(train=opened.train, val=opened.val, test=opened.test, classes=classes, files=(), remark="")
+
+
+def _folder(root: Path, task: Task) -> Path:
+    places = folders(root, task)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise ConfigError(
+            f"data.root: no {task.title} in parquet files, neither {places[0]} nor {places[1]}\n"
+            "put them there, or data.parquet.hub=NAME takes a data set from the Hugging Face hub"
+        )
+    return found

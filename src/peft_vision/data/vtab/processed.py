@@ -1,0 +1,151 @@
+"""VTAB-1k as it is passed around: 1,000 images and the test images of a task, saved with lists of their labels.
+
+root/vtab-1k/cifar/train800.txt  val200.txt  test.txt  [train800val200.txt]    lines such as images/test/000042.jpg 7
+root/vtab-1k/cifar/images/test/000042.jpg                                      or without vtab-1k/
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tasks import Task
+
+TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
+_BOTH = "train800val200.txt"
+_PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
+
+
+@dataclass(frozen=True)
+class _List:
+    """The lines of a list: `paths` relative to the folder it lies in, and their labels."""
+
+    file: Path
+    paths: list[str]
+    labels: list[int]
+
+
+def read_processed(root: Path, task: Task) -> Release:
+    """ConfigError unless the copy is whole: each list there and sound, and each image that one names."""
+    folder = _folder(root, task)
+    lists = [_read(folder / name, task) for name in (TRAIN, VAL, TEST)]
+    _refuse_shared(lists)
+    _refuse_missing(folder, lists, task)
+    files = [its.file for its in lists]
+    if (folder / _BOTH).is_file():
+        _check_both(_read(folder / _BOTH, task), lists[0], lists[1])
+        files.append(folder / _BOTH)
+    train, val, test = (_pictures(folder, its) for its in lists)
+    return Release(
+        train=train,
+        val=val,
+        test=test,
+        classes=tuple(str(label) for label in range(task.num_classes)),
+        files=tuple(files),
+        remark="",
+    )
+
+
+def folders(root: Path, task: Task) -> tuple[Path, Path]:
+    """Where it may lie."""
+    return root / "vtab-1k" / task.folder, root / task.folder
+
+
+def _folder(root: Path, task: Task) -> Path:
+    places = folders(root, task)
+    listed = next((place for place in places if (place / TRAIN).is_file()), None)
+    there = listed or next((place for place in places if place.is_dir()), None)
+    if packed := [] if listed else _archives(root, task):
+        raise ConfigError(f"data.root: {packed[0]} is an archive; unpack it, so that {places[0]}/{TRAIN} is there")
+    if there is None:
+        raise ConfigError(f"data.root: no {task.title} in {places[0]} or {places[1]}\n{_origin(task)}")
+    wanted = (TRAIN, VAL, TEST, "images")
+    if missing := [name for name in wanted if not (there / name).exists()]:
+        raise ConfigError(f"data.root: {there} lacks {', '.join(missing)}, of {', '.join(wanted)}\n{_origin(task)}")
+    return there
+
+
+def _archives(root: Path, task: Task) -> list[Path]:
+    """That may be the data set, or all of them."""
+    beginnings = ("vtab", task.folder, "images")
+    places = (root, root / "vtab-1k", *folders(root, task))
+    names = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+    return [path for path in names if path.name.lower().startswith(beginnings) and path.suffix.lower() in _PACKED]
+
+
+def _origin(task: Task) -> str:
+    return (
+        "copies are linked at github.com/ZhangYuanhan-AI/NOAH and github.com/JieShibo/PETL-ViT: unpack one so that "
+        f"data.root has vtab-1k/{task.folder}/{TRAIN}; or data.source=original or parquet"
+    )
+
+
+def _read(file: Path, task: Task) -> _List:
+    try:
+        lines = file.read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.root: cannot read {file} ({error})") from error
+    paths, labels, seen = [], [], set()
+    for number, line in enumerate(lines, start=1):
+        path, _, label = line.strip().rpartition(" ")
+        parts = PurePosixPath(path).parts
+        if not parts or not label.isdecimal() or parts[0] == "/" or ".." in parts:
+            raise ConfigError(f"data.root: {file} line {number} is {line!r}, should be 'images/SPLIT/FILE LABEL'")
+        if int(label) >= task.num_classes:
+            raise ConfigError(
+                f"data.root: {file} line {number} has label {label}; {task.title} has {task.num_classes} classes, "
+                f"0 to {task.num_classes - 1}"
+            )
+        if path in seen:
+            raise ConfigError(f"data.root: {file} line {number} names {path} a second time")
+        seen.add(path)
+        paths.append(path)
+        labels.append(int(label))
+    if not lines:
+        raise ConfigError(f"data.root: {file} is empty\n{_origin(task)}")
+    return _List(file, paths, labels)
+
+
+def _refuse_shared(lists: Sequence[_List]) -> None:
+    """By name only: some tasks have equal images, such as dSprites' squares turned by a quarter."""
+    for place, one in enumerate(lists):
+        for other in lists[place + 1 :]:
+            shared = set(one.paths).intersection(other.paths)
+            if shared:
+                raise ConfigError(
+                    f"data.root: {one.file} and {other.file.name} both name {len(shared)} images: {min(shared)}"
+                    f"{', ...' if shared - {min(shared)} else ''}"
+                )
+
+
+def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
+    there: dict[str, set[str]] = {}
+    for its in lists:
+        missing = []
+        for path in its.paths:
+            place, _, name = path.rpartition("/")
+            if place not in there:  # each folder is listed once: to ask for 74,000 files one by one takes seconds
+                where = folder / place
+                there[place] = {entry.name for entry in where.iterdir()} if where.is_dir() else set()
+            if name not in there[place]:
+                missing.append(path)
+        if missing:
+            raise ConfigError(
+                f"data.root: {len(missing):,} of the {len(its.paths):,} images of {its.file} are missing: "
+                f"{missing[0]}{', ...' if missing[1:] else ''}; unpack it anew\n{_origin(task)}"
+            )
+
+
+def _check_both(both: _List, train: _List, val: _List) -> None:
+    """Its images are often copies in a folder of their own, so only labels can be compared."""
+    if sorted(both.labels) != sorted([*train.labels, *val.labels]):
+        raise ConfigError(
+            f"data.root: {both.file} has {len(both.labels)} images; its labels are not those of {train.file.name} "
+            f"({len(train.labels)}) and {val.file.name} ({len(val.labels)}) together"
+        )
+
+
+def _pictures(folder: Path, its: _List) -> Labelled:
+    return labelled(Files(folder, its.paths), its.labels)

@@ -1,0 +1,83 @@
+"""Encoded images that lie within larger files, such as those of TFRecords; each is read when it is asked for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+from peft_vision.data.decode import rgb
+from peft_vision.data.pictures import Pictures
+from peft_vision.data.vtab.tfrecord import example, payloads
+
+
+class Place(NamedTuple):
+    """Of an encoded image: the file, and where in it, in bytes."""
+
+    file: Path
+    offset: int
+    length: int
+
+
+class Encoded(Pictures):
+    """One image at each of `places`; a moved folder keeps its fingerprint."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        place = self.places[index]
+        return f"{place.file} (the image at byte {place.offset})"
+
+    def read(self, index: int) -> Image.Image:
+        with Image.open(BytesIO(self._bytes(index))) as image:
+            return rgb(image)
+
+    def verify(self, index: int) -> None:
+        with Image.open(BytesIO(self._bytes(index))) as image:
+            image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte is read
+            rgb(image)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            place = self.places[index]
+            yield f"{place.file.name}\0{place.offset}\0{place.length}\0".encode()
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            yield self._bytes(index)
+
+    def _bytes(self, index: int) -> bytes:
+        """Opened anew each time: threads and loader processes must not share a position in the file."""
+        place = self.places[index]
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            return file.read(place.length)
+
+
+def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
+    """Of an image in the payload that begins at `offset` of `file`."""
+    return Place(file, offset + payload.index(image), len(image))
+
+
+def images(
+    files: Iterable[Path], image: str, *others: str
+) -> Iterator[tuple[Place, dict[str, list[bytes] | np.ndarray]]]:
+    """Where the feature `image` of each example is, with all its features; ConfigError where one of them is missing."""
+    for file in files:
+        for offset, payload in payloads(file):
+            try:
+                features = example(payload)
+            except ValueError as error:
+                raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
+            if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
+                found = ", ".join(sorted(features)) or "none"
+                raise ConfigError(f"data.root: {file} has no feature {missing[0]} at byte {offset}; it has {found}")
+            yield place_of(features[image][0], file, payload, offset), features

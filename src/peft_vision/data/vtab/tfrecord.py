@@ -1,0 +1,149 @@
+"""TFRecord files and the tf.train.Example messages in them, without TensorFlow.
+
+A record     uint64 length, uint32 checksum of the length, payload, uint32 checksum of the payload; little-endian
+A checksum   CRC32C, turned right by 15 bits, plus 0xA282EAD8
+An Example   features { feature { key, value { bytes_list | float_list | int64_list } } ... }, as protobuf writes it
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from peft_vision.config import ConfigError
+
+_HEADER, _FOOTER = 12, 4  # bytes around a payload
+_POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # how protobuf writes a field
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_DAMAGED = "no tf.train.Example, or a damaged one"
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def masked_crc(data: bytes) -> int:
+    """The checksum of a record's length or payload."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def records(path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and length of each payload, in bytes. ConfigError for a file that is no TFRecord or that is cut off; only
+    the checksums of the lengths are looked at."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 0
+        while start < size:
+            file.seek(start)
+            header = file.read(_HEADER)
+            if len(header) == _HEADER and struct.unpack("<I", header[8:])[0] != masked_crc(header[:8]):
+                raise ConfigError(f"data: {path} is no TFRecord, or is damaged, at byte {start}; fetch it again")
+            end = start + _HEADER + int.from_bytes(header[:8], "little") + _FOOTER
+            if len(header) < _HEADER or end > size:
+                raise ConfigError(f"data: {path} is cut off in its record at byte {start} of {size}; fetch it again")
+            yield start + _HEADER, end - start - _HEADER - _FOOTER
+            start = end
+
+
+def payloads(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each payload with its offset, in bytes; ConfigError as of `records`."""
+    with path.open("rb") as file:
+        for offset, length in records(path):
+            file.seek(offset)
+            yield offset, file.read(length)
+
+
+def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
+    """The features of a tf.train.Example: int64 (n,), float32 (n,) or a list of bytes. ValueError where it is none."""
+    features: dict[str, list[bytes] | np.ndarray] = {}
+    for message in _delimited(payload, 1):
+        for entry in _delimited(message, 1):
+            keys, values = _delimited(entry, 1), _delimited(entry, 2)
+            features[b"".join(keys[-1:]).decode()] = _feature(b"".join(values[-1:]))
+    return features
+
+
+def _feature(message: bytes) -> list[bytes] | np.ndarray:
+    for kind, wire, content in _fields(message):
+        if wire != _DELIMITED:
+            raise ValueError(_DAMAGED)
+        if kind == _BYTES_LIST:
+            return _delimited(content, 1)
+        if kind == _FLOAT_LIST:
+            return np.frombuffer(b"".join(_chunks(content)), "<f4")
+        if kind == _INT64_LIST:
+            return np.array(_integers(content), np.uint64).view(np.int64)
+    return []
+
+
+def _chunks(message: bytes) -> Iterator[bytes]:
+    for _, wire, content in _fields(message):
+        if wire not in (_FIXED32, _DELIMITED):
+            raise ValueError(_DAMAGED)
+        yield content
+
+
+def _integers(message: bytes) -> list[int]:
+    """As unsigned of 64 bits, packed or one by one."""
+    values = []
+    for _, wire, content in _fields(message):
+        if wire == _VARINT:
+            values.append(content)
+            continue
+        if wire != _DELIMITED:
+            raise ValueError(_DAMAGED)
+        place = 0
+        while place < len(content):
+            value, place = _varint(content, place)
+            values.append(value)
+    return values
+
+
+def _delimited(message: bytes, number: int) -> list[bytes]:
+    return [content for found, wire, content in _fields(message) if found == number and wire == _DELIMITED]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, bytes | int]]:
+    """Number, how it is written, and what it holds, of each field of a message."""
+    place, end = 0, len(message)
+    while place < end:
+        tag, place = _varint(message, place)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, place = _varint(message, place)
+            yield number, wire, value
+            continue
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire)
+        if wire == _DELIMITED:
+            length, place = _varint(message, place)
+        if length is None or place + length > end:
+            raise ValueError(_DAMAGED)
+        yield number, wire, message[place : place + length]
+        place += length
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    """The number at `place`, 7 bits a byte, and the place behind it."""
+    value = shift = 0
+    while place < len(message) and shift < 64:
+        byte = message[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, place
+        shift += 7
+    raise ValueError(_DAMAGED)
