@@ -30,11 +30,12 @@ SPLITS = frozenset(("train", "val", "test"))
 class Data(ABC):
     """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
     part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
-    ignored. `stage`: all splits; tune: no test images; final: validation images are trained on; peek: the test images
-    are the validation images too. `crop`: the share of the resized short side that a centre crop keeps; None: what
-    the weights were made for."""
+    ignored. `shots` says instead how many of each class train, in every stage (few_shot.py). `stage`: all splits; tune:
+    no test images; final: validation images are trained on; peek: the test images are the validation images too.
+    `crop`: the share of the resized short side that a centre crop keeps; None: what the weights were made for."""
 
     train_size: Annotated[int, Field(ge=2)] | None
+    shots: Annotated[Annotated[int, Field(ge=1)] | None, Neutral(None)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
@@ -52,6 +53,8 @@ class Data(ABC):
             raise ValueError("augment=crop_flip takes windows of what resize=crop makes; with squash there is no room")
         if self.resize == "squash" and self.crop is not None:
             raise ValueError(f"crop={self.crop:g} is for resize=crop; with squash nothing is cropped (crop=null)")
+        if self.shots is not None and self.train_size is not None:
+            raise ValueError(f"shots={self.shots} and train_size={self.train_size} both say how many; one must be null")
         return self
 
     @abstractmethod
@@ -131,6 +134,7 @@ class Data(ABC):
         parts = divided(
             sets,
             train_size=self.train_size,
+            shots=self.shots,
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
             stage=self.stage,
