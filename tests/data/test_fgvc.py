@@ -246,8 +246,8 @@ def test_numbers_that_are_not_the_benchmarks_are_refused(make, published: Path):
     assert str(error.value) == (
         f"data.root: {published}/CUB_200_2011 has 3 classes, 12 images for training and validation, 6 for testing; "
         "CUB-200-2011 has 200, 5,994, 5,794\n"
-        "it is at data.caltech.edu/records/65de6-vp158; "
-        "data.miniature=true takes what there is, which proves nothing about accuracy"
+        "fetch it from data.caltech.edu/records/65de6-vp158; "
+        "data.miniature=true takes what there is, proving nothing about accuracy"
     )
 
 

@@ -83,8 +83,8 @@ COLLECTIONS = {
             val=0,
             test=8_041,
             packed=("cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"),
-            site="no longer at Stanford; github.com/pytorch/vision/issues/7545 tells of mirrors (data.source=folders "
-            "takes one with train/CLASS/ and test/CLASS/)",
+            site="a mirror, as told in github.com/pytorch/vision/issues/7545 (data.source=folders takes one with "
+            "train/CLASS/ and test/CLASS/)",
         ),
     )
 }

@@ -24,25 +24,26 @@ class Copy:
         if root.is_file():
             raise ConfigError(f"data.root: {root} is a file; unpack it, and give the folder that holds data sets")
         if not self.folder.is_dir():
-            raise self.fault(f"no folder {self.folder}")
+            raise self.fault(f"no folder {self.folder}", wanted=names[0])
         if missing := [name for name in names if not (self.folder / name).exists()]:
             more = ", ..." if missing[_NAMED:] else ""
-            raise self.fault(f"{self.folder} lacks {', '.join(missing[:_NAMED])}{more}")
+            raise self.fault(f"{self.folder} lacks {', '.join(missing[:_NAMED])}{more}", wanted=missing[0])
 
-    def fault(self, found: str) -> ConfigError:
-        """Of `found`, with the way out."""
+    def fault(self, found: str, *, wanted: str) -> ConfigError:
+        """Of `found`, with the way to have what is `wanted` in the folder."""
         places = (self.folder.parent, self.folder)
         packed = [str(place / name) for place in places for name in self.collection.packed if (place / name).is_file()]
-        title, site = self.collection.title, self.collection.site
-        unpack = f"unpack {' and '.join(packed)}: what is inside belongs in {self.folder}"
-        return ConfigError(f"data.root: {found}\n{unpack if packed else f'{title} is at {site}'}")
+        remedy = (
+            f"unpack {' and '.join(packed)} so that there is {self.folder / wanted}"
+            if packed
+            else f"fetch {self.collection.title} from {self.collection.site}"
+        )
+        return ConfigError(f"data.root: {found}\n{remedy}")
 
     @cached_property
     def files(self) -> frozenset[str]:
         """All there are, by their paths below the folder. Folders are listed, which is faster than to ask for each of
         48,000 files."""
-        return frozenset(
-            os.path.relpath(os.path.join(where, name), self.folder).replace(os.sep, "/")
-            for where, _, names in os.walk(self.folder, followlinks=True)
-            for name in names
-        )
+        found = os.walk(self.folder, followlinks=True)
+        below = ((Path(where).relative_to(self.folder).as_posix(), names) for where, _, names in found)
+        return frozenset(name if folder == "." else f"{folder}/{name}" for folder, names in below for name in names)

@@ -8,10 +8,11 @@ from peft_vision.data.fgvc.listing import Listing
 def require_pictures(copy: Copy, listing: Listing) -> None:
     """ConfigError unless each is there, and in one split only."""
     paths = [path for labels in listing.splits.values() for path in labels]
-    listed = " and ".join(file.name for file in listing.files)
+    listed = ", ".join(file.name for file in listing.files)
     if missing := sorted(path for path in paths if path not in copy.files):
         raise copy.fault(
-            f"{copy.folder} lacks {len(missing):,} of {len(paths):,} images that {listed} name, first {missing[0]}"
+            f"{copy.folder} lacks {len(missing):,} of {len(paths):,} images that {listed} name, first {missing[0]}",
+            wanted=missing[0],
         )
     if len(paths) > len(set(paths)):
         shared = sorted(path for path in set(paths) if sum(path in labels for labels in listing.splits.values()) > 1)
@@ -32,5 +33,5 @@ def require_numbers(copy: Copy, listing: Listing) -> None:
         raise ConfigError(
             f"data.root: {copy.folder} has {found[0]:,} classes, {found[1]:,} images for training and validation, "
             f"{found[2]:,} for testing; {collection.title} has {classes}, {train}, {test}\n"
-            f"it is at {collection.site}; data.miniature=true takes what there is, which proves nothing about accuracy"
+            f"fetch it from {collection.site}; data.miniature=true takes what there is, proving nothing about accuracy"
         )
