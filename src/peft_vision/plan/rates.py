@@ -13,7 +13,7 @@ from peft_vision.data.images import Images, Source
 from peft_vision.experiment import Experiment
 from peft_vision.features.source import Table
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Fitting, Stepper
+from peft_vision.optimizer.base import Fitting, Solver, Stepper
 from peft_vision.optimizer.grid import Grid
 from peft_vision.probe import head_input
 from peft_vision.seeding import derive
@@ -90,7 +90,7 @@ def _phase(model: Model, images: Images, experiment: Experiment, setting: Settin
     stored = _stores(experiment, model)
     source: Source = observed(model, images, setting) if stored else images
     optimizer = experiment.optimizers[model.phase.group]
-    if model.phase.probe and stored:
+    if stored and (model.phase.probe or isinstance(optimizer, Solver)):
         source = head_input(model, source, trainer=setting.trainer, workers=0, world=setting.world)
     score = _seconds(_scoring(model, source, setting), setting) / min(_SCORED, len(source))
     if isinstance(optimizer, Grid) and isinstance(source, Table):
