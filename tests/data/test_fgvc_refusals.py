@@ -1,6 +1,5 @@
 """Copies of FGVC's data sets that are not as published: what is said, and that it is short."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from fgvc_miniatures import WRITERS, json_splits
+from fgvc_miniatures import WRITERS
 from peft_vision.config import ConfigError
 
 
@@ -242,90 +241,6 @@ def test_cars_that_are_not_as_published(make, root: Path, spoil: Spoil):
 
 def test_class_folders_that_are_not_there(make, root: Path):
     refused(make, root, "cars", lambda root: f"{root}/stanford_cars lacks train, test\n", source="folders")
-
-
-DOGS = "stanford_dogs"
-CHIHUAHUA = "n02085620-Chihuahua/n02085620_{}.jpg"
-
-
-def divided(root: Path, **labels: object) -> Path:
-    """train.json with these labels for the first, the second and so on; test.json with another picture."""
-    train = {CHIHUAHUA.format(100 + i): label for i, label in enumerate(labels["train"])}
-    json_splits(root / DOGS, train=train, test={CHIHUAHUA.format(105): labels.get("test", 0)})
-    return root / DOGS / "train.json"
-
-
-def no_json(root: Path) -> str:
-    return f"data.root: {root}/{DOGS} lacks train.json, test.json\n"
-
-
-def json_that_names_missing_files(root: Path) -> str:
-    divided(root, train=[0, 0])
-    json_splits(root / DOGS, test={CHIHUAHUA.format(999): 0, CHIHUAHUA.format(998): 1, CHIHUAHUA.format(105): 0})
-    return (
-        f"data.root: {root}/{DOGS} lacks 2 of 5 images that train.json, test.json name, "
-        f"first Images/{CHIHUAHUA.format(998)}\n"
-    )
-
-
-def no_object(root: Path) -> str:
-    file = divided(root, train=[0])
-    file.write_text("[1, 2]")
-    return f"data.source: {file} should be one object with a label for each picture's path"
-
-
-def nothing_in_it(root: Path) -> str:
-    file = divided(root, train=[0])
-    file.write_text("{}")
-    return f"data.source: {file} should be one object with a label for each picture's path"
-
-
-def broken(root: Path) -> str:
-    file = divided(root, train=[0])
-    file.write_text('{"a.jpg": 1')
-    return f"data.source: cannot read {file} (Expecting ',' delimiter"
-
-
-def of_two_kinds(root: Path) -> str:
-    divided(root, train=[0, 1], test="dog")
-    return f"data.source: some labels of {root}/{DOGS} (train.json, test.json) are integers and some are strings"
-
-
-def in_two_splits(root: Path) -> str:
-    divided(root, train=[0, 0])
-    json_splits(root / DOGS, val={CHIHUAHUA.format(101): 0})
-    return (
-        f"data.source: 1 images are in two splits of train.json, val.json, test.json in {root}/{DOGS}, "
-        f"first Images/{CHIHUAHUA.format(101)}"
-    )
-
-
-def no_label(label: object) -> Spoil:
-    def spoil(root: Path) -> str:
-        file = divided(root, train=[0, label])
-        return (
-            f"data.source: {file} labels '{CHIHUAHUA.format(101)}' with {json.dumps(label)}, "
-            "should be an integer or a string"
-        )
-
-    return spoil
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        no_json,
-        json_that_names_missing_files,
-        no_object,
-        nothing_in_it,
-        broken,
-        of_two_kinds,
-        in_two_splits,
-        *(no_label(label) for label in (True, 1.5, None, [1], "", {"class": 1})),
-    ],
-)
-def test_json_that_does_not_divide(make, root: Path, spoil: Spoil):
-    refused(make, root, "dogs", spoil, source="json")
 
 
 @pytest.mark.parametrize(
