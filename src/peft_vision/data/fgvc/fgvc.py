@@ -6,7 +6,6 @@ json      divided by train.json, test.json and perhaps val.json beside the pictu
 folders   sorted into train/CLASS/, test/CLASS/ and perhaps val/CLASS/
 """
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Set
@@ -20,7 +19,7 @@ from peft_vision.data.extent import Extent, published_extent
 from peft_vision.data.fgvc import birds, cars, class_folders, dogs, flowers, json_splits
 from peft_vision.data.fgvc.collection import COLLECTIONS
 from peft_vision.data.fgvc.copy import Copy
-from peft_vision.data.fgvc.listing import Label, Listing
+from peft_vision.data.fgvc.listing import Label
 from peft_vision.data.fgvc.whole import require_numbers, require_pictures
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.splits import LabelledSets, Splits
@@ -66,7 +65,8 @@ class FGVC(Data):
             classes=_unique(listing.names),
             remark=self._remark(has_val="val" in parts),
             group="fgvc",
-            provenance={"source": self.source, **_checksums(listing)},
+            provenance={"source": self.source},
+            files=listing.files,
         )
 
     def extent(self) -> Extent:
@@ -105,7 +105,3 @@ def _unique(names: Mapping[Label, str]) -> tuple[str, ...]:
     """In the order of the labels; where two are called alike, with them."""
     counts = Counter(names.values())
     return tuple(names[label] if counts[names[label]] == 1 else f"{names[label]} ({label})" for label in sorted(names))
-
-
-def _checksums(listing: Listing) -> dict[str, str]:
-    return {file.name: f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in listing.files}
