@@ -46,7 +46,7 @@ def notes(bill: Bill, *, done: float, device: str, faster: float, disk_gib: floa
         )
     speed = "" if faster == 1 else f", scaled to {faster:.3g} times its speed by task.rate"
     said += [
-        f"time     {total.seconds / 3600:,.2f} hours of one device, {duration(total.seconds / devices)} on {devices}; "
+        f"time     {total.seconds / 3600:,.3g} hours of one device, {duration(total.seconds / devices)} on {devices}; "
         f"measured on {device}{speed}",
         f"of this  {duration(total.device)} computing, {duration(total.reading)} reading pictures, "
         f"{duration(total.starting)} starting; the longest run {duration(bill.longest)}",
