@@ -19,7 +19,8 @@ from peft_vision.preprocessing import Preprocessing
 @cache
 def composed(option: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return OmegaConf.to_container(compose(f"data/{option}").data)
+        group = f"data/{option}".rpartition("/")[0].replace("/", ".")
+        return OmegaConf.to_container(OmegaConf.select(compose(f"data/{option}"), group))
 
 
 @pytest.fixture
