@@ -76,7 +76,7 @@ def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
         raise ConfigError(
             f"data.root: {info} holds an array of {sizes}, should hold {(shape[0], 4)}: {dat.name} has {shape[0]} pairs"
         )
-    labels = label(table.reshape(sizes)[:, column])
+    labels = np.array(label(table.reshape(sizes)[:, column]))
     if not 0 <= labels.min() <= labels.max() < len(CLASSES[task]):
         raise ConfigError(f"data.root: {info} has labels {labels.min()} to {labels.max()}, beyond VTAB's classes")
     pictures = Rows(dat, np.arange(shape[0]), fetch=_left, image=_picture)
