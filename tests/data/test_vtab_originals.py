@@ -29,19 +29,8 @@ def any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def copied(tmp_path: Path, picture) -> Callable[[str], Path]:
-    """A folder of data sets that holds what the task needs."""
-
-    def copy(task: str) -> Path:
-        written.WRITERS[task](tmp_path / "datasets", picture)
-        return tmp_path / "datasets"
-
-    return copy
-
-
-@pytest.fixture
-def opened(copied) -> Callable[[str], Release]:
-    return lambda task: READERS[task](copied(task))
+def opened(vtab_original) -> Callable[[str], Release]:
+    return lambda task: READERS[task](vtab_original(task))
 
 
 def by_place(part: Labelled) -> dict[int, int]:
@@ -86,8 +75,8 @@ def test_labels_are_of_the_classes_and_files_are_there(opened, task: str):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_copy_elsewhere_has_the_same_fingerprint(copied, task: str, tmp_path: Path):
-    here = copied(task)
+def test_a_copy_elsewhere_has_the_same_fingerprint(vtab_original, task: str, tmp_path: Path):
+    here = vtab_original(task)
     there = Path(shutil.copytree(here, tmp_path / "elsewhere" / "datasets"))
     first, second = READERS[task](here), READERS[task](there)
     assert first.train.digest() == second.train.digest() != first.test.digest()
@@ -114,8 +103,8 @@ def test_thirty_caltech_images_of_each_class_train_and_the_others_test(opened):
     assert sorted(used) == list(range(96))
 
 
-def test_caltech_without_its_background_is_refused(copied):
-    root = copied("caltech101")
+def test_caltech_without_its_background_is_refused(vtab_original):
+    root = vtab_original("caltech101")
     shutil.rmtree(root / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google")
     with pytest.raises(ConfigError, match="lacks BACKGROUND_Google; VTAB counts it among its 102 classes"):
         READERS["caltech101"](root)
@@ -159,8 +148,8 @@ def test_satellite_images_are_divided_60_20_20(opened, task: str, sizes: tuple[i
     assert len(names) == sum(sizes)
 
 
-def test_eurosat_of_its_newer_archive_is_read_too(copied):
-    root = copied("eurosat")
+def test_eurosat_of_its_newer_archive_is_read_too(vtab_original):
+    root = vtab_original("eurosat")
     (root / "eurosat" / "2750").rename(root / "EuroSAT_RGB")
     (root / "eurosat").rmdir()
     assert len(READERS["eurosat"](root).train) == 30
@@ -181,8 +170,8 @@ def test_large_images_of_sun_are_made_smaller_as_in_the_benchmark(opened):
     assert pixels(release.test, position).shape == (268, 447, 3)  # 300 and 500 times the root of 120,000 / 150,000
 
 
-def test_sun_without_lists_has_its_test_part_drawn(copied):
-    root = copied("sun397")
+def test_sun_without_lists_has_its_test_part_drawn(vtab_original):
+    root = vtab_original("sun397")
     for file in root.glob("sun397_tfds_*.txt"):
         file.unlink()
     release = READERS["sun397"](root)
@@ -213,8 +202,8 @@ def test_eye_grounds_are_prepared_when_they_are_read(opened):
     assert np.array_equal(np.asarray(release.test.pictures.read(0)), np.asarray(btgraham_300(published)))
 
 
-def test_clevr_is_labelled_by_its_scenes(copied, picture):
-    root = copied("clevr_count")
+def test_clevr_is_labelled_by_its_scenes(vtab_original, picture):
+    root = vtab_original("clevr_count")
     for task, labels in (("clevr_count", written.CLEVR_COUNT), ("clevr_distance", written.CLEVR_DISTANCE)):
         release = READERS[task](root)
         assert (len(release.train), len(release.val)) == (9, 1)
@@ -272,9 +261,9 @@ def test_only_images_that_are_chosen_are_kept(opened, monkeypatch):
 
 
 @pytest.mark.parametrize("chunk", [2, 512])
-def test_smallnorb_is_read_packed_and_unpacked(copied, monkeypatch, chunk: int):
+def test_smallnorb_is_read_packed_and_unpacked(vtab_original, monkeypatch, chunk: int):
     monkeypatch.setattr(smallnorb, "_CHUNK", chunk)
-    root = copied("smallnorb_azimuth")
+    root = vtab_original("smallnorb_azimuth")
     for task, labels in (
         ("smallnorb_azimuth", written.SMALLNORB_AZIMUTH),
         ("smallnorb_elevation", written.SMALLNORB_ELEVATION),
@@ -292,11 +281,11 @@ def test_smallnorb_is_read_packed_and_unpacked(copied, monkeypatch, chunk: int):
 @pytest.mark.parametrize(
     "task", ["camelyon", "clevr_count", "dmlab", "dsprites_location", "kitti", "retinopathy", "smallnorb_azimuth"]
 )
-def test_opening_a_release_reads_no_image(copied, monkeypatch, task: str):
+def test_opening_a_release_reads_no_image(vtab_original, monkeypatch, task: str):
     def refuse(*_: object) -> None:
         raise AssertionError("an image was read")
 
-    root = copied(task)
+    root = vtab_original(task)
     for owner, name in ((dsprites, "_chunks"), (smallnorb, "_chunks"), (camelyon.Patches, "_row"), (Image, "open")):
         monkeypatch.setattr(owner, name, refuse)
     release = READERS[task](root)
