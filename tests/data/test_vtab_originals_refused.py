@@ -31,7 +31,8 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 def cifar_torn(root: Path) -> str:
     (root / "cifar-100-python" / "train").unlink()
-    return f"data: cifar100 in {root} is damaged"
+    remedy = "remove cifar-100-python there and fetch it again, by a run with data=cifar100"
+    return f"data: cifar100 in {root} is damaged\n{remedy}"
 
 
 def sun_list_missing(root: Path) -> str:
