@@ -11,6 +11,7 @@ from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Arrays, Files, labelled
 from peft_vision.data.vtab import benchmark
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tasks import TASKS
 from vtab_miniatures import picture
 
 CLASSES = ("a car", "a tram", "a lorry", "none")
@@ -105,6 +106,19 @@ def test_a_miniature_is_divided_four_to_one(make, publish):
     publish(release(part(50), None, part(5)))
     sets = mini(make).open()
     assert (len(sets.train), len(sets.val)) == (40, 10)
+
+
+@pytest.mark.parametrize(
+    "task", ["camelyon", "clevr_count", "clevr_distance", "kitti", "smallnorb_azimuth", "smallnorb_elevation"]
+)
+def test_an_original_is_read_by_its_own_reader(make, vtab_original, task: str):
+    root = vtab_original(task)
+    found = benchmark.READERS[task](root)
+    sets = make(f"vtab/{task}", source="original", root=str(root), miniature=True).open()
+    for its, own in ((sets.train, found.train), (sets.val, found.val), (sets.test, found.test)):
+        assert its.labels.tolist() == own.labels.tolist()
+        assert its.digest() == own.digest()
+    assert (sets.classes, sets.group) == (found.classes, TASKS[task].group)
 
 
 @pytest.mark.parametrize(

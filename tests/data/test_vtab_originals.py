@@ -91,11 +91,11 @@ def test_classes_are_as_many_as_the_task_has(opened, task: str):
     assert len(opened(task).classes) == TASKS[task].num_classes
 
 
-def test_thirty_caltech_images_of_each_class_train_and_the_others_test(opened):
+def test_thirty_caltech_images_of_each_class_train_but_29_of_the_background(opened):
     release = opened("caltech101")
     assert release.classes == ("BACKGROUND_Google", "ant", "bee")
-    assert torch.bincount(release.train.labels).tolist() == [30, 30, 30]
-    assert torch.bincount(release.test.labels).tolist() == [1, 2, 3]
+    assert torch.bincount(release.train.labels).tolist() == [29, 30, 30]
+    assert torch.bincount(release.test.labels).tolist() == [2, 2, 3]
     assert release.val is None
     assert not release.chosen
     assert "drawn by peft-vision" in release.remark
