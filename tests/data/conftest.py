@@ -55,3 +55,15 @@ def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Path:
             for i in range(count):
                 picture(100 * s + 10 * c + i).save(root / split / name / f"{i}.png")
     return root
+
+
+@pytest.fixture
+def vtab_original(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[[str], Path]:
+    """`vtab_original("kitti")`: a folder of data sets with a miniature copy of what this task was published as."""
+    from vtab_originals_miniatures import WRITERS
+
+    def copy(task: str) -> Path:
+        WRITERS[task](tmp_path / "datasets", picture)
+        return tmp_path / "datasets"
+
+    return copy

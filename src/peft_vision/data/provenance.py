@@ -39,9 +39,10 @@ def worded(counts: Counter[str]) -> str:
 
 
 def each(part: Labelled) -> Iterator[bytes]:
-    """What each picture is read from."""
+    """What each picture is read from; of those that are made of others, the others."""
     for index in part.indices:
-        yield b"".join(part.pictures.contents(index[None]))
+        *_, content = part.pictures.contents(index[None])
+        yield content
 
 
 def sample(part: Labelled) -> Labelled:

@@ -42,18 +42,18 @@ class TorchvisionData(Data):
         self.check()
         entry, root = TABLE[self.name], self._root()
         fetch(self.name, entry, root)
-        train, classes = read_split(self.name, root, entry.train)
+        train, classes = self._read(entry.train)
         if entry.test is None:
             train, test = test_part(train, TEST_FRACTION)
             remark = "test part drawn by peft-vision (not an official split)"
             return LabelledSets(name=self.name, train=train, val=None, test=test, classes=classes, remark=remark)
-        test, test_classes = read_split(self.name, root, entry.test)
+        test, test_classes = self._read(entry.test)
         if test_classes != classes:
             raise ConfigError(f"data: train and test of {self.name} in {root} differ in their classes")
         return LabelledSets(
             name=self.name,
             train=train,
-            val=read_split(self.name, root, entry.val)[0] if entry.val else None,
+            val=self._read(entry.val)[0] if entry.val else None,
             test=test,
             classes=classes,
             remark="official validation split" if entry.val else "",
@@ -62,9 +62,12 @@ class TorchvisionData(Data):
     def _root(self) -> Path:
         return Path(self.root).expanduser().absolute()
 
+    def _read(self, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
+        return read_split(self.name, self._root(), arguments, again="start again with data.download=true")
 
-def read_split(name: str, root: Path, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
-    """The images of one split of a data set that is there, and its classes."""
+
+def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: str) -> tuple[Labelled, tuple[str, ...]]:
+    """The images of one split of a data set that is there, and its classes. `again`: how to fetch it anew."""
     entry = TABLE[name]
     try:
         dataset = entry.cls(root=str(root), download=False, **arguments)
@@ -73,6 +76,5 @@ def read_split(name: str, root: Path, arguments: Mapping[str, Any]) -> tuple[Lab
         # torchvision's own words name neither data set nor folder, and advise what would not help
         reason = "" if type(error) is RuntimeError else f" ({type(error).__name__}: {error})"
         raise ConfigError(
-            f"data: {name} in {root} is damaged{reason}\n"
-            f"remove {', '.join(entry.contents)} there and start again with data.download=true"
+            f"data: {name} in {root} is damaged{reason}\nremove {', '.join(entry.contents)} there and {again}"
         ) from error

@@ -3,7 +3,8 @@ arXiv:1910.04867).
 
 source      the images are                                           the 1,000 of them are
 processed   saved with their lists                                   those of the lists
-original    the data set as it was published                         of `index_file`, or drawn
+original    the data set as it was published                         the benchmark's own, or of `index_file`, or drawn
+tfds        as TensorFlow Datasets prepared them                     the benchmark's own
 parquet     in parquet files, in a folder or on a hub                of `index_file`, or all there are, or drawn
 """
 
@@ -25,7 +26,9 @@ from peft_vision.data.provenance import each, kind, worded
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.vtab.drawn import drawn
 from peft_vision.data.vtab.index_list import chosen
+from peft_vision.data.vtab.originals.table import READERS
 from peft_vision.data.vtab.parquet_release import read_parquet
+from peft_vision.data.vtab.prepared import read_prepared
 from peft_vision.data.vtab.processed import read_processed
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
@@ -33,6 +36,12 @@ from peft_vision.data.vtab.whole import require_classes, require_counts
 
 _log = logging.getLogger("peft_vision")
 _RESAVED = ("processed", "parquet")  # sources whose images somebody may have saved again
+_LISTS = {
+    "processed": "the copy's own",
+    "original": "the official one, by the order of TensorFlow Datasets computed anew",
+    "tfds": "as the official one, slices of the splits of TensorFlow Datasets",
+}
+"""Where a source leaves nothing to choose."""
 _REHEARSAL = "proves nothing about accuracy"
 
 
@@ -42,7 +51,7 @@ class Vtab(Data):
     `miniature`: a rehearsal, whose numbers of images are not those of the benchmark."""
 
     task: Literal[tuple(TASKS)]
-    source: Literal["processed", "original", "parquet"]
+    source: Literal["processed", "original", "tfds", "parquet"]
     root: Annotated[str, INCIDENTAL]
     index_file: str | None
     miniature: bool
@@ -97,22 +106,25 @@ class Vtab(Data):
         match self.source:
             case "processed":
                 return read_processed(root, task)
+            case "tfds":
+                return read_prepared(root, task)
             case "parquet":
                 return read_parquet(root, task, self.parquet)
             case "original":
-                from peft_vision.data.vtab.originals.table import READERS  # they import much that others need not
-
                 return READERS[task.name](root)
 
     def _chosen(self, release: Release) -> tuple[Release, str]:
         """With 800 and 200 of its images, and how these were chosen."""
         if self.index_file is not None:
-            if self.source == "processed":
-                raise ConfigError("data.index_file: data.source=processed has lists of its own; unset one of the two")
+            if release.chosen:
+                raise ConfigError(
+                    f"data.index_file: with data.source={self.source} the 1,000 images of {self.task} are known; "
+                    "data.index_file=null takes these"
+                )
             file = Path(self.index_file).expanduser().absolute()
             return chosen(file, release), f"given by {file.name}"
-        if self.source == "processed":
-            return release, "the copy's own"
+        if release.chosen:
+            return release, _LISTS[self.source]
         if release.val is not None and len(release.train) <= TRAIN and len(release.val) <= VAL:
             return release, "the release's own"
         how = f"not the official one, drawn with data.split_seed={self.split_seed}"
@@ -123,6 +135,6 @@ class Vtab(Data):
 def _warn_of_jpeg(title: str) -> None:
     _log.warning(
         "the images of %s were saved as JPEG, which blurs pictures this small: CIFAR-100 loses about ten points of "
-        "accuracy. data.source=original reads them as they were published",
+        "accuracy. data.source=original or tfds reads them as they were published",
         title,
     )

@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.vtab.presence import require
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import Task
 
 TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
 _BOTH = "train800val200.txt"
-_PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
+_SITE = "github.com/ZhangYuanhan-AI/NOAH and github.com/JieShibo/PETL-ViT; or data.source=original, tfds or parquet"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def read_processed(root: Path, task: Task) -> Release:
         classes=tuple(str(label) for label in range(task.num_classes)),
         files=tuple(files),
         remark="",
+        chosen=True,
     )
 
 
@@ -56,30 +58,11 @@ def folders(root: Path, task: Task) -> tuple[Path, Path]:
 def _folder(root: Path, task: Task) -> Path:
     places = folders(root, task)
     listed = next((place for place in places if (place / TRAIN).is_file()), None)
-    there = listed or next((place for place in places if place.is_dir()), None)
-    if packed := [] if listed else _archives(root, task):
-        raise ConfigError(f"data.root: {packed[0]} is an archive; unpack it, so that {places[0]}/{TRAIN} is there")
-    if there is None:
-        raise ConfigError(f"data.root: no {task.title} in {places[0]} or {places[1]}\n{_origin(task)}")
-    wanted = (TRAIN, VAL, TEST, "images")
-    if missing := [name for name in wanted if not (there / name).exists()]:
-        raise ConfigError(f"data.root: {there} lacks {', '.join(missing)}, of {', '.join(wanted)}\n{_origin(task)}")
-    return there
-
-
-def _archives(root: Path, task: Task) -> list[Path]:
-    """That may be the data set, or all of them."""
-    beginnings = ("vtab", task.folder, "images")
-    places = (root, root / "vtab-1k", *folders(root, task))
-    names = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
-    return [path for path in names if path.name.lower().startswith(beginnings) and path.suffix.lower() in _PACKED]
-
-
-def _origin(task: Task) -> str:
-    return (
-        "copies are linked at github.com/ZhangYuanhan-AI/NOAH and github.com/JieShibo/PETL-ViT: unpack one so that "
-        f"data.root has vtab-1k/{task.folder}/{TRAIN}; or data.source=original or parquet"
-    )
+    folder = listed or next((place for place in places if place.is_dir()), places[0])
+    inside = folder.relative_to(root)
+    wanted = [f"{inside}/{name}" for name in (TRAIN, VAL, TEST, "images")]
+    require(root, wanted, what=f"VTAB-1k's {task.title}", site=_SITE)
+    return folder
 
 
 def _read(file: Path, task: Task) -> _List:
@@ -104,7 +87,7 @@ def _read(file: Path, task: Task) -> _List:
         paths.append(path)
         labels.append(int(label))
     if not lines:
-        raise ConfigError(f"data.root: {file} is empty\n{_origin(task)}")
+        raise ConfigError(f"data.root: {file} is empty; unpack it anew")
     return _List(file, paths, labels)
 
 
@@ -134,7 +117,7 @@ def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
         if missing:
             raise ConfigError(
                 f"data.root: {len(missing):,} of the {len(its.paths):,} images of {its.file} are missing: "
-                f"{missing[0]}{', ...' if missing[1:] else ''}; unpack it anew\n{_origin(task)}"
+                f"{missing[0]}{', ...' if missing[1:] else ''}; unpack it anew"
             )
 
 

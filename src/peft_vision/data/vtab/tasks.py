@@ -25,7 +25,7 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("caltech101", "Caltech101", "caltech101", "natural", 102, 6_084),
+        Task("caltech101", "Caltech101", "caltech101", "natural", 102, 6_085),
         Task("cifar100", "CIFAR-100", "cifar", "natural", 100, 10_000, small=True),
         Task("dtd", "DTD", "dtd", "natural", 47, 1_880),
         Task("flowers102", "Flowers102", "oxford_flowers102", "natural", 102, 6_149),

@@ -32,7 +32,7 @@ def read(root: Path) -> Release:
         folder,
         list(files.values()),
         what="Patch Camelyon",
-        site="zenodo.org/records/2546921 (six camelyonpatch_level_2_split_*.h5.gz, 6.5 GB), to be unpacked",
+        site="zenodo.org/records/2546921 (six camelyonpatch_level_2_split_*.h5.gz, 8 GB), to be unpacked",
     )
     parts = {split: _split(folder / files[name, "x"], folder / files[name, "y"]) for split, name in _SPLITS.items()}
     train, val = (

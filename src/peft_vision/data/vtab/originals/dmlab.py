@@ -23,7 +23,7 @@ def read(root: Path) -> Release:
         folder,
         [f"dmlab-{split}.tfrecord*" for split in splits],
         what="DMLab",
-        site="storage.googleapis.com/dmlab-vtab/dmlab.tar.gz (2.8 GB), to be unpacked",
+        site="storage.googleapis.com/dmlab-vtab/dmlab.tar.gz (3 GB), to be unpacked",
     )
     train, val, test = (_split(folder, split) for split in splits)
     return chosen(train, val, test, classes=_CLASSES, files=())

@@ -15,13 +15,12 @@ _TRAIN, _VAL = 60, 80  # percent, the ends of the train and the validation part
 
 
 def eurosat(root: Path) -> Release:
-    """Its RGB version."""
-    parent = home(root, "eurosat", "EuroSAT", "EuroSAT_RGB")
-    site = "zenodo.org/records/7711810 (EuroSAT_RGB.zip); a run with data=eurosat fetches it to data.root"
-    if (parent / "AnnualCrop").is_dir():
-        return _release(root, parent)
-    require(parent, ["2750"], what="EuroSAT", site=site)
-    return _release(root, parent / "2750")
+    """Its RGB version, out of its older or its newer archive."""
+    folder = home(root, "eurosat/2750", "EuroSAT/2750", "2750", "EuroSAT_RGB", "eurosat/EuroSAT_RGB")
+    if folder == root:
+        site = "zenodo.org/records/7711810 (EuroSAT_RGB.zip); a run with data=eurosat fetches it to data.root"
+        require(root, ["eurosat/2750"], what="EuroSAT", site=site)
+    return _release(root, folder)
 
 
 def resisc45(root: Path) -> Release:

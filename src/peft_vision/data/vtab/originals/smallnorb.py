@@ -66,17 +66,18 @@ def _either(folder: Path, name: str) -> Path:
 def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
     column, label = _LABELS[task]
     with _opened(dat) as file:
-        shape, _ = _header(file)
+        shape, pixel = _header(file)
     with _opened(info) as file:
         sizes, kind = _header(file)
         table = np.frombuffer(file.read(), kind)
-    if len(shape) != 4 or shape[1] != 2:
-        raise ConfigError(f"data.root: {dat} holds an array of {shape}, should hold pairs of images: (n, 2, 96, 96)")
+    if len(shape) != 4 or shape[1] != 2 or pixel != np.uint8:
+        found = f"{shape} {pixel}"
+        raise ConfigError(f"data.root: {dat} holds an array of {found}, should hold image pairs, (n, 2, 96, 96) uint8")
     if sizes != (shape[0], 4) or len(table) != 4 * shape[0]:
         raise ConfigError(
             f"data.root: {info} holds an array of {sizes}, should hold {(shape[0], 4)}: {dat.name} has {shape[0]} pairs"
         )
-    labels = label(table.reshape(sizes)[:, column])
+    labels = np.array(label(table.reshape(sizes)[:, column]))
     if not 0 <= labels.min() <= labels.max() < len(CLASSES[task]):
         raise ConfigError(f"data.root: {info} has labels {labels.min()} to {labels.max()}, beyond VTAB's classes")
     pictures = Rows(dat, np.arange(shape[0]), fetch=_left, image=_picture)

@@ -36,8 +36,9 @@ def read(name: str, root: Path) -> Release:
     entry = TABLE[name]
     fetched = f"{entry.site.removeprefix('https://').removeprefix('http://')}; a run with data={name} fetches it"
     require(root, entry.contents, what=name, site=f"{fetched} to data.root")
-    train, classes = read_split(name, root, entry.train)
-    test, test_classes = read_split(name, root, entry.test)
+    split = partial(read_split, name, root, again=f"fetch it again, by a run with data={name}")
+    train, classes = split(entry.train)
+    test, test_classes = split(entry.test)
     if test_classes != classes:
         raise ConfigError(f"data.root: train and test of {name} in {root} differ in their classes")
     train = stored(train, "train", _keys(name, train))
@@ -45,7 +46,7 @@ def read(name: str, root: Path) -> Release:
         share = _TRAIN_PERCENT[name]
         train, val = percent(train, 0, share), percent(train, share, 100)
     else:
-        val = read_split(name, root, entry.val)[0]
+        val = split(entry.val)[0]
         val = stored(val, "validation", _keys(name, val))
     return chosen(train, val, test, classes=classes, files=[root / file for file in _LABEL_FILES[name]])
 

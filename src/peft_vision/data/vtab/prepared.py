@@ -1,0 +1,139 @@
+"""VTAB-1k out of what TensorFlow Datasets prepared, read without TensorFlow: the benchmark's own choice of images.
+
+root/cifar100/3.0.2/dataset_info.json  cifar100-train.tfrecord-00000-of-00001  cifar100-test.tfrecord-00000-of-00001
+
+Its splits are slices of that order: 800 off the front of train, 200 off another split or off train's held-back end.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from peft_vision.config import ConfigError
+from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice
+from peft_vision.data.vtab.records import Encoded, Place, place_of
+from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tasks import TRAIN, VAL, Task
+from peft_vision.data.vtab.tfrecord import example, records
+
+_INFO = "dataset_info.json"
+
+
+class Silhouettes(Encoded):
+    """Pixels are 0 and 1, and shown as black and white."""
+
+    def read(self, index: int) -> Image.Image:
+        return super().read(index).point(lambda value: min(255 * value, 255))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Of a data set in one version; `lengths`: the numbers of records in each file of each split."""
+
+    path: Path
+    prepared: Prepared
+    lengths: dict[str, list[int]]
+
+    def take(self, part: Slice, most: int | None, task: str) -> Labelled:
+        """The first `most` of it."""
+        total = sum(self.lengths[part.split])
+        start, end = (round(share * total / 100) for share in (part.start, part.end))
+        end = end if most is None else min(start + most, end)
+        places, labels = [], []
+        before = 0
+        for shard, length in enumerate(self.lengths[part.split]):
+            first, last = max(start - before, 0), min(end - before, length)
+            before += length
+            if first < last:
+                file = self.file(part.split, shard)
+                found = _records(file, file.stat().st_mtime_ns, task, first, last, length)
+                places += [place for place, _ in found]
+                labels += [label for _, label in found]
+        pictures = Silhouettes(places) if self.prepared.silhouettes else Encoded(places)
+        return labelled(pictures, labels)
+
+    def file(self, split: str, shard: int) -> Path:
+        return self.path / f"{self.prepared.name}-{split}.tfrecord-{shard:05d}-of-{len(self.lengths[split]):05d}"
+
+
+def read_prepared(root: Path, task: Task) -> Release:
+    """ConfigError unless every file of the splits is there, with as many records as noted beside them."""
+    folder = _folder(root, PREPARED[task.name])
+    prepared = folder.prepared
+    version = folder.path.name
+    other = f"prepared as version {version}; the official list is of {prepared.version}"
+    return Release(
+        train=folder.take(prepared.train, TRAIN, task.name),
+        val=folder.take(prepared.val, VAL, task.name),
+        test=folder.take(prepared.test, None, task.name),
+        classes=_classes(folder.path, task),
+        files=(folder.path / _INFO,),
+        remark=other if version != prepared.version else "",
+        chosen=True,
+    )
+
+
+@cache  # a run opens its data set several times, and to find labels is to read whole records
+def _records(file: Path, stamp: int, task: str, first: int, last: int, count: int) -> tuple[tuple[Place, int], ...]:
+    """Image and label of the records from `first` to `last` of the `count` in `file`, which was last changed at
+    `stamp`."""
+    spans = list(records(file))
+    if len(spans) != count:
+        raise ConfigError(f"data: {file} has {len(spans):,} records, should have {count:,}; prepare it anew")
+    found = []
+    with file.open("rb") as stream:
+        for offset, length in spans[first:last]:
+            stream.seek(offset)
+            payload = stream.read(length)
+            try:
+                features = example(payload)
+                image = features["image"][0]
+                found.append((place_of(image, file, payload, offset), PREPARED[task].label(features)))
+            except (KeyError, IndexError, ValueError) as error:
+                raise ConfigError(
+                    f"data: {file} has no image and label of {PREPARED[task].folder} at byte {offset} "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+    return tuple(found)
+
+
+def _folder(root: Path, prepared: Prepared) -> _Folder:
+    place = root / prepared.folder
+    versions = sorted(path.parent for path in place.glob(f"*/{_INFO}"))
+    if not versions:
+        raise ConfigError(
+            f"data.root: no {place}/{prepared.version}/{_INFO}\n"
+            f"where TensorFlow Datasets is installed, tfds.load({prepared.folder!r}, data_dir=...) prepares it; "
+            "data.root is that data_dir"
+        )
+    path = next((version for version in versions if version.name == prepared.version), versions[-1])
+    splits = {"train", prepared.val.split, prepared.test.split}
+    folder = _Folder(path, prepared, _lengths(path / _INFO, splits))
+    files = [folder.file(split, shard) for split in sorted(splits) for shard in range(len(folder.lengths[split]))]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ConfigError(f"data.root: {len(missing)} of {len(files)} files are missing: {missing[0]}; prepare it anew")
+    return folder
+
+
+def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        noted = {split["name"]: split["shardLengths"] for split in info["splits"]}
+        return {split: [int(length) for length in noted[split]] for split in splits}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"data.root: {file} does not say how many records the files of {', '.join(sorted(splits))} have "
+            f"({type(error).__name__}: {error}); prepare it anew"
+        ) from error
+
+
+def _classes(folder: Path, task: Task) -> tuple[str, ...]:
+    """By the names that are noted for a label as it is; numbers where a task makes its own."""
+    file = folder / "label.labels.txt"
+    names = tuple(file.read_text(encoding="utf-8").split("\n")) if file.is_file() else ()
+    names = tuple(name for name in names if name)
+    return names if len(names) == task.num_classes else tuple(str(label) for label in range(task.num_classes))

@@ -1,0 +1,142 @@
+"""Copies of natural and specialized tasks that are not as they were published, and what the user is told."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from peft_vision.config import ConfigError
+from peft_vision.data.vtab.originals.table import READERS
+
+
+@pytest.mark.parametrize("task", sorted(READERS))
+def test_a_missing_data_set_is_told_with_its_files_and_where_it_is(tmp_path: Path, task: str):
+    with pytest.raises(ConfigError) as error:
+        READERS[task](tmp_path)
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"data.root: {tmp_path} lacks ")
+    assert " is at " in second
+    assert "." in second.split(" is at ")[1]
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def cifar_torn(root: Path) -> str:
+    (root / "cifar-100-python" / "train").unlink()
+    remedy = "remove cifar-100-python there and fetch it again, by a run with data=cifar100"
+    return f"data: cifar100 in {root} is damaged\n{remedy}"
+
+
+def sun_list_missing(root: Path) -> str:
+    (root / "sun397_tfds_va.txt").unlink()
+    return f"data.root: {root} holds sun397_tfds_tr.txt, but no sun397_tfds_va.txt\nall three are in"
+
+
+def sun_image_missing(root: Path) -> str:
+    (root / "SUN397" / "a" / "abbey" / "sun_f.jpg").unlink()
+    return f"data.root: {root}/SUN397 lacks 1 of the 2 images of sun397_tfds_te.txt, such as /a/abbey/sun_f.jpg\n"
+
+
+def sun_class_unknown(root: Path) -> str:
+    replaced(root / "SUN397" / "ClassName.txt", "/c/church/indoor\n", "")
+    return "/c/church/indoor/sun_e.jpg is of none of the 2 classes of"
+
+
+def camelyon_packed(root: Path) -> str:
+    file = root / "pcam" / "camelyonpatch_level_2_split_test_x.h5"
+    file.rename(f"{file}.gz")
+    return f"data.root: {root}/pcam lacks 1 of 6 parts of Patch Camelyon: {file.name}\nunpack {file}.gz"
+
+
+def camelyon_no_hdf5(root: Path) -> str:
+    file = root / "pcam" / "camelyonpatch_level_2_split_train_x.h5"
+    file.write_bytes(b"no HDF5")
+    return f"data.root: cannot read {file.name} and camelyonpatch_level_2_split_train_y.h5 in {root}/pcam"
+
+
+def camelyon_label_missing(root: Path) -> str:
+    with h5py.File(root / "pcam" / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
+        file["y"] = np.zeros((1, 1, 1, 1), np.uint8)
+    return "_valid_x.h5 holds 2 images, "
+
+
+def camelyon_other_labels(root: Path) -> str:
+    with h5py.File(root / "pcam" / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
+        file["y"] = np.array([0, 7], np.uint8).reshape(2, 1, 1, 1)
+    return "_valid_y.h5 holds labels up to 7, should hold 0 and 1"
+
+
+def camelyon_other_images(root: Path) -> str:
+    with h5py.File(root / "pcam" / "camelyonpatch_level_2_split_valid_x.h5", "w") as file:
+        file["x"] = np.zeros((2, 96, 96), np.uint8)
+    return "_valid_x.h5 holds x of (2, 96, 96) uint8, should hold (n, 96, 96, 3) uint8"
+
+
+def eurosat_empty_class(root: Path) -> str:
+    shutil.rmtree(root / "eurosat" / "2750" / "Land3")
+    (root / "eurosat" / "2750" / "Land3").mkdir()
+    return f"data.root: no image in 1 class folders of {root}/eurosat/2750: Land3"
+
+
+def resisc45_packed(root: Path) -> str:
+    shutil.rmtree(root / "NWPU-RESISC45")
+    (root / "NWPU-RESISC45.rar").write_bytes(b"Rar!")
+    return f"\nunpack {root}/NWPU-RESISC45.rar, if that is it, to {root}/NWPU-RESISC45"
+
+
+def retinopathy_image_missing(root: Path) -> str:
+    (root / "diabetic_retinopathy" / "test" / "2_left.jpeg").unlink()
+    return "test lacks 1 of the 3 images of retinopathy_solution.csv, such as 2_left.jpeg\nunpack all parts"
+
+
+def retinopathy_column_missing(root: Path) -> str:
+    replaced(root / "diabetic_retinopathy" / "retinopathy_solution.csv", "Usage", "usage")
+    return "retinopathy_solution.csv (KeyError: 'Usage'), should have columns image, level, Usage"
+
+
+def retinopathy_other_level(root: Path) -> str:
+    replaced(root / "diabetic_retinopathy" / "trainLabels.csv", "13_left,2", "13_left,5")
+    return "trainLabels.csv gives image 13_left level '5', should be 0 to 4"
+
+
+@pytest.mark.parametrize(
+    ("task", "spoil"),
+    [
+        ("cifar100", cifar_torn),
+        ("sun397", sun_list_missing),
+        ("sun397", sun_image_missing),
+        ("sun397", sun_class_unknown),
+        ("camelyon", camelyon_packed),
+        ("camelyon", camelyon_no_hdf5),
+        ("camelyon", camelyon_label_missing),
+        ("camelyon", camelyon_other_labels),
+        ("camelyon", camelyon_other_images),
+        ("eurosat", eurosat_empty_class),
+        ("resisc45", resisc45_packed),
+        ("retinopathy", retinopathy_image_missing),
+        ("retinopathy", retinopathy_column_missing),
+        ("retinopathy", retinopathy_other_level),
+    ],
+)
+def test_a_copy_that_is_not_as_published_is_refused(vtab_original, task: str, spoil: Callable[[Path], str]):
+    root = vtab_original(task)
+    complaint = spoil(root)
+    with pytest.raises(ConfigError) as error:
+        READERS[task](root)
+    assert complaint in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_camelyon_without_h5py_says_what_to_install(vtab_original, monkeypatch):
+    root = vtab_original("camelyon")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ConfigError, match=r"pip install 'peft-vision\[data\]'"):
+        READERS["camelyon"](root)

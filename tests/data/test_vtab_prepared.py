@@ -1,0 +1,186 @@
+"""VTAB-1k from a folder of TensorFlow Datasets: slices, labels, and folders that are not whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from peft_vision.config import ConfigError
+from peft_vision.data.vtab.tasks import TASKS
+from vtab_miniatures import HIGHEST, encoded, labels, prepared
+
+NAMES = {
+    "caltech101": "caltech101/3.0.1",
+    "cifar100": "cifar100/3.0.2",
+    "dtd": "dtd/3.0.1",
+    "flowers102": "oxford_flowers102/2.1.1",
+    "pets": "oxford_iiit_pet/3.2.0",
+    "svhn": "svhn_cropped/3.0.0",
+    "sun397": "sun397/tfds/4.0.0",
+    "camelyon": "patch_camelyon/2.0.0",
+    "eurosat": "eurosat/rgb/2.0.0",
+    "resisc45": "resisc45/3.0.0",
+    "retinopathy": "diabetic_retinopathy_detection/btgraham-300/3.0.0",
+    "clevr_count": "clevr/3.1.0",
+    "clevr_distance": "clevr/3.1.0",
+    "dmlab": "dmlab/2.0.1",
+    "kitti": "kitti/3.2.0",
+    "dsprites_location": "dsprites/2.0.0",
+    "dsprites_orientation": "dsprites/2.0.0",
+    "smallnorb_azimuth": "smallnorb/2.0.0",
+    "smallnorb_elevation": "smallnorb/2.0.0",
+}
+ALL = list(range(10))
+# of ten records in train and validation and four in test: the places in which split are train800, val200 and test
+OFFICIAL = (ALL, ALL, [0, 1, 2, 3])
+TENTH = (ALL[:9], [9], [0, 1, 2, 3])
+SLICES = {
+    "caltech101": TENTH,
+    "cifar100": TENTH,
+    "dtd": OFFICIAL,
+    "flowers102": OFFICIAL,
+    "pets": (ALL[:8], [8, 9], [0, 1, 2, 3]),
+    "svhn": TENTH,
+    "sun397": OFFICIAL,
+    "camelyon": OFFICIAL,
+    "eurosat": (ALL[:6], [6, 7], [8, 9]),
+    "resisc45": (ALL[:6], [6, 7], [8, 9]),
+    "retinopathy": OFFICIAL,
+    "clevr_count": (ALL[:9], [9], ALL),
+    "clevr_distance": (ALL[:9], [9], ALL),
+    "dmlab": OFFICIAL,
+    "kitti": OFFICIAL,
+    "dsprites_location": (ALL[:8], [8], [9]),
+    "dsprites_orientation": (ALL[:8], [8], [9]),
+    "smallnorb_azimuth": (ALL, [0, 1], [2, 3]),
+    "smallnorb_elevation": (ALL, [0, 1], [2, 3]),
+}
+COUNTS = {"train": (4, 6), "validation": (10,), "test": (3, 1)}
+
+
+def write(root: Path, task: str, **changes) -> Path:
+    return prepared(root / NAMES[task], NAMES[task].split("/")[0], task, {**COUNTS, **changes})
+
+
+def mini(make, root: Path, task: str = "cifar100", **overrides):
+    return make(f"vtab/{task}", source="tfds", root=str(root), miniature=True, **overrides)
+
+
+@pytest.mark.parametrize("task", HIGHEST)
+def test_splits_are_slices_and_labels_are_the_tasks(make, tmp_path: Path, task: str):
+    write(tmp_path, task)
+    sets = mini(make, tmp_path, task).open()
+    highest = HIGHEST[task]
+    sequence = [0, highest, 1, 0, highest, 1, 0, highest, 1, 0]
+    for part, places in zip((sets.train, sets.val, sets.test), SLICES[task], strict=True):
+        assert part.labels.tolist() == [sequence[place] for place in places]
+        greys = [part.pictures.read(index).getpixel((3, 4)) for index in part.indices.tolist()]
+        silhouettes = task.startswith("dsprites")
+        assert greys == [(min(255 * place, 255) if silhouettes else place,) * 3 for place in places]
+    assert sets.provenance["index list"] == "as the official one, slices of the splits of TensorFlow Datasets"
+    assert sets.provenance["source"] == "tfds"
+    assert sets.group == TASKS[task].group
+
+
+def test_no_more_than_800_and_200_are_taken(make, tmp_path: Path):
+    write(tmp_path, "dtd", train=(500, 600), validation=(150, 100))
+    sets = mini(make, tmp_path, "dtd").open()
+    assert (len(sets.train), len(sets.val), len(sets.test)) == (800, 200, 4)
+    assert sets.train.labels.tolist() == labels("dtd", 1100)[:800]
+    assert sets.val.labels.tolist() == labels("dtd", 250)[:200]
+
+
+def test_the_numbers_are_asserted(make, tmp_path: Path):
+    write(tmp_path, "kitti", test=(2, 2))
+    with pytest.raises(ConfigError, match=r"data: .* KITTI/distance"):
+        make("vtab/kitti", source="tfds", root=str(tmp_path)).check()
+
+
+def test_classes_have_their_names(make, tmp_path: Path):
+    names = [f"thing {label}" for label in range(100)]
+    (write(tmp_path, "cifar100") / "label.labels.txt").write_text("\n".join(names) + "\n")
+    assert mini(make, tmp_path).open().classes == tuple(names)
+
+
+def test_another_version_is_taken_and_said(make, tmp_path: Path, preprocessing):
+    shutil.move(write(tmp_path, "cifar100"), tmp_path / "cifar100" / "4.0.0")
+    splits = mini(make, tmp_path).load(preprocessing)
+    assert splits.provenance["remark"] == "prepared as version 4.0.0; the official list is of 3.0.2"
+    assert "; prepared as version 4.0.0; the official" in splits.source
+
+
+def test_provenance_has_the_encoding_and_the_checksum_of_the_description(make, tmp_path: Path, preprocessing):
+    write(tmp_path, "cifar100")
+    found = mini(make, tmp_path).load(preprocessing).provenance
+    assert found["encoding"] == "PNG"
+    assert found["dataset_info.json"].startswith("sha256 ")
+
+
+def nothing(root: Path) -> str:
+    shutil.rmtree(root / "cifar100")
+    return f"data.root: no {root}/cifar100/3.0.2/dataset_info.json\nwhere TensorFlow Datasets is installed, tfds.load("
+
+
+def a_file_is_missing(root: Path) -> str:
+    file = root / "cifar100" / "3.0.2" / "cifar100-train.tfrecord-00001-of-00002"
+    file.unlink()
+    return f"data.root: 1 of 4 files are missing: {file}"
+
+
+def too_few_records(root: Path) -> str:
+    file = root / "cifar100" / "3.0.2" / "cifar100-test.tfrecord-00000-of-00002"
+    shutil.copy(file.with_name("cifar100-test.tfrecord-00001-of-00002"), file)
+    return f"data: {file} has 1 records, should have 3; prepare it anew"
+
+
+def torn(root: Path) -> str:
+    file = root / "cifar100" / "3.0.2" / "cifar100-test.tfrecord-00000-of-00002"
+    file.write_bytes(file.read_bytes()[:-1])
+    return f"data: {file} is cut off"
+
+
+def another_data_set(root: Path) -> str:
+    file = root / "cifar100" / "3.0.2" / "cifar100-test.tfrecord-00001-of-00002"
+    write(root, "smallnorb_azimuth")
+    shutil.copy(root / "smallnorb" / "2.0.0" / "smallnorb-test.tfrecord-00001-of-00002", file)
+    return f"data: {file} has no image and label of cifar100 at byte 12 (KeyError: 'label')"
+
+
+def no_lengths(root: Path) -> str:
+    file = root / "cifar100" / "3.0.2" / "dataset_info.json"
+    file.write_text(json.dumps({"splits": [{"name": "train"}]}))
+    return f"data.root: {file} does not say how many records the files of test, train have (KeyError: 'shardLengths')"
+
+
+def no_json(root: Path) -> str:
+    (root / "cifar100" / "3.0.2" / "dataset_info.json").write_text("{")
+    return "dataset_info.json does not say how many records"
+
+
+@pytest.mark.parametrize(
+    "spoil", [nothing, a_file_is_missing, too_few_records, torn, another_data_set, no_lengths, no_json]
+)
+def test_a_folder_that_is_not_whole_is_refused(make, tmp_path: Path, spoil):
+    prepared(tmp_path / "cifar100" / "3.0.2", "cifar100", "cifar100", {"train": (4, 6), "test": (3, 1)})
+    complaint = spoil(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        mini(make, tmp_path).check()
+    assert complaint in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_an_index_list_beside_it_is_refused(make, tmp_path: Path):
+    write(tmp_path, "cifar100")
+    with pytest.raises(
+        ConfigError, match=r"with data\.source=tfds the 1,000 images of cifar100 are known; data\.index_file=null"
+    ):
+        mini(make, tmp_path, index_file="list.txt").check()
+
+
+def test_a_corrupt_image_is_named(make, tmp_path: Path, preprocessing):
+    file = write(tmp_path, "cifar100") / "cifar100-train.tfrecord-00000-of-00002"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(encoded(1), b"\0" * len(encoded(1))))
+    with pytest.raises(ConfigError, match=f"data: cannot read {file} .the image at byte"):
+        mini(make, tmp_path).load(preprocessing)
