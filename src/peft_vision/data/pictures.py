@@ -29,9 +29,10 @@ class Pictures(ABC):
     def read(self, index: int) -> Image.Image:
         """Mode RGB, whole size."""
 
-    @abstractmethod
     def sides(self, index: int) -> tuple[int, int]:
-        """Width and height as stored: of a picture that lies on its side, the other way round than `read`'s."""
+        """Width and height, at less cost than `read` where that can be: then as stored, which of a picture that lies on
+        its side is the other way round than `read`'s."""
+        return self.read(index).size
 
     @abstractmethod
     def verify(self, index: int) -> None:
