@@ -23,6 +23,7 @@ from peft_vision.config import ConfigError, build
 from peft_vision.experiment import Experiment
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.options import checked
+from peft_vision.published.tables import table
 from peft_vision.report.options import Options
 from peft_vision.run import identity
 from peft_vision.sweep.closing import close
@@ -68,6 +69,8 @@ class Points(Sweeper):
             return []
         if isinstance(task, Reproduce) and not (self.report and self.report.published):
             raise ConfigError(NO_TABLE)
+        for name in self.report.published if self.report else ():
+            table(name)  # what is wrong with one is not said after all runs
         return self.carry_out(overrides)
 
     def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:

@@ -1,0 +1,126 @@
+"""`peft-vision task=reproduce`: a paper's table, run, killed, gone on with, and set beside what was published."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from command import call, results, start, wait_for
+from vtab_miniatures import processed
+
+TABLE = (
+    *("task=reproduce", "experiment=vtab/vpt", "method=vpt_shallow,vpt_deep", "data=vtab/dtd,vtab/svhn"),
+    *("data.miniature=true", "backbone=vit_micro", "backbone.architecture.depth=2", "backbone.checkpoint=null"),
+    *("method.num_prompts=2", "optimizer.lr=0.1", "optimizer.weight_decay=0", "trainer.batch_size=8"),
+    *("trainer.epochs=8", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
+)
+TASKS = ("DTD", "SVHN")
+PROVES_NOTHING = "miniature data: these figures prove nothing about accuracy"
+
+
+def copy(folder: Path) -> Path:
+    for task in ("dtd", "svhn"):
+        processed(folder / "datasets" / "vtab-1k" / task, task, (16, 8, 12))
+    return folder
+
+
+def report(folder: Path) -> Path:
+    return folder / "runs" / "vtab" / "vpt" / "report"
+
+
+def compared(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((report(folder) / "published.csv").read_text())))
+
+
+def metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """By run."""
+    return {path.parent.name: json.loads(path.read_text())["metrics"] for path in results(folder)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The outcome of the undisturbed table, and its folder."""
+    folder = copy(tmp_path_factory.mktemp("whole"))
+    return call(*TABLE, cwd=folder, reports=True), folder
+
+
+def test_it_ends_in_the_comparison(whole):
+    outcome, folder = whole
+    assert outcome.code == 0, outcome.err
+    assert "VPT, VTAB-1k, ViT-B/16 of ImageNet-21k: published and measured on vit_micro" in outcome.out
+    assert len(results(folder)) == 4 + 8  # settings tried, then two seeds of what was chosen
+    rows = compared(folder)
+    assert {row["method"] for row in rows} == {"vpt_shallow", "vpt_deep"}
+    scored = [row for row in rows if row["kind"] == "data" and row["status"] == "scored"]
+    assert [(row["method"], row["column"], row["published"], row["n"]) for row in scored] == [
+        ("vpt_shallow", "DTD", "62.6", "2"),
+        ("vpt_shallow", "SVHN", "74.5", "2"),
+        ("vpt_deep", "DTD", "65.8", "2"),
+        ("vpt_deep", "SVHN", "78.1", "2"),
+    ]
+    for row in scored:
+        assert float(row["difference"]) == pytest.approx(float(row["measured"]) - float(row["published"]))
+
+
+def test_what_was_not_run_is_missing_and_in_no_mean(whole):
+    rows = [row for row in compared(whole[1]) if row["method"] == "vpt_deep"]
+    assert sum(row["status"] == "missing" for row in rows) == 17
+    means = {row["column"]: (row["published"], row["measured"], row["status"]) for row in rows if row["kind"] != "data"}
+    assert means["mean of 19"] == ("69.4263", "", "2 of 19")
+    assert means["mean of 3 groups"][1:] == ("", "2 of 19")
+    assert means["natural (7)"][1:] == ("", "2 of 7")
+    assert float(means["mean of the 2 measured"][0]) == pytest.approx((65.8 + 78.1) / 2)
+
+
+def test_it_says_that_miniatures_prove_nothing(whole):
+    outcome, folder = whole
+    assert f"- {PROVES_NOTHING}\n" in outcome.out
+    assert {row["miniature"] for row in compared(folder)} == {"True"}
+    assert PROVES_NOTHING in (report(folder) / "published.tex").read_text()
+    assert PROVES_NOTHING.capitalize() in (report(folder) / "report.html").read_text()
+    result = json.loads(results(folder)[0].read_text())
+    assert result["data"]["provenance"]["miniature"] == "proves nothing about accuracy"
+    assert result["data"]["group"] == "natural"
+
+
+def test_every_test_set_was_read_once_and_by_final_runs_alone(whole):
+    found = [json.loads(path.read_text()) for path in results(whole[1])]
+    reads = {
+        stage: [its["test_reads"] for its in found if its["config"]["data"]["stage"] == stage]
+        for stage in ("tune", "final")
+    }
+    assert reads == {"tune": [0] * 4, "final": [1] * 8}
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_to_the_same_table(whole, tmp_path):
+    copy(tmp_path)
+    killed = start(*TABLE, cwd=tmp_path)
+    wait_for(lambda: len(results(tmp_path)) >= 5, killed)  # a final run or two are done
+    killed.kill()
+    killed.communicate()
+    before = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
+    assert len(before) < 12
+    again = start(*TABLE, cwd=tmp_path)
+    out, err = again.communicate(timeout=240)
+    assert (again.returncode, err) == (0, "")
+    assert PROVES_NOTHING in out
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # none was done twice
+    assert metrics(tmp_path) == metrics(whole[1])
+    assert (report(tmp_path) / "published.csv").read_text() == (report(whole[1]) / "published.csv").read_text()
+
+
+def test_without_a_table_nothing_starts(tmp_path):
+    outcome = call("task=reproduce", "experiment=demo", cwd=tmp_path)
+    assert outcome.code == 1
+    assert outcome.err.startswith("peft-vision: task=reproduce: no table to compare with; write experiment=vtab/vpt")
+    assert results(tmp_path) == []
+
+
+def test_a_table_that_does_not_exist_is_said_before_anything_starts(tmp_path):
+    outcome = call("task=reproduce", "experiment=demo", "hydra.sweeper.report.published=[vpt_vtap]", cwd=tmp_path)
+    assert outcome.code == 1
+    assert "no table 'vpt_vtap'" in outcome.err
+    assert results(tmp_path) == []
