@@ -42,7 +42,7 @@ def write_run(
     `config`: groups in place of the usual ones. `group`: of data sets; `stage`: of a sweep that tunes, `choice` what it
     wrote. `epochs`: training loss and validation accuracy of each."""
     mark = f"{lr:g}" + (f"+{decay:g}" if decay != 0.01 else "") + ("" if stage is None else f"+{stage}")
-    folder = runs / f"{method}-{backbone}-{data}-s{seed}-{mark}"
+    folder = runs / f"{method}-{backbone}-{data.replace('/', '_')}-s{seed}-{mark}"
     folder.mkdir(parents=True)
     metrics = {} if test is None else {"test/accuracy": test, "test/calibration_error": 0.02}
     metrics |= {} if val is None else {"val/accuracy": val}
@@ -101,7 +101,7 @@ def write_attempt(
     error: str | None = None,
 ) -> Path:
     """A run without a result: failed, with `error`, or else unfinished."""
-    folder = runs / f"{method}-{backbone}-{data}-s{seed}-{lr:g}"
+    folder = runs / f"{method}-{backbone}-{data.replace('/', '_')}-s{seed}-{lr:g}"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, **usual_config(lr, 0.01)}))
     (folder / "metrics.jsonl").write_text("")

@@ -31,9 +31,10 @@ probe stage
 phases
 tracker run environment pruner
 experiment
-saved exchange
+saved exchange published
 shift
 report bench
+plan
 task library
 cli
 launch

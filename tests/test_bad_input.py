@@ -45,6 +45,12 @@ def pictures(folder, *, corrupt: int = 0):
     [
         ("method=vpt_depe", "method: no option 'vpt_depe'; there are .*vpt_deep.*; did you mean vpt_deep[?]"),
         ("experiment=smok", "experiment: no option 'smok'; .*; did you mean smoke[?]"),
+        (
+            "experiment=vtab/vpd",
+            "experiment: no option 'vtab/vpd'; there are vtab/adapters, .*; did you mean vtab/vpt[?]",
+        ),
+        ("data=vtab", "data: no option 'vtab'; there are vtab/caltech101, .*"),
+        ("hydra/sweeper=tun", "hydra/sweeper: no option 'tun'; there are .*tune; did you mean tune[?]"),
         ("data=imagenet_r", "data: imagenet_r is an out-of-distribution set; write ood=imagenet_r"),
         ("ood=cifar10", "ood: cifar10 is a data set to train on; write data=cifar10"),
         ("ood=stl11", "ood: no option 'stl11'; there are .*; did you mean stl10[?]"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from peft_vision.schedule import Constant, Cosine
+from peft_vision.schedule import Constant, Cosine, CosineByEpoch
 
 
 def test_warmup_rises_linearly_from_above_zero_to_one():
@@ -32,3 +32,12 @@ def test_warmup_and_cosine_meet_at_the_peak():
     assert schedule.factor(10, 100) == 1
     assert schedule.factor(9, 100) == pytest.approx(10 / 11)
     assert schedule.factor(55, 100) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
+
+
+def test_by_epoch_is_what_the_codes_of_vpt_and_vqt_do():
+    """10 warm-up epochs of 100: none in the first, 1 in the eleventh, 3e-4 in the last."""
+    schedule = CosineByEpoch(warmup=0.1, epochs=100)
+    factors = [schedule.factor(step, 1300) for step in range(1300)]
+    assert [factors[13 * epoch] for epoch in (0, 1, 9, 10, 55)] == pytest.approx([0, 0.1, 0.9, 1, 0.5])
+    assert factors[-1] == pytest.approx((1 + math.cos(math.pi * 89 / 90)) / 2)
+    assert all(factors[13 * epoch : 13 * epoch + 13] == [factors[13 * epoch]] * 13 for epoch in range(100))

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
 from peft_vision.request import Request
@@ -63,7 +64,11 @@ def main() -> None:
             run()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _fail(reword(error), getattr(error, "exit_code", 1))
+    except YAMLError as error:
+        _fail(f"cannot read a config: {' '.join(str(error).split())}")
     except ValueError as error:
+        if str(error).startswith("Only one of --run"):
+            _fail(f"{error}; --cfg shows a sweep's config without -m")
         if not str(error).startswith("Config group override"):
             raise
         _fail(f"a group takes the name of one of its options; {USAGE}")

@@ -13,13 +13,14 @@ class Head:
     """A linear classifier, with optional normalisation of its input and hidden layers before it.
 
     `norm`: batch (no affine part, as MAE's linear probe uses it) or layer. `hidden`: widths of hidden layers, each with
-    GELU and dropout. `std`: standard deviation of the last layer's initial weights; its bias starts at zero.
+    GELU and dropout. `std`: standard deviation of the last layer's initial weights; fan_out: the square root of 2 / C,
+    as in VPT's and VQT's codes; its bias starts at zero.
     """
 
     norm: Literal["none", "batch", "layer"]
     hidden: tuple[PositiveInt, ...]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    std: NonNegativeFloat
+    std: NonNegativeFloat | Literal["fan_out"]
 
     @property
     def is_linear(self) -> bool:
@@ -39,6 +40,9 @@ class Head:
         if not self.hidden and self.dropout > 0:
             parts.append(nn.Dropout(self.dropout))
         classifier = nn.Linear(width, num_classes)
-        nn.init.trunc_normal_(classifier.weight, std=self.std)
+        if self.std == "fan_out":
+            nn.init.kaiming_normal_(classifier.weight, mode="fan_out")
+        else:
+            nn.init.trunc_normal_(classifier.weight, std=self.std)
         nn.init.zeros_(classifier.bias)
         return nn.Sequential(*parts, classifier)

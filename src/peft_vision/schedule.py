@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from peft_vision.config import component
 
@@ -41,3 +41,18 @@ class Constant(Schedule):
 
     def after_warmup(self, progress: float) -> float:
         return 1.0
+
+
+@component
+class CosineByEpoch(Cosine):
+    """One factor for all steps of an epoch, and none at all in the first epoch of a warm-up: VPT's and VQT's codes set
+    the rate before each of `epochs` epochs."""
+
+    epochs: PositiveInt
+
+    def factor(self, step: int, num_steps: int) -> float:
+        epoch = step * self.epochs // num_steps
+        warmup_epochs = round(self.warmup * self.epochs)
+        if epoch < warmup_epochs:
+            return epoch / warmup_epochs
+        return self.after_warmup((epoch - warmup_epochs) / max(1, self.epochs - warmup_epochs))

@@ -27,10 +27,14 @@ def reword(error: Exception) -> str:
     if isinstance(cause, ConfigError):  # of a launcher or a sweeper, which Hydra builds
         return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
+        missing = error.missing_cfg_file
+        group, _, option = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
         options = list(error.options or [])
         if not options:
-            return f"no config {error.missing_cfg_file!r}"
+            return f"no config {missing!r}"
+        inner = option if (CONFIG_DIR / group / option).is_dir() else option.rpartition("/")[0]
+        if inner and (found := sorted((CONFIG_DIR / group / inner).glob("*.yaml"))):
+            options = [f"{inner}/{path.stem}" for path in found]
         other = {"data": "ood", "ood": "data"}.get(group, group)
         if option not in options and (CONFIG_DIR / other / f"{option}.yaml").is_file() and other != group:
             meant = "an out-of-distribution set" if other == "ood" else "a data set to train on"

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def backbone(**values):
         "checkpoint": None,
         "img_size": 32,
         "pool": None,
+        "normalization": "own",
+        "interpolation": "own",
     }
     return Backbone(**{**own, "drop_path": 0.0, "architecture": TINY, **values})
 
@@ -354,3 +357,14 @@ def test_real_vit_tiny_at_96_px_equals_timms_own():
     original = timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(VIT_TINY))
     expected = resample_abs_pos_embed(original.pos_embed, new_size=[6, 6], num_prefix_tokens=1)
     assert torch.equal(vit.pos_embed, expected)
+
+
+def test_a_protocol_may_normalise_and_resize_otherwise_than_the_weights():
+    own = backbone(name="vit_base_patch16_224.orig_in21k").preprocessing()
+    other = backbone(name="vit_base_patch16_224.orig_in21k", normalization="imagenet", interpolation="bilinear")
+    assert (own.mean, own.std, own.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert other.preprocessing() == replace(
+        own, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
+    )
+    bare = backbone(normalization="none").preprocessing()
+    assert (bare.mean, bare.std) == ((0.0,) * 3, (1.0,) * 3)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from peft_vision.optimizer.adam import Adam
 from peft_vision.optimizer.adamw import AdamW
 from peft_vision.optimizer.base import parameter_groups
 from peft_vision.optimizer.sgd import SGD
@@ -47,3 +48,9 @@ def test_the_settings_reach_torch():
     adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model)
     assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.5, 0.6)}
+    adam = Adam(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model)
+    assert type(adam) is torch.optim.Adam
+    assert [(group["weight_decay"], group["betas"]) for group in adam.param_groups] == [
+        (0.02, (0.5, 0.6)),
+        (0.0, (0.5, 0.6)),
+    ]

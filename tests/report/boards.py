@@ -8,8 +8,20 @@ from peft_vision.report.leaderboard import Entry, Leaderboard, leaderboards
 from peft_vision.report.options import Options
 
 
-def options(rows: tuple[str, ...] = (), groups: dict[str, tuple[str, ...]] | None = None) -> Options:
-    return Options(reference=None, transform="probit", rows=rows, costs=False, groups=groups, pictures=("png", "svg"))
+def options(
+    rows: tuple[str, ...] = (),
+    groups: dict[str, tuple[str, ...]] | None = None,
+    published: tuple[str, ...] = (),
+) -> Options:
+    return Options(
+        reference=None,
+        transform="probit",
+        rows=rows,
+        costs=False,
+        groups=groups,
+        pictures=("png", "svg"),
+        published=published,
+    )
 
 
 def boards(*folders: Path, **asked) -> list[Leaderboard]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import timm
 import torch
 from pydantic import Field
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Attention, PatchEmbed
 from timm.models import PretrainedCfg
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -15,10 +16,14 @@ from torch import nn
 
 from peft_vision.backbone.hub import hub_file
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
-from peft_vision.config import ConfigError, component, nearest
+from peft_vision.config import ConfigError, Neutral, component, nearest
 from peft_vision.preprocessing import Preprocessing
 
 PACKAGE = "package:"
+_NORMALIZATIONS = {
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 _OWNED = {
     "img_size": "it is backbone.img_size",
     "global_pool": "it is backbone.pool",
@@ -32,7 +37,8 @@ _OWNED = {
 class Backbone:
     """Weights come from the file `checkpoint` where one is named, else from the hub where `pretrained`, else
     they are random. `package:FILE` is shipped beside this module. `architecture` holds further arguments of
-    timm's VisionTransformer; None leaves `img_size` and `pool` as the weights have them."""
+    timm's VisionTransformer; None leaves `img_size` and `pool` as the weights have them. `normalization` and
+    `interpolation`: of images, for protocols that do not follow the weights."""
 
     name: str
     pretrained: bool
@@ -40,6 +46,8 @@ class Backbone:
     img_size: Annotated[int, Field(gt=0)] | None
     pool: Literal["token", "avg", "max", "avgmax", "map"] | None
     drop_path: Annotated[float, Field(ge=0, lt=1)]
+    normalization: Annotated[Literal["own", "imagenet", "none"], Neutral("own")]
+    interpolation: Annotated[Literal["own", "bilinear", "bicubic"], Neutral("own")]
     architecture: dict[str, Any]
 
     def check(self) -> None:
@@ -70,10 +78,13 @@ class Backbone:
             )
 
     def preprocessing(self) -> Preprocessing:
-        """As recorded in our own safetensors files, else as timm records it for the weights called `name`."""
+        """As recorded in our own safetensors files, else as timm records it for the weights called `name`, but for what
+        is asked for otherwise."""
         recorded = recorded_preprocessing(self._file()) if self.checkpoint is not None else None
         own = recorded or self._timm_preprocessing()
-        return replace(own, size=self.img_size or own.size)
+        mean, std = (own.mean, own.std) if self.normalization == "own" else _NORMALIZATIONS[self.normalization]
+        interpolation = own.interpolation if self.interpolation == "own" else self.interpolation
+        return replace(own, size=self.img_size or own.size, mean=mean, std=std, interpolation=interpolation)
 
     def load(self) -> VisionTransformer:
         """Images to pooled features: no head, fp32, on the CPU, in training mode, everything trainable."""

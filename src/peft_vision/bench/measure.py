@@ -18,10 +18,12 @@ from peft_vision.bench.setting import Setting
 from peft_vision.config import build
 from peft_vision.data.images import Source
 from peft_vision.environment import forget_peak, peak_mib
+from peft_vision.features.fill import observed_at_once
 from peft_vision.features.source import Observed
 from peft_vision.method.base import Method
 from peft_vision.model import Model
 from peft_vision.preprocessing import Normalize
+from peft_vision.seeding import derive
 from peft_vision.trainer import Batch, stepping
 
 
@@ -50,6 +52,8 @@ def measure_forward(setting: Setting) -> Measured:
 def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
     """A training step, and a forward pass beside it."""
     model = setting.model(build(method, Method, "method"))
+    if model.phase.group == "probe":  # as every probe
+        model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
     counts = model.parameter_counts()
     setting.optimizer.check(model)
     images = setting.images()
@@ -58,13 +62,13 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
     lr = setting.optimizer.lr * model.phase.lr_factor
 
     def steps(source: Source) -> Callable[[], Tensor]:
-        batches = _endless(source, setting)
+        batches = endless(source, setting)
         return lambda: update(next(batches), lr)
 
     step = steps(images)
-    contenders = {"forward": _forward(_bare(setting), setting), "step": step}
+    contenders = {"forward": forward_pass(setting), "step": step}
     if model.frozen is not None:
-        contenders["stored_step"] = steps(_observed(model, images, setting))
+        contenders["stored_step"] = steps(observed(model, images, setting))
     with stepping(setting.optimizer, stepper):
         memory = _memory(step, model, setting)
         seconds = _medians(contenders, setting)
@@ -79,8 +83,13 @@ def _bare(setting: Setting) -> nn.Sequential:
     return bare.requires_grad_(False).eval().to(setting.world.device)
 
 
+def forward_pass(setting: Setting) -> Callable[[], None]:
+    """Of the bare backbone and a head, a batch at each call."""
+    return _forward(_bare(setting), setting)
+
+
 def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
-    batches = _endless(setting.images(), setting)
+    batches = endless(setting.images(), setting)
     compute = setting.trainer.compute(bare, setting.world)
 
     def forward() -> None:
@@ -91,17 +100,18 @@ def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
     return forward
 
 
-def _endless(source: Source, setting: Setting) -> Iterator[Batch]:
+def endless(source: Source, setting: Setting) -> Iterator[Batch]:
     """Random batches, epoch after epoch."""
     for epoch in count():
         yield from setting.trainer.batches(source, setting.seed, epoch, workers=0, world=setting.world)
 
 
-def _observed(model: Model, images: Source, setting: Setting) -> Observed:
+def observed(model: Model, images: Source, setting: Setting) -> Observed:
     """What the store would hold of `images`, in memory."""
     device = setting.world.device
+    at_once = observed_at_once(setting.trainer.eval_batch_size, device)
     with torch.no_grad(), setting.trainer.autocast(device):
-        batches = images.in_order(batch_size=setting.trainer.batch_size, workers=0)
+        batches = images.in_order(batch_size=at_once, workers=0)
         seen = [model.observe(pixels.to(device)) for pixels, _ in batches]
     rows = {kind: torch.cat([part.pack(kind).to("cpu", model.observed_type) for part in seen]) for kind in model.frozen}
     return Observed(images.labels, rows)

@@ -41,7 +41,7 @@ class Setting:
         return load_backbone(self.backbone, seed=self.seed)
 
     def model(self, method: Method) -> Model:
-        """As a run begins with it, in the first of its phases but a probe in front."""
+        """As a run begins with it."""
         model = assemble(
             self.vit(),
             method=method,
@@ -50,8 +50,6 @@ class Setting:
             preprocessing=self.backbone.preprocessing(),
             seed=derive(self.seed, "initialisation"),
         )
-        if model.phase.group == "probe":
-            model.begin_next_phase(seed=derive(self.seed, "initialisation"))
         model.observed_type = TYPES[self.features.dtype]
         return model.to(self.world.device)
 

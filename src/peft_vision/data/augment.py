@@ -1,9 +1,13 @@
 """Training-time augmentation of uint8 images; every draw is a function of (seed, index of the image).
 
+crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
 flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
 rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +24,19 @@ def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Te
         return images
     images = flip_crop(images, indices, seed=seed)
     return rand_augment(images, indices, seed=seed) if augment == "rand_augment" else images
+
+
+def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed: int) -> Tensor:
+    """uint8 (3, H, W) each, of sides of at least `size`, to (B, 3, size, size)."""
+    room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - size + 1
+    tops = below(room[:, 0], indices, seed=seed, stream=_TOP)
+    lefts = below(room[:, 1], indices, seed=seed, stream=_LEFT)
+    flips = below(2, indices, seed=seed, stream=_FLIP)
+    out = torch.empty((len(wholes), 3, size, size), dtype=torch.uint8)
+    for image, whole, top, left, flip in zip(out.numpy(), wholes, tops, lefts, flips, strict=True):
+        window = whole[:, top : top + size, left : left + size]
+        image[:] = window[..., ::-1] if flip else window
+    return out
 
 
 def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:

@@ -6,14 +6,16 @@ A subclass opens its pictures and labels without decoding them; the rest is the 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from peft_vision.config import INCIDENTAL, Neutral, component
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
-from peft_vision.data.fill import decode, verify
+from peft_vision.data.extent import Extent
+from peft_vision.data.fill import decode, decode_whole, verify, whole_bytes
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each, encoding, file_sum, sample
@@ -30,19 +32,32 @@ SPLITS = frozenset(("train", "val", "test"))
 class Data(ABC):
     """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
     part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
-    ignored. `stage`: all splits; tune: no test images; final: validation images are trained on; peek: the test images
-    are the validation images too."""
+    ignored. `shots` says instead how many of each class train, in every stage (few_shot.py). `stage`: all splits; tune:
+    no test images; final: validation images are trained on; peek: the test images are the validation images too.
+    `crop`: the share of the resized short side that a centre crop keeps; None: what the weights were made for."""
 
     train_size: Annotated[int, Field(ge=2)] | None
+    shots: Annotated[Annotated[int, Field(ge=1)] | None, Neutral(None)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
-    augment: Literal["none", "flip_crop", "rand_augment"]
+    augment: Literal["none", "crop_flip", "flip_crop", "rand_augment"]
     resize: Literal["squash", "crop"]
+    crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Neutral(None)]
     on_corrupt: Literal["error", "skip"]
     cache: Annotated[bool, INCIDENTAL]
     memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
     workers: Annotated[int, Field(ge=0), INCIDENTAL]
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Data":
+        if self.resize == "squash" and self.augment == "crop_flip":
+            raise ValueError("augment=crop_flip takes windows of what resize=crop makes; with squash there is no room")
+        if self.resize == "squash" and self.crop is not None:
+            raise ValueError(f"crop={self.crop:g} is for resize=crop; with squash nothing is cropped (crop=null)")
+        if self.shots is not None and self.train_size is not None:
+            raise ValueError(f"shots={self.shots} and train_size={self.train_size} both say how many; one must be null")
+        return self
 
     @abstractmethod
     def open(self) -> LabelledSets:
@@ -52,9 +67,18 @@ class Data(ABC):
         """Raises ConfigError for what can be refused at little cost; downloads nothing."""
         self._divide()
 
+    def extent(self) -> Extent:
+        """How much a run reads. ConfigError where the images are not here and their number is not known."""
+        sets, parts = self._divide()
+        return Extent({split: len(part) for split, part in parts.items()}, len(sets.classes))
+
     def parts(self) -> dict[str, Labelled]:
         """The pictures of each split, nothing decoded."""
         return self._divide()[1]
+
+    def adjusted(self, preprocessing: Preprocessing) -> Preprocessing:
+        """That of some weights as these data apply it."""
+        return preprocessing if self.crop is None else replace(preprocessing, crop=self.crop)
 
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
         """Every picture of the splits in `read` has been read once when this returns, so a corrupt one never stops a
@@ -83,33 +107,35 @@ class Data(ABC):
         """Pictures from elsewhere, read as this data set's own, but never augmented: those that can be read, as images
         too, and how many cannot. `label` names them to the user."""
         parts, images, skipped = self._decoded({label: part}, {label}, preprocessing)
-        return parts[label], Images(images[label].labels, images[label].pixels, "none"), skipped
+        return parts[label], images[label], skipped
 
     def _decoded(
         self, parts: dict[str, Labelled], read: Set[str], preprocessing: Preprocessing
     ) -> tuple[dict[str, Labelled], dict[str, Images], int]:
-        """`parts` without the corrupt pictures of those in `read`, their images, and how many were left out."""
+        """`parts` without the corrupt pictures of those in `read`, their images, and how many were left out. Only the
+        images of "train" are augmented."""
         geometry = Geometry(
             size=preprocessing.size,
             resize=self.resize,
-            crop=preprocessing.crop,
+            crop=self.adjusted(preprocessing).crop,
             interpolation=preprocessing.interpolation,
         )
         threads = max(1, usable(self.workers))
         wanted = {split: part for split, part in parts.items() if split in read}
-        in_memory = self._in_memory(wanted, geometry.size)
-        tensors, faults = {}, {split: {} for split in parts}
+        in_memory = self._in_memory(wanted, geometry, threads=threads)
+        pixels, faults = {}, {split: {} for split in parts}
         for split, part in wanted.items():
             if split in in_memory:
-                tensors[split], faults[split] = decode(part, geometry, threads=threads, label=split)
+                into_memory = decode_whole if self._whole(split) else decode
+                pixels[split], faults[split] = into_memory(part, geometry, threads=threads, label=split)
             else:
                 faults[split] = verify(part, threads=threads, label=split)
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
         images = {
             split: Images(
                 part.labels,
-                tensors.get(split, Undecoded(part.pictures, part.indices, geometry)),
-                self.augment,
+                pixels.get(split, Undecoded(part.pictures, part.indices, geometry)),
+                self.augment if split == "train" else "none",
             )
             for split, part in parts.items()
         }
@@ -120,6 +146,7 @@ class Data(ABC):
         parts = divided(
             sets,
             train_size=self.train_size,
+            shots=self.shots,
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
             stage=self.stage,
@@ -127,16 +154,25 @@ class Data(ABC):
         refuse_unlearnable(parts, sets)
         return sets, parts
 
-    def _in_memory(self, parts: dict[str, Labelled], size: int) -> set[str]:
+    def _whole(self, split: str) -> bool:
+        """Whether its images are windows of more than their centres."""
+        return split == "train" and self.augment == "crop_flip"
+
+    def _in_memory(self, parts: dict[str, Labelled], geometry: Geometry, *, threads: int) -> set[str]:
         """The splits to decode once: train, val, test, as often as each is read, while the budget lasts."""
-        left = self.memory_gib if self.cache else 0.0
+        left = self.memory_gib
         kept = set()
-        for split, part in parts.items():
-            gib = len(part) * 3 * size * size / _GIB
+        for split, part in parts.items() if self.cache else ():
+            num_bytes = (
+                whole_bytes(part, geometry, threads=threads, label=split)
+                if self._whole(split)
+                else len(part) * 3 * geometry.size**2
+            )
+            gib = num_bytes / _GIB
             if gib <= left:
                 kept.add(split)
                 left -= gib
-            elif self.cache:
+            else:
                 _log.info("%s images not cached: %.1f GiB, of data.memory_gib %.1f are left", split, gib, left)
         return kept
 

@@ -18,11 +18,10 @@ def bits(indices: Tensor, *, seed: int, stream: int) -> np.ndarray:
     return _mix(_mix(key + indices.numpy().astype(np.uint64)) + np.uint64(stream))
 
 
-def below(limit: int, indices: Tensor, *, seed: int, stream: int) -> np.ndarray:
-    """Integers (n,) in [0, limit), limit < 2**32."""
-    return (((bits(indices, seed=seed, stream=stream) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32)).astype(
-        np.int64
-    )
+def below(limit: int | np.ndarray, indices: Tensor, *, seed: int, stream: int) -> np.ndarray:
+    """Integers (n,) in [0, limit), limit < 2**32: one for all, or (n,)."""
+    high = bits(indices, seed=seed, stream=stream) >> np.uint64(32)
+    return ((high * np.asarray(limit, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def _mix(words: np.ndarray) -> np.ndarray:

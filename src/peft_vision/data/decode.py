@@ -1,7 +1,7 @@
 """From a picture of any kind to uint8 RGB at model size.
 
 squash   straight to size x size
-crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
+crop     short side to floor(size / crop), then the centre size x size, as timm evaluates; all of it is the whole
 """
 
 import struct
@@ -66,16 +66,31 @@ class Geometry:
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """RGB picture to uint8 (3, size, size)."""
-        # Pillow antialiases every filter but nearest
-        resampling = Image.Resampling[self.interpolation.removesuffix("-exact").upper()]
         size = self.size
         if self.resize == "squash":
-            return _channels_first(image.resize((size, size), resampling))
-        width, height = image.size
-        short = int(size / self.crop)
-        scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-        return _channels_first(image.resize(scaled, resampling).crop((left, top, left + size, top + size)))
+            return _channels_first(image.resize((size, size), self._resampling))
+        extent = self.extent(*image.size)
+        left, top = (middle(length, size) for length in extent)
+        return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + size, top + size)))
+
+    def whole(self, image: Image.Image) -> np.ndarray:
+        """RGB picture to uint8 (3, H, W), of which `apply` keeps the centre where it crops."""
+        return _channels_first(image.resize(self.extent(*image.size), self._resampling))
+
+    def extent(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the whole, of those of a picture."""
+        short = int(self.size / self.crop)
+        return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+
+    @property
+    def _resampling(self) -> Image.Resampling:
+        """Pillow antialiases every filter but nearest."""
+        return Image.Resampling[self.interpolation.removesuffix("-exact").upper()]
+
+
+def middle(length: int, size: int) -> int:
+    """Where the middle `size` of `length` pixels begin."""
+    return round((length - size) / 2)
 
 
 def _channels_first(image: Image.Image) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from peft_vision.config import ConfigError
+from peft_vision.data.few_shot import few_shot
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.stratify import draw, most_drawable
@@ -27,16 +28,29 @@ def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
 
 
 def divided(
-    sets: LabelledSets, *, train_size: int | None, val_fraction: float, split_seed: int, stage: str
+    sets: LabelledSets,
+    *,
+    train_size: int | None,
+    shots: int | None,
+    val_fraction: float,
+    split_seed: int,
+    stage: str,
 ) -> dict[str, Labelled]:
-    """train, val and test, in this order, as far as there is one in this stage."""
-    train, val = _limited(sets, train_size, split_seed), sets.val
+    """train, val and test, in this order, as far as there is one in this stage. Of few shots, the same train in all."""
+    choosing = stage in ("all", "tune")
+    if shots is not None:
+        validate = choosing and (sets.val is not None or val_fraction > 0)
+        train, val = few_shot(sets, shots=shots, validate=validate, seed=split_seed)
+    else:
+        train, val = _limited(sets, train_size, split_seed), sets.val
+        if not choosing and val is not None:
+            train = train.joined(val)
+        elif choosing and val is None and val_fraction:
+            train, val = _validation_part(train, val_fraction, split_seed)
     if stage == "final":
-        return {"train": train if val is None else train.joined(val), "test": sets.test}
+        return {"train": train, "test": sets.test}
     if stage == "peek":
-        return {"train": train if val is None else train.joined(val), "val": sets.test, "test": sets.test}
-    if val is None and val_fraction:
-        train, val = _validation_part(train, val_fraction, split_seed)
+        return {"train": train, "val": sets.test, "test": sets.test}
     if stage == "tune" and val is None:
         raise ConfigError("data.stage: tune is for choosing by validation images; set data.val_fraction")
     parts = {"train": train} | ({} if val is None else {"val": val})

@@ -1,14 +1,16 @@
-"""Every picture of a set read once, by threads: decoded into one tensor, or only verified."""
+"""Every picture of a set read once, by threads: decoded into memory, or only verified."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from peft_vision.data.decode import UNREADABLE, Geometry
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.wholes import Wholes
 from peft_vision.progress import track
 
 _CHUNK = 64  # pictures a thread takes at a time
@@ -30,6 +32,31 @@ def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) ->
     for place, position in enumerate(kept):  # in place: a second tensor might not fit
         rows[place] = rows[position]
     return pixels[: len(kept)], faults
+
+
+def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Wholes, dict[int, str]]:
+    """The readable pictures before their centres are cut out, and the reason for each position that is not."""
+    arrays: list[np.ndarray | None] = [None] * len(images)
+    indices = images.indices.tolist()
+
+    def fill(position: int) -> None:
+        arrays[position] = np.ascontiguousarray(geometry.whole(images.pictures.read(indices[position])))
+
+    faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
+    return Wholes([whole for whole in arrays if whole is not None], geometry.size), faults
+
+
+def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> int:
+    """What `decode_whole` would take, told by the heads of the files."""
+    sizes = [0] * len(images)  # stays for a picture that cannot be read
+    indices = images.indices.tolist()
+
+    def measure(position: int) -> None:
+        width, height = geometry.extent(*images.pictures.sides(indices[position]))
+        sizes[position] = 3 * width * height
+
+    _faults(measure, len(images), threads=threads, label=f"measure {label} images")
+    return sum(sizes)
 
 
 def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:

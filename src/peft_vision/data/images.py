@@ -9,14 +9,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import PIL
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from peft_vision.data.augment import augmented
+from peft_vision.data.augment import augmented, crop_flip
 from peft_vision.data.decode import Geometry
 from peft_vision.data.pictures import Pictures
+from peft_vision.data.wholes import Wholes
 from peft_vision.seeding import derive
 
 
@@ -41,6 +43,21 @@ class Undecoded:
             image[:] = self.geometry.apply(self.pictures.read(index))
         return images
 
+    def wholes(self, positions: Tensor) -> list[np.ndarray]:
+        """uint8 (3, H, W) of those at `positions` (B,), before the centre is cut out of them."""
+        return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
+
+    @property
+    def size(self) -> int:
+        return self.geometry.size
+
+    def digest(self) -> str:
+        """sha256 of all that is decoded, and of how."""
+        sha = hashlib.sha256(f"{self.geometry} Pillow {PIL.__version__}".encode())
+        for content in self.pictures.contents(self.indices):
+            sha.update(content)
+        return sha.hexdigest()
+
 
 class Source(ABC):
     """What a model can be fitted to or scored on: inputs of some kind with their `labels` (n,) int64."""
@@ -62,25 +79,21 @@ class Source(ABC):
 
 
 class Images(Source):
-    """`pixels`: uint8 (n, 3, S, S) in memory, or decoded at each access. `handed_out` counts the images that left here,
-    each for one pass through a backbone."""
+    """`pixels`: uint8 (n, 3, S, S) in memory, or decoded at each access; or, as crop_flip needs them, wholes of both
+    kinds. `handed_out` counts the images that left here, each for one pass through a backbone."""
 
-    def __init__(self, labels: Tensor, pixels: Tensor | Undecoded, augment: str) -> None:
+    def __init__(self, labels: Tensor, pixels: Tensor | Wholes | Undecoded, augment: str) -> None:
         self.labels = labels
         self.pixels = pixels
         self.augment = augment
         self.handed_out = 0
 
     def digest(self) -> str:
-        """sha256 of what `batches` hands out without a seed: of the pixels, or of all that they are decoded from."""
-        sha = hashlib.sha256()
-        if isinstance(self.pixels, Tensor):
-            sha.update(repr(tuple(self.pixels.shape)).encode())
-            sha.update(memoryview(self.pixels.numpy().reshape(-1)))
-            return sha.hexdigest()
-        sha.update(f"{self.pixels.geometry} Pillow {PIL.__version__}".encode())
-        for content in self.pixels.pictures.contents(self.pixels.indices):
-            sha.update(content)
+        """sha256 of what `batches` makes its images of: of the pixels, or of all that they are decoded from."""
+        if not isinstance(self.pixels, Tensor):
+            return self.pixels.digest()
+        sha = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        sha.update(memoryview(self.pixels.numpy().reshape(-1)))
         return sha.hexdigest()
 
     def batches(
@@ -90,9 +103,9 @@ class Images(Source):
         nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))
-        # from memory, indexing and flip_crop cost less than sending a batch between processes
+        # from memory, indexing and windows cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
-        here = processes == 0 or (isinstance(self.pixels, Tensor) and augment != "rand_augment")
+        here = processes == 0 or (not isinstance(self.pixels, Undecoded) and augment != "rand_augment")
         loaded = (
             (fetch[i] for i in range(len(fetch)))
             if here
@@ -126,7 +139,12 @@ class _Batches(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         indices = self.index_batches[number]
-        pixels = self.images.pixels[indices]
-        if self.seed is not None:
-            pixels = augmented(pixels, indices, augment=self.images.augment, seed=self.seed)
-        return pixels, self.images.labels[indices]
+        return self._pixels(indices), self.images.labels[indices]
+
+    def _pixels(self, indices: Tensor) -> Tensor:
+        pixels, augment = self.images.pixels, self.images.augment
+        if self.seed is None:
+            return pixels[indices]
+        if augment == "crop_flip":
+            return crop_flip(pixels.wholes(indices), indices, size=pixels.size, seed=self.seed)
+        return augmented(pixels[indices], indices, augment=augment, seed=self.seed)

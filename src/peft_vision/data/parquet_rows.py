@@ -66,6 +66,10 @@ class Rows(Pictures):
         with self._encoded(index) as image:
             return rgb(image)
 
+    def sides(self, index: int) -> tuple[int, int]:
+        with self._encoded(index) as image:
+            return image.size
+
     def verify(self, index: int) -> None:
         with self._encoded(index) as image:
             image.draft("RGB", (1, 1))  # as for files

@@ -17,12 +17,18 @@ def draw(labels: Tensor, count: int, *, seed: int, least: int, leave: int) -> tu
     are drawn and at least `leave` of every class stay."""
     sizes = torch.bincount(labels).numpy()
     shares = _shares(sizes, count, least=least, leave=leave, seed=seed)
+    drawn = ranks(labels, seed=seed) < shares[labels.numpy()]
+    return torch.from_numpy(np.flatnonzero(drawn)), torch.from_numpy(np.flatnonzero(~drawn))
+
+
+def ranks(labels: Tensor, *, seed: int) -> np.ndarray:
+    """(n,): the place of each image, from 0, in a random order of its class."""
+    sizes = torch.bincount(labels).numpy()
     order = np.argsort(bits(torch.arange(len(labels)), seed=seed, stream=0), kind="stable")
     by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    drawn = np.zeros(len(labels), dtype=bool)
-    drawn[by_class] = rank < np.repeat(shares, sizes)
-    return torch.from_numpy(np.flatnonzero(drawn)), torch.from_numpy(np.flatnonzero(~drawn))
+    places = np.empty(len(labels), dtype=np.int64)
+    places[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return places
 
 
 def most_drawable(labels: Tensor, *, leave: int) -> int:

@@ -66,6 +66,11 @@ class Sink:
             self._writer = None
 
 
+def observed_at_once(batch_size: int, device: torch.device) -> int:
+    """Images in a pass, where a run scores batches of this size."""
+    return min(batch_size, _CPU_BATCH) if device.type == "cpu" else batch_size
+
+
 @torch.no_grad()
 def fill(
     model: Model,
@@ -83,7 +88,7 @@ def fill(
     """The rows of each kind that some sink has kept: of all images as they are, or of `views` augmented views of all,
     one view after the other. Ends early when a needed kind is lost."""
     row_bytes = sum(sink.entry.num_bytes // sink.entry.shape[0] for sink in sinks.values())
-    at_once = min(batch_size, _CPU_BATCH) if device.type == "cpu" else batch_size
+    at_once = observed_at_once(batch_size, device)
     batches = torch.arange(len(images)).split(max(1, min(at_once, _BATCH_BYTES // row_bytes)))
     seeds = [derive(0, "view", view) for view in range(views)] or [None]
     try:

@@ -25,18 +25,23 @@ class Attempt:
 
 def attempts(folders: Mapping[str, Path], finished: Iterable[Finished]) -> dict[str, Attempt]:
     """By the same keys; none where the name of a folder is no run's, or could be that of several: a hyphen in the name
-    of an option is understood only where a finished run has the same options."""
+    of an option is understood only where a finished run has the same options, a slash where one has that option."""
     options = {(run.method, run.backbone, run.data) for run in finished}
-    known = {"-".join(names).replace("/", "_"): names for names in options}
-    found = {key: _attempt(folder, known) for key, folder in folders.items()}
+    known = {_plain("-".join(names)): names for names in options}
+    single = {_plain(name): name for names in options for name in names}
+    found = {key: _attempt(folder, known, single) for key, folder in folders.items()}
     return {key: its for key, its in found.items() if its is not None}
 
 
-def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]]) -> Attempt | None:
+def _plain(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]], single: Mapping[str, str]) -> Attempt | None:
     named = re.fullmatch(r"(?P<options>.+)-s(?P<seed>\d+)-[^-]+", folder.name)
     if named is None:
         return None
-    options = known.get(named["options"], tuple(named["options"].split("-")))
+    options = known.get(named["options"], tuple(single.get(name, name) for name in named["options"].split("-")))
     if len(options) != 3:  # method, backbone, data
         return None
     return Attempt(*options, seed=int(named["seed"]), setting=_setting(folder / "config.yaml"))

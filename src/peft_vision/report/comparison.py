@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,15 @@ from typing import Any
 from filelock import FileLock
 from rich.console import Console
 
+from peft_vision.report.beside import Beside, beside
+from peft_vision.report.beside_text import (
+    beside_csv,
+    beside_heading,
+    beside_latex,
+    beside_notes,
+    beside_tables,
+    by_table,
+)
 from peft_vision.report.board_table import board_csv, board_rows, board_tables
 from peft_vision.report.board_text import notes
 from peft_vision.report.collect import LeftOut, collect
@@ -22,6 +32,7 @@ from peft_vision.report.shift_record import record
 from peft_vision.report.shift_table import csv_text, markdown, remarks, rich_tables
 from peft_vision.run import place, writing
 
+_log = logging.getLogger("peft_vision")
 _WIDEST = 200  # columns, where nobody's terminal says how many
 
 
@@ -43,12 +54,14 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )
     boards = leaderboards(compared, runs, left_out, options)
+    against = beside(boards, options.published)
     texts = {
         "table.md": _document(compared, left_out),
         "table.csv": csv_text(compared),
         "table.json": _json(compared, left_out),
         "leaderboard.csv": board_csv(boards),
         "leaderboard.tex": latex(boards),
+        **({"published.csv": beside_csv(against), "published.tex": beside_latex(against)} if against else {}),
     }
     # here, because it takes most of a second to import what draws
     from peft_vision.report.gallery import hang
@@ -57,10 +70,12 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
 
     with _alone(out), _settled():
         hung = [hang(picture, out, options.pictures) for picture in pictures(boards)]
-        texts["report.html"] = page(boards, runs, left_out, hung, out)
+        texts["report.html"] = page(boards, against, runs, left_out, hung, out)
         for name, text in texts.items():
             place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
-    _print(boards, compared, left_out)
+    _print(boards, compared, against, left_out)
+    if options.published and not against:
+        _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
     made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
     Console().print(f"written   {out}: {made}", highlight=False, markup=False, soft_wrap=True)
     files = {its.picture.name: its.files[0] for its in hung if its.files}
@@ -91,7 +106,12 @@ def _settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _print(boards: Sequence[Leaderboard], compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> None:
+def _print(
+    boards: Sequence[Leaderboard],
+    compared: Sequence[Comparison],
+    against: Sequence[Beside],
+    left_out: Sequence[LeftOut],
+) -> None:
     console = Console()
     width = console.width if console.is_terminal else _WIDEST
     wide = Console(width=width)
@@ -112,6 +132,13 @@ def _print(boards: Sequence[Leaderboard], compared: Sequence[Comparison], left_o
             wide.print(table, "")
         for remark in remarks(comparison):
             say(f"- {remark}")
+        say("")
+    for its in by_table(against):
+        say(f"{beside_heading(its)}\n")
+        for table in beside_tables(its, width=width):
+            wide.print(table, "")
+        for note in beside_notes(its):
+            say(f"- {note}")
         say("")
     for run in left_out:
         say(f"left out  {run.folder}: {run.reason}")

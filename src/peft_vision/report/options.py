@@ -15,7 +15,8 @@ Format = Literal["png", "svg"]
 class Options:
     """`reference`: the methods whose runs make the line of effective robustness; None: all. `rows`: what has rows of
     its own beside the method. `costs`: whether memory and time are columns of the table in and out of distribution.
-    `groups`: the data sets of each, in place of what results say; None: as they say. `pictures`: the formats."""
+    `groups`: the data sets of each, in place of what results say; None: as they say. `pictures`: the formats.
+    `published`: tables to set measured figures beside, by name or as a user's file."""
 
     reference: Annotated[tuple[str, ...], Field(min_length=1)] | None
     transform: Transform
@@ -23,3 +24,4 @@ class Options:
     costs: bool
     groups: Mapping[str, Annotated[tuple[str, ...], Field(min_length=1)]] | None
     pictures: tuple[Format, ...]
+    published: tuple[str, ...]

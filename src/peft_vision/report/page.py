@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision import __version__
+from peft_vision.report.beside import Beside
+from peft_vision.report.beside_text import beside_page
 from peft_vision.report.board_table import ON_TEST
 from peft_vision.report.board_text import notes
 from peft_vision.report.collect import LeftOut
@@ -20,6 +22,7 @@ _HERE = Path(__file__).parent
 _ENLARGED = 124  # px for an inch of a picture: letters of 8 pt are then as large as those of a table
 _SECTIONS = {
     "leaderboard": "Leaderboard",
+    "published": "Beside published figures",
     "figures": "Figures",
     "settings": "Settings",
     "gaps": "Missing and left out",
@@ -29,6 +32,7 @@ _SECTIONS = {
 
 def page(
     boards: Sequence[Leaderboard],
+    against: Sequence[Beside],
     runs: Sequence[Finished],
     left_out: Sequence[LeftOut],
     hung: Sequence[Hung],
@@ -37,6 +41,7 @@ def page(
     """A document in HTML. `out`: the folder that it will lie in."""
     sections = {
         "leaderboard": joined([_board(board) for board in boards]),
+        "published": beside_page(against),
         "figures": _figures(hung),
         "settings": joined([settings_table(boards), *_sources(boards), *_common(runs)]),
         "gaps": _gaps(boards, left_out),

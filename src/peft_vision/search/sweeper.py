@@ -3,12 +3,15 @@
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
 from optuna.trial import TrialState
 
 from peft_vision.config import ConfigError, Pruned
+from peft_vision.experiment import Experiment
 from peft_vision.launch.options import checked
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.search import Search, Trials
@@ -29,18 +32,25 @@ class SweepOfTrials(Points):
         if self.options.n_trials is None:
             raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")
 
-    def sweep(self, arguments: list[str]) -> list[Ended]:
+    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
         """ConfigError after the end, where trials failed."""
-        overrides = self.asked(arguments)
-        own_stage = any(override.get_key_element() == "data.stage" for override in overrides)
-        if not own_stage:
-            overrides += self.parsed([_STAGE])
-        study, trials = Search(self, Space.of(overrides), self.options).carry_out()
+        study, trials = Search(self, self._space(overrides), self.options).carry_out()
         for line in account(study, trials):
             logger.info("%s", line)
         ended = [its for _, runs in trials.values() for its in runs]
         self.close([its for its in ended if not isinstance(its.fault, Pruned)])
         return ended
+
+    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
+        """Every trial whole, and each of the space's corners as often as the others."""
+        space = self._space(overrides)
+        examples = self.experiments(space.examples())
+        times = self.options.n_trials * max(1, len(space.seeds)) / len(examples)
+        return [(experiment, times) for experiment in examples]
+
+    def _space(self, overrides: Sequence[Override]) -> Space:
+        own_stage = any(override.get_key_element() == "data.stage" for override in overrides)
+        return Space.of([*overrides, *([] if own_stage else self.parsed([_STAGE]))])
 
 
 def account(study: Study, trials: Trials) -> list[str]:

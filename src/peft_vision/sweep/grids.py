@@ -52,7 +52,7 @@ class SweepOfGrids(Points):
         crossings = []
         offered: set[str] = set()
         for grid in self.grids.values():
-            own = self.parsed([f"{key}={value}" for key, value in grid.items()])
+            own = self.parsed([f"{key}={'null' if value is None else value}" for key, value in grid.items()])
             its = _methods(own)
             offered |= its or wanted  # a grid that names no method takes any
             chosen = its & wanted if its and wanted else its or wanted

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,10 +16,11 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import ConfigError
+from peft_vision.config import ConfigError, build
+from peft_vision.experiment import Experiment
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.options import checked
 from peft_vision.report.options import Options
@@ -27,6 +29,9 @@ from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
 from peft_vision.sweep.view import View
+from peft_vision.task.base import Task
+from peft_vision.task.plan import Plan
+from peft_vision.task.reproduce import NO_TABLE, Reproduce
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
@@ -55,10 +60,34 @@ class Points(Sweeper):
         return [tuple(point) for point in points]
 
     def sweep(self, arguments: list[str]) -> list[Ended]:
-        """ConfigError after the end, where points failed."""
-        ended = self.run(self.points(self.asked(arguments)))
+        """ConfigError after the end, where points failed. With task=plan nothing runs."""
+        overrides = self.asked(arguments)
+        task = build(OmegaConf.to_container(self.config.task, resolve=True), Task, "task")
+        if isinstance(task, Plan):
+            task.tell(self.foreseen(overrides))
+            return []
+        if isinstance(task, Reproduce) and not (self.report and self.report.published):
+            raise ConfigError(NO_TABLE)
+        return self.carry_out(overrides)
+
+    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
+        """All that `overrides` ask for, and its report."""
+        ended = self.run(self.points(overrides))
         self.close(ended)
         return ended
+
+    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
+        """What would run, each so many times."""
+        return [(experiment, 1.0) for experiment in self.experiments(self.points(overrides))]
+
+    def experiments(self, points: Sequence[Sequence[str]]) -> list[Experiment]:
+        """Of points that train, each once. ConfigError for values that are wrong."""
+        found: dict[Path, Experiment] = {}
+        for overrides in points:
+            experiment = Point.of(overrides, "", self.composer.request(overrides)).experiment
+            if experiment is not None:
+                found.setdefault(experiment.run.folder, experiment)
+        return list(found.values())
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
         """`params`, then those of the command line, of which the last of equal keys counts."""

@@ -40,7 +40,8 @@ class Evaluate(Task):
             trainer = saved.trainer(config["trainer"])
             positions = _positions(data.open().classes, saved.recipe.classes)
             _say_resize(saved, data)
-            splits = data.load(saved.recipe.preprocessing, read={self.split})
+            preprocessing = data.adjusted(saved.recipe.preprocessing)
+            splits = data.load(preprocessing, read={self.split})
             images = self._images(splits, positions)
             _log.info("%-9s %s", "data", splits.source)
             metrics = trainer.evaluate(saved.model, images, self.split, workers=data.workers, world=here)
@@ -58,11 +59,12 @@ class Evaluate(Task):
                     },
                     "method": saved.recipe.method,
                     "backbone": saved.recipe.backbone,
-                    "preprocessing": saved.recipe.preprocessing.record(),
+                    "preprocessing": preprocessing.record(),
                     "precision": str(trainer.computes_in(here.device)),
                     "environment": environment(here.device, here.size),
                 }
-                mark = identity({"fingerprint": splits.fingerprint, "resize": data.resize})[:8]
+                shown = {"resize": data.resize, "crop": preprocessing.crop}
+                mark = identity({"fingerprint": splits.fingerprint, **shown})[:8]
                 _report(facts, folder, data=choices["data"].replace("/", "_"), mark=f"{self.split}-{mark}")
         return metrics[f"{self.split}/accuracy"]
 
@@ -96,6 +98,9 @@ def _say_resize(saved: Saved, data: Data) -> None:
     own = saved.says("data", "resize")
     if own not in (None, data.resize):
         _log.warning("data.resize=%s here, %s in the run: its images were resized in another way", data.resize, own)
+    crop = saved.recipe.preprocessing.crop
+    if data.crop not in (None, crop) and own == "crop":
+        _log.warning("data.crop=%g here, %g in the run: its images were cropped in another way", data.crop, crop)
 
 
 def _report(facts: Mapping[str, Any], folder: Path, *, data: str, mark: str) -> None:

@@ -86,12 +86,13 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
         experiment.trainer.check(optimizer, group=group, processes=here.size)
     forget_peak(here.device)
     vit = load_backbone(experiment.backbone, seed=experiment.seed)
-    splits = experiment.data.load(experiment.backbone.preprocessing())
+    preprocessing = experiment.data.adjusted(experiment.backbone.preprocessing())
+    splits = experiment.data.load(preprocessing)
     recipe = Recipe(
         method=dict(experiment.config["method"]),
         head=dict(experiment.config["head"]),
         classes=splits.classes,
-        preprocessing=experiment.backbone.preprocessing(),
+        preprocessing=preprocessing,
         backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
     )
     backbone_size = sum(parameter.numel() for parameter in vit.parameters())

@@ -17,7 +17,7 @@ from peft_vision.run import identity
 from peft_vision.sweep.point import Ended
 
 Selection = Literal["validation", "test"]
-SHOWN = ("augment", "resize", "stage")  # of data: how images are shown and used; the rest says which they are
+SHOWN = ("augment", "resize", "crop", "stage")  # of data: how images are shown and used; the rest says which they are
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, Pruned
+from peft_vision.experiment import Experiment
 from peft_vision.launch.options import checked
 from peft_vision.search.needed import check_optuna
 from peft_vision.stage import check_stage
@@ -24,6 +25,7 @@ from peft_vision.sweep.point import Ended, Point
 from peft_vision.sweep.points import Points
 from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
 from peft_vision.tuning.choice import write_choice
+from peft_vision.tuning.foreseen import as_final, by_cell, evenly
 from peft_vision.tuning.summary import print_decisions
 
 logger = logging.getLogger("peft_vision")
@@ -50,19 +52,23 @@ class Tuning(SweepOfGrids):
         self.searches = search["n_trials"] is not None
         self._search = search
 
-    def sweep(self, arguments: list[str]) -> list[Ended]:
-        """The final runs. ConfigError after the end, where points failed."""
+    def asked(self, arguments: Sequence[str]) -> list[Override]:
+        """ConfigError for what cannot be tuned so."""
         _check_seeds(self.seeds)
         if self.selection not in ("validation", "test"):
             raise ConfigError(f"hydra.sweeper.selection: got {self.selection!r}, should be validation or test")
         if self.searches and self.selection == "test":
             raise ConfigError("hydra.sweeper.n_trials: a search goes by validation; it takes selection=validation")
-        overrides = self.asked(arguments)
+        overrides = super().asked(arguments)
         keys = {override.get_key_element().lstrip("+") for override in overrides}
         if "data.stage" in keys:
             raise ConfigError("data.stage: hydra/sweeper=tune sets it")
         if self.selection == "test" and "seed" not in keys:
             overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
+        return overrides
+
+    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
+        """The final runs. ConfigError after the end, where points failed."""
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
         decided = decisions(tuned, self.selection)
         honest = self.selection == "validation"
@@ -73,6 +79,26 @@ class Tuning(SweepOfGrids):
         final = [its for runs in results.values() for its in runs]
         self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
         return final
+
+    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
+        """The tuning runs, of a search those of the space's corners, each as often as the others; then the final
+        ones, of any setting of the cell, which is not known before, but for those that are there."""
+        tuning = [(its, 1.0) for its in self.experiments([(*point, self.stage) for point in self.points(overrides)])]
+        if self.searches:
+            tuning = [
+                (its, times)
+                for cell in by_cell(its for its, _ in tuning).values()
+                for its, times in evenly(cell, self._search["n_trials"])
+            ]
+        if self.selection == "test":
+            return tuning
+        final: list[tuple[Experiment, float]] = []
+        for cell in by_cell(its for its, _ in tuning).values():
+            for seed in self.seeds:
+                runs = [as_final(its, seed) for its in cell]
+                there = [its for its in runs if (its.run.folder / "result.json").is_file()]
+                final += [(there[0], 1.0)] if there else evenly(runs, 1)
+        return [*tuning, *final]
 
     def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
         """What became of every setting."""

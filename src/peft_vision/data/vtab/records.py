@@ -40,6 +40,10 @@ class Encoded(Pictures):
         with Image.open(BytesIO(self._bytes(index))) as image:
             return rgb(image)
 
+    def sides(self, index: int) -> tuple[int, int]:
+        with Image.open(BytesIO(self._bytes(index))) as image:
+            return image.size
+
     def verify(self, index: int) -> None:
         with Image.open(BytesIO(self._bytes(index))) as image:
             image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte is read

@@ -1,0 +1,66 @@
+"""CUB-200-2011 (Wah et al., 2011) and NABirds (Van Horn et al., 2015): lists of text, in each line the id of an image
+or class and what belongs to it.
+
+images.txt               1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg, below images/
+image_class_labels.txt   1 1
+train_test_split.txt     1 0, where 1 is for training
+classes.txt              1 001.Black_footed_Albatross
+
+Ids of images may be any words, those of classes any numbers: of NABirds' 1,011 classes, 555 have images.
+"""
+
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.fgvc.copy import Copy
+from peft_vision.data.fgvc.listing import Listing
+
+_FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+
+
+def read(copy: Copy) -> Listing:
+    """Labels are the ids of the classes."""
+    copy.require(*_FILES, "images")
+    files = tuple(copy.folder / name for name in _FILES)
+    paths, classes, flags, names = map(_column, files)
+    for file, column in zip(files[1:3], (classes, flags), strict=True):
+        if strange := sorted(paths.keys() ^ column.keys()):
+            raise ConfigError(
+                f"data.root: {file} and {files[0]} differ in {len(strange)} images, first {strange[0]!r}; "
+                "fetch both again"
+            )
+    known = {_number(files[3], name): title for name, title in names.items()}
+    labels = {image: _number(files[1], name) for image, name in classes.items()}
+    if unnamed := sorted(set(labels.values()) - known.keys()):
+        raise ConfigError(f"data.root: {files[3]} lacks the class {unnamed[0]} of {files[1]}; fetch it again")
+    if strange := [image for image, flag in flags.items() if flag not in ("0", "1")]:
+        raise ConfigError(
+            f"data.root: {files[2]} has {flags[strange[0]]!r} for image {strange[0]!r}, should be 1 (training) or 0"
+        )
+    splits = {
+        split: {f"images/{paths[image]}": labels[image] for image in paths if flags[image] == flag}
+        for split, flag in (("train", "1"), ("test", "0"))
+    }
+    return Listing(splits, {label: known[label] for label in sorted(set(labels.values()))}, files)
+
+
+def _column(file: Path) -> dict[str, str]:
+    """What follows the first word of each line, by that word."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.root: cannot read {file} ({error}); fetch it again") from error
+    column = {}
+    for number, line in enumerate(lines, start=1):
+        first, _, rest = line.strip().partition(" ")
+        if not rest or first in column:
+            what = "says again what a line before it does" if rest else "should be two words"
+            raise ConfigError(f"data.root: {file} line {number} is {line!r}, {what}; fetch it again")
+        column[first] = rest.strip()
+    return column
+
+
+def _number(file: Path, word: str) -> int:
+    if not word.isdecimal():
+        raise ConfigError(f"data.root: {file} has the class {word!r}, should be a number; fetch it again")
+    return int(word)

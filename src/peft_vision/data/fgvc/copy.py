@@ -1,0 +1,49 @@
+"""A copy of one of the five data sets on this machine, and what to do where something of it is missing."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.fgvc.collection import Collection
+
+_NAMED = 3  # missing files that a message names
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Of `collection`, in `folder`."""
+
+    folder: Path
+    collection: Collection
+
+    def require(self, *names: str) -> None:
+        """ConfigError unless these files and folders lie in the folder."""
+        root = self.folder.parent
+        if root.is_file():
+            raise ConfigError(f"data.root: {root} is a file; unpack it, and give the folder that holds data sets")
+        if not self.folder.is_dir():
+            raise self.fault(f"no folder {self.folder}", wanted=names[0])
+        if missing := [name for name in names if not (self.folder / name).exists()]:
+            more = ", ..." if missing[_NAMED:] else ""
+            raise self.fault(f"{self.folder} lacks {', '.join(missing[:_NAMED])}{more}", wanted=missing[0])
+
+    def fault(self, found: str, *, wanted: str) -> ConfigError:
+        """Of `found`, with the way to have what is `wanted` in the folder."""
+        places = (self.folder.parent, self.folder)
+        packed = [str(place / name) for place in places for name in self.collection.packed if (place / name).is_file()]
+        remedy = (
+            f"unpack {' and '.join(packed)} so that there is {self.folder / wanted}"
+            if packed
+            else f"fetch {self.collection.title} from {self.collection.site}"
+        )
+        return ConfigError(f"data.root: {found}\n{remedy}")
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """All there are, by their paths below the folder. Folders are listed, which is faster than to ask for each of
+        48,000 files."""
+        found = os.walk(self.folder, followlinks=True)
+        below = ((Path(where).relative_to(self.folder).as_posix(), names) for where, _, names in found)
+        return frozenset(name if folder == "." else f"{folder}/{name}" for folder, names in below for name in names)

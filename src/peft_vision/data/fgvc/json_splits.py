@@ -1,0 +1,52 @@
+"""Splits in train.json, test.json and perhaps val.json beside the pictures, as VPT published its own:
+
+{"001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg": 0, ...}
+
+Paths are below the copy's folder, or below its folder of pictures; labels are any integers or any strings.
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from peft_vision.config import ConfigError
+from peft_vision.data.fgvc.copy import Copy
+from peft_vision.data.fgvc.listing import Label, Listing
+
+
+def read(copy: Copy) -> Listing:
+    """Classes are named by their labels."""
+    copy.require("train.json", "test.json")
+    files = [copy.folder / f"{split}.json" for split in ("train", "val", "test")]
+    files = [file for file in files if file.is_file()]
+    raw = {file.stem: _labels(file) for file in files}
+    kinds = {type(label) for labels in raw.values() for label in labels.values()}
+    if len(kinds) > 1:
+        listed = ", ".join(file.name for file in files)
+        raise ConfigError(f"data.source: some labels of {copy.folder} ({listed}) are integers and some are strings")
+    splits = _below_folder(copy, raw)
+    names = {label: str(label) for labels in splits.values() for label in labels.values()}
+    return Listing(splits, names, tuple(files))
+
+
+def _labels(file: Path) -> dict[str, Label]:
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.source: cannot read {file} ({error})") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"data.source: {file} should be one object with a label for each picture's path")
+    for path, label in content.items():
+        if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+            raise ConfigError(
+                f"data.source: {file} labels {path!r} with {json.dumps(label)}, should be an integer or a string"
+            )
+    return {str(PurePosixPath(path)): label for path, label in content.items()}
+
+
+def _below_folder(copy: Copy, raw: dict[str, dict[str, Label]]) -> dict[str, dict[str, Label]]:
+    """With the prefix, if any, that leads to the most pictures: the same for all, so that none is found by chance."""
+    paths = [path for labels in raw.values() for path in labels]
+    prefixes = ("", *(f"{folder}/" for folder in copy.collection.pictures))
+    prefix = max(prefixes, key=lambda prefix: sum(f"{prefix}{path}" in copy.files for path in paths))
+    return {split: {f"{prefix}{path}": label for path, label in labels.items()} for split, labels in raw.items()}

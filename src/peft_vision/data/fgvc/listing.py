@@ -1,0 +1,18 @@
+"""What a copy of a data set says of its pictures, before any is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """`splits`: of "train", "test" and perhaps "val", the label of each picture by its path below the copy's folder.
+    Labels are all integers or all strings, in any range. `names`: of the classes, by label. `files`: those that say all
+    this, for checksums."""
+
+    splits: Mapping[str, Mapping[str, Label]]
+    names: Mapping[Label, str]
+    files: tuple[Path, ...]

@@ -1,0 +1,20 @@
+"""Adam with its weight decay in the gradient (Kingma & Ba, 2015, arXiv:1412.6980), as VQT's code uses it."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from peft_vision.config import component
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Stepper, parameter_groups
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+@component
+class Adam(Stepper):
+    betas: tuple[Beta, Beta]
+
+    def create(self, model: Model) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameter_groups(model, self.weight_decay), lr=self.lr, betas=self.betas)

@@ -1,0 +1,36 @@
+"""The benchmarks that papers report: their data sets, in the order of their tables, and the group of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peft_vision.data.vtab.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`titles`, `groups`: by data set, as data= calls it."""
+
+    name: str
+    titles: Mapping[str, str]
+    groups: Mapping[str, str]
+
+    def of_group(self, group: str) -> list[str]:
+        return [data for data, its in self.groups.items() if its == group]
+
+
+_FGVC = {
+    "fgvc/cub200": "CUB-200-2011",
+    "fgvc/nabirds": "NABirds",
+    "fgvc/flowers102": "Oxford Flowers",
+    "fgvc/dogs": "Stanford Dogs",
+    "fgvc/cars": "Stanford Cars",
+}
+
+BENCHMARKS = {
+    "vtab": Benchmark(
+        "VTAB-1k",
+        {f"vtab/{task.name}": task.title for task in TASKS.values()},
+        {f"vtab/{task.name}": task.group for task in TASKS.values()},
+    ),
+    "fgvc": Benchmark("FGVC", _FGVC, dict.fromkeys(_FGVC, "fgvc")),
+}

@@ -1,0 +1,128 @@
+"""Tables of papers, as data: accuracies in % with what they were measured on and how settings were chosen.
+
+A table is a file beside this one, or a user's own in the same form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from peft_vision.config import ConfigError, nearest
+from peft_vision.published.benchmarks import BENCHMARKS, Benchmark
+
+_HERE = Path(__file__).parent
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Row(BaseModel):
+    """`name`: in the paper. `values`: of the table's tasks; None where only means are known. `groups`,
+    `mean_of_groups`, `mean`: as the paper has them. `weights`: where they are not the table's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    values: tuple[Percent, ...] | None = None
+    groups: Mapping[str, Percent] = {}
+    mean_of_groups: Percent | None = None
+    mean: Percent | None = None
+    weights: str | None = None
+    remark: str = ""
+
+
+class Content(BaseModel):
+    """Of a table's file. `read_in`: where these figures were read, and how sure they are. `weights_like`: what timm
+    calls the weights, where `weights` is a longer story. `rows`: by method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    source: str
+    read_in: str
+    benchmark: Literal[tuple(BENCHMARKS)]
+    weights: str
+    weights_like: str | None = None
+    images: str
+    normalization: str
+    selection: str
+    seeds: str
+    tasks: tuple[str, ...]
+    rows: Mapping[str, Row]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Content":
+        known = {data.partition("/")[2] for data in BENCHMARKS[self.benchmark].titles}
+        if strangers := [task for task in self.tasks if task not in known]:
+            raise ValueError(f"tasks: {self.benchmark} has no {strangers[0]}{nearest(strangers[0], sorted(known))}")
+        for method, row in self.rows.items():
+            if row.values is not None and len(row.values) != len(self.tasks):
+                raise ValueError(f"rows.{method}: {len(row.values)} values for {len(self.tasks)} tasks")
+        return self
+
+
+@dataclass(frozen=True)
+class Table:
+    """`name`: of its file, without the ending."""
+
+    name: str
+    content: Content
+
+    @property
+    def benchmark(self) -> Benchmark:
+        return BENCHMARKS[self.content.benchmark]
+
+    @property
+    def weights(self) -> str:
+        """As timm calls them."""
+        return self.content.weights_like or self.content.weights
+
+    def weights_of(self, method: str) -> str:
+        return self.content.rows[method].weights or self.weights
+
+    def values(self, method: str) -> dict[str, float]:
+        """By data set, as data= calls it; empty where only means are known."""
+        row = self.content.rows[method]
+        tasks = [f"{self.content.benchmark}/{task}" for task in self.content.tasks]
+        return {} if row.values is None else dict(zip(tasks, row.values, strict=True))
+
+    def group(self, method: str, group: str) -> float | None:
+        """The mean of a group, from the figures of its data sets where they are known."""
+        values, of_group = self.values(method), self.benchmark.of_group(group)
+        if values.keys() >= set(of_group):
+            return fmean(values[data] for data in of_group)
+        return self.content.rows[method].groups.get(group)
+
+    def mean_of_groups(self, method: str) -> float | None:
+        groups = [self.group(method, group) for group in dict.fromkeys(self.benchmark.groups.values())]
+        return self.content.rows[method].mean_of_groups if None in groups else fmean(groups)
+
+    def mean(self, method: str) -> float | None:
+        """Over all data sets."""
+        values = self.values(method)
+        return (
+            fmean(values.values()) if values.keys() == self.benchmark.titles.keys() else self.content.rows[method].mean
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the tables that lie beside this file."""
+    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+
+
+def table(name: str) -> Table:
+    """A shipped one, or that of a user's file. ConfigError where there is none, or it is not of this form."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _HERE / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(shipped())
+        raise ConfigError(f"published: no table {name!r}; there are {known}{nearest(name, shipped())}, or a YAML file")
+    try:
+        return Table(path.stem, Content.model_validate(yaml.safe_load(path.read_text())))
+    except (yaml.YAMLError, ValidationError) as error:
+        reason = error.errors()[0] if isinstance(error, ValidationError) else None
+        where = ".".join(str(part) for part in reason["loc"]) if reason else ""
+        words = f"{where}: {reason['msg']}" if where else reason["msg"] if reason else str(error).splitlines()[0]
+        raise ConfigError(f"published: {path}: {words}") from error

@@ -1,0 +1,144 @@
+"""Measured figures beside published ones: each data set of a benchmark, the means of its groups, the mean of these, and
+the mean over all its data sets. What has not been measured stays a row without a figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from peft_vision.published.tables import Table, table
+from peft_vision.report.leaderboard import Entry, Leaderboard, Line
+from peft_vision.report.means import mean_score
+from peft_vision.report.significance import Score
+
+Kind = Literal["data", "group", "mean of groups", "mean", "measured so far"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`published`: in %, None where the paper has none; `measured`: fractions, None where `status` says why not."""
+
+    label: str
+    kind: Kind
+    published: float | None
+    measured: Score | None
+    status: str
+
+    @property
+    def difference(self) -> float | None:
+        """Measured less published, in points."""
+        if self.published is None or self.measured is None:
+            return None
+        return 100 * self.measured.mean - self.published
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One method of a `table` on one backbone. `differs`: in what its runs are not as published; `miniature`: whether
+    any of its images are of a rehearsal."""
+
+    table: Table
+    method: str
+    backbone: str
+    cells: tuple[Cell, ...]
+    differs: tuple[str, ...]
+    miniature: bool
+
+
+def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[Beside]:
+    """For each table of these `names`, in the order of its rows, each method that has runs. ConfigError for a name that
+    is none."""
+    tables = [table(name) for name in names]
+    return [
+        _beside(its, board, line)
+        for its in tables
+        for board in boards
+        for method in its.content.rows
+        for line in board.lines
+        if line.method == method and _concerns(board, its)
+    ]
+
+
+def _concerns(board: Leaderboard, its: Table) -> bool:
+    return bool({_plain(problem.data) for problem in board.problems} & set(map(_plain, its.benchmark.titles)))
+
+
+def _plain(data: str) -> str:
+    """A run that came to no result is known by the name of its folder, which has no slash."""
+    return data.replace("/", "_")
+
+
+def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
+    benchmark, published = its.benchmark, its.values(line.method)
+    entries = {data: _entry(data, board, line) for data in benchmark.titles}
+    cells = [
+        _cell(title, "data", published.get(data), {data: entries[data]}) for data, title in benchmark.titles.items()
+    ]
+    groups = dict.fromkeys(benchmark.groups.values())
+    if len(groups) > 1:
+        for group in groups:
+            of_group = {data: entries[data] for data in benchmark.of_group(group)}
+            cells.append(_cell(f"{group} ({len(of_group)})", "group", its.group(line.method, group), of_group))
+        shares = {data: 1 / len(groups) / len(benchmark.of_group(group)) for data, group in benchmark.groups.items()}
+        label = f"mean of {len(groups)} groups"
+        cells.append(_cell(label, "mean of groups", its.mean_of_groups(line.method), entries, shares))
+    cells.append(_cell(f"mean of {len(entries)}", "mean", its.mean(line.method), entries))
+    measured = {data: entry for data, entry in entries.items() if _is_scored(entry)}
+    if 0 < len(measured) < len(entries):
+        whole = published.keys() >= measured.keys()
+        mean = sum(published[data] for data in measured) / len(measured) if whole else None
+        cells.append(_cell(f"mean of the {len(measured)} measured", "measured so far", mean, measured))
+    return Beside(its, line.method, board.backbone, tuple(cells), tuple(_differs(its, line)), _is_miniature(line))
+
+
+def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:
+    """Of the data set's only column, or why there is none."""
+    found = [number for number, problem in enumerate(board.problems) if _plain(problem.data) == _plain(data)]
+    if len(found) > 1:
+        return f"{len(found)} versions"
+    return line.entries[found[0]] if found else "missing"
+
+
+def _is_scored(entry: Entry | str) -> bool:
+    return isinstance(entry, Entry) and entry.score is not None
+
+
+def _cell(
+    label: str,
+    kind: Kind,
+    published: float | None,
+    entries: Mapping[str, Entry | str],
+    shares: Mapping[str, float] | None = None,
+) -> Cell:
+    """Of the mean over `entries`, equally or by `shares`."""
+    without = [entry for entry in entries.values() if not _is_scored(entry)]
+    if without:
+        first = without[0] if isinstance(without[0], str) else without[0].status
+        status = first if len(entries) == 1 else f"{len(entries) - len(without)} of {len(entries)}"
+        return Cell(label, kind, published, None, status)
+    values = {(data, seed): value for data, its in entries.items() for (_, seed), value in its.values.items()}
+    shares = shares or dict.fromkeys(entries, 1 / len(entries))
+    return Cell(label, kind, published, mean_score(values, shares), "scored")
+
+
+def _differs(its: Table, line: Line) -> list[str]:
+    """What a reader must know before the figures are compared."""
+    runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
+    weights = sorted({run.weights for run in runs} - {its.weights_of(line.method)})
+    said = [f"measured with the weights {name}, published with {its.weights_of(line.method)}" for name in weights]
+    kinds = sorted({str(run.setting["data.source"]) for run in runs if "data.source" in run.setting})
+    if kinds:
+        said.append(f"measured on images of data.source={', '.join(kinds)}, published on: {its.content.images}")
+    normalization = sorted({str(run.setting.get("backbone.normalization", "own")) for run in runs})
+    if normalization:
+        words = {"own": "the weights' own", "imagenet": "mean and std of ImageNet", "none": "none"}
+        measured = ", ".join(words.get(name, name) for name in normalization)
+        said.append(f"normalised by {measured}; published: {its.content.normalization}")
+    if line.on_test:
+        said.append("measured with settings or epochs that test images chose, so its figures are too good")
+    return said
+
+
+def _is_miniature(line: Line) -> bool:
+    runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
+    return any(run.setting.get("data.miniature") is True for run in runs)

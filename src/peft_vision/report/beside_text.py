@@ -1,0 +1,191 @@
+"""Published and measured figures side by side: for a terminal, as CSV, as LaTeX and on a page."""
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.table import Table as RichTable
+
+from peft_vision.report.beside import Beside, Cell
+from peft_vision.report.board_text import figure
+from peft_vision.report.latex import escaped
+from peft_vision.report.markup import Cell as PageCell
+from peft_vision.report.markup import Heading, Markup, element, joined, table
+from peft_vision.report.terminal import tables
+
+MINIATURE = "miniature data: these figures prove nothing about accuracy"
+_NONE = "—"
+_COLUMNS = ("published", "measured", "difference")
+
+
+def by_table(found: Sequence[Beside]) -> list[list[Beside]]:
+    """Those of one table and backbone together."""
+    return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.backbone))]
+
+
+def beside_heading(found: Sequence[Beside]) -> str:
+    first = found[0]
+    return f"{first.table.content.title}: published and measured on {first.backbone}, test accuracy in %"
+
+
+def beside_notes(found: Sequence[Beside]) -> list[str]:
+    """What a reader must know."""
+    content = found[0].table.content
+    said = [MINIATURE] if any(its.miniature for its in found) else []
+    said += [
+        "measured: mean ± standard deviation over seeds (n - 1); difference in points; "
+        f"{_NONE} (n of m): no mean, because only n of its m data sets have a figure",
+        f"published: {content.source}; read in {content.read_in}",
+        f"weights {content.weights}; images: {content.images}; normalised by {content.normalization}; chosen by: "
+        f"{content.selection}; seeds: {content.seeds}",
+    ]
+    said += [f"{its.method}, published: {row.remark}" for its in found if (row := content.rows[its.method]).remark]
+    differs = dict.fromkeys(words for its in found for words in its.differs)
+    said += [f"{_whose(words, found)}{words}" for words in differs]
+    absent = [name for name in content.rows if name not in {its.method for its in found}]
+    return [*said, *([f"no run here of {', '.join(absent)}"] if absent else [])]
+
+
+def _whose(words: str, found: Sequence[Beside]) -> str:
+    """Nothing where it is of all."""
+    methods = [its.method for its in found if words in its.differs]
+    return "" if len(methods) == len(found) else f"{', '.join(methods)}: "
+
+
+def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
+    """Of one table; a column of three figures for each method."""
+    grid = [["", *(cell.label for cell in found[0].cells)]]
+    labels = grid[0][1:]
+    for its in found:
+        cells = _aligned(its, labels)
+        columns = [[name, *(_words(cell)[number] for cell in cells)] for number, name in enumerate(_COLUMNS)]
+        widths = [max(map(len, column)) for column in columns]
+        rows = [
+            "  ".join(text.rjust(w) for text, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)
+        ]
+        grid.append([f"{its.method}: {rows[0].strip()}", *rows[1:]])
+    return tables(grid, words=("",), width=width)
+
+
+def _aligned(its: Beside, labels: Sequence[str]) -> list[Cell]:
+    """By these labels, of which a method whose data sets are all there has not the last."""
+    own = {cell.label: cell for cell in its.cells}
+    return [own.get(label, Cell(label, "data", None, None, "")) for label in labels]
+
+
+def _words(cell: Cell) -> tuple[str, str, str]:
+    return _published(cell), _measured(cell), _difference(cell)
+
+
+def _published(cell: Cell) -> str:
+    """Figures as papers print them, means with a digit more."""
+    return _NONE if cell.published is None else f"{cell.published:.{1 if cell.kind == 'data' else 2}f}"
+
+
+def _measured(cell: Cell) -> str:
+    if cell.measured is None:
+        return cell.status if cell.kind == "data" else f"{_NONE} ({cell.status})"
+    return figure(cell.measured)
+
+
+def _difference(cell: Cell) -> str:
+    return "" if cell.difference is None else f"{cell.difference:+.2f}"
+
+
+def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
+    """Tidy: one for each method and cell; accuracies in %, None is unknown."""
+    return [
+        {
+            "table": its.table.name,
+            "backbone": its.backbone,
+            "method": its.method,
+            "column": cell.label,
+            "kind": cell.kind,
+            "published": None if cell.published is None else round(cell.published, 4),
+            "measured": None if cell.measured is None else 100 * cell.measured.mean,
+            "std": None if cell.measured is None or cell.measured.std is None else 100 * cell.measured.std,
+            "n": cell.measured.n if cell.measured else 0,
+            "difference": cell.difference,
+            "status": cell.status,
+            "miniature": its.miniature,
+        }
+        for its in found
+        for cell in its.cells
+    ]
+
+
+def beside_csv(found: Sequence[Beside]) -> str:
+    file = io.StringIO()
+    said = rows(found)
+    writer = csv.DictWriter(file, list(said[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(said)
+    return file.getvalue()
+
+
+def beside_latex(found: Sequence[Beside]) -> str:
+    """To be read with \\input, after \\usepackage{booktabs}; three columns for each method."""
+    return "\n".join(["% \\usepackage{booktabs}", *map(_latex, by_table(found))])
+
+
+def _latex(found: Sequence[Beside]) -> str:
+    labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
+    spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{escaped(its.method)}}}" for its in found)
+    cells = [_aligned(its, labels) for its in found]
+    lines = [
+        " & ".join([escaped(label), *(escaped(text) for its in cells for text in _words(its[number]))]) + r" \\"
+        for number, label in enumerate(labels)
+    ]
+    caption = f"{'. '.join([beside_heading(found), *beside_notes(found)])}."
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\begin{{tabular}}{{l{'rrr' * len(found)}}}",
+            r"\toprule",
+            rf" & {spans} \\",
+            " & ".join(["", *(_COLUMNS * len(found))]) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def beside_page(found: Sequence[Beside]) -> Markup:
+    """A table for each table of a paper and backbone, with its notes."""
+    return joined([_on_page(its) for its in by_table(found)])
+
+
+def _on_page(found: Sequence[Beside]) -> Markup:
+    labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
+    headings = [Heading("data set", True, "")]
+    headings += [Heading(f"{its.method}, {column}", False, "") for its in found for column in _COLUMNS]
+    cells = [_aligned(its, labels) for its in found]
+    lines = [
+        [
+            PageCell(label, number, "" if cells[0][number].kind == "data" else "mean"),
+            *(cell for its in cells for cell in _page_cells(its[number])),
+        ]
+        for number, label in enumerate(labels)
+    ]
+    warned = (
+        [element("p", f"{MINIATURE.capitalize()}.", class_="warning")] if any(its.miniature for its in found) else []
+    )
+    said = element("ul", *(element("li", note) for note in beside_notes(found) if note != MINIATURE), class_="notes")
+    return joined([*warned, table(beside_heading(found), headings, lines, classes="beside"), said])
+
+
+def _page_cells(cell: Cell) -> list[PageCell]:
+    measured = cell.measured.mean if cell.measured else None
+    shown = _measured(cell)
+    return [
+        PageCell(_published(cell), cell.published, ""),
+        PageCell(shown if cell.measured else element("span", shown, class_="absent"), measured, ""),
+        PageCell(_difference(cell), cell.difference, ""),
+    ]

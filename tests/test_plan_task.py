@@ -1,0 +1,78 @@
+"""`peft-vision task=plan`: what a person learns before a sweep."""
+
+import re
+
+from command import call, results
+
+DEMO = ("experiment=demo", "data.train_size=100", "trainer.epochs=2", "trainer.batch_size=20")
+
+
+def line(outcome, first):
+    (found,) = [its for its in outcome.out.splitlines() if its.startswith(first)]
+    return found
+
+
+def test_a_run_is_planned_and_not_trained(tmp_path):
+    outcome = call("task=plan", *DEMO, "method=vpt_deep", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.match(r"vpt_deep +vit_micro +1 +180 +389 +0 +\d", line(outcome, "vpt_deep"))
+    assert line(outcome, "runs") == "runs     1 to do"
+    assert re.fullmatch(
+        r"time     [\d.e-]+ hours of one device, \d+ s on 8; measured on cpu, \d+ threads?, where vit_micro passes "
+        r"[\d.e+]+ images per second",
+        line(outcome, "time"),
+    )
+    assert line(outcome, "slurm").endswith(
+        "method=vpt_deep hydra/launcher=slurm_gpu hydra.launcher.timeout_min=10 hydra.launcher.array_parallelism=8"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tuning_is_planned_with_its_final_runs_and_what_the_store_saves(tmp_path):
+    tune = ("-m", "hydra/sweeper=tune", "method=vqt,vpt_deep", "optimizer.lr=1e-3,1e-2,0.1")
+    outcome = call("task=plan", *tune, *DEMO, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    # each method: 3 settings on 90 + 10 images, then 3 seeds on 100 + 359 test images, two epochs
+    assert re.match(r"vpt_deep +vit_micro +6 +1,140 +1,167 +0 ", line(outcome, "vpt_deep"))
+    assert re.match(r"vqt +vit_micro +6 +0 +0 +2,277 ", line(outcome, "vqt"))
+    assert re.match(r"filling the store +0 +559 +0 ", line(outcome, "filling the store"))
+    assert line(outcome, "runs") == "runs     12 to do"
+    assert results(tmp_path) == []
+
+
+def test_what_is_done_is_not_counted(tmp_path):
+    sweep = ("-m", *DEMO, "method=linear", "tracker=none")
+    assert call(*sweep, "seed=0,1", cwd=tmp_path).code == 0
+    outcome = call("task=plan", *sweep, "seed=0,1,2", cwd=tmp_path)
+    assert line(outcome, "runs") == "runs     1 to do; 2 are done and not counted"
+    assert "nothing to do: all 2 runs are done" in call("task=plan", *sweep, "seed=0,1", cwd=tmp_path).out
+
+
+def test_final_runs_that_are_done_are_known_though_their_setting_was_not(tmp_path):
+    tune = ("-m", "hydra/sweeper=tune", *DEMO, "method=linear", "optimizer.lr=1e-3,1e-2", "hydra.sweeper.seeds=[0,1]")
+    assert call(*tune, "tracker=none", cwd=tmp_path).code == 0
+    outcome = call("task=plan", *tune, "hydra.sweeper.seeds=[0,1,2]", "tracker=none", cwd=tmp_path)
+    assert line(outcome, "runs") == "runs     1 to do; 4 are done and not counted"
+
+
+def test_a_given_rate_scales_the_time(tmp_path):
+    outcome = call("task=plan", *DEMO, "method=vpt_deep", "task.rate=1e9", cwd=tmp_path)
+    assert re.search(r"; measured on cpu, .* images per second, scaled to \d", line(outcome, "time"))
+    assert "of this  0 s computing" in line(outcome, "of this")
+
+
+def test_data_that_are_not_here_are_planned_by_their_known_sizes(tmp_path):
+    outcome = call(
+        *("task=plan", "backbone=vit_micro", "method=vpt_deep", "data=vtab/dtd", "data.stage=final"),
+        *("trainer.epochs=1", "trainer.batch_size=8", "tracker=none", "task.repeats=1", "task.warmup=0"),
+        cwd=tmp_path,
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.match(r"vpt_deep +vit_micro +1 +1,000 +1,880 ", line(outcome, "vpt_deep"))
+    assert line(outcome, "unknown") == "unknown  the time to read pictures of vtab/dtd, which are not here"
+
+
+def test_data_of_unknown_size_that_are_not_here_are_an_error(tmp_path):
+    outcome = call("task=plan", "backbone=vit_micro", "data=image_folder", "data.path=nowhere", cwd=tmp_path)
+    assert outcome.code == 1
+    assert "data.path: no folder" in outcome.err
