@@ -2,9 +2,9 @@
 
     python benchmarks/plan_accuracy.py [--backbone vit_b16_in21k] [--images 48] [--epochs 2]
 
-Two tasks of VTAB-1k as miniature copies of JPEGs of about 300 x 300: few images and epochs of the real protocols, tuning
-and final runs, one at a time. Planned: what task=plan says before anything ran. Taken: how much longer the sweep's command
-takes than the same again, which finds all done.
+Two tasks of VTAB-1k as miniature copies of JPEGs of about 300 x 300: few images and epochs of the real protocols,
+tuning and final runs, one at a time. Planned: what task=plan says before anything ran. Taken: how much longer the
+sweep's command takes than the same again, which finds all done.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What a run, or a whole sweep, will cost before it starts."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,11 +30,13 @@ _WIDEST = 200
 @component
 class Plan(Train):
     """`rate`: images per second that the bare backbone passes without gradients where the runs will take place;
-    None: as here. `warmup`, `repeats`: of each measurement. `devices`: that will work at a time."""
+    None: as here. `warmup`, `repeats`: of each measurement; `images`: at most in a batch of it, None: as the runs
+    have them. `devices`: that will work at a time."""
 
     rate: PositiveFloat | None
     warmup: NonNegativeInt
     repeats: PositiveInt
+    images: PositiveInt | None
     devices: PositiveInt
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
@@ -98,7 +101,9 @@ class Plan(Train):
                 optimizer=experiment.optimizer,
                 trainer=replace(
                     experiment.trainer,
-                    batch_size=min(experiment.trainer.batch_size, demand.extent.images["train"]),
+                    batch_size=min(
+                        self.images or math.inf, experiment.trainer.batch_size, demand.extent.images["train"]
+                    ),
                 ),
                 features=experiment.features,
                 world=here,
