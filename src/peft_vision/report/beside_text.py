@@ -165,11 +165,13 @@ def beside_page(found: Sequence[Beside]) -> Markup:
 def _on_page(found: Sequence[Beside]) -> Markup:
     labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
     headings = [Heading("data set", True, "")]
-    headings += [Heading(f"{its.method}, {column}", False, "") for its in found for column in _COLUMNS]
+    for its in found:
+        first, *others = _COLUMNS
+        headings += [Heading(f"{its.method}: {first}", False, ""), *(Heading(column, False, "") for column in others)]
     cells = [_aligned(its, labels) for its in found]
     lines = [
         [
-            PageCell(label, number, "" if cells[0][number].kind == "data" else "mean"),
+            PageCell(label, number, "" if cells[0][number].kind == "data" else "sum"),
             *(cell for its in cells for cell in _page_cells(its[number])),
         ]
         for number, label in enumerate(labels)
