@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from peft_vision.config import INCIDENTAL, Neutral, component
+from peft_vision.config import INCIDENTAL, ConfigError, Neutral, component
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.extent import Extent
@@ -69,8 +69,18 @@ class Data(ABC):
 
     def extent(self) -> Extent:
         """How much a run reads. ConfigError where the images are not here and their number is not known."""
-        sets, parts = self._divide()
+        try:
+            sets, parts = self._divide()
+        except ConfigError:
+            known = self.known()
+            if known is None or self.shots is not None or self.train_size is not None:
+                raise
+            return known.at(self.stage)
         return Extent({split: len(part) for split, part in parts.items()}, len(sets.classes))
+
+    def known(self) -> Extent | None:
+        """The numbers of a data set that was published, of train, val and test, whether it is here or not."""
+        return None
 
     def parts(self) -> dict[str, Labelled]:
         """The pictures of each split, nothing decoded."""

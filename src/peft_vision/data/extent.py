@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Extent:
-    """`images`: by split, as many as a run reads; `classes`: how many."""
+    """`images`: by split; `classes`: how many."""
 
     images: Mapping[str, int]
     classes: int
 
-
-def published_extent(stage: str, *, train: int, val: int, test: int, classes: int) -> Extent:
-    """Of splits whose sizes are known, as `data.stage` uses them."""
-    if stage == "tune":
-        return Extent({"train": train, "val": val}, classes)
-    if stage == "final":
-        return Extent({"train": train + val, "test": test}, classes)
-    if stage == "peek":
-        return Extent({"train": train + val, "val": test, "test": test}, classes)
-    return Extent({"train": train, "val": val, "test": test}, classes)
+    def at(self, stage: str) -> "Extent":
+        """As many as `data.stage` reads, of train, val and test."""
+        train, val, test = (self.images[split] for split in ("train", "val", "test"))
+        images = {
+            "all": {"train": train, "val": val, "test": test},
+            "tune": {"train": train, "val": val},
+            "final": {"train": train + val, "test": test},
+            "peek": {"train": train + val, "val": test, "test": test},
+        }
+        return Extent(images[stage], self.classes)

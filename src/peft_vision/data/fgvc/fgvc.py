@@ -12,10 +12,10 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import INCIDENTAL, ConfigError, Neutral, component
+from peft_vision.config import INCIDENTAL, Neutral, component
 from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.divide import without_images
-from peft_vision.data.extent import Extent, published_extent
+from peft_vision.data.extent import Extent
 from peft_vision.data.fgvc import birds, cars, class_folders, dogs, flowers, json_splits
 from peft_vision.data.fgvc.collection import COLLECTIONS
 from peft_vision.data.fgvc.copy import Copy
@@ -69,17 +69,11 @@ class FGVC(Data):
             files=listing.files,
         )
 
-    def extent(self) -> Extent:
-        """The published numbers, where the images are not here."""
-        try:
-            return super().extent()
-        except ConfigError:
-            if self.miniature or self.shots is not None or self.train_size is not None:
-                raise
-            its = COLLECTIONS[self.name]
-            val = its.val or round(self.val_fraction * its.train)
-            train = its.train if its.val else its.train - val
-            return published_extent(self.stage, train=train, val=val, test=its.test, classes=its.num_classes)
+    def known(self) -> Extent | None:
+        its = COLLECTIONS[self.name]
+        val = its.val or round(self.val_fraction * its.train)
+        images = {"train": its.train if its.val else its.train - val, "val": val, "test": its.test}
+        return None if self.miniature else Extent(images, its.num_classes)
 
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
         """A warning names the classes that are not validated or tested on."""
