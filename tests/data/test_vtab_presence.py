@@ -25,6 +25,13 @@ def test_what_is_missing_is_counted_and_named(tmp_path: Path):
     )
 
 
+def test_an_archive_as_the_root_is_to_be_unpacked(tmp_path: Path):
+    (tmp_path / "cats.zip").touch()
+    assert complaint(tmp_path / "cats.zip", "a") == (
+        f"data.root: {tmp_path}/cats.zip is a file; unpack it, and give the folder that holds data sets"
+    )
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path):
     assert complaint(tmp_path / "none", "a") == (
         f"data.root: no folder {tmp_path}/none, which should hold Cats-9: a\nCats-9 is at cats.example.org (3 GB)"

@@ -13,6 +13,8 @@ _NAMED = 3  # missing files that a message names
 def require(root: Path, wanted: Sequence[str], *, what: str, site: str) -> None:
     """ConfigError unless all of `wanted` lie below `root`: files or folders, * in a name stands for anything. `what`:
     the data set; `site`: where it is fetched."""
+    if root.is_file():
+        raise ConfigError(f"data.root: {root} is a file; unpack it, and give the folder that holds data sets")
     missing = [path for path in wanted if not _found(root, path)]
     if not missing:
         return
