@@ -76,3 +76,22 @@ def test_data_of_unknown_size_that_are_not_here_are_an_error(tmp_path):
     outcome = call("task=plan", "backbone=vit_micro", "data=image_folder", "data.path=nowhere", cwd=tmp_path)
     assert outcome.code == 1
     assert "data.path: no folder" in outcome.err
+
+
+SPACE = ("method=lora", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "method.rank=2,4")
+
+
+def test_a_search_is_planned_as_if_every_trial_were_whole(tmp_path):
+    search = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=10")
+    outcome = call("task=plan", *search, *SPACE, *DEMO, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    # on 90 images for two epochs, 10 validate after each and at the end
+    assert re.match(r"lora +vit_micro +10 +1,800 +300 +0 ", line(outcome, "lora"))
+
+
+def test_so_is_a_tuning_that_searches(tmp_path):
+    tune = ("-m", "hydra/sweeper=tune", "hydra.sweeper.n_trials=6", "hydra.sweeper.seeds=[0,1]")
+    outcome = call("task=plan", *tune, *SPACE, *DEMO, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    # then two final runs on 100 images, scored on 359
+    assert re.match(r"lora +vit_micro +8 +1,480 +898 +0 ", line(outcome, "lora"))
