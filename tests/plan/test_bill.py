@@ -10,7 +10,7 @@ from peft_vision.plan.rates import PhaseRates, Rates, between
 from peft_vision.plan.words import duration, notes, slurm_line
 
 IMAGES = {"train": 100, "val": 20, "test": 30}
-DEMO = ("experiment=demo", "trainer.epochs=4")
+DEMO = ("experiment=demo", "trainer.epochs=4", "trainer.batch_size=32")
 
 
 def demand(*overrides, images=IMAGES, times=1.0):
@@ -19,7 +19,7 @@ def demand(*overrides, images=IMAGES, times=1.0):
 
 PLAIN = Rates(
     setup=0.4,
-    phases=(PhaseRates(stored=False, step=0.01, score=0.002),),
+    phases=(PhaseRates(stored=False, step=0.01, update=0.5, score=0.002),),
     observe=None,
     forward=0.001,
     stored_bytes=0,
@@ -27,7 +27,7 @@ PLAIN = Rates(
 )
 STORED = Rates(
     setup=0.4,
-    phases=(PhaseRates(stored=True, step=0.0005, score=0.0001),),
+    phases=(PhaseRates(stored=True, step=0.0005, update=0.0, score=0.0001),),
     observe=0.003,
     forward=0.001,
     stored_bytes=2**20,
@@ -42,7 +42,7 @@ def test_a_run_that_stores_nothing_passes_every_image_in_every_epoch():
     assert cost.trained == 3 * 4 * 100
     assert cost.scored == 3 * (4 * 20 + 20 + 30)
     assert cost.saved == 0
-    assert cost.device == pytest.approx(3 * (4 * 100 * 0.01 + 4 * 20 * 0.002 + (20 + 30) * 0.002))
+    assert cost.device == pytest.approx(3 * (4 * 100 * 0.01 + 4 * 4 * 0.5 + 4 * 20 * 0.002 + (20 + 30) * 0.002))
     assert cost.reading == pytest.approx(3 * 150 * 0.01)
     assert cost.starting == pytest.approx(3 * (0.4 + 0.6))
     assert cost.disk == 3 * (4 * 1000 + 65536)
@@ -52,7 +52,9 @@ def test_a_run_that_stores_nothing_passes_every_image_in_every_epoch():
 
 def test_what_is_frozen_is_observed_once_for_all_runs_that_read_it():
     found = [demand("method=vqt", times=5), demand("method=linear", times=2)]
-    small = Rates(0.4, (PhaseRates(True, 0.0001, 0.0001),), observe=0.002, forward=0.001, stored_bytes=512, trained=90)
+    small = Rates(
+        0.4, (PhaseRates(True, 0.0001, 0.0, 0.0001),), observe=0.002, forward=0.001, stored_bytes=512, trained=90
+    )
     its = bill(found, [STORED, small], {"digits": 0.0}, faster=1)
     assert its.shared.observed == 150
     assert its.shared.device == pytest.approx(150 * 0.003)  # the pass of those that read most
@@ -81,7 +83,10 @@ def test_a_faster_device_computes_faster_and_reads_no_faster():
 
 
 def test_phases_are_paid_one_by_one_and_a_solver_is_said_to_be_unknown():
-    phases = (PhaseRates(stored=True, step=None, score=0.0001), PhaseRates(stored=False, step=0.01, score=0.002))
+    phases = (
+        PhaseRates(stored=True, step=None, update=0.0, score=0.0001),
+        PhaseRates(stored=False, step=0.01, update=0.5, score=0.002),
+    )
     its = bill([demand("method=lp_ft")], [Rates(0, phases, 0.003, 0.001, 512, 10)], {"digits": None}, faster=1)
     (cost,) = its.costs.values()
     assert cost.trained == 400
@@ -104,7 +109,7 @@ def test_runs_that_take_as_long_are_of_one_kind():
 
 
 def test_between_two_numbers_of_classes_time_rises_evenly():
-    high = Rates(0.4, (PhaseRates(True, 0.0025, 0.0005),), 0.003, 0.001, 2**20, trained=900)
+    high = Rates(0.4, (PhaseRates(True, 0.0025, 0.0, 0.0005),), 0.003, 0.001, 2**20, trained=900)
     mid = between([(10, STORED), (110, high)], 35)
     assert mid.phases[0].step == pytest.approx(0.001)
     assert mid.phases[0].score == pytest.approx(0.0002)

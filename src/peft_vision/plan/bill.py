@@ -95,7 +95,8 @@ def _of_one_run(demand: Demand, rates: Rates) -> tuple[Cost, Cost | None]:
     for phase in rates.phases:
         looked = epochs if phase.step is not None else 1
         cost.unmeasured |= phase.step is None
-        cost.device += epochs * train * (phase.step or 0.0) + looked * val * phase.score
+        steps = epochs * -(-train // demand.experiment.trainer.batch_size)
+        cost.device += epochs * train * (phase.step or 0.0) + steps * phase.update + looked * val * phase.score
         if phase.stored:
             cost.saved += looked * (train + val)
         else:

@@ -24,11 +24,13 @@ _SCORED = 64  # images in a pass that is timed; a CPU takes as long for each of 
 
 @dataclass(frozen=True)
 class PhaseRates:
-    """Seconds for an image: `step`, of training for an epoch; `score`, of a pass without gradients; both of what the
-    phase reads: the store where `stored`. `step` is None of a phase whose solver takes as long as the data make it."""
+    """Seconds for an image: `step`, of training; `score`, of a pass without gradients; both of what the phase reads:
+    the store where `stored`. `update`: seconds of a step that no image takes, in which the optimizer moves what trains.
+    `step` is None of a phase whose solver takes as long as the data make it."""
 
     stored: bool
     step: float | None
+    update: float
     score: float
 
 
@@ -74,7 +76,12 @@ def between(measured: Sequence[tuple[int, Rates]], classes: int) -> Rates:
         return None if first is None or last is None else first + share * (last - first)
 
     phases = [
-        replace(one, step=at(one.step, other.step), score=at(one.score, other.score))
+        replace(
+            one,
+            step=at(one.step, other.step),
+            update=at(one.update, other.update),
+            score=at(one.score, other.score),
+        )
         for one, other in zip(low.phases, high.phases, strict=True)
     ]
     return replace(low, phases=tuple(phases), trained=round(low.trained + share * (high.trained - low.trained)))
@@ -96,15 +103,16 @@ def _phase(model: Model, images: Images, experiment: Experiment, setting: Settin
     if isinstance(optimizer, Grid) and isinstance(source, Table):
         head = setting.head.build(model.readout.width, setting.num_classes)[-1].to(setting.world.device)
         step = _seconds(lambda: optimizer.solve(head, source, None, _one_epoch(experiment)), setting) / len(source)
-        return PhaseRates(stored, step, score)
+        return PhaseRates(stored, step, 0.0, score)
     if not isinstance(optimizer, Stepper):
-        return PhaseRates(stored, None, score)
+        return PhaseRates(stored, None, 0.0, score)
     stepper = optimizer.create(model)
     update = setting.trainer.updates(model, stepper, setting.world)
     batches = endless(source, setting)
     with stepping(optimizer, stepper):
         seconds = _seconds(lambda: update(next(batches), optimizer.lr), setting)
-    return PhaseRates(stored, seconds / setting.trainer.batch_size, score)
+    moving = 0.0 if optimizer.steps_during_backward else _seconds(stepper.step, setting)
+    return PhaseRates(stored, (seconds - moving) / setting.trainer.batch_size, moving, score)
 
 
 def _one_epoch(experiment: Experiment) -> Fitting:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -27,6 +27,9 @@ from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
 from peft_vision.tuning.choice import write_choice
 from peft_vision.tuning.foreseen import as_final, by_cell, evenly
 from peft_vision.tuning.summary import print_decisions
+
+if TYPE_CHECKING:
+    from peft_vision.search.space import Space
 
 logger = logging.getLogger("peft_vision")
 _OWN = ("seed", "data.stage", "task.pruner")  # what the final runs have values of their own for
@@ -83,13 +86,11 @@ class Tuning(SweepOfGrids):
     def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
         """The tuning runs, of a search those of the space's corners, each as often as the others; then the final
         ones, of any setting of the cell, which is not known before, but for those that are there."""
-        tuning = [(its, 1.0) for its in self.experiments([(*point, self.stage) for point in self.points(overrides)])]
-        if self.searches:
-            tuning = [
-                (its, times)
-                for cell in by_cell(its for its, _ in tuning).values()
-                for its, times in evenly(cell, self._search["n_trials"])
-            ]
+        plain, spaces = self.spaces(overrides) if self.searches else (self.points(overrides), [])
+        tuning = [(its, 1.0) for its in self.experiments([(*point, self.stage) for point in plain])]
+        for space in spaces:
+            trials = self._search["n_trials"] * max(1, len(space.seeds))
+            tuning += evenly(self.experiments(space.examples()), trials)
         if self.selection == "test":
             return tuning
         final: list[tuple[Experiment, float]] = []
@@ -108,12 +109,25 @@ class Tuning(SweepOfGrids):
 
     def searched(self, overrides: Sequence[Override]) -> list[Ended]:
         """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
-        check_optuna()
+        plain, spaces = self.spaces(overrides)
         from peft_vision.search.options import SearchOptions  # here, because Optuna may be missing
         from peft_vision.search.search import Search
-        from peft_vision.search.space import Space
 
         options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
+        examples = [example for space in spaces for example in space.examples()]
+        self.check_final(examples)
+        self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
+        ended = self.tuned(plain) if plain else []
+        for space in spaces:
+            _, trials = Search(self, space, options).carry_out()
+            ended += [its for _, runs in trials.values() for its in runs]
+        return ended
+
+    def spaces(self, overrides: Sequence[Override]) -> tuple[list[tuple[str, ...]], list["Space"]]:
+        """The points of cells in which nothing varies, and the spaces of the others."""
+        check_optuna()
+        from peft_vision.search.space import Space  # here, because Optuna may be missing
+
         plain: list[tuple[str, ...]] = []
         spaces: list[Space] = []
         for crossing in self.crossings(overrides):
@@ -123,14 +137,7 @@ class Tuning(SweepOfGrids):
                 continue
             for cell in Points.points(self, [own for own in crossing if own not in varied]):
                 spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
-        examples = [example for space in spaces for example in space.examples()]
-        self.check_final(examples)
-        self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
-        ended = self.tuned(plain) if plain else []
-        for space in spaces:
-            _, trials = Search(self, space, options).carry_out()
-            ended += [its for _, runs in trials.values() for its in runs]
-        return ended
+        return plain, spaces
 
     @property
     def stage(self) -> str:
