@@ -3,7 +3,6 @@
 path/data/train-00000-of-00001.parquet  path/data/test-00000-of-00001.parquet
 """
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -17,26 +16,18 @@ from peft_vision.data.splits import LabelledSets
 
 
 @component
-class Parquet(Data):
-    """One of `path` and `hub`. `subset`: a folder below. `test_fraction` is for a data set without a test split."""
+class Parquet(Stored, Data):
+    """One of `path` and `hub`. `test_fraction` is for a data set without a test split."""
 
     path: str | None
-    hub: str | None
-    subset: str | None
-    image: str
-    label: str
-    train: str
-    val: str | None
-    test: str | None
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:
         """Class ids follow the data set's own labels; of labels that are names, their order."""
         if (self.path is None) == (self.hub is None):
             raise ConfigError("data: set data.path to a folder of parquet files, or data.hub to a data set's name")
-        stored = Stored(**{field.name: getattr(self, field.name) for field in fields(Stored)})
         folder = None if self.path is None else self._folder(self.path)
-        opened = read(stored, folder, prefix="data.")
+        opened = read(self, folder, prefix="data.")
         train, test, remark = opened.train, opened.test, ""
         if test is None:
             train, test = test_part(train, self.test_fraction)

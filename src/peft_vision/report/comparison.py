@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
+from rich.table import Table
 
 from peft_vision.report.beside import Beside, beside
 from peft_vision.report.beside_text import (
@@ -119,27 +120,20 @@ def _print(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    for board in boards:
-        say(f"leaderboard, {board.backbone}\n")
-        for table in board_tables(board, width=width):
+    def section(heading: str, tables: Sequence[Table], said: Sequence[str]) -> None:
+        say(f"{heading}\n")
+        for table in tables:
             wide.print(table, "")
-        for note in notes(board):
-            say(f"- {note}")
-        say("")
-    for comparison in compared:
-        say(f"{comparison.data}, {comparison.backbone}: {comparison.source}\n")
-        for table in rich_tables(comparison, width=width):
-            wide.print(table, "")
-        for remark in remarks(comparison):
+        for remark in said:
             say(f"- {remark}")
         say("")
-    for its in by_table(against):
-        say(f"{beside_heading(its)}\n")
-        for table in beside_tables(its, width=width):
-            wide.print(table, "")
-        for note in beside_notes(its):
-            say(f"- {note}")
-        say("")
+
+    for board in boards:
+        section(f"leaderboard, {board.backbone}", board_tables(board, width=width), notes(board))
+    for its in compared:
+        section(f"{its.data}, {its.backbone}: {its.source}", rich_tables(its, width=width), remarks(its))
+    for found in by_table(against):
+        section(beside_heading(found), beside_tables(found, width=width), beside_notes(found))
     for run in left_out:
         say(f"left out  {run.folder}: {run.reason}")
 

@@ -9,12 +9,15 @@ from scipy.io.matlab import MatReadError
 
 from peft_vision.config import ConfigError
 
+_UNREADABLE = (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError)
+"""What scipy raises for a file that is torn, of another kind, or of MATLAB 7.3."""
+
 
 def read_mat(file: Path, *variables: str) -> list[np.ndarray]:
     """These variables of `file`, each (n,); a struct array has named fields. ConfigError where they cannot be read."""
     try:
         content = loadmat(file, squeeze_me=True, variable_names=variables)
-    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"data.root: cannot read {file} ({type(error).__name__}: {error}); fetch it again") from error
     if missing := [name for name in variables if name not in content]:
         raise ConfigError(f"data.root: {file} has no variable {missing[0]!r}; it is not the published file")
