@@ -3,7 +3,8 @@
     path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
     path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class tests
 
-Any file Pillow can open by its name counts as a picture; other files and hidden ones are passed over.
+A file counts as a picture by its ending; other files and hidden ones are passed over, and what archives and programs
+leave behind (walk.py).
 """
 
 from pathlib import Path
@@ -14,10 +15,12 @@ from pydantic import Field
 from peft_vision.config import ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
-from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.splits import LabelledSets
+from peft_vision.data.walk import class_files, sub_folders
 
 _SPLITS = ("train", "val", "test")
+_KEY = "data.path"
 
 
 @component
@@ -32,7 +35,7 @@ class ImageFolder(Data):
         root = Path(self.path).expanduser().absolute()
         if not root.is_dir():
             raise ConfigError(f"data.path: no folder {root}")
-        folders = {folder.name for folder in _folders(root)}
+        folders = {folder.name for folder in sub_folders(root, key=_KEY)}
         if folders.isdisjoint(_SPLITS):
             classes = _classes(root)
             train, test = test_part(_pictures(root, root, classes), self.test_fraction)
@@ -56,7 +59,7 @@ class ImageFolder(Data):
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(path.name for path in _folders(folder))
+    classes = tuple(path.name for path in sub_folders(folder, key=_KEY))
     if not classes:
         raise ConfigError(f"data.path: no class folders in {folder}; each class is a folder of its pictures")
     if len(classes) == 1:
@@ -68,10 +71,10 @@ def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
     """Of the class folders in `folder`, which may lack some classes but not add any."""
     paths: list[str] = []
     labels: list[int] = []
-    for class_folder in _folders(folder):
+    folders = sub_folders(folder, key=_KEY)
+    for class_folder, found in zip(folders, class_files(folders, root, key=_KEY), strict=True):
         if class_folder.name not in classes:
             raise ConfigError(f"data.path: class {class_folder.name!r} of {folder} is not among the training classes")
-        found = image_files(class_folder, root)
         if not found:
             raise ConfigError(f"data.path: no image in class folder {class_folder}")
         paths += found
@@ -79,7 +82,3 @@ def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
     if not paths:
         raise ConfigError(f"data.path: no class folders in {folder}; each class is a folder of its pictures")
     return labelled(Files(root, paths), labels)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from peft_vision.config import ConfigError
-from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.walk import class_files, sub_folders
 
 _NAMED = 3  # class folders that a message names
 
@@ -17,7 +18,7 @@ def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: s
     `source`: where the folder comes from, how it is laid out and how large it is."""
     if not folder.is_dir():
         raise ConfigError(f"{key}: no folder {folder}\n{source}")
-    there = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))}
+    there = {path.name for path in sub_folders(folder, key=key)}
     if missing := [name for name in names if name not in there]:
         raise ConfigError(
             f"{key}: {folder} lacks {len(missing)} of {len(names)} class folders: {_first(missing)}\n{source}"
@@ -32,7 +33,8 @@ def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: s
 def read_folders(root: Path, folder: Path, labels: Mapping[str, int], *, key: str) -> Labelled:
     """The pictures in the sub-folders of `folder` that `labels` names, in its order; `root` is where their names
     begin."""
-    found = {name: image_files(folder / name, root) for name in labels}
+    names = list(labels)
+    found = dict(zip(names, class_files([folder / name for name in names], root, key=key), strict=True))
     if empty := [name for name, paths in found.items() if not paths]:
         raise ConfigError(f"{key}: no image in {len(empty)} class folders of {folder}: {_first(empty)}")
     paths = [path for its in found.values() for path in its]

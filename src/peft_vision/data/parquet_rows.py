@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
+from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
 
 _HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures
@@ -63,15 +63,15 @@ class Rows(Pictures):
         return f"{file.root / file.path} row {row}"
 
     def read(self, index: int) -> Image.Image:
-        with self._encoded(index) as image:
+        with open_bytes(self._encoded(index)) as image:
             return rgb(image)
 
     def sides(self, index: int) -> tuple[int, int]:
-        with self._encoded(index) as image:
+        with open_bytes(self._encoded(index)) as image:
             return image.size
 
     def verify(self, index: int) -> None:
-        with self._encoded(index) as image:
+        with open_bytes(self._encoded(index)) as image:
             image.draft("RGB", (1, 1))  # as for files
             rgb(image)
 
@@ -95,11 +95,11 @@ class Rows(Pictures):
         """Of the row group, in all files."""
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
-    def _encoded(self, index: int) -> Image.Image:
+    def _encoded(self, index: int) -> bytes:
         content = self._content(index)
         if content is None:  # the files name it, and do not hold it
             raise ValueError(f"no bytes in column {self.column}")
-        return Image.open(BytesIO(content))
+        return content
 
     def _content(self, index: int) -> bytes | None:
         number = self._number(index)

@@ -1,7 +1,6 @@
 """Pictures before they are images at model size: files, or arrays already in memory, and their labels."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.data.decode import rgb
+from peft_vision.data.opening import open_file
+from peft_vision.data.regular import read_regular
 
 
 class Pictures(ABC):
@@ -61,38 +62,27 @@ class Files(Pictures):
         return str(self.root / self.paths[index])
 
     def read(self, index: int) -> Image.Image:
-        with Image.open(self.name(index)) as image:
+        with open_file(self.root / self.paths[index]) as image:
             return rgb(image)
 
     def sides(self, index: int) -> tuple[int, int]:
-        with Image.open(self.name(index)) as image:
+        with open_file(self.root / self.paths[index]) as image:
             return image.size
 
     def verify(self, index: int) -> None:
-        with Image.open(self.name(index)) as image:
+        with open_file(self.root / self.paths[index]) as image:
             image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
             rgb(image)
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             path = self.root / self.paths[index]
-            yield f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0".encode()
+            name = f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0"
+            yield name.encode(errors="surrogateescape")  # a name may be no UTF-8: its bytes, then
 
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
-            yield Path(self.name(index)).read_bytes()
-
-
-def image_files(folder: Path, root: Path) -> list[str]:
-    """All below `folder` with an ending that Pillow opens, but hidden ones; relative to `root`, sorted."""
-    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-    found = [
-        os.path.relpath(os.path.join(where, name), root)
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(endings) and not name.startswith(".")
-    ]
-    return sorted(found)
+            yield read_regular(self.root / self.paths[index])
 
 
 class Arrays(Pictures):

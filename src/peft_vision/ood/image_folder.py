@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peft_vision.config import ConfigError, component
-from peft_vision.data.pictures import Files, image_files, labelled
+from peft_vision.data.pictures import Files, labelled
+from peft_vision.data.walk import class_files, sub_folders
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -23,7 +24,7 @@ class ImageFolder(OOD):
             where = f"path.{name}" if name else "path"
             if not folder.is_dir():
                 raise ConfigError(f"{where}: no folder {folder}")
-            if not (inner := class_folders(folder)):
+            if not (inner := sub_folders(folder, key=where)):
                 raise ConfigError(f"{where}: no class folders in {folder}; each class is a folder of its pictures")
             if {path.name for path in inner} <= {"train", "val", "test"}:
                 raise ConfigError(
@@ -41,18 +42,13 @@ class ImageFolder(OOD):
 
 def read_folder(root: Path) -> Shift:
     """The class folders in `root`, sorted by name."""
-    folders = class_folders(root)
-    found = [image_files(folder, root) for folder in folders]
+    folders = sub_folders(root, key="path")
+    found = class_files(folders, root, key="path")
     for folder, files in zip(folders, found, strict=True):
         if not files:
             raise ConfigError(f"path: no image in class folder {folder}")
     labels = [label for label, files in enumerate(found) for _ in files]
     return Shift(labelled(Files(root, [path for files in found for path in files]), labels), names(folders))
-
-
-def class_folders(root: Path) -> list[Path]:
-    """Sorted; hidden ones are none."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
 
 
 def names(folders: list[Path]) -> tuple[str, ...]:

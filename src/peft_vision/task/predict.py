@@ -15,8 +15,9 @@ from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import verify
 from peft_vision.data.images import Images, Undecoded, usable
-from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
+from peft_vision.data.walk import image_files
 from peft_vision.distributed import world
 from peft_vision.progress import Progress
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
@@ -104,9 +105,11 @@ def _files(folder: Path) -> Files:
     """Every picture below `folder`."""
     if not folder.is_dir():
         raise ConfigError(f"images: no folder {folder}")
-    paths = image_files(folder, folder)
+    paths = image_files(folder, folder, key="images")
     if not paths:
-        raise ConfigError(f"images: no picture in {folder}; pictures are files whose ending Pillow opens, such as .jpg")
+        raise ConfigError(
+            f"images: no picture in {folder}; pictures are files with an ending such as .jpg, .png or .webp"
+        )
     return Files(folder, paths)
 
 

@@ -2,7 +2,7 @@
 
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
-from peft_vision.data.pictures import image_files
+from peft_vision.data.walk import image_files
 
 
 def read(copy: Copy) -> Listing:
@@ -12,7 +12,7 @@ def read(copy: Copy) -> Listing:
     for split in ("train", "val", "test"):
         folder = copy.folder / split
         if folder.is_dir():
-            paths = image_files(folder, copy.folder)
+            paths = image_files(folder, copy.folder, key="data.root")
             splits[split] = {path: path.split("/")[1] for path in paths if path.count("/") > 1}
     names = {label: label for labels in splits.values() for label in labels.values()}
     return Listing(splits, names, ())

@@ -1,12 +1,12 @@
 """A copy of one of the five data sets on this machine, and what to do where something of it is missing."""
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.collection import Collection
+from peft_vision.data.walk import files_below
 
 _NAMED = 3  # missing files that a message names
 
@@ -44,6 +44,4 @@ class Copy:
     def files(self) -> frozenset[str]:
         """All there are, by their paths below the folder. Folders are listed, which is faster than to ask for each of
         48,000 files."""
-        found = os.walk(self.folder, followlinks=True)
-        below = ((Path(where).relative_to(self.folder).as_posix(), names) for where, _, names in found)
-        return frozenset(name if folder == "." else f"{folder}/{name}" for folder, names in below for name in names)
+        return frozenset(files_below(self.folder, self.folder, ("",), key="data.root"))

@@ -1,7 +1,6 @@
 """Encoded images that lie within larger files, such as those of TFRecords; each is read when it is asked for."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
+from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.vtab.tfrecord import example, payloads
 
@@ -37,15 +37,15 @@ class Encoded(Pictures):
         return f"{place.file} (the image at byte {place.offset})"
 
     def read(self, index: int) -> Image.Image:
-        with Image.open(BytesIO(self._bytes(index))) as image:
+        with open_bytes(self._bytes(index)) as image:
             return rgb(image)
 
     def sides(self, index: int) -> tuple[int, int]:
-        with Image.open(BytesIO(self._bytes(index))) as image:
+        with open_bytes(self._bytes(index)) as image:
             return image.size
 
     def verify(self, index: int) -> None:
-        with Image.open(BytesIO(self._bytes(index))) as image:
+        with open_bytes(self._bytes(index)) as image:
             image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte is read
             rgb(image)
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from peft_vision.data.opening import open_bytes
 from peft_vision.data.vtab.originals.scaled import scaled
 
 _RADIUS = 300  # pixels
@@ -22,7 +23,7 @@ def btgraham_300(image: Image.Image) -> Image.Image:
     """Up to 540 x 540, with the losses of the JPEG that the benchmark reads."""
     buffer = io.BytesIO()
     Image.fromarray(prepared(image)).save(buffer, "JPEG", quality=_QUALITY)
-    with Image.open(buffer) as stored:
+    with open_bytes(buffer.getvalue()) as stored:
         return stored.convert("RGB")
 
 

@@ -12,13 +12,14 @@ from PIL import Image
 
 from peft_vision.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
-from peft_vision.data.pictures import Files, Labelled, image_files, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.stratify import draw
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.data.vtab.originals.scaled import scaled
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.walk import image_files
 
 _LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
 _LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in none of the lists
@@ -64,7 +65,7 @@ def _listed(root: Path, folder: Path, classes: tuple[str, ...], file: Path, spli
 
 
 def _drawn(root: Path, folder: Path, classes: tuple[str, ...], names: Path) -> Release:
-    paths = [f"/{path}" for path in image_files(folder, folder) if path != _LEFT_OUT]
+    paths = [f"/{path}" for path in image_files(folder, folder, key="data.root") if path != _LEFT_OUT]
     images = _labelled(root, folder, paths, classes, names)
     test, rest = draw(images.labels, len(images) // _TEST_SHARE, seed=TEST_SEED, least=0, leave=1)
     return Release(

@@ -1,0 +1,55 @@
+"""The one place where an encoded picture is opened: of a few formats, whatever its name says, and never by a program.
+
+Pillow hands PostScript to Ghostscript and knows some forty formats, most of them no pictures of a data set. What is
+opened here is decoded within this process, by decoders of formats that pictures are published in.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from peft_vision.data.regular import open_regular
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO"),
+    *("DDS", "DIB", "ICO", "PCX", "PSD", "QOI", "SGI", "TGA"),
+)
+"""By Pillow's names, the most frequent first; some builds of Pillow lack some."""
+
+
+@contextmanager
+def open_file(path: Path | str) -> Iterator[Image.Image]:
+    """The picture in a regular file, its pixels not read yet. Raises what `decode.UNREADABLE` lists."""
+    with open_regular(path) as file, _opened(file) as image:
+        yield image
+
+
+@contextmanager
+def open_bytes(content: bytes) -> Iterator[Image.Image]:
+    """The picture that is encoded in `content`, as `open_file` does."""
+    with _opened(BytesIO(content)) as image:
+        yield image
+
+
+@cache
+def endings() -> tuple[str, ...]:
+    """Of the names of files in these formats, in lower case, such as .jpg."""
+    return tuple(ending for ending, form in Image.registered_extensions().items() if form in _formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(form for form in FORMATS if form in Image.OPEN)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError as error:  # whose text names the open file, and not the formats
+        raise UnidentifiedImageError("no picture, or of no known format; JPEG, PNG and WebP are known") from error

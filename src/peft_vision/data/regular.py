@@ -1,0 +1,42 @@
+"""Files of data sets, opened only where they are regular files: a FIFO or a device would be waited for without end."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """For reading. OSError where there is nothing, or something that is no regular file; a link to one will do."""
+    require_regular(path)  # first, for to open some devices does something
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _refuse_others(os.fstat(handle))  # again: it may be another file by now
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path | str) -> bytes:
+    """All of a regular file; OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def require_regular(path: Path | str) -> None:
+    """OSError unless `path` is a regular file, for readers that want a name and not an open file."""
+    _refuse_others(os.stat(path))
+
+
+def _refuse_others(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'no file')}, should be a regular file")

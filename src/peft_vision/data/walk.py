@@ -1,0 +1,98 @@
+"""What lies in a folder: sub-folders and files, but nothing that programs and archives leave beside data.
+
+Links are followed. No folder is entered twice, so that links that lead in a circle come to an end, and a picture has
+one name: the one without a link, where there is one.
+"""
+
+import os
+from collections import deque
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from peft_vision.config import ConfigError
+from peft_vision.data.opening import endings
+
+_LEFT_BEHIND = frozenset(
+    (
+        *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
+        *("@eadir", "@recycle", "#recycle", "#snapshot", "@recently-snapshot"),  # network drives
+        *("lost+found", "__pycache__"),
+    )
+)
+
+_Place = tuple[int, int]  # device and inode: the same for every name of a folder
+
+
+def left_behind(name: str) -> bool:
+    """Whether a file or a folder of this name is never data: it is hidden, or a program or an archive left it."""
+    name = name.lower()
+    return name.startswith((".", "__macosx")) or name in _LEFT_BEHIND
+
+
+def sub_folders(folder: Path, *, key: str) -> list[Path]:
+    """Those that may be data, sorted by name. ConfigError, which begins with `key`, where they cannot be listed."""
+    entries = _entries(str(folder), key)
+    return sorted(Path(entry.path) for entry in entries if not left_behind(entry.name) and _is_folder(entry))
+
+
+def image_files(folder: Path, root: Path, *, key: str) -> list[str]:
+    """All below `folder` whose ending tells that they are pictures, relative to `root`, sorted."""
+    return files_below(folder, root, endings(), key=key)
+
+
+def class_files(folders: Sequence[Path], root: Path, *, key: str) -> list[list[str]]:
+    """`image_files` of each of these, of which none is entered by a link from another."""
+    places = [_place(folder, key) for folder in folders]
+    return [files_below(folder, root, endings(), key=key, elsewhere=places) for folder in folders]
+
+
+def files_below(
+    folder: Path, root: Path, ends: tuple[str, ...], *, key: str, elsewhere: Collection[_Place] = ()
+) -> list[str]:
+    """All whose names end with one of `ends` (lower case), relative to `root`, sorted. Links to `elsewhere`, and to
+    what `folder` itself lies in, are not followed. What is found may be no regular file, or a link to nothing."""
+    seen = {*elsewhere, *(_place(above, key) for above in folder.resolve().parents)} - {_place(folder, key)}
+    found: list[str] = []
+    waiting, links = [str(folder)], deque[str]()
+    while waiting or links:
+        where = waiting.pop() if waiting else links.popleft()
+        if (place := _place(where, key)) in seen:
+            continue
+        seen.add(place)
+        before = os.path.relpath(where, root)
+        before = "" if before == os.curdir else f"{before}{os.sep}"
+        for entry in _entries(where, key):
+            if left_behind(entry.name):
+                continue
+            if _is_folder(entry):
+                (links if entry.is_symlink() else waiting).append(entry.path)
+            elif entry.name.lower().endswith(ends):
+                found.append(f"{before}{entry.name}")
+    return sorted(found)
+
+
+def _entries(folder: str, key: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unlisted(folder, error, key) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead to each other
+        return False
+
+
+def _place(folder: Path | str, key: str) -> _Place:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise _unlisted(folder, error, key) from error
+    return found.st_dev, found.st_ino
+
+
+def _unlisted(folder: Path | str, error: OSError, key: str) -> ConfigError:
+    return ConfigError(f"{key}: cannot list folder {folder} ({error.strerror})")
