@@ -282,7 +282,7 @@ def test_smallnorb_is_read_packed_and_unpacked(vtab_original, monkeypatch, chunk
     "task", ["camelyon", "clevr_count", "dmlab", "dsprites_location", "kitti", "retinopathy", "smallnorb_azimuth"]
 )
 def test_opening_a_release_reads_no_image(vtab_original, monkeypatch, task: str):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an image was read")
 
     root = vtab_original(task)
