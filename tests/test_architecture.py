@@ -16,8 +16,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-config
-preprocessing seeding progress stopping wording composition
+config printable
+preprocessing seeding progress stopping wording composition records
+tensor_header
 request
 backbone data
 head method ood

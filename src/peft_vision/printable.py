@@ -1,0 +1,33 @@
+"""Text that a terminal only shows: names of classes and files, and whatever an error repeats of them, come from others.
+
+An escape sequence in such a text moves the cursor, changes a title or hides a line; a character of the other writing
+direction turns around what follows it.
+"""
+
+import re
+from pathlib import Path
+
+_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"  # CSI; OSC and its kind
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # all but the tab and the end of a line
+_DIRECTION = "[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+_STRIPPED = re.compile(f"{_SEQUENCE}|{_CONTROL}|{_DIRECTION}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # of a file name that is no UTF-8, or half a pair from JSON
+
+
+def printable(text: str) -> str:
+    """`text` without control characters and escape sequences, but for tabs and ends of lines; what no encoding can
+    write becomes U+FFFD."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _SURROGATE.sub("\ufffd", _STRIPPED.sub("", text))
+
+
+def one_line(value: object, *, longest: int = 300) -> str:
+    """The same of whatever it is, without ends of lines and cut off where it is long."""
+    text = " ".join(printable(str(value)).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def shown(path: Path) -> str:
+    """A path as an error names it."""
+    return one_line(path, longest=4096)

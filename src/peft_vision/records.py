@@ -1,0 +1,214 @@
+"""Files that are read back, from whoever wrote them: JSON and YAML. `tensor_header` does it for safetensors files.
+
+Nothing is trusted before it is checked: a file must be a regular one (a pipe or a device never ends), no larger than
+its kind can be, nested no deeper, with texts no longer, and hold text that every encoding can write. What it must hold
+beyond that says a pydantic model. All faults are one `Unreadable`, whose first line names the file and what is wrong.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from peft_vision.config import ConfigError
+from peft_vision.printable import one_line, shown
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a file of a kind cannot exceed: `size` in bytes, `depth` of nesting, `text` in characters each, and `values`
+    in number, where an alias of YAML counts as often as it is used."""
+
+    size: int
+    depth: int
+    text: int
+    values: int
+
+
+RECORD = Bounds(size=2**24, depth=32, text=100_000, values=500_000)
+"""Of result.json, ood.json and the like."""
+CONFIG = Bounds(size=2**20, depth=32, text=20_000, values=50_000)
+"""Of YAML that people write."""
+LINES = Bounds(size=2**27, depth=8, text=20_000, values=5_000)
+"""Of files of one record a line; all but `size` are a line's."""
+_LONGEST_LINE = 2**20  # bytes
+_LARGEST = 2**63  # whole numbers beyond it are no count, index or seed
+
+Model = TypeVar("Model", bound=BaseModel)
+Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+"""A number whose square and whose sum over runs are finite too."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Of images, parameters or steps: a float can tell it from the next."""
+Name = Annotated[str, StringConstraints(max_length=1000)]
+"""Of a class, a file or a component."""
+
+
+class Record(BaseModel):
+    """What a file must hold. A number in quotes is none; keys beside those that are named belong to later versions."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class Unreadable(ConfigError):
+    """A file that cannot be used. `reason`: in a few words, without its name."""
+
+    def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
+        self.path, self.reason = path, one_line(reason)
+        super().__init__(f"cannot read {shown(path)}: {self.reason}" + (f"\n{remedy}" if remedy else ""))
+
+
+def read_bytes(path: Path, *, largest: int, remedy: str = "") -> bytes:
+    """All of a regular file of at most `largest` bytes."""
+    with open_regular(path, remedy=remedy) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise Unreadable(path, f"it has {size:,} bytes, more than the {largest:,} of any such file", remedy)
+        content = file.read(largest + 1)
+    if len(content) > largest:  # it grew, or its size was a lie
+        raise Unreadable(path, f"it has more than the {largest:,} bytes of any such file", remedy)
+    return content
+
+
+def read_json(path: Path, bounds: Bounds = RECORD, *, remedy: str = "") -> Any:
+    """The value in a JSON file. NaN and infinities are read as Python writes them: what a number may be says a
+    `Record`."""
+    content = read_bytes(path, largest=bounds.size, remedy=remedy)
+    return parse_json(content, path, bounds, remedy=remedy)
+
+
+def parse_json(text: str | bytes, path: Path, bounds: Bounds = RECORD, *, remedy: str = "") -> Any:
+    """The value of a text that was found in the file `path`."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise Unreadable(path, f"nested more than {bounds.depth} levels deep", remedy) from error
+    except ValueError as error:  # of a text that is no UTF-8 as well, and of numbers of thousands of digits
+        raise Unreadable(path, f"no JSON: {error}", remedy) from error
+    _check(value, path, bounds, remedy)
+    return value
+
+
+def read_json_lines(path: Path, bounds: Bounds = LINES) -> Iterator[dict[str, Any]]:
+    """The records of a file with one a line. Lines that hold none are left out: a crash tears the last one."""
+    for line in read_bytes(path, largest=bounds.size).splitlines():
+        try:
+            value = parse_json(line, path, bounds) if len(line) <= _LONGEST_LINE else None
+        except Unreadable:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def read_yaml(path: Path, bounds: Bounds = CONFIG, *, remedy: str = "") -> Any:
+    """The plain values in a YAML file: no dates, no sets, nothing that refers to itself."""
+    content = read_bytes(path, largest=bounds.size, remedy=remedy)
+    try:
+        value = yaml.load(content.decode(), _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:  # PyYAML's own constructors raise the others
+        raise Unreadable(path, f"no YAML: {error}", remedy) from error
+    _check(value, path, bounds, remedy)
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses at once what would take long: nesting, and merge keys (`<<`), which double what they name."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """Any node, with all that is in it."""
+        self._depth += 1
+        if self._depth > CONFIG.depth:
+            raise yaml.YAMLError(f"nested more than {CONFIG.depth} levels deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """What PyYAML does with merge keys."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("merge keys (<<) are not read")
+
+
+def read_record(path: Path, kind: type[Model], bounds: Bounds = RECORD, *, remedy: str = "") -> Model:
+    """A JSON file that holds a `kind`."""
+    return validated(read_json(path, bounds, remedy=remedy), path, kind, remedy=remedy)
+
+
+def validated(value: Any, path: Path, kind: type[Model], *, remedy: str = "") -> Model:
+    """`value`, found in the file `path`, as a `kind`; Unreadable with the first thing that is wrong."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise Unreadable(path, first_fault(error), remedy) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where, what is wrong and what came, in one line."""
+    fault = error.errors(include_url=False)[0]
+    where = one_line(".".join(str(part) for part in fault["loc"]), longest=100)
+    got = "" if fault["type"] == "missing" else f"; got {one_line(repr(fault['input']), longest=60)}"
+    return f"{where}: {fault['msg']}{got}" if where else f"{fault['msg']}{got}"
+
+
+def exists(path: Path) -> bool:
+    """Whether anything has that name, be it what no reader takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def open_regular(path: Path, *, remedy: str = "") -> BinaryIO:
+    """For reading bytes. A pipe is not waited for, and a device not touched."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Unreadable(path, "it is no regular file", remedy)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:  # ValueError of a name with a zero in it
+        raise Unreadable(path, getattr(error, "strerror", None) or str(error), remedy) from error
+    file = os.fdopen(handle, "rb")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it was another one a moment ago
+        file.close()
+        raise Unreadable(path, "it is no regular file", remedy)
+    return file
+
+
+def _check(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
+    """Walks over every value without recursion, so that neither depth nor aliases can be too much for it."""
+    left, waiting = bounds.values, [(value, 0)]
+    while waiting:
+        its, depth = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise Unreadable(path, f"it holds more than {bounds.values:,} values", remedy)
+        if depth > bounds.depth:
+            raise Unreadable(path, f"nested more than {bounds.depth} levels deep", remedy)
+        if isinstance(its, dict):
+            for key, inner in its.items():
+                _check_one(key, path, bounds, remedy)
+                waiting.append((inner, depth + 1))
+        elif isinstance(its, list):
+            waiting.extend((inner, depth + 1) for inner in its)
+        else:
+            _check_one(its, path, bounds, remedy)
+
+
+def _check_one(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
+    if isinstance(value, str):
+        if len(value) > bounds.text:
+            raise Unreadable(path, f"a text of {len(value):,} characters, at most {bounds.text:,} are read", remedy)
+        if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise Unreadable(path, f"{value[:40]!r} holds half a character (a lone surrogate)", remedy)
+    elif isinstance(value, bool | float | None):
+        return
+    elif not isinstance(value, int):
+        raise Unreadable(path, f"{value!r} is no plain value but a {type(value).__name__}", remedy)
+    elif not -_LARGEST <= value < 2 * _LARGEST:  # a seed may take 64 bits
+        raise Unreadable(path, f"a whole number of {value.bit_length()} bits, at most 64 are read", remedy)
