@@ -16,7 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-config printable
+printable spreadsheet
+config console
 preprocessing seeding progress stopping wording composition records
 tensor_header
 request
@@ -110,3 +111,17 @@ def test_components_are_frozen_and_their_numbers_live_in_conf(target):
 def test_the_path_is_the_registry(group):
     """conf/method/ describes the classes of peft_vision.method."""
     assert targets(CONFIG_DIR / group) == {target for target in targets(CONFIG_DIR) if room(target) == group}
+
+
+ONE_PLACE = {
+    r"(?<![.\w])print\(": "printable.py",  # which strips what a terminal would obey
+    r"\bprint_exc": "printable.py",
+    r"from rich\.console import|import rich\b|rich\.print": "console.py",  # likewise
+    r"\bcsv\.(writer|DictWriter)\b|\.to_csv\(": "spreadsheet.py",  # which leaves no formula in a cell
+}
+
+
+@pytest.mark.parametrize(("pattern", "home"), ONE_PLACE.items(), ids=ONE_PLACE.values())
+def test_what_writes_text_of_others_is_written_once(pattern, home):
+    found = {name(path) for path in FILES if re.search(pattern, path.read_text())}
+    assert found <= {home}

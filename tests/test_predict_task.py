@@ -140,6 +140,21 @@ def test_a_font_for_names_that_are_no_ascii(here):
     assert "task.font" not in predict(here, "task.font=mine.ttf")
 
 
+def test_hostile_names_run_nowhere(here):
+    adapter = here / "run" / "adapter.safetensors"
+    with safe_open(adapter, framework="pt") as file:
+        metadata = file.metadata()
+    names = [f"={digit}\x1b[2J" for digit in CLASSES]
+    save_file(load_file(adapter), adapter, metadata={**metadata, "classes": json.dumps(names)})
+    (here / "photos" / "0" / "0.png").rename(here / "photos" / "=0\x1b[2J.png")
+    (here / "photos" / "-\x1b[2J.png").write_bytes(b"no picture")
+    assert "\x1b" not in predict(here, "out=out")
+    found = rows(here / "out" / "predictions.csv")
+    assert list(found[0])[3:] == [f"'{name}" for name in names]
+    assert [row["file"] for row in found if "=" in row["file"]] == ["'=0\x1b[2J.png"]
+    assert {row["class"][:2] for row in found} == {"'="}
+
+
 def test_how_to_resize_must_be_known(here):
     path = here / "run" / "config.yaml"
     config = yaml.safe_load(path.read_text())

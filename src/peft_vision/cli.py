@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.printable import PRINTABLE, complain
 from peft_vision.request import Request
 from peft_vision.stopping import Stopped, at_once
 from peft_vision.wording import fault, reword
@@ -34,7 +35,9 @@ def run(config: DictConfig) -> float | None:
     from peft_vision.task.base import Task
 
     speaks = os.environ.get("RANK", "0") == "0"  # under torchrun, one process of several
-    logging.getLogger("peft_vision").setLevel(logging.INFO if speaks else logging.WARNING)
+    logger = logging.getLogger("peft_vision")
+    logger.addFilter(PRINTABLE)
+    logger.setLevel(logging.INFO if speaks else logging.WARNING)
     settings = HydraConfig.get()
     sweeps = settings.mode is RunMode.MULTIRUN
     try:
@@ -49,7 +52,7 @@ def run(config: DictConfig) -> float | None:
                 _fail(reword(error), getattr(error, "exit_code", 1))
             raise
         if not ours:
-            traceback.print_exc()
+            complain(traceback.format_exc())
         if not isinstance(error, Busy | Pruned):
             _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
         raise  # to the sweeper, which goes on with the other points and lists the faults at the end
@@ -93,7 +96,7 @@ def _readable(arguments: list[str]) -> list[str]:
 
 
 def _say(message: str) -> None:
-    print(f"peft-vision: {message}", file=sys.stderr, flush=True)
+    complain(f"peft-vision: {message}")
 
 
 def _fail(message: str, exit_code: int = 1) -> NoReturn:

@@ -4,7 +4,9 @@ An escape sequence in such a text moves the cursor, changes a title or hides a l
 direction turns around what follows it.
 """
 
+import logging
 import re
+import sys
 from pathlib import Path
 
 _SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"  # CSI; OSC and its kind
@@ -31,3 +33,26 @@ def one_line(value: object, *, longest: int = 300) -> str:
 def shown(path: Path) -> str:
     """A path as an error names it."""
     return one_line(path, longest=4096)
+
+
+def say(text: str) -> None:
+    """A line, or several, on standard output."""
+    print(printable(text))
+
+
+def complain(text: str) -> None:
+    """The same on standard error, at once."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class Printable(logging.Filter):
+    """Lets every record pass, in text that may be printed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Puts the values in, since it is these that come from others."""
+        record.msg, record.args = printable(record.getMessage()), None
+        return True
+
+
+PRINTABLE = Printable()
+"""One for all, since a logger takes the same filter once."""

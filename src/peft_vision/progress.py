@@ -12,11 +12,13 @@ from math import inf
 from time import monotonic
 from typing import Self, TypeVar
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from peft_vision.console import Console
+from peft_vision.printable import complain
 
 Item = TypeVar("Item")
 
@@ -119,7 +121,7 @@ class _Lines:
 
     def draw(self, bars: list[Progress], now: float) -> None:
         self.next_draw = now + LINE_SECONDS
-        print(" | ".join(self._text(bar, now) for bar in bars), file=sys.stderr, flush=True)
+        complain(" | ".join(self._text(bar, now) for bar in bars))
 
     def _text(self, bar: Progress, now: float) -> str:
         percent = 100 * bar.done / max(bar.total, 1)

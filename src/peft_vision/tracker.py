@@ -6,7 +6,6 @@ a training; what cannot be mirrored online is written offline, and one line says
 
 import re
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from peft_vision.config import ConfigError, component
+from peft_vision.printable import complain
 
 if TYPE_CHECKING:
     import wandb
@@ -245,4 +245,4 @@ def _sync(run: "wandb.Run") -> str:
 
 
 def _say(line: str) -> None:
-    print(f"W&B: {line}", file=sys.stderr, flush=True)
+    complain(f"W&B: {line}")

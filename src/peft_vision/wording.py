@@ -17,10 +17,15 @@ from omegaconf.errors import (
 )
 
 from peft_vision.config import CONFIG_DIR, ConfigError, nearest
+from peft_vision.printable import printable
 
 
 def reword(error: Exception) -> str:
     """One or two lines for an exception of ours, Hydra or OmegaConf."""
+    return printable(_reword(error))
+
+
+def _reword(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     cause = error.__cause__ or error.__context__
@@ -69,7 +74,7 @@ def fault(error: Exception) -> str:
     """The same, and one line for any other: its kind and what it says."""
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return reword(error)
-    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+    return printable(f"{type(error).__name__}: {first_line(error)}") if str(error).strip() else type(error).__name__
 
 
 def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:

@@ -14,7 +14,7 @@ from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.robustness import fit
 from peft_vision.report.shift_record import record
-from peft_vision.report.shift_table import csv_text, markdown, remarks, rich_tables
+from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
 
 SETS = {"fog": {"a": 0.5, "b": 0.7}, "snow": 0.4}
 
@@ -179,7 +179,7 @@ def test_a_small_distance_keeps_three_digits_that_count(tmp_path):
 
 
 def test_the_csv_holds_fractions_and_counts_seeds(runs):
-    full, *_ = csv.DictReader(io.StringIO(csv_text([compared(runs)])))
+    full, *_ = csv.DictReader(io.StringIO(comparisons_csv([compared(runs)])))
     assert float(full["test/accuracy mean"]) == pytest.approx(0.71)
     assert float(full["test/accuracy std"]) == pytest.approx(stdev([0.7, 0.71, 0.72]))
     assert (full["test/accuracy seeds"], full["method"], full["data"]) == ("3", "full", "digits")

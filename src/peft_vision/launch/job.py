@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft_vision.config import ConfigError
+from peft_vision.printable import complain
 
 _SAID = "peft-vision: "
 
@@ -38,7 +39,7 @@ class Job:
         except SystemExit as ending:
             return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         except BaseException:
-            traceback.print_exc()
+            complain(traceback.format_exc())
             return 1
         finally:
             sys.stdout.flush()

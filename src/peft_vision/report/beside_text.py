@@ -1,7 +1,5 @@
 """Published and measured figures side by side: for a terminal, as CSV, as LaTeX and on a page."""
 
-import csv
-import io
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -13,6 +11,7 @@ from peft_vision.report.latex import escaped
 from peft_vision.report.markup import Cell as PageCell
 from peft_vision.report.markup import Heading, Markup, element, joined, table
 from peft_vision.report.terminal import tables
+from peft_vision.spreadsheet import csv_of_records
 
 MINIATURE = "miniature data: these figures prove nothing about accuracy"
 _NONE = "—"
@@ -116,12 +115,7 @@ def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
 
 
 def beside_csv(found: Sequence[Beside]) -> str:
-    file = io.StringIO()
-    said = rows(found)
-    writer = csv.DictWriter(file, list(said[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(said)
-    return file.getvalue()
+    return csv_of_records(rows(found))
 
 
 def beside_latex(found: Sequence[Beside]) -> str:

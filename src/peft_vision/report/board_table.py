@@ -1,7 +1,5 @@
 """A leaderboard for a terminal, and as tidy rows: one for each method and column."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +8,7 @@ from rich.table import Table
 from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, parameters, tried
 from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
 from peft_vision.report.terminal import tables
+from peft_vision.spreadsheet import csv_of_records
 
 _MARKS = {"best": "*", "tie": "≈"}
 ON_TEST = "‡"
@@ -35,12 +34,7 @@ def board_rows(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
 
 
 def board_csv(boards: Sequence[Leaderboard]) -> str:
-    file = io.StringIO()
-    rows = board_rows(boards)
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_of_records(board_rows(boards))
 
 
 def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.console import Console
 from rich.table import Table
 
+from peft_vision.console import Console
 from peft_vision.report.beside import Beside, beside
 from peft_vision.report.beside_text import (
     beside_csv,
@@ -30,7 +30,7 @@ from peft_vision.report.latex import latex
 from peft_vision.report.leaderboard import Leaderboard, leaderboards
 from peft_vision.report.options import Options
 from peft_vision.report.shift_record import record
-from peft_vision.report.shift_table import csv_text, markdown, remarks, rich_tables
+from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
 from peft_vision.run import place, writing
 
 _log = logging.getLogger("peft_vision")
@@ -58,7 +58,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
     against = beside(boards, options.published)
     texts = {
         "table.md": _document(compared, left_out),
-        "table.csv": csv_text(compared),
+        "table.csv": comparisons_csv(compared),
         "table.json": _json(compared, left_out),
         "leaderboard.csv": board_csv(boards),
         "leaderboard.tex": latex(boards),
@@ -78,7 +78,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
     if options.published and not against:
         _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
     made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
-    Console().print(f"written   {out}: {made}", highlight=False, markup=False, soft_wrap=True)
+    Console().print(f"written   {out}: {made}", soft_wrap=True)
     files = {its.picture.name: its.files[0] for its in hung if its.files}
     return Report(tuple(board_rows(boards)), files, out / "report.html")
 
@@ -118,7 +118,7 @@ def _print(
     wide = Console(width=width)
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     def section(heading: str, tables: Sequence[Table], said: Sequence[str]) -> None:
         say(f"{heading}\n")

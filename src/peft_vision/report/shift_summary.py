@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from peft_vision.console import Console
 
 _SHOWN = 8  # shifts of a set that get a row each
 _COLUMNS = {"accuracy": "accuracy", "calibration_error": "calibration error"}
@@ -29,7 +30,7 @@ def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
         lines += _interpolation(record["interpolation"])
     lines.append(f"saved     {folder}/ood.json")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:

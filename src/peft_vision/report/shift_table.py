@@ -1,8 +1,6 @@
 """The table of a comparison: a row for each method, its figures in and out of distribution as mean ± standard deviation
 over seeds (n - 1); for a terminal, as Markdown and as CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from rich.table import Table
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Statistic
 from peft_vision.report.terminal import tables
+from peft_vision.spreadsheet import csv_text
 
 _MISSING = "-"
 _WORDS = ("method", "setting")  # columns that hold no figures
@@ -67,19 +66,17 @@ def markdown(comparison: Comparison) -> str:
     return f"## {comparison.data}, {comparison.backbone}\n\n{comparison.source}\n\n{table}\n{notes}"
 
 
-def csv_text(comparisons: Sequence[Comparison]) -> str:
+def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """All comparisons in one table; fractions, and of each figure the mean, the standard deviation and the seeds."""
     named = {column.metric: None for comparison in comparisons for column in columns(comparison)}
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     figures = [f"{metric} {part}" for metric in named for part in ("mean", "std", "seeds")]
-    writer.writerow(["data", "backbone", "method", "setting", "parameters", *figures])
+    rows: list[list[object]] = [["data", "backbone", "method", "setting", "parameters", *figures]]
     for comparison in comparisons:
         for row in comparison.rows:
             found = [_parts(row.statistic(metric)) for metric in named]
             start = [comparison.data, comparison.backbone, row.label, row.setting, row.parameters]
-            writer.writerow([*start, *(part for parts in found for part in parts)])
-    return file.getvalue()
+            rows.append([*start, *(part for parts in found for part in parts)])
+    return csv_text(rows)
 
 
 def remarks(comparison: Comparison) -> list[str]:

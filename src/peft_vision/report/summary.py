@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from peft_vision.console import Console
 
 METRICS = {
     "accuracy": "accuracy",
@@ -22,7 +23,7 @@ def print_summary(result: Mapping[str, Any], folder: Path) -> None:
     title = f"{choices['method']} on {choices['data']}, {choices['backbone']}, seed {result['seed']}"
     console.print(metrics_table(title, result["metrics"], result["data"]["images"]))
     for line in closing_lines(result, folder):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:

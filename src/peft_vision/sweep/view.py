@@ -6,12 +6,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from peft_vision.config import Pruned
+from peft_vision.console import Console
 from peft_vision.progress import clock, terminal
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.wording import fault
@@ -28,7 +28,7 @@ class View:
         self._skipped = 0
         self._best: tuple[float, str] | None = None
         self._wide = max((len(point.label) for point in points), default=0)
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(soft_wrap=True)
         self._live: Live | None = None
 
     def __enter__(self) -> Self:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
-from rich.console import Console
 
 from peft_vision.backbone.load import Backbone
 from peft_vision.bench.conditions import conditions, in_words
@@ -18,6 +17,7 @@ from peft_vision.bench.methods import method_configs
 from peft_vision.bench.process import Failure, apart
 from peft_vision.bench.setting import Setting
 from peft_vision.config import ConfigError, build_all, component
+from peft_vision.console import Console
 from peft_vision.distributed import World, choose_device
 from peft_vision.features.store import Features
 from peft_vision.head import Head
@@ -64,9 +64,9 @@ class Bench(Task):
         for suffix, text in texts.items():
             place(folder / f"{stem}.{suffix}", lambda path, text=text: path.write_text(text), key=key)
         console = Console(width=_WIDEST)  # as wide as it is, in any terminal
-        console.print(in_words(facts), highlight=False, soft_wrap=True)
+        console.print(in_words(facts), soft_wrap=True)
         console.print(rich_table(records))
-        console.print(f"written to {folder / stem}.md and .json", highlight=False, soft_wrap=True)
+        console.print(f"written to {folder / stem}.md and .json", soft_wrap=True)
         if failed:
             raise ConfigError(f"{len(failed)} of {len(outcomes)} not measured: {', '.join(failed)}; the table says why")
 

@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from peft_vision.config import build, component
+from peft_vision.console import Console
 from peft_vision.features.entry import Found, inspect
 from peft_vision.features.shelf import size
 from peft_vision.features.store import Features

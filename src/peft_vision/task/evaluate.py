@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from peft_vision.config import ConfigError, build, component
+from peft_vision.console import Console
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.data.splits import Splits
@@ -109,4 +109,4 @@ def _report(facts: Mapping[str, Any], folder: Path, *, data: str, mark: str) -> 
     place(path, lambda unfinished: unfinished.write_text(json.dumps(facts, indent=2) + "\n"), key="out")
     console = Console()
     console.print(metrics_table(f"{facts['run']}\non {data}", facts["metrics"], facts["images"]))
-    console.print(f"saved     {path}", highlight=False, soft_wrap=True)
+    console.print(f"saved     {path}", soft_wrap=True)

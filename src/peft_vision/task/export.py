@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from peft_vision.adapter import load_tuned
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build, component
+from peft_vision.console import Console
 from peft_vision.exchange import hf_peft, onnx_model
 from peft_vision.exchange.timm_weights import timm_state
 from peft_vision.run import writing
@@ -47,7 +47,7 @@ class Export(Task):
                 expected = saved.model(images)
         except ValueError as error:
             raise ConfigError(f"task.format={self.format}: {error}") from error
-        console = Console(soft_wrap=True, highlight=False)
+        console = Console(soft_wrap=True)
         difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
         console.print(
             f"checked   logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from rich.console import Console
 
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.composition import option
 from peft_vision.config import ConfigError, build, component
+from peft_vision.console import Console
 from peft_vision.exchange.hf_peft import Imported
 from peft_vision.experiment import load_backbone
 from peft_vision.preprocessing import Preprocessing
@@ -62,7 +62,7 @@ class ImportPeft(Task):
         }
         place(out / "config.yaml", lambda path: path.write_text(yaml.safe_dump(kept, sort_keys=False)), key="out")
         counts = model.parameter_counts()
-        console = Console(soft_wrap=True, highlight=False)
+        console = Console(soft_wrap=True)
         console.print(f"read      {counts.method:,} parameters of a LoRA, {counts.head:,} of its head")
         console.print(f"saved     {out}/adapter.safetensors and config.yaml")
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from rich.console import Console
 
 from peft_vision.bench.setting import Setting
 from peft_vision.config import component
+from peft_vision.console import Console
 from peft_vision.distributed import World, choose_device
 from peft_vision.environment import environment
 from peft_vision.experiment import Experiment
@@ -69,9 +69,9 @@ class Plan(Train):
         disk_gib = found[0].experiment.features.disk_gib
         name += f", where {found[0].experiment.choices['backbone']} passes {here:,.3g} images per second"
         for line in notes(its_bill, done=done, device=name, faster=faster, disk_gib=disk_gib, devices=self.devices):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         line = slurm_line(its_bill, sys.argv[1:], devices=self.devices)
-        console.print(f"slurm    {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"slurm    {line}", soft_wrap=True)
 
     def _rates(self, found: list[Demand], here: World) -> list[Rates]:
         """Of each; measured once for each kind, and where the store is read for the fewest and the most classes,

@@ -1,8 +1,8 @@
 """Label every picture of a folder with a saved adapter: a table of probabilities and a contact sheet."""
 
-import csv
 import logging
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
 from peft_vision.data.walk import image_files
 from peft_vision.distributed import world
+from peft_vision.printable import say
 from peft_vision.progress import Progress
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.run import place
 from peft_vision.saved import Saved, open_saved
+from peft_vision.spreadsheet import write_csv
 from peft_vision.task.base import Task
 from peft_vision.trainer import Trainer
 
@@ -58,8 +60,8 @@ class Predict(Task):
         place(out / "predictions.csv", lambda path: _write_csv(path, names, classes, probabilities), key="out")
         sheet = contact_sheet(self._sections(pictures, classes, probabilities), font_name=self.font)
         place(out / "contact_sheet.png", lambda path: sheet.save(path, "PNG"), key="out")
-        print(f"labelled  {len(pictures):,} pictures of {folder}")
-        print(f"saved     {out}/predictions.csv and contact_sheet.png")
+        say(f"labelled  {len(pictures):,} pictures of {folder}")
+        say(f"saved     {out}/predictions.csv and contact_sheet.png")
 
     def _geometry(self, saved: Saved) -> Geometry:
         resize = self.resize or saved.says("data", "resize")
@@ -140,10 +142,11 @@ def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: i
 def _write_csv(path: Path, names: list[str], classes: tuple[str, ...], probabilities: Tensor) -> None:
     """A row for each picture: its file below the folder, the class and its probability, and those of all classes."""
     predicted = probabilities.argmax(dim=1)
+    figures = ([f"{figure:.6g}" for figure in row.tolist()] for row in probabilities)
+    rows = (
+        [Path(name).as_posix(), classes[label], own[label], *own]
+        for name, label, own in zip(names, predicted.tolist(), figures, strict=True)
+    )
     # a file name may be no text in any encoding: its bytes are kept
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "class", "probability", *classes])
-        for name, label, row in zip(names, predicted.tolist(), probabilities, strict=True):
-            figures = [f"{figure:.6g}" for figure in row.tolist()]
-            writer.writerow([Path(name).as_posix(), classes[label], figures[label], *figures])
+        write_csv(file, chain([["file", "class", "probability", *classes]], rows))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from rich.console import Console
 from rich.table import Table
 
+from peft_vision.console import Console
 from peft_vision.sweep.point import Ended
 from peft_vision.tuning.cells import Decision, Selection
 
@@ -34,7 +34,7 @@ def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Sele
             _mean_and_deviation(accuracies),
             str(len(accuracies)),
         )
-    console = Console(width=_WIDEST, highlight=False)
+    console = Console(width=_WIDEST)
     console.print(f"\n{_TITLES[selection]}")
     console.print(table)
     for decision in results if grid else ():

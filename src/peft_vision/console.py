@@ -1,0 +1,22 @@
+"""rich's console for text that comes from others: names with brackets or colons are no markup, and no control character
+in them reaches the terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from peft_vision.printable import printable
+
+
+class Console(RichConsole):
+    """Plain text as it is; colours come from styles alone."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What rich itself needs to move the cursor is kept apart from text, and passes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
