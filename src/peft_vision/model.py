@@ -57,7 +57,16 @@ class Model(nn.Module):
     def forward(self, seen: Tensor | Observation) -> Tensor:
         """Logits (B, num_classes), of images (B, 3, S, S), uint8 or normalised floats; of what was observed of them; or
         of features (B, W)."""
-        return self.head(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
+        return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, num_classes), of features (B, W). In fp32 where autocast rounds all else: several rounded logits may be
+        the largest, and which of them is predicted then hangs on their order."""
+        device = features.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.head(features)
+        with torch.autocast(device, enabled=False):
+            return self.head(features.float())
 
     def features(self, seen: Tensor | Observation) -> Tensor:
         """What the head reads, (B, W), of images or of what was observed of them."""

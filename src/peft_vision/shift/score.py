@@ -28,7 +28,7 @@ def score(
             seen = model.observe(seen, None if model.frozen else kinds)
         if seen.tokens is not None:
             seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
-        logits = model.head(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
+        logits = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
         own = torch.zeros(len(labels))
         if before is not None and seen.features is not None:  # a bare encoder may show others, which never move
             own = (seen.features.float().cpu() - before[indices]).norm(dim=1)
