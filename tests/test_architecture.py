@@ -18,7 +18,7 @@ FLOORS = """
 peft_vision
 printable spreadsheet
 config console
-preprocessing seeding progress stopping wording composition records
+preprocessing seeding progress stopping wording composition records batch_norm
 tensor_header
 request
 backbone data
@@ -29,7 +29,7 @@ features schedule distributed
 optimizer
 evaluate loss_watch
 trainer
-probe stage
+probe stage whole_batch
 phases
 tracker run environment pruner
 experiment

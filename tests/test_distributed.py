@@ -19,10 +19,13 @@ ONE_LEFT = (
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "peft_vision.cli")
 
 
-METHODS = [("method=vpt_deep",), ("method=vqt", "method.dropout=0", "method.keep_fraction=0.7")]
+PROMPTS = ("method=vpt_deep",)
+QUERIES = ("method=vqt", "method.dropout=0", "method.keep_fraction=0.7")
+# whose gradient passes through the statistics of a batch to the images of the other process
+NORMALISED = ("method=vpt_deep", "optimizer=sgd", "head.norm=batch")
 
 
-@pytest.fixture(scope="module", params=METHODS, ids=["vpt_deep", "vqt"])
+@pytest.fixture(scope="module")
 def alone(request, tmp_path_factory):
     """The arguments and the run of one process."""
     folder = tmp_path_factory.mktemp("alone")
@@ -51,9 +54,11 @@ def assert_close(folder, expected_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alone", [PROMPTS, QUERIES, NORMALISED], indirect=True, ids=["vpt_deep", "vqt", "batch norm"])
 def test_two_processes_train_what_one_does(alone, tmp_path):
     arguments, expected = alone
-    process = start(*arguments, "trainer.accumulate=2", cwd=tmp_path, program=TORCHRUN)
+    parts = 1 if alone[0][-1] == "head.norm=batch" else 2
+    process = start(*arguments, f"trainer.accumulate={parts}", cwd=tmp_path, program=TORCHRUN)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("saved ") == 1
@@ -65,7 +70,14 @@ def test_two_processes_train_what_one_does(alone, tmp_path):
     assert_close(folder, expected)
 
 
+@pytest.mark.parametrize("alone", [PROMPTS, QUERIES], indirect=True, ids=["vpt_deep", "vqt"])
 def test_a_batch_in_parts_trains_what_a_whole_one_does(alone, tmp_path):
     arguments, expected = alone
     assert call(*arguments, "trainer.accumulate=4", cwd=tmp_path).code == 0
     assert_close(run_folder(tmp_path / "runs"), expected)
+
+
+def test_a_batch_that_is_normalised_as_a_whole_is_not_computed_in_parts(tmp_path):
+    error = call(*ONE_LEFT, *NORMALISED, "trainer.accumulate=4", cwd=tmp_path).error
+    assert error.startswith("trainer.accumulate: head.0 (head.norm=batch) normalises by the batch")
+    assert not list(tmp_path.glob("runs/*/result.json"))

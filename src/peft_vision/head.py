@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import nn
 
+from peft_vision.batch_norm import BatchNorm
 from peft_vision.config import component
 
 
@@ -12,9 +13,9 @@ from peft_vision.config import component
 class Head:
     """A linear classifier, with optional normalisation of its input and hidden layers before it.
 
-    `norm`: batch (no affine part, as MAE's linear probe uses it) or layer. `hidden`: widths of hidden layers, each with
-    GELU and dropout. `std`: standard deviation of the last layer's initial weights; fan_out: the square root of 2 / C,
-    as in VPT's and VQT's codes; its bias starts at zero.
+    `norm`: batch (no affine part, as MAE's linear probe uses it; of the whole batch of an update) or layer. `hidden`:
+    widths of hidden layers, each with GELU and dropout. `std`: standard deviation of the last layer's initial weights;
+    fan_out: the square root of 2 / C, as in VPT's and VQT's codes; its bias starts at zero.
     """
 
     norm: Literal["none", "batch", "layer"]
@@ -31,7 +32,7 @@ class Head:
         """A module from features (B, width) to logits (B, num_classes)."""
         parts: list[nn.Module] = []
         if self.norm == "batch":
-            parts.append(nn.BatchNorm1d(width, affine=False))
+            parts.append(BatchNorm(width))
         if self.norm == "layer":
             parts.append(nn.LayerNorm(width))
         for hidden in self.hidden:

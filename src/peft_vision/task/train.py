@@ -36,6 +36,7 @@ from peft_vision.task.base import Task
 from peft_vision.task.resuming import origin, resume
 from peft_vision.tracker import Log
 from peft_vision.trainer import Standing
+from peft_vision.whole_batch import check_whole_batch
 
 logger = logging.getLogger("peft_vision")
 
@@ -99,6 +100,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
     model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
     method, has_val = experiment.choices["method"], splits.val is not None
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
+    check_whole_batch(model, experiment.trainer, processes=here.size)
     _check_scoring(experiment, splits)
     standing = resume(model, splits, run, experiment)
     started -= standing.wall_seconds
