@@ -10,9 +10,9 @@ from torch import Tensor
 from peft_vision.backbone.observation import Kind
 from peft_vision.data.images import Images
 from peft_vision.features.entry import Entry, Writer
+from peft_vision.features.source import view_seed
 from peft_vision.model import Model
 from peft_vision.progress import Progress
-from peft_vision.seeding import derive
 
 _log = logging.getLogger("peft_vision")
 _BATCH_BYTES = 2**28  # of observations at a time
@@ -90,7 +90,7 @@ def fill(
     row_bytes = sum(sink.entry.num_bytes // sink.entry.shape[0] for sink in sinks.values())
     at_once = observed_at_once(batch_size, device)
     batches = torch.arange(len(images)).split(max(1, min(at_once, _BATCH_BYTES // row_bytes)))
-    seeds = [derive(0, "view", view) for view in range(views)] or [None]
+    seeds = [view_seed(view) for view in range(views)] or [None]
     try:
         with Progress(label=f"observing {label}", total=len(images) * len(seeds), unit="images") as progress, autocast:
             for seed in seeds:

@@ -1,4 +1,5 @@
-"""Inputs to fit to that are no images: what was observed of them, or the features a head reads."""
+"""Inputs to fit to beside the images as they are: what was observed of them, or of N augmented views of each, and the
+features a head reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,9 +8,22 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.data.counter_random import below
-from peft_vision.data.images import Source
+from peft_vision.data.images import Images, Source
+from peft_vision.seeding import derive
 
 _VIEW = 4  # stream of random numbers beside those of the augmentations
+
+
+def view_seed(view: int) -> int:
+    """Of the augmentation that makes a view, whatever the run's seed, so that all runs see the same views."""
+    return derive(0, "view", view)
+
+
+def drawn_views(views: int, indices: Tensor, *, seed: int | None) -> Tensor:
+    """Which view (B,) an epoch with this seed shows of each image; without a seed it is the first."""
+    if seed is None or views <= 1:
+        return torch.zeros_like(indices)
+    return torch.from_numpy(below(views, indices, seed=seed, stream=_VIEW))
 
 
 class Observed(Source):
@@ -26,10 +40,7 @@ class Observed(Source):
     ) -> Iterator[tuple[Observation, Tensor]]:
         """For each (B,) of indices, an Observation and labels (B,)."""
         for indices in index_batches:
-            places = indices
-            if seed is not None and self.views > 1:
-                drawn = torch.from_numpy(below(self.views, indices, seed=seed, stream=_VIEW))
-                places = indices + len(self) * drawn
+            places = indices + len(self) * drawn_views(self.views, indices, seed=seed)
             yield self._fetched(places), self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:
@@ -52,6 +63,41 @@ class Observed(Source):
             else:
                 fetched[kind] = rows.index_select(0, places)
         return Observation(**fetched).readable()
+
+
+class Views(Source):
+    """`views` augmented views of images, made when they are asked for: the images of which `Observed` holds what was
+    observed, and drawn as it draws them, so that what is trained does not hang on the room there is to store it."""
+
+    def __init__(self, images: Images, views: int) -> None:
+        self.labels = images.labels
+        self.images = images
+        self.views = views
+
+    def batches(
+        self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each (B,) of indices, images uint8 (B, 3, S, S) and labels (B,)."""
+        drawn = [drawn_views(self.views, indices, seed=seed) for indices in index_batches]
+        shown = [
+            self.images.batches(
+                [indices[own == view] for indices, own in zip(index_batches, drawn, strict=True)],
+                seed=view_seed(view),
+                workers=-(-workers // self.views),
+            )
+            for view in range(self.views)
+        ]
+        for indices, own, *parts in zip(index_batches, drawn, *shown, strict=True):
+            pixels = torch.empty((len(indices), *parts[0][0].shape[1:]), dtype=torch.uint8)
+            for view, (part, _) in enumerate(parts):
+                pixels[own == view] = part
+            yield pixels, self.labels[indices]
+
+    def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every view of every image, view by view."""
+        batches = torch.arange(len(self)).split(batch_size)
+        for view in range(self.views):
+            yield from self.images.batches(batches, seed=view_seed(view), workers=workers)
 
 
 class Table(Source):

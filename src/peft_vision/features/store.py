@@ -25,7 +25,7 @@ from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, Entry
 from peft_vision.features.fill import Sink, fill
 from peft_vision.features.shelf import Shelf, size
-from peft_vision.features.source import Observed
+from peft_vision.features.source import Observed, Views
 from peft_vision.model import Model
 
 _log = logging.getLogger("peft_vision")
@@ -118,8 +118,8 @@ class Store:
         self._require()
 
     def source(self, split: str) -> Source:
-        """What the model's present phase reads of a split: observations, computed now unless they are stored; or its
-        images, where they cannot be."""
+        """What the model's present phase reads of a split: observations, computed now unless they are stored; or what
+        they are observed of, where they cannot be."""
         if self._kinds != self._model.frozen:  # another phase
             self._kinds = self._model.frozen
             self._sources.clear()
@@ -128,7 +128,7 @@ class Store:
             started = monotonic()
             name = f"{split}, {self._model.phase.name}" if split in self.held else split
             held = self.held[name] = Held(reason=self._refusal(split))
-            self._sources[split] = self._splits[split] if held.reason else self._observed(split, held)
+            self._sources[split] = self._unstored(split) if held.reason else self._observed(split, held)
             held.seconds = monotonic() - started
             if held.reason is None or held.reason not in {other.reason for other in self._others(name)}:
                 self._say("%-9s %s %s", "store", split, held)
@@ -142,26 +142,32 @@ class Store:
         return [held for other, held in self.held.items() if other != name]
 
     def _require(self) -> None:
-        """ConfigError where the training images are to be stored and cannot be in the first phase."""
+        """ConfigError where the training images are to be stored, or a few views of them to be shown, and cannot be in
+        the first phase."""
         reason = self._refusal("train") if "train" in self._splits else None
-        asked = "use=always" if self._features.use == "always" else f"views={self._features.views}"
-        if reason and asked != "views=0":
-            raise ConfigError(f"features.{asked}: {reason}")
+        if reason and self._features.use == "always":
+            raise ConfigError(f"features.use=always: {reason}")
+        if self._features.views and (reason := self._changes()):
+            raise ConfigError(f"features.views={self._features.views}: {reason}")
 
     def _refusal(self, split: str) -> str | None:
         """Why what the present phase reads of a split is not stored."""
-        reason = None
-        if self._model.frozen is None:
-            where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
-            reason = f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
-        elif split == "train" and self._augment != "none" and not self._features.views:
-            reason = f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
-        return "features.use=never" if self._features.use == "never" else reason
+        if self._features.use == "never":
+            return "features.use=never"
+        if split == "train" and self._augment != "none" and not self._features.views and self._model.frozen:
+            return f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
+        return self._changes()
+
+    def _changes(self) -> str | None:
+        """Why what the backbone shows of an image is not the same in each epoch of the present phase."""
+        if self._model.frozen is not None:
+            return None
+        where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
+        return f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
 
     def _observed(self, split: str, held: Held) -> Source:
-        """Found in the folder as far as it is there, else computed; the images where there is no room."""
-        images = self._splits[split]
-        views = self._features.views if split == "train" and self._augment != "none" else 0
+        """Found in the folder as far as it is there, else computed; what it is observed of where there is no room."""
+        images, views = self._splits[split], self._views(split)
         held.key = self._key(images, views)
         needed = self._model.frozen
         entries = self._entries(held.key, len(images) * max(1, views), needed)
@@ -198,9 +204,18 @@ class Store:
             held.reason = "it fits neither in memory nor on disk, so the backbone runs each time"
             if self._features.use == "always" and split == "train":
                 raise ConfigError(f"features.use=always: {held.reason}; see features.memory_gib and features.disk_gib")
-            return images
+            return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         return Observed(images.labels, {kind: rows[kind] for kind in needed})
+
+    def _views(self, split: str) -> int:
+        """How many augmented views of each image are shown; 0: the images as their augmentation has them."""
+        return self._features.views if split == "train" and self._augment != "none" else 0
+
+    def _unstored(self, split: str) -> Source:
+        """What goes through the backbone each time: the views that would be stored where what it shows is frozen."""
+        images, views = self._splits[split], self._views(split)
+        return Views(images, views) if views and self._model.frozen else images
 
     def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, Entry]:
         """Those that are needed, and those that a sweep asks for and nobody has written yet."""
