@@ -28,7 +28,7 @@ def state_bytes(model_name: str, *choices: str) -> float:
     options = {} if method._target_.endswith("Full") else {"rank": method.rank}
     name = "full" if method._target_.endswith("Full") else "lora"
     model = peft_vision.adapt(vit, method=name, num_classes=100, **options)
-    stepper = build(OmegaConf.to_container(node, resolve=True), Stepper, "optimizer").create(model)
+    stepper = build(OmegaConf.to_container(node, resolve=True), Stepper, "optimizer").create(model, seed=0)
     for _ in range(2):
         for parameter in model.parameters():
             if parameter.requires_grad:

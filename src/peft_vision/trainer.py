@@ -130,7 +130,7 @@ class Trainer:
         Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
         weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept.
         """
-        stepper = optimizer.create(model)
+        stepper = optimizer.create(model, seed=derive(seed, "optimizer", model.begun))
         if standing.optimizer is not None:
             stepper.load_state_dict(standing.optimizer)
         update = self.updates(model, stepper, world)

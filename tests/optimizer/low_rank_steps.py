@@ -32,6 +32,7 @@ def optimizer(
     weight_decay: float = 0.1,
     decay_first: bool = True,
     lapack_signs: bool = False,
+    seed: int = 0,
     **options: Any,
 ) -> LowRank:
     """Of the default behaviour, with a refresh every three steps."""
@@ -52,6 +53,7 @@ def optimizer(
         lr=lr,
         weight_decay=weight_decay,
         decay_first=decay_first,
+        seed=seed,
     )
 
 

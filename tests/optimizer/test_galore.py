@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from command import call, results, run_folder
 from peft_vision.config import ConfigError, build
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Optimizer
 from peft_vision.optimizer.galore import GaLore
+from peft_vision.optimizer.sgd import SGD
 from peft_vision.trainer import Trainer
 from shipped import adapted
+from test_trainer import fit
 
 PLAIN = {
     "algorithm": "adamw",
@@ -56,15 +60,80 @@ def galore(**options) -> GaLore:
     return GaLore(**{**PLAIN, **options})
 
 
+BASES = ["svd", "eigh", "randomised", "power", "random"]
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("update", ["low_rank", "fira", "apollo"])
+@pytest.mark.parametrize("side", ["std", "reverse_std", "left", "right", "full"])
+def test_every_combination_is_a_projection_or_refused(basis, update, side):
+    """What the update takes for the part of a gradient within the subspace is that part: applied to it again, nothing
+    changes. apollo asks for no more than that lengths are kept in the mean."""
+    options = {"basis": basis, "update": update, "side": side, "moments": "keep"}
+    try:
+        stepper = galore(**options).create(adapted("full"), seed=0)
+    except ValidationError:
+        assert (update != "low_rank" and side == "full") or (basis == "random" and update != "apollo")
+        return
+    assert not (basis == "random" and update != "apollo")
+    for shape in ((12, 8), (8, 12), (8, 8)):
+        slope = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        projection = stepper._following.subspaces.of(slope, before=None, seed=3)
+        within, again = torch.zeros(shape), torch.zeros(shape)
+        projection.add_up(within, projection.down(slope), alpha=1.0)
+        projection.add_up(again, projection.down(within), alpha=1.0)
+        if basis != "random":
+            torch.testing.assert_close(again, within, rtol=1e-4, atol=1e-5)
+            assert (slope - within).norm() < slope.norm()
+
+
+def subspaces(seed: int, basis: str, **options) -> list[torch.Tensor]:
+    """Of each projected matrix after a step, of an optimizer with this seed."""
+    model = adapted("full")
+    stepper = galore(basis=basis, moments="keep", **options).create(model, seed=seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stepper.step()
+    states = [stepper.state[parameter] for parameter in stepper.param_groups[0]["params"]]
+    return [state.get("left", state.get("right")) for state in states]
+
+
+def test_random_vectors_are_those_of_the_runs_seed():
+    first, again, other = (subspaces(seed, "random", update="apollo") for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first, other))
+    assert not torch.equal(first[0], first[4])  # the same matrix of two layers
+
+
+@pytest.mark.parametrize("basis", ["svd", "eigh", "power"])
+def test_what_the_gradient_decides_depends_on_no_seed(basis):
+    assert all(map(torch.equal, *(subspaces(seed, basis) for seed in (0, 1))))
+
+
+def test_the_seed_of_a_run_reaches_its_optimizer(monkeypatch):
+    """Each phase has its own; every process the same."""
+    seen = []
+    create = SGD.create
+
+    def noted(self, model, *, seed):
+        seen.append(seed)
+        return create(self, model, seed=seed)
+
+    monkeypatch.setattr(SGD, "create", noted)
+    for seed in (0, 0, 1):
+        fit(adapted("linear"), epochs=1, seed=seed)
+    assert seen[0] == seen[1] != seen[2]
+
+
 def groups(method: str, **options) -> list[tuple[bool, float, int]]:
     """Whether projected, the decay and how many, of each group."""
-    stepper = galore(**options).create(adapted(method))
+    stepper = galore(**options).create(adapted(method), seed=0)
     return [(group["projected"], group["weight_decay"], len(group["params"])) for group in stepper.param_groups]
 
 
 def test_the_matrices_of_all_blocks_are_projected_and_everything_else_trains_as_ever():
     whole = adapted("full")
-    stepper = galore().create(whole)
+    stepper = galore().create(whole, seed=0)
     projected, *others = stepper.param_groups
     assert len(projected["params"]) == 4 * 3
     assert projected["weight_decay"] == 0.01
@@ -80,7 +149,7 @@ def test_any_methods_matrices_can_be_projected():
 
 def test_what_is_projected_is_said_with_its_size(caplog):
     with caplog.at_level("INFO", logger="peft_vision"):
-        galore().create(adapted("full"))
+        galore().create(adapted("full"), seed=0)
     assert "3 blocks.N.attn.qkv.weight (" in caplog.text
     assert "parameters at rank 4; the other" in caplog.text
 
@@ -110,6 +179,14 @@ def test_what_cannot_be_projected_is_refused(options, message):
         ({"bits": 4}, "optimizer.bits: got 4, should be 8 or 32"),
         ({"basis": "random"}, "optimizer: basis=random has no coordinates to follow; .*"),
         ({"update": "fira", "side": "full"}, "optimizer: update=fira .*side=full has none"),
+        (
+            {"basis": "random", "moments": "keep"},
+            "optimizer: basis=random are no .* update=low_rank",
+        ),
+        (
+            {"basis": "random", "moments": "keep", "update": "fira"},
+            "optimizer: basis=random are no .*update=fira steps along those of a subspace; .* update=apollo",
+        ),
         ({"conventions": "galore_torch"}, "optimizer: conventions=galore_torch takes basis=svd, not eigh"),
     ],
 )

@@ -41,14 +41,14 @@ def test_exactly_what_trains_is_optimised_once(method):
 
 def test_the_settings_reach_torch():
     model = adapted("linear")
-    sgd = SGD(lr=0.3, weight_decay=0.02, momentum=0.8).create(model)
+    sgd = SGD(lr=0.3, weight_decay=0.02, momentum=0.8).create(model, seed=0)
     assert isinstance(sgd, torch.optim.SGD)
     settings = [(group["lr"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups]
     assert settings == [(0.3, 0.8, 0.02), (0.3, 0.8, 0.0)]
-    adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model)
+    adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model, seed=0)
     assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.5, 0.6)}
-    adam = Adam(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model)
+    adam = Adam(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model, seed=0)
     assert type(adam) is torch.optim.Adam
     assert [(group["weight_decay"], group["betas"]) for group in adam.param_groups] == [
         (0.02, (0.5, 0.6)),

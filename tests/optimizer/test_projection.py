@@ -61,3 +61,15 @@ def test_the_cosine_has_no_sign():
     turned = torch.tensor([[-0.6, 0.8, 0, 0], [0, 0, 1, 0]]).T
     assert cosine(Projection(turned, None), Projection(basis, None)) == pytest.approx(0.6)
     assert cosine(Projection(basis, turned), Projection(basis, basis)) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("side", ["std", "full"])
+def test_random_vectors_give_the_gradient_in_the_mean(side):
+    """Those of both sides are drawn apart: of one draw they would favour some entries."""
+    spaces = Subspaces(4, side, "random", lapack_signs=False)
+    slope = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    mean = torch.zeros(6, 6)
+    for seed in range(4000):
+        its = spaces.of(slope, before=None, seed=seed)
+        its.add_up(mean, its.down(slope), alpha=1 / 4000)
+    assert (mean - slope).norm() < 0.1 * slope.norm()

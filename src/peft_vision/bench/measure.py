@@ -25,6 +25,7 @@ from peft_vision.model import Model
 from peft_vision.preprocessing import Normalize
 from peft_vision.seeding import derive
 from peft_vision.trainer import Batch, stepping
+from peft_vision.whole_batch import check_whole_batch
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
         model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
     counts = model.parameter_counts()
     setting.optimizer.check(model)
+    check_whole_batch(model, setting.trainer, processes=1)
     images = setting.images()
-    stepper = setting.optimizer.create(model)
+    stepper = setting.optimizer.create(model, seed=setting.seed)
     update = setting.trainer.updates(model, stepper, setting.world)
     lr = setting.optimizer.lr * model.phase.lr_factor
 

@@ -16,5 +16,5 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class AdamW(Stepper):
     betas: tuple[Beta, Beta]
 
-    def create(self, model: Model) -> torch.optim.Optimizer:
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameter_groups(model, self.weight_decay), lr=self.lr, betas=self.betas)

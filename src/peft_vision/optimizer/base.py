@@ -34,8 +34,8 @@ class Stepper(Optimizer, ABC):
         """ConfigError where it cannot fit what trains in any phase of `model`."""
 
     @abstractmethod
-    def create(self, model: Model) -> torch.optim.Optimizer:
-        """An optimizer of what trains in `model`."""
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        """An optimizer of what trains in `model`. `seed`: of whatever it draws itself."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
     eigh         eigenvectors of the Gram matrix, the same subspace in a fraction of the time
     randomised   block Krylov iteration from random vectors, the same again (Musco & Musco, 2015, arXiv:1504.05477)
     power        subspace iteration from the basis before (Robert et al., 2025, arXiv:2410.16103)
-    random       no basis: Gaussian vectors (Zhu et al., 2024, arXiv:2412.05270)
+    random       no basis, and no projection: Gaussian vectors that keep lengths in the mean (Zhu et al., 2024,
+                 arXiv:2412.05270)
 
 Singular vectors have no sign of their own; here the largest entry of each is positive, whatever LAPACK returned.
 """

@@ -68,6 +68,11 @@ class GaLore(Stepper):
     def _goes_together(self) -> "GaLore":
         if self.basis == "random" and (self.moments, self.adaptive_gap) != ("keep", None):
             raise ValueError("basis=random has no coordinates to follow; it takes moments=keep adaptive_gap=null")
+        if self.basis == "random" and self.update != "apollo":
+            raise ValueError(
+                f"basis=random are no orthonormal vectors, and update={self.update} steps along those of a subspace; "
+                "take another basis, or update=apollo, which only reads lengths there"
+            )
         if self.update != "low_rank" and self.side == "full":
             raise ValueError(f"update={self.update} scales the channels of the other side, and side=full has none")
         if self.conventions == "galore_torch" and self.basis != "svd":
@@ -82,7 +87,7 @@ class GaLore(Stepper):
         """ConfigError where nothing in `model` can be projected like this, in any phase."""
         check_matrices(model.tuned_state(), self.matrices, self.rank)
 
-    def create(self, model: Model) -> LowRank:
+    def create(self, model: Model, *, seed: int) -> LowRank:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         projected = [(name, parameter) for name, parameter in named if is_matrix(name, parameter, self.matrices)]
         sizes = [sum(p.numel() for _, p in those) for those in (projected, named)]
@@ -108,6 +113,7 @@ class GaLore(Stepper):
             lr=self.lr,
             weight_decay=self.weight_decay,
             decay_first=self.conventions == "torch",
+            seed=seed,
         )
 
     def _rule(self) -> Rule:

@@ -24,6 +24,7 @@ from peft_vision.optimizer import moments
 from peft_vision.optimizer.full_rank_part import Update, full_rank_part
 from peft_vision.optimizer.projection import Projection, Subspaces, cosine
 from peft_vision.optimizer.rule import Rule
+from peft_vision.seeding import derive
 
 _REMEMBERED = 5  # refreshes whose turns are looked at before a gap is doubled
 _LASTING = ("rank", "side", "bits", "update")  # what state that was saved must agree with
@@ -63,8 +64,9 @@ class LowRank(torch.optim.Optimizer):
         lr: float,
         weight_decay: float,
         decay_first: bool,
+        seed: int,
     ) -> None:
-        """`others`: parameter groups with a `weight_decay` each."""
+        """`others`: parameter groups with a `weight_decay` each. `seed`: of the random vectors of subspaces."""
         lasting = {
             "rank": following.subspaces.rank,
             "side": following.subspaces.side,
@@ -78,6 +80,7 @@ class LowRank(torch.optim.Optimizer):
         self._following = following
         self._bits = bits
         self._decay_first = decay_first
+        self._seed = seed
         self._places = {parameter: number for number, parameter in enumerate(matrices)}
         self._group_of = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
         self.gradient_bytes = 0
@@ -205,7 +208,7 @@ class LowRank(torch.optim.Optimizer):
         following, place = self._following, self._places[parameter]
         before = _projection(state) if "refreshes" in state else None
         started = self._now(parameter)
-        seed = place + len(self._places) * state.get("refreshes", 0)
+        seed = derive(self._seed, "subspace", place, state.get("refreshes", 0))
         try:
             projection = following.subspaces.of(gradient, before=before, seed=seed)
         except torch.linalg.LinAlgError:

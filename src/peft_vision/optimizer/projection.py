@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.optimizer.basis import Algorithm, leading
+from peft_vision.seeding import derive
 
 Side = Literal["std", "reverse_std", "left", "right", "full"]
 
@@ -63,11 +64,15 @@ class Subspaces:
             rank = self.rank
             return Projection(rows[:, :rank] if left else None, columns[:rank].T if right else None)
 
-        def basis(matrix: Tensor, old: Tensor | None) -> Tensor:
-            return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=seed).contiguous()
+        def basis(matrix: Tensor, old: Tensor | None, name: str) -> Tensor:
+            own = derive(seed, name)  # of one seed both sides would be random in the same way
+            return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=own).contiguous()
 
         old_left, old_right = before or (None, None)
-        return Projection(basis(gradient, old_left) if left else None, basis(gradient.T, old_right) if right else None)
+        return Projection(
+            basis(gradient, old_left, "left") if left else None,
+            basis(gradient.T, old_right, "right") if right else None,
+        )
 
     def _sides(self, rows: int, columns: int) -> tuple[bool, bool]:
         """Whether the left one is projected, and the right one."""

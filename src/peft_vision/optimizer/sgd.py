@@ -14,5 +14,5 @@ from peft_vision.optimizer.base import Stepper, parameter_groups
 class SGD(Stepper):
     momentum: Annotated[float, Field(ge=0, lt=1)]
 
-    def create(self, model: Model) -> torch.optim.Optimizer:
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameter_groups(model, self.weight_decay), lr=self.lr, momentum=self.momentum)

@@ -106,7 +106,7 @@ def _phase(model: Model, images: Images, experiment: Experiment, setting: Settin
         return PhaseRates(stored, step, 0.0, score)
     if not isinstance(optimizer, Stepper):
         return PhaseRates(stored, None, 0.0, score)
-    stepper = optimizer.create(model)
+    stepper = optimizer.create(model, seed=setting.seed)
     update = setting.trainer.updates(model, stepper, setting.world)
     batches = endless(source, setting)
     with stepping(optimizer, stepper):
