@@ -35,12 +35,13 @@ def test_its_logits_are_not_rounded_where_autocast_rounds_all_else(head, images)
     model = adapted("lora", head=head).eval()
     with torch.autocast(**BF16):
         features, logits = model.features(images), model(images)
-        of_features = model(features)
+        of_features, of_rounded = model(features), model(features.bfloat16())
     assert not torch.equal(features, model.features(images))
     expected = model.head(features.float())
     assert (logits.dtype, of_features.dtype) == (torch.float32, torch.float32)
     assert torch.equal(logits, expected)
     assert torch.equal(of_features, expected)
+    assert torch.equal(of_rounded, model.head(features.bfloat16().float()))
     assert not torch.equal(logits.bfloat16().float(), logits)
 
 

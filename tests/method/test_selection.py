@@ -27,6 +27,16 @@ def test_the_columns_with_the_largest_weights_are_kept_in_order():
     assert head_columns(head).shape == (3, 3)
 
 
+def test_a_column_counts_by_its_length():
+    """By its L2 norm, which the lasso sums; by L1 or by the largest entry others would be kept."""
+    _, retrain = selection_phases(keep_fraction=0.5, lasso=1e-4)
+    old = build(4)
+    old[0].weight.data = torch.tensor([[3.0, 0.0, 0.0], [2.0, 2.0, 0.5], [2.0, 2.0, 2.0], [3.2, 0.0, 0.0]]).T
+    assert retrain.head(old, build)[0].index.tolist() == [2, 3]
+    old[0].weight.data = torch.tensor([[2.0, 2.0, 0.0], [2.9, 0.0, 0.0], [0.5, 0.5, 0.5], [1.7, 1.7, 1.5]]).T
+    assert retrain.head(old, build)[0].index.tolist() == [1, 3]
+
+
 @pytest.mark.parametrize(("fraction", "kept"), [(0.7, 8), (0.01, 1), (1.0, 12)])
 def test_the_share_is_cut_down_to_whole_features(fraction, kept):
     _, retrain = selection_phases(keep_fraction=fraction, lasso=1e-4)

@@ -87,22 +87,26 @@ def test_every_combination_is_a_projection_or_refused(basis, update, side):
             assert (slope - within).norm() < slope.norm()
 
 
-def subspaces(seed: int, basis: str, **options) -> list[torch.Tensor]:
-    """Of each projected matrix after a step, of an optimizer with this seed."""
+def subspaces(seed: int, basis: str, *, steps: int = 1, **options) -> list[torch.Tensor]:
+    """Of each projected matrix after some steps, of an optimizer with this seed."""
     model = adapted("full")
     stepper = galore(basis=basis, moments="keep", **options).create(model, seed=seed)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    stepper.step()
+    for _ in range(steps):
+        stepper.step()
     states = [stepper.state[parameter] for parameter in stepper.param_groups[0]["params"]]
     return [state.get("left", state.get("right")) for state in states]
 
 
 def test_random_vectors_are_those_of_the_runs_seed():
-    first, again, other = (subspaces(seed, "random", update="apollo") for seed in (0, 0, 1))
+    random = {"basis": "random", "update": "apollo", "staggered": False}
+    first, again, other = (subspaces(seed, **random) for seed in (0, 0, 1))
     assert all(map(torch.equal, first, again))
     assert not any(map(torch.equal, first, other))
     assert not torch.equal(first[0], first[4])  # the same matrix of two layers
+    assert all(map(torch.equal, first, subspaces(0, steps=2, **random)))
+    assert not any(map(torch.equal, first, subspaces(0, steps=3, **random)))  # drawn anew with every gap
 
 
 @pytest.mark.parametrize("basis", ["svd", "eigh", "power"])

@@ -1,12 +1,17 @@
 """A grid of probes that train at once ends where each of them alone would."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from command import call, results
+from peft_vision.features.source import Table
+from peft_vision.optimizer.base import Fitting
+from peft_vision.optimizer.grid import Grid
+from peft_vision.schedule import Constant
 
 LRS, DECAYS = [1e-3, 1e-2, 0.1], [0, 0.1]
 COMMON = ("experiment=smoke", "method=linear", "data.train_size=100", "data.val_fraction=0.3", "trainer.epochs=4")
@@ -47,6 +52,22 @@ def test_members_of_other_rates_end_elsewhere(tmp_path):
     grid, _ = run(tmp_path / "grid", "optimizer=grid", f"optimizer.lr={LRS}", "optimizer.weight_decay=[0,0.5]")
     losses = [row["train/loss"] for row in grid["selection"]["tried"]]
     assert len(set(losses)) == len(losses) == 6
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "sgd"])
+def test_a_decay_is_of_the_matrix_and_not_of_the_bias(algorithm):
+    """On features of zeros the bias is all there is, and the loss of each setting its own."""
+    blank = Table(torch.arange(9) % 4 // 2, torch.zeros(9, 3))
+    grid = Grid(algorithm=algorithm, lr=(0.1,), weight_decay=(0.0, 5.0), betas=(0.9, 0.999), momentum=0.9)
+    fitting = Fitting(epochs=10, batch_size=9, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
+    head = torch.nn.Linear(3, 2)
+    solution = grid.solve(head, blank, None, fitting)
+    without, decayed = (row["train/loss"] for row in solution.tried)
+    assert decayed == pytest.approx(without, rel=1e-6)
+    assert solution.chosen == {"lr": 0.1, "weight_decay": 0.0}
+    one = replace(grid, weight_decay=(5.0,)).solve(head, blank, None, fitting)
+    torch.testing.assert_close(one.bias, solution.bias)
+    assert one.weight.norm() < 0.1 * solution.weight.norm()
 
 
 def test_one_setting_needs_no_validation_images(tmp_path):
