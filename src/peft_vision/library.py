@@ -32,7 +32,8 @@ def adapt(
 
     `options` override that file's values (`num_prompts=50`), `head` those of `conf/head/linear.yaml`
     (`{"norm": "batch"}`). Images are (B, 3, S, S): uint8, or floats normalised as the backbone's own data config says.
-    `vit` itself is not changed. ConfigError where an option is wrong.
+    What `vit` drops (`drop_path_rate` and the like) is dropped in training while anything beside the head trains. `vit`
+    itself is not changed. ConfigError where an option is wrong.
     """
     refuse_unusual(vit)
     vit = copy.deepcopy(vit)

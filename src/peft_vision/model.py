@@ -22,7 +22,8 @@ class Model(nn.Module):
 
     What is frozen at the beginning can be computed once: `forward` goes on from an observation or from features.
     `frozen`: the kinds of observation that never change, of a frozen encoder what the readout reads, of one that is
-    changed from layer `depth` on the tokens that enter that layer; None where there is nothing to compute once.
+    changed from layer `depth` on, or drops from there on, the tokens that enter that layer; None where there is nothing
+    to compute once.
     `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`:
     what is trained one after the other; the first `begun` of them have begun.
     """
@@ -45,7 +46,7 @@ class Model(nn.Module):
         self.begun = 0
         self._new_head = new_head
         self.depth = encoder.untouched
-        self._frozen = self._never_changed()
+        self._constant = encoder.is_bare and not encoder.trains
         body = {"encoder": encoder, "readout": readout}
         self._tuned_body = {
             f"{stage}.{name}"
@@ -92,29 +93,39 @@ class Model(nn.Module):
         for name, parameter in self.named_parameters():
             if name in self._tuned_body:
                 parameter.requires_grad_(not self.phase.probe)
-        if self.phase.head is None:
-            return
-        device = next(self.head.parameters()).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "head", self.begun))
-            self.head = self.phase.head(self.head, self._new_head).to(device)
+        if self.phase.head is not None:
+            device = next(self.head.parameters()).device
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, "head", self.begun))
+                self.head = self.phase.head(self.head, self._new_head).to(device)
+        self.train(self.training)  # what is in evaluation mode depends on the phase
+
+    @property
+    def dropping(self) -> list[str]:
+        """The options that ask for what the backbone drops in the present phase's training: none in a phase that trains
+        the head alone, whose features are the same in every step."""
+        return [] if self._head_alone or self.encoder.evaluates else self.encoder.asked_to_drop
 
     @property
     def frozen(self) -> frozenset[Kind] | None:
         """In the present phase."""
-        untouched = self.begun <= 1 and self.phases[0].probe and self.encoder.is_bare
-        return self.readout.reads if untouched else self._frozen
-
-    def _never_changed(self) -> frozenset[Kind] | None:
-        """In any phase."""
-        if self.encoder.is_bare and not self.encoder.trains:
+        before_all = self.begun <= 1 and self.phases[0].probe and self.encoder.is_bare
+        if before_all or (self._constant and not self.dropping):
             return self.readout.reads
         whole = self.depth > 0 and self.depth <= self.readout.first_layer
         return frozenset({"tokens"}) if whole else None
 
+    @property
+    def _head_alone(self) -> bool:
+        """Whether nothing else trains in the present phase."""
+        return self.phase.probe or not self._tuned_body
+
     def train(self, mode: bool = True) -> "Model":
-        """What does not train stays in evaluation mode, the readout as the encoder."""
+        """What does not train stays in evaluation mode, but for what the backbone drops while anything beside the head
+        trains."""
         super().train(mode)
+        if self._head_alone:
+            self.encoder.eval()
         if not any(parameter.requires_grad for parameter in self.readout.parameters()):
             self.readout.eval()
         return self

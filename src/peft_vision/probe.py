@@ -30,8 +30,9 @@ def check_head(solver: Solver, head: Head, *, group: str) -> None:
 
 
 def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: str, has_val: bool) -> None:
-    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by; and
-    where a stepper cannot fit what trains."""
+    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by;
+    where a stepper cannot fit what trains; and where the backbone is to drop and never would."""
+    check_drops(model, method=method)
     for group, optimizer in optimizers.items():
         if not any(phase.group == group for phase in model.phases):
             continue
@@ -39,6 +40,21 @@ def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: st
             _check_phases(optimizer, model, group, method=method, has_val=has_val)
         elif isinstance(optimizer, Stepper):
             optimizer.check(model)
+
+
+def check_drops(model: Model, *, method: str) -> None:
+    """ConfigError where a drop rate of the backbone would act in no phase of the training."""
+    if not (options := model.encoder.asked_to_drop):
+        return
+    if model.encoder.evaluates:
+        raise ConfigError(
+            f"{options[0]}: above 0, but method.eval_mode=true lets the backbone drop nothing; set one of the two"
+        )
+    if not model.parameter_counts().method or all(phase.probe for phase in model.phases):
+        raise ConfigError(
+            f"{options[0]}: above 0, but {method} trains the head alone, on features that are the same in every step; "
+            "set it to 0"
+        )
 
 
 def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_val: bool) -> None:

@@ -119,7 +119,6 @@ def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
         ("backbone.img_size=40", {"train", "val", "test"}),
         ("data.split_seed=1", {"train", "val"}),
         ("data.train_size=41", {"train", "val"}),
-        ("backbone.drop_path=0.1", set()),
         ("trainer.batch_size=9", set()),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import tiny_vit
 from peft_vision.method.convpass import Bypass
@@ -63,7 +63,7 @@ def test_logits_and_gradients_are_those_of_a_convolution_written_out(architectur
 def test_a_grid_that_is_no_square_keeps_rows_and_columns_apart():
     """A kernel that looks one pixel up moves every row down by one, and nothing sideways."""
     torch.manual_seed(0)
-    bypass = Bypass(6, 6, scale=1.0, dropout=0.0)
+    bypass = Bypass(6, 6, nn.Identity(), scale=1.0, dropout=0.0)
     bypass.grid, bypass.single = (2, 3), 1
     bypass.down.weight.data = bypass.up.weight.data = torch.eye(6)
     bypass.convolution.weight.data.zero_()
@@ -75,7 +75,7 @@ def test_a_grid_that_is_no_square_keeps_rows_and_columns_apart():
 
 def test_tokens_behind_the_patches_and_tokens_alone_are_images_of_one_pixel():
     torch.manual_seed(0)
-    bypass = Bypass(8, 4, scale=1.0, dropout=0.0)
+    bypass = Bypass(8, 4, nn.Identity(), scale=1.0, dropout=0.0)
     bypass.grid, bypass.single = (2, 2), 1
     for parameter in bypass.parameters():
         torch.nn.init.normal_(parameter)
@@ -88,7 +88,7 @@ def test_tokens_behind_the_patches_and_tokens_alone_are_images_of_one_pixel():
 
 
 def test_the_bypass_reads_the_norm_and_not_the_stream():
-    bypass = Bypass(8, 4, scale=1.0, dropout=0.0)
+    bypass = Bypass(8, 4, nn.Identity(), scale=1.0, dropout=0.0)
     bypass.grid, bypass.single = (1, 2), 1
     torch.nn.init.normal_(bypass.up.weight)
     tokens, normed = torch.randn(2, 3, 8), torch.randn(2, 3, 8)

@@ -54,13 +54,6 @@ def test_it_begins_as_the_backbone_is(method, images):
     assert_changes_nothing(adapted(method), images)
 
 
-def test_drop_path_is_active_only_while_all_of_the_backbone_trains():
-    architecture = {"drop_path_rate": 0.5, "proj_drop_rate": 0.5}
-    for layers, active in (("all", True), ("last-3", True), ("last-2", False)):
-        modules = adapted("full", architecture=architecture, layers=layers).encoder.vit.modules()
-        assert any(module.training for module in modules) is active
-
-
 def test_partial_1_on_vit_b16_trains_one_layer_and_the_final_norm():
     of_linear_layers = 12 * 768**2 + 9 * 768
     assert size_on_vit_b16("partial") == of_linear_layers + 3 * 2 * 768

@@ -94,10 +94,11 @@ def look(layer: Layer, queries: Tensor, context: Tensor) -> Tensor:
     normed = layer.norm1(queries)
     (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
     bare = type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity)
+    bare = bare and not _attention_dropout(attention)
     # an exported graph can hold no function with a gradient of its own
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(attention, attention.q_norm(q), context)
-    else:  # a norm of the keys stands between the projections; what a wrapper computes cannot be known here
+    else:  # a norm of the keys, or dropped weights, stand between; what a wrapper computes cannot be known here
         key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
         mixed = _mix(attention, q.expand(context.shape[0], -1, -1, -1), key, value)
     return _finish(layer, queries, normed, mixed, apart=True)
@@ -109,10 +110,15 @@ def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
         attention.q_norm(q),
         attention.k_norm(key),
         value,
-        dropout_p=attention.attn_drop.p if attention.training else 0.0,
+        dropout_p=_attention_dropout(attention),
         scale=attention.scale,
     )
     return mixed.transpose(1, 2).flatten(2)
+
+
+def _attention_dropout(attention: nn.Module) -> float:
+    """The share of attention weights that is dropped now. The module in there tells: all around it may be held."""
+    return attention.attn_drop.p if attention.attn_drop.training else 0.0
 
 
 def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:

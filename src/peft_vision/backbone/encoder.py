@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
+from peft_vision.backbone.drops import dropping_options, drops
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
 
@@ -18,7 +19,7 @@ class Encoder(nn.Module):
     """Owns `vit` and replaces its blocks by `Layer`s; the forward and all parameter names stay timm's.
 
     The last layer computes only what the pooling reads: the class token, or the backbone's own tokens. `evaluates`:
-    whether the backbone stays in evaluation mode even when all of it trains.
+    whether the backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
@@ -28,6 +29,7 @@ class Encoder(nn.Module):
             vit.blocks[index] = Layer(block)
         self.evaluates = False
         self._backbone = list(vit.modules())  # a plain list: what a method adds later is not in it
+        self._drops = [module for module in self._backbone if drops(module)]
         reads_class_token = vit.attn_pool is None and vit.global_pool == "token"
         self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
 
@@ -92,12 +94,18 @@ class Encoder(nn.Module):
 
     @property
     def untouched(self) -> int:
-        """How many layers, from the first, are the backbone's own and do not train; 0 where what embeds images does."""
+        """How many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where what embeds
+        images is not so."""
         modules = [part for part in self._before() if isinstance(part, nn.Module)]
-        if any(map(_trains, self._before())) or not all(map(self._owns, modules)):
+        if any(map(_trains, self._before())) or any(map(self._changes, modules)):
             return 0
-        changed = (index for index, layer in enumerate(self.layers) if not self._owns(layer) or _trains(layer))
+        changed = (index for index, layer in enumerate(self.layers) if self._changes(layer) or _trains(layer))
         return next(changed, len(self.layers))
+
+    @property
+    def asked_to_drop(self) -> list[str]:
+        """The options that ask the backbone to drop in training."""
+        return dropping_options(self.vit, self._drops)
 
     def parts(self, indices: Collection[int]) -> list[nn.Module | nn.Parameter]:
         """The backbone's own modules and single parameters that belong to the layers at `indices`: what stands before
@@ -124,23 +132,27 @@ class Encoder(nn.Module):
         return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
 
     def _behind(self) -> list[nn.Module]:
-        """Norms and pooling."""
-        return [module for module in (self.vit.norm, self.vit.attn_pool, self.vit.fc_norm) if module is not None]
+        """Norms, pooling and what is dropped from features."""
+        behind = (self.vit.norm, self.vit.attn_pool, self.vit.fc_norm, self.vit.head_drop)
+        return [module for module in behind if module is not None]
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Unless all of the backbone trains it stays in evaluation mode, so that the features a method starts from do
-        not depend on drop rates; what the method added follows `mode`."""
+        """Unless all of the backbone trains it stays in evaluation mode but for what drops, see `drops.py`; what the
+        method added follows `mode`."""
         super().train(mode)
         for module in self.held():
             module.training = False
         return self
 
     def held(self) -> list[nn.Module]:
-        """The backbone's own modules where they stay in evaluation mode: unless every parameter of theirs trains."""
+        """The backbone's own modules that stay in evaluation mode: all but those that drop, unless every parameter of
+        theirs trains."""
         if self.evaluates:
             return self._backbone
         parameters = [own for module in self._backbone for own in module.parameters(recurse=False)]
-        return [] if all(parameter.requires_grad for parameter in parameters) else self._backbone
+        if all(parameter.requires_grad for parameter in parameters):
+            return []
+        return [module for module in self._backbone if module not in self._drops]
 
     def set_checkpointing(self, enable: bool) -> None:
         """Trade a second forward pass for the activations of all layers but one."""
@@ -166,10 +178,10 @@ class Encoder(nn.Module):
         noted = None if contexts is None else (*[None] * first, *contexts)
         return Observation(features=features, contexts=noted)
 
-    def _owns(self, module: nn.Module) -> bool:
-        """Whether all in `module` is the backbone's own."""
-        own = set(self._backbone)
-        return all(part in own for part in module.modules())
+    def _changes(self, module: nn.Module) -> bool:
+        """Whether anything in `module` was added to the backbone, or drops."""
+        own = set(self._backbone) - (set() if self.evaluates else set(self._drops))
+        return not all(part in own for part in module.modules())
 
     @contextmanager
     def _noted_contexts(self) -> Iterator[list[Tensor]]:

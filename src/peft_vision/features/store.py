@@ -162,6 +162,8 @@ class Store:
         """Why what the backbone shows of an image is not the same in each epoch of the present phase."""
         if self._model.frozen is not None:
             return None
+        if self._model.dropping:
+            return f"{self._model.dropping[0]} is above 0, so what the backbone shows of an image changes"
         where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
         return f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
 

@@ -3,7 +3,8 @@
     x + attention(LN x) + scale * bypass(LN x),    x + MLP(LN x) + scale * bypass(LN x)
     bypass(x) = up(dropout(act(conv3x3(act(down(x))))))
 
-The convolution runs on the grid of patches; the class token, registers and prompts are images of one pixel each.
+The convolution runs on the grid of patches; the class token, registers and prompts are images of one pixel each. The
+backbone's stochastic depth leaves out a bypass as it does a branch, each drawn for itself, as in the authors' code.
 """
 
 from typing import Annotated
@@ -29,21 +30,24 @@ class Convpass(Method):
         """2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters a layer of width D; nothing changes at first."""
         vit = encoder.vit
         for layer in (encoder.layers[index] for index in self.chosen(encoder)):
-            for branch in (layer.beside_attention, layer.beside_mlp):
-                bypass = Bypass(vit.embed_dim, self.rank, scale=self.scale, dropout=self.dropout)
+            branches = ((layer.beside_attention, layer.drop_path1), (layer.beside_mlp, layer.drop_path2))
+            for branch, drop_path in branches:
+                bypass = Bypass(vit.embed_dim, self.rank, drop_path, scale=self.scale, dropout=self.dropout)
                 bypass.grid = tuple(vit.patch_embed.grid_size)
                 bypass.single = vit.num_prefix_tokens
                 branch.append(bypass)
 
 
 class Bypass(nn.Module):
-    """`grid`: rows and columns of patches; `single`: tokens before them that stand for no patch."""
+    """`grid`: rows and columns of patches; `single`: tokens before them that stand for no patch; `drop_path`: the
+    backbone's own, which is no part of this."""
 
     grid: tuple[int, int]
     single: int
 
-    def __init__(self, width: int, rank: int, *, scale: float, dropout: float) -> None:
+    def __init__(self, width: int, rank: int, drop_path: nn.Module, *, scale: float, dropout: float) -> None:
         super().__init__()
+        self._drop_path = (drop_path,)  # a tuple: it belongs to the layer
         self.down = nn.Linear(width, rank)
         self.convolution = nn.Conv2d(rank, rank, 3, padding=1)
         self.up = nn.Linear(rank, width)
@@ -72,7 +76,7 @@ class Bypass(nn.Module):
                 ],
                 dim=1,
             )
-        return self.scale * self.up(self.dropout(_quick_gelu(hidden)))
+        return self._drop_path[0](self.scale * self.up(self.dropout(_quick_gelu(hidden))))
 
     def _single(self, hidden: Tensor) -> Tensor:
         """The convolution of one pixel, which meets its centre alone: (B, N, rank) to the same."""

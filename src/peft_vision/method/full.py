@@ -1,4 +1,4 @@
-"""Full fine-tuning, or of a part of the layers: their parameters train. Drop path and dropout are active where all do.
+"""Full fine-tuning, or of a part of the layers: their parameters train.
 
 With `probe_first` it is LP-FT (Kumar et al., 2022, arXiv:2202.10054): a fresh head would distort the features that it
 reads until it fits them, so it is fitted first. The paper then trains in evaluation mode.
@@ -13,7 +13,7 @@ from peft_vision.method.base import Method
 
 @component
 class Full(Method):
-    """`eval_mode`: no drop path and no dropout while all trains."""
+    """`eval_mode`: no drop path and no dropout while it trains."""
 
     eval_mode: bool
 

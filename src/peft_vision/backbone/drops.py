@@ -1,0 +1,35 @@
+"""What a backbone drops at random while it is adapted: stochastic depth, and the dropouts of timm's architecture.
+
+A module drops in training where its rate is above zero, whether the weights around it train or not, as in the codes of
+FacT, Adapter+ and NOAH's LoRA. In evaluation nothing is dropped.
+"""
+
+from collections.abc import Iterable
+
+from timm.layers import DropPath
+from torch import nn
+
+_OPTIONS = {  # by the end of the module's name; all other dropouts are those behind a projection
+    "pos_drop": "backbone.architecture.pos_drop_rate",
+    "head_drop": "backbone.architecture.drop_rate",
+    "attn_drop": "backbone.architecture.attn_drop_rate",
+}
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether `module` itself would drop anything in training."""
+    if isinstance(module, DropPath):
+        return bool(module.drop_prob)
+    return isinstance(module, nn.Dropout) and module.p > 0
+
+
+def dropping_options(vit: nn.Module, own: Iterable[nn.Module]) -> list[str]:
+    """The options that ask for what the modules `own` of `vit` would drop."""
+    own = set(own)
+    return sorted({_option(name, module) for name, module in vit.named_modules() if module in own and drops(module)})
+
+
+def _option(name: str, module: nn.Module) -> str:
+    if isinstance(module, DropPath):
+        return "backbone.drop_path"
+    return _OPTIONS.get(name.rpartition(".")[2], "backbone.architecture.proj_drop_rate")
