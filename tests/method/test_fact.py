@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import SwiGLU, SwiGLUPacked
 from torch import Tensor
 
 from conftest import tiny_vit
@@ -19,9 +20,20 @@ from reference import (
 from shipped import adapted
 
 PLACES = {"attn.qkv": 3, "attn.proj": 1, "mlp.fc1": 4, "mlp.fc2": 4}
+CUT_OFF = {  # of each layer: the blocks of fc1 and fc2, and how large the last ones are
+    "an MLP 2.5 times as wide": ({"mlp_ratio": 2.5}, {**PLACES, "mlp.fc1": 3, "mlp.fc2": 3}, (16, 16)),
+    "DINOv2's giant": (
+        {"mlp_ratio": 2.66667 * 2, "mlp_layer": SwiGLUPacked},
+        {**PLACES, "mlp.fc1": 6, "mlp.fc2": 3},
+        (10, 21),
+    ),
+    "an MLP that is narrower": ({"mlp_ratio": 0.5}, {**PLACES, "mlp.fc1": 1, "mlp.fc2": 1}, (16, 16)),
+}
 
 
-def updated_weights(model: Model, architecture: dict, *, method: str, scale: float) -> dict[str, Tensor]:
+def updated_weights(
+    model: Model, architecture: dict, *, method: str, scale: float, places: dict[str, int] = PLACES
+) -> dict[str, Tensor]:
     """Block by block: x -> x + scale * x U S V, where a weight is outputs x inputs."""
     plain, width = tiny_vit(**architecture).state_dict(), 32
     factors = model.encoder.get_submodule(method)
@@ -29,14 +41,15 @@ def updated_weights(model: Model, architecture: dict, *, method: str, scale: flo
     for name, own in ((name, module.own) for name, module in _factorised(model)):
         weight = plain[f"{name}.weight"]
         place = name.split(".", 2)[2]
-        assert len(own) == PLACES[place]
+        assert len(own) == places[place]
         blocks = []
         for number, mine in enumerate(own):
             if method == "fact_tk":
                 mine = sum(share * core for share, core in zip(mine, factors.core, strict=True))
             along = slice(number * width, (number + 1) * width)
             block = weight[:, along] if place == "mlp.fc2" else weight[along]
-            blocks.append(block + scale * (factors.u @ mine @ factors.v).mT)
+            outputs, inputs = block.shape  # fewer than the width where the block is cut off
+            blocks.append(block + scale * (factors.u @ mine @ factors.v).mT[:outputs, :inputs])
         weights[f"{name}.weight"] = torch.cat(blocks, dim=1 if place == "mlp.fc2" else 0)
     return weights
 
@@ -100,11 +113,22 @@ def test_dropout_is_of_the_rank_values_before_v():
 def test_what_cannot_be_factorised_is_said():
     with pytest.raises(ConfigError, match=r"method.rank: got 33, but the blocks are 32 x 32: at most 32"):
         adapted("fact_tt", rank=33)
-    with pytest.raises(ConfigError, match=r"made of 32 x 32 blocks, and blocks.0.mlp.fc1 is 80 x 32"):
-        adapted("fact_tk", architecture={"mlp_ratio": 2.5})
+    with pytest.raises(ConfigError, match=r"it changes blocks\.0\.mlp\.fc1, .* its SwiGLU has fc1_g, fc1_x, fc2"):
+        adapted("fact_tk", architecture={"mlp_layer": SwiGLU})
 
 
-def test_a_wider_or_a_narrower_mlp_has_as_many_blocks_as_fit(images):
-    model = randomised("fact_tt", architecture={"mlp_ratio": 2}, rank=5)
-    assert model.parameter_counts().method == 2 * 32 * 5 + 3 * (3 + 1 + 2 + 2) * 5**2
-    assert model(images).shape == (5, 4)
+@pytest.mark.parametrize(("architecture", "places", "last"), CUT_OFF.values(), ids=CUT_OFF.keys())
+@pytest.mark.parametrize("method", ["fact_tt", "fact_tk"])
+def test_where_a_side_is_no_multiple_of_the_width_the_last_block_is_cut_off(method, architecture, places, last, images):
+    model = randomised(method, architecture=architecture, rank=5, scale=0.7)
+    mlp = model.encoder.layers[0].mlp
+    assert (mlp.fc1.out_features % 32, mlp.fc2.in_features % 32) == last
+    weights = updated_weights(model, architecture, method=method, scale=0.7, places=places)
+    assert_computes(model, images, logits_with(model, architecture, weights, images))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 32), slice(32, 96), slice(5, 40), slice(33, 41), slice(90, 96)], ids=str)
+def test_any_rows_alone_are_those_of_the_whole(rows):
+    wrapper = randomised("fact_tk", rank=5, dropout=0.0).encoder.layers[0].attn.qkv
+    tokens = torch.randn(3, 32)
+    torch.testing.assert_close(wrapper.part(tokens, rows), wrapper(tokens)[:, rows])

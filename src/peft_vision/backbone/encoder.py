@@ -13,6 +13,7 @@ from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.drops import dropping_options, drops
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.config import ConfigError
 
 
 class Encoder(nn.Module):
@@ -119,6 +120,19 @@ class Encoder(nn.Module):
         own = set(self._backbone)
         found = [module for part in self.parts(indices) if isinstance(part, nn.Module) for module in part.modules()]
         return [module for module in found if module in own]
+
+    def part(self, name: str) -> nn.Module:
+        """That of `vit` of this name. ConfigError where this backbone has none."""
+        try:
+            return self.vit.get_submodule(name)
+        except AttributeError as error:
+            found = self.vit.get_submodule(name.rpartition(".")[0])
+            has = ", ".join(
+                known for known, module in found.named_children() if next(module.parameters(), None) is not None
+            )
+            raise ConfigError(
+                f"method: it changes {name}, and this backbone has none; its {type(found).__name__} has {has}"
+            ) from error
 
     def added(self) -> dict[str, nn.Module]:
         """What a method put into `vit`, by name."""

@@ -6,9 +6,18 @@ U (D, rank) and V (rank, D) are shared by all blocks of all layers.
     TT   S_i is free, rank x rank
     TK   S_i = sum_k P_ik C_k,    a core C (rank, rank, rank) and a row P_i (rank) for each block
 
-V is zero at the start: attaching changes nothing.
+V is zero at the start: attaching changes nothing. Where the side of a weight is no multiple of D, as in the MLPs of
+DINOv2's giant, the last block is cut off: it uses the first rows of U, or columns of V, that it has place for.
+
+All else begins as in the authors' code (JieShibo/PETL-ViT), uniform within +- a bound, for n blocks in all:
+
+    U               1 / sqrt(D)
+    TT   S          1 / sqrt(rank); of the blocks of fc2, which there are one map, 1 / sqrt(blocks * rank)
+    TK   C          sqrt(3) / rank
+         P          sqrt(6 / (rank + n))
 """
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -37,28 +46,44 @@ class FacT(Method):
         width = encoder.vit.embed_dim
         if self.rank > width:
             raise ConfigError(f"method.rank: got {self.rank}, but the blocks are {width} x {width}: at most {width}")
-        factors = Factors(width, self.rank, core=self.factorisation == "tk")
+        names = [f"blocks.{index}.{place}" for index in self.chosen(encoder) for place in _PLACES]
+        for name in names:
+            inner = encoder.part(name)
+            if width not in (inner.in_features, inner.out_features):
+                raise ConfigError(
+                    f"method: FacT needs weights with a side of {width}, and {name} is "
+                    f"{inner.out_features} x {inner.in_features}"
+                )
+        blocks = [_blocks(encoder.part(name), width) for name in names]
+        factors = Factors(width, self.rank, num_blocks=sum(blocks) if self.factorisation == "tk" else None)
         encoder.add_module(f"fact_{self.factorisation}", factors)
-        for index in self.chosen(encoder):
-            for place in _PLACES:
-                name = f"blocks.{index}.{place}"
-                inner = encoder.vit.get_submodule(name)
-                if inner.in_features % width or inner.out_features % width:
-                    raise ConfigError(
-                        f"method: FacT needs weights made of {width} x {width} blocks, and {name} is "
-                        f"{inner.out_features} x {inner.in_features}"
-                    )
-                encoder.vit.set_submodule(name, Factorised(inner, factors, scale=self.scale, dropout=self.dropout))
+        for name in names:
+            inner = encoder.part(name)
+            encoder.vit.set_submodule(name, Factorised(inner, factors, scale=self.scale, dropout=self.dropout))
+
+
+def _blocks(inner: nn.Module, width: int) -> int:
+    """How many blocks a weight is made of; the last one may be cut off."""
+    return -(-max(inner.in_features, inner.out_features) // width)
 
 
 class Factors(nn.Module):
-    """U and V, and C where there is a core."""
+    """U and V, and with `num_blocks`, those of all weights, the core C."""
 
-    def __init__(self, width: int, rank: int, *, core: bool) -> None:
+    def __init__(self, width: int, rank: int, *, num_blocks: int | None) -> None:
         super().__init__()
-        self.u = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, rank)))
+        self.u = _uniform((width, rank), 1 / math.sqrt(width))
         self.v = nn.Parameter(torch.zeros(rank, width))
-        self.core = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, rank, rank))) if core else None
+        self.core = None if num_blocks is None else _uniform((rank, rank, rank), math.sqrt(3) / rank)
+        self.num_blocks = num_blocks
+
+    def own(self, blocks: int, *, added: bool) -> nn.Parameter:
+        """What a weight of `blocks` has of its own: P (blocks, rank), or S (blocks, rank, rank), whose outputs are
+        `added` or stand beside each other."""
+        rank = len(self.v)
+        if self.core is not None:
+            return _uniform((blocks, rank), math.sqrt(6 / (rank + self.num_blocks)))
+        return _uniform((blocks, rank, rank), 1 / math.sqrt(blocks * rank if added else rank))
 
     def inner(self, own: Tensor) -> Tensor:
         """S of each block, (n, rank, rank), from what each has of its own."""
@@ -66,17 +91,15 @@ class Factors(nn.Module):
 
 
 class Factorised(Wrapper):
-    """A linear layer of `blocks` D x D blocks, beside each other or above each other, and the shared factors."""
+    """A linear layer of D x D blocks, beside each other or above each other, and the shared factors."""
 
     def __init__(self, inner: nn.Module, factors: Factors, *, scale: float, dropout: float) -> None:
         super().__init__(inner)
-        width, rank = factors.u.shape
-        self.blocks = max(inner.in_features, inner.out_features) // width
+        width = len(factors.u)
         self._shared = (factors,)  # a tuple: they belong to the encoder, once
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        shape = (self.blocks, rank) if factors.core is not None else (self.blocks, rank, rank)
-        self.own = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape)))
+        self.own = factors.own(_blocks(inner, width), added=inner.in_features > width)
 
     @property
     def factors(self) -> Factors:
@@ -84,16 +107,19 @@ class Factorised(Wrapper):
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """(..., I) to (..., rows)."""
-        width = self.factors.u.shape[0]
+        width = len(self.factors.u)
         first, last, _ = rows.indices(self.out_features)
         s = self.factors.inner(self.own)
         if self.in_features > width:  # blocks beside each other: each has a part of the inputs, and all are added
-            low = torch.einsum("...nd,da,nab->...b", tokens.unflatten(-1, (self.blocks, width)), self.factors.u, s)
+            missing = len(s) * width - self.in_features
+            whole = nn.functional.pad(tokens, (0, missing)) if missing else tokens
+            low = torch.einsum("...nd,da,nab->...b", whole.unflatten(-1, (len(s), width)), self.factors.u, s)
             update = self.dropout(low) @ self.factors.v[:, first:last]
         else:
-            s = s[first // width : last // width]
-            low = torch.einsum("...d,da,nab->...nb", tokens, self.factors.u, s)
-            update = (self.dropout(low) @ self.factors.v).flatten(-2)
+            start = first // width
+            s = s[start : -(-last // width)]
+            low = torch.einsum("...d,da,nab->...nb", tokens, self.factors.u[: self.in_features], s)
+            update = (self.dropout(low) @ self.factors.v).flatten(-2)[..., first - start * width : last - start * width]
         return part(self.inner, tokens, rows) + self.scale * update
 
     def merged(self) -> nn.Linear:
@@ -101,5 +127,10 @@ class Factorised(Wrapper):
         s = self.factors.inner(self.own).detach().double()
         u, v = self.factors.u.detach().double(), self.factors.v.detach().double()
         blocks = torch.einsum("da,nab,bo->nod", u, s, v)  # a weight is outputs x inputs
-        update = torch.cat(list(blocks), dim=1 if self.in_features > u.shape[0] else 0)
+        update = torch.cat(list(blocks), dim=1 if self.in_features > len(u) else 0)
+        update = update[: self.out_features, : self.in_features]
         return linear(self.inner.weight.detach().double() + self.scale * update, self.inner.bias, like=self.inner)
+
+
+def _uniform(shape: tuple[int, ...], bound: float) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -32,9 +32,10 @@ class Prompts(nn.Module):
 
 
 def projection(width: int | None, out_width: int) -> nn.Linear | None:
-    """A linear map from prompts of another width; None for None."""
+    """A linear map from prompts of another width; None for None. Its weights are normal with the standard deviation
+    sqrt(2 / out_width), as in the code of VPT."""
     if width is None:
         return None
     project = nn.Linear(width, out_width)
-    nn.init.kaiming_normal_(project.weight, mode="fan_out", nonlinearity="linear")
+    nn.init.kaiming_normal_(project.weight, mode="fan_out")
     return project

@@ -37,7 +37,7 @@ class RepAdapter(Method):
             )
         for index in self.chosen(encoder):
             for name in (f"blocks.{index}.{place}" for place in _PLACES):
-                inner = encoder.vit.get_submodule(name)
+                inner = encoder.part(name)
                 before = Before(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
                 encoder.vit.set_submodule(name, before)
 

@@ -24,6 +24,6 @@ class SSF(Method):
                 name for name in ("norm", "fc_norm") if next(vit.get_submodule(name).parameters(), None) is not None
             ]
         for place in places:
-            inner = vit.get_submodule(place)
+            inner = encoder.part(place)
             width = getattr(inner, "out_features", None) or getattr(inner, "out_channels", None) or vit.embed_dim
             vit.set_submodule(place, ScaleShift(inner, width))
