@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import peft_vision
+from conftest import tiny_vit
+from peft_vision import merged
 from peft_vision.backbone.linear import ALL, part
 from peft_vision.config import ConfigError
 from peft_vision.method.lora import LowRank
@@ -183,6 +186,31 @@ def test_dropout_is_of_the_inputs_of_the_updates_and_only_in_training():
     expected = wrapper.inner(tokens) + 0.7 * low @ wrapper.up["fc1"].mT
     torch.testing.assert_close(wrapper.train()(tokens), expected)
     assert is_fast(wrapper.eval()(tokens))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_row_of_zeros_has_no_direction_and_is_left_until_it_trains(training, images, labels):
+    """DoRA would divide it by its length, zero."""
+    vit = tiny_vit()
+    for block in vit.blocks:
+        block.attn.qkv.weight.data[[3, 70]] = 0
+    options = {"dora": True, "targets": ("q", "v"), "dropout": 0.5}
+    model = peft_vision.adapt(vit, method="lora", num_classes=4, **options).train(training)
+    wrapper = model.encoder.layers[0].attn.qkv
+    expected = vit.eval()(images)
+    torch.testing.assert_close(model.encoder(images), expected)  # `up` is zero
+    for _ in range(3):
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                assert parameter.grad.isfinite().all()
+                parameter.data -= 0.1 * parameter.grad
+    assert wrapper.up["q"][3].abs().max() > 0  # so it had a gradient
+    assert wrapper.magnitude["v"][70 - 64].abs() > 0  # and then a length
+    logits = model.eval()(images)
+    with merged(model):
+        torch.testing.assert_close(model(images), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_updates_of_rows_that_nobody_reads_get_no_gradient():

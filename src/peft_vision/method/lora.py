@@ -6,6 +6,8 @@ W' = W + scale * up @ down,    scale = alpha / rank, or alpha / sqrt(rank) when 
 each row of the updated matrix apart from its direction, and lets no gradient through the division by its length:
 
 W'_i = magnitude_i * (W + scale * up @ down)_i / ||(W + scale * up @ down)_i||
+
+A row of zeros has no direction: it is left as it is, a row of zeros, and `up` trains as without DoRA until it has one.
 """
 
 import math
@@ -55,12 +57,10 @@ class LoRA(Method):
             for place, names in PLACES.items():
                 targets = [name for name in names if name in self.targets]
                 if targets:
-                    self._wrap(encoder.layers[index], place, targets, where=f"layer {index}")
+                    self._wrap(encoder, f"blocks.{index}.{place}", targets, where=f"layer {index}")
 
-    def _wrap(self, layer: nn.Module, place: str, targets: list[str], *, where: str) -> None:
-        parent_name, child = place.split(".")
-        parent = layer.get_submodule(parent_name)
-        inner = getattr(parent, child)
+    def _wrap(self, encoder: Encoder, name: str, targets: list[str], *, where: str) -> None:
+        inner = encoder.part(name)
         rows = inner.out_features // (3 if targets[0] in ("q", "k", "v") else 1)
         most = min(rows, inner.in_features)
         if self.rank > most:
@@ -71,7 +71,7 @@ class LoRA(Method):
         if self.dora and type(inner) is not nn.Linear:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
         updated = LowRank(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
-        setattr(parent, child, updated)
+        encoder.vit.set_submodule(name, updated)
 
 
 class LowRank(Wrapper):
@@ -124,13 +124,13 @@ class LowRank(Wrapper):
         for target, rows in self.rows.items():
             weight[rows] += self.scale * self.up[target].detach().double() @ self.down[target].detach().double()
             if self.magnitude:
-                weight[rows] *= (self.magnitude[target].detach() / weight[rows].norm(dim=1)).unsqueeze(1)
+                weight[rows] *= _stretch(self.magnitude[target].detach(), weight[rows]).unsqueeze(1)
         return linear(weight, self.inner.bias, like=self.inner)
 
     def _factor(self, target: str) -> Tensor:
         """DoRA's magnitude over the length of each row, (rows,)."""
         update = self.scale * self.up[target].detach() @ self.down[target].detach()
-        return self.magnitude[target] / (self.inner.weight[self.rows[target]].detach() + update).norm(dim=1)
+        return _stretch(self.magnitude[target], self.inner.weight[self.rows[target]].detach() + update)
 
     def _cut(self, rows: slice) -> list[tuple[str, slice, slice]]:
         """What of each target lies in `rows`: the rows of its `up`, and their place among `rows`."""
@@ -141,3 +141,10 @@ class LowRank(Wrapper):
             if start < stop:
                 cut.append((target, slice(start - own.start, stop - own.start), slice(start - first, stop - first)))
         return cut
+
+
+def _stretch(magnitude: Tensor, weight: Tensor) -> Tensor:
+    """By what each row of `weight` (rows, I) is multiplied to have the length in `magnitude`; a row of zeros by 1."""
+    lengths = weight.norm(dim=1)
+    zero = lengths == 0
+    return torch.where(zero, 1, magnitude / lengths.masked_fill(zero, 1))
