@@ -6,18 +6,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from peft_vision.backbone.merge import merged
+from conftest import tiny_vit
+from peft_vision.backbone.merge import merged, unmergeable, unwrapped
 from peft_vision.interpolation import between, changed
 from peft_vision.model import Model
+from shipped import METHODS as SHIPPED
 from shipped import adapted
 
 METHODS = ["full", "partial", "lora", "ssf", "vpt_deep", "adaptformer", "bitfit", "vqt", "repadapter"]
 MERGED = {"lora", "ssf", "repadapter"}  # their products are scaled, so that sums have another order
+BESIDE = {  # what no weight of a backbone computes begins as it began
+    *("adapter_houlsby", "adapter_pfeiffer", "adapter_plus", "adaptformer", "convpass"),
+    *("vpt_shallow", "vpt_deep", "vpt_bias", "vpt_lora", "vqt_vpt", "vqt_adaptformer"),
+}
 
 
-def pair(method: str) -> tuple[Model, Model]:
+def pair(method: str, **options: object) -> tuple[Model, Model]:
     """A start, and a copy of it with all that it tunes changed."""
-    before = adapted(method).eval()
+    before = adapted(method, **options).eval()
     after = copy.deepcopy(before)
     generator = torch.Generator().manual_seed(5)
     for tensor in after.tuned_state().values():
@@ -41,7 +47,9 @@ def assert_logits(found: Tensor, expected: Tensor, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_ends_are_the_tuned_model_and_its_start(method, images):
     before, after = pair(method)
-    first, last = logits(before, images), logits(after, images)
+    last = logits(after, images)
+    with unwrapped(before.encoder):
+        first = logits(before, images)
     assert (first - last).abs().max() > 0.01
     with between(changed(before, after), after) as set_alpha:
         set_alpha(1.0)
@@ -57,10 +65,33 @@ def test_the_ends_are_the_tuned_model_and_its_start(method, images):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_head_that_nobody_interpolates_stays_the_tuned_one(method, images):
     before, after = pair(method)
-    expected = after.head(before.features(images)).detach()
+    with unwrapped(before.encoder):
+        expected = after.head(before.features(images)).detach()
     with between(without_head(changed(before, after)), after) as set_alpha:
         set_alpha(0.0)
         assert_logits(logits(after, images), expected, method)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *((method, {}) for method in SHIPPED),
+        ("lora", {"dora": True, "targets": ("q", "proj", "fc2")}),
+        ("combined", {"parts": ["ssf", "lora", "bitfit", "repadapter"]}),
+        ("ssf", {"architecture": {"qkv_bias": False, "proj_bias": False, "pre_norm": True}}),
+    ],
+    ids=str,
+)
+def test_at_the_start_the_backbone_is_the_pretrained_one_where_what_was_added_can_be_merged(method, options, images):
+    before, after = pair(method, **options)
+    assert bool(unmergeable(after.encoder)) is (method in BESIDE)
+    expected = tiny_vit(**options.get("architecture", {})).eval()(images)
+    with between(changed(before, after), after) as set_alpha:
+        set_alpha(0.0)
+        if method in BESIDE:
+            expected = before.encoder(images)
+        found = after.encoder(images).detach()
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("leave", ["normally", "by an error"])

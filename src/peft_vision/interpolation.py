@@ -2,10 +2,12 @@
 
     theta(alpha) = before + alpha * (after - before)
 
-`before` is what the method started from: the pretrained weights where it changes weights, with every change that can be
-merged into them merged (so that a LoRA's product is scaled, and not its factors), else the method's initial values. The
-head is interpolated from the one that was fitted first, where there is one, and otherwise stays the tuned one: a fresh
-head knows nothing.
+`before` is what the method started from: the pretrained weights of all that it changes by a change of weights, which
+is merged in `after` (so that a LoRA's product is scaled, and not its factors), and else the method's initial values. So
+at alpha = 0 the backbone is the pretrained one with every method that can be merged; with prompts, queries, adapters
+and convolutions, which no weight of a backbone computes, it is the backbone with these as they began. The head is
+interpolated from the one that was fitted first, where there is one, and otherwise stays the tuned one: a fresh head
+knows nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from peft_vision.backbone.merge import merged
+from peft_vision.backbone.merge import merged, unwrapped
 from peft_vision.config import component
 from peft_vision.model import Model
 
@@ -29,14 +31,13 @@ class Interpolation:
 
 
 def changed(before: Model, after: Model) -> dict[str, Tensor]:
-    """The tensors of `before`, with what can be merged merged, that differ in `after`, by name."""
-    with merged(before.encoder), merged(after.encoder):
-        others = after.state_dict()
-        return {
-            name: tensor.detach().clone()
-            for name, tensor in before.state_dict().items()
-            if tensor.is_floating_point() and not torch.equal(tensor, others[name])
-        }
+    """The tensors of `before`, without what `after` can merge, that differ in `after` with that merged, by name. A bias
+    that merging brings along was zero."""
+    with unwrapped(before.encoder), merged(after.encoder):
+        others = before.state_dict()
+        ends = {name: tensor for name, tensor in after.state_dict().items() if tensor.is_floating_point()}
+        starts = {name: others.get(name, torch.zeros_like(end)).to(end.device) for name, end in ends.items()}
+        return {name: start.detach().clone() for name, start in starts.items() if not torch.equal(start, ends[name])}
 
 
 @contextmanager

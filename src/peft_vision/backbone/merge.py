@@ -1,7 +1,8 @@
-"""Wrapped layers replaced by plain ones that compute the same, for as long as somebody needs a plain backbone."""
+"""Wrapped layers replaced by plain ones, that compute the same or what they did before, for as long as somebody needs a
+plain backbone."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
@@ -14,19 +15,41 @@ from peft_vision.backbone.linear import Mergeable
 def merged(encoder: Encoder) -> Iterator[None]:
     """Within the block every wrapper that can be merged is; afterwards all is bit for bit as it was. What cannot be
     merged stays; `unmergeable` names it."""
+    with _replaced(encoder, _plain):
+        yield
+
+
+@contextmanager
+def unwrapped(encoder: Encoder) -> Iterator[None]:
+    """Within the block every wrapper that can be merged is replaced by what it wraps, as if it had not been added;
+    afterwards all is as it was."""
+    with _replaced(encoder, _innermost):
+        yield
+
+
+@contextmanager
+def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iterator[None]:
+    """The outermost wrappers of those that can be merged."""
     strangers = unmergeable(encoder)
     wrappers = [
         name
         for name, module in encoder.added().items()
-        if isinstance(module, Mergeable) and not any(f"{other}.".startswith(f"{name}.") for other in strangers)
+        if isinstance(module, Mergeable) and not any(f"{stranger}.".startswith(f"{name}.") for stranger in strangers)
     ]
-    outermost = [name for name in wrappers if not name.startswith(tuple(f"{other}." for other in wrappers))]
+    outermost = [name for name in wrappers if not name.startswith(tuple(f"{outer}." for outer in wrappers))]
     with ExitStack() as undo:
         for name in outermost:
             wrapper = encoder.vit.get_submodule(name)
             undo.callback(encoder.vit.set_submodule, name, wrapper)
-            encoder.vit.set_submodule(name, _plain(wrapper))
+            encoder.vit.set_submodule(name, other(wrapper))
         yield
+
+
+def plain_names(encoder: Encoder) -> set[str]:
+    """Of the tensors that the backbone has without what can be merged. Where a layer has no bias and what was merged
+    into it needs one, the merged backbone has more."""
+    with unwrapped(encoder):
+        return set(encoder.vit.state_dict())
 
 
 def unmergeable(encoder: Encoder) -> list[str]:
@@ -46,3 +69,7 @@ def _plain(module: Mergeable) -> nn.Module:
     module._modules = dict(module._modules)
     module.inner = _plain(module.inner) if isinstance(module.inner, Mergeable) else copy.deepcopy(module.inner)
     return module.merged()
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    return _innermost(module.inner) if isinstance(module, Mergeable) else module
