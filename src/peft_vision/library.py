@@ -11,9 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from peft_vision.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.backbone import merge
 from peft_vision.backbone.load import refuse_unusual
-from peft_vision.backbone.merge import unmergeable
+from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.composition import complete, option
+from peft_vision.exchange.timm_weights import check_loadable
 from peft_vision.model import Model
 from peft_vision.preprocessing import Preprocessing
 
@@ -70,11 +71,14 @@ def merged(model: Model) -> Iterator[VisionTransformer]:
     """Within the block `model` computes with merged weights, as fast as its backbone, and so does the timm model that
     this gives, whose `state_dict` is then plain timm's; afterwards all is bit for bit as it was.
 
-    ValueError, and nothing is merged, where what was added is no change of weights.
+    ValueError, and nothing is merged, where what was added is no change of weights, or a change of weights that timm's
+    model lacks.
     """
     if strangers := unmergeable(model.encoder):
         raise ValueError(f"{', '.join(strangers)}: no weight of a plain backbone computes that")
+    names = plain_names(model.encoder)
     with merge.merged(model.encoder):
+        check_loadable(model.encoder.vit.state_dict().keys(), names)
         yield model.encoder.vit
 
 

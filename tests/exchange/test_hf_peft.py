@@ -14,7 +14,7 @@ from conftest import tiny_vit
 from peft_vision.adapter import load_tuned
 from peft_vision.exchange import hf_peft
 from reference import randomised
-from shipped import adapted
+from shipped import adapted, option
 
 VARIANTS = {
     "q and v": {},
@@ -26,6 +26,12 @@ VARIANTS = {
     "the last two layers": {"layers": "last-2", "targets": ("proj", "fc1")},
     "listed layers": {"layers": (1,), "dropout": 0.1},
 }
+
+
+def _lora_parts(parts: dict) -> dict:
+    return {name: {**option("method", "lora"), **values} for name, values in parts.items()}
+
+
 PRECISE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -45,9 +51,22 @@ def rebuilt(folder) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_peft_computes_our_logits_and_we_read_them_back(options, images, tmp_path):
-    model = randomised("lora", **options)
+COMBINED = {
+    "each on its own matrix": {"a": {"targets": ["q"]}, "b": {"targets": ["fc1"], "rank": 3}},
+    "two on one matrix": {"a": {"targets": ["q"]}, "b": {"targets": ["v"]}},
+    "with other ranks and scales": {"a": {"targets": ["q"], "rank": 3, "alpha": 5}, "b": {"targets": ["v", "q"]}},
+    "three on the same rows": {f"rank{rank}": {"targets": ["qkv", "proj"], "rank": rank} for rank in (1, 2, 3)},
+    "one a direction of other rows": {"a": {"targets": ["q"], "dora": True}, "b": {"targets": ["v"], "alpha": 3}},
+}
+VARIANTS = {
+    **{name: ("lora", options) for name, options in VARIANTS.items()},
+    **{name: ("combined", {"parts": _lora_parts(parts)}) for name, parts in COMBINED.items()},
+}
+
+
+@pytest.mark.parametrize(("method", "options"), VARIANTS.values(), ids=VARIANTS.keys())
+def test_peft_computes_our_logits_and_we_read_them_back(method, options, images, tmp_path):
+    model = randomised(method, **options)
     hf_peft.write(model, tmp_path)
     theirs = peft.PeftModel.from_pretrained(classifier(), tmp_path).eval()
     torch.testing.assert_close(theirs(images), model(images), **PRECISE)
@@ -86,6 +105,25 @@ def test_more_than_a_lora_is_refused(method, tmp_path):
     with pytest.raises(ValueError, match=r"the format is for LoRA alone|reads more than"):
         hf_peft.write(adapted(method), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"), [(["lora", "bitfit"], r"\S+bias"), (["lora", "ssf"], r"\S+(scale|shift)")], ids=str
+)
+def test_what_else_was_tuned_of_a_matrix_with_a_lora_is_refused(parts, name, tmp_path):
+    for order in (parts, parts[::-1]):
+        with pytest.raises(ValueError, match=f"this run tuned {name}$"):
+            hf_peft.write(adapted("combined", parts=order), tmp_path)
+
+
+def test_what_peft_would_compute_otherwise_is_refused(tmp_path):
+    parts = _lora_parts({"a": {"targets": ["q"], "dora": True}, "b": {"targets": ["qkv"]}})
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv: DoRA and another update of the same rows"):
+        hf_peft.write(adapted("combined", parts=parts), tmp_path)
+    model = adapted("lora", dora=True)
+    model.encoder.layers[2].attn.qkv.inner.weight.data[7] = 0
+    with pytest.raises(ValueError, match=r"blocks\.2\.attn\.qkv has a row of zeros, which peft divides by"):
+        hf_peft.write(model, tmp_path)
 
 
 @pytest.fixture

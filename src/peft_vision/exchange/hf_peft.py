@@ -2,7 +2,8 @@
 
 There a LoRA belongs to a module of the backbone, and timm's q, k and v are one. So updates of q and v at rank r are
 written as one of rank 2r: its `lora_A` is both `down` above each other, its `lora_B` holds each `up` in the rows and
-columns of its own. alpha / rank stays what it was. The classifier is saved as `head`, a module of timm's.
+columns of its own; updates by several LoRAs likewise. alpha / rank stays what it was. The classifier is saved as
+`head`, a module of timm's.
 """
 
 import json
@@ -56,16 +57,12 @@ _NOTHING = (None, False, {}, [], "")
 
 def write(model: Model, folder: Path) -> None:
     """ValueError where the model is more than a LoRA with a linear head."""
-    added = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRank)}
-    tuned = {name for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
-    others = {name for name in tuned if not name.startswith(tuple(f"encoder.vit.{own}." for own in added))}
-    if not added or others:
-        raise ValueError(f"the format is for LoRA alone, and this run tuned {min(others) if others else 'none'}")
+    chains = _chains(model)
     weight, bias = plain_head(model)
     tensors, ranks, alphas, dora = {f"{_HEAD}.weight": weight, f"{_HEAD}.bias": bias}, {}, {}, False
-    for name, module in added.items():
-        down, up, magnitude = _fused(module)
-        ranks[name], alphas[name] = len(down), module.scale * len(down)
+    for name, chain in chains.items():
+        down, up, magnitude = _fused(name, chain)
+        ranks[name], alphas[name] = len(down), chain[0].scale * len(down)
         tensors |= {f"{_PREFIX}{name}.lora_A.weight": down, f"{_PREFIX}{name}.lora_B.weight": up}
         if magnitude is not None:
             dora = True
@@ -74,12 +71,12 @@ def write(model: Model, folder: Path) -> None:
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": f"timm/{model.recipe.backbone['name']}",
-        "target_modules": list(added),
+        "target_modules": list(chains),
         "r": ranks[common],
         "lora_alpha": alphas[common],
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != ranks[common]},
         "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != alphas[common]},
-        "lora_dropout": next(iter(added.values())).dropout.p,
+        "lora_dropout": next(iter(chains.values()))[0].dropout.p,
         "bias": "none",
         "use_dora": dora,
         "use_rslora": False,  # the factor is in alpha
@@ -96,19 +93,45 @@ def write(model: Model, folder: Path) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
 
 
-def _fused(module: LowRank) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`down` (R, I), `up` (O, R) and the length of each row (O,) of all updates of a matrix together."""
-    ranks = [len(down) for down in module.down.values()]
-    up = module.inner.weight.new_zeros(module.out_features, sum(ranks))
-    for number, (target, rows) in enumerate(module.rows.items()):
-        first = sum(ranks[:number])
-        up[rows, first : first + ranks[number]] = module.up[target].detach()
-    down = torch.cat([down.detach() for down in module.down.values()])
-    if not module.magnitude:
+def _chains(model: Model) -> dict[str, list[LowRank]]:
+    """The LoRAs of each matrix, the outermost first. ValueError where anything else was tuned beside the head."""
+    wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRank)}
+    known = {id(p) for m in wrappers.values() for d in (m.down, m.up, m.magnitude) for p in d.values()}
+    tuned = {name: id(p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
+    others = sorted(name for name, its_id in tuned.items() if its_id not in known)
+    if not wrappers or others:
+        raise ValueError(f"the format is for LoRA alone, and this run tuned {others[0] if others else 'none'}")
+    chains: dict[str, list[LowRank]] = {}
+    for name, wrapper in wrappers.items():  # an inner one follows its outer one
+        outer = name.removesuffix(".inner")
+        while outer.endswith(".inner"):
+            outer = outer.removesuffix(".inner")
+        chains.setdefault(outer, []).append(wrapper)
+    return chains
+
+
+def _fused(name: str, chain: list[LowRank]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`down` (R, I), `up` (O, R) and the length of each row (O,) of all updates of a matrix together, which are
+    multiplied by the scale of the first."""
+    updates = [(wrapper, target, rows) for wrapper in chain for target, rows in wrapper.rows.items()]
+    down = torch.cat([wrapper.down[target].detach() for wrapper, target, _ in updates])
+    ups, weight = [], chain[-1].inner.weight.detach()
+    for wrapper, target, rows in updates:
+        up = weight.new_zeros(len(weight), len(wrapper.down[target]))
+        up[rows] = wrapper.up[target].detach() * (wrapper.scale / chain[0].scale)
+        ups.append(up)
+    up = torch.cat(ups, dim=1)
+    directed = [(wrapper, target, rows) for wrapper, target, rows in updates if wrapper.magnitude]
+    if not directed:
         return down, up, None
-    magnitude = module.inner.weight.detach().norm(dim=1)  # of rows that are not updated
-    for target, rows in module.rows.items():
-        magnitude[rows] = module.magnitude[target].detach()
+    lengths = (weight.double() + chain[0].scale * up.double() @ down.double()).norm(dim=1)
+    if (lengths == 0).any():
+        raise ValueError(f"{name} has a row of zeros, which peft divides by")
+    magnitude = lengths.to(weight)  # of rows whose length is not learned
+    for wrapper, target, rows in directed:
+        if sum(other.start < rows.stop and rows.start < other.stop for _, _, other in updates) > 1:
+            raise ValueError(f"{name}: DoRA and another update of the same rows, and peft knows one of them")
+        magnitude[rows] = wrapper.magnitude[target].detach()
     return down, up, magnitude
 
 

@@ -1,10 +1,11 @@
 """A trained model as a plain timm Vision Transformer with a classifier: what was tuned is merged into the weights."""
 
+from collections.abc import Set
+
 import torch
 from torch import Tensor, nn
 
-from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.merge import merged, unmergeable
+from peft_vision.backbone.merge import merged, plain_names, unmergeable
 from peft_vision.method.readout import Pooled
 from peft_vision.model import Model
 
@@ -15,23 +16,20 @@ def timm_state(model: Model) -> dict[str, Tensor]:
     if strangers := unmergeable(model.encoder):
         named = f"{', '.join(strangers[:2])}{' and others' if strangers[2:] else ''}"
         raise ValueError(f"{named}: no weight of a plain backbone computes that; task.format=onnx takes any method")
-    names = _own_names(model.encoder)
+    names = plain_names(model.encoder)
     with merged(model.encoder):
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.encoder.vit.state_dict().items()}
-    if homeless := sorted(state.keys() - names):
-        raise ValueError(f"{homeless[0]}: this backbone has no such weight, and what was tuned needs one")
+    check_loadable(state.keys(), names)
     return {**state, "head.weight": weight.cpu(), "head.bias": bias.cpu()}
 
 
-def _own_names(encoder: Encoder) -> set[str]:
-    """Of the backbone's tensors, as timm calls them."""
-    added = set(encoder.added().values())
-    owners = {name: module for name, module in encoder.vit.named_modules() if module not in added}
-    return {
-        ".".join(step for step in (*owner.split("."), name) if step and step != "inner")
-        for owner, module in owners.items()
-        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-    }
+def check_loadable(merged_names: Set[str], names: Set[str]) -> None:
+    """ValueError where a merged backbone has more tensors than `names`, those of the plain one."""
+    if lacking := sorted(merged_names - names):
+        raise ValueError(
+            f"{lacking[0]}: this backbone has no such weight, and what was tuned needs one, so timm could not load it; "
+            "task.format=onnx takes any method"
+        )
 
 
 def plain_head(model: Model) -> tuple[Tensor, Tensor]:

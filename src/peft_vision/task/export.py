@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peft_vision.adapter import load_tuned
 from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.merge import unwrapped
 from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
 from peft_vision.exchange import hf_peft, onnx_model
@@ -79,7 +80,8 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
     hf_peft.write(saved.model, path)
     imported = hf_peft.Imported(path)
     recipe = replace(saved.recipe, method=imported.method())
-    own = {name.replace(".inner.", "."): tensor for name, tensor in saved.model.encoder.vit.state_dict().items()}
+    with unwrapped(saved.model.encoder):
+        own = saved.model.encoder.vit.state_dict()
     vit = _untrained(saved)
     vit.load_state_dict({name: own[name] for name in vit.state_dict()})
     again = recipe.assemble(vit, seed=0)
