@@ -16,14 +16,15 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-printable spreadsheet
+printable spreadsheet allocation
 config console
-preprocessing seeding progress stopping wording composition records batch_norm
-tensor_header
+seeding progress stopping wording composition records batch_norm trust
+tensor_header preprocessing
 request
 backbone data
 head method ood
 model
+likeness
 adapter interpolation
 features schedule distributed
 optimizer

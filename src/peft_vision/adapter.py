@@ -1,29 +1,59 @@
 """Adapter files: what a run tuned, with all that is needed to put it on the same backbone again.
 
 A safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head` (their configs),
-`classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to) and `phases` (how many of the
-method's phases have begun).
+`classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (how many of the
+method's phases have begun) and, since there is one, `likeness` (what the model computes of two fixed pictures).
+Whoever wrote it: nothing in it is believed before it is checked, nothing is built that its tensors do not account for,
+and no module is imported for it but those of `trust`.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from peft_vision.allocation import Bounded, TooLarge
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import build
+from peft_vision.config import ConfigError, build
 from peft_vision.head import Head
+from peft_vision.likeness import Likeness, likeness, unlike
 from peft_vision.method.base import Method
 from peft_vision.model import Model, assemble
 from peft_vision.preprocessing import Preprocessing
+from peft_vision.printable import one_line
+from peft_vision.records import Bounds, Name, Record, Unreadable, parse_json, validated
+from peft_vision.tensor_header import FLOATS, read_header
+from peft_vision.trust import check_targets
 
 FORMAT = "peft-vision adapter 3"
+_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # of which ImageNet-21k's classes are a tenth
+_RECIPE_VALUES = 5_000
+_PARTS = ("method", "head", "classes", "preprocessing", "backbone")
+_PHASES = 16
+_SPARE = 2**22  # numbers that may be made beside those that are tuned
+_WIDEST = 2**18  # features of a head that is thrown away before the last one is made
+
+
+class _Weights(Record):
+    name: Name
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Metadata(Record):
+    method: dict[str, Any]
+    head: dict[str, Any]
+    classes: Annotated[list[Name], Field(min_length=1)]
+    preprocessing: dict[str, Any]
+    backbone: _Weights
+    phases: Annotated[int, Field(ge=1, le=_PHASES)]
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True)
@@ -61,18 +91,46 @@ class Recipe:
         }
         return {"format": FORMAT, **{key: json.dumps(value) for key, value in values.items()}}
 
-    @classmethod
-    def restore(cls, metadata: Mapping[str, str]) -> "Recipe":
-        """The inverse of `metadata`."""
-        values = {key: json.loads(metadata[key]) for key in ("method", "head", "classes", "backbone")}
-        values["classes"] = tuple(values["classes"])
-        return cls(**values, preprocessing=Preprocessing.restore(json.loads(metadata["preprocessing"])))
+
+@dataclass(frozen=True)
+class Adapter:
+    """What such a file holds. `phases`: that have begun; `likeness`: None in files from before there was one."""
+
+    path: Path
+    recipe: Recipe
+    phases: int
+    tensors: Mapping[str, Tensor]
+    likeness: Likeness | None
+
+    def assemble(self, vit: VisionTransformer) -> Model:
+        """A model of the file's shapes, in the file's phase, with initial values; takes `vit` over. Unreadable where
+        the recipe cannot be followed, or asks for more than the tensors are."""
+        backbone = sum(parameter.numel() for parameter in vit.parameters())
+        tuned = sum(tensor.numel() for tensor in self.tensors.values())
+        try:
+            with Bounded(4 * tuned + backbone + _WIDEST * len(self.recipe.classes) + _SPARE):
+                model = self.recipe.assemble(vit, seed=0)
+                if self.phases > len(model.phases):
+                    raise Unreadable(self.path, f"{self.phases} phases have begun, where there are {len(model.phases)}")
+                while model.begun < self.phases:
+                    model.begin_next_phase(seed=0)
+        except TooLarge as error:
+            raise Unreadable(self.path, "its recipe builds more than its tensors account for") from error
+        except Unreadable:
+            raise
+        except ConfigError as error:
+            raise Unreadable(self.path, str(error)) from error
+        except Exception as error:  # whatever a class makes of values that it was never given
+            raise Unreadable(self.path, f"its recipe cannot be built: {type(error).__name__}: {error}") from error
+        return model
 
 
 def write_adapter(model: Model, path: str | Path) -> None:
     """Writes what `model` tuned. An OSError is the disk's, and the file is as readable as any other."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
     metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
+    if (seen := likeness(model)) is not None:
+        metadata["likeness"] = seen.model_dump_json()
     Path(path).write_bytes(save(tensors, metadata=metadata))
 
 
@@ -85,54 +143,101 @@ def write_probe(model: Model, path: str | Path) -> None:
 
 def load_probe(model: Model, path: str | Path) -> None:
     """Puts such a head into `model`, which is in its first phase."""
-    _, _, tensors = read_adapter(path)
-    load_tuned(model, {**model.tuned_state(), **tensors})
+    load_tuned(model, {**model.tuned_state(), **read_adapter(path).tensors})
 
 
 def _of_head(name: str) -> bool:
     return name.startswith("head.")
 
 
-def read_adapter(path: str | Path) -> tuple[Recipe, int, dict[str, Tensor]]:
-    """The recipe, the number of phases and the tuned tensors of an adapter file. ValueError where it is not one."""
+def read_adapter(path: str | Path) -> Adapter:
+    """An adapter file, checked for all that can be known without a backbone. Unreadable, a ValueError, where it is
+    none."""
+    path = Path(path)
+    header = read_header(path, dtypes=FLOATS | {"I64"})
+    if header.metadata.get("format") != FORMAT:
+        raise Unreadable(path, f"it is not a {FORMAT!r} file")
+    values = {key: _parsed(header.metadata, key, path) for key in (*_PARTS, "phases", "likeness")}
+    metadata = validated({key: its for key, its in values.items() if its is not None}, path, _Metadata)
+    try:
+        for key in ("method", "head"):
+            check_targets(values[key], key)
+        preprocessing = Preprocessing.restore(metadata.preprocessing)
+    except (ConfigError, ValueError) as error:
+        raise Unreadable(path, str(error)) from error
+    recipe = Recipe(
+        method=metadata.method,
+        head=metadata.head,
+        classes=tuple(metadata.classes),
+        preprocessing=preprocessing,
+        backbone=metadata.backbone.model_dump(),
+    )
+    biases = [its.shape for name, its in header.tensors.items() if _of_head(name)]
+    if not any(shape[:1] == (len(recipe.classes),) for shape in biases):
+        raise Unreadable(path, f"it names {len(recipe.classes)} classes, and no tensor of its head is of so many")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a {FORMAT!r} file")
-    return Recipe.restore(metadata), int(metadata["phases"]), tensors
+            tensors = {name: file.get_tensor(name) for name in header.tensors}
+    except (SafetensorError, OSError) as error:
+        raise Unreadable(path, str(error)) from error
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise Unreadable(path, f"tensor {wrong[0]} holds NaN or infinity")
+    return Adapter(path, recipe, metadata.phases, tensors, metadata.likeness)
+
+
+def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
+    """None where there is no such key."""
+    if key not in metadata:
+        return None
+    bounds = _METADATA if key == "classes" else replace(_METADATA, values=_RECIPE_VALUES)
+    try:
+        return parse_json(metadata[key], path, bounds)
+    except Unreadable as error:
+        raise Unreadable(path, f"{key}: {error.reason}") from error
 
 
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Puts tuned tensors back; ValueError where they are not exactly those that `model` tunes."""
     own = model.tuned_state()
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misfits = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
-    if missing or unknown or misfits:
-        raise ValueError(
-            f"the tuned tensors do not fit: missing {missing[:3]}, unknown {unknown[:3]}, other shape {misfits[:3]}"
+    shared = sorted(own.keys() & tensors.keys())
+    misfits = [name for name in shared if own[name].shape != tensors[name].shape]
+    kinds = [name for name in shared if own[name].is_floating_point() != tensors[name].is_floating_point()]
+    if missing or unknown or misfits or kinds:
+        found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
+        words = ", ".join(
+            f"{what} {one_line(names[:3])}" for what, names in found.items() if names or what != "other type"
         )
+        raise ValueError(f"the tuned tensors do not fit: {words}")
     model.load_state_dict(dict(tensors), strict=False)
 
 
 def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
     """The model whose adapter is in `path`, on the backbone it was trained on; takes `vit` over.
 
-    ValueError where `vit` has other weights than the adapter was trained on and keeps any of them.
+    ValueError where `vit` has other weights than the adapter was trained on and keeps any of them, or computes
+    something else with them.
     """
-    recipe, phases, tensors = read_adapter(path)
+    adapter = read_adapter(path)
+    recipe = adapter.recipe
     found = weights_hash(vit)
-    model = recipe.assemble(vit, seed=0)
-    while model.begun < phases:
-        model.begin_next_phase(seed=0)
+    model = adapter.assemble(vit)
     keeps_weights = any(not parameter.requires_grad for parameter in model.encoder.parameters())
     if keeps_weights and found != recipe.backbone["hash"]:
         raise ValueError(
-            f"{path} was trained on other weights ({recipe.backbone['name']}, hash {recipe.backbone['hash'][:12]}) "
-            f"than these (hash {found[:12]})"
+            f"{path} was trained on other weights ({one_line(recipe.backbone['name'])}, "
+            f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]})"
         )
-    load_tuned(model, tensors)
+    size = model.encoder.vit.patch_embed.img_size[0]
+    if recipe.preprocessing.size != size:
+        raise ValueError(f"{path} is for pictures of {recipe.preprocessing.size} px, this backbone for {size} px")
+    try:
+        load_tuned(model, adapter.tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if adapter.likeness is not None and (words := unlike(model, adapter.likeness)) is not None:
+        raise ValueError(
+            f"{path} belongs on a backbone that computes something else than this one, though its weights are equal: "
+            f"{words}; compare pool, heads, activation and norms"
+        )
     return model.eval()

@@ -6,6 +6,7 @@ A component is a frozen dataclass without defaults whose numbers live in `conf/`
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
@@ -63,6 +64,8 @@ def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
 
 def locate(target: str, where: str) -> type:
     """The class a dotted path names."""
+    if not isinstance(target, str):
+        raise ConfigError(f"{where}._target_: got {target!r}, should be a dotted path to a class")
     module_name, _, class_name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -89,6 +92,8 @@ def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
     cls = locate(values.pop("_target_"), where)
     if not issubclass(cls, kind):
         raise ConfigError(f"{where}: {cls.__name__} is not a {kind.__name__}")
+    if inspect.isabstract(cls):
+        raise ConfigError(f"{where}._target_: {cls.__name__} is abstract; name a class that derives from it")
     try:
         return cls(**values)
     except ValidationError as error:

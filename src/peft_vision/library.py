@@ -59,7 +59,9 @@ def save(model: Model, path: str | Path) -> None:
 def load(path: str | Path, vit: VisionTransformer) -> Model:
     """The model that was saved, on a copy of the backbone it was trained on, in evaluation mode, with identical logits.
 
-    Reads the `adapter.safetensors` of a run as well. ValueError where file and `vit` do not belong together.
+    Reads the `adapter.safetensors` of a run as well. ValueError where the file is no sound adapter, where it and `vit`
+    do not belong together, or `vit` computes something else than the backbone it was trained on. What the file says is
+    checked before anything is made of it, and no module is imported for it that does not use peft_vision.
     """
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)

@@ -1,10 +1,24 @@
 """What a backbone's weights expect of an image: the contract between backbone (which knows) and data (which does)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
+
+from peft_vision.records import Record, first_fault
+
+_Mean = Annotated[float, Field(ge=-1000, le=1000)]
+_Std = Annotated[float, Field(ge=1e-6, le=1000)]
+
+
+class _Recorded(Record, extra="forbid"):
+    size: Annotated[int, Field(gt=0, le=8192)]
+    mean: Annotated[list[_Mean], Field(min_length=3, max_length=3)]
+    std: Annotated[list[_Std], Field(min_length=3, max_length=3)]
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    crop: Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -23,9 +37,13 @@ class Preprocessing:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
-    def restore(cls, record: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `record`."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in record.items()})
+    def restore(cls, record: Any) -> "Preprocessing":
+        """The inverse of `record`. ValueError for what is none."""
+        try:
+            read = _Recorded.model_validate(record)
+        except ValidationError as error:
+            raise ValueError(f"preprocessing: {first_fault(error)}") from error
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in read.model_dump().items()})
 
     def __str__(self) -> str:
         return (

@@ -55,8 +55,9 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class Unreadable(ConfigError):
-    """A file that cannot be used. `reason`: in a few words, without its name."""
+class Unreadable(ConfigError, ValueError):
+    """A file that cannot be used; a ValueError for those who use the library. `reason`: in a few words, without its
+    name."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
         self.path, self.reason = path, one_line(reason)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from peft_vision.adapter import Recipe, attach_adapter, read_adapter
 from peft_vision.backbone.load import Backbone
@@ -18,8 +17,10 @@ from peft_vision.config import ConfigError, build
 from peft_vision.experiment import load_backbone
 from peft_vision.features.store import TYPES
 from peft_vision.model import Model
+from peft_vision.records import Unreadable, read_yaml
 from peft_vision.run import writing
 from peft_vision.trainer import Trainer
+from peft_vision.trust import check_targets
 
 _FILES = ("config.yaml", "adapter.safetensors")
 _NAMED = 3  # runs that an error names
@@ -70,22 +71,21 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     remedy = "checkpoint=FILE says where the weights of its backbone lie on this machine"
     try:
         read_adapter(adapter)  # before weights are loaded, which may take a download
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        known = str(adapter) in str(error)
-        raise ConfigError(f"run: {error}" if known else f"run: cannot read {adapter}: {error!r}") from error
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
     try:
         vit = load_backbone(backbone, seed=config["seed"])
     except ConfigError as error:
         raise ConfigError(f"{str(error).splitlines()[0]}\n{remedy}") from error
     try:
         model = attach_adapter(vit, adapter)
-    except ConfigError as error:
-        raise ConfigError(f"run: {adapter}: {error}") from error
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
     except ValueError as error:
         raise ConfigError(f"run: {error}\n{remedy}") from error
     saved = Saved(path, model.to(device), config)
     dtype = saved.says("features", "dtype") or "fp32"  # what no store rounded
-    if dtype not in TYPES:
+    if not isinstance(dtype, str) or dtype not in TYPES:
         raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
     model.observed_type = TYPES[dtype]
     return saved
@@ -109,18 +109,21 @@ def _check_files(folder: Path) -> None:
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"run: {path} is no YAML: {' '.join(str(error).split())}") from error
+        config = read_yaml(path)
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
     known = isinstance(config, dict) and {"backbone", "seed"} <= config.keys()
     if not known or not isinstance(config["backbone"], dict):
         raise ConfigError(f"run: {path} must hold the keys of a run, backbone and seed at least")
+    if type(config["seed"]) is not int or config["seed"] < 0:
+        raise ConfigError(f"run: {path}: seed: got {config['seed']!r}, should be a whole number, 0 or more")
     return config
 
 
 def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
     node = config["backbone"] if checkpoint is None else {**config["backbone"], "checkpoint": checkpoint}
     try:
+        check_targets(node, "backbone")
         return build(node, Backbone, "backbone")
     except ConfigError as error:
         raise ConfigError(f"run: {folder}/config.yaml: {error}") from error

@@ -1,0 +1,46 @@
+"""A bound on what is allocated: a recipe may ask for a thousand million prompts in forty bytes."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_VIEWS = ("view", "reshape", "expand", "as_strided", "unflatten", "_reshape_alias", "_unsafe_view", "sum_to_size")
+_LENGTHS = ("end", "steps", "n")  # of arange, linspace and eye
+
+
+class TooLarge(Exception):
+    """More was asked for than is allowed."""
+
+
+class Bounded(TorchDispatchMode):
+    """Within the block, new tensors have at most `numbers` elements together; TooLarge before the one that exceeds it
+    is made. Results of sums and products are not counted: they are no larger than what they are made of."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self._left = numbers
+
+    def __torch_dispatch__(
+        self, function: Any, types: Iterable[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Every operation passes here before it is carried out."""
+        names = (argument.name for argument in function._schema.arguments)
+        values = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+        self._left -= _asked_for(function._schema.name.rpartition("::")[2], values)
+        if self._left < 0:
+            raise TooLarge
+        return function(*args, **(kwargs or {}))
+
+
+def _asked_for(name: str, values: Mapping[str, Any]) -> int:
+    """Elements of the tensor that an operation makes from sizes alone."""
+    if name in _VIEWS:
+        return 0
+    if "repeats" in values and "self" in values and isinstance(values["repeats"], list | tuple):
+        return math.prod(values["repeats"]) * values["self"].numel()
+    if isinstance(values.get("size"), list | tuple):
+        return math.prod(values["size"])
+    lengths = [abs(values[key]) for key in _LENGTHS if isinstance(values.get(key), int)]
+    return math.ceil(math.prod([*lengths, abs(values.get("m", 1) or 1)])) if lengths else 0

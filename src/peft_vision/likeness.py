@@ -1,0 +1,100 @@
+"""What a model computes of two fixed pictures. Equal weights do not make equal models: the pool, the number of heads,
+the activation and the eps of a norm are no weights.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from peft_vision.model import Model
+from peft_vision.records import Finite, Record
+
+_PICTURES = 2
+_SHOWN = 64  # features, and logits, of each picture
+_TOLERANCE = 1e-3  # of their length: other threads, devices and versions of torch differ by 1e-5 at most
+_Values = Annotated[list[Annotated[list[Finite], Field(min_length=1, max_length=_SHOWN)]], Field(max_length=_PICTURES)]
+
+
+class Likeness(Record):
+    """Of each picture some features and logits, evenly spaced; `eps`: all that norms of the encoder have, sorted."""
+
+    features: _Values
+    logits: _Values
+    eps: Annotated[list[Finite], Field(max_length=1000)]
+
+
+@torch.no_grad()
+def likeness(model: Model) -> Likeness | None:
+    """In evaluation mode, whatever the model is in; it stays as it is. None of a model that is not all in single
+    precision, or computes no finite numbers."""
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return None
+    device = next(model.parameters()).device
+    with _plainly(model, device.type):
+        features = model.features(pictures(model.recipe.preprocessing.size).to(device))
+        logits = model(features)
+    if not (features.isfinite().all() and logits.isfinite().all()):
+        return None
+    eps = {module.eps for module in model.encoder.modules() if isinstance(getattr(module, "eps", None), float)}
+    return Likeness(features=_some(features), logits=_some(logits), eps=sorted(eps))
+
+
+def pictures(size: int) -> Tensor:
+    """(2, 3, size, size) floats as normalised images have them, equal on every machine."""
+    count = _PICTURES * 3 * size * size
+    return torch.arange(count, dtype=torch.float64).square().mul(0.7).sin().mul(1.5).float().view(-1, 3, size, size)
+
+
+def unlike(model: Model, saved: Likeness) -> str | None:
+    """In which way `model` computes something else than what was saved; None where it does not."""
+    own = likeness(model)
+    if own is None:
+        return "it computes no finite numbers, or not in single precision"
+    if own.eps != saved.eps:
+        return f"its norms have eps {_listed(own.eps)}, those of the file's {_listed(saved.eps)}"
+    for what in ("features", "logits"):
+        difference = _difference(getattr(own, what), getattr(saved, what))
+        if not difference <= _TOLERANCE:
+            return f"of a fixed picture its {what} differ by {100 * min(difference, 99):.2g} % of their length"
+    return None
+
+
+@contextmanager
+def _plainly(model: Model, device: str) -> Iterator[None]:
+    """Without dropout, autocast, rounding of what is observed, and TF32."""
+    modes = {module: module.training for module in model.modules()}
+    observed, precision = model.observed_type, torch.get_float32_matmul_precision()
+    model.eval()
+    model.observed_type = torch.float32
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        model.observed_type = observed
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _some(values: Tensor) -> list[list[float]]:
+    """To seven digits."""
+    width = values.shape[1]
+    index = torch.linspace(0, width - 1, min(width, _SHOWN), dtype=torch.float64).round().long()
+    return [[float(f"{value:.7g}") for value in row] for row in values.double().cpu()[:, index].tolist()]
+
+
+def _difference(own: Sequence[Sequence[float]], saved: Sequence[Sequence[float]]) -> float:
+    """The length of the difference, by that of what was saved; infinite for other shapes."""
+    if list(map(len, own)) != list(map(len, saved)):
+        return math.inf
+    return max((math.dist(a, b) / (math.hypot(*b) or 1) for a, b in zip(own, saved, strict=True)), default=0)
+
+
+def _listed(eps: Sequence[float]) -> str:
+    return " and ".join(f"{value:g}" for value in eps) or "none"

@@ -1,0 +1,74 @@
+"""Which modules a file may have imported.
+
+An adapter, a result or a config names classes, and to import a module is to run it. So what comes out of a file may
+name classes of this package, of a module that is imported already, and of a package that uses this one, which is known
+from its source before a line of it runs: what was written to be used here, on the path of whoever runs it.
+"""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from peft_vision.config import ConfigError
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_USES_US = re.compile(r"^\s*(from|import)\s+peft_vision\b", re.MULTILINE)
+_LONGEST = 300  # characters of a dotted path
+_FILES = 500  # of a package that are looked at
+_CHARACTERS = 1_000_000  # of each
+
+
+def check_targets(node: Any, where: str) -> None:
+    """ConfigError for the first `_target_` within `node`, at any depth, that is no class a file may name."""
+    for path, target in _targets(node, where):
+        if not isinstance(target, str) or len(target) > _LONGEST or not _DOTTED.fullmatch(target):
+            raise ConfigError(f"{path}._target_: got {str(target)[:60]!r}, should be a dotted path to a class")
+        module = target.rpartition(".")[0]
+        top = module.partition(".")[0]
+        if top != "peft_vision" and module not in sys.modules and _uses_us(top) is False:
+            raise ConfigError(
+                f"{path}._target_: {target!r} is not imported for a file, because {top} does not use peft_vision; "
+                "import it first where it is meant"
+            )
+
+
+def _targets(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every `_target_` with the keys that lead to it."""
+    waiting = [(where, node)]
+    while waiting:
+        path, its = waiting.pop()
+        if isinstance(its, Mapping):
+            if "_target_" in its:
+                yield path, its["_target_"]
+            waiting.extend((f"{path}.{key}", inner) for key, inner in its.items() if key != "_target_")
+        elif isinstance(its, list | tuple):
+            waiting.extend((f"{path}.{number}", inner) for number, inner in enumerate(its))
+
+
+@lru_cache(maxsize=256)
+def _uses_us(top: str) -> bool | None:
+    """Whether a module or package says, anywhere in its source, that it imports this one; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(top)  # of a name without a dot: nothing is imported
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = (file for folder in folders for file in folder.rglob("*.py"))
+    if not folders:
+        files = iter([Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else [])
+    return any(_USES_US.search(_text(file)) for file in islice(files, _FILES))
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            return opened.read(_CHARACTERS)
+    except OSError:
+        return ""
