@@ -18,6 +18,7 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation
 config console
+identity
 seeding progress stopping wording composition records batch_norm trust
 tensor_header preprocessing
 request
@@ -34,6 +35,7 @@ probe stage whole_batch
 phases
 tracker run environment pruner
 experiment
+served
 saved exchange published
 shift
 report bench

@@ -127,7 +127,7 @@ def test_a_user_may_write_grids_of_their_own(tmp_path):
     configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
     assert {config["seed"] for config in configs} == {2}
     optimizers = [config["optimizer"] for config in configs]
-    assert sorted(str(optimizer.get("lr", optimizer.get("C"))) for optimizer in optimizers) == ["0.1", "0.2", "[1]"]
+    assert sorted(str(optimizer.get("lr", optimizer.get("C"))) for optimizer in optimizers) == ["0.1", "0.2", "[1.0]"]
 
 
 PAPER = (*DATA[1:], "experiment=lp_ft_vs_ft", "tracker=none", "ood=image_folder", "backbone=vit_micro")

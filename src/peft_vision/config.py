@@ -29,11 +29,15 @@ component = partial(
 INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
 """Marks a field: `workers: Annotated[int, INCIDENTAL]`."""
 
+FILE = "names a file or a folder"
+"""Marks a field whose text means the same file wherever a command is given: the identity holds its absolute path."""
+
 
 @plain_dataclass(frozen=True)
 class Neutral:
     """Marks a field that a component can do without: with this value it is what it was before it had the field, and so
-    is the identity of a run. `stage: Annotated[str, Neutral("all")]`."""
+    is the identity of a run. A config that was written before there was the field is built with this value.
+    `stage: Annotated[str, Neutral("all")]`."""
 
     value: Any
 
@@ -95,7 +99,7 @@ def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
     if inspect.isabstract(cls):
         raise ConfigError(f"{where}._target_: {cls.__name__} is abstract; name a class that derives from it")
     try:
-        return cls(**values)
+        return cls(**{**_neutral(cls), **values})
     except ValidationError as error:
         faults = [_describe(fault, cls, where) for fault in error.errors()]
         raise ConfigError("\n".join(faults)) from error
@@ -117,19 +121,25 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a component without the fields marked INCIDENTAL, and without those whose value is Neutral."""
-    marks = _marks(cls)
+    of_fields = marks(cls)
     return {
         key: _lasting_within(value)
         for key, value in values.items()
-        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in marks.get(key, ()))
+        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in of_fields.get(key, ()))
     }
 
 
 @cache  # a report asks for the same few classes thousands of times
-def _marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
+def marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
     """What the type of each field is annotated with."""
     hints = get_type_hints(cls, include_extras=True)
     return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+
+
+def _neutral(cls: type) -> dict[str, Any]:
+    """The values of the fields that can be done without."""
+    found = ((name, mark) for name, of_field in marks(cls).items() for mark in of_field)
+    return {name: mark.value for name, mark in found if isinstance(mark, Neutral)}
 
 
 def _lasting_within(value: Any) -> Any:

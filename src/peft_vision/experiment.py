@@ -1,21 +1,23 @@
 """One point of a sweep: a config turned into checked components, with its name and identity."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone.load import Backbone
-from peft_vision.config import ConfigError, build_all, lasting, locate, nearest
+from peft_vision.config import ConfigError, build_all, nearest
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.distributed import World
 from peft_vision.features.store import Features, Store
 from peft_vision.head import Head
+from peft_vision.identity import digest, files, first_identity, hashed, located, plain
 from peft_vision.interpolation import Interpolation
 from peft_vision.method.base import Method
 from peft_vision.model import Model
@@ -23,7 +25,7 @@ from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import build_sets, check_sets
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import check_head
-from peft_vision.run import Run, identity
+from peft_vision.run import Run
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
 from peft_vision.stage import check_stage
@@ -46,11 +48,17 @@ KINDS = {
 LATER = frozenset(("tracker", "interpolation"))
 """Groups that act on what a training came to, and not on the training."""
 OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
+_DIGITS = 12
+"""How much of an identity names a folder; 8 are not enough to tell a million settings apart."""
+_FIRST_DIGITS = 8
+"""The same up to version 0.1.0."""
+_SEED = TypeAdapter(Annotated[int, Field(ge=0)])
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Checked components. `config`: the plain values they were built from; `choices`: the option of each group."""
+    """Checked components. `composed`: the plain values they were built from, as they were written; `config`: the same
+    as they were understood; `choices`: the option of each group."""
 
     backbone: Backbone
     data: Data
@@ -66,6 +74,7 @@ class Experiment:
     ood: Mapping[str, OOD]
     seed: int
     device: str
+    composed: Mapping[str, Any]
     config: Mapping[str, Any]
     choices: Mapping[str, str]
 
@@ -73,8 +82,7 @@ class Experiment:
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
         """Checked for everything that can be before weights or images are read. ConfigError with all faults."""
         experiment = cls.of(config, choices)
-        for check in experiment.checks().values():
-            check()
+        experiment.check()
         return experiment
 
     @classmethod
@@ -92,7 +100,22 @@ class Experiment:
             faults.append(str(error))
         if faults:
             raise ConfigError("\n".join(faults))
-        return cls(**components, seed=config["seed"], device=config["device"], config=config, choices=choices)
+        components |= {group: located(components[group]) for group in KINDS}
+        understood = {group: plain(config[group], components[group]) for group in KINDS}
+        seed = _SEED.validate_python(config["seed"])
+        return cls(
+            **components,
+            seed=seed,
+            device=config["device"],
+            composed=config,
+            config={**config, **understood, "seed": seed},
+            choices=choices,
+        )
+
+    def check(self) -> None:
+        """All of `checks`."""
+        for check in self.checks().values():
+            check()
 
     def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
         """What raises ConfigError where things cannot work, by the groups of the config that it depends on."""
@@ -125,32 +148,77 @@ class Experiment:
         """By config group: of all phases but one, and of the one that fits the head before all else."""
         return {"optimizer": self.optimizer, "probe": self.probe}
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Stands for all that can change the training."""
-        return identity({**self.setting, "seed": self.seed})
+        return digest({**self.setting, "seed": self.seed})
 
-    @property
+    @cached_property
     def setting(self) -> dict[str, dict[str, Any]]:
-        """All that can change the training but the seed, by group: not the tracker, the device or where files lie, and
-        not what is scored afterwards."""
-        groups = {}
-        for group in KINDS.keys() - LATER:
-            values = dict(self.config[group])
-            target = values.pop("_target_")
-            groups[group] = {"_target_": target, **lasting(locate(target, group), values)}
-        return groups
+        """All that can change the training but the seed, by group, in canonical form: not the tracker, the device or
+        where files lie, and not what is scored afterwards."""
+        return {group: hashed(getattr(self, group)) for group in sorted(KINDS.keys() - LATER)}
+
+    @cached_property
+    def first_identity(self) -> str:
+        """What versions up to 0.1.0 called `identity`."""
+        return first_identity({group: self.composed[group] for group in KINDS.keys() - LATER}, self.seed)
 
     @property
     def name(self) -> str:
-        """Such as vpt_deep-vit_micro-digits-s0-1a2b3c4d."""
-        parts = [self.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
-        return "-".join([*parts, f"s{self.seed}", self.identity[:8]])
+        """Such as vpt_deep-vit_micro-digits-s0-1a2b3c4d5e6f."""
+        return f"{self._stem}-{self.identity[:_DIGITS]}"
 
     @property
+    def _stem(self) -> str:
+        parts = [self.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
+        return "-".join([*parts, f"s{self.seed}"])
+
+    @cached_property
     def run(self) -> Run:
-        """Its folder."""
-        return Run(Path(self.config["runs"]).expanduser() / self.name)
+        """Its folder: of this name, or of the name that version 0.1.0 gave it, or of the name that the same run had
+        before its files were moved."""
+        runs = Path(self.config["runs"]).expanduser()
+        own, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
+        if own.exists():
+            return Run(own)
+        earlier = [first] if first.is_dir() and self._has_begun(Run(first)) else self._moved(runs)
+        return Run(next(iter(earlier), own))
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config that an earlier command resolved means the same training, wherever its files lay."""
+        try:
+            other = Experiment.of(config, self.choices)
+        except ConfigError:
+            return False
+        return (other.seed, other._placeless) == (self.seed, self._placeless)
+
+    @property
+    def _placeless(self) -> dict[str, dict[str, Any]]:
+        return {group: hashed(getattr(self, group), places=False) for group in sorted(KINDS.keys() - LATER)}
+
+    def _has_begun(self, run: Run) -> bool:
+        written = run.read_config()
+        return written is not None and self.is_of(written)
+
+    def _moved(self, runs: Path) -> Iterator[Path]:
+        """Folders of the same run on files that lay elsewhere: they are gone there, or equal to those here."""
+        mine = [name for group in sorted(KINDS.keys() - LATER) for name in files(getattr(self, group))]
+        for folder in sorted(runs.glob(f"{self._stem}-*")) if mine else ():
+            config = folder / "config.yaml"
+            if not config.is_file() or all(name in config.read_text(errors="replace") for name in mine):
+                continue  # on files in the same places it is another setting
+            run = Run(folder)
+            if self._has_begun(run) and self._is_on_the_same_files(run):
+                yield folder
+
+    def _is_on_the_same_files(self, run: Run) -> bool:
+        other = Experiment.of(run.read_config(), self.choices)
+        if not any(Path(name).exists() for group in KINDS for name in files(getattr(other, group))):
+            return True
+        result = run.read_result()
+        skipped = 0 if result is None else result["data"]["corrupt_images_skipped"]
+        return result is not None and result["data"]["fingerprint"] == self.data.fingerprint(skipped=skipped)
 
 
 def open_store(
@@ -200,8 +268,17 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
             raise ConfigError(f"{key}: missing")
     seed, device, runs = config["seed"], config["device"], config["runs"]
     right = {
-        f"seed: got {seed!r}, should be a whole number, 0 or more": type(seed) is int and seed >= 0,
+        f"seed: got {seed!r}, should be a whole number, 0 or more": _is_seed(seed),
         f"device: got {device!r}, should be auto, cpu, cuda, cuda:N or mps": isinstance(device, str),
         f"runs: got {runs!r}, should be a folder": isinstance(runs, str),
     }
     return [fault for fault, is_right in right.items() if not is_right]
+
+
+def _is_seed(value: Any) -> bool:
+    """Also a number in text, as an environment variable holds it."""
+    try:
+        _SEED.validate_python(value)
+    except ValidationError:
+        return False
+    return not isinstance(value, bool)

@@ -12,7 +12,6 @@ state.pt              where to go on from; gone when the run is done
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -35,12 +34,6 @@ logger = logging.getLogger("peft_vision")
 _OF_A_RESULT = ("choices", "seed", "data", "metrics", "parameters", "features", "selection", "store", "config")
 _OF_A_STATE = {"tuned", "standing", "origin"}
 _REMEDY = "mend it, or delete it to do its work again"
-
-
-def identity(lasting_config: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for everything in a config that can change the result."""
-    text = json.dumps(lasting_config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class DiskFault(ConfigError):
@@ -112,6 +105,15 @@ class Run:
             with suppress(DiskFault):
                 place(self.folder / "failed.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
             raise
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The resolved config; None where there is none that can be read."""
+        path = self.folder / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text()) if path.is_file() else None
+        except (yaml.YAMLError, OSError, ValueError):
+            return None
+        return config if isinstance(config, dict) else None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved config, for people and for `--config-dir`."""

@@ -14,6 +14,7 @@ from timm.layers import resample_abs_pos_embed
 from peft_vision.backbone import hub, load
 from peft_vision.backbone.load import Backbone, refuse_unusual
 from peft_vision.config import CONFIG_DIR, ConfigError, build
+from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
 
 OPTIONS = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
@@ -66,7 +67,7 @@ def test_every_option_says_what_it_is_builds_and_passes_its_check(path, tmp_path
     assert path.read_text().startswith("# ")
     built = option(path)
     if built.checkpoint is not None:
-        file = tmp_path / built.checkpoint.removeprefix(load.PACKAGE)
+        file = tmp_path / built.checkpoint.removeprefix(PACKAGED)
         save_file({"w": torch.zeros(1)}, file)
         monkeypatch.setattr(load, "__file__", str(tmp_path / "load.py"))
     built.check()

@@ -16,10 +16,10 @@ from torch import nn
 
 from peft_vision.backbone.hub import hub_file
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
-from peft_vision.config import ConfigError, Neutral, component, nearest
+from peft_vision.config import FILE, ConfigError, Neutral, component, nearest
+from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
 
-PACKAGE = "package:"
 _NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -42,7 +42,7 @@ class Backbone:
 
     name: str
     pretrained: bool
-    checkpoint: str | None
+    checkpoint: Annotated[str | None, FILE]
     img_size: Annotated[int, Field(gt=0)] | None
     pool: Literal["token", "avg", "max", "avgmax", "map"] | None
     drop_path: Annotated[float, Field(ge=0, lt=1)]
@@ -121,9 +121,9 @@ class Backbone:
                 raise ConfigError(f"backbone.architecture.{key}: unknown to timm's VisionTransformer{hint}")
 
     def _file(self) -> Path:
-        inside = self.checkpoint.startswith(PACKAGE)
+        inside = self.checkpoint.startswith(PACKAGED)
         folder = Path(__file__).parent if inside else Path.cwd()
-        path = folder / Path(self.checkpoint.removeprefix(PACKAGE)).expanduser()
+        path = folder / Path(self.checkpoint.removeprefix(PACKAGED)).expanduser()
         if not path.is_file():
             what = "this installation has no" if inside else "no"
             raise ConfigError(f"backbone.checkpoint: {what} file {path}")

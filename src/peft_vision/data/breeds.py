@@ -4,9 +4,9 @@ Trained on train/ and tested on val/ of the source subclasses; `ood/breeds.py` h
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
 from peft_vision.data.imagenet import SOURCE
@@ -18,7 +18,7 @@ from peft_vision.data.splits import LabelledSets
 class Breeds(Data):
     """`path`: ImageNet's folder; it may lack the classes that are not used."""
 
-    path: str
+    path: Annotated[str, FILE]
     name: Literal[NAMES]
 
     def check(self) -> None:

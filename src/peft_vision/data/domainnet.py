@@ -4,9 +4,9 @@ path/sketch/airplane/sketch_002_000001.jpg  path/sketch_train.txt  path/sketch_t
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.domainnet_lists import DOMAINS, Lists
 from peft_vision.data.splits import LabelledSets
@@ -16,7 +16,7 @@ from peft_vision.data.splits import LabelledSets
 class DomainNet(Data):
     """`lists`: where they lie in `path`, with {domain} and {split} in it."""
 
-    path: str
+    path: Annotated[str, FILE]
     domain: Literal[DOMAINS]
     lists: str
     classes: Literal["all", "sentry40"]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.fmow_table import REGIONS, read
 from peft_vision.data.splits import LabelledSets
@@ -19,7 +19,7 @@ from peft_vision.data.splits import LabelledSets
 class FMoW(Data):
     """`path`: the folder that holds RELEASE_v1.1.txt."""
 
-    path: str
+    path: Annotated[str, FILE]
     regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]
 
     def open(self) -> LabelledSets:

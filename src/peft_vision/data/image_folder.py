@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peft_vision.config import ConfigError, component
+from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Files, Labelled, labelled
@@ -27,7 +27,7 @@ _KEY = "data.path"
 class ImageFolder(Data):
     """`test_fraction` is for a folder that is not divided into train/ and test/."""
 
-    path: str
+    path: Annotated[str, FILE]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:

@@ -6,8 +6,9 @@ Labels of its test images are not public: as usual, val/ is what a run is tested
 """
 
 from pathlib import Path
+from typing import Annotated
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.imagenet_folder import read_folders, require_folders
 from peft_vision.data.splits import LabelledSets
@@ -23,7 +24,7 @@ SOURCE = (
 class ImageNet(Data):
     """`path` holds train/ and val/."""
 
-    path: str
+    path: Annotated[str, FILE]
 
     def check(self) -> None:
         """Only that the folders are there: to list 1.3 million pictures takes a while."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peft_vision.config import ConfigError, component
+from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.parquet_files import Stored, read
@@ -19,7 +19,7 @@ from peft_vision.data.splits import LabelledSets
 class Parquet(Stored, Data):
     """One of `path` and `hub`. `test_fraction` is for a data set without a test split."""
 
-    path: str | None
+    path: Annotated[str | None, FILE]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:

@@ -20,7 +20,7 @@ def _readable(layers: Any) -> str | tuple[int, ...]:
     if isinstance(layers, list | tuple) and all(type(index) is int and index >= 0 for index in layers):
         if len(set(layers)) < max(1, len(layers)):
             raise ValueError("should name each layer once, and at least one")
-        return tuple(layers)
+        return tuple(sorted(layers))
     raise ValueError("should be all, first-N, last-N, or a list such as [0,11], where 0 is the first layer")
 
 

@@ -5,9 +5,9 @@ ImageNet's val/ of the target subclasses; `data/breeds.py` has the source.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
 from peft_vision.data.imagenet import SOURCE
 from peft_vision.data.imagenet_folder import read_folders, require_folders
@@ -18,7 +18,7 @@ from peft_vision.ood.base import OOD, Shift
 class Breeds(OOD):
     """`path`: ImageNet's folder, the one that holds val/."""
 
-    path: str
+    path: Annotated[str, FILE]
     name: Literal[NAMES]
 
     def check(self) -> None:

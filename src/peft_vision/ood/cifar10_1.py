@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.cifar_names import CIFAR10
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require
@@ -15,7 +15,7 @@ from peft_vision.ood.base import OOD, Shift
 class CIFAR10_1(OOD):
     """`path`: the folder that holds `cifar10.1_v6_data.npy` and its labels; v4 has 2,021 images, v6 2,000."""
 
-    path: str
+    path: Annotated[str, FILE]
     version: Literal["v4", "v6"]
 
     def check(self) -> None:

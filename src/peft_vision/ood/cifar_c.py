@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import ConfigError, component
+from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.cifar_names import CIFAR10, CIFAR100
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require
@@ -33,7 +33,7 @@ _SOURCES = {
 class CIFARC(OOD):
     """A shift for each corruption and severity, such as fog-3. `path` holds the arrays."""
 
-    path: str
+    path: Annotated[str, FILE]
     classes: Literal["cifar10", "cifar100"]
     corruptions: Annotated[tuple[Literal[CORRUPTIONS], ...], Field(min_length=1)]
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=SEVERITIES)], ...], Field(min_length=1)]

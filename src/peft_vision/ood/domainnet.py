@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.domainnet_lists import DOMAINS, Lists
 from peft_vision.ood.base import OOD, Shift
 
@@ -15,7 +15,7 @@ from peft_vision.ood.base import OOD, Shift
 class DomainNet(OOD):
     """`lists`: where they lie in `path`, with {domain} and {split} in it."""
 
-    path: str
+    path: Annotated[str, FILE]
     domains: Annotated[tuple[Literal[DOMAINS], ...], Field(min_length=1)]
     split: Literal["train", "test"]
     lists: str

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import component
+from peft_vision.config import FILE, component
 from peft_vision.data.fmow_table import REGIONS, check, read
 from peft_vision.ood.base import OOD, Shift
 
@@ -16,7 +16,7 @@ from peft_vision.ood.base import OOD, Shift
 class FMoW(OOD):
     """`path`: the folder that holds RELEASE_v1.1.txt; `split`: one of WILDS', id_* to 2012, val to 2015, test later."""
 
-    path: str
+    path: Annotated[str, FILE]
     regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]
     split: Literal["id_val", "id_test", "val", "test"]
 

@@ -6,8 +6,9 @@ path: {art: pacs/art, sketch: pacs/sketch} two shifts
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from peft_vision.config import ConfigError, component
+from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.pictures import Files, labelled
 from peft_vision.data.walk import class_files, sub_folders
 from peft_vision.ood.base import OOD, Shift
@@ -17,7 +18,7 @@ from peft_vision.ood.base import OOD, Shift
 class ImageFolder(OOD):
     """`path`: a folder, or a folder for each shift by name."""
 
-    path: str | dict[str, str]
+    path: Annotated[str | dict[str, str], FILE]
 
     def check(self) -> None:
         for name, folder in self._folders().items():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import INCIDENTAL, component
+from peft_vision.config import FILE, INCIDENTAL, component
 from peft_vision.data.imagenet_folder import read_folders, require_folders
 from peft_vision.data.synsets import synsets
 from peft_vision.ood.base import OOD, Shift
@@ -19,7 +19,7 @@ class ImageNetLike(OOD):
     """`synsets`: the classes that the set has, all 1,000, or those of ImageNet-R or -A; `source` is for the user who
     lacks it."""
 
-    path: str
+    path: Annotated[str, FILE]
     folders: Literal["wnid", "number"]
     synsets: Literal["all", "r", "a"]
     source: Annotated[str, INCIDENTAL]

@@ -9,10 +9,11 @@ Read here rather than by torchvision, which wants 2.6 GB of unlabelled images be
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from peft_vision.config import ConfigError, component
+from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import require
 from peft_vision.ood.base import OOD, Shift
@@ -25,7 +26,7 @@ _BYTES = 3 * _SIZE * _SIZE
 class STL10(OOD):
     """`path`: the folder that holds test_X.bin."""
 
-    path: str
+    path: Annotated[str, FILE]
 
     def check(self) -> None:
         require(self._files(), source="https://cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)")

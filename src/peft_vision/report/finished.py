@@ -1,15 +1,18 @@
 """A finished run, as the files in its folder tell it: result.json, ood.json where it was scored out of distribution,
 and choice.json where a sweep chose its setting."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, lasting, locate
+from peft_vision.config import ConfigError, build, lasting, locate
 from peft_vision.experiment import KINDS, LATER
+from peft_vision.identity import canonical, hashed
 from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, TuningResult, load, parsed
 from peft_vision.run import Run
 
@@ -162,10 +165,19 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     setting: dict[str, Any] = {}
     for group in sorted((KINDS.keys() - LATER) & config.keys()):
         if isinstance(config[group], dict) and "_target_" in config[group]:
-            values = dict(config[group])
-            target = str(values.pop("_target_"))
-            setting |= _flat({"_target_": target, **lasting(locate(target, f"config.{group}"), values)}, f"{group}.")
+            setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
     return setting
+
+
+@cache  # thousands of runs have few different components
+def _canonical(node: str, group: str) -> Mapping[str, Any]:
+    """As the identity has the values of a component; as they were written, where it can no longer be built."""
+    values = json.loads(node)
+    try:
+        return hashed(build(values, KINDS[group], group))
+    except ConfigError:
+        target = str(values.pop("_target_"))
+        return canonical({"_target_": target, **lasting(locate(target, f"config.{group}"), values)})
 
 
 def _flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peft_vision.config import ConfigError, Pruned
 from peft_vision.experiment import Experiment
+from peft_vision.identity import digest
 from peft_vision.launch.elsewhere import Elsewhere
-from peft_vision.run import identity
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work
@@ -41,7 +41,7 @@ class Search:
         self.sweep.prepared(examples)  # what is wrong with any value is said before the first trial
         experiment = self._experiment(examples[0])
         record = {"space": space.record(), "setting": _without(experiment.setting, space.swept)}
-        name = options.study or "-".join([*_names(experiment), identity(record)[:8]])
+        name = options.study or "-".join([*_names(experiment), digest(record)[:8]])
         with at_work(folder) as mark:
             study = Study(folder=folder, name=name, space=space, options=options, mark=mark)
             study.check(record)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError
 from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
 from peft_vision.distributed import World
@@ -20,7 +20,7 @@ from peft_vision.features.table import tabulated
 from peft_vision.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import opened
-from peft_vision.run import identity
+from peft_vision.shift.marks import current, marks_of
 from peft_vision.shift.models import FINAL, PROBE, Models, at
 from peft_vision.shift.score import score
 from peft_vision.shift.summary import summarised
@@ -43,7 +43,7 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
         scorer.score_id([split for split in due if split in ID_SPLITS])
         for name in due:
             if name in experiment.ood:
-                scorer.score_set(name, experiment.ood[name], _mark(experiment.ood[name]))
+                scorer.score_set(name, experiment.ood[name])
     record = {**record, **_summary(record, experiment, wanted)}
     if world.is_main:
         experiment.run.write_ood(record)
@@ -70,13 +70,7 @@ def _standing(
     """The record without what is no longer of the images that are asked for, and the splits and sets left to score."""
     record = before or {"splits": {}}
     wanted = _wanted(experiment, result)
-    marks = {name: _mark(ood) for name, ood in experiment.ood.items()}
-    current = {
-        split: entry
-        for split, entry in record["splits"].items()
-        if split in ID_SPLITS or marks.get(split.split("/")[0], entry["mark"]) == entry["mark"]
-    }
-    record = {**record, "splits": current}
+    record = {**record, "splits": current(experiment, record["splits"])}
     due = [split for split in _id_splits(wanted) if not wanted[split] <= _scored(record, split)]
     return record, due + [name for name in experiment.ood if not _is_done(record, name, wanted)]
 
@@ -115,7 +109,7 @@ class _Scorer:
             entry = {"mark": "", "images": len(images), "reads": 0, "scores": {}}
             self._score(split, images, everything, self.record["splits"].get(split, entry))
 
-    def score_set(self, name: str, ood: OOD, mark: str) -> None:
+    def score_set(self, name: str, ood: OOD) -> None:
         """All shifts of one set."""
         shifts = opened(ood, name, classes=self.models.recipe.classes, seen=self.seen)
         _log.info("%-9s %s: %s", "ood", name, "; ".join(_told(shifts)))
@@ -128,7 +122,7 @@ class _Scorer:
             if not len(images):
                 raise ConfigError(f"ood.{name}: no picture of {shift} can be read")
             entry = {
-                "mark": mark,
+                **marks_of(ood),
                 "shifts": len(shifts),
                 "images": len(images),
                 "fingerprint": part.digest(),
@@ -223,11 +217,6 @@ def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozense
 
 def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
     return [split for split in record["splits"] if split.split("/")[0] == name and split not in ID_SPLITS]
-
-
-def _mark(ood: OOD) -> str:
-    """Stands for which images these are and how their classes are matched."""
-    return identity({"_target_": type(ood).__qualname__, **lasting(type(ood), vars(ood))})
 
 
 def _told(shifts: Mapping[str, Any]) -> Iterator[str]:

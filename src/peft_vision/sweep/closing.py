@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from peft_vision.identity import digest
 from peft_vision.report.comparison import Report, compare
 from peft_vision.report.options import Options
-from peft_vision.run import identity
 from peft_vision.sweep.point import Ended
 from peft_vision.tracker import Tracker
 
@@ -25,7 +25,7 @@ def mirror(report: Report, tracker: Tracker, name: str, folder: Path) -> None:
     """The leaderboard and the pictures, as a run of their own in the sweep's group; the same sweep again goes on with
     it."""
     with tracker.open(
-        run_id=identity({"sweep": name}),
+        run_id=digest({"sweep": name}),
         name=name,
         group=name,
         job_type="sweep",

@@ -8,6 +8,7 @@ from typing import Any
 from peft_vision.config import Busy, ConfigError, build
 from peft_vision.experiment import Experiment
 from peft_vision.request import Request
+from peft_vision.served import Served
 from peft_vision.shift.scoring import is_scored
 from peft_vision.task.base import Task
 from peft_vision.task.train import Train
@@ -35,13 +36,13 @@ class Point:
         """Of its run."""
         return None if self.experiment is None else self.experiment.run.folder
 
-    def ended_before(self) -> "Ended | None":
+    def ended_before(self, served: Served) -> "Ended | None":
         """How, where nothing is left to do about it."""
         if self.experiment is None:
             return None
         run = self.experiment.run
         try:
-            result = run.read_result()
+            result = served.result(self.experiment)
             if result is not None:
                 return Ended(self, result, None) if is_scored(self.experiment, result) else None
             failure = run.read_failure()

@@ -21,11 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, build
 from peft_vision.experiment import Experiment
+from peft_vision.identity import digest
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.options import checked
 from peft_vision.published.tables import table
 from peft_vision.report.options import Options
-from peft_vision.run import identity
+from peft_vision.served import Served
 from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
@@ -46,6 +47,7 @@ class Points(Sweeper):
     def __init__(self, params: Mapping[str, str] | None, report: Mapping[str, Any] | None) -> None:
         self.params = dict(params or {})
         self._launches = 0
+        self.served = Served()
         self.report: Options | None = None if report is None else checked(Options, report, "hydra.sweeper.report")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -151,7 +153,7 @@ class Points(Sweeper):
         words = [its.get_key_element() if its.is_sweep_override() else its.input_line for its in given]
         lasting = sorted(word for word in words if not word.startswith(_ASIDE))
         choice = self.config.hydra.runtime.choices.experiment or "sweep"
-        return f"{choice.replace('/', '_')}-{identity({'words': lasting})[:8]}"
+        return f"{choice.replace('/', '_')}-{digest({'words': lasting})[:8]}"
 
     def prepared(
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
@@ -165,7 +167,7 @@ class Points(Sweeper):
             try:
                 point = Point.of(overrides, label, self.composer.request(overrides))
                 prepared.append(point)
-                if (its_end := point.ended_before()) is not None:
+                if (its_end := point.ended_before(self.served)) is not None:
                     before[len(prepared) - 1] = its_end
                 elif point.experiment is not None:
                     _check(point.experiment, checked)
@@ -194,7 +196,7 @@ class Points(Sweeper):
         def starts(position: int) -> bool:
             """Unless another sweep has done it by now."""
             number = numbers[position]
-            if (its := points[number].ended_before()) is not None:
+            if (its := points[number].ended_before(self.served)) is not None:
                 meanwhile[number] = its
                 return False
             view.started(number)

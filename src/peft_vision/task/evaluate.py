@@ -16,8 +16,9 @@ from peft_vision.data.images import Images
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import world
 from peft_vision.environment import environment
+from peft_vision.identity import digest
 from peft_vision.report.summary import metrics_table
-from peft_vision.run import identity, place
+from peft_vision.run import place
 from peft_vision.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
@@ -64,7 +65,7 @@ class Evaluate(Task):
                     "environment": environment(here.device, here.size),
                 }
                 shown = {"resize": data.resize, "crop": preprocessing.crop}
-                mark = identity({"fingerprint": splits.fingerprint, **shown})[:8]
+                mark = digest({"fingerprint": splits.fingerprint, **shown})[:12]
                 _report(facts, folder, data=choices["data"].replace("/", "_"), mark=f"{self.split}-{mark}")
         return metrics[f"{self.split}/accuracy"]
 

@@ -31,6 +31,7 @@ from peft_vision.report.shift_summary import print_shifts
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
 from peft_vision.seeding import derive
+from peft_vision.served import Served, checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION, score_shifts
 from peft_vision.task.base import Task
 from peft_vision.task.resuming import origin, resume
@@ -56,12 +57,15 @@ class Train(Task):
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Returns the accuracy on the validation split, or on test where there is none to choose by."""
-        experiment = Experiment.build(config, choices)
+        experiment = Experiment.of(config, choices)
         run = experiment.run
+        if run.read_result() is None or experiment.ood:
+            experiment.check()
         with world(experiment.device) as here, ExitStack() as held:
             if here.is_main:
                 held.enter_context(run.locked(wait=self.wait))
-            result, failure = here.agree((run.read_result(), run.read_failure()))
+            found = (Served().result(experiment), run.read_failure()) if here.is_main else None
+            result, failure = here.agree(found)
             if result is None and failure is not None and self.retry is False:
                 raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
             if result is None:
@@ -246,6 +250,7 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
             "corrupt_images_skipped": splits.skipped,
         },
         "backbone": model.recipe.backbone,
+        "checkpoint": checkpoint_sum(experiment),
         "preprocessing": model.recipe.preprocessing.record(),
     }
 

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from peft_vision.experiment import Experiment
+from peft_vision.identity import digest
 from peft_vision.report.choose import cell
-from peft_vision.run import identity
 from peft_vision.sweep.point import Ended
 
 Selection = Literal["validation", "test"]
@@ -91,7 +91,7 @@ def images_and_model(experiment: Experiment) -> str:
 
 def setting(experiment: Experiment) -> str:
     """Equal for runs that differ by their seed alone."""
-    return identity(experiment.setting)
+    return digest(experiment.setting)
 
 
 def _images(experiment: Experiment) -> dict[str, Any]:

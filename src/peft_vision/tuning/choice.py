@@ -38,12 +38,14 @@ def write_choice(decision: Decision, results: Sequence[Ended], selection: Select
         "tuned": sorted(its.point.experiment.identity for its in decision.chosen),
         "setting": setting(done[0].point.experiment),
     }
-    competed = {its.point.experiment.identity for its in decision.tuned}
+    experiments = [its.point.experiment for its in decision.tuned]
+    competed = {name for experiment in experiments for name in (experiment.identity, experiment.first_identity)}
+    own = {its.point.folder() for its in done}  # whatever earlier versions called their setting
     with writing(runs), FileLock(runs / ".choice.lock"):
         for folder in {*(path.parent for path in runs.glob("*/choice.json")), *(its.point.folder() for its in done)}:
             run = Run(folder)
             before = run.read_choice()
-            if before is None or before["setting"] == record["setting"]:
+            if folder in own or before is None or before["setting"] == record["setting"]:
                 now = record
             else:
                 now = {**before, "superseded": before["superseded"] or competed.issuperset(before["tuned"])}

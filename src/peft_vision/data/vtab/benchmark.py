@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.config import FILE, INCIDENTAL, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.extent import Extent
 from peft_vision.data.parquet_files import Stored
@@ -53,7 +53,7 @@ class Vtab(Data):
     task: Literal[tuple(TASKS)]
     source: Literal["processed", "original", "tfds", "parquet"]
     root: Annotated[str, INCIDENTAL]
-    index_file: str | None
+    index_file: Annotated[str | None, FILE]
     miniature: bool
     parquet: Stored
 

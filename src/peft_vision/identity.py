@@ -1,0 +1,108 @@
+"""The identity of a run: a digest of every value that can change what its training comes to.
+
+    identity = sha256(JSON of {group: canonical(component)} and the seed)
+
+The values are those that pydantic built, so 1e-3 and 0.001, 0 and 0.0, or 100 and 1e2 are one value. A component is
+named by its class; one of ours by the bare name, so that moving it to another module changes no identity.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from peft_vision.config import FILE, INCIDENTAL, Neutral, lasting, locate, marks
+
+PACKAGED = "package:"
+"""Begins the name of a file that lies inside this package and not on the user's disk."""
+_EXACT = 2**53  # beyond it a float no longer tells neighbouring whole numbers apart
+
+
+def digest(values: Any) -> str:
+    """16 hex digits that stand for `values`, in canonical form already."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
+    """The class of a component and its values in canonical form, without those that cannot change a result. `places`:
+    whether it counts where the files lie that it names."""
+    cls = type(component)
+    kept = {"_target_": class_name(cls)}
+    for field in fields(cls):
+        value, its_marks = getattr(component, field.name), marks(cls).get(field.name, ())
+        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in its_marks) and (places or FILE not in its_marks):
+            kept[field.name] = canonical(absolute(value) if FILE in its_marks else value)
+    return kept
+
+
+def class_name(cls: type) -> str:
+    """The bare name of a class of ours, the dotted path of a user's."""
+    ours = cls.__module__.partition(".")[0] == "peft_vision"
+    return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def canonical(value: Any) -> Any:
+    """One JSON form for equal values: whole numbers as integers, mappings by key. Components keep their order, since
+    the order of a method's parts decides what it computes."""
+    if is_dataclass(value):
+        return hashed(value)
+    if isinstance(value, Mapping):
+        if any(is_dataclass(inner) for inner in value.values()):
+            return [[str(key), canonical(inner)] for key, inner in value.items()]
+        return {str(key): canonical(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((canonical(inner) for inner in value), key=str)
+    if isinstance(value, list | tuple):
+        return [canonical(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
+    """`node` with the values that were built from it, as YAML and JSON can hold them and as they read anywhere."""
+    return {key: node[key] if key == "_target_" else _plain(getattr(component, key)) for key in node}
+
+
+def files(component: Any) -> list[str]:
+    """The absolute paths of the user's files and folders that a component names."""
+    named = [getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks]
+    texts = [text for value in named for text in (value.values() if isinstance(value, Mapping) else [value])]
+    return [absolute(text) for text in texts if text is not None and not text.startswith(PACKAGED)]
+
+
+def located(component: Any) -> Any:
+    """The same component, with the absolute paths of the files that it names."""
+    named = {name: getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks}
+    return replace(component, **{name: absolute(value) for name, value in named.items()}) if named else component
+
+
+def absolute(name: Any) -> Any:
+    """The file or folder that a text means, wherever a command is given; texts within a mapping likewise."""
+    if isinstance(name, Mapping):
+        return {key: absolute(inner) for key, inner in name.items()}
+    if not isinstance(name, str) or name.startswith(PACKAGED):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        cls = type(value)
+        values = {field.name: _plain(getattr(value, field.name)) for field in fields(cls)}
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **values}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple | set | frozenset) else value
+
+
+def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:
+    """What versions up to 0.1.0 called the identity of a run: it is of the values as they were written."""
+    written = {}
+    for group, node in groups.items():
+        values = {key: value for key, value in node.items() if key != "_target_"}
+        written[group] = {"_target_": node["_target_"], **lasting(locate(node["_target_"], group), values)}
+    return digest({**written, "seed": seed})

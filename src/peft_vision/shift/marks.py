@@ -1,0 +1,61 @@
+"""Whether images that were scored are those that a command asks for.
+
+A mark stands for a set's options. Where it differs only by the place of its files, the images themselves are compared.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft_vision.adapter import read_adapter
+from peft_vision.config import lasting
+from peft_vision.experiment import Experiment
+from peft_vision.identity import digest, hashed, located
+from peft_vision.ood.base import OOD
+from peft_vision.ood.opened import opened
+
+
+def marks_of(ood: OOD) -> dict[str, str]:
+    """For the entries of a record: `mark`, and `kind`, the same without the places of files."""
+    return {"mark": digest(hashed(located(ood))), "kind": digest(hashed(ood, places=False))}
+
+
+def current(experiment: Experiment, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The entries of `splits` that are of the images asked for, and those of sets that are not asked for."""
+    kept: set[str] = set()
+    for name, entries in _by_set(splits).items():
+        kept |= _current(experiment, name, entries) if name in experiment.ood else entries.keys()
+    return {split: entry for split, entry in splits.items() if split in kept}
+
+
+def _by_set(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for split, entry in splits.items():
+        found.setdefault(split.split("/")[0], {})[split] = entry
+    return found
+
+
+def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Those of one set."""
+    ood = experiment.ood[name]
+    own = marks_of(ood)
+    # version 0.1.0 hashed the values as they were written, wherever the command was given
+    first = digest({"_target_": type(ood).__qualname__, **lasting(type(ood), vars(ood))})
+    kept = {split for split, entry in entries.items() if entry["mark"] == own["mark"]}
+    moved = {
+        split: entry
+        for split, entry in entries.items()
+        # of pictures some of which were corrupt the fingerprint is not known without reading all
+        if split not in kept and not entry["corrupt_images_skipped"] and (entry["mark"] == first or _is_kin(entry, own))
+    }
+    return kept | (_on_equal_images(experiment, name, moved) if moved else set())
+
+
+def _is_kin(entry: Mapping[str, Any], own: Mapping[str, str]) -> bool:
+    return entry.get("kind") == own["kind"]
+
+
+def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    recipe, *_ = read_adapter(experiment.run.folder / "adapter.safetensors")
+    shifts = opened(experiment.ood[name], name, classes=recipe.classes, seen=())
+    found = {shift: matched.labelled.digest() for shift, matched in shifts.items()}
+    return {split for split, entry in entries.items() if found.get(split) == entry["fingerprint"]}
