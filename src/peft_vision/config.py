@@ -42,6 +42,19 @@ class Neutral:
     value: Any
 
 
+@plain_dataclass(frozen=True)
+class OnlyWith:
+    """Marks a field that changes a result only where the field `name` of its component has this `value`; elsewhere it
+    is no part of a run's identity. `momentum: Annotated[float, OnlyWith("algorithm", "sgd")]`."""
+
+    name: str
+    value: Any
+
+    def acts_in(self, component: Any) -> bool:
+        """Whether the field that it marks changes what this component does."""
+        return getattr(component, self.name) == self.value
+
+
 class ConfigError(Exception):
     """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
-from peft_vision.config import component
+from peft_vision.config import OnlyWith, component
 from peft_vision.model import Model
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.adamw import Beta
@@ -31,9 +31,9 @@ class GaLore(Stepper):
     galore-torch: eps before the bias correction, decay after the update, singular vectors with LAPACK's signs."""
 
     algorithm: Literal["adamw", "sgd"]
-    betas: tuple[Beta, Beta]
-    eps: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    betas: Annotated[tuple[Beta, Beta], OnlyWith("algorithm", "adamw")]
+    eps: Annotated[PositiveFloat, OnlyWith("algorithm", "adamw")]
+    momentum: Annotated[float, Field(ge=0, lt=1), OnlyWith("algorithm", "sgd")]
     matrices: str
     rank: PositiveInt
     side: Side

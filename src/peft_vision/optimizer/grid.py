@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.config import component
+from peft_vision.config import OnlyWith, component
 from peft_vision.data.images import shuffled
 from peft_vision.features.source import Table
 from peft_vision.optimizer.adamw import Beta
@@ -28,8 +28,8 @@ class Grid(Solver):
     algorithm: Literal["adamw", "sgd"]
     lr: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
-    betas: tuple[Beta, Beta]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    betas: Annotated[tuple[Beta, Beta], OnlyWith("algorithm", "adamw")]
+    momentum: Annotated[float, Field(ge=0, lt=1), OnlyWith("algorithm", "sgd")]
 
     @property
     def num_settings(self) -> int:
