@@ -425,6 +425,12 @@ def test_views_that_only_a_probe_can_store_do_not_stop_the_scoring(tmp_path):
             ("ood.image_folder.path=mixed", "ood.image_folder.extra=drop", "ood.image_folder.missing=error"),
             "ood.image_folder: it has no image of 4 of the run's classes: '0', '2', '3', ...",
         ),
+        (
+            ("ood.image_folder.path=broken",),
+            "data: cannot read {root}/broken/1/1.jpg (UnidentifiedImageError: no picture, or of no known format; "
+            "JPEG, PNG and WebP are known), and 1 more is corrupt\n",
+        ),
+        (("ood.image_folder.path=none", "data.on_corrupt=skip"), "ood.image_folder: no picture of image_folder can be"),
         (("ood.image_folder.path=digits/train",), "ood.image_folder: 45 of its 60 pictures are among the training"),
         (("ood.image_folder.path=digits",), "ood.image_folder.path: {root}/digits is divided into test, train; "),
         (("ood.image_folder.path={}",), "ood.image_folder: no folder and no other shift is named"),
@@ -448,6 +454,11 @@ def test_what_cannot_be_scored_is_refused_before_the_training(arguments, message
     for folder, name in (("strange", "cat"), ("strange", "dog"), ("mixed", "cat"), ("mixed", "1")):
         (root / folder / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), (9, 0, 0)).save(root / folder / name / "0.png")
+    shutil.copytree(root / "mixed" / "1", root / "broken" / "1")
+    (root / "none" / "1").mkdir(parents=True)
+    for folder in ("broken", "none"):
+        (root / folder / "1" / "1.jpg").write_text("no picture")
+        os.mkfifo(root / folder / "1" / "2.jpg")
     if not any(argument.startswith("ood.image_folder.path") for argument in arguments):
         arguments = ("ood.image_folder.path=turned", *arguments)
     said = call(*DATA, "method=linear", "ood=image_folder", *arguments, cwd=root).error

@@ -15,7 +15,7 @@ from peft_vision.config import INCIDENTAL, ConfigError, Neutral, component
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.extent import Extent
-from peft_vision.data.fill import decode, decode_whole, verify, whole_bytes
+from peft_vision.data.fill import decode, decode_whole, glance, verify, whole_bytes
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each, encoding, file_sum, sample
@@ -129,6 +129,15 @@ class Data(ABC):
         too, and how many cannot. `label` names them to the user."""
         parts, images, skipped = self._decoded({label: part}, {label}, preprocessing)
         return parts[label], images[label], skipped
+
+    def foreseen(self, part: Labelled, *, label: str) -> int:
+        """How many pictures from elsewhere `load_other` would read, as far as the heads of their files tell: what is
+        missing, no regular file or no picture shows there, what is cut short does not. ConfigError where it would stop
+        at one."""
+        faults = glance(part, threads=max(1, usable(self.workers)), label=label)
+        if self.on_corrupt == "error":
+            left_out({label: part}, {label: faults}, skip=False)
+        return len(part) - len(faults)
 
     def _decoded(
         self, parts: dict[str, Labelled], read: Set[str], preprocessing: Preprocessing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.data.decode import UNREADABLE, Geometry
-from peft_vision.data.pictures import Labelled
+from peft_vision.data.pictures import Arrays, Labelled
 from peft_vision.data.wholes import Wholes
 from peft_vision.progress import track
 
@@ -67,6 +67,19 @@ def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
         len(images),
         threads=threads,
         label=f"verify {label} images",
+    )
+
+
+def glance(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
+    """The reason for each position whose head already tells that it cannot be read: nothing is decoded."""
+    if isinstance(images.pictures, Arrays):
+        return {}
+    indices = images.indices.tolist()
+    return _faults(
+        lambda position: images.pictures.sides(indices[position]),
+        len(images),
+        threads=threads,
+        label=f"look at {label} images",
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft_vision.config import ConfigError, build, nearest
-from peft_vision.data.base import SPLITS
+from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import Matched, listed, matched, refuse_seen
@@ -65,6 +65,13 @@ def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labe
         found[f"{name}/{shift}" if shift else name] = matched(content, ood, classes, where=f"ood.{name}")
         refuse_seen(content.labelled, seen, where=f"ood.{name}")
     return found
+
+
+def foresee(shifts: Mapping[str, Matched], name: str, data: Data) -> None:
+    """ConfigError for pictures of these shifts that cannot be scored, as far as that shows without decoding any."""
+    for shift, content in shifts.items():
+        if not data.foreseen(content.labelled, label=f"ood {shift}"):
+            raise ConfigError(f"ood.{name}: no picture of {shift} can be read")
 
 
 def _refuse_name(name: str, where: str) -> None:

@@ -19,7 +19,7 @@ from peft_vision.environment import environment, forget_peak, peak_mib
 from peft_vision.experiment import Experiment, load_backbone, open_store
 from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
-from peft_vision.ood.opened import opened
+from peft_vision.ood.opened import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import fit_phases
 from peft_vision.probe import check_model
@@ -224,7 +224,7 @@ def _check_scoring(experiment: Experiment, splits: Splits) -> None:
         parts = experiment.data.parts()
         seen = [parts[split] for split in ("train", "val") if split in parts]
         for name, ood in experiment.ood.items():
-            opened(ood, name, classes=splits.classes, seen=seen)
+            foresee(opened(ood, name, classes=splits.classes, seen=seen), name, experiment.data)
 
 
 def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) -> dict[str, int]:
