@@ -5,7 +5,15 @@ from PIL import Image, ImageChops
 
 from peft_vision.report.contact_sheet import COLUMNS, TILE, Tile, contact_sheet, fitted, open_font, wrapped
 
-NAMES = ["cat", "Staffordshire bullterrier, Staffordshire bull terrier", "x" * 100, "a b c d e f g " * 9, ""]
+NAMES = [
+    "cat",
+    "Staffordshire bullterrier, Staffordshire bull terrier",
+    "x" * 100,
+    "a b c d e f g " * 9,
+    "",
+    "caf\udce9",
+    "W" * 3000,
+]
 
 
 def tile(name: str, colour: str = "red") -> Tile:

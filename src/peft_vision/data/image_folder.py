@@ -18,6 +18,7 @@ from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.walk import class_files, sub_folders
+from peft_vision.printable import shown
 
 _SPLITS = ("train", "val", "test")
 _KEY = "data.path"
@@ -40,7 +41,7 @@ class ImageFolder(Data):
             classes = _classes(root)
             train, test = test_part(_pictures(root, root, classes), self.test_fraction)
             remark = f"test part drawn, {self.test_fraction:g} of each class"
-            return LabelledSets(name=str(root), train=train, val=None, test=test, classes=classes, remark=remark)
+            return LabelledSets(name=shown(root), train=train, val=None, test=test, classes=classes, remark=remark)
         if not {"train", "test"} <= folders <= set(_SPLITS):
             raise ConfigError(
                 f"data.path: {root} holds {', '.join(sorted(folders))}; "
@@ -49,7 +50,7 @@ class ImageFolder(Data):
         classes = _classes(root / "train")
         split = {name: _pictures(root, root / name, classes) for name in sorted(folders)}
         return LabelledSets(
-            name=str(root),
+            name=shown(root),
             train=split["train"],
             val=split.get("val"),
             test=split["test"],

@@ -14,6 +14,7 @@ from torch import Tensor
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_file
 from peft_vision.data.regular import read_regular
+from peft_vision.printable import shown
 
 
 class Pictures(ABC):
@@ -59,7 +60,7 @@ class Files(Pictures):
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        return str(self.root / self.paths[index])
+        return shown(self.root / self.paths[index])
 
     def read(self, index: int) -> Image.Image:
         with open_file(self.root / self.paths[index]) as image:

@@ -7,6 +7,7 @@ import torch
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Labelled
+from peft_vision.printable import one_line
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 20
@@ -17,7 +18,7 @@ def left_out(
 ) -> tuple[dict[str, Labelled], int]:
     """`parts` without the positions in `faults`, and how many these are."""
     corrupt = [
-        (parts[split].pictures.name(int(parts[split].indices[position])), reason)
+        (parts[split].pictures.name(int(parts[split].indices[position])), one_line(reason))
         for split, found in faults.items()
         for position, reason in found.items()
     ]

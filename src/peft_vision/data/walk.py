@@ -11,6 +11,7 @@ from pathlib import Path
 
 from peft_vision.config import ConfigError
 from peft_vision.data.opening import endings
+from peft_vision.printable import shown
 
 _LEFT_BEHIND = frozenset(
     (
@@ -30,9 +31,13 @@ def left_behind(name: str) -> bool:
 
 
 def sub_folders(folder: Path, *, key: str) -> list[Path]:
-    """Those that may be data, sorted by name. ConfigError, which begins with `key`, where they cannot be listed."""
+    """Those that may be data, sorted by name. ConfigError, which begins with `key`, where they cannot be listed, or
+    where a name is no UTF-8."""
     entries = _entries(str(folder), key)
-    return sorted(Path(entry.path) for entry in entries if not left_behind(entry.name) and _is_folder(entry))
+    found = sorted(Path(entry.path) for entry in entries if not left_behind(entry.name) and _is_folder(entry))
+    for path in found:
+        _refuse_other_encoding(path, key)  # the names of classes are text, which results and adapters keep
+    return found
 
 
 def image_files(folder: Path, root: Path, *, key: str) -> list[str]:
@@ -71,6 +76,13 @@ def files_below(
     return sorted(found)
 
 
+def _refuse_other_encoding(folder: Path, key: str) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{key}: the name of folder {str(folder)!r} is no UTF-8; rename it") from error
+
+
 def _entries(folder: str, key: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -95,4 +107,4 @@ def _place(folder: Path | str, key: str) -> _Place:
 
 
 def _unlisted(folder: Path | str, error: OSError, key: str) -> ConfigError:
-    return ConfigError(f"{key}: cannot list folder {folder} ({error.strerror})")
+    return ConfigError(f"{key}: cannot list folder {shown(Path(folder))} ({error.strerror})")

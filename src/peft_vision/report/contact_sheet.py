@@ -98,7 +98,9 @@ def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[st
             lines.append(line)
         line = word
         while measure(line) > width and len(line) > 1:
-            fitting = max(n for n in range(1, len(line)) if n == 1 or measure(line[:n]) <= width)
+            fitting = 1
+            while measure(line[: fitting + 1]) <= width:
+                fitting += 1
             lines.append(line[:fitting])
             line = line[fitting:]
     return [*lines, line]

@@ -19,7 +19,7 @@ from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
 from peft_vision.data.walk import image_files
 from peft_vision.distributed import world
-from peft_vision.printable import say
+from peft_vision.printable import one_line, say, shown
 from peft_vision.progress import Progress
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.run import place
@@ -110,7 +110,7 @@ def _files(folder: Path) -> Files:
     paths = image_files(folder, folder, key="images")
     if not paths:
         raise ConfigError(
-            f"images: no picture in {folder}; pictures are files with an ending such as .jpg, .png or .webp"
+            f"images: no picture in {shown(folder)}; pictures are files with an ending such as .jpg, .png or .webp"
         )
     return Files(folder, paths)
 
@@ -121,7 +121,8 @@ def _readable(files: Files, folder: Path, *, threads: int) -> Labelled:
     faults = verify(pictures, threads=threads, label="given")
     if len(faults) == len(files):
         raise ConfigError(
-            f"images: none of the {len(files)} pictures in {folder} can be read; {files.paths[0]}: {faults[0]}"
+            f"images: none of the {len(files)} pictures in {shown(folder)} can be read; "
+            f"{one_line(files.paths[0])}: {one_line(faults[0])}"
         )
     parts, _ = left_out({"given": pictures}, {"given": faults}, skip=True)
     return parts["given"]
