@@ -167,7 +167,7 @@ def empty_csv(folder: Path) -> str:
 def header_only(folder: Path) -> str:
     text = (folder / "rgb_metadata.csv").read_text()
     (folder / "rgb_metadata.csv").write_text(text.splitlines()[0])
-    return "data.regions: no image of Americas in split train; it has none"
+    return f"data.path: {folder}/rgb_metadata.csv ends before the row of rgb_img_0.png; fetch it again"
 
 
 def unknown_split(folder: Path) -> str:

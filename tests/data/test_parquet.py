@@ -147,11 +147,6 @@ def no_file(folder: Path) -> str:
     return f"data.train: no parquet file of split 'train' in {folder}, which has no parquet file"
 
 
-def a_part(folder: Path) -> str:
-    (folder / "data" / "train-00000-of-00002.parquet").unlink()
-    return f"data.train: 1 of 2 files of split 'train' are in {folder}/data; fetch the rest"
-
-
 def torn(folder: Path) -> str:
     file = folder / "data" / "test-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-9])
@@ -178,6 +173,24 @@ def a_class_too_many(folder: Path) -> str:
     return f"data.label: class 3 of {file} is not among the 3"
 
 
+def a_number_beyond_all_classes(folder: Path) -> str:
+    for file in folder.glob("data/*"):
+        file.unlink()
+    for name in ("train", "test"):
+        parquet(folder / "data" / f"{name}.parquet", [0, 2**62])
+    return f"data.label: a row of {folder}/data has class {2**62}, no number of a class"
+
+
+def no_pictures(folder: Path) -> str:
+    import pyarrow
+    import pyarrow.parquet
+
+    file = folder / "data" / "test-00000-of-00001.parquet"
+    table = pyarrow.table({"image": [[1, 2], [3, 4]], "label": [0, 1]})
+    pyarrow.parquet.write_table(table, file)
+    return f"data.image: column 'image' of {file} holds list<"
+
+
 def names_and_numbers(folder: Path) -> str:
     for name, values in (("train", [0, 1]), ("test", ["lynx"])):
         parquet(folder / "data" / f"{name}-00000-of-00001.parquet", values)
@@ -192,12 +205,13 @@ def names_and_numbers(folder: Path) -> str:
         no_folder,
         no_test,
         no_file,
-        a_part,
         torn,
         other_column,
         no_label,
         labels_withheld,
         a_class_too_many,
+        a_number_beyond_all_classes,
+        no_pictures,
         names_and_numbers,
     ],
 )

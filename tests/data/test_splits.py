@@ -84,6 +84,15 @@ def test_the_split_seed_moves_training_images_but_not_the_test_images(make):
     assert not torch.equal(first["val"].indices, second["val"].indices)
 
 
+@pytest.mark.parametrize("split_seed", [0, 7])
+def test_the_images_that_a_smaller_run_would_use_are_not_those_that_validate(make, split_seed: int):
+    """Drawn by one seed, the validation part of a run would be the very images that a smaller run trains on."""
+    few = make("digits", train_size=360, val_fraction=0, split_seed=split_seed)._divide()[1]["train"].indices
+    val = make("digits", train_size=None, val_fraction=0.25, split_seed=split_seed)._divide()[1]["val"].indices
+    assert len(val) == 360
+    assert torch.isin(val, few).float().mean() == pytest.approx(0.25, abs=0.1)
+
+
 def test_without_a_val_fraction_there_is_no_validation_part(make, preprocessing):
     splits = make("digits", val_fraction=0).load(preprocessing)
     assert splits.val is None

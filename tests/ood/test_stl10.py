@@ -85,7 +85,7 @@ def test_pictures_that_are_cut_short_are_refused(published: Path, left: int):
 @pytest.mark.parametrize(
     ("labels", "complaint"),
     [
-        ([1] * 11, "has 11 labels, should be 12, one for each image"),
+        ([1] * 11, "has 11 labels, should be 12, one for each of test_X.bin"),
         ([*[1] * 11, 0], "holds labels 0 to 1, should be 1 to 10"),
         ([*[1] * 11, 11], "holds labels 1 to 11, should be 1 to 10"),
     ],

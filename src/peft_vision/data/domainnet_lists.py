@@ -3,6 +3,8 @@
 A list belongs to one domain and split and has a line a picture: clipart/airplane/clipart_002_000001.jpg 1
 """
 
+import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,11 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 from peft_vision.data.domainnet_names import SENTRY40
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.regular import read_regular
+from peft_vision.printable import one_line
 
+_log = logging.getLogger("peft_vision")
+_LABEL = re.compile(r"[0-9]{1,9}")
 _GB = {"clipart": 1.3, "infograph": 4.0, "painting": 3.7, "quickdraw": 0.4, "real": 5.6, "sketch": 2.5}  # packed
 DOMAINS = tuple(_GB)
 
@@ -50,16 +56,22 @@ class Lists:
     def read(self, domain: str, split: str) -> Listed:
         file = self._file(domain, split)
         try:
-            texts = file.read_text(encoding="utf-8").rstrip().splitlines()
+            texts = read_regular(file).decode("utf-8").rstrip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.prefix}lists: cannot read {file} ({error})") from error
-        lines = []
+            raise ConfigError(f"{self.prefix}lists: cannot read {file} ({error}), a text") from error
+        lines: list[tuple[str, str, int]] = []
+        numbers: dict[str, int] = {}
         for number, text in enumerate(texts, start=1):
+            numbers.setdefault(text, number)
+        if repeated := len(texts) - len(numbers):
+            _log.warning("%d lines of %s stand there twice; each counts once", repeated, file)
+        for text, number in numbers.items():
             path, _, label = text.rpartition(" ")
             parts = path.split("/")
-            if len(parts) != 3 or parts[0] != domain or not all(parts) or not label.isdecimal():
+            if len(parts) != 3 or parts[0] != domain or not all(parts) or not _LABEL.fullmatch(label):
+                found = one_line(repr(text), longest=100)
                 raise ConfigError(
-                    f"{self.prefix}lists: {file} line {number} is {text!r}, should be '{domain}/CLASS/FILE LABEL'"
+                    f"{self.prefix}lists: {file} line {number} is {found}, should be '{domain}/CLASS/FILE LABEL'"
                 )
             lines.append((path, parts[1], int(label)))
         return Listed(file, lines)

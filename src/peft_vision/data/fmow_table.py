@@ -11,11 +11,14 @@ import csv
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.regular import open_regular
+from peft_vision.printable import one_line
 
 REGIONS = ("Africa", "Americas", "Asia", "Europe", "Oceania", "Other")
 _RELEASE, _ROWS, _COUNTRIES, _IMAGES = "RELEASE_v1.1.txt", "rgb_metadata.csv", "country_code_mapping.csv", "images"
@@ -85,18 +88,24 @@ def read(folder: Path, *, prefix: str) -> Table:
     for line, (split, category, country, timestamp) in _values(rows, columns, prefix):
         if split not in _BEFORE_2013:
             known = ", ".join(_BEFORE_2013)
-            raise ConfigError(f"{prefix}path: {rows} line {line} has split {split!r}, should be one of {known}")
+            raise ConfigError(
+                f"{prefix}path: {rows} line {line} has split {one_line(repr(split))}, should be one of {known}"
+            )
         region = region_of.get(country, "") or "Other"
         if region not in REGIONS:
+            found_in = f"{one_line(country)} in region {one_line(repr(region))}"
             known = ", ".join(REGIONS[:-1])
-            raise ConfigError(f"{prefix}path: {countries} has {country} in region {region!r}, should be one of {known}")
+            raise ConfigError(f"{prefix}path: {countries} has {found_in}, should be one of {known}")
         try:
             its_split = _split(split, timestamp)
         except ValueError as error:
+            its_time = one_line(repr(timestamp))
             raise ConfigError(
-                f"{prefix}path: {rows} line {line} has timestamp {timestamp!r}, should be like 2016-02-05T19:15:47Z"
+                f"{prefix}path: {rows} line {line} has timestamp {its_time}, should be like 2016-02-05T19:15:47Z"
             ) from error
         found.append(Row(len(found), its_split, category, region))
+    if (beyond := folder / _IMAGES / f"rgb_img_{len(found)}.png").exists():
+        raise ConfigError(f"{prefix}path: {rows} ends before the row of {beyond.name}; fetch it again")
     return Table(folder, prefix, found)
 
 
@@ -115,13 +124,13 @@ def _split(split: str, timestamp: str) -> str | None:
 
 def _values(path: Path, columns: tuple[str, ...], prefix: str) -> Iterator[tuple[int, list[str]]]:
     """The number of the line and the values of `columns`, of each row."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
+    try:
+        with TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
             header = next(reader, [])
             if not set(columns) <= set(header):
                 raise ConfigError(
-                    f"{prefix}path: {path} has the columns {', '.join(header) or '(none)'}; "
+                    f"{prefix}path: {path} has the columns {one_line(', '.join(header)) or '(none)'}; "
                     f"those of v1.1 hold {', '.join(columns)}"
                 )
             places = [header.index(column) for column in columns]
@@ -130,5 +139,5 @@ def _values(path: Path, columns: tuple[str, ...], prefix: str) -> Iterator[tuple
                     found = f"{len(row)} values, should have {len(header)}"
                     raise ConfigError(f"{prefix}path: {path} line {reader.line_num} has {found}")
                 yield reader.line_num, [row[place] for place in places]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"{prefix}path: cannot read {path} ({error}); fetch it again") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{prefix}path: cannot read {path} ({error}), a csv file; fetch it again") from error

@@ -4,22 +4,16 @@ folder/data/train-00000-of-00002.parquet  folder/data/test-00000-of-00001.parque
 folder/train/0000.parquet                                                             or a folder
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from peft_vision.config import ConfigError, component, nearest
+from peft_vision.config import ConfigError, component
 from peft_vision.data.hub_folder import fetch
-from peft_vision.data.parquet_rows import File, Rows, pyarrow
+from peft_vision.data.parquet_labels import Labels, classes_of, read_labels
+from peft_vision.data.parquet_rows import Rows
+from peft_vision.data.parquet_shards import files
 from peft_vision.data.pictures import Labelled, labelled
-
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
-_NAMED = 3
 
 
 @component
@@ -55,19 +49,27 @@ def read(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
     elif stored.subset is not None:
         folder /= stored.subset
     splits = {
-        key: _Split(folder, files(folder, name, key=f"{prefix}{key}"), stored, prefix)
+        key: [
+            read_labels(folder, path, image=stored.image, label=stored.label, prefix=prefix)
+            for path in files(folder, name, key=f"{prefix}{key}")
+        ]
         for key, name in names.items()
         if name is not None
     }
-    classes = _classes(splits, f"{prefix}label")
-    parts = {key: split.labelled(classes) for key, split in splits.items()}
+    classes = classes_of(splits, f"{prefix}label")
+    parts = {key: _labelled(its, classes, stored, f"{prefix}label") for key, its in splits.items()}
     return Opened(
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test"),
         classes=classes,
-        files=tuple(path for split in splits.values() for path in split.paths),
+        files=tuple(labels.path for its in splits.values() for labels in its),
     )
+
+
+def _labelled(files: Sequence[Labels], classes: tuple[str, ...], stored: Stored, key: str) -> Labelled:
+    places = [place for labels in files for place in labels.places(classes, key)]
+    return labelled(Rows([labels.file for labels in files], stored.image), places)
 
 
 def _whole(folder: Path, splits: Iterable[str | None]) -> bool:
@@ -76,113 +78,3 @@ def _whole(folder: Path, splits: Iterable[str | None]) -> bool:
         return all(files(folder, split, key="") for split in splits if split is not None)
     except ConfigError:
         return False
-
-
-def files(folder: Path, split: str, *, key: str) -> list[Path]:
-    """Of a split, sorted. ConfigError where there is none, or where some of those that were written together are not
-    there; `key` is what chose the split."""
-    pattern = re.compile(rf"{re.escape(split)}(?![A-Za-z0-9_])")
-    everything = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
-    found = [
-        path
-        for path in everything
-        if any(pattern.match(part) for part in (path.name, *path.parent.relative_to(folder).parts))
-    ]
-    if not found:
-        there = ", ".join(dict.fromkeys(_split(path) for path in everything)) or "no parquet file"
-        raise ConfigError(f"{key}: no parquet file of split {split!r} in {folder}, which has {there}")
-    if len({path.parent for path in found}) > 1:
-        several = ", ".join(sorted({path.parent.relative_to(folder).as_posix() for path in found})[:_NAMED])
-        raise ConfigError(
-            f"{key}: split {split!r} is in several folders of {folder}: {several}; subset chooses one of them"
-        )
-    shards = {match for path in found if (match := _SHARD.search(path.name))}
-    of = {int(match[2]) for match in shards}
-    if of and (len(of) > 1 or len(found) != max(of)):
-        raise ConfigError(
-            f"{key}: {len(found)} of {max(of)} files of split {split!r} are in {found[0].parent}; fetch the rest"
-        )
-    return found
-
-
-def _split(path: Path) -> str:
-    """What a file seems to be of."""
-    return _SHARD.split(path.stem)[0] if not path.stem.isdecimal() else path.parent.name
-
-
-class _Split:
-    """The files of a split; its labels are read, its pictures not."""
-
-    def __init__(self, folder: Path, paths: Sequence[Path], stored: Stored, prefix: str) -> None:
-        self.paths = tuple(paths)
-        self.names: Sequence[str] | None = None
-        self.values: list[Any] = []
-        opened = []
-        for path in paths:
-            with _open(path) as parquet:
-                schema, metadata = parquet.schema_arrow, parquet.metadata
-                for key in ("image", "label"):
-                    _require(getattr(stored, key), schema.names, path, f"{prefix}{key}")
-                self.names = _class_names(schema.metadata, stored.label)
-                self.values += parquet.read(columns=[stored.label]).column(stored.label).to_pylist()
-            rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-            opened.append(File(folder, path.relative_to(folder).as_posix(), path.stat().st_size, rows))
-        self.pictures = Rows(opened, stored.image)
-        self._where = f"{prefix}label"
-        if wrong := [row for row, value in enumerate(self.values) if not _is_label(value)]:
-            raise ConfigError(
-                f"{prefix}label: {self.pictures.name(wrong[0])} has {stored.label} {self.values[wrong[0]]!r}, as have "
-                f"{len(wrong):,} of {len(self.values):,} rows; should be a class's number or name"
-            )
-
-    def labelled(self, classes: tuple[str, ...]) -> Labelled:
-        if self.values and isinstance(self.values[0], int):
-            unknown = [value for value in self.values if value >= len(classes)]
-            labels = self.values
-        else:
-            places = {name: place for place, name in enumerate(classes)}
-            unknown = [value for value in self.values if value not in places]
-            labels = [places[value] for value in self.values if value in places]
-        if unknown:
-            raise ConfigError(f"{self._where}: class {unknown[0]!r} of {self.paths[0]} is not among the {len(classes)}")
-        return labelled(self.pictures, torch.tensor(labels, dtype=torch.int64))
-
-
-def _open(path: Path) -> Any:
-    try:
-        return pyarrow().ParquetFile(path, memory_map=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data: cannot read {path} ({str(error).splitlines()[0]}); fetch it again") from error
-
-
-def _require(column: str, there: Sequence[str], path: Path, key: str) -> None:
-    if column not in there:
-        raise ConfigError(
-            f"{key}: no column {column!r} in {path}, which has {', '.join(there)}{nearest(column, list(there))}"
-        )
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and value >= 0)
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
-    """As Hugging Face notes them in a file, if it does."""
-    try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features[column]["names"])
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
-def _classes(splits: Mapping[str, _Split], key: str) -> tuple[str, ...]:
-    """As noted in the files; else the sorted names in training, or the numbers up to the highest of all splits."""
-    train = splits["train"]
-    if train.names is not None:
-        return tuple(train.names)
-    values = [value for split in splits.values() for value in split.values]
-    if not values or len({type(value) for value in values}) > 1:
-        raise ConfigError(f"{key}: the rows of {train.paths[0].parent} have no label, or names beside numbers")
-    if isinstance(values[0], str):
-        return tuple(sorted(set(train.values)))
-    return tuple(str(label) for label in range(max(values) + 1))

@@ -1,7 +1,8 @@
 """Encoded pictures in a column of parquet files, read a row group at a time."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,10 @@ from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
+from peft_vision.data.regular import open_regular
+from peft_vision.printable import one_line, shown
 
+_MAGIC = b"PAR1"
 _HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures
 
 
@@ -27,6 +31,22 @@ def pyarrow() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigError("data: parquet files are read by pyarrow; pip install 'peft-vision[data]'") from error
     return pyarrow.parquet
+
+
+@contextmanager
+def opened(path: Path, **options: Any) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`. OSError where `path` is no regular file, no parquet file, or a broken one."""
+    parquet = pyarrow()
+    import pyarrow as arrow
+
+    with open_regular(path) as file:
+        if file.read(len(_MAGIC)) != _MAGIC:  # pyarrow looks at the end only
+            raise OSError(f"it does not begin with {_MAGIC.decode()}")
+    try:
+        with parquet.ParquetFile(path, memory_map=True, **options) as file:
+            yield file
+    except (arrow.ArrowException, ValueError, RuntimeError) as error:
+        raise OSError(one_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class Rows(Pictures):
 
     def name(self, index: int) -> str:
         file, row = self._row(index)
-        return f"{file.root / file.path} row {row}"
+        return f"{shown(file.root / file.path)} row {row}"
 
     def read(self, index: int) -> Image.Image:
         with open_bytes(self._encoded(index)) as image:
@@ -113,7 +133,7 @@ class Rows(Pictures):
                 place, group = self._groups[number]
                 file = self.files[place]
                 # no threads of its own: a loader process that is forked while they work would wait for ever
-                with pyarrow().ParquetFile(file.root / file.path, memory_map=True, pre_buffer=False) as parquet:
+                with opened(file.root / file.path, pre_buffer=False) as parquet:
                     table = parquet.read_row_group(group, columns=[self.column], use_threads=False)
                 self._held[number] = table.column(self.column)
             self._held.move_to_end(number)

@@ -66,7 +66,10 @@ def files_below(
         seen.add(place)
         before = os.path.relpath(where, root)
         before = "" if before == os.curdir else f"{before}{os.sep}"
-        for entry in _entries(where, key):
+        entries = _entries(where, key)
+        if not entries and where.lower().endswith(ends):
+            found.append(os.path.relpath(where, root))  # in a file's place: whoever reads it says so
+        for entry in entries:
             if left_behind(entry.name):
                 continue
             if _is_folder(entry):

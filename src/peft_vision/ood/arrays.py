@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from peft_vision.config import ConfigError
+from peft_vision.data.regular import open_regular
+from peft_vision.printable import shown
+
+_NO_ARRAY = (ValueError, EOFError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError)
+"""What NumPy raises for a head that is none, or that promises what no file holds."""
 
 
 def require(paths: Iterable[Path], *, source: str) -> None:
@@ -13,6 +19,16 @@ def require(paths: Iterable[Path], *, source: str) -> None:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"path: no {path}\nit comes from {source}; set path to the folder that holds {path.name}")
+        regular(path)
+
+
+def regular(path: Path) -> Path:
+    """`path` itself. ConfigError, which names it, unless it is a regular file that can be read."""
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise ConfigError(f"path: cannot read {shown(path)}: {error.strerror or error}") from error
+    return path
 
 
 def read_array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -27,9 +43,10 @@ def read_array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
 
 def class_ids(path: Path, *, count: int, classes: tuple[str, ...]) -> np.ndarray:
     """(count,) places in `classes`."""
-    labels = np.array(_load(path))  # a copy: torch wants no labels that cannot be written to
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ConfigError(f"path: {path} holds {labels.dtype} {labels.shape}, should be {count} whole numbers")
+    stored = _load(path)
+    if stored.shape != (count,) or not np.issubdtype(stored.dtype, np.integer):
+        raise ConfigError(f"path: {path} holds {stored.dtype} {stored.shape}, should be {count} whole numbers")
+    labels = np.array(stored)  # a copy: torch wants no labels that cannot be written to
     if count and not 0 <= labels.min() <= labels.max() < len(classes):
         raise ConfigError(
             f"path: {path} holds labels {labels.min()} to {labels.max()}, should be 0 to {len(classes) - 1}"
@@ -39,8 +56,9 @@ def class_ids(path: Path, *, count: int, classes: tuple[str, ...]) -> np.ndarray
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:  # whose text may advise to unpickle it
-        raise ConfigError(f"path: {path} is cut short or no NumPy file; fetch it again") from error
+        # not np.load, which opens archives too, and unpickles on request
+        return np.lib.format.open_memmap(regular(path), mode="r")
     except OSError as error:
-        raise ConfigError(f"path: cannot read {path}: {error.strerror or error}") from error
+        raise ConfigError(f"path: cannot read {shown(path)}: {error.strerror or error}") from error
+    except _NO_ARRAY as error:
+        raise ConfigError(f"path: {shown(path)} is cut short or no NumPy file; fetch it again") from error

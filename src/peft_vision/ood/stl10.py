@@ -15,9 +15,10 @@ import numpy as np
 
 from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.pictures import Arrays, labelled
-from peft_vision.ood.arrays import require
+from peft_vision.ood.arrays import regular, require
 from peft_vision.ood.base import OOD, Shift
 
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 _SIZE = 96
 _BYTES = 3 * _SIZE * _SIZE
 
@@ -33,9 +34,10 @@ class STL10(OOD):
 
     def open(self) -> Mapping[str, Shift]:
         data, labels, names = self._files()
-        images = _images(data)
-        classes = tuple(names.read_text(encoding="utf-8").split())
-        return {"": Shift(labelled(Arrays(images), _class_ids(labels, len(images), classes)), classes)}
+        images, found = _images(data), regular(names).read_bytes().split()
+        if found != [name.encode() for name in CLASSES]:
+            raise ConfigError(f"path: {names} holds other lines than {', '.join(CLASSES)}; fetch it again")
+        return {"": Shift(labelled(Arrays(images), _class_ids(labels, len(images), data)), CLASSES)}
 
     def _files(self) -> tuple[Path, Path, Path]:
         folder = Path(self.path).expanduser().absolute()
@@ -44,7 +46,7 @@ class STL10(OOD):
 
 def _images(path: Path) -> np.ndarray:
     """(n, 96, 96, 3), mapped rather than read."""
-    size = path.stat().st_size
+    size = regular(path).stat().st_size
     if not size or size % _BYTES:
         raise ConfigError(
             f"path: {path} has {size} bytes, should be {_BYTES} an image; it is cut short: fetch it again"
@@ -53,14 +55,11 @@ def _images(path: Path) -> np.ndarray:
     return columns.transpose(0, 3, 2, 1)
 
 
-def _class_ids(path: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
-    """(count,) places in `classes`."""
-    labels = np.fromfile(path, dtype=np.uint8)
+def _class_ids(path: Path, count: int, images: Path) -> np.ndarray:
+    """(count,) places in CLASSES."""
+    labels = np.fromfile(regular(path), dtype=np.uint8)
     if len(labels) != count:
-        raise ConfigError(f"path: {path} has {len(labels)} labels, should be {count}, one for each image")
-    if not 1 <= labels.min() <= labels.max() <= len(classes):
-        raise ConfigError(
-            f"path: {path} holds labels {labels.min()} to {labels.max()}, should be 1 to {len(classes)}, "
-            "as many as class_names.txt has"
-        )
+        raise ConfigError(f"path: {path} has {len(labels)} labels, should be {count}, one for each of {images.name}")
+    if not 1 <= labels.min() <= labels.max() <= len(CLASSES):
+        raise ConfigError(f"path: {path} holds labels {labels.min()} to {labels.max()}, should be 1 to {len(CLASSES)}")
     return labels - 1
