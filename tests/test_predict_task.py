@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -45,8 +46,13 @@ def refused(here: Path, *arguments: str) -> str:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
+
+
+def rows_of(here: Path, out: str) -> list[dict[str, str]]:
+    predict(here, out)
+    return rows(here / out.removeprefix("out=") / "predictions.csv")
 
 
 def test_every_picture_gets_its_class_and_probabilities_that_sum_to_one(here):
@@ -100,6 +106,19 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_said(here):
     files = [row["file"] for row in rows(here / "out" / "predictions.csv")]
     assert len(files) == 29
     assert not {"0/0.png", "broken.jpg", "notes.txt"} & set(files)
+
+
+def test_whatever_lies_in_the_folder_it_comes_to_an_end(here):
+    photos, before = here / "photos", {row["file"] for row in rows_of(here, "out=before")}
+    (photos / "0" / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+    os.mkfifo(photos / "1" / "x.png")
+    (photos / "2" / "x.webp").symlink_to("/dev/zero")
+    for left in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(photos / "3", photos / "3" / left)
+    (photos / "4" / "up").symlink_to(photos)
+    (photos / "caf\udce9.png").write_bytes((photos / "0" / "0.png").read_bytes())
+    after = {row["file"] for row in rows_of(here, "out=after")}
+    assert after == {*before, "caf\udce9.png"}
 
 
 def test_only_unreadable_pictures_are_an_error(here):

@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from damage import refused
 from peft_vision.config import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_small.zip"
@@ -42,6 +44,22 @@ def test_pictures_lie_at_any_depth_and_other_files_are_passed_over(make, folder:
     (folder / "train" / "cat" / "._1.png").write_text("left by a Mac")
     (folder / ".cache").mkdir()
     assert len(make("image_folder", path=str(folder)).open().train) == 19
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "lost+found"])
+def test_copies_that_programs_leave_are_neither_pictures_nor_classes(make, folder: Path, preprocessing, name: str):
+    before = make("image_folder", path=str(folder)).load(preprocessing)
+    for place in (folder, folder / "train", folder / "train" / "cat", folder / "test" / "dog"):
+        shutil.copytree(folder / "train" / "cat", place / name)
+    assert make("image_folder", path=str(folder)).load(preprocessing).fingerprint == before.fingerprint
+
+
+def test_class_folders_that_link_to_each_other_keep_their_own_pictures(make, folder: Path, preprocessing):
+    before = make("image_folder", path=str(folder)).load(preprocessing)
+    (folder / "train" / "cat" / "more").symlink_to(folder / "train" / "dog")
+    (folder / "train" / "dog" / "more").symlink_to(folder / "train" / "cat")
+    (folder / "test" / "cat" / "all").symlink_to(folder)
+    assert make("image_folder", path=str(folder)).load(preprocessing).fingerprint == before.fingerprint
 
 
 @pytest.mark.parametrize("ending", ["webp", "jpg", "jpeg", "png", "gif", "bmp", "tiff", "ppm"])
@@ -105,6 +123,52 @@ def test_corrupt_images_are_left_out_on_request(make, folder: Path, preprocessin
     (expected,) = whole.train.batches([kept], seed=None, workers=0)
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1], expected[1])
+
+
+def postscript(path: Path) -> None:
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+
+
+def nothing_at_the_end_of_a_link(path: Path) -> None:
+    path.symlink_to("nowhere.png")
+
+
+def a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("spoil", [postscript, os.mkfifo, Path.mkdir, a_device, nothing_at_the_end_of_a_link])
+def test_what_is_no_picture_is_left_out_on_request_and_never_waited_for(
+    make, folder: Path, preprocessing, spoil, cache: bool
+):
+    whole = make("image_folder", path=str(folder)).load(preprocessing)
+    path = folder / "train" / "cat" / "x.jpg"
+    spoil(path)
+    assert refused(lambda: make("image_folder", path=str(folder), cache=cache).load(preprocessing), path)
+    splits = make("image_folder", path=str(folder), cache=cache, on_corrupt="skip").load(preprocessing)
+    assert splits.skipped == 1
+    assert len(splits.train) + len(splits.val or ()) == len(whole.train) + len(whole.val or ())
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(make, folder: Path, preprocessing):
+    before = make("image_folder", path=str(folder), val_fraction=0).load(preprocessing)
+    cats = os.fsencode(folder / "train" / "cat")
+    os.rename(cats + b"/5.png", cats + b"/caf\xe9.png")
+    after = make("image_folder", path=str(folder), val_fraction=0).load(preprocessing)
+    assert torch.equal(after.train.pixels, before.train.pixels)  # which it follows 4.png in, as 5.png did
+    assert after.fingerprint != before.fingerprint
+    (folder / "train" / "cat" / "caf\udce9.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=f"^data: cannot read {folder}/train/cat/caf\ufffd.png "):
+        make("image_folder", path=str(folder)).load(preprocessing)
+
+
+def test_a_class_whose_name_is_no_utf_8_is_refused(make, folder: Path):
+    (folder / "train" / "cat").rename(folder / "train" / "caf\udce9")
+    with pytest.raises(
+        ConfigError, match=r"^data.path: the name of folder '.*/train/caf\\udce9' is no UTF-8; rename it$"
+    ):
+        make("image_folder", path=str(folder)).open()
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "gif", "bmp", "tiff"])

@@ -28,7 +28,8 @@ def test_a_folder_of_classes_is_one_shift_by_name(photos: Path):
 
 def test_pictures_lie_at_any_depth_and_other_files_are_passed_over(photos: Path):
     class_folders(photos / "cat", {"deep": 1}, ["3.webp"])
-    class_folders(photos, {".cache": 9, "__MACOSX": 9}, ["4.png"])
+    class_folders(photos, {".cache": 9, "__MACOSX": 9, "@eaDir": 9}, ["4.png"])
+    class_folders(photos / "dog" / "deep", {".ipynb_checkpoints": 9, "__MACOSX": 9}, ["4.png", "._5.png"])
     (photos / "README.txt").write_text("no class")
     (photos / "dog" / "notes.txt").write_text("no picture")
     shift = make_ood("image_folder", path=str(photos)).open()[""]
