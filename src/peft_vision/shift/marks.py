@@ -55,7 +55,7 @@ def _is_kin(entry: Mapping[str, Any], own: Mapping[str, str]) -> bool:
 
 
 def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    recipe, *_ = read_adapter(experiment.run.folder / "adapter.safetensors")
+    recipe = read_adapter(experiment.run.folder / "adapter.safetensors").recipe
     shifts = opened(experiment.ood[name], name, classes=recipe.classes, seen=())
     found = {shift: matched.labelled.digest() for shift, matched in shifts.items()}
     return {split for split, entry in entries.items() if found.get(split) == entry["fingerprint"]}
