@@ -8,6 +8,7 @@ method.rank=2,4,8   or choice(2,4,8)        one of these, in no order
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -42,7 +43,7 @@ class Space:
 
     def points(self, params: Mapping[str, Any]) -> list[tuple[str, ...]]:
         """The overrides of a trial's runs, one for each seed."""
-        own = tuple(f"{key}={_written(params[key], distribution)}" for key, distribution in self.swept.items())
+        own = tuple(f"{key}={self.written(key, params[key])}" for key in self.swept)
         return [(*self.fixed, *own, seed) for seed in self.seeds] or [(*self.fixed, *own)]
 
     def examples(self) -> list[tuple[str, ...]]:
@@ -50,6 +51,23 @@ class Space:
         first = {key: _ends(own)[0] for key, own in self.swept.items()}
         others = [{**first, key: end} for key, own in self.swept.items() for end in _ends(own)[1:]]
         return [self.points(params)[0] for params in (first, *others)]
+
+    def written(self, key: str, value: Any) -> str:
+        """As the override of a run has it."""
+        return _written(value, self.swept[key])
+
+    def values(self, key: str) -> Sequence[Any]:
+        """All that there are; none of an interval of numbers, which has no end of them."""
+        distribution = self.swept[key]
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices
+        if isinstance(distribution, IntDistribution):
+            return range(distribution.low, distribution.high + 1, distribution.step)
+        return (distribution.low,) if distribution.single() else ()
+
+    def size(self, *keys: str) -> float:
+        """How many settings of these keys there are, of all without any: infinite where numbers have no end."""
+        return prod(len(self.values(key)) or inf for key in keys or self.swept)
 
     def record(self) -> dict[str, Any]:
         """What tells it from another space."""

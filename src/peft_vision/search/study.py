@@ -23,6 +23,7 @@ from peft_vision.run import writing
 from peft_vision.search.journal import open_journal
 from peft_vision.search.options import SearchOptions, sampler
 from peft_vision.search.space import Space
+from peft_vision.search.untried import Untried
 
 _WORKER = "worker"  # who works on a trial
 _LOST = "lost"  # of a trial that was never drawn to its end: it counts as none
@@ -45,8 +46,8 @@ class Study:
         return self.folder / f"{self.name}.log"
 
     def draw(self, count: int) -> list[FrozenTrial]:
-        """At most `count` trials for this process to run, those first that others left undone; none when n_trials are
-        done or at work."""
+        """At most `count` trials for this process to run, those first that others left undone; none when n_trials, or
+        all settings that there are, are done or at work."""
         with FileLock(self.folder / f".{self.name}.lock"):
             study = self._load()
             mine = [trial for trial in study.get_trials() if self._is_left(trial)]
@@ -55,8 +56,9 @@ class Study:
                 study._storage.set_trial_user_attr(trial._trial_id, _LOST, True)
                 study.tell(trial.number, state=TrialState.FAIL)
             mine = [trial for trial in mine if trial not in lost][:count]
-            left = self.options.n_trials - sum(_LOST not in trial.user_attrs for trial in study.get_trials())
-            drawn = [study.ask(dict(self.space.swept)) for _ in range(min(count - len(mine), left))]
+            drawn = []
+            while len(mine) + len(drawn) < count and self._has_more(study):
+                drawn.append(study.ask(dict(self.space.swept)))
             for trial in (*mine, *drawn):
                 study._storage.set_trial_user_attr(trial._trial_id, _WORKER, self.mark)
             numbers = {trial.number for trial in (*mine, *drawn)}
@@ -78,6 +80,27 @@ class Study:
         """All that count."""
         return [trial for trial in self._load().get_trials() if _LOST not in trial.user_attrs]
 
+    @property
+    def total(self) -> int:
+        """How many trials there are to be: `n_trials`, but no more than there are settings."""
+        return int(min(self.options.n_trials, self.space.size()))
+
+    def is_exhausted(self) -> bool:
+        """Whether every setting that there is has been drawn."""
+        return len(_distinct(self._tried(self._load()))) >= self.space.size()
+
+    def _has_more(self, study: optuna.Study) -> bool:
+        tried = self._tried(study)
+        return len(tried) < self.options.n_trials and len(_distinct(tried)) < self.space.size()
+
+    def _tried(self, study: optuna.Study) -> list[dict[str, str]]:
+        """What was drawn to its end, as its runs have it; some twice by versions that repeated settings."""
+        return [
+            {key: self.space.written(key, value) for key, value in trial.params.items()}
+            for trial in study.get_trials(deepcopy=False)
+            if _LOST not in trial.user_attrs and set(trial.params) == set(self.space.swept)
+        ]
+
     def _load(self) -> optuna.Study:
         """With a sampler that draws what it has not drawn before."""
         study = optuna.create_study(
@@ -88,7 +111,8 @@ class Study:
             pruner=optuna.pruners.NopPruner(),
         )
         seed = self.options.sampler_seed + len(study.get_trials(deepcopy=False))
-        study.sampler = sampler(self.options.sampler, seed=seed)
+        own = sampler(self.options.sampler, seed=seed)
+        study.sampler = Untried(own, self.space, seed=seed, tried=lambda: self._tried(study))
         return study
 
     def _is_left(self, trial: FrozenTrial) -> bool:
@@ -111,6 +135,10 @@ class Study:
                     f"hydra.sweeper.study: {self.name} searches another space, or with another config; take another "
                     f"name, or delete {self.journal}"
                 )
+
+
+def _distinct(settings: list[dict[str, str]]) -> set[tuple[tuple[str, str], ...]]:
+    return {tuple(sorted(setting.items())) for setting in settings}
 
 
 @contextmanager
