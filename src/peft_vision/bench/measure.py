@@ -4,12 +4,12 @@ A step begins with a random batch in memory and ends with updated weights. The f
 timm's own, of the bare backbone and a head, without gradients.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from peft_vision.preprocessing import Normalize
 from peft_vision.seeding import derive
 from peft_vision.trainer import Batch, stepping
 from peft_vision.whole_batch import check_whole_batch
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def measure_forward(setting: Setting) -> Measured:
     forward = _forward(bare, setting)
     memory = _memory(forward, bare, setting)
     size = sum(parameter.numel() for parameter in bare[1].parameters())
-    return Measured({"backbone": size}, _medians({"forward": forward}, setting), *memory, phase=None)
+    return Measured({"backbone": size}, medians({"forward": forward}, setting), *memory, phase=None)
 
 
 def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
@@ -73,7 +75,7 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
         contenders["stored_step"] = steps(observed(model, images, setting))
     with stepping(setting.optimizer, stepper):
         memory = _memory(step, model, setting)
-        seconds = _medians(contenders, setting)
+        seconds = medians(contenders, setting)
     return Measured({"method": counts.method, "head": counts.head}, seconds, *memory, phase=model.phase.name)
 
 
@@ -144,10 +146,10 @@ def _rehearse(model: nn.Module, setting: Setting) -> None:
     model.train(mode)
 
 
-def _medians(contenders: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, float]:
+def medians(contenders: Mapping[Name, Callable[[], object]], setting: Setting) -> dict[Name, float]:
     """Seconds of one call; the contenders take turns, so that a slow moment of the machine meets all of them."""
     wait = torch.get_device_module(setting.world.device).synchronize
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     for _ in range(setting.warmup + setting.repeats):
         for name, act in contenders.items():
             wait()
