@@ -4,45 +4,60 @@ import pytest
 
 from composed import composed
 from peft_vision.data.extent import Extent
-from peft_vision.plan.bill import bill
+from peft_vision.plan.anatomy import Anatomy, PhaseFacts
+from peft_vision.plan.bill import Bill, Cost, Priced, bill
+from peft_vision.plan.content import Content
 from peft_vision.plan.demand import Demand, demands, kind
-from peft_vision.plan.rates import PhaseRates, Rates, between
-from peft_vision.plan.words import duration, notes, slurm_line
+from peft_vision.plan.expected import Expected
+from peft_vision.plan.rates import Line, Rates, between
+from peft_vision.plan.stock import Stock
+from peft_vision.plan.walk import Act
+from peft_vision.plan.words import duration, notes, plan_tables, slurm_line
 
 IMAGES = {"train": 100, "val": 20, "test": 30}
 DEMO = ("experiment=demo", "trainer.epochs=4", "trainer.batch_size=32")
-
-
-def demand(*overrides, images=IMAGES, times=1.0):
-    return Demand(composed(*DEMO, *overrides), Extent(images, 10), times)
-
-
-PLAIN = Rates(
-    setup=0.4,
-    phases=(PhaseRates(stored=False, step=0.01, update=0.5, score=0.002),),
-    observe=None,
-    forward=0.001,
-    stored_bytes=0,
-    trained=1000,
-)
+KEYS = {"train": "a", "val": "b", "test": "c"}
+STEP, SCORE = Act("step", 0, "images"), Act("score", 0, "images")
+WHOLE = Rates(0.4, 0.001, {STEP: Line(0.5, 0.01), SCORE: Line(0.1, 0.002)})
 STORED = Rates(
-    setup=0.4,
-    phases=(PhaseRates(stored=True, step=0.0005, update=0.0, score=0.0001),),
-    observe=0.003,
-    forward=0.001,
-    stored_bytes=2**20,
-    trained=500,
+    0.4,
+    0.001,
+    {
+        Act("step", 0, "observed"): Line(0, 0.0005),
+        Act("score", 0, "observed"): Line(0, 0.0001),
+        Act("observe", 0, "images"): Line(0.2, 0.003),
+        Act("find", 0, "observed"): Line(0.3, 0.0002),
+    },
 )
+
+
+def anatomy(*phases: PhaseFacts, trained: int = 1000) -> Anatomy:
+    return Anatomy(phases, {"features": 2**20}, {"features": "features"}, width=8, trained=trained)
+
+
+def facts(frozen=None, *, probe=False, first=False, solved=False) -> PhaseFacts:
+    return PhaseFacts(frozen, probe=probe, first=first, solved=solved)
+
+
+PLAIN = facts()
+READS = facts(frozenset({"features"}))
+
+
+def priced(*overrides, phases=(PLAIN,), rates=WHOLE, reading=0.0, times=1.0, images=IMAGES) -> Priced:
+    content = Content(Extent(images, 10), None, {})
+    return Priced(Demand(composed(*DEMO, *overrides), content, KEYS, times), anatomy(*phases), rates, reading)
+
+
+def billed(*its: Priced, faster=1.0, limit=2**40) -> Bill:
+    return bill(its, Stock(limit, writable=True), faster=faster)
 
 
 def test_a_run_that_stores_nothing_passes_every_image_in_every_epoch():
-    its = bill([demand("method=vpt_deep", times=3)], [PLAIN], {"digits": 0.01}, faster=1)
+    its = billed(priced("method=vpt_deep", times=3, reading=0.01))
     (cost,) = its.costs.values()
-    assert cost.runs == 3
-    assert cost.trained == 3 * 4 * 100
-    assert cost.scored == 3 * (4 * 20 + 20 + 30)
-    assert cost.saved == 0
-    assert cost.device == pytest.approx(3 * (4 * 100 * 0.01 + 4 * 4 * 0.5 + 4 * 20 * 0.002 + (20 + 30) * 0.002))
+    assert (cost.runs, cost.trained, cost.scored, cost.saved) == (3, 3 * 4 * 100, 3 * (4 * 20 + 20 + 30), 0)
+    steps, scores = 4 * 4 * 0.5 + 4 * 100 * 0.01, (4 + 1 + 1) * 0.1 + (4 * 20 + 20 + 30) * 0.002
+    assert cost.device == pytest.approx(3 * (steps + scores))
     assert cost.reading == pytest.approx(3 * 150 * 0.01)
     assert cost.starting == pytest.approx(3 * (0.4 + 0.6))
     assert cost.disk == 3 * (4 * 1000 + 65536)
@@ -51,78 +66,107 @@ def test_a_run_that_stores_nothing_passes_every_image_in_every_epoch():
 
 
 def test_what_is_frozen_is_observed_once_for_all_runs_that_read_it():
-    found = [demand("method=vqt", times=5), demand("method=linear", times=2)]
-    small = Rates(
-        0.4, (PhaseRates(True, 0.0001, 0.0, 0.0001),), observe=0.002, forward=0.001, stored_bytes=512, trained=90
-    )
-    its = bill(found, [STORED, small], {"digits": 0.0}, faster=1)
-    assert its.shared.observed == 150
-    assert its.shared.device == pytest.approx(150 * 0.003)  # the pass of those that read most
+    its = billed(*(priced(f"method={name}", phases=(READS,), rates=STORED, times=2) for name in ("vqt", "linear")))
+    assert its.shared.scored == 150
     assert its.shared.store == 150 * 2**20
-    vqt = its.costs["vqt", "vit_micro"]
-    assert (vqt.trained, vqt.scored) == (0, 0)
-    assert vqt.saved == 5 * (4 * 120 + 30)
-    assert vqt.device == pytest.approx(5 * (4 * 100 * 0.0005 + 4 * 20 * 0.0001 + 50 * 0.0001))
-    assert its.total.runs == 7
+    assert (its.total.runs, its.total.trained, its.total.scored) == (4, 0, 150)
+    # without the store each run would pass 4 * 120 images in its epochs, and 50 at its end
+    assert its.total.saved == 4 * (4 * 120 + 50) - 150
+    finds = 3 * 0.3 + 150 * 0.0002
+    own = 400 * 0.0005 + 130 * 0.0001
+    assert its.total.device == pytest.approx(4 * own + 3 * 0.2 + 150 * 0.003)
+    assert its.total.reading == pytest.approx(3 * finds)  # the first one has them in its hands
 
 
-def test_a_test_set_that_the_store_cannot_hold_is_observed_by_every_run():
-    one = demand("method=vqt", "features.memory_gib=0.01", "features.disk_gib=0.02", images={**IMAGES, "test": 1000})
-    its = bill([one], [STORED], {"digits": 0.0}, faster=1)
-    assert its.shared.observed == 120
+def test_a_single_run_saves_no_more_than_its_own_repeated_passes():
+    its = billed(priced("method=linear", "trainer.epochs=1", phases=(READS,), rates=STORED))
+    assert (its.total.scored, its.total.saved) == (150, 20)
+    said = notes(its, ended=0, device="this", faster=1, disk_gib=50, devices=8)
+    assert "store    saves 20 passes, 12 % of what there would be without it" in said
+
+
+def test_the_table_adds_up():
+    its = billed(priced("method=linear", phases=(READS,), rates=STORED, times=3))
+    (table,) = plan_tables(its, width=200)
+    saved = [str(cell) for cell in table.columns[5].cells]
+    assert saved == ["saved by the store", "1,590", "-150", "1,440"]
+
+
+def test_a_split_that_the_store_cannot_hold_is_observed_by_every_run():
+    few = {**IMAGES, "test": 1000}
+    narrow = ("features.memory_gib=0.01",)
+    its = billed(priced("method=vqt", *narrow, phases=(READS,), rates=STORED, images=few, times=2), limit=2**28)
+    assert its.shared.scored == 120
     (cost,) = its.costs.values()
-    assert cost.scored == 1000
-    assert cost.device == pytest.approx(4 * 100 * 0.0005 + 4 * 20 * 0.0001 + 1020 * 0.0001 + 1000 * 0.003)
+    assert cost.scored == 2 * 1000
 
 
 def test_a_faster_device_computes_faster_and_reads_no_faster():
-    slow = bill([demand("method=vpt_deep")], [PLAIN], {"digits": 0.01}, faster=1).total
-    fast = bill([demand("method=vpt_deep")], [PLAIN], {"digits": 0.01}, faster=10).total
+    its = priced("method=linear", phases=(READS,), rates=STORED, reading=0.01)
+    slow, fast = billed(its).total, billed(its, faster=10).total
     assert fast.device == pytest.approx(slow.device / 10)
     assert (fast.reading, fast.starting, fast.trained) == (slow.reading, slow.starting, slow.trained)
 
 
-def test_phases_are_paid_one_by_one_and_a_solver_is_said_to_be_unknown():
-    phases = (
-        PhaseRates(stored=True, step=None, update=0.0, score=0.0001),
-        PhaseRates(stored=False, step=0.01, update=0.5, score=0.002),
-    )
-    its = bill([demand("method=lp_ft")], [Rates(0, phases, 0.003, 0.001, 512, 10)], {"digits": None}, faster=1)
+def test_a_solver_is_said_to_be_unknown_and_so_are_pictures_that_are_not_here():
+    phases = (facts(frozenset({"features"}), probe=True, first=True, solved=True), facts())
+    its = billed(priced("method=lp_ft", phases=phases, rates=Rates(0, 0.001, {}), reading=None))
     (cost,) = its.costs.values()
     assert cost.trained == 400
-    assert cost.scored == 4 * 20 + 20 + 2 * 30  # the probe is tested too
     assert cost.unmeasured
     assert its.unread == ["digits"]
-    said = "\n".join(notes(its, done=0, device="this", faster=1, disk_gib=50, devices=8))
+    said = "\n".join(notes(its, ended=0, device="this", faster=1, disk_gib=50, devices=8))
     assert "unknown  the time to read pictures of digits, which are not here" in said
     assert "unknown  the time of solvers" in said
+
+
+def test_no_number_of_devices_does_the_longest_run_faster():
+    its = billed(priced("method=vpt_deep", times=2), priced("method=full", "trainer.epochs=40"))
+    longest = max(cost.seconds / cost.runs for cost in its.costs.values())
+    assert its.longest == pytest.approx(longest)
+    assert its.on(1) == pytest.approx(its.total.seconds)
+    assert its.on(8) == its.longest > its.total.seconds / 8
+    said = "\n".join(notes(its, ended=0, device="this", faster=1, disk_gib=50, devices=8))
+    assert f"at least {duration(its.longest)} on 8" in said
+    assert f"the longest run {duration(its.longest)}" in said
+
+
+def test_the_first_run_is_longer_by_what_it_stores():
+    its = billed(priced("method=vqt", phases=(READS,), rates=STORED, times=3))
+    (cost,) = its.costs.values()
+    assert its.longest == pytest.approx(cost.seconds / 3 + its.shared.seconds)
 
 
 def test_runs_that_take_as_long_are_of_one_kind():
     lrs = [composed(*DEMO, "method=vpt_deep", f"optimizer.lr={lr}", f"seed={lr}") for lr in (1, 2)]
     more = composed(*DEMO, "method=vpt_deep", "method.num_prompts=50")
     assert kind(lrs[0]) == kind(lrs[1]) != kind(more)
-    assert [(its.times, its.extent.classes) for its in demands([(lrs[0], 1), (lrs[1], 2.5), (more, 1)])] == [
-        (3.5, 10),
-        (1, 10),
-    ]
+    runs = [Expected(lrs[0]), Expected(lrs[1], 2.5), Expected(lrs[1], 4, ended=True), Expected(more)]
+    assert [(its.times, its.content.extent.classes) for its in demands(runs)] == [(3.5, 10), (1, 10)]
 
 
 def test_between_two_numbers_of_classes_time_rises_evenly():
-    high = Rates(0.4, (PhaseRates(True, 0.0025, 0.0, 0.0005),), 0.003, 0.001, 2**20, trained=900)
-    mid = between([(10, STORED), (110, high)], 35)
-    assert mid.phases[0].step == pytest.approx(0.001)
-    assert mid.phases[0].score == pytest.approx(0.0002)
-    assert mid.trained == 600
-    assert between([(10, STORED)], 10) == STORED
+    act = Act("step", 0, "table")
+    low, high = (Rates(0.4, 0.001, {act: Line(call, image)}) for call, image in ((1.0, 0.0005), (3.0, 0.0025)))
+    assert between(low, high, 0.25).lines[act] == Line(pytest.approx(1.5), pytest.approx(0.001))
 
 
-def test_the_line_for_slurm_is_the_same_command_with_time_for_the_longest_run():
-    its = bill([demand("method=vpt_deep", times=3)], [PLAIN], {"digits": 6.0}, faster=1)
-    arguments = ["task=plan", "task.rate=100", "method=vpt_deep", "hydra/launcher=pool", "data.path=my pictures"]
-    assert slurm_line(its, arguments, devices=4) == (
-        "peft-vision method=vpt_deep 'data.path=my pictures' hydra/launcher=slurm_gpu hydra.launcher.timeout_min=40 "
-        "hydra.launcher.array_parallelism=4"
+def test_a_line_goes_through_two_measurements_and_never_below_nothing():
+    line = Line.through((16, 3.0), (64, 6.0))
+    assert line.seconds(images=640, calls=10) == pytest.approx(10 * 6.0)
+    assert line.seconds(images=16, calls=1) == pytest.approx(3.0)
+    assert Line.through((16, 7.0), (64, 6.0)) == Line(6.0, 0.0)
+    assert Line.through((16, 0.5), (64, 6.0)) == Line(0.0, 6.0 / 64)
+    assert Line.through((1, 2.0), (1, 2.0)) == Line(0.0, 2.0)
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",), ("--multirun",)])
+def test_the_line_for_slurm_is_the_same_command_as_a_sweep_with_time_for_the_longest_run(flags):
+    its = Bill({("a", "b"): Cost(runs=3)}, longest=1000.0)
+    words = ["task=plan", "task.rate=100", "method=vpt_deep", "hydra/launcher=pool", "data.path=my pictures"]
+    assert slurm_line(its, [*flags, *words], devices=4) == (
+        f"peft-vision {flags[0] if flags else '-m'} method=vpt_deep 'data.path=my pictures' hydra/launcher=slurm_gpu "
+        "hydra.launcher.timeout_min=40 hydra.launcher.array_parallelism=4"
     )
 
 

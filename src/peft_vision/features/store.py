@@ -30,7 +30,7 @@ from peft_vision.model import Model
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
-_KEY_LENGTH = 16  # hex digits of it in a file's name
+KEY_LENGTH = 16  # hex digits of it in a file's name
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -77,7 +77,7 @@ class Held:
             return f"not stored: {self.reason}"
         done = f"computed in {self.seconds:.1f} s" if self.computed else "found"
         place = "in memory" if self.bytes_in_memory == self.num_bytes else "memory-mapped"
-        return f"{self.key[:_KEY_LENGTH]} {done}, {size(self.num_bytes)} {place}"
+        return f"{self.key[:KEY_LENGTH]} {done}, {size(self.num_bytes)} {place}"
 
 
 class Store:
@@ -170,20 +170,20 @@ class Store:
     def _observed(self, split: str, held: Held) -> Source:
         """Found in the folder as far as it is there, else computed; what it is observed of where there is no room."""
         images, views = self._splits[split], self._views(split)
-        held.key = self._key(images, views)
+        held.key = self.key(split)
         needed = self._model.frozen
         entries = self._entries(held.key, len(images) * max(1, views), needed)
         shelf, fault = self._features.shelf, self._features.shelf.fault()
         if fault:
             _log.warning("store     %s; nothing is kept there", fault)
-        alone: AbstractContextManager = nullcontext() if fault else shelf.alone(held.key[:_KEY_LENGTH])
+        alone: AbstractContextManager = nullcontext() if fault else shelf.alone(held.key[:KEY_LENGTH])
         with alone:
             rows = {kind: found for kind, entry in entries.items() if (found := shelf.find(entry)) is not None}
             held.found = tuple(rows)
             kept = {kind for kind in entries if kind in needed and self._fits(entries[kind], held)}
             rows |= {kind: rows[kind].clone() for kind in kept & rows.keys()}
             if missing := {kind: entry for kind, entry in entries.items() if kind not in rows}:
-                origin = {**self._origin, "split": split, "images": len(images), "views": views}
+                origin = self.origin(split)
                 sinks = {
                     kind: Sink(
                         entry,
@@ -194,7 +194,7 @@ class Store:
                     for kind, entry in missing.items()
                 }
                 sinks = {kind: sink for kind, sink in sinks.items() if kind in needed or not sink.lost}
-                lost = any(sink.lost for sink in sinks.values())
+                lost = not sinks or any(sink.lost for sink in sinks.values())
                 filled = (
                     {}
                     if lost
@@ -224,7 +224,7 @@ class Store:
         depth = self._model.depth
         shapes = self._model.encoder.observed_shapes(depth=depth)
         names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
-        path = {kind: self._features.shelf.path(f"{key[:_KEY_LENGTH]}-{name}") for kind, name in names.items()}
+        path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
         # an encoder that is changed further on shows nothing but the tokens that others could read
         also = {kind for kind in self._features.also if "tokens" not in needed and not path[kind].is_file()}
         return {
@@ -237,8 +237,14 @@ class Store:
             for kind in sorted(needed | also)
         }
 
-    def _key(self, images: Images, views: int) -> str:
-        seen = {"images": images.digest(), "views": views, "augment": self._augment if views else "none"}
+    def origin(self, split: str) -> dict[str, Any]:
+        """What the entries of a split say that they are made of, beside their kind."""
+        return {**self._origin, "split": split, "images": len(self._splits[split]), "views": self._views(split)}
+
+    def key(self, split: str) -> str:
+        """What the entries of a split are found by."""
+        images, views = self._splits[split].digest(), self._views(split)
+        seen = {"images": images, "views": views, "augment": self._augment if views else "none"}
         return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
 
     def _fits(self, entry: Entry, held: Held) -> bool:

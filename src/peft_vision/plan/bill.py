@@ -1,28 +1,30 @@
 """What runs cost: passes through the backbone, seconds, bytes; what runs share is counted once."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from peft_vision.plan.anatomy import Anatomy
 from peft_vision.plan.demand import Demand
 from peft_vision.plan.rates import Rates
+from peft_vision.plan.stock import Stock
+from peft_vision.plan.walk import Tally, walk
 
-_GIB = 2**30
 _RECORDS = 64 * 2**10  # bytes of a run's folder beside its adapter: config, metrics, result, log
 _START = 0.6  # seconds of a process that are neither its model nor its work: benchmarks/sweep_overhead.py
+_ELSEWHERE = ("find",)  # acts that another device does no faster
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
-    """`runs`: that are left to do. Images, each pass counted: `trained`, with gradients; `scored`, without;
-    `observed`, to fill the store; `saved`, that the store makes unnecessary. Seconds: `device`, which another device
-    may take less of; `reading` pictures; `starting` processes and models. `disk`: bytes of runs; `store`: of what is
-    frozen. `unmeasured`: whether a solver is among them, which takes as long as the data make it."""
+    """`runs`: that are left to do. Images that pass the backbone, each pass counted: `trained`, with gradients;
+    `scored`, without, those for the store included; `saved`, that there would be more without the store. Seconds:
+    `device`, which another device may take less of; `reading` pictures and the store; `starting` processes and models.
+    `disk`: bytes of runs; `store`: of what they add there. `unmeasured`: whether a solver is among them, which takes as
+    long as the data make it."""
 
     runs: float = 0.0
     trained: float = 0.0
     scored: float = 0.0
-    observed: float = 0.0
     saved: float = 0.0
     device: float = 0.0
     reading: float = 0.0
@@ -32,12 +34,20 @@ class Cost:
     unmeasured: bool = False
 
     @property
+    def passes(self) -> float:
+        return self.trained + self.scored
+
+    @property
     def seconds(self) -> float:
         return self.device + self.reading + self.starting
 
     def __add__(self, other: "Cost") -> "Cost":
         values = {name: value + vars(other)[name] for name, value in vars(self).items() if name != "unmeasured"}
         return Cost(**values, unmeasured=self.unmeasured or other.unmeasured)
+
+    def __mul__(self, times: float) -> "Cost":
+        values = {name: value * times for name, value in vars(self).items() if name != "unmeasured"}
+        return Cost(**values, unmeasured=self.unmeasured)
 
 
 @dataclass
@@ -54,78 +64,77 @@ class Bill:
     def total(self) -> Cost:
         return sum(self.costs.values(), self.shared)
 
+    def on(self, devices: int) -> float:
+        """Seconds on so many at a time, at least: the longest run is done by one of them."""
+        return max(self.total.seconds / devices, self.longest)
 
-def bill(
-    demands: Sequence[Demand], rates: Sequence[Rates], reading: Mapping[str, float | None], *, faster: float
-) -> Bill:
-    """`demands`: of which something is left; `rates`: of each; `reading`: seconds for a picture, by data set;
-    `faster`: the device that will do it than the one that was measured."""
+
+@dataclass(frozen=True)
+class Priced:
+    """A demand with the anatomy of its model, its rates, and the seconds to read a picture, None where there are none
+    here."""
+
+    demand: Demand
+    anatomy: Anatomy
+    rates: Rates
+    reading: float | None
+
+
+def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> Bill:
+    """In the order of the runs. `faster`: the device that will do it than the one that was measured."""
     whole = Bill()
-    fills: dict[str, Cost] = {}
-    for demand, its in zip(demands, rates, strict=True):
-        choices, data = demand.experiment.choices, demand.experiment.choices["data"]
-        cost, fill = _of_one_run(demand, its)
-        if reading[data] is None:
-            whole.unread += [data] if data not in whole.unread else []
-        else:
-            cost.reading = reading[data] * sum(demand.extent.images.values())
-        cost.device /= faster
-        whole.longest = max(whole.longest, cost.seconds + (fill.device / faster if fill else 0.0))
+    for its in priced:
+        demand = its.demand
+        features = demand.experiment.features
+        first = walk(its.anatomy, demand, features, stock)
+        later = walk(its.anatomy, demand, features, stock)
+        never = walk(its.anatomy, demand, replace(features, use="never"), stock)
+        choices = demand.experiment.choices
+        if its.reading is None and choices["data"] not in whole.unread:
+            whole.unread.append(choices["data"])
+        cost = replace(_of_a_run(later, its, faster), saved=never.passes.total() - later.passes.total())
         key = (choices["method"], choices["backbone"])
-        whole.costs[key] = whole.costs.get(key, Cost()) + _times(cost, demand.left)
-        if fill is not None:
-            fill.device /= faster
-            stored = _stored_by(demand)
-            if stored not in fills or fills[stored].device < fill.device:  # one pass serves whoever reads less
-                fills[stored] = fill
-    whole.shared = sum(fills.values(), Cost())
+        whole.costs[key] = whole.costs.get(key, Cost()) + cost * demand.times
+        filling = _filling(first, later, its, faster)
+        whole.shared += filling
+        whole.longest = max(whole.longest, cost.seconds + filling.seconds)
     return whole
 
 
-def _times(cost: Cost, runs: float) -> Cost:
-    values = {name: value * runs for name, value in vars(cost).items() if name != "unmeasured"}
-    return Cost(**{**values, "runs": runs}, unmeasured=cost.unmeasured)
+def _of_a_run(tally: Tally, its: Priced, faster: float) -> Cost:
+    device, elsewhere, unmeasured = _seconds(tally, its.rates)
+    return Cost(
+        runs=1.0,
+        trained=tally.trained.total(),
+        scored=tally.scored.total() + tally.observed.total(),
+        device=device / faster,
+        reading=elsewhere + (its.reading or 0.0) * sum(its.demand.images.values()),
+        starting=its.rates.setup + _START,
+        disk=4 * its.anatomy.trained + _RECORDS,
+        store=tally.written,
+        unmeasured=unmeasured,
+    )
 
 
-def _of_one_run(demand: Demand, rates: Rates) -> tuple[Cost, Cost | None]:
-    """Of a run, and of the pass that fills the store for it and others; None where nothing is stored."""
-    images, epochs = demand.extent.images, demand.experiment.trainer.epochs
-    train, val, test = (images.get(split, 0) for split in ("train", "val", "test"))
-    cost = Cost(starting=rates.setup + _START, disk=4 * rates.trained + _RECORDS)
-    for phase in rates.phases:
-        looked = epochs if phase.step is not None else 1
-        cost.unmeasured |= phase.step is None
-        steps = epochs * -(-train // demand.experiment.trainer.batch_size)
-        cost.device += epochs * train * (phase.step or 0.0) + steps * phase.update + looked * val * phase.score
-        if phase.stored:
-            cost.saved += looked * (train + val)
-        else:
-            cost.trained += looked * train
-            cost.scored += looked * val
-    last = rates.phases[-1]
-    reads = 1 + (demand.experiment.method.probe_first and len(rates.phases) > 1)
-    cost.device += (val + reads * test) * last.score
-    if not last.stored:
-        cost.scored += val + reads * test
-    if rates.observe is None:
-        return cost, None
-    views = max(1, demand.experiment.features.views)
-    shared = views * train + val
-    if _fits(demand, test * rates.stored_bytes):
-        shared += test
-        cost.saved += test
-    else:  # computed again by each run
-        cost.device += test * rates.observe
-        cost.scored += test
-    return cost, Cost(observed=shared, device=shared * rates.observe, store=shared * rates.stored_bytes)
+def _filling(first: Tally, later: Tally, its: Priced, faster: float) -> Cost:
+    """What the first run does beyond what those after it do."""
+    one, other = _of_a_run(first, its, faster), _of_a_run(later, its, faster)
+    return replace(
+        Cost(),
+        scored=one.scored - other.scored,
+        saved=other.passes - one.passes,
+        device=one.device - other.device,
+        reading=one.reading - other.reading,
+        store=one.store - other.store,
+    )
 
 
-def _fits(demand: Demand, num_bytes: float) -> bool:
-    features = demand.experiment.features
-    return num_bytes <= max(features.memory_gib, features.disk_gib) * _GIB
-
-
-def _stored_by(demand: Demand) -> str:
-    """Equal for runs that read the same images through the same backbone."""
-    config = demand.experiment.config
-    return json.dumps([config["backbone"], config["data"], config["features"]["dtype"]], sort_keys=True, default=str)
+def _seconds(tally: Tally, rates: Rates) -> tuple[float, float, bool]:
+    """On the device, elsewhere, and whether something could not be measured."""
+    taken = {
+        act: line.seconds(images=tally.images[act], calls=tally.calls[act])
+        for act, line in rates.lines.items()
+        if act in tally.calls
+    }
+    elsewhere = sum(seconds for act, seconds in taken.items() if act.what in _ELSEWHERE)
+    return sum(taken.values()) - elsewhere, elsewhere, tally.calls.keys() != taken.keys()

@@ -5,39 +5,47 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_vision.data.extent import Extent
 from peft_vision.experiment import Experiment
 from peft_vision.optimizer.base import Stepper
+from peft_vision.plan.content import Content, contents
+from peft_vision.plan.expected import Expected
 
 _FREE = ("lr", "weight_decay", "momentum", "betas")  # of an optimizer: as fast with any value
 
 
 @dataclass
 class Demand:
-    """Runs of one kind on one data set. `times`: how many, not a whole number where it is not known yet which of
-    several kinds they will be; `done`: of these, finished before. `experiment`: one of them."""
+    """Runs of one kind on the same images. `experiment`: one of them; `keys`: what is stored of each split goes by
+    these; `times`: how many are left, not a whole number where it is not known yet which of several kinds they will
+    be."""
 
     experiment: Experiment
-    extent: Extent
+    content: Content
+    keys: Mapping[str, str]
     times: float = 0.0
-    done: float = 0.0
 
     @property
-    def left(self) -> float:
-        return self.times - self.done
+    def images(self) -> Mapping[str, int]:
+        """By split."""
+        return self.content.extent.images
 
 
-def demands(runs: Iterable[tuple[Experiment, float]]) -> list[Demand]:
-    """Of runs, each so many times. ConfigError where images are neither here nor of a known number."""
-    extents: dict[str, Extent] = {}
+def demands(runs: Iterable[Expected]) -> list[Demand]:
+    """Of those that have not ended, in their order. ConfigError where images are neither here nor of a known number."""
+    opened: dict[str, Content] = {}
     found: dict[str, Demand] = {}
-    for experiment, times in runs:
-        images = _key(experiment.config["data"])
-        if images not in extents:
-            extents[images] = experiment.data.extent()
-        demand = found.setdefault(f"{kind(experiment)} {images}", Demand(experiment, extents[images]))
-        demand.times += times
-        demand.done += times if (experiment.run.folder / "result.json").is_file() else 0
+    for its in runs:
+        if its.ended:
+            continue
+        data = _key(its.experiment.config["data"])
+        if data not in opened:
+            opened[data] = contents(its.experiment)
+        content = opened[data]
+        keys = content.keys(its.experiment)
+        name = _key({"kind": kind(its.experiment), "data": data, "keys": keys})
+        if name not in found:
+            found[name] = Demand(its.experiment, content, keys)
+        found[name].times += its.times
     return list(found.values())
 
 

@@ -1,156 +1,170 @@
-"""How long what a run does takes here, for each image: measured on random images, without the run's data."""
+"""How long what a run does takes here: measured on random images, by the code that a run goes through."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import torch
-
-from peft_vision.bench.measure import endless, forward_pass, observed
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.bench.measure import endless, forward_pass, medians
 from peft_vision.bench.setting import Setting
 from peft_vision.data.images import Images, Source
 from peft_vision.experiment import Experiment
-from peft_vision.features.source import Table
+from peft_vision.features.store import Features, Store
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Fitting, Solver, Stepper
+from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
+from peft_vision.plan.walk import Act
 from peft_vision.probe import head_input
 from peft_vision.seeding import derive
 from peft_vision.trainer import stepping
 
-_SCORED = 64  # images in a pass that is timed; a CPU takes as long for each of more
+Call = Callable[[], object]
+_PART = 4  # the second size that is measured is a quarter of the first
 
 
 @dataclass(frozen=True)
-class PhaseRates:
-    """Seconds for an image: `step`, of training; `score`, of a pass without gradients; both of what the phase reads:
-    the store where `stored`. `update`: seconds of a step that no image takes, in which the optimizer moves what trains.
-    `step` is None of a phase whose solver takes as long as the data make it."""
+class Line:
+    """Seconds of something that is done to images: `call`, each time, however many; and for each `image`."""
 
-    stored: bool
-    step: float | None
-    update: float
-    score: float
+    call: float
+    image: float
+
+    def seconds(self, *, images: float, calls: float) -> float:
+        return calls * self.call + images * self.image
+
+    @classmethod
+    def through(cls, few: tuple[int, float], many: tuple[int, float]) -> "Line":
+        """Two measurements, each of a number of images and its seconds; never less than nothing for either."""
+        (fewer, short), (more, long) = few, many
+        image = (long - short) / (more - fewer) if more > fewer else long / more
+        image = min(max(image, 0.0), long / more)
+        return cls(long - more * image, image)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """`setup`: seconds until a model is there. Seconds for an image: `observe`, what the store is filled with, None
-    where nothing is stored; `forward`, the bare backbone. `stored_bytes`: of an image in the store; `trained`:
-    parameters that train, head included."""
+    """`lines`: of each act that could be measured; a solver takes as long as the data make it. Seconds: `setup`, until
+    a model is there; `forward`, of the bare backbone for an image."""
 
     setup: float
-    phases: tuple[PhaseRates, ...]
-    observe: float | None
     forward: float
-    stored_bytes: int
-    trained: int
+    lines: Mapping[Act, Line]
 
 
-def measure(experiment: Experiment, setting: Setting) -> Rates:
-    """Of runs of this kind. `setting`: with their batches and number of classes."""
+def measure(experiment: Experiment, acts: Collection[Act], setting: Setting) -> Rates:
+    """`setting`: with the batches and the number of classes of these runs."""
     started = perf_counter()
     model = setting.model(experiment.method)
+    weights_hash(model.encoder.vit)
     setup = perf_counter() - started
-    counts = model.parameter_counts()
-    images = setting.images()
-    stored_bytes = _stored_bytes(model) if _stores(experiment, model) else 0
-    observe = _seconds(lambda: observed(model, images, setting), setting) / len(images) if stored_bytes else None
-    phases = [_phase(model, images, experiment, setting)]
-    while model.begun < len(model.phases):
-        model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
-        phases.append(_phase(model, images, experiment, setting))
-    forward = _seconds(forward_pass(setting), setting) / setting.trainer.batch_size
-    return Rates(setup, tuple(phases), observe, forward, stored_bytes, counts.method + counts.head)
+    batch = setting.trainer.batch_size
+    quarter = replace(setting.trainer, batch_size=max(1, batch // _PART))
+    samples = [_Sample(experiment, model, replace(setting, trainer=quarter)), _Sample(experiment, model, setting)]
+    lines: dict[Act, Line] = {}
+    for number in range(len(model.phases)):
+        if number:
+            model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
+        own = [act for act in acts if act.phase == number]
+        few, many = (sample.seconds(own) for sample in samples)
+        lines |= {act: Line.through((samples[0].count, few[act]), (samples[1].count, many[act])) for act in few}
+    return Rates(setup, medians({"forward": forward_pass(setting)}, setting)["forward"] / batch, lines)
 
 
-def between(measured: Sequence[tuple[int, Rates]], classes: int) -> Rates:
-    """`measured`: with so many classes, the fewest first; a head's time rises evenly with them."""
-    (fewest, low), (most, high) = measured[0], measured[-1]
-    if fewest == most:
-        return low
-    share = (classes - fewest) / (most - fewest)
+def between(low: Rates, high: Rates, share: float) -> Rates:
+    """So far from `low` to `high`: with the number of classes, a head's time rises evenly."""
 
-    def at(first: float | None, last: float | None) -> float | None:
-        return None if first is None or last is None else first + share * (last - first)
+    def at(first: float, last: float) -> float:
+        return first + share * (last - first)
 
-    phases = [
-        replace(
-            one,
-            step=at(one.step, other.step),
-            update=at(one.update, other.update),
-            score=at(one.score, other.score),
+    pairs = {act: (line, high.lines[act]) for act, line in low.lines.items()}
+    lines = {act: Line(at(one.call, other.call), at(one.image, other.image)) for act, (one, other) in pairs.items()}
+    return replace(low, lines=lines)
+
+
+class _Sample:
+    """A batch of random images, and what takes place with it in the model's present phase."""
+
+    def __init__(self, experiment: Experiment, model: Model, setting: Setting) -> None:
+        self.count = setting.trainer.batch_size
+        self._experiment = experiment
+        self._model = model
+        self._setting = setting
+        self._images = setting.images()
+        self._batch = Images(self._images.labels[: self.count], self._images.pixels[: self.count], augment="none")
+        self._common = {"trainer": setting.trainer, "workers": 0, "world": setting.world}
+
+    def seconds(self, acts: Collection[Act]) -> dict[Act, float]:
+        """A call of each that can be measured."""
+        stored = any(act.reads == "observed" or act.what == "observe" for act in acts)
+        with TemporaryDirectory() as folder:
+            sources: dict[str, Source] = {"images": self._batch}
+            if stored:
+                sources["observed"] = self._store(folder).source("train")
+            if any(act.reads == "table" for act in acts):
+                sources["table"] = head_input(self._model, [*sources.values()][-1], **self._common)
+            calls = {act: self._call(act, sources, folder) for act in acts}
+            return medians({act: call for act, call in calls.items() if call is not None}, self._setting)
+
+    def _call(self, act: Act, sources: Mapping[str, Source], folder: str) -> Call | None:
+        trainer, world, source = self._setting.trainer, self._setting.world, sources[act.reads]
+        if act.what == "observe":
+            return lambda: (self._features(folder).shelf.clear(), self._store(folder).source("train"))
+        if act.what == "find":
+            return lambda: self._store(folder).source("train")
+        if act.what == "tabulate":
+            return lambda: head_input(self._model, source, **self._common)
+        if act.what == "score":
+            return lambda: trainer.evaluate(self._model, source, "val", workers=0, world=world)
+        if act.what == "solve":
+            return self._solve(source)
+        return self._step(self._images if act.reads == "images" else source)
+
+    def _step(self, source: Source) -> Call:
+        setting = self._setting
+        optimizer = self._experiment.optimizers[self._model.phase.group]
+        stepper = optimizer.create(self._model, seed=setting.seed)
+        update = setting.trainer.updates(self._model, stepper, setting.world)
+        batches = endless(source, setting)
+
+        def step() -> None:
+            self._model.train()
+            with stepping(optimizer, stepper):
+                update(next(batches), 0.0)  # a rate of nothing takes as long and diverges never
+
+        return step
+
+    def _solve(self, table: Source) -> Call | None:
+        optimizer = self._experiment.optimizers[self._model.phase.group]
+        if not isinstance(optimizer, Grid):
+            return None
+        trainer, world = self._setting.trainer, self._setting.world
+        head = self._setting.head.build(self._model.readout.width, self._setting.num_classes)[-1].to(world.device)
+        fitting = Fitting(
+            epochs=1,
+            batch_size=trainer.batch_size,
+            label_smoothing=trainer.label_smoothing,
+            schedule=self._experiment.schedule,
+            seed=self._experiment.seed,
         )
-        for one, other in zip(low.phases, high.phases, strict=True)
-    ]
-    return replace(low, phases=tuple(phases), trained=round(low.trained + share * (high.trained - low.trained)))
+        return lambda: optimizer.solve(head, table, None, fitting)
 
+    def _features(self, folder: str) -> Features:
+        return replace(self._setting.features, use="auto", views=0, folder=folder)
 
-def _stores(experiment: Experiment, model: Model) -> bool:
-    """Whether the present phase reads its training images from the store."""
-    features, data = experiment.features, experiment.data
-    return model.frozen is not None and features.use != "never" and (data.augment == "none" or features.views > 0)
-
-
-def _phase(model: Model, images: Images, experiment: Experiment, setting: Setting) -> PhaseRates:
-    stored = _stores(experiment, model)
-    source: Source = observed(model, images, setting) if stored else images
-    optimizer = experiment.optimizers[model.phase.group]
-    if stored and (model.phase.probe or isinstance(optimizer, Solver)):
-        source = head_input(model, source, trainer=setting.trainer, workers=0, world=setting.world)
-    score = _seconds(_scoring(model, source, setting), setting) / min(_SCORED, len(source))
-    if isinstance(optimizer, Grid) and isinstance(source, Table):
-        head = setting.head.build(model.readout.width, setting.num_classes)[-1].to(setting.world.device)
-        step = _seconds(lambda: optimizer.solve(head, source, None, _one_epoch(experiment)), setting) / len(source)
-        return PhaseRates(stored, step, 0.0, score)
-    if not isinstance(optimizer, Stepper):
-        return PhaseRates(stored, None, 0.0, score)
-    stepper = optimizer.create(model, seed=setting.seed)
-    update = setting.trainer.updates(model, stepper, setting.world)
-    batches = endless(source, setting)
-    with stepping(optimizer, stepper):
-        seconds = _seconds(lambda: update(next(batches), optimizer.lr), setting)
-    moving = 0.0 if optimizer.steps_during_backward else _seconds(stepper.step, setting)
-    return PhaseRates(stored, (seconds - moving) / setting.trainer.batch_size, moving, score)
-
-
-def _one_epoch(experiment: Experiment) -> Fitting:
-    trainer = experiment.trainer
-    return Fitting(
-        epochs=1,
-        batch_size=trainer.batch_size,
-        label_smoothing=trainer.label_smoothing,
-        schedule=experiment.schedule,
-        seed=experiment.seed,
-    )
-
-
-def _scoring(model: Model, source: Source, setting: Setting) -> Callable[[], None]:
-    ((inputs, _),) = source.batches([torch.arange(min(_SCORED, len(source)))], seed=None, workers=0)
-    device = setting.world.device
-
-    def score() -> None:
-        model.eval()
-        with torch.no_grad(), setting.trainer.autocast(device):
-            model(inputs.to(device))
-
-    return score
-
-
-def _stored_bytes(model: Model) -> int:
-    shapes = model.encoder.observed_shapes(depth=model.depth)
-    return sum(torch.Size(shapes[kind]).numel() for kind in model.frozen) * model.observed_type.itemsize
-
-
-def _seconds(act: Callable[[], object], setting: Setting) -> float:
-    """The median of some calls, after some that do not count."""
-    wait = torch.get_device_module(setting.world.device).synchronize
-    taken: list[float] = []
-    for _ in range(setting.warmup + setting.repeats):
-        wait()
-        started = perf_counter()
-        act()
-        wait()
-        taken.append(perf_counter() - started)
-    return median(taken[setting.warmup :])
+    def _store(self, folder: str) -> Store:
+        """Of the batch."""
+        setting = self._setting
+        return Store(
+            self._features(folder),
+            model=self._model,
+            splits={"train": self._batch},
+            origin={},
+            method=self._experiment.choices["method"],
+            augment="none",
+            workers=0,
+            batch_size=setting.trainer.eval_batch_size,
+            autocast=setting.trainer.autocast(setting.world.device),
+            device=setting.world.device,
+            quiet=True,
+        )

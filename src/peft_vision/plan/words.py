@@ -18,7 +18,7 @@ _SLACK = 2.0  # of the longest run, asked of Slurm for each job
 def plan_tables(bill: Bill, *, width: int) -> list[Table]:
     """A line for each method and backbone, one for what they share, and the sum."""
     lines = [[method, backbone, *_cells(cost)] for (method, backbone), cost in bill.costs.items()]
-    if bill.shared.observed:
+    if bill.shared.scored:
         lines.append(["filling the store", "", *_cells(bill.shared)])
     lines.append(["in all", "", *_cells(bill.total)])
     head = ["method", "backbone", "runs", "trained images", "scored images", "saved by the store", "time"]
@@ -26,31 +26,28 @@ def plan_tables(bill: Bill, *, width: int) -> list[Table]:
 
 
 def _cells(cost: Cost) -> list[str]:
-    seen = cost.scored + cost.observed
     runs = f"{cost.runs:,.0f}" if cost.runs else ""
-    return [runs, _many(cost.trained), _many(seen), _many(cost.saved), duration(cost.seconds)]
+    return [runs, _many(cost.trained), _many(cost.scored), _many(cost.saved), duration(cost.seconds)]
 
 
-def notes(bill: Bill, *, done: float, device: str, faster: float, disk_gib: float, devices: int) -> list[str]:
+def notes(bill: Bill, *, ended: float, device: str, faster: float, disk_gib: float, devices: int) -> list[str]:
     """What the figures mean, and what they leave out."""
     total = bill.total
     said = [
-        f"runs     {total.runs:,.0f} to do" + (f"; {done:,.0f} are done and not counted" if done else ""),
-        f"passes   {_many(total.trained)} images with gradients, {_many(total.scored + total.observed)} without; "
+        f"runs     {total.runs:,.0f} to do" + (f"; {ended:,.0f} are done and not counted" if ended else ""),
+        f"passes   {_many(total.trained)} images with gradients, {_many(total.scored)} without; "
         "an image counts each time it passes the backbone",
     ]
     if total.saved:
-        share = total.saved / (total.saved + total.trained + total.scored + total.observed)
-        said.append(
-            f"store    saves {_many(total.saved)} passes, {100 * share:.0f} % of what there would be without it"
-        )
+        share = 100 * total.saved / (total.saved + total.passes)
+        said.append(f"store    saves {_many(total.saved)} passes, {share:.0f} % of what there would be without it")
     speed = "" if faster == 1 else f", scaled to {faster:.3g} times its speed by task.rate"
     said += [
-        f"time     {total.seconds / 3600:,.3g} hours of one device, {duration(total.seconds / devices)} on {devices}; "
-        f"measured on {device}{speed}",
-        f"of this  {duration(total.device)} computing, {duration(total.reading)} reading pictures, "
+        f"time     {total.seconds / 3600:,.3g} hours of one device, at least {duration(bill.on(devices))} on {devices}"
+        f"; measured on {device}{speed}",
+        f"of this  {duration(total.device)} computing, {duration(total.reading)} reading, "
         f"{duration(total.starting)} starting; the longest run {duration(bill.longest)}",
-        f"disk     {size(total.disk)} of runs; {size(total.store)} in the store"
+        f"disk     {size(total.disk)} of runs; {size(total.store)} more in the store"
         + (f", which keeps {disk_gib:g} GiB (features.disk_gib)" if total.store > disk_gib * _GIB else ""),
     ]
     if bill.unread:
@@ -62,11 +59,12 @@ def notes(bill: Bill, *, done: float, device: str, faster: float, disk_gib: floa
 
 
 def slurm_line(bill: Bill, arguments: Sequence[str], *, devices: int) -> str:
-    """The same command as jobs of Slurm."""
+    """The same command as jobs of Slurm, which a sweep starts, if of a single run."""
     kept = [word for word in arguments if not word.startswith(("task=", "task.", "hydra/launcher", "hydra.launcher"))]
+    sweep = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
     minutes = max(10, 10 * math.ceil(_SLACK * bill.longest / 600))
     own = [f"hydra.launcher.timeout_min={minutes}", f"hydra.launcher.array_parallelism={devices}"]
-    return shlex.join(["peft-vision", *kept, "hydra/launcher=slurm_gpu", *own])
+    return shlex.join(["peft-vision", *sweep, *kept, "hydra/launcher=slurm_gpu", *own])
 
 
 def duration(seconds: float) -> str:
@@ -79,6 +77,6 @@ def duration(seconds: float) -> str:
 
 
 def _many(count: float) -> str:
-    if count < 1e5:
+    if abs(count) < 1e5:
         return f"{count:,.0f}"
-    return f"{count / 1e6:,.2f} M" if count < 1e9 else f"{count / 1e9:,.2f} G"
+    return f"{count / 1e6:,.2f} M" if abs(count) < 1e9 else f"{count / 1e9:,.2f} G"

@@ -16,7 +16,7 @@ from peft_vision.report.finished import Finished
 RULE = (
     "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
 )
-_DIGITS = 12  # beyond these, equal accuracies differ by the order of the sum
+DIGITS = 12  # beyond these, equal accuracies differ by the order of the sum
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Setting:
     def validation(self) -> float | None:
         """Mean accuracy; None where a run has none, of its own or of the runs that its sweep chose by."""
         found = [accuracy for run in self.runs if (accuracy := _validation(run)) is not None]
-        return round(fmean(found), _DIGITS) if len(found) == len(self.runs) else None
+        return round(fmean(found), DIGITS) if len(found) == len(self.runs) else None
 
     @property
     def on_test(self) -> bool:

@@ -13,6 +13,7 @@ from peft_vision.config import ConfigError, Pruned
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest
 from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.plan.expected import Expected, evenly
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work
@@ -34,25 +35,43 @@ class Search:
     def carry_out(self) -> tuple[Study, Trials]:
         """Until the study has `n_trials`, whoever runs them; the study, and its trials by number with what became of
         their runs."""
-        space, options, launcher = self.space, self.options, self.sweep.launcher
-        _check_pruner(space, options)
-        folder = Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
-        examples = space.examples()
-        self.sweep.prepared(examples)  # what is wrong with any value is said before the first trial
-        experiment = self._experiment(examples[0])
-        record = {"space": space.record(), "setting": _without(experiment.setting, space.swept)}
-        name = options.study or "-".join([*_names(experiment), digest(record)[:8]])
-        with at_work(folder) as mark:
-            study = Study(folder=folder, name=name, space=space, options=options, mark=mark)
+        options, launcher = self.options, self.sweep.launcher
+        _check_pruner(self.space, options)
+        self.sweep.prepared(self.space.examples())  # what is wrong with any value is said before the first trial
+        name, record = self._study()
+        with at_work(self._folder) as mark:
+            study = Study(folder=self._folder, name=name, space=self.space, options=options, mark=mark)
             study.check(record)
             batch = options.batch or (launcher.at_once if isinstance(launcher, Elsewhere) else None) or 1
             while True:
                 if drawn := study.draw(batch):
                     self._run(study, drawn)
                 elif all(trial.state.is_finished() for trial in study.trials()):
-                    return study, self._ended(study)
+                    return study, self._ended(study, study.trials())
                 else:  # others are at work; should they die, their trials are drawn again
                     time.sleep(_POLL_SECONDS)
+
+    def foreseen(self) -> tuple[list[Expected], list[Ended]]:
+        """For a plan: the trials that are over, with what became of their runs; then as many as are left, each of the
+        space's corners as often as the others."""
+        name, _ = self._study()
+        study = Study(folder=self._folder, name=name, space=self.space, options=self.options, mark="")
+        over = [trial for trial in study.trials() if trial.state.is_finished()] if study.journal.is_file() else []
+        ended = [its for _, runs in self._ended(study, over).values() for its in runs]
+        left = (study.total - len(over)) * max(1, len(self.space.seeds))
+        corners = [point.experiment for point, _ in self.sweep.standing(self.space.examples())]
+        runs = [Expected(its.point.experiment, ended=True) for its in ended]
+        return [*runs, *(evenly(corners, left) if left > 0 else ())], ended
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
+
+    def _study(self) -> tuple[str, dict[str, Any]]:
+        """Its name, and what it is a study of."""
+        experiment = self._experiment(self.space.examples()[0])
+        record = {"space": self.space.record(), "setting": _without(experiment.setting, self.space.swept)}
+        return self.options.study or "-".join([*_names(experiment), digest(record)[:8]]), record
 
     def _run(self, study: Study, drawn: Sequence[FrozenTrial]) -> None:
         points, names, owners = [], [], []
@@ -60,7 +79,7 @@ class Search:
             for point in study.space.points(trial.params):
                 points.append((*point, *_pruner(study, trial)))
                 own = " ".join(word for word in point if word not in study.space.fixed)
-                names.append(f"trial {trial.number + 1}/{study.options.n_trials}: {own}")
+                names.append(f"trial {trial.number + 1}/{study.total}: {own}")
                 owners.append(trial.number)
         try:
             ended = self.sweep.run(points, names)
@@ -73,9 +92,8 @@ class Search:
             if not any(end.is_busy() for end in its):
                 study.tell(trial.number, value=_value(its), pruned=any(isinstance(end.fault, Pruned) for end in its))
 
-    def _ended(self, study: Study) -> Trials:
+    def _ended(self, study: Study, trials: Sequence[FrozenTrial]) -> Trials:
         """From the folders of the runs, whichever process they were run by."""
-        trials = study.trials()
         points = [(trial, point) for trial in trials for point in study.space.points(trial.params)]
         before, prepared = self.sweep.prepared([point for _, point in points])
         found: Trials = {trial.number: (trial, []) for trial in trials}

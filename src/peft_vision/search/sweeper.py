@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import Override
 from optuna.trial import TrialState
 
 from peft_vision.config import ConfigError, Pruned
-from peft_vision.experiment import Experiment
 from peft_vision.launch.options import checked
+from peft_vision.plan.expected import Expected
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.search import Search, Trials
 from peft_vision.search.space import Space
@@ -41,12 +41,10 @@ class SweepOfTrials(Points):
         self.close([its for its in ended if not isinstance(its.fault, Pruned)])
         return ended
 
-    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
-        """Every trial whole, and each of the space's corners as often as the others."""
-        space = self._space(overrides)
-        examples = self.experiments(space.examples())
-        times = self.options.n_trials * max(1, len(space.seeds)) / len(examples)
-        return [(experiment, times) for experiment in examples]
+    def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
+        """Every trial whole."""
+        runs, _ = Search(self, self._space(overrides), self.options).foreseen()
+        return runs
 
     def _space(self, overrides: Sequence[Override]) -> Space:
         own_stage = any(override.get_key_element() == "data.stage" for override in overrides)
@@ -59,6 +57,8 @@ def account(study: Study, trials: Trials) -> list[str]:
     counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     told = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)
     lines = ["", f"study     {study.journal}: {len(trials)} trials, {told}"]
+    if study.is_exhausted():
+        lines.append(f"          all of the {study.space.size()} settings that there are")
     whole = [trial for trial, _ in trials.values() if trial.state is TrialState.COMPLETE]
     best = sorted(whole, key=lambda trial: (-trial.value, trial.number))[:_SHOWN]
     for trial in best:

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, build
-from peft_vision.experiment import Experiment
 from peft_vision.identity import digest
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.options import checked
+from peft_vision.plan.expected import Expected, together
 from peft_vision.published.tables import table
 from peft_vision.report.options import Options
 from peft_vision.served import Served
@@ -81,17 +81,18 @@ class Points(Sweeper):
         self.close(ended)
         return ended
 
-    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
-        """What would run, each so many times."""
-        return [(experiment, 1.0) for experiment in self.experiments(self.points(overrides))]
+    def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
+        """What would run, for a plan."""
+        return together(expected(self.standing(self.points(overrides))))
 
-    def experiments(self, points: Sequence[Sequence[str]]) -> list[Experiment]:
-        """Of points that train, each once. ConfigError for values that are wrong."""
-        found: dict[Path, Experiment] = {}
+    def standing(self, points: Sequence[Sequence[str]]) -> list[tuple[Point, Ended | None]]:
+        """Points that train, each once, and how those that need not be started ended. ConfigError for values that are
+        wrong; images are not looked for."""
+        found: dict[Path, tuple[Point, Ended | None]] = {}
         for overrides in points:
-            experiment = Point.of(overrides, "", self.composer.request(overrides)).experiment
-            if experiment is not None:
-                found.setdefault(experiment.run.folder, experiment)
+            point = Point.of(overrides, "", self.composer.request(overrides))
+            if (folder := point.folder()) is not None and folder not in found:
+                found[folder] = (point, point.ended_before(self.served))
         return list(found.values())
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
@@ -213,6 +214,14 @@ class Points(Sweeper):
         """So that the mirror shows the runs of a sweep together."""
         tracker = {} if point.experiment is None else point.experiment.config["tracker"]
         return [f"tracker.group={self.name}"] if "group" in tracker and tracker["group"] is None else []
+
+
+def expected(standing: Sequence[tuple[Point, Ended | None]]) -> list[Expected]:
+    """For a plan, which leaves out what is scored out of distribution after the end."""
+    return [
+        Expected(point.experiment, ended=ended is not None or point.experiment.run.read_result() is not None)
+        for point, ended in standing
+    ]
 
 
 def _check(experiment: Any, checked: dict[str, str | None]) -> None:

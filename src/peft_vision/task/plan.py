@@ -15,12 +15,18 @@ from peft_vision.console import Console
 from peft_vision.distributed import World, choose_device
 from peft_vision.environment import environment
 from peft_vision.experiment import Experiment
-from peft_vision.plan.bill import bill
+from peft_vision.plan.anatomy import Anatomy, anatomy
+from peft_vision.plan.bill import Priced, bill
 from peft_vision.plan.demand import Demand, demands, kind
+from peft_vision.plan.expected import Expected
 from peft_vision.plan.rates import Rates, between, measure
 from peft_vision.plan.reading import seconds_for_a_picture
+from peft_vision.plan.shelved import shelved
+from peft_vision.plan.stock import Stock
+from peft_vision.plan.walk import acts
 from peft_vision.plan.words import notes, plan_tables, slurm_line
 from peft_vision.progress import track
+from peft_vision.served import Served
 from peft_vision.task.train import Train
 
 _log = logging.getLogger("peft_vision")
@@ -41,76 +47,89 @@ class Plan(Train):
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         """Of one run."""
-        self.tell([(Experiment.of(config, choices), 1.0)])
+        experiment = Experiment.of(config, choices)
+        self.tell([Expected(experiment, ended=Served().result(experiment) is not None)])
 
-    def tell(self, runs: Iterable[tuple[Experiment, float]]) -> None:
-        """Prints the plan of these runs, each so many times. Measures first."""
+    def tell(self, runs: Iterable[Expected]) -> None:
+        """Prints the plan of these runs. Measures first."""
+        runs = list(runs)
+        ended = sum(its.times for its in runs if its.ended)
         found = demands(runs)
-        done = sum(demand.done for demand in found)
-        found = [demand for demand in found if demand.left > 0]
         if not found:
-            _log.info("%-9s nothing to do: all %.0f runs are done", "plan", done)
+            _log.info("%-9s nothing to do: all %.0f runs are done", "plan", ended)
             return
-        device = choose_device(found[0].experiment.device, local_rank=0)
-        rates = self._rates(found, World(rank=0, size=1, device=device))
-        reading: dict[str, float | None] = {}
+        first = found[0].experiment
+        device = choose_device(first.device, local_rank=0)
+        here = World(rank=0, size=1, device=device)
+        names = shelved(found, here)
         for demand in found:
-            if (data := demand.experiment.choices["data"]) not in reading:
-                reading[data] = seconds_for_a_picture(demand.experiment)
-        here = 1 / rates[0].forward
-        faster = 1.0 if self.rate is None else self.rate / here
-        its_bill = bill(found, rates, reading, faster=faster)
+            demand.keys = {split: names.get(key, key) for split, key in demand.keys.items()}
+        priced = self._priced(found, here)
+        passes = 1 / priced[0].rates.forward
+        faster = 1.0 if self.rate is None else self.rate / passes
+        its_bill = bill(priced, Stock.of(first.features), faster=faster)
         console = Console()
         console = console if console.is_terminal else Console(width=_WIDEST)
         for table in plan_tables(its_bill, width=console.width):
             console.print(table, "")
         facts = environment(device, 1)
         name = f"{facts['device']}, {facts['threads']} threads" if device.type == "cpu" else f"{facts['device']}"
-        disk_gib = found[0].experiment.features.disk_gib
-        name += f", where {found[0].experiment.choices['backbone']} passes {here:,.3g} images per second"
-        for line in notes(its_bill, done=done, device=name, faster=faster, disk_gib=disk_gib, devices=self.devices):
+        name += f", where {first.choices['backbone']} passes {passes:,.3g} images per second"
+        told = {"ended": ended, "device": name, "faster": faster, "devices": self.devices}
+        for line in notes(its_bill, disk_gib=first.features.disk_gib, **told):
             console.print(line, soft_wrap=True)
         line = slurm_line(its_bill, sys.argv[1:], devices=self.devices)
         console.print(f"slurm    {line}", soft_wrap=True)
 
-    def _rates(self, found: list[Demand], here: World) -> list[Rates]:
-        """Of each; measured once for each kind, and where the store is read for the fewest and the most classes,
-        between which a head's time rises evenly."""
-        classes: dict[str, list[int]] = {}
+    def _priced(self, found: list[Demand], here: World) -> list[Priced]:
+        """Measured once for each kind, and where a head reads the store for the fewest and the most classes, between
+        which its time rises evenly."""
+        kinds: dict[str, list[Demand]] = {}
         for demand in found:
-            classes.setdefault(kind(demand.experiment), []).append(demand.extent.classes)
-        first = {kind(demand.experiment): demand for demand in reversed(found)}
-        book: dict[str, tuple[tuple[int, Rates], ...]] = {}
-        for key, demand in track(first.items(), label="measuring", total=len(first), unit="kinds of runs"):
-            most, fewest = max(classes[key]), min(classes[key])
-            rates = self._measured(demand, most, here)
-            book[key] = ((most, rates),)
-            if fewest < most and any(phase.stored for phase in rates.phases):
-                book[key] = ((fewest, self._measured(demand, fewest, here)), *book[key])
-        return [between(book[kind(demand.experiment)], demand.extent.classes) for demand in found]
+            kinds.setdefault(kind(demand.experiment), []).append(demand)
+        priced: dict[int, Priced] = {}
+        reading: dict[str, float | None] = {}
+        for same in track(kinds.values(), label="measuring", total=len(kinds), unit="kinds of runs"):
+            own, rates = self._measured(same, here)
+            for demand, its_rates in zip(same, rates, strict=True):
+                data = demand.experiment.choices["data"]
+                if data not in reading:
+                    reading[data] = seconds_for_a_picture(demand)
+                priced[id(demand)] = Priced(demand, own, its_rates, reading[data])
+        return [priced[id(demand)] for demand in found]
 
-    def _measured(self, demand: Demand, num_classes: int, here: World) -> Rates:
-        experiment = demand.experiment
+    def _measured(self, same: list[Demand], here: World) -> tuple[Anatomy, list[Rates]]:
+        """Of demands of one kind."""
+        experiment = same[0].experiment
+        classes = [demand.content.extent.classes for demand in same]
+        fewest, most = min(classes), max(classes)
+        high = self._setting(same, most, here)
+        own = anatomy(high.model(experiment.method), experiment)
+        wanted = frozenset().union(*(acts(own, demand) for demand in same))
+        rates = measure(experiment, wanted, high)
+        if fewest == most or all(act.reads == "images" for act in wanted):
+            return own, [rates] * len(same)
+        low = measure(experiment, wanted, self._setting(same, fewest, here))
+        return own, [between(low, rates, (count - fewest) / (most - fewest)) for count in classes]
+
+    def _setting(self, same: list[Demand], num_classes: int, here: World) -> Setting:
+        experiment = same[0].experiment
         size = experiment.backbone.preprocessing().size
-        return measure(
-            experiment,
-            Setting(
-                # random weights take as long
-                backbone=replace(experiment.backbone, pretrained=False, checkpoint=None, img_size=size),
-                head=experiment.head,
-                optimizer=experiment.optimizer,
-                trainer=replace(
-                    experiment.trainer,
-                    batch_size=min(
-                        self.images or math.inf, experiment.trainer.batch_size, demand.extent.images["train"]
-                    ),
-                ),
-                features=experiment.features,
-                world=here,
-                seed=experiment.seed,
-                num_classes=num_classes,
-                warmup=self.warmup,
-                repeats=self.repeats,
-                steps=1,
+        images = max(demand.images["train"] for demand in same)
+        return Setting(
+            # random weights take as long
+            backbone=replace(experiment.backbone, pretrained=False, checkpoint=None, img_size=size),
+            head=experiment.head,
+            optimizer=experiment.optimizer,
+            trainer=replace(
+                experiment.trainer,
+                batch_size=min(self.images or math.inf, experiment.trainer.batch_size, images),
             ),
+            features=experiment.features,
+            world=here,
+            seed=experiment.seed,
+            num_classes=num_classes,
+            warmup=self.warmup,
+            repeats=self.repeats,
+            steps=1,
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest
-from peft_vision.report.choose import cell
+from peft_vision.report.choose import DIGITS, cell
 from peft_vision.sweep.point import Ended
 
 Selection = Literal["validation", "test"]
@@ -130,9 +130,10 @@ def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
     for selection in selections:
         for row in selection["tried"]:
             scores.setdefault(tuple(row[key] for key in keys), []).append(row["val/accuracy"])
-    best = max(scores, key=lambda values: fmean(scores[values]))  # the first of equal ones
+    means = {values: round(fmean(found), DIGITS) for values, found in scores.items()}
+    best = max(means, key=means.__getitem__)  # the first of equal ones
     overrides = tuple(f"{group}.{key}=[{value}]" for key, value in zip(keys, best, strict=True))
-    return overrides, fmean(scores[best]) if group == "optimizer" else None
+    return overrides, means[best] if group == "optimizer" else None
 
 
 def _number(text: str) -> float | None:

@@ -16,19 +16,20 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, Pruned
-from peft_vision.experiment import Experiment
 from peft_vision.launch.options import checked
+from peft_vision.plan.expected import Expected, together
 from peft_vision.search.needed import check_optuna
 from peft_vision.stage import check_stage
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.point import Ended, Point
-from peft_vision.sweep.points import Points
-from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions
+from peft_vision.sweep.points import Points, expected
+from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions, images_and_model
 from peft_vision.tuning.choice import write_choice
-from peft_vision.tuning.foreseen import as_final, by_cell, evenly
+from peft_vision.tuning.foreseen import by_cell, unknown
 from peft_vision.tuning.summary import print_decisions
 
 if TYPE_CHECKING:
+    from peft_vision.search.search import Search
     from peft_vision.search.space import Space
 
 logger = logging.getLogger("peft_vision")
@@ -83,23 +84,26 @@ class Tuning(SweepOfGrids):
         self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
         return final
 
-    def foreseen(self, overrides: Sequence[Override]) -> list[tuple[Experiment, float]]:
-        """The tuning runs, of a search those of the space's corners, each as often as the others; then the final
-        ones, of any setting of the cell, which is not known before, but for those that are there."""
+    def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
+        """The tuning runs, then the final ones: of a cell that is tuned, those of its choice; of another, of any of its
+        settings."""
         plain, spaces = self.spaces(overrides) if self.searches else (self.points(overrides), [])
-        tuning = [(its, 1.0) for its in self.experiments([(*point, self.stage) for point in plain])]
+        standing = self.standing([(*point, self.stage) for point in plain])
+        tuning = together(expected(standing))
+        ended = [end for _, end in standing if end is not None]
         for space in spaces:
-            trials = self._search["n_trials"] * max(1, len(space.seeds))
-            tuning += evenly(self.experiments(space.examples()), trials)
+            runs, its_end = self._searching(space).foreseen()
+            tuning += runs
+            ended += its_end
         if self.selection == "test":
             return tuning
-        final: list[tuple[Experiment, float]] = []
-        for cell in by_cell(its for its, _ in tuning).values():
-            for seed in self.seeds:
-                runs = [as_final(its, seed) for its in cell]
-                there = [its for its in runs if (its.run.folder / "result.json").is_file()]
-                final += [(there[0], 1.0)] if there else evenly(runs, 1)
-        return [*tuning, *final]
+        cells = by_cell(tuning)
+        left = [cell for cell in cells if not all(its.ended for its in cell)]
+        open_ = {images_and_model(cell[0].experiment) for cell in left}
+        tuned = [its for its in ended if images_and_model(its.point.experiment) not in open_]
+        chosen = self.standing([word for its in decisions(tuned, "validation") for word in self._final(its)])
+        final = [*expected(chosen), *(run for cell in left for run in unknown(cell, self.seeds))]
+        return [*tuning, *together(final)]
 
     def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
         """What became of every setting."""
@@ -110,18 +114,20 @@ class Tuning(SweepOfGrids):
     def searched(self, overrides: Sequence[Override]) -> list[Ended]:
         """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
         plain, spaces = self.spaces(overrides)
-        from peft_vision.search.options import SearchOptions  # here, because Optuna may be missing
-        from peft_vision.search.search import Search
-
-        options = checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper")
         examples = [example for space in spaces for example in space.examples()]
         self.check_final(examples)
         self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
         ended = self.tuned(plain) if plain else []
         for space in spaces:
-            _, trials = Search(self, space, options).carry_out()
+            _, trials = self._searching(space).carry_out()
             ended += [its for _, runs in trials.values() for its in runs]
         return ended
+
+    def _searching(self, space: "Space") -> "Search":
+        from peft_vision.search.options import SearchOptions  # here, because Optuna may be missing
+        from peft_vision.search.search import Search
+
+        return Search(self, space, checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper"))
 
     def spaces(self, overrides: Sequence[Override]) -> tuple[list[tuple[str, ...]], list["Space"]]:
         """The points of cells in which nothing varies, and the spaces of the others."""

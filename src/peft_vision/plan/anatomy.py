@@ -1,0 +1,62 @@
+"""What of a model decides which images pass its backbone: what never changes in each phase, and who fits it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from peft_vision.backbone.observation import Kind
+from peft_vision.experiment import Experiment
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Solver
+from peft_vision.seeding import derive
+
+
+@dataclass(frozen=True)
+class PhaseFacts:
+    """`frozen`: what can be stored, None where nothing can; `probe`: whether the head alone trains; `first`: whether
+    it is the one that fits the head before all else; `solved`: whether a solver fits it."""
+
+    frozen: frozenset[Kind] | None
+    probe: bool
+    first: bool
+    solved: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """`entries`: bytes of an image in the store, by kind; `names`: how their files end; `width`: of what the head
+    reads; `trained`: parameters, head included."""
+
+    phases: tuple[PhaseFacts, ...]
+    entries: Mapping[Kind, int]
+    names: Mapping[Kind, str]
+    width: int
+    trained: int
+
+
+def anatomy(model: Model, experiment: Experiment) -> Anatomy:
+    """Of a fresh `model`, which is in its last phase afterwards."""
+    shapes = model.encoder.observed_shapes(depth=model.depth)
+    counts = model.parameter_counts()
+    phases = [_facts(model, experiment)]
+    while model.begun < len(model.phases):
+        model.begin_next_phase(seed=derive(experiment.seed, "initialisation"))
+        phases.append(_facts(model, experiment))
+    return Anatomy(
+        phases=tuple(phases),
+        entries={kind: torch.Size(shape).numel() * model.observed_type.itemsize for kind, shape in shapes.items()},
+        names={kind: f"{kind}{model.depth}" if kind == "tokens" else kind for kind in shapes},
+        width=model.readout.width,
+        trained=counts.method + counts.head,
+    )
+
+
+def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
+    optimizer = experiment.optimizers[model.phase.group]
+    return PhaseFacts(
+        frozen=model.frozen,
+        probe=model.phase.probe,
+        first=model.phase.group == "probe",
+        solved=isinstance(optimizer, Solver),
+    )

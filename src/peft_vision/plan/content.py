@@ -1,0 +1,63 @@
+"""Which images a run reads, told without decoding them: equal ones are stored once, whichever runs read them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peft_vision.config import ConfigError
+from peft_vision.data.extent import Extent
+from peft_vision.data.pictures import Labelled
+from peft_vision.experiment import Experiment
+from peft_vision.identity import digest, hashed
+
+_DIVIDES = ("stage", "augment")  # of data: beside what the pictures of a split are
+_ROLES = {
+    "all": {"train": "train", "val": "val", "test": "test"},
+    "tune": {"train": "train", "val": "val"},
+    "final": {"train": "train and val", "test": "test"},
+    "peek": {"train": "train and val", "val": "test", "test": "test"},
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """Of one config of data. `parts`: the pictures by split, None where they are not here; `marks`: for each split a
+    text that is equal where the pictures are."""
+
+    extent: Extent
+    parts: Mapping[str, Labelled] | None
+    marks: Mapping[str, str]
+
+    def keys(self, experiment: Experiment) -> dict[str, str]:
+        """What stands for the observations of each split: made of what the store's own keys are made of, without a look
+        at weights and pixels."""
+        data, backbone = experiment.data, experiment.backbone
+        views = experiment.features.views if data.augment != "none" else 0
+        common = [
+            hashed(backbone),
+            [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
+            None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which random weights are of
+        ]
+        own = {split: [views, data.augment] if views and split == "train" else [] for split in self.marks}
+        return {split: digest([common, own[split], mark]) for split, mark in self.marks.items()}
+
+
+def contents(experiment: Experiment) -> Content:
+    """ConfigError where images are neither here nor of a known number."""
+    data = experiment.data
+    extent = data.extent()
+    try:
+        parts = data.parts()
+    except ConfigError:  # planned by the numbers of the benchmark
+        described = {key: its for key, its in hashed(data).items() if key not in _DIVIDES}
+        roles = _ROLES[data.stage]
+        return Content(extent, None, {split: digest([described, roles[split]]) for split in extent.images})
+    return Content(extent, parts, {split: _seen(part) for split, part in parts.items()})
+
+
+def _seen(part: Labelled) -> str:
+    """Whatever the labels."""
+    sha = hashlib.sha256()
+    for content in part.pictures.identify(part.indices):
+        sha.update(content)
+    return sha.hexdigest()

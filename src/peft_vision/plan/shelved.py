@@ -1,0 +1,86 @@
+"""What the store holds already of the images that planned runs will read.
+
+The key of an entry is made of weights and pixels. They are looked at where the folder has an entry that may be of them:
+of the same backbone and of as many images. More images than a plan decodes are taken for those of an entry that agrees
+with them in all but its pixels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peft_vision.adapter import Recipe
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.distributed import World
+from peft_vision.experiment import Experiment, load_backbone, open_store
+from peft_vision.features.entry import inspect
+from peft_vision.features.store import KEY_LENGTH, Store
+from peft_vision.model import Model
+from peft_vision.plan.demand import Demand
+
+_DECODED = 5000  # images of a split at most
+_OF_A_SPLIT = ("split", "kind")  # of an entry's origin: which no key depends on
+
+
+def shelved(found: Sequence[Demand], world: World) -> dict[str, str]:
+    """By the keys of demands, those in the names of entries: of what is there."""
+    origins: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    known: dict[str, str] = {}
+    looked: set[str] = set()
+    for demand in found:
+        features = demand.experiment.features
+        if features.folder not in origins:
+            origins[features.folder] = list(_origins(demand.experiment))
+        here = origins[features.folder]
+        wanted = {split: key for split, key in demand.keys.items() if key not in looked}
+        looked.update(wanted.values())
+        splits = [split for split in wanted if any(_may_be(demand, split, origin) for _, origin in here)]
+        if splits and demand.content.parts is not None:
+            names = _names(demand, splits, here, world)
+            known |= {wanted[split]: name for split, name in names.items()}
+    return known
+
+
+def _origins(experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path, _ in experiment.features.shelf.held():
+        origin = inspect(path, thoroughly=False).origin
+        if origin is not None:
+            yield path.name[:KEY_LENGTH], origin
+
+
+def _may_be(demand: Demand, split: str, origin: Mapping[str, Any]) -> bool:
+    same = {"backbone": demand.experiment.backbone.name, "images": demand.images[split]}
+    return all(key in origin and origin[key] == value for key, value in same.items())
+
+
+def _names(
+    demand: Demand, splits: Sequence[str], here: Sequence[tuple[str, Mapping[str, Any]]], world: World
+) -> dict[str, str]:
+    """By split."""
+    experiment = demand.experiment
+    model = _model(experiment, demand.content.extent.classes)
+    few = {split for split in splits if demand.images[split] <= _DECODED}
+    images = experiment.data.load(experiment.backbone.preprocessing(), read=few).parts()
+    store = open_store(experiment, model, images, world, quiet=True)
+    found = {split: store.key(split)[:KEY_LENGTH] for split in few}
+    for split in set(splits) - few:
+        names = {name for name, origin in here if _agrees(store, split, origin)}
+        if len(names) == 1:
+            found[split] = names.pop()
+    return found
+
+
+def _agrees(store: Store, split: str, origin: Mapping[str, Any]) -> bool:
+    own = store.origin(split)
+    return all(origin[key] == own[key] for key in own if key not in _OF_A_SPLIT)
+
+
+def _model(experiment: Experiment, num_classes: int) -> Model:
+    vit = load_backbone(experiment.backbone, seed=experiment.seed)
+    recipe = Recipe(
+        method=dict(experiment.config["method"]),
+        head=dict(experiment.config["head"]),
+        classes=tuple(map(str, range(num_classes))),
+        preprocessing=experiment.data.adjusted(experiment.backbone.preprocessing()),
+        backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
+    )
+    return recipe.assemble(vit, seed=experiment.seed)
