@@ -144,8 +144,9 @@ class Store:
     def _require(self) -> None:
         """ConfigError where the training images are to be stored, or a few views of them to be shown, and cannot be in
         the first phase."""
-        reason = self._refusal("train") if "train" in self._splits else None
-        if reason and self._features.use == "always":
+        if "train" not in self._splits:
+            return
+        if self._features.use == "always" and (reason := self._refusal("train")):
             raise ConfigError(f"features.use=always: {reason}")
         if self._features.views and (reason := self._changes()):
             raise ConfigError(f"features.views={self._features.views}: {reason}")
