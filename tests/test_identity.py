@@ -189,5 +189,20 @@ def test_what_is_incidental_is_no_part_of_a_component():
     assert hashed(Mine(size=2, folder="x")) == {"_target_": class_name(Mine), "size": 2}
 
 
+@pytest.mark.parametrize(
+    ("words", "idle", "acting"),
+    [
+        (("optimizer=galore_adamw",), {"momentum": 0.2}, {"betas": (0.1, 0.2)}),
+        (("optimizer=galore_sgd",), {"betas": (0.1, 0.2), "eps": 1.0}, {"momentum": 0.2}),
+        (("optimizer=grid", "method=linear"), {"momentum": 0.2}, {"betas": (0.1, 0.2)}),
+    ],
+    ids=["galore_adamw", "galore_sgd", "grid"],
+)
+def test_an_option_that_acts_beside_another_alone_is_no_part_of_it_elsewhere(words, idle, acting):
+    one = composed(*CHEAP[:-1], *words)
+    assert replace(one, optimizer=replace(one.optimizer, **idle)).identity == one.identity
+    assert replace(one, optimizer=replace(one.optimizer, **acting)).identity != one.identity
+
+
 def test_folders_are_told_by_more_than_eight_digits(base):
     assert base.name == f"lora-vit_micro-digits-s0-{base.identity[:12]}"

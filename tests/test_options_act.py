@@ -139,10 +139,23 @@ def trained(component: Any) -> list[Tensor]:
             return shown(component)
 
 
-def solved(solver: Solver) -> list[Tensor]:
+@pytest.mark.parametrize("name", ["grid", "lbfgs"])
+def test_a_solver_heeds_of_a_trainer_and_a_schedule_what_it_says(name):
+    solver = shipped("optimizer", name)
+    changes = {"epochs": 3, "batch_size": 7, "label_smoothing": 0.3, "schedule": Constant(warmup=0.5)}
+    acts = {
+        field
+        for field, value in changes.items()
+        if not all(map(torch.equal, solved(solver, **{field: value}), solved(solver)))
+    }
+    assert acts == {field for field in changes if field in solver.heeds}
+
+
+def solved(solver: Solver, **options: Any) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     train, val = (Table(torch.arange(n) % 3, 2 + 3 * torch.randn(n, 6, generator=generator)) for n in (30, 12))
-    fitting = Fitting(epochs=2, batch_size=8, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
+    usual = {"epochs": 2, "batch_size": 8, "label_smoothing": 0.0, "schedule": Constant(warmup=0.0), "seed": 0}
+    fitting = Fitting(**{**usual, **options})
     torch.manual_seed(0)
     solution = solver.solve(torch.nn.Linear(6, 3), train, val, fitting)
     return [solution.weight, torch.tensor([row["train/loss"] for row in solution.tried])]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from peft_vision.config import FILE, INCIDENTAL, Neutral, lasting, locate, marks
+from peft_vision.config import FILE, INCIDENTAL, Neutral, OnlyWith, lasting, locate, marks
 
 PACKAGED = "package:"
 """Begins the name of a file that lies inside this package and not on the user's disk."""
@@ -33,7 +33,9 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
     kept = {"_target_": class_name(cls)}
     for field in fields(cls):
         value, its_marks = getattr(component, field.name), marks(cls).get(field.name, ())
-        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in its_marks) and (places or FILE not in its_marks):
+        idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in its_marks)
+        incidental = idle or any(mark in (INCIDENTAL, Neutral(value)) for mark in its_marks)
+        if not incidental and (places or FILE not in its_marks):
             kept[field.name] = canonical(absolute(value) if FILE in its_marks else value)
     return kept
 

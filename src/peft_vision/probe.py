@@ -68,6 +68,17 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
         )
 
 
+def said(optimizers: Mapping[str, Optimizer], *, augment: str, views: int) -> dict[str, str]:
+    """What a solver leaves out of account, in a line for each group."""
+    unseen = augment != "none" and not views
+    images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
+    return {
+        group: f"{type(own).__name__} solves for the head; of trainer and schedule it heeds {own.heeds} alone{images}"
+        for group, own in optimizers.items()
+        if isinstance(own, Solver)
+    }
+
+
 def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> Table:
     """What `model`'s head reads of `source`, computed as `trainer` computes."""
     return tabulated(

@@ -66,8 +66,11 @@ def test_a_rate_of_almost_nothing_leaves_what_the_probe_was_worth(tmp_path):
 
 @pytest.mark.parametrize("probe", ["adamw", "sgd", "grid", "lbfgs"])
 def test_any_optimizer_may_fit_the_probe(probe, tmp_path):
-    outcome = call(*SMOKE, "method=lp_ft", f"probe={probe}", "runs=runs", cwd=tmp_path)
+    outcome = call(*SMOKE, "method=lp_ft", f"probe={probe}", "data.augment=flip_crop", "runs=runs", cwd=tmp_path)
     assert outcome.code == 0, outcome
+    solves = "solves for the head" in outcome.out
+    assert solves == ("alone; it reads the images as they are, without data.augment=flip_crop" in outcome.out)
+    assert solves == (probe in ("grid", "lbfgs"))
 
 
 @pytest.mark.parametrize("method", ["lora", "vpt_deep", "vqt", "bitfit"])

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -63,7 +64,10 @@ class Solution:
 @component
 class Solver(Optimizer, ABC):
     """A linear head on features that do not change, for one setting or for several of which validation chooses: the
-    highest accuracy, and of equal ones the first."""
+    highest accuracy, and of equal ones the first. `heeds`: what it takes of the groups trainer and schedule, none of
+    whose other options change what it finds."""
+
+    heeds: ClassVar[str]
 
     @property
     @abstractmethod

@@ -6,7 +6,7 @@ all). Validation chooses one.
 """
 
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -24,6 +24,8 @@ from peft_vision.progress import Progress
 @component
 class Grid(Solver):
     """`algorithm`: what each head moves by, with `betas` (adamw) or `momentum` (sgd)."""
+
+    heeds: ClassVar[str] = "trainer.precision, epochs, batch_size and label_smoothing, and schedule"
 
     algorithm: Literal["adamw", "sgd"]
     lr: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]

@@ -11,7 +11,7 @@ Full batch, float64, L-BFGS in coordinates in which the Hessian is nearly known 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from math import log, prod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -32,6 +32,8 @@ _SOLUTIONS = 4  # of the path that the next one is foreseen from: up to a cubic
 class LBFGS(Solver):
     """`C`: strengths, each the inverse of the penalty. `normalize`: by the mean and the standard deviation of all
     training features together, two numbers, as LP-FT does. `tolerance`: largest entry of the gradient at the end."""
+
+    heeds: ClassVar[str] = "trainer.precision and label_smoothing"
 
     C: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     normalize: bool

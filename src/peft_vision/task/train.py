@@ -22,7 +22,7 @@ from peft_vision.model import Model
 from peft_vision.ood.opened import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import fit_phases
-from peft_vision.probe import check_model
+from peft_vision.probe import check_model, said
 from peft_vision.pruner import Pruner
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
@@ -119,6 +119,9 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             held.enter_context(run.watched())
             run.keep_metrics(standing.rows)
             _announce(facts, model, run, standing, backbone_size)
+            views = experiment.features.views
+            for group, line in said(experiment.fitting, augment=experiment.data.augment, views=views).items():
+                logger.info("%-9s %s", group, line)
             log = held.enter_context(_tracked(experiment, run))
 
         def record(metrics: dict[str, float]) -> str | None:
