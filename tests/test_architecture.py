@@ -19,7 +19,7 @@ peft_vision
 printable spreadsheet allocation
 config console
 identity
-seeding progress stopping wording composition records batch_norm trust
+seeding progress stopping wording composition records batch_norm trust sharing state
 tensor_header preprocessing
 request
 backbone data

@@ -9,6 +9,7 @@ failed.json           why it stopped, where it did
 choice.json           how a tuning chose its setting, where one did
 ood.json, ood-*.png   what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
+state.pt.damaged      one that could not be gone on from
 """
 
 import errno
@@ -16,23 +17,27 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from peft_vision.config import Busy, ConfigError, Pruned
+from peft_vision.records import Unreadable, exists, read_json
+from peft_vision.sharing import Lock
+from peft_vision.state import Damaged, read_state, write_state
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
 _OF_A_RESULT = ("choices", "seed", "data", "metrics", "parameters", "features", "selection", "store", "config")
 _OF_A_STATE = {"tuned", "standing", "origin"}
+_METRICS = "metrics_crc32"  # in a state: of the rows that it counts on; states of version 0.1.0 have none
+OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
+_UNFINISHED = ".unfinished"
 _REMEDY = "mend it, or delete it to do its work again"
 
 
@@ -57,36 +62,53 @@ class Run:
         return result
 
     def read_state(self) -> dict[str, Any] | None:
-        """The newest saved state, on the CPU. ConfigError for one that is torn or of another version."""
+        """The newest saved state, on the CPU. Damaged for one that is not what was written; ConfigError for one of
+        another version."""
         path = self.folder / "state.pt"
-        if not path.is_file():
-            return None
-        content = path.read_bytes()
         try:
-            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file makes torch raise whatever it likes
-            raise ConfigError(f"cannot read {path}: {fault(error)}\ndelete it to begin the run anew") from error
-        if not isinstance(state, dict) or {*state} != _OF_A_STATE:
-            raise ConfigError(f"{path} is of another version of peft-vision\ndelete it to begin the run anew")
+            state = read_state(path)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror or error}\nmend that, or delete it") from error
+        if state is None:
+            return None
+        if not isinstance(state, dict) or {*state} - {_METRICS} != _OF_A_STATE:
+            raise ConfigError(f"{path} {OTHER_VERSION}")
+        rows = state["standing"].get("rows") if isinstance(state["standing"], dict) else None
+        if not isinstance(rows, int) or rows < 0:
+            raise Damaged("it does not say how many rows of metrics there are")
+        if state.pop(_METRICS, None) not in (None, zlib.crc32(self._metrics(rows))):
+            raise Damaged("metrics.jsonl is not what it was")
         return state
+
+    def set_state_aside(self, reason: object) -> None:
+        """Nothing goes on from a damaged state, and nobody loses it: it is kept under another name."""
+        path = self.folder / "state.pt"
+        with writing(path):
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+        logger.warning("%s is damaged: %s; it is kept as %s.damaged, and the run begins anew", path, reason, path.name)
 
     @contextmanager
     def locked(self, *, wait: bool) -> Iterator[None]:
         """Makes the folder, and keeps every other process out of it. Busy where one is in there and not waited for."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = Lock(self.folder / ".lock")
+            if not lock.acquire(wait=False):
                 if not wait:
-                    raise Busy(f"another process is at work on this run: {self.folder}") from None
+                    raise Busy(f"another process is at work on this run: {self.folder}")
                 logger.info("waits for the process that is at work on %s", self.folder)
-                lock.acquire(timeout=-1)
+                lock.acquire(wait=True)
         try:
+            tidy(self.folder, but=("choice.json",))  # which others write
             yield
         finally:
             lock.release()
+
+    def forget_way(self) -> None:
+        """Removes what led to the result: it says nothing beside one."""
+        for name in ("state.pt", "failed.json"):
+            with suppress(OSError):  # harmless, and gone the next time
+                (self.folder / name).unlink(missing_ok=True)
 
     def read_failure(self) -> str | None:
         """Why the run stopped, where it did by itself and has not been finished since."""
@@ -98,7 +120,7 @@ class Run:
         """Writes down what stops the run; not that somebody stopped it or gave it up, nor what is the disk's fault."""
         try:
             yield
-        except (DiskFault, Pruned):
+        except (DiskFault, Pruned, Damaged):
             raise
         except Exception as error:
             record = {"error": fault(error), "traceback": "".join(traceback.format_exception(error))}
@@ -128,24 +150,27 @@ class Run:
 
     def keep_metrics(self, epochs: int) -> None:
         """Drops the lines of epochs that will be done again, and a line that a crash tore."""
+        kept = self._metrics(epochs)
+        place(self.folder / "metrics.jsonl", lambda path: path.write_bytes(kept))
+
+    def _metrics(self, rows: int | None = None) -> bytes:
+        """The first lines, or all."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True)[:epochs] if path.is_file() else []
-        place(self.folder / "metrics.jsonl", lambda path: path.write_text("".join(lines)))
+        with writing(path):
+            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        return b"".join(lines[:rows])
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replaces the state to go on from."""
 
-        def write(path: Path) -> None:
-            with path.open("wb") as file:  # given a path, torch hides why it cannot write
-                torch.save(dict(state), file)
-
-        place(self.folder / "state.pt", write)
+        whole = {**state, _METRICS: zlib.crc32(self._metrics())}
+        place(self.folder / "state.pt", lambda path: write_state(whole, path))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Ends the run."""
-        place(self.folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
-        for name in ("state.pt", "failed.json"):
-            (self.folder / name).unlink(missing_ok=True)
+        """Ends the run. A value that JSON does not know, of a user's own part, is written as Python prints it."""
+        text = json.dumps(result, indent=2, default=repr) + "\n"
+        place(self.folder / "result.json", lambda path: path.write_text(text))
+        self.forget_way()
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
         """`write(path)` writes the adapter file."""
@@ -179,28 +204,46 @@ class Run:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """None where there is no file. ConfigError for one that was edited or torn: such files are written whole."""
-    if not path.is_file():
+    if not exists(path):
         return None
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"cannot read {path.absolute()}: {error}\n{_REMEDY}") from error
+    record = read_json(path.absolute(), remedy=_REMEDY)
     if not isinstance(record, dict):
-        raise ConfigError(f"cannot read {path.absolute()}: no record\n{_REMEDY}")
+        raise Unreadable(path.absolute(), "no record", _REMEDY)
     return record
 
 
 def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:
-    """`write` fills a file beside `path`, which then moves there whole. `key` as in `writing`."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    """`write` fills a file beside `path`, which moves there once it is on the disk. `key`: see `writing`."""
+    unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     with writing(path, key=key):
         try:
+            unfinished.unlink(missing_ok=True)  # of a process that was killed; it may be anything
             write(unfinished)
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
+            _sync_folder(path.parent)
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # what stopped the writing says more
+                unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name outlives a power cut too, on systems where a folder can be opened."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def tidy(folder: Path, *, but: Sequence[str] = ()) -> None:
+    """Removes what processes that were killed left in `folder`, where nobody else writes now, `but` these files."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        if path.name not in [f".{name}{_UNFINISHED}" for name in but]:
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import stat
+import tempfile
 import threading
 import time
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
 
-from peft_vision.features.entry import Entry, Writer
+from peft_vision.features.entry import Entry, Writer, file_bytes
 from peft_vision.features.shelf import Shelf
 
 ROW = torch.zeros(1, 1000)
@@ -103,3 +107,154 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".b-features.safetensors.2f.unfinished").write_text("another process is at work")
     with shelf.alone("a"):
         assert [path.name for path in tmp_path.glob(".*.unfinished")] == [".b-features.safetensors.2f.unfinished"]
+
+
+def three_kinds(folder) -> list[Entry]:
+    """Of one key, 4 kB each."""
+    names = ("features", "contexts", "tokens11")
+    return [Entry(folder / f"a-{name}.safetensors", "a", (1, 1000), torch.float32) for name in names]
+
+
+def held_bytes(folder) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize(("room", "written"), [(14_000, 3), (12_500, 2), (9_000, 2), (5_000, 1), (4_100, 0)])
+def test_kinds_that_are_written_together_keep_within_the_limit_together(room, written, tmp_path, caplog):
+    shelf = Shelf(tmp_path, limit_bytes=room)
+    with shelf.alone("a"):
+        writers = [shelf.writer(entry, {}) for entry in three_kinds(tmp_path)]
+        assert sum(writer is not None for writer in writers) == written
+        assert held_bytes(tmp_path) <= room
+        for writer in filter(None, writers):
+            writer.write(ROW)
+            writer.place()
+    assert held_bytes(tmp_path) <= room
+    assert len(shelf.held()) == written
+    assert caplog.text.count("is not written") == 3 - written
+
+
+def test_tokens_of_any_layer_count_and_go_like_all_others(tmp_path):
+    shelf = Shelf(tmp_path, limit_bytes=5_000)
+    tokens = three_kinds(tmp_path)[2]
+    writer = Writer(tokens, {})
+    writer.write(ROW)
+    writer.place()
+    assert [path.name for path, _ in shelf.held()] == ["a-tokens11.safetensors"]
+    assert shelf.refusal(4_000) is None
+    assert shelf.held() == []
+
+
+def test_what_a_killed_process_left_of_another_key_makes_room(tmp_path):
+    left = tmp_path / ".b-features.safetensors.1f.unfinished"
+    left.write_bytes(b"half" * 1000)
+    at_work = tmp_path / ".c-features.safetensors.2f.unfinished"
+    with Shelf(tmp_path, limit_bytes=1).alone("c"):
+        at_work.write_bytes(b"half" * 1000)
+        assert Shelf(tmp_path, limit_bytes=9_000).refusal(4_900) is None
+        assert not left.exists()
+        assert "with what is being written more than" in Shelf(tmp_path, limit_bytes=9_000).refusal(5_100)
+        assert at_work.exists()
+
+
+def test_an_unfinished_entry_is_as_long_as_the_finished_one_will_be(tmp_path):
+    entry = three_kinds(tmp_path)[0]
+    writer = Writer(entry, {"images": 7})
+    (path,) = tmp_path.iterdir()
+    length = path.stat().st_size
+    writer.write(ROW)
+    writer.place()
+    assert entry.path.stat().st_size == length == file_bytes(entry, {"images": 7})
+
+
+def as_nobody(work) -> None:
+    """Does `work` in a process that owns nothing and may do what anyone may, or in this one where it is such."""
+    if os.getuid():
+        work()
+        return
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.fixture
+def others():
+    """A folder that anyone can reach, with an entry in it."""
+    folder = Path(tempfile.mkdtemp())
+    put(Shelf(folder, limit_bytes=10**6), "a", used=1)
+    yield folder
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o777)
+    shutil.rmtree(folder)
+
+
+def test_a_store_that_may_only_be_read_is_read_and_stays_as_it_is(others):
+    shelf, entry = Shelf(others, limit_bytes=10**6), three_kinds(others)[0]
+    entry.path.chmod(0o444)
+    others.chmod(0o555)
+
+    def work():
+        assert "cannot write in" in shelf.fault()
+        assert torch.equal(shelf.find(entry), ROW)
+
+    as_nobody(work)
+    assert entry.path.stat().st_mtime == 1
+
+
+def test_a_broken_entry_of_others_is_said_and_left(others, caplog):
+    entry = three_kinds(others)[0]
+    entry.path.write_bytes(b"broken")
+    entry.path.chmod(0o444)
+    others.chmod(0o555)
+
+    def work():
+        assert Shelf(others, limit_bytes=10**6).find(entry) is None
+        assert "is not usable" in caplog.text
+        assert Shelf(others, limit_bytes=10).refusal(9) is not None  # it cannot be made to go
+        assert Shelf(others, limit_bytes=10).clear() == 0
+
+    as_nobody(work)
+    assert entry.path.read_bytes() == b"broken"
+
+
+def test_a_store_whose_locks_are_others_is_written_in(others):
+    with Shelf(others, limit_bytes=1).alone("a"):
+        pass
+    (others / ".a.lock").chmod(0o600)
+    others.chmod(0o777)
+    shelf, entry = Shelf(others, limit_bytes=10**6), three_kinds(others)[1]
+
+    def work():
+        with shelf.alone("a"):
+            writer = shelf.writer(entry, {})
+            writer.write(ROW)
+            writer.place()
+        assert torch.equal(shelf.find(entry), ROW)
+
+    as_nobody(work)
+    assert len(shelf.held()) == 2
+
+
+def test_entries_in_a_groups_folder_are_the_groups(tmp_path):
+    tmp_path.chmod(0o2775)
+    shelf = Shelf(tmp_path, limit_bytes=10**6)
+    entry = put(shelf, "a", used=1)
+    with shelf.alone("a"):
+        pass
+    assert [stat.S_IMODE(path.stat().st_mode) & 0o060 for path in (entry.path, tmp_path / ".a.lock")] == [0o060] * 2
+
+
+def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no home folder is known for ~/.cache" in Shelf(Path("~/.cache/store"), limit_bytes=1).fault()
+    assert list(tmp_path.iterdir()) == []

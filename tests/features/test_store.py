@@ -287,6 +287,21 @@ def test_a_store_that_fits_nowhere_streams(tmp_path):
     assert_same(streamed, result(tmp_path, "method=vqt"))
 
 
+def test_kinds_that_others_will_read_and_that_fit_nowhere_are_left_out(tmp_path):
+    result(tmp_path, "method=linear")
+    found = result(tmp_path, "method=linear", "features.also=[contexts]", "features.disk_gib=0")
+    assert found["backbone_images"] == NONE
+    assert "contexts.safetensors is not written" in found["said"]
+
+
+def test_the_folder_never_holds_more_than_it_may_whatever_kinds_are_asked_for(tmp_path):
+    room = 2_000_000  # contexts of the training images take 0.6 MB, of the test images 6 MB
+    also = "features.also=[features,contexts,intermediates]"
+    result(tmp_path, "method=linear", also, f"features.disk_gib={room / 2**30}")
+    held = [path.stat().st_size for path in (tmp_path / "store").iterdir()]
+    assert 0 < sum(held) <= room
+
+
 def test_a_folder_that_cannot_be_used_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     found = result(tmp_path, "method=linear", f"features.folder={tmp_path}/file")

@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from peft_vision.sharing import share
+
 FORMAT = "peft-vision features 1"
 UNFINISHED = ".unfinished"
 _ROWS = "rows"
@@ -55,17 +57,31 @@ class Entry:
         return rows
 
 
+def file_bytes(entry: Entry, origin: Mapping[str, Any]) -> int:
+    """Of the whole file."""
+    return len(_header(entry, json.dumps(origin), 0)) + entry.num_bytes
+
+
 class Writer:
-    """Takes the rows of an entry in order; `place` puts the file under its name, `discard` leaves nothing behind."""
+    """Takes the rows of an entry in order; `place` puts the file under its name, `discard` leaves nothing behind.
+
+    The unfinished file has its whole length from the beginning, so that others see what room it will take.
+    """
 
     def __init__(self, entry: Entry, origin: Mapping[str, Any]) -> None:
+        """OSError where the disk does not take it; nothing is left then."""
         self._entry = entry
         self._origin = json.dumps(origin)
         self._crc = zlib.crc32(self._origin.encode())
         self._written = 0
         self._path = entry.path.with_name(f".{entry.path.name}.{secrets.token_hex(4)}{UNFINISHED}")
         self._file = self._path.open("wb")
-        self._file.write(self._header())  # holds its place until the checksum is known
+        try:
+            self._file.truncate(file_bytes(entry, origin))
+            self._file.write(_header(entry, self._origin, 0))  # holds its place until the checksum is known
+        except OSError:
+            self.discard()
+            raise
 
     def write(self, rows: Tensor) -> None:
         """The next rows."""
@@ -79,28 +95,28 @@ class Writer:
         if self._written != self._entry.num_bytes:
             raise ValueError(f"{self._written} of {self._entry.num_bytes} bytes were written")
         self._file.seek(0)
-        self._file.write(self._header())
+        self._file.write(_header(self._entry, self._origin, self._crc))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        share(self._path)
         os.replace(self._path, self._entry.path)
 
     def discard(self) -> None:
         """Harmless after `place`."""
         with suppress(OSError):  # a full disk says so again when what it did not take is closed
             self._file.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
-    def _header(self) -> bytes:
-        metadata = {"format": FORMAT, "key": self._entry.key, "crc32": f"{self._crc:08x}", "origin": self._origin}
-        tensor = {
-            "dtype": _NAMES[self._entry.dtype],
-            "shape": self._entry.shape,
-            "data_offsets": [0, self._entry.num_bytes],
-        }
-        text = json.dumps({"__metadata__": metadata, _ROWS: tensor}).encode()
-        text += b" " * (-(len(text) + 8) % 64)  # rows begin on a cache line
-        return len(text).to_bytes(8, "little") + text
+
+def _header(entry: Entry, origin: str, crc: int) -> bytes:
+    """As long for any `crc`."""
+    metadata = {"format": FORMAT, "key": entry.key, "crc32": f"{crc:08x}", "origin": origin}
+    tensor = {"dtype": _NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [0, entry.num_bytes]}
+    text = json.dumps({"__metadata__": metadata, _ROWS: tensor}).encode()
+    text += b" " * (-(len(text) + 8) % 64)  # rows begin on a cache line
+    return len(text).to_bytes(8, "little") + text
 
 
 @dataclass(frozen=True)
@@ -120,8 +136,17 @@ def inspect(path: Path, *, thoroughly: bool) -> Found:
             raise Broken("written by another version")
         if thoroughly and metadata.get("crc32") != f"{_checksum(rows, metadata.get('origin', '')):08x}":
             raise Broken("its checksum is wrong")
-        return Found(path, json.loads(metadata["origin"]), None)
-    except (Broken, OSError, KeyError, ValueError) as error:
+        origin = json.loads(metadata.get("origin", ""))
+        if not isinstance(origin, dict):
+            raise Broken("it does not say what it is of")
+        return Found(path, origin, None)
+    except FileNotFoundError:
+        return Found(path, None, "it is no file")
+    except OSError as error:
+        return Found(path, None, error.strerror or str(error))
+    except (ValueError, RecursionError):
+        return Found(path, None, "it does not say what it is of")
+    except Broken as error:
         return Found(path, None, str(error))
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Kind
 from peft_vision.data.images import Images
-from peft_vision.features.entry import Entry, Writer
+from peft_vision.features.entry import Broken, Entry, Writer
+from peft_vision.features.shelf import Shelf
 from peft_vision.features.source import view_seed
 from peft_vision.model import Model
 from peft_vision.progress import Progress
@@ -22,13 +23,14 @@ _CPU_BATCH = 16  # images at a time; more leave a CPU's cache, and ViT-B/16 take
 class Sink:
     """Takes the rows of an entry in order. What the disk does not take is said, and then kept in memory alone."""
 
-    def __init__(self, entry: Entry, origin: Mapping[str, Any], *, in_memory: bool, on_disk: bool) -> None:
+    def __init__(self, entry: Entry, origin: Mapping[str, Any], *, in_memory: bool, shelf: Shelf | None) -> None:
+        """`shelf`: where it is written too, if there is room."""
         self.entry = entry
         self._memory = torch.empty(entry.shape, dtype=entry.dtype) if in_memory else None
         self._writer: Writer | None = None
         self._taken = 0
-        if on_disk:
-            self._try(lambda: setattr(self, "_writer", Writer(entry, origin)))
+        if shelf is not None:
+            self._try(lambda: setattr(self, "_writer", shelf.writer(entry, origin)))
 
     @property
     def lost(self) -> bool:
@@ -48,7 +50,10 @@ class Sink:
         if self._writer is not None:
             self._try(self._writer.place)
         if self._memory is None and self._writer is not None:
-            return self.entry.open()
+            try:
+                return self.entry.open()
+            except (Broken, OSError):  # another process has removed it already, or the disk does not give it back
+                return None
         return self._memory
 
     def discard(self) -> None:
@@ -87,6 +92,15 @@ def fill(
 ) -> dict[Kind, Tensor]:
     """The rows of each kind that some sink has kept: of all images as they are, or of `views` augmented views of all,
     one view after the other. Ends early when a needed kind is lost."""
+    wanted = needed & sinks.keys()
+
+    def lost() -> bool:
+        """Whether a pass would be in vain."""
+        return not sinks or any(sinks[kind].lost for kind in wanted)
+
+    if lost():
+        _discard(sinks)
+        return {}
     row_bytes = sum(sink.entry.num_bytes // sink.entry.shape[0] for sink in sinks.values())
     at_once = observed_at_once(batch_size, device)
     batches = torch.arange(len(images)).split(max(1, min(at_once, _BATCH_BYTES // row_bytes)))
@@ -98,11 +112,15 @@ def fill(
                     seen = model.observe(pixels.to(device, non_blocking=True), sinks.keys())
                     for kind, sink in sinks.items():
                         sink.write(seen.pack(kind).to(sink.entry.dtype))
-                    if any(sinks[kind].lost for kind in needed & sinks.keys()):
+                    if lost():
                         return {}
                     progress.advance(len(labels))
         rows = {kind: sink.finish() for kind, sink in sinks.items()}
         return {kind: kept for kind, kept in rows.items() if kept is not None}
     finally:
-        for sink in sinks.values():
-            sink.discard()
+        _discard(sinks)
+
+
+def _discard(sinks: Mapping[Kind, Sink]) -> None:
+    for sink in sinks.values():
+        sink.discard()

@@ -4,20 +4,23 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from peft_vision.features.entry import UNFINISHED, Broken, Entry
+from peft_vision.features.entry import UNFINISHED, Broken, Entry, Writer, file_bytes
+from peft_vision.sharing import Lock
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
 _SUFFIX = ".safetensors"
-_OURS = re.compile(rf"[0-9a-f]+-[a-z]+{re.escape(_SUFFIX)}")  # what else lies in the folder is not touched
+_NAME = rf"([0-9a-f]+)-[a-z]+\d*{re.escape(_SUFFIX)}"
+_OURS = re.compile(_NAME)  # what else lies in the folder is not touched
+_LEFT = re.compile(rf"\.{_NAME}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 _SPARE_BYTES = 2 * _GIB  # of the disk, for whatever else writes there
 
 
@@ -39,6 +42,8 @@ class Shelf:
 
     def fault(self) -> str | None:
         """Why nothing can be written here; None after the folder was made."""
+        if self.folder.parts[:1] and self.folder.parts[0].startswith("~"):
+            return f"no home folder is known for {self.folder}; set features.folder or HOME"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,35 +54,85 @@ class Shelf:
         """The rows of an entry that is there and whole; one that is not is removed, and a line says why."""
         try:
             rows = entry.open()
-            os.utime(entry.path)  # for what is evicted first
         except FileNotFoundError:
             return None
         except Broken as error:
             _log.warning("store     %s is not usable, %s; it is computed again", entry.path.name, error)
-            entry.path.unlink(missing_ok=True)
+            removal(entry.path)
             return None
         except OSError as error:
             _log.warning("store     cannot read %s: %s", entry.path, error.strerror or error)
             return None
+        with suppress(OSError):  # of others, or on a disk that is read-only
+            os.utime(entry.path)  # for what is evicted first
         return rows
+
+    def writer(self, entry: Entry, origin: Mapping[str, Any]) -> Writer | None:
+        """Takes its rows, once others have made room for it; None, and a line says why, where there is none. OSError
+        where the disk does not take it."""
+        with self._room():
+            refusal = self.refusal(file_bytes(entry, origin))
+            if refusal is None:
+                return Writer(entry, origin)
+        _log.warning("store     %s is not written: %s", entry.path.name, refusal)
+        return None
 
     def refusal(self, num_bytes: int) -> str | None:
         """Why so much cannot be written; otherwise None, after others have made room for it."""
         if num_bytes > self.limit_bytes:
             return f"{size(num_bytes)}, more than features.disk_gib={self.limit_bytes / _GIB:g}"
+        coming = num_bytes + sum(self._unfinished())
+        if coming > self.limit_bytes:
+            return f"{size(num_bytes)}, and with what is being written more than {self.limit_bytes / _GIB:g} GiB"
         held = self.held()
-        total = sum(num_held for _, num_held in held)
+        total = coming + sum(num_held for _, num_held in held)
         for path, num_held in held:
-            if total + num_bytes <= self.limit_bytes:
+            if total <= self.limit_bytes:
                 break
             _log.info("store     %s goes, to keep within features.disk_gib", path.name)
-            path.unlink(missing_ok=True)
-            total -= num_held
+            total -= num_held if removal(path) else 0
+        if total > self.limit_bytes:
+            return f"{size(num_bytes)}, and nothing that lies there can be removed to keep within features.disk_gib"
         free = shutil.disk_usage(self.folder).free
         if num_bytes + _SPARE_BYTES > free:
             spare = f"{size(free)} left, of which {size(_SPARE_BYTES)} stay free"
             return f"{size(num_bytes)}, and the disk of {self.folder} has {spare}"
         return None
+
+    def _unfinished(self) -> Iterator[int]:
+        """The bytes that each file will have which a process writes now; what killed ones left is removed."""
+        for path in self.folder.glob(f".*{UNFINISHED}"):
+            if (name := _LEFT.fullmatch(path.name)) is None:
+                continue
+            if not self._is_at_work(name[1]):
+                removal(path)
+                continue
+            with suppress(OSError):  # it has been placed meanwhile
+                yield path.stat().st_size
+
+    def _is_at_work(self, name: str) -> bool:
+        """Whether a process computes an entry of this name, this one too."""
+        lock = self._lock(name)
+        try:
+            taken = lock.acquire(wait=False)
+        except OSError:
+            return True  # nobody knows
+        lock.release()
+        return not taken
+
+    def _lock(self, name: str) -> Lock:
+        return Lock(self.folder / f".{name}.lock")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """One process at a time looks for room: two would find the same."""
+        lock = self._lock("room")
+        with suppress(OSError):  # where there are no locks each looks for itself
+            lock.acquire(wait=True)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def held(self) -> list[tuple[Path, int]]:
         """Every entry with its bytes, the least recently used first."""
@@ -85,28 +140,39 @@ class Shelf:
         for path in self.folder.glob(f"*{_SUFFIX}"):
             if not _OURS.fullmatch(path.name):
                 continue
-            with suppress(FileNotFoundError):  # another process removed it
+            with suppress(OSError):  # another process removed it
                 status = path.stat()
                 found.append((status.st_mtime, path, status.st_size))
         return [(path, size) for _, path, size in sorted(found)]
 
-    def clear(self) -> None:
-        """Removes every entry, and what killed processes left."""
-        for path in [*(path for path, _ in self.held()), *self.folder.glob(f".*{UNFINISHED}")]:
-            path.unlink(missing_ok=True)
+    def clear(self) -> int:
+        """Removes every entry that it may, and what killed processes left. How many entries."""
+        removed = sum(removal(path) for path, _ in self.held())
+        sum(self._unfinished())
+        return removed
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Lets one process at a time into the block; what a killed one left there is removed."""
-        lock = FileLock(self.folder / f".{name}.lock")
+        lock, alone = self._lock(name), True
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.info("store     another process computes %s; waiting for it", name)
-            lock.acquire()
+            if not lock.acquire(wait=False):
+                _log.info("store     another process computes %s; waiting for it", name)
+                lock.acquire(wait=True)
+        except OSError:  # no locks here: then it may be computed twice, and each file is whole all the same
+            alone = False
         try:
-            for left in self.folder.glob(f".{name}*{UNFINISHED}"):
-                left.unlink(missing_ok=True)
+            for left in self.folder.glob(f".{name}-*{UNFINISHED}") if alone else ():
+                removal(left)
             yield
         finally:
             lock.release()
+
+
+def removal(path: Path) -> bool:
+    """Whether it is gone; others may not let it go."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

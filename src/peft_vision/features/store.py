@@ -8,8 +8,9 @@ what does not is memory-mapped, and what fits nowhere is computed again each tim
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -55,8 +56,11 @@ class Features:
 
     @property
     def shelf(self) -> Shelf:
-        """The folder."""
-        return Shelf(Path(self.folder).expanduser(), limit_bytes=int(self.disk_gib * _GIB))
+        """The folder. Where nobody's home is known, one that keeps nothing."""
+        folder = Path(self.folder)
+        with suppress(RuntimeError):  # Python's own of a user without a home
+            folder = folder.expanduser()
+        return Shelf(folder, limit_bytes=int(self.disk_gib * _GIB))
 
 
 @dataclass
@@ -190,17 +194,12 @@ class Store:
                         entry,
                         {**origin, "kind": kind},
                         in_memory=kind in kept,
-                        on_disk=not fault and self._has_room(shelf, entry),
+                        shelf=None if fault else shelf,
                     )
                     for kind, entry in missing.items()
                 }
                 sinks = {kind: sink for kind, sink in sinks.items() if kind in needed or not sink.lost}
-                lost = not sinks or any(sink.lost for sink in sinks.values())
-                filled = (
-                    {}
-                    if lost
-                    else fill(self._model, images, sinks, views=views, needed=needed, label=split, **self._pass)
-                )
+                filled = fill(self._model, images, sinks, views=views, needed=needed, label=split, **self._pass)
                 held.computed = tuple(filled)
                 rows |= filled
         if not needed <= rows.keys():
@@ -227,7 +226,7 @@ class Store:
         names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
         path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
         # an encoder that is changed further on shows nothing but the tokens that others could read
-        also = {kind for kind in self._features.also if "tokens" not in needed and not path[kind].is_file()}
+        also = {kind for kind in self._features.also if "tokens" not in needed and not os.path.isfile(path[kind])}
         return {
             kind: Entry(
                 path=path[kind],
@@ -255,10 +254,3 @@ class Store:
             self._memory_left -= entry.num_bytes
             held.bytes_in_memory += entry.num_bytes
         return fits
-
-    def _has_room(self, shelf: Shelf, entry: Entry) -> bool:
-        """Makes room; a line says where there is none."""
-        refusal = shelf.refusal(entry.num_bytes)
-        if refusal:
-            _log.warning("store     %s is not written: %s", entry.path.name, refusal)
-        return refusal is None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from rich.table import Table
 
 from peft_vision.console import Console
@@ -31,7 +30,8 @@ from peft_vision.report.leaderboard import Leaderboard, leaderboards
 from peft_vision.report.options import Options
 from peft_vision.report.shift_record import record
 from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
-from peft_vision.run import place, writing
+from peft_vision.run import place, tidy, writing
+from peft_vision.sharing import Lock
 
 _log = logging.getLogger("peft_vision")
 _WIDEST = 200  # columns, where nobody's terminal says how many
@@ -88,9 +88,10 @@ def _alone(out: Path) -> Iterator[None]:
     """Makes the folder, and writes there once others have: two sweeps over the same runs may end together."""
     with writing(out, key="out"):
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        lock.acquire()
+        lock = Lock(out / ".lock")
+        lock.acquire(wait=True)
     try:
+        tidy(out)
         yield
     finally:
         lock.release()

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
+from rich.text import Text
 
-from peft_vision.config import build, component
+from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
 from peft_vision.features.entry import Found, inspect
-from peft_vision.features.shelf import size
+from peft_vision.features.shelf import removal, size
 from peft_vision.features.store import Features
 from peft_vision.progress import track
 from peft_vision.task.base import Task
 
 _WIDEST = 200
+_LONGEST = 100  # letters of what a file says of itself
 _COLUMNS = ("entry", "backbone", "split", "images", "type", "MiB", "last used", "state")
 
 
@@ -32,8 +34,10 @@ class Cache(Task):
         held = shelf.held()
         total = size(sum(num_bytes for _, num_bytes in held))
         if self.action == "clear":
-            shelf.clear()
-            console.print(f"removed {len(held)} entries, {total}, from {shelf.folder}")
+            removed = shelf.clear()
+            console.print(f"removed {removed} entries, {total}, from {shelf.folder}")
+            if removed < len(held):
+                raise ConfigError(f"{len(held) - removed} entries in {shelf.folder} may not be removed: others' files")
             return
         entries = track(held, label="verifying", total=len(held), unit="entries")
         verify = self.action == "verify"
@@ -43,9 +47,10 @@ class Cache(Task):
         console.print(f"{len(found)} entries, {total} of at most {features.disk_gib:g} GiB, in {shelf.folder}")
         if verify:
             broken = [entry for entry, _ in found if entry.fault]
-            for entry in broken:
-                entry.path.unlink(missing_ok=True)
-            console.print(f"removed {len(broken)} broken" if broken else "all are whole")
+            removed = sum(removal(entry.path) for entry in broken)
+            console.print(f"removed {removed} broken" if broken else "all are whole")
+            if removed < len(broken):
+                raise ConfigError(f"{len(broken) - removed} broken entries in {shelf.folder} may not be removed")
 
 
 def _table(found: list[tuple[Found, int]], *, verified: bool) -> Table:
@@ -54,9 +59,22 @@ def _table(found: list[tuple[Found, int]], *, verified: bool) -> Table:
         table.add_column(justify="right" if column in ("images", "MiB") else "left", no_wrap=True)
     table.add_row(*_COLUMNS)
     for entry, num_bytes in found:
-        used = datetime.fromtimestamp(entry.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        used = _used(entry.path)
         state = f"broken: {entry.fault}" if entry.fault else "whole" if verified else "not verified"
         origin = entry.origin or {}
-        facts = (str(origin.get(key, "")) for key in ("backbone", "split", "images", "dtype"))
-        table.add_row(Path(entry.path).stem, *facts, f"{num_bytes / 2**20:,.1f}", used, state)
+        facts = (_plain(origin.get(key, "")) for key in ("backbone", "split", "images", "dtype"))
+        table.add_row(entry.path.stem, *facts, f"{num_bytes / 2**20:,.1f}", used, _plain(state))
     return table
+
+
+def _used(path: Path) -> str:
+    """When, empty where it is gone or has an impossible time."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    except (OSError, ValueError, OverflowError):
+        return ""
+
+
+def _plain(value: Any) -> Text:
+    """Of a file that anyone may have written: as it is, short, without what a terminal or rich would act on."""
+    return Text("".join(letter for letter in str(value)[:_LONGEST] if letter.isprintable()))

@@ -1,0 +1,86 @@
+"""State files: what torch saves, with a CRC-32 of every byte at the end, so that damage is noticed before it is used.
+
+torch's format is a zip, and the checksum is its comment: torch and any other reader open the file as it is. Files of
+version 0.1.0 have none; there the checksums that a zip keeps of its members are compared.
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COMMENT = b"peft-vision crc32 %08x"
+_COMMENT_LENGTH = len(_COMMENT % 0)
+_END = b"PK\5\6"  # of a zip without a comment, 22 bytes before its end; the last two are the comment's length
+_CHUNK = 2**24
+
+
+class Damaged(Exception):
+    """A state that must not be gone on from, and why."""
+
+
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Writes tensors, numbers, texts and what is made of them."""
+    with path.open("wb+") as file:  # given a path, torch hides why it cannot write
+        torch.save(dict(state), file)
+        file.seek(-2, 2)
+        file.write(_COMMENT_LENGTH.to_bytes(2, "little"))
+        file.seek(0)
+        crc = 0
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+        file.write(_COMMENT % crc)
+
+
+def read_state(path: Path) -> Any:
+    """On the CPU; None where there is nothing. Damaged with the reason; OSError where the disk does not give it."""
+    if not path.is_file():
+        if path.exists() or path.is_symlink():
+            raise Damaged("it is no file")
+        return None
+    content = path.read_bytes()
+    _check(content)
+    try:
+        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever it likes
+        raise Damaged(f"torch cannot read it ({type(error).__name__})") from error
+
+
+def _check(content: bytes) -> None:
+    """Damaged where a byte is not what was written."""
+    body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
+    if re.fullmatch(rb"peft-vision crc32 [0-9a-f]{8}", comment):
+        if comment != _COMMENT % zlib.crc32(body):
+            raise Damaged("its checksum is wrong")
+        return
+    if content[-22:-18] != _END or content[-2:] != b"\0\0":
+        raise Damaged("its end is missing")
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # so does zipfile
+        raise Damaged(f"it is no whole zip ({type(error).__name__})") from error
+    if broken is not None:
+        raise Damaged(f"the checksum of its {broken} is wrong")
+
+
+def check_tensors(found: Any, expected: Mapping[str, Tensor], what: str) -> None:
+    """Damaged where `found` is not tensors of the names, shapes and types of `expected`."""
+    if not isinstance(found, Mapping) or found.keys() != expected.keys():
+        raise Damaged(f"{what} are of other names than this run's")
+    for name, tensor in expected.items():
+        its = found[name]
+        if not isinstance(its, Tensor) or (its.shape, its.dtype) != (tensor.shape, tensor.dtype):
+            raise Damaged(f"{what}: {name} is {_described(its)}, should be {_described(tensor)}")
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

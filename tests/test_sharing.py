@@ -1,0 +1,86 @@
+"""Locks that several people can take."""
+
+import os
+import stat
+import threading
+import time
+
+import pytest
+
+from peft_vision.sharing import Lock, share
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("folder", "shared"), [(0o775, 0o664), (0o777, 0o666), (0o2775, 0o664)])
+def test_who_may_write_in_the_folder_may_take_its_locks(folder, shared, umask, tmp_path):
+    tmp_path.chmod(folder)
+    lock = Lock(tmp_path / ".lock")
+    assert lock.acquire(wait=False)
+    lock.release()
+    assert mode(tmp_path / ".lock") == shared
+
+
+def test_in_a_folder_of_ones_own_the_umask_decides(umask, tmp_path):
+    tmp_path.chmod(0o755)
+    lock = Lock(tmp_path / ".lock")
+    assert lock.acquire(wait=False)
+    lock.release()
+    assert mode(tmp_path / ".lock") == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(("folder", "after"), [(0o775, 0o660), (0o755, 0o600), (0o777, 0o660)])
+def test_files_are_the_groups_where_the_folder_is(folder, after, tmp_path):
+    tmp_path.chmod(folder)
+    path = tmp_path / "entry"
+    path.touch(0o600)
+    share(path)
+    assert mode(path) == after
+    share(tmp_path / "nowhere")
+
+
+def test_one_process_at_a_time_holds_it(tmp_path):
+    first, second = Lock(tmp_path / ".lock"), Lock(tmp_path / ".lock")
+    assert first.acquire(wait=False)
+    assert not second.acquire(wait=False)
+    first.release()
+    assert second.acquire(wait=False)
+    second.release()
+
+
+def test_a_lock_that_may_only_be_read_keeps_others_out_too(tmp_path):
+    plain, readable = Lock(tmp_path / ".lock"), Lock(tmp_path / ".lock")
+
+    def acquire(lock: Lock, *, wait: bool) -> bool:
+        """As where another's umask has made the file theirs."""
+        return lock._acquire_unwritten(wait=wait)
+
+    assert plain.acquire(wait=False)
+    assert not acquire(readable, wait=False)
+    waiting = threading.Thread(target=lambda: acquire(readable, wait=True))
+    waiting.start()
+    time.sleep(0.05)
+    plain.release()
+    waiting.join(timeout=10)
+    assert not plain.acquire(wait=False)
+    readable.release()
+    assert plain.acquire(wait=False)
+    plain.release()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everything")
+def test_a_lock_of_anothers_is_taken_all_the_same(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock").chmod(0o444)
+    lock = Lock(tmp_path / ".lock")
+    assert lock.acquire(wait=False)
+    lock.release()
