@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from command import Outcome, call, run_folder
 from peft_vision.exchange import hf_peft, onnx_model
+from test_bad_input import no_file_larger_than
 
 SMOKE = ("experiment=smoke", "trainer.epochs=1", "data.workers=0")
 
@@ -44,6 +45,15 @@ def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs
     assert (tmp_path / "out" / written).exists()
     difference, largest = re.search(r"differ by (\S+) at most, of (\S+)", outcome.out).groups()
     assert float(difference) <= 1e-5 * max(1, float(largest))
+
+
+@pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])
+def test_a_full_disk_is_said_and_leaves_nothing_half(kind, runs, tmp_path):
+    with no_file_larger_than(100):
+        outcome = export(runs("lora"), kind, tmp_path)
+    assert "File too large" in outcome.error
+    assert "set out=FOLDER" in outcome.error
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_timm_loads_the_weights_with_nothing_of_ours(runs, tmp_path):

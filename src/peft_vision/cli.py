@@ -23,7 +23,7 @@ from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
 from peft_vision.printable import PRINTABLE, complain
 from peft_vision.request import Request
 from peft_vision.stopping import Stopped, at_once
-from peft_vision.wording import fault, reword
+from peft_vision.wording import HOMELESS, fault, is_homeless, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
 USAGE_ERROR = 2  # argparse's exit code, after it has printed its own words
@@ -46,10 +46,10 @@ def run(config: DictConfig) -> float | None:
             asked.config["task"]["retry"] = not sweeps
         return build(asked.config["task"], Task, "task").run(asked.config, asked.choices)
     except Exception as error:
-        ours = isinstance(error, ConfigError | OmegaConfBaseException)
+        ours = isinstance(error, ConfigError | OmegaConfBaseException) or is_homeless(error)
         if not sweeps:
             if ours:  # here, because Hydra would add words of its own
-                _fail(reword(error), getattr(error, "exit_code", 1))
+                _fail(fault(error), getattr(error, "exit_code", 1))
             raise
         if not ours:
             complain(traceback.format_exc())
@@ -69,6 +69,10 @@ def main() -> None:
         _fail(reword(error), getattr(error, "exit_code", 1))
     except YAMLError as error:
         _fail(f"cannot read a config: {' '.join(str(error).split())}")
+    except RuntimeError as error:
+        if not is_homeless(error):
+            raise
+        _fail(fault(error))
     except ValueError as error:
         if str(error).startswith("Only one of --run"):
             _fail(f"{error}; --cfg shows a sweep's config without -m")
@@ -92,7 +96,10 @@ def _readable(arguments: list[str]) -> list[str]:
     if unknown:
         raise ConfigError(f"unknown {unknown[0]}; {USAGE}")
     flags = [word for word in arguments if word not in parsed.overrides]
-    return flags + [re.sub("(?<==)~(?=/)", os.path.expanduser("~"), word) for word in parsed.overrides]
+    home = os.path.expanduser("~")
+    if home == "~" and any("=~/" in word for word in parsed.overrides):
+        raise ConfigError(HOMELESS)
+    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in parsed.overrides]
 
 
 def _say(message: str) -> None:

@@ -19,6 +19,8 @@ from omegaconf.errors import (
 from peft_vision.config import CONFIG_DIR, ConfigError, nearest
 from peft_vision.printable import printable
 
+HOMELESS = "a path begins with ~, and no home folder is known for it; write the path out, or set HOME"
+
 
 def reword(error: Exception) -> str:
     """One or two lines for an exception of ours, Hydra or OmegaConf."""
@@ -70,10 +72,17 @@ def _reword(error: Exception) -> str:
     return " ".join(line.strip() for line in (str(error) or str(cause)).splitlines())
 
 
+def is_homeless(error: Exception) -> bool:
+    """Whether `~` stood in a path, and nobody knows what for: HOME is not set, and the user is in no list of users."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Could not determine home directory")
+
+
 def fault(error: Exception) -> str:
     """The same, and one line for any other: its kind and what it says."""
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return reword(error)
+    if is_homeless(error):
+        return HOMELESS
     return printable(f"{type(error).__name__}: {first_line(error)}") if str(error).strip() else type(error).__name__
 
 

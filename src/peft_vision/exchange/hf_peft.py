@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from peft_vision.composition import option
 from peft_vision.exchange.timm_weights import plain_head
 from peft_vision.method.lora import PLACES, LowRank
 from peft_vision.model import Model
+from peft_vision.run import place
 
 CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
 _PREFIX = "base_model.model."
@@ -88,9 +89,16 @@ def write(model: Model, folder: Path) -> None:
         "preprocessing": model.recipe.preprocessing.record(),
         "backbone": model.recipe.backbone,
     }
-    folder.joinpath(CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    folder.joinpath(NOTES).write_text(json.dumps(notes, indent=2) + "\n")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files = {
+        NOTES: f"{json.dumps(notes, indent=2)}\n".encode(),
+        WEIGHTS: save(tensors, {"format": "pt"}),
+        CONFIG: f"{json.dumps(config, indent=2)}\n".encode(),  # the last: without it a folder is no adapter
+    }
+    for name in files:  # of an export before this one
+        (folder / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        place(folder / name, lambda path, content=content: path.write_bytes(content), key="out")
 
 
 def _chains(model: Model) -> dict[str, list[LowRank]]:

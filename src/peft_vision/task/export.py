@@ -1,13 +1,15 @@
 """Write a saved adapter in a format that other tools read, and check that it computes the same."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
 from peft_vision.exchange import hf_peft, onnx_model
 from peft_vision.exchange.timm_weights import timm_state
-from peft_vision.run import writing
+from peft_vision.run import place, writing
 from peft_vision.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
@@ -60,7 +62,8 @@ def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
     """The file, and the logits of an untouched timm model that has loaded it."""
     path = folder / "timm.safetensors"
     state = timm_state(saved.model)
-    save_file(state, path, {key: text for key, text in saved.recipe.metadata().items() if key != "format"})
+    metadata = {key: text for key, text in saved.recipe.metadata().items() if key != "format"}
+    place(path, lambda unfinished: unfinished.write_bytes(save(state, metadata)), key="out")
     vit = _untrained(saved)
     vit.reset_classifier(len(saved.recipe.classes))
     vit.load_state_dict(state)
@@ -92,7 +95,15 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
 def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
     """The file, and what onnxruntime computes from it."""
     path = folder / "model.onnx"
-    onnx_model.write(saved.model, path)
+    staging = folder / ".onnx.unfinished"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir()
+        onnx_model.write(saved.model, staging / path.name)
+        for part in sorted(staging.iterdir(), reverse=True):  # the model after the weights that lie beside it
+            place(folder / part.name, partial(os.replace, part), key="out")
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return path, onnx_model.logits(path, images)
 
 
@@ -100,5 +111,5 @@ def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
     """A copy of the run's own, and the logits of the model it was opened as."""
     path = folder / "adapter.safetensors"
     if path.resolve() != (saved.folder / path.name).resolve():
-        shutil.copyfile(saved.folder / path.name, path)
+        place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
     return path, saved.model(images)
