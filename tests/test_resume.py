@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from command import SMOKE, call, results, run_folder, start
 from peft_vision.run import Run
+from peft_vision.state import write_state
 from peft_vision.task import train
 
 # all that draws random numbers while training, and an optimizer with a state of its own
@@ -197,6 +199,77 @@ def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_p
     assert json.loads((run_folder(tmp_path / "runs") / "result.json").read_text())["test_reads"] == reads
 
 
+def stopped_after_an_epoch(cwd) -> Path:
+    """The state of a run that was killed then."""
+    write = Run.write_state
+
+    def killed(run, state):
+        write(run, state)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "write_state", killed)
+        with pytest.raises(Killed):
+            call(*RANDOM, cwd=cwd)
+    return run_folder(cwd / "runs") / "state.pt"
+
+
+def changed(path: Path, change) -> None:
+    """The state with one of its values changed, as whole as before."""
+    state = torch.load(path, weights_only=True)
+    change(state)
+    write_state(state, path)
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :])
+
+
+def in_half_precision(path: Path) -> None:
+    changed(path, lambda state: state["tuned"].update({name: its.half() for name, its in state["tuned"].items()}))
+
+
+def with_another_moment(path: Path) -> None:
+    def cut(state) -> None:
+        first = next(iter(state["standing"]["optimizer"]["state"].values()))
+        first["exp_avg"] = first["exp_avg"][:1]
+
+    changed(path, cut)
+
+
+def beyond_its_end(path: Path) -> None:
+    changed(path, lambda state: state["standing"].update(epochs=3))
+
+
+def of_another_type(path: Path) -> None:
+    changed(path, lambda state: state["standing"].update(test_reads="1"))
+
+
+@pytest.mark.parametrize("spoil", [flip, in_half_precision, with_another_moment, beyond_its_end, of_another_type])
+def test_from_a_damaged_state_a_run_begins_anew_and_ends_as_if_it_had_not_been(spoil, undisturbed, tmp_path):
+    state = stopped_after_an_epoch(tmp_path)
+    spoil(state)
+    spoiled = state.read_bytes()
+    again = call(*RANDOM, cwd=tmp_path)
+    assert again.code == 0, again
+    assert "state.pt is damaged: " in again.out
+    assert "resumes" not in again.out.rpartition("begins anew")[2]
+    assert_same_run(state.parent, undisturbed)
+    assert (state.parent / "state.pt.damaged").read_bytes() == spoiled
+    assert not (state.parent / "failed.json").exists()
+
+
+def test_a_state_of_the_first_version_is_gone_on_from(undisturbed, tmp_path):
+    path = stopped_after_an_epoch(tmp_path)
+    state = torch.load(path, weights_only=True)
+    del state["metrics_crc32"]
+    torch.save(state, path)  # as it was written there
+    assert "resumes   after epoch 1" in call(*RANDOM, cwd=tmp_path).out
+    assert_same_run(path.parent, undisturbed)
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     def half(path):
         path.write_bytes(b"half")
@@ -214,6 +287,8 @@ def test_a_finished_run_is_told_and_not_trained_again(tmp_path, monkeypatch):
     assert call(*SMOKE, cwd=tmp_path).code == 0
     folder = run_folder(tmp_path / "runs")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    for name in ("state.pt", ".ood-scatter.png.unfinished"):  # left by a kill, they say nothing
+        (folder / name).touch()
     monkeypatch.setattr(train, "_train", None)
     again = call(*SMOKE, "tracker=wandb", "device=cpu", "data.workers=0", cwd=tmp_path)
     assert again.code == 0

@@ -23,6 +23,7 @@ from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.footprint import footprint
+from peft_vision.optimizer.restore import restore
 from peft_vision.progress import Progress
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
@@ -128,11 +129,12 @@ class Trainer:
         `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
         asked to stop, which it then does.
         Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
-        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept.
+        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept. Damaged where
+        the optimizer's state in `standing` is not this one's.
         """
         stepper = optimizer.create(model, seed=derive(seed, "optimizer", model.begun))
         if standing.optimizer is not None:
-            stepper.load_state_dict(standing.optimizer)
+            restore(stepper, standing.optimizer)
         update = self.updates(model, stepper, world)
         steps = -(-len(train) // self.batch_size)
         num_images = len(train)

@@ -56,8 +56,22 @@ def of_another_standing(path: Path) -> None:
     torch.save({**state, "standing": {**state["standing"], "momentum": 1}}, path)
 
 
-@pytest.mark.parametrize("spoil", [torn, emptied, renamed, of_another_standing])
-def test_a_state_that_cannot_be_gone_on_from_is_named_and_the_other_points_run(spoil, begun):
+@pytest.mark.parametrize("spoil", [torn, emptied])
+def test_a_damaged_state_is_named_and_set_aside_and_its_run_begins_anew(spoil, begun):
+    (state,) = begun.rglob("state.pt")
+    spoil(state)
+    spoiled = state.read_bytes()
+    outcome = call(*SWEEP, "seed=0,1,2", cwd=begun)
+    assert outcome.code == 0, outcome
+    assert f"{state.relative_to(begun)} is damaged: " in outcome.out
+    assert "it is kept as state.pt.damaged, and the run begins anew" in outcome.out
+    assert "resumes" not in outcome.out
+    assert state.with_name("state.pt.damaged").read_bytes() == spoiled
+    assert len(results(begun)) == 3
+
+
+@pytest.mark.parametrize("spoil", [renamed, of_another_standing])
+def test_a_state_of_another_version_is_named_and_kept_and_the_other_points_run(spoil, begun):
     (state,) = begun.rglob("state.pt")
     spoil(state)
     spoiled = state.read_bytes()

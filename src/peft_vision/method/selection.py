@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from peft_vision.config import ConfigError
 from peft_vision.method.base import Phase
 
 
@@ -57,5 +58,11 @@ def selection_phases(
 
 
 def head_columns(head: nn.Module) -> Tensor:
-    """The weights (outputs, W) of a head's first linear layer; column j multiplies feature j."""
-    return next(module for module in head.modules() if isinstance(module, nn.Linear)).weight
+    """The weights (outputs, W) of a head's first linear layer; column j multiplies feature j. ConfigError where it
+    has none."""
+    linear = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+    if linear is None:
+        raise ConfigError(
+            f"head: features are chosen by the columns of a linear layer, and {type(head).__name__} has none"
+        )
+    return linear.weight

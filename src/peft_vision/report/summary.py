@@ -48,7 +48,8 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         costs.append(f"of these {_duration(passes)} to fill the feature store")
     if result["images_per_second"]:
         costs.append(f"{result['images_per_second']:,.0f} training images/s")
-    costs.append(f"peak memory {result['peak_mib']:,.0f} MiB")
+    if result["peak_mib"] is not None:
+        costs.append(f"peak memory {result['peak_mib']:,.0f} MiB")
     skipped = result["data"]["corrupt_images_skipped"]
     lines = [
         f"trained   {tuned:,} method parameters ({share:.2f} % of the backbone's {parameters['backbone']:,})"

@@ -1,13 +1,23 @@
 """Where a run that was stopped goes on."""
 
-from peft_vision.adapter import load_tuned
+import math
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from peft_vision.adapter import load_tuned, read_adapter
 from peft_vision.config import ConfigError
 from peft_vision.data.splits import Splits
 from peft_vision.experiment import Experiment
 from peft_vision.model import Model
 from peft_vision.phases import begin_phases
-from peft_vision.run import Run
+from peft_vision.run import OTHER_VERSION, Run
+from peft_vision.state import Damaged, check_tensors
 from peft_vision.trainer import Standing
+
+_SECONDS = ("train_seconds", "stepped_seconds", "wall_seconds")
+_COUNTS = ("epochs", "stepped_epochs", "rows", "test_reads")
 
 
 def origin(model: Model, splits: Splits) -> dict[str, str]:
@@ -16,19 +26,54 @@ def origin(model: Model, splits: Splits) -> dict[str, str]:
 
 
 def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
-    """Puts the saved state, if there is one, into `model`, in the phase it was saved in."""
+    """Puts the saved state, if there is one, into `model`, in the phase it was saved in. Damaged where nothing may
+    go on from it; `model` is of no use then."""
     state = run.read_state()
     if state is None:
         return Standing()
+    if not isinstance(state["origin"], Mapping):
+        raise Damaged("it does not say what it began with")
     for group, found in origin(model, splits).items():
+        if group not in state["origin"]:
+            raise ConfigError(f"{run.folder}/state.pt {OTHER_VERSION}")
         if state["origin"][group] != found:
             raise ConfigError(
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
-    try:
-        standing = Standing(**state["standing"])
-    except TypeError as error:
-        raise ConfigError(f"{run.folder}/state.pt is of another version\ndelete it to begin the run anew") from error
+    standing = _standing(state["standing"], run)
+    if standing.epochs > len(model.phases) * experiment.trainer.epochs:
+        raise Damaged(f"it is of epoch {standing.epochs}, which this run does not have")
     begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
+    check_tensors(state["tuned"], model.tuned_state(), "its tensors")
+    if standing.best is not None:
+        check_tensors(standing.best.get("tuned"), model.tuned_state(), "the tensors of its best epoch")
+    _check_probe(standing, run)
     load_tuned(model, state["tuned"])
     return standing
+
+
+def _standing(values: Mapping[str, Any], run: Run) -> Standing:
+    """Damaged where a value is of another type, or impossible. ConfigError for names of another version."""
+    types = get_type_hints(Standing)
+    if {*values} - types.keys():
+        raise ConfigError(f"{run.folder}/state.pt {OTHER_VERSION}")
+    for name, value in values.items():
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise Damaged(f"its {name}: {error.errors()[0]['msg']}") from error
+    standing = Standing(**values)
+    counts = [getattr(standing, name) for name in _COUNTS]
+    seconds = [getattr(standing, name) for name in _SECONDS]
+    if min(counts) < 0 or not all(0 <= value < math.inf for value in seconds):  # NaN is not
+        raise Damaged("its counts are none")
+    return standing
+
+
+def _check_probe(standing: Standing, run: Run) -> None:
+    """What a phase that is over has left is there."""
+    if standing.probe:
+        try:
+            read_adapter(run.probe)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise Damaged(f"the {run.probe.name} beside it cannot be read") from error

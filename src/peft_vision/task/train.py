@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from contextlib import ExitStack
+from functools import partial
 from time import monotonic
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+from torch import nn
 
 from peft_vision.adapter import Recipe, write_adapter, write_probe
 from peft_vision.backbone.weights import weights_hash
@@ -15,27 +16,25 @@ from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
-from peft_vision.environment import environment, forget_peak, peak_mib
+from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
 from peft_vision.experiment import Experiment, load_backbone, open_store
-from peft_vision.method.selection import head_columns
 from peft_vision.model import Model
-from peft_vision.ood.opened import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import fit_phases
 from peft_vision.probe import check_model, said
 from peft_vision.pruner import Pruner
-from peft_vision.report.comparison import draw
-from peft_vision.report.finished import read
-from peft_vision.report.id_ood import comparisons
 from peft_vision.report.shift_summary import print_shifts
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
 from peft_vision.seeding import derive
 from peft_vision.served import Served, checkpoint_sum
-from peft_vision.shift.scoring import NO_VALIDATION, score_shifts
+from peft_vision.shift.scoring import score_shifts
+from peft_vision.state import Damaged
+from peft_vision.task.ahead import check_end, rehearse
 from peft_vision.task.base import Task
+from peft_vision.task.mirrored import mirrored
 from peft_vision.task.resuming import origin, resume
-from peft_vision.tracker import Log
+from peft_vision.task.shown import are_drawn, show_pictures, told
 from peft_vision.trainer import Standing
 from peft_vision.whole_batch import check_whole_batch
 
@@ -69,23 +68,35 @@ class Train(Task):
             if result is None and failure is not None and self.retry is False:
                 raise ConfigError(f"failed before: {failure}\ntask.retry=true tries again: {run.folder}")
             if result is None:
-                result = _train(experiment, run, here, pruner=self.pruner)
+                result = _to_the_end(experiment, run, here, pruner=self.pruner)
             elif here.is_main:
+                run.forget_way()  # which a process that was killed left
                 logger.info("done before, with the same config; this is its result")
             if here.is_main:
-                print_summary(result, run.folder)
+                told("the result", partial(print_summary, result, run.folder), run.folder)
             before = run.read_ood()
             shifts = score_shifts(experiment, result, here)
             if shifts is not None and here.is_main:
-                print_shifts(shifts, run.folder)
-                if shifts != before:
-                    _show_shifts(experiment, run, shifts)
+                told("the scores out of distribution", partial(print_shifts, shifts, run.folder), run.folder)
+                if shifts != before or not are_drawn(shifts, run):
+                    told("their pictures", partial(show_pictures, experiment, run, shifts), run.folder)
         metrics = result["metrics"]
         return metrics["val/accuracy" if "val/accuracy" in metrics else "test/accuracy"]
 
 
+def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
+    """From the saved state, or from the start where there is none or it is damaged, to a result."""
+    try:
+        return _train(experiment, run, here, pruner=pruner)
+    except Damaged as damage:
+        if here.is_main:
+            run.set_state_aside(damage)
+        here.gather(None)  # nobody looks for a state before it is gone
+    return _train(experiment, run, here, pruner=pruner)
+
+
 def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
-    """From the saved state, or from the start, to a result. Every process computes, the main one writes."""
+    """Every process computes, the main one writes. Damaged before anything is trained, where the saved state is."""
     started = monotonic()
     for group, optimizer in experiment.optimizers.items():
         experiment.trainer.check(optimizer, group=group, processes=here.size)
@@ -105,13 +116,16 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
     method, has_val = experiment.choices["method"], splits.val is not None
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
     check_whole_batch(model, experiment.trainer, processes=here.size)
-    _check_scoring(experiment, splits)
-    standing = resume(model, splits, run, experiment)
+    check_end(experiment, model, splits)
+    standing = _resumed(model, splits, run, experiment, here)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
     model.to(here.device)
     store = open_store(experiment, model, splits.parts(), here)
     facts = _facts(experiment, model, splits)
+    surroundings = environment(here.device, here.size)
+    if here.is_main:
+        rehearse(model, {**facts, "environment": surroundings, "config": experiment.config})
     with ExitStack() as held:
         log = None
         if here.is_main:
@@ -122,7 +136,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             views = experiment.features.views
             for group, line in said(experiment.fitting, augment=experiment.data.augment, views=views).items():
                 logger.info("%-9s %s", group, line)
-            log = held.enter_context(_tracked(experiment, run))
+            log = held.enter_context(mirrored(experiment, run))
 
         def record(metrics: dict[str, float]) -> str | None:
             standing.rows += 1
@@ -158,7 +172,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             standing.probe = score("probe/")
 
         source("train"), source("val")
-        store_peak = max(here.gather(peak_mib(here.device)))
+        store_peak = most_mib(here.gather(peak_mib(here.device)))
         forget_peak(here.device)
         fit_phases(
             model,
@@ -175,7 +189,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             save=save,
             score_probe=score_probe,
         )
-        peak = max(here.gather(peak_mib(here.device)))
+        peak = most_mib(here.gather(peak_mib(here.device)))
         standing.test_reads += splits.test is not None
         save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
         metrics = {**score(), **standing.probe}
@@ -189,7 +203,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
         result = {
             **facts,
             "parameters": {"method": counts.method, "head": counts.head, "backbone": backbone_size},
-            "features": head_columns(model.head).shape[1],
+            "features": _features_read(model),
             "selection": standing.selection,
             "kept_epochs": standing.kept_epochs,
             "metrics": metrics,
@@ -198,14 +212,32 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             "store": {"splits": store.record(), "peak_mib": store_peak},
             "optimizer": standing.footprint,
             **costs,
-            "environment": environment(here.device, here.size),
+            "environment": surroundings,
             "config": experiment.config,
         }
         if log is not None:
             run.place_adapter(lambda path: write_adapter(model, path))
-            log.summary({**metrics, **costs, **(standing.footprint or {})})
             run.write_result(result)
+            log.summary({**metrics, **costs, **(standing.footprint or {})})
     return result
+
+
+def _resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> Standing:
+    """Damaged in every process, where it is in any."""
+    try:
+        standing, damage = resume(model, splits, run, experiment), None
+    except Damaged as error:
+        standing, damage = Standing(), str(error)
+    found = [each for each in here.gather(damage) if each is not None]
+    if found:
+        raise Damaged(found[0])
+    return standing
+
+
+def _features_read(model: Model) -> int:
+    """How many a head reads; one that chooses among them in its own way reads all."""
+    linear = next((module for module in model.head.modules() if isinstance(module, nn.Linear)), None)
+    return model.readout.width if linear is None else linear.in_features
 
 
 def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
@@ -215,19 +247,6 @@ def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experimen
     if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
         return None
     return pruner.verdict(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
-
-
-def _check_scoring(experiment: Experiment, splits: Splits) -> None:
-    """ConfigError for what would stop the run only after its training."""
-    if splits.val is None and experiment.trainer.keep == "best":
-        raise ConfigError("trainer.keep: best needs validation images to tell the best epoch; set data.val_fraction")
-    if splits.val is None and experiment.interpolation.alphas:
-        raise ConfigError(NO_VALIDATION)
-    if experiment.ood:
-        parts = experiment.data.parts()
-        seen = [parts[split] for split in ("train", "val") if split in parts]
-        for name, ood in experiment.ood.items():
-            foresee(opened(ood, name, classes=splits.classes, seen=seen), name, experiment.data)
 
 
 def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) -> dict[str, int]:
@@ -274,26 +293,3 @@ def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standi
         lines["resumes"] = f"after epoch {standing.epochs}"
     for label, text in lines.items():
         logger.info("%-9s %s", label, text)
-
-
-def _show_shifts(experiment: Experiment, run: Run, shifts: Mapping[str, Any]) -> None:
-    """Pictures of what was scored out of distribution, in the run's folder and in its mirror."""
-    (comparison,) = comparisons([read(run.folder)], reference=None, transform="probit")
-    pictures = draw(comparison, run.folder, "ood")
-    with _tracked(experiment, run) as log:
-        log.summary(shifts["metrics"])
-        log.pictures({Path(name).stem: run.folder / name for name in pictures})
-
-
-def _tracked(experiment: Experiment, run: Run) -> AbstractContextManager[Log]:
-    """The run's mirror."""
-    names = [experiment.choices[group] for group in ("method", "backbone", "data")]
-    return experiment.tracker.open(
-        run_id=experiment.identity,
-        name=experiment.name,
-        group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
-        job_type="train" if experiment.data.stage == "all" else experiment.data.stage,
-        tags=names,
-        config=experiment.config,
-        folder=run.folder,
-    )

@@ -1,0 +1,61 @@
+"""The state of an optimizer, put back where it belongs or not at all.
+
+torch takes whatever it is given: it casts other types to the parameters', and leaves other shapes to the first step.
+"""
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peft_vision.config import ConfigError
+from peft_vision.optimizer.low_rank import LowRank
+from peft_vision.state import Damaged
+
+_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, LowRank)  # nobody knows what others keep
+_NUMBERS = ("step", "full_rank_norm")
+
+
+def restore(stepper: torch.optim.Optimizer, saved: Any) -> None:
+    """Damaged where `saved` is not the state of such an optimizer of such parameters. ConfigError where it is of other
+    options."""
+    try:
+        parameters = list(chain.from_iterable(group["params"] for group in stepper.param_groups))
+        numbers = list(chain.from_iterable(group["params"] for group in saved["param_groups"]))
+        states = [saved["state"].get(number, {}) for number in numbers]
+        misfits = [
+            f"{key} of {tuple(value.shape)} for {tuple(parameter.shape)}, in {value.dtype}"
+            for parameter, state in zip(parameters, states, strict=False)
+            for key, value in state.items()
+            if isinstance(value, Tensor) and not _fits(key, value, parameter, state)
+        ]
+        stepper.load_state_dict(saved)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a thing raises that is no such state
+        raise Damaged(f"its optimizer is none of this run's ({type(error).__name__})") from error
+    if misfits and isinstance(stepper, _KNOWN):
+        raise Damaged(f"its optimizer is none of this run's ({misfits[0]})")
+
+
+def _fits(key: str, value: Tensor, parameter: Tensor, state: Mapping[str, Any]) -> bool:
+    """Whether it has the shape and the type of what is kept of `parameter` under this name."""
+    if key in _NUMBERS:
+        return value.shape == () and value.is_floating_point()
+    if key.endswith("_scales"):
+        return value.ndim == 1 and value.dtype == torch.float32
+    if key in ("left", "right"):
+        side = parameter.flatten(1).shape[key == "right"]
+        return value.ndim == 2 and len(value) == side and value.dtype == parameter.dtype
+    dtype = torch.uint8 if f"{key}_scales" in state else parameter.dtype
+    return value.shape == _shape(parameter, state.get("left"), state.get("right")) and value.dtype == dtype
+
+
+def _shape(parameter: Tensor, left: Tensor | None, right: Tensor | None) -> torch.Size:
+    """Of a moment: the parameter's own, or its coordinates in a subspace."""
+    if left is None and right is None:
+        return parameter.shape
+    rows, columns = parameter.flatten(1).shape
+    return torch.Size([rows if left is None else left.shape[1], columns if right is None else right.shape[1]])

@@ -1,0 +1,83 @@
+"""The mirror of a run, whose failing is never the run's: a line says what it does not have, and that is all."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft_vision.config import ConfigError
+from peft_vision.experiment import Experiment
+from peft_vision.run import Run
+from peft_vision.tracker import Log
+from peft_vision.wording import fault, is_homeless
+
+_log = logging.getLogger("peft_vision")
+
+
+class _Forgiven(Log):
+    """Passes all on to `log` until that fails."""
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        self._log: Log | None = log
+        self._folder = folder
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._attempt(lambda log: log.metrics(values, step=step))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._attempt(lambda log: log.summary(values))
+
+    def pictures(self, files: Mapping[str, Path]) -> None:
+        self._attempt(lambda log: log.pictures(files))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._attempt(lambda log: log.table(name, columns, rows))
+
+    def close(self, opened: AbstractContextManager[Log], error: BaseException | None) -> None:
+        """Ends the block that gave the log."""
+        try:
+            opened.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        except Exception as fault_of_its:
+            self._say(fault_of_its)
+
+    def _attempt(self, send: Callable[[Log], object]) -> None:
+        """Nothing more is sent once something has failed."""
+        if self._log is None:
+            return
+        try:
+            send(self._log)
+        except Exception as error:  # of a tracker of anyone's
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        if self._log is not None:
+            _log.warning("tracker   %s; %s has all of the run", fault(error), self._folder)
+        self._log = None
+
+
+@contextmanager
+def mirrored(experiment: Experiment, run: Run) -> Iterator[Log]:
+    """Opened as its tracker opens it, which may refuse; whatever fails later is said, and the run goes on."""
+    names = [experiment.choices[group] for group in ("method", "backbone", "data")]
+    opened = experiment.tracker.open(
+        run_id=experiment.identity,
+        name=experiment.name,
+        group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
+        job_type="train" if experiment.data.stage == "all" else experiment.data.stage,
+        tags=names,
+        config=experiment.config,
+        folder=run.folder,
+    )
+    try:
+        log = _Forgiven(opened.__enter__(), run.folder)
+    except RuntimeError as error:
+        if not is_homeless(error):
+            raise
+        raise ConfigError("tracker: it keeps files in a home folder; set HOME, or write tracker=none") from error
+    try:
+        yield log
+    except BaseException as error:
+        log.close(opened, error)
+        raise
+    log.close(opened, None)

@@ -1,0 +1,60 @@
+"""What a run shows of itself once its records are written: tables on the terminal, pictures in its folder.
+
+Nothing of it is worth a result: what cannot be shown is said in a line.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft_vision.experiment import Experiment
+from peft_vision.report.comparison import draw
+from peft_vision.report.finished import read
+from peft_vision.report.id_ood import comparisons
+from peft_vision.run import Run
+from peft_vision.task.mirrored import mirrored
+from peft_vision.wording import fault
+
+_log = logging.getLogger("peft_vision")
+_OF = ("metrics", "images", "interpolation")  # what of the record pictures show
+PICTURES = "pictures"
+
+
+def told(what: str, tell: Callable[[], object], folder: Path) -> None:
+    """Calls `tell`; where that fails, a line says so, and `folder`, where all of it is."""
+    try:
+        tell()
+    except BrokenPipeError:  # nobody reads any more, which is no fault
+        raise
+    except Exception as error:
+        _log.warning("cannot show %s: %s; all of it is in %s", what, fault(error), folder)
+
+
+def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
+    """Whether the pictures that belong to the record out of distribution lie in the run's folder, every one."""
+    if PICTURES not in record:  # of version 0.1.0
+        return any(run.folder.glob("ood-*.png"))
+    drawn = record[PICTURES]
+    if not isinstance(drawn, Mapping) or drawn.get("of") != _mark(record):
+        return False
+    names = drawn.get("files")
+    return isinstance(names, list) and all((run.folder / str(name)).is_file() for name in names)
+
+
+def show_pictures(experiment: Experiment, run: Run, record: Mapping[str, Any]) -> None:
+    """Draws them, in the run's folder and in its mirror, and writes down that they are."""
+    run.write_ood({**record, PICTURES: None})  # begun: a process that is killed here leaves some of them
+    (comparison,) = comparisons([read(run.folder)], reference=None, transform="probit")
+    names = draw(comparison, run.folder, "ood")
+    run.write_ood({**record, PICTURES: {"of": _mark(record), "files": names}})
+    with mirrored(experiment, run) as log:
+        log.summary(record["metrics"])
+        log.pictures({Path(name).stem: run.folder / name for name in names})
+
+
+def _mark(record: Mapping[str, Any]) -> str:
+    text = json.dumps({key: record[key] for key in _OF if key in record}, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
