@@ -133,12 +133,27 @@ def nothing_at_the_end_of_a_link(path: Path) -> None:
     path.symlink_to("nowhere.png")
 
 
+def a_line(path: Path) -> None:
+    Image.new("1", (1, 5000)).save(
+        path, "PNG"
+    )  # few bytes, but with a short side of 256 pixels a long one of 1.3 million
+
+
+def a_strange_texture(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path, "DDS")
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # the kind of its pixels
+    path.write_bytes(content)
+
+
 def a_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("spoil", [postscript, os.mkfifo, Path.mkdir, a_device, nothing_at_the_end_of_a_link])
+@pytest.mark.parametrize(
+    "spoil", [postscript, os.mkfifo, Path.mkdir, a_device, a_line, a_strange_texture, nothing_at_the_end_of_a_link]
+)
 def test_what_is_no_picture_is_left_out_on_request_and_never_waited_for(
     make, folder: Path, preprocessing, spoil, cache: bool
 ):

@@ -20,6 +20,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     OverflowError,
+    NotImplementedError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

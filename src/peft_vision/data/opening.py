@@ -20,6 +20,7 @@ FORMATS = (
     *("DDS", "DIB", "ICO", "PCX", "PSD", "QOI", "SGI", "TGA"),
 )
 """By Pillow's names, the most frequent first; some builds of Pillow lack some."""
+_LONGEST = 4096  # times the short side: a line of a few hundred bytes, resized by it, would fill the memory
 
 
 @contextmanager
@@ -50,6 +51,9 @@ def _formats() -> tuple[str, ...]:
 
 def _opened(file: BinaryIO) -> Image.Image:
     try:
-        return Image.open(file, formats=_formats())
+        image = Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:  # whose text names the open file, and not the formats
         raise UnidentifiedImageError("no picture, or of no known format; JPEG, PNG and WebP are known") from error
+    if max(image.size) > _LONGEST * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow for a picture")
+    return image
