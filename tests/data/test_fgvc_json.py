@@ -58,7 +58,7 @@ def nothing_in_it(root: Path) -> str:
 def broken(root: Path) -> str:
     file = divided(root, train=[0])
     file.write_text('{"a.jpg": 1')
-    return f"data.source: cannot read {file} (Expecting ',' delimiter"
+    return f"data.source: cannot read {file} (no JSON: Expecting ',' delimiter"
 
 
 def of_two_kinds(root: Path) -> str:

@@ -153,7 +153,7 @@ def page_for_a_file(root: Path) -> str:
 
 def empty_file(root: Path) -> str:
     (root / "flowers-102" / "setid.mat").write_bytes(b"")
-    return f"data.root: cannot read {root}/flowers-102/setid.mat (MatReadError"
+    return f"data.root: cannot read {root}/flowers-102/setid.mat (ValueError: Unknown mat file type"
 
 
 def cut_short(root: Path) -> str:
@@ -169,7 +169,7 @@ def other_variables(root: Path) -> str:
 
 def flower_of_no_class(root: Path) -> str:
     savemat(root / "flowers-102" / "imagelabels.mat", {"labels": np.full((1, 24), 103, dtype=np.uint8)})
-    return f"data.root: {root}/flowers-102/imagelabels.mat has the label 103, should be 1 to 102; fetch it again"
+    return f"{root}/flowers-102/imagelabels.mat has the label 103, should be 1 to 102, the names of the data set; fetch"
 
 
 def flowers_without_labels(root: Path) -> str:

@@ -13,19 +13,10 @@ from peft_vision.config import ConfigError
 from peft_vision.data import download
 from peft_vision.data.torchvision_table import TABLE
 
+pytestmark = pytest.mark.usefixtures("any_checksum")
+
 OWN_VAL = {"flowers102", "dtd"}
 NO_TEST = {"eurosat", "caltech101"}
-
-
-@pytest.fixture(autouse=True)
-def any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The miniatures cannot have the originals' checksums; files must exist all the same."""
-
-    def exists(path: str, md5: str | None = None) -> bool:
-        return Path(path).is_file()
-
-    for module in ("cifar", "svhn", "stl10", "flowers102", "utils"):
-        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", exists)
 
 
 @pytest.fixture

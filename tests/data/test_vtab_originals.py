@@ -16,16 +16,9 @@ from peft_vision.data.vtab.originals.table import READERS
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("any_checksum")
+
 DRAWN = "caltech101"  # the one task of which the benchmark's own choice is not known
-
-
-@pytest.fixture(autouse=True)
-def any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The miniatures cannot have the originals' checksums; files must exist all the same."""
-    for module in ("cifar", "svhn", "flowers102"):
-        monkeypatch.setattr(
-            f"torchvision.datasets.{module}.check_integrity", lambda path, md5=None: Path(path).is_file()
-        )
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def replaced(path: Path, old: str, new: str) -> None:
 def cifar_torn(root: Path) -> str:
     (root / "cifar-100-python" / "train").unlink()
     remedy = "remove cifar-100-python there and fetch it again, by a run with data=cifar100"
-    return f"data: cifar100 in {root} is damaged\n{remedy}"
+    return f"{root}/cifar-100-python/train (No such file or directory), should be the published file\n{remedy}"
 
 
 def sun_list_missing(root: Path) -> str:
@@ -50,6 +50,22 @@ def sun_class_unknown(root: Path) -> str:
     return "/c/church/indoor/sun_e.jpg is of none of the 2 classes of"
 
 
+def sun_class_elsewhere(root: Path) -> str:
+    replaced(root / "SUN397" / "ClassName.txt", "/c/church/indoor", "/../../etc")
+    return f"data.root: {root}/SUN397/ClassName.txt names '/../../etc', should be such as /a/abbey"
+
+
+def sun_class_twice(root: Path) -> str:
+    replaced(root / "SUN397" / "ClassName.txt", "/c/church/indoor", "/a/abbey")
+    return f"data.root: {root}/SUN397/ClassName.txt names /a/abbey a second time"
+
+
+def sun_image_twice(root: Path) -> str:
+    file = root / "sun397_tfds_va.txt"
+    file.write_text(file.read_text() * 2)
+    return f"data.root: {file} names /a/abbey/sun_d.jpg a second time"
+
+
 def camelyon_packed(root: Path) -> str:
     file = root / "pcam" / "camelyonpatch_level_2_split_test_x.h5"
     file.rename(f"{file}.gz")
@@ -59,7 +75,7 @@ def camelyon_packed(root: Path) -> str:
 def camelyon_no_hdf5(root: Path) -> str:
     file = root / "pcam" / "camelyonpatch_level_2_split_train_x.h5"
     file.write_bytes(b"no HDF5")
-    return f"data.root: cannot read {file.name} and camelyonpatch_level_2_split_train_y.h5 in {root}/pcam"
+    return f"data.root: cannot read {file} ("
 
 
 def camelyon_label_missing(root: Path) -> str:
@@ -71,7 +87,7 @@ def camelyon_label_missing(root: Path) -> str:
 def camelyon_other_labels(root: Path) -> str:
     with h5py.File(root / "pcam" / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
         file["y"] = np.array([0, 7], np.uint8).reshape(2, 1, 1, 1)
-    return "_valid_y.h5 holds labels up to 7, should hold 0 and 1"
+    return "_valid_y.h5 holds labels 0 to 7, should be 0 to 1"
 
 
 def camelyon_other_images(root: Path) -> str:
@@ -99,7 +115,23 @@ def retinopathy_image_missing(root: Path) -> str:
 
 def retinopathy_column_missing(root: Path) -> str:
     replaced(root / "diabetic_retinopathy" / "retinopathy_solution.csv", "Usage", "usage")
-    return "retinopathy_solution.csv (KeyError: 'Usage'), should have columns image, level, Usage"
+    return "retinopathy_solution.csv (KeyError: 'Usage'), should be a table with columns image, level, Usage"
+
+
+def retinopathy_row_missing(root: Path) -> str:
+    replaced(root / "diabetic_retinopathy" / "trainLabels.csv", "13_left,2\n", "")
+    return "trainLabels.csv has no row for 1 of the images in "
+
+
+def retinopathy_row_twice(root: Path) -> str:
+    replaced(root / "diabetic_retinopathy" / "trainLabels.csv", "13_left,2\n", "13_left,2\n13_left,3\n")
+    return "trainLabels.csv names 13_left a second time"
+
+
+def retinopathy_without_rows(root: Path) -> str:
+    file = root / "diabetic_retinopathy" / "trainLabels.csv"
+    file.write_text("image,level\n")
+    return f"data.root: {file} has no row, should be a table with columns image, level; fetch it again"
 
 
 def retinopathy_other_level(root: Path) -> str:
@@ -114,6 +146,9 @@ def retinopathy_other_level(root: Path) -> str:
         ("sun397", sun_list_missing),
         ("sun397", sun_image_missing),
         ("sun397", sun_class_unknown),
+        ("sun397", sun_class_elsewhere),
+        ("sun397", sun_class_twice),
+        ("sun397", sun_image_twice),
         ("camelyon", camelyon_packed),
         ("camelyon", camelyon_no_hdf5),
         ("camelyon", camelyon_label_missing),
@@ -124,6 +159,9 @@ def retinopathy_other_level(root: Path) -> str:
         ("retinopathy", retinopathy_image_missing),
         ("retinopathy", retinopathy_column_missing),
         ("retinopathy", retinopathy_other_level),
+        ("retinopathy", retinopathy_row_missing),
+        ("retinopathy", retinopathy_row_twice),
+        ("retinopathy", retinopathy_without_rows),
     ],
 )
 def test_a_copy_that_is_not_as_published_is_refused(vtab_original, task: str, spoil: Callable[[Path], str]):

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peft_vision.config import ConfigError
+from peft_vision.data.vtab.prepared_table import PREPARED
 from peft_vision.data.vtab.tasks import TASKS
+from peft_vision.data.vtab.tfrecord import example
+from tfrecord_writer import example_bytes, write_records
 from vtab_miniatures import HIGHEST, encoded, labels, prepared
 
 NAMES = {
@@ -147,15 +151,85 @@ def another_data_set(root: Path) -> str:
     return f"data: {file} has no image and label of cifar100 at byte 12 (KeyError: 'label')"
 
 
+def record_of(features: dict[str, list]) -> Callable[[Path], Path]:
+    """The one record of a file, with a picture and these `features`."""
+
+    def spoil(root: Path) -> Path:
+        file = root / "cifar100" / "3.0.2" / "cifar100-test.tfrecord-00001-of-00002"
+        write_records(file, [example_bytes({"image": [encoded(0)], **features})])
+        return file
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("features", "complaint"),
+    [
+        ({"label": [100]}, "has label 100 at byte 12, should be 0 to 99"),
+        ({"label": [-1]}, "has label -1 at byte 12, should be 0 to 99"),
+        ({"label": [1.0]}, "(ValueError: label is no whole number)"),
+        ({"label": [float("nan")]}, "(ValueError: label is no whole number)"),
+        ({"label": [b"1"]}, "(ValueError: label is no whole number)"),
+        ({"label": [1, 2]}, "(ValueError: label is no whole number)"),
+        ({"label": [1], "image": [5]}, "(ValueError: a picture that is no bytes)"),
+    ],
+)
+def test_a_label_is_one_of_the_classes(make, tmp_path: Path, features: dict[str, list], complaint: str):
+    prepared(tmp_path / "cifar100" / "3.0.2", "cifar100", "cifar100", {"train": (4, 6), "test": (3, 1)})
+    file = record_of(features)(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        mini(make, tmp_path).check()
+    assert f"data: {file} has " in str(error.value)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "features"),
+    [
+        ("kitti", {"objects/type": [0], "objects/location": [1.0, 2.0]}),
+        ("kitti", {"objects/type": [0], "objects/location": [1, 2, 3]}),
+        ("kitti", {"objects/type": [0], "objects/location": [1.0, 2.0, float("nan")]}),
+        ("kitti", {"objects/type": [0, 1], "objects/location": [1.0, 2.0, 3.0]}),
+        ("clevr_count", {"objects/size": [1.0] * 5}),
+        ("clevr_distance", {"objects/pixel_coords": [1.0, 2.0, float("inf")]}),
+        ("clevr_distance", {"objects/pixel_coords": [b"1"] * 3}),
+        ("clevr_distance", {"label": [1]}),
+    ],
+)
+def test_what_labels_are_made_of_is_numbers(task: str, features: dict[str, list]):
+    with pytest.raises(ValueError):  # noqa: PT011, of NumPy or of ours
+        PREPARED[task].label(example(example_bytes(features)))
+
+
+@pytest.mark.parametrize("names", [["a"] * 100, [f"thing {label}" for label in range(99)], ["x" * 101, *"abc"]])
+def test_names_of_classes_are_as_many_as_the_classes(make, tmp_path: Path, names: list[str]):
+    file = write(tmp_path, "cifar100") / "label.labels.txt"
+    file.write_text("\n".join(names) + "\n")
+    with pytest.raises(
+        ConfigError, match=rf"data.root: {file} names \d+ classes in {len(names)} lines, should name 100"
+    ):
+        mini(make, tmp_path).open()
+
+
+@pytest.mark.parametrize("lengths", [["-1", "11"], [], ["ten"], [None], "12", {"a": 1}, ["9" * 5000]])
+def test_lengths_are_numbers_of_records(make, tmp_path: Path, lengths: object):
+    file = write(tmp_path, "cifar100") / "dataset_info.json"
+    file.write_text(json.dumps({"splits": [{"name": name, "shardLengths": lengths} for name in ("train", "test")]}))
+    with pytest.raises(ConfigError) as error:
+        mini(make, tmp_path).open()
+    assert str(file.parent) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def no_lengths(root: Path) -> str:
     file = root / "cifar100" / "3.0.2" / "dataset_info.json"
     file.write_text(json.dumps({"splits": [{"name": "train"}]}))
-    return f"data.root: {file} does not say how many records the files of test, train have (KeyError: 'shardLengths')"
+    return f"data.root: cannot read {file} (KeyError: 'shardLengths'), should be the numbers of records in the files of"
 
 
 def no_json(root: Path) -> str:
     (root / "cifar100" / "3.0.2" / "dataset_info.json").write_text("{")
-    return "dataset_info.json does not say how many records"
+    return "dataset_info.json (no JSON: Expecting"
 
 
 @pytest.mark.parametrize(

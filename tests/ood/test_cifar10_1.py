@@ -52,7 +52,9 @@ def cut(path: Path, left: int) -> None:
 def test_an_array_that_is_cut_short_is_refused(published: Path, name: str, left: int):
     path = published / f"cifar10.1_v6_{name}.npy"
     cut(path, min(left, path.stat().st_size - 1))
-    with pytest.raises(ConfigError, match=f"^path: {path} is cut short or no NumPy file; fetch it again$"):
+    with pytest.raises(
+        ConfigError, match=rf"^path: cannot read {path} \(.*\), should be a NumPy file of numbers; fetch it again$"
+    ):
         make_ood("cifar10_1", path=str(published)).open()
 
 

@@ -110,7 +110,9 @@ def test_a_file_that_is_not_there_is_named(published: Path, name: str):
 def test_an_array_that_is_cut_short_is_refused(published: Path):
     path = published / "snow.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match=f"^path: {path} is cut short or no NumPy file; fetch it again$"):
+    with pytest.raises(
+        ConfigError, match=rf"^path: cannot read {path} \(.*, should be a NumPy file of numbers; fetch it again$"
+    ):
         make(published).open()
 
 

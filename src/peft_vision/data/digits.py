@@ -12,6 +12,7 @@ from peft_vision.config import component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Arrays, labelled
+from peft_vision.data.reading import reading
 from peft_vision.data.splits import LabelledSets
 
 TEST_FRACTION = 0.2
@@ -25,7 +26,9 @@ class Digits(Data):
         """Grey values 0 to 16, spread over 0 to 255."""
         # the file that load_digits reads: importing sklearn for it would take seconds
         sklearn = Path(importlib.util.find_spec("sklearn").origin).parent
-        table = np.loadtxt(sklearn / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        file = sklearn / "datasets" / "data" / "digits.csv.gz"
+        with reading(file, "the digits of scikit-learn, 65 numbers a line", key="data", remedy="install it again"):
+            table = np.loadtxt(file, delimiter=",").reshape(-1, 65)
         values, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
         grey = np.round(values * (255 / 16)).astype(np.uint8)
         pictures = Arrays(np.repeat(grey[..., None], 3, axis=-1))

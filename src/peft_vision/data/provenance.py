@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 
 _SAMPLE = 100  # of each split: to look at every picture of ImageNet would take a while
 _BEGINNINGS = {
@@ -54,5 +56,5 @@ def sample(part: Labelled) -> Labelled:
 
 def file_sum(path: Path) -> str:
     """sha256 of a file, as a checksum is usually written."""
-    with path.open("rb") as file:
+    with reading(path, "the file that was read before", key="data", remedy=""), open_regular(path) as file:
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

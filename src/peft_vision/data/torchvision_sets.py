@@ -4,6 +4,7 @@ One that is present is never downloaded again. EuroSAT and Caltech101 have no of
 drawn once and for all, whatever the `split_seed`, and `Splits.source` says so.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,10 @@ from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
 from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 from peft_vision.data.splits import LabelledSets
+from peft_vision.data.torchvision_arrays import KEY
 from peft_vision.data.torchvision_table import TABLE
 
 TEST_FRACTION = 0.2
@@ -70,11 +74,20 @@ def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: st
     """The images of one split of a data set that is there, and its classes. `again`: how to fetch it anew."""
     entry = TABLE[name]
     try:
-        dataset = entry.cls(root=str(root), download=False, **arguments)
-        return labelled(entry.pictures(dataset), getattr(dataset, entry.labels)), tuple(entry.classes(dataset))
-    except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
-        # torchvision's own words name neither data set nor folder, and advise what would not help
-        reason = "" if type(error) is RuntimeError else f" ({type(error).__name__}: {error})"
+        for file, md5 in entry.sums.items():
+            require_sum(root / file, md5)
+        pictures, labels, classes = entry.read(root, **arguments)
+    except ConfigError as error:
+        found = str(error).removeprefix(f"{KEY}: ")
         raise ConfigError(
-            f"data: {name} in {root} is damaged{reason}\nremove {', '.join(entry.contents)} there and {again}"
+            f"data: {name} in {root} is damaged: {found}\nremove {', '.join(entry.contents)} there and {again}"
         ) from error
+    return labelled(pictures, labels), classes
+
+
+def require_sum(path: Path, md5: str) -> None:
+    """ConfigError unless a file is the published one."""
+    with reading(path, "the published file", key=KEY, remedy=""), open_regular(path) as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != md5:
+            raise ValueError(f"its md5 is {found}, not {md5}")

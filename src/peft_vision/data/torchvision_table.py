@@ -1,70 +1,50 @@
-"""Where torchvision's data sets differ: class, splits, files on disk, and where labels and pictures are.
-
-Labels and pictures are read from the data set's own lists, so that nothing is decoded to learn a label.
-"""
+"""Where torchvision's data sets differ: class, reader, splits, files on disk and their checksums."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
 
-from peft_vision.data.pictures import Arrays, Files, Pictures
+from peft_vision.data import torchvision_arrays as arrays
+from peft_vision.data import torchvision_lists as lists
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """`train`, `val`, `test` are arguments of `cls`, None where there is no such split. `contents` lie
-    under the root once the data set is there, `archives` are what torchvision unpacks, `site` is where it
-    fetches them."""
+    """`cls` is torchvision's, which fetches; `read` reads what is there. `train`, `val`, `test` are arguments of both,
+    None where there is no such split. `contents` lie under the root once the data set is there, `archives` are what
+    torchvision unpacks, `site` is where it fetches them. `sums`: md5 of files that are not read without it."""
 
     cls: type
+    read: Callable[..., arrays.Part]
     train: Mapping[str, Any]
     val: Mapping[str, Any] | None
     test: Mapping[str, Any] | None
-    pictures: Callable[[Any], Pictures]
-    labels: str
-    classes: Callable[[Any], list[str]]
     contents: tuple[str, ...]
     archives: tuple[str, ...]
     site: str
+    sums: Mapping[str, str]
 
 
-def _classes(dataset: Any) -> list[str]:
-    return dataset.classes
+def _cifar_sums(cls: type) -> dict[str, str]:
+    meta = (cls.meta["filename"], cls.meta["md5"])
+    return {f"{cls.base_folder}/{name}": md5 for name, md5 in (*cls.train_list, *cls.test_list, meta)}
 
 
-def _height_width_channels(dataset: Any) -> Pictures:
-    return Arrays(dataset.data)
+def _flowers_sums() -> dict[str, str]:
+    files = (datasets.Flowers102._file_dict[name] for name in ("label", "setid"))
+    return {f"flowers-102/{name}": md5 for name, md5 in files}
 
 
-def _channels_first(dataset: Any) -> Pictures:
-    return Arrays(dataset.data.transpose(0, 2, 3, 1))
+def _svhn_sums() -> dict[str, str]:
+    return {name: md5 for _, name, md5 in (datasets.SVHN.split_list[split] for split in ("train", "test"))}
 
 
-def _files(attribute: str) -> Callable[[Any], Pictures]:
-    def files(dataset: Any) -> Pictures:
-        root = Path(dataset.root)
-        return Files(root, [str(Path(path).relative_to(root)) for path in getattr(dataset, attribute)])
-
-    return files
-
-
-def _eurosat(dataset: Any) -> Pictures:
-    root = Path(dataset.root)
-    return Files(root, [str(Path(path).relative_to(root)) for path, _ in dataset.samples])
-
-
-def _caltech101(dataset: Any) -> Pictures:
-    folder = "101_ObjectCategories"
-    return Files(
-        Path(dataset.root),
-        [
-            f"{folder}/{dataset.categories[label]}/image_{number:04d}.jpg"
-            for label, number in zip(dataset.y, dataset.index, strict=True)
-        ],
-    )
+def _stl10_sums() -> dict[str, str]:
+    """Of what is read of it."""
+    files = (*datasets.STL10.train_list[:2], *datasets.STL10.test_list)
+    return {f"stl10_binary/{name}": md5 for name, md5 in files}
 
 
 _TRAIN_OR_NOT = {"train": {"train": True}, "val": None, "test": {"train": False}}
@@ -75,104 +55,94 @@ _UNDIVIDED: dict[str, Any] = {"train": {}, "val": None, "test": None}
 TABLE = {
     "cifar10": Entry(
         cls=datasets.CIFAR10,
+        read=arrays.cifar10,
         **_TRAIN_OR_NOT,
-        pictures=_height_width_channels,
-        labels="targets",
-        classes=_classes,
         contents=("cifar-10-batches-py",),
         archives=("cifar-10-python.tar.gz",),
         site="https://www.cs.toronto.edu",
+        sums=_cifar_sums(datasets.CIFAR10),
     ),
     "cifar100": Entry(
         cls=datasets.CIFAR100,
+        read=arrays.cifar100,
         **_TRAIN_OR_NOT,
-        pictures=_height_width_channels,
-        labels="targets",
-        classes=_classes,
         contents=("cifar-100-python",),
         archives=("cifar-100-python.tar.gz",),
         site="https://www.cs.toronto.edu",
+        sums=_cifar_sums(datasets.CIFAR100),
     ),
     "flowers102": Entry(
         cls=datasets.Flowers102,
+        read=lists.flowers102,
         **_TRAIN_VAL_TEST,
-        pictures=_files("_image_files"),
-        labels="_labels",
-        classes=_classes,
         contents=("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
         archives=("flowers-102/102flowers.tgz",),
         site="https://www.robots.ox.ac.uk",
+        sums=_flowers_sums(),
     ),
     "pets": Entry(
         cls=datasets.OxfordIIITPet,
+        read=lists.pets,
         train={"split": "trainval"},
         val=None,
         test={"split": "test"},
-        pictures=_files("_images"),
-        labels="_labels",
-        classes=_classes,
         contents=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
         archives=("oxford-iiit-pet/images.tar.gz", "oxford-iiit-pet/annotations.tar.gz"),
         site="https://www.robots.ox.ac.uk",
+        sums={},
     ),
     "dtd": Entry(
-        cls=datasets.DTD,  # partition 1 of its ten, as everybody reports
+        cls=datasets.DTD,
+        read=lists.dtd,
         **_TRAIN_VAL_TEST,
-        pictures=_files("_image_files"),
-        labels="_labels",
-        classes=_classes,
         contents=("dtd/dtd",),
         archives=("dtd/dtd-r1.0.1.tar.gz",),
         site="https://www.robots.ox.ac.uk",
+        sums={},
     ),
     "food101": Entry(
         cls=datasets.Food101,
+        read=lists.food101,
         **_TRAIN_TEST,
-        pictures=_files("_image_files"),
-        labels="_labels",
-        classes=_classes,
         contents=("food-101/meta", "food-101/images"),
         archives=("food-101.tar.gz",),
         site="http://data.vision.ee.ethz.ch",
+        sums={},
     ),
     "svhn": Entry(
         cls=datasets.SVHN,
+        read=arrays.svhn,
         **_TRAIN_TEST,
-        pictures=_channels_first,
-        labels="labels",
-        classes=lambda dataset: [str(digit) for digit in range(10)],
         contents=("train_32x32.mat", "test_32x32.mat"),
         archives=("train_32x32.mat", "test_32x32.mat"),
         site="http://ufldl.stanford.edu",
+        sums=_svhn_sums(),
     ),
     "eurosat": Entry(
         cls=datasets.EuroSAT,
+        read=lists.eurosat,
         **_UNDIVIDED,
-        pictures=_eurosat,
-        labels="targets",
-        classes=_classes,
         contents=("eurosat/2750",),
         archives=("eurosat/EuroSAT.zip",),
         site="https://huggingface.co",
+        sums={},
     ),
     "caltech101": Entry(
-        cls=datasets.Caltech101,  # which leaves the background class out
+        cls=datasets.Caltech101,
+        read=lists.caltech101,
         **_UNDIVIDED,
-        pictures=_caltech101,
-        labels="y",
-        classes=lambda dataset: dataset.categories,
         contents=("caltech101/101_ObjectCategories",),
         archives=("caltech101/caltech-101.zip",),
         site="https://data.caltech.edu",
+        sums={},
     ),
     "stl10": Entry(
         cls=datasets.STL10,
-        **_TRAIN_TEST,  # the unlabelled images are not read
-        pictures=_channels_first,
-        labels="labels",
-        classes=_classes,
+        read=arrays.stl10,
+        **_TRAIN_TEST,
         contents=("stl10_binary",),
         archives=("stl10_binary.tar.gz",),
         site="http://ai.stanford.edu",
+        sums=_stl10_sums(),
     ),
 }

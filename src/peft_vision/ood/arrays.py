@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
 from peft_vision.config import ConfigError
+from peft_vision.data.numpy_files import map_values
+from peft_vision.data.reading import reading
 from peft_vision.data.regular import open_regular
+from peft_vision.data.whole_numbers import whole_numbers
 from peft_vision.printable import shown
-
-_NO_ARRAY = (ValueError, EOFError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError)
-"""What NumPy raises for a head that is none, or that promises what no file holds."""
 
 
 def require(paths: Iterable[Path], *, source: str) -> None:
@@ -41,24 +40,11 @@ def read_array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
     return array
 
 
-def class_ids(path: Path, *, count: int, classes: tuple[str, ...]) -> np.ndarray:
-    """(count,) places in `classes`."""
-    stored = _load(path)
-    if stored.shape != (count,) or not np.issubdtype(stored.dtype, np.integer):
-        raise ConfigError(f"path: {path} holds {stored.dtype} {stored.shape}, should be {count} whole numbers")
-    labels = np.array(stored)  # a copy: torch wants no labels that cannot be written to
-    if count and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ConfigError(
-            f"path: {path} holds labels {labels.min()} to {labels.max()}, should be 0 to {len(classes) - 1}"
-        )
-    return labels
+def class_ids(path: Path, *, of: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
+    """(count,) places in `classes`, of the images in the file `of`."""
+    return whole_numbers(_load(path), path, first=0, last=len(classes) - 1, count=count, of=of.name, key="path")
 
 
 def _load(path: Path) -> np.ndarray:
-    try:
-        # not np.load, which opens archives too, and unpickles on request
-        return np.lib.format.open_memmap(regular(path), mode="r")
-    except OSError as error:
-        raise ConfigError(f"path: cannot read {shown(path)}: {error.strerror or error}") from error
-    except _NO_ARRAY as error:
-        raise ConfigError(f"path: {shown(path)} is cut short or no NumPy file; fetch it again") from error
+    with reading(path, "a NumPy file of numbers", key="path"):
+        return map_values(path)

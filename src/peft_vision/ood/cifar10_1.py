@@ -27,7 +27,9 @@ class CIFAR10_1(OOD):
     def open(self) -> Mapping[str, Shift]:
         data, labels = self._files()
         images = read_array(data, shape=(None, 32, 32, 3))
-        return {"": Shift(labelled(Arrays(images), class_ids(labels, count=len(images), classes=CIFAR10)), CIFAR10)}
+        return {
+            "": Shift(labelled(Arrays(images), class_ids(labels, of=data, count=len(images), classes=CIFAR10)), CIFAR10)
+        }
 
     def _files(self) -> tuple[Path, Path]:
         folder = Path(self.path).expanduser().absolute()

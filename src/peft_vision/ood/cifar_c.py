@@ -49,7 +49,7 @@ class CIFARC(OOD):
             raise ConfigError(
                 f"path: {first} holds {count} images, should be as many of each severity, 1 to {SEVERITIES}"
             )
-        labels = class_ids(self._file("labels"), count=count, classes=classes)
+        labels = class_ids(self._file("labels"), of=first, count=count, classes=classes)
         shifts = {}
         for corruption in self.corruptions:
             images = read_array(self._file(corruption), shape=(count, 32, 32, 3))

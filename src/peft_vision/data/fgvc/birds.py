@@ -14,8 +14,10 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
+from peft_vision.data.reading import quoted, read_lines, refuse_repeated
 
 _FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+_DIGITS = 9  # of the number of a class, at most
 
 
 def read(copy: Copy) -> Listing:
@@ -23,10 +25,11 @@ def read(copy: Copy) -> Listing:
     copy.require(*_FILES, "images")
     files = tuple(copy.folder / name for name in _FILES)
     paths, classes, flags, names = map(_column, files)
+    refuse_repeated(paths.values(), files[0])
     for file, column in zip(files[1:3], (classes, flags), strict=True):
         if strange := sorted(paths.keys() ^ column.keys()):
             raise ConfigError(
-                f"data.root: {file} and {files[0]} differ in {len(strange)} images, first {strange[0]!r}; "
+                f"data.root: {file} and {files[0]} differ in {len(strange)} images, first {quoted(strange[0])}; "
                 "fetch both again"
             )
     known = {_number(files[3], name): title for name, title in names.items()}
@@ -35,7 +38,8 @@ def read(copy: Copy) -> Listing:
         raise ConfigError(f"data.root: {files[3]} lacks the class {unnamed[0]} of {files[1]}; fetch it again")
     if strange := [image for image, flag in flags.items() if flag not in ("0", "1")]:
         raise ConfigError(
-            f"data.root: {files[2]} has {flags[strange[0]]!r} for image {strange[0]!r}, should be 1 (training) or 0"
+            f"data.root: {files[2]} has {quoted(flags[strange[0]])} for image {quoted(strange[0])}, "
+            "should be 1 (training) or 0"
         )
     splits = {
         split: {f"images/{paths[image]}": labels[image] for image in paths if flags[image] == flag}
@@ -46,21 +50,17 @@ def read(copy: Copy) -> Listing:
 
 def _column(file: Path) -> dict[str, str]:
     """What follows the first word of each line, by that word."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.root: cannot read {file} ({error}); fetch it again") from error
     column = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file, "lines of an id and what belongs to it"), start=1):
         first, _, rest = line.strip().partition(" ")
         if not rest or first in column:
             what = "says again what a line before it does" if rest else "should be two words"
-            raise ConfigError(f"data.root: {file} line {number} is {line!r}, {what}; fetch it again")
+            raise ConfigError(f"data.root: {file} line {number} is {quoted(line)}, {what}; fetch it again")
         column[first] = rest.strip()
     return column
 
 
 def _number(file: Path, word: str) -> int:
-    if not word.isdecimal():
-        raise ConfigError(f"data.root: {file} has the class {word!r}, should be a number; fetch it again")
+    if not word.isdecimal() or len(word) > _DIGITS:
+        raise ConfigError(f"data.root: {file} has the class {quoted(word)}, should be a number; fetch it again")
     return int(word)

@@ -10,7 +10,8 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
-from peft_vision.data.fgvc.matlab import labelled_paths, named, read_mat
+from peft_vision.data.fgvc.tables import labelled_paths, named
+from peft_vision.data.matlab import read_mat, texts
 
 _TEST_LABELS = "cars_test_annos_withlabels.mat"
 
@@ -26,12 +27,12 @@ def read(copy: Copy) -> Listing:
     splits = {split: _labels(file, f"cars_{split}") for split, file in files.items()}
     names: dict[int, str] = {}
     for split, file in files.items():
-        names |= named(file, splits[split].values(), titles.tolist())
+        names |= named(file, splits[split].values(), texts(meta, titles, what="class_names"), of=meta.name)
     return Listing(splits, names, (*files.values(), meta))
 
 
 def _labels(file: Path, folder: str) -> dict[str, int]:
     (table,) = read_mat(file, "annotations")
-    if not {"fname", "class"} <= set(table.dtype.names or ()):
+    if table.ndim != 1 or not {"fname", "class"} <= set(table.dtype.names or ()):
         raise ConfigError(f"data.root: the annotations in {file} have no fname and class; it is not the published file")
     return labelled_paths(file, table["fname"], table["class"], folder=folder)

@@ -3,9 +3,12 @@
 train_list.mat, test_list.mat   file_list: paths below Images/; labels: 1 to 120
 """
 
+from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
-from peft_vision.data.fgvc.matlab import labelled_paths, read_mat
+from peft_vision.data.fgvc.tables import labelled_paths
+from peft_vision.data.matlab import read_mat
+from peft_vision.data.reading import short
 
 
 def read(copy: Copy) -> Listing:
@@ -16,5 +19,8 @@ def read(copy: Copy) -> Listing:
         split: labelled_paths(file, *read_mat(file, "file_list", "labels"), folder="Images")
         for split, file in files.items()
     }
+    for split, file in files.items():
+        if strange := [path for path in splits[split] if path.count("/") != 2]:
+            raise ConfigError(f"data.root: {file} names {short(strange[0])}, should be CLASS/FILE; fetch it again")
     names = {label: path.split("/")[1] for labels in splits.values() for path, label in labels.items()}
     return Listing(splits, names, tuple(files.values()))

@@ -9,7 +9,9 @@ from torchvision.datasets import Flowers102
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
-from peft_vision.data.fgvc.matlab import named, read_mat
+from peft_vision.data.fgvc.tables import named, numbers
+from peft_vision.data.matlab import read_mat
+from peft_vision.data.reading import refuse_repeated
 
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 
@@ -18,14 +20,18 @@ def read(copy: Copy) -> Listing:
     """Classes are named as by torchvision."""
     copy.require("imagelabels.mat", "setid.mat", "jpg")
     labels_file, splits_file = copy.folder / "imagelabels.mat", copy.folder / "setid.mat"
-    (labels,) = read_mat(labels_file, "labels")
+    labels = numbers(labels_file, *read_mat(labels_file, "labels"), what="labels").tolist()
     splits = {}
-    for split, numbers in zip(_SPLITS, read_mat(splits_file, *_SPLITS.values()), strict=True):
-        if strange := [number for number in numbers.tolist() if not 1 <= number <= len(labels)]:
+    for (split, name), values in zip(_SPLITS.items(), read_mat(splits_file, *_SPLITS.values()), strict=True):
+        images = numbers(splits_file, values, what=name).tolist()
+        refuse_repeated(images, splits_file)
+        if strange := [number for number in images if number > len(labels)]:
             raise ConfigError(
                 f"data.root: {splits_file} names the image {strange[0]}, {labels_file} has {len(labels)} labels; "
                 "fetch both again"
             )
-        splits[split] = {f"jpg/image_{number:05d}.jpg": int(labels[number - 1]) for number in numbers.tolist()}
+        splits[split] = {f"jpg/image_{number:05d}.jpg": labels[number - 1] for number in images}
     occurring = [label for its in splits.values() for label in its.values()]
-    return Listing(splits, named(labels_file, occurring, Flowers102.classes), (labels_file, splits_file))
+    return Listing(
+        splits, named(labels_file, occurring, Flowers102.classes, of="the data set"), (labels_file, splits_file)
+    )

@@ -12,13 +12,15 @@ from typing import Any
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Label, Listing
+from peft_vision.data.reading import quoted, read_json, refuse_repeated, short
+from peft_vision.records import exists
 
 
 def read(copy: Copy) -> Listing:
     """Classes are named by their labels."""
     copy.require("train.json", "test.json")
     files = [copy.folder / f"{split}.json" for split in ("train", "val", "test")]
-    files = [file for file in files if file.is_file()]
+    files = [file for file in files if exists(file)]
     raw = {file.stem: _labels(file) for file in files}
     kinds = {type(label) for labels in raw.values() for label in labels.values()}
     if len(kinds) > 1:
@@ -30,18 +32,18 @@ def read(copy: Copy) -> Listing:
 
 
 def _labels(file: Path) -> dict[str, Label]:
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.source: cannot read {file} ({error})") from error
+    content: Any = read_json(file, "one object with a label for each picture's path", key="data.source")
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"data.source: {file} should be one object with a label for each picture's path")
     for path, label in content.items():
         if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
             raise ConfigError(
-                f"data.source: {file} labels {path!r} with {json.dumps(label)}, should be an integer or a string"
+                f"data.source: {file} labels {quoted(path)} with {short(json.dumps(label))}, "
+                "should be an integer or a string"
             )
-    return {str(PurePosixPath(path)): label for path, label in content.items()}
+    paths = [str(PurePosixPath(path)) for path in content]
+    refuse_repeated(paths, file, key="data.source")
+    return dict(zip(paths, content.values(), strict=True))
 
 
 def _below_folder(copy: Copy, raw: dict[str, dict[str, Label]]) -> dict[str, dict[str, Label]]:

@@ -17,9 +17,11 @@ import torch
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.reading import quoted, read_lines, short
 from peft_vision.data.vtab.release import Release
 
 _SPLITS = ("train800", "val200", "test")
+_DIGITS = 18  # of a place, at most
 _NAMED = 3  # names that a message shows
 
 
@@ -34,7 +36,7 @@ def chosen(file: Path, release: Release) -> Release:
     places, missing = {}, []
     for split, keys in listed.items():
         found = [_place(key, starts[split], ends[split], by_name, file) for key in keys]
-        missing += [f"{split} {key}" for key, place in zip(keys, found, strict=True) if place is None]
+        missing += [short(f"{split} {key}") for key, place in zip(keys, found, strict=True) if place is None]
         places[split] = [place for place in found if place is not None]
     if missing:
         raise ConfigError(
@@ -50,10 +52,7 @@ def chosen(file: Path, release: Release) -> Release:
 
 def _read(file: Path) -> dict[str, list[str]]:
     """The keys of each split."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.index_file: cannot read {file} ({error})") from error
+    lines = read_lines(file, f"lines of {', '.join(_SPLITS)}", key="data.index_file", remedy="")
     listed: dict[str, list[str]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -61,8 +60,8 @@ def _read(file: Path) -> dict[str, list[str]]:
         split, _, key = line.strip().partition(" ")
         if split not in _SPLITS or not key.strip():
             raise ConfigError(
-                f"data.index_file: {file} line {number} is {line!r}, should be 'train800 IMAGE', 'val200 IMAGE' or "
-                "'test IMAGE', where IMAGE is a file's name or its place"
+                f"data.index_file: {file} line {number} is {quoted(line)}, should be 'train800 IMAGE', 'val200 "
+                "IMAGE' or 'test IMAGE', where IMAGE is a file's name or its place"
             )
         listed[split].append(key.strip())
     for split in ("train800", "val200"):
@@ -85,11 +84,11 @@ def _by_name(pool: Labelled, listed: dict[str, list[str]]) -> dict[str, list[tup
 
 def _place(key: str, start: int, end: int, by_name: dict[str, list[tuple[str, int]]], file: Path) -> int | None:
     if key.isdecimal():
-        return start + int(key) if start + int(key) < end else None
+        return start + int(key) if len(key) <= _DIGITS and start + int(key) < end else None
     names = [(name, place) for name, place in by_name[key.rpartition("/")[2]] if f"/{name}".endswith(f"/{key}")]
     if len(names) > 1:
         raise ConfigError(
-            f"data.index_file: {key} of {file} may be {names[0][0]} or {names[1][0]}; write more of its folders"
+            f"data.index_file: {short(key)} of {file} may be {names[0][0]} or {names[1][0]}; write more of its folders"
         )
     return names[0][1] if names else None
 

@@ -5,7 +5,6 @@ root/cifar100/3.0.2/dataset_info.json  cifar100-train.tfrecord-00000-of-00001  c
 Its splits are slices of that order: 800 off the front of train, 200 off another split or off train's held-back end.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,13 +13,17 @@ from PIL import Image
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice
 from peft_vision.data.vtab.records import Encoded, Place, place_of
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TRAIN, VAL, Task
+from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
 from peft_vision.data.vtab.tfrecord import example, records
+from peft_vision.records import exists
 
 _INFO = "dataset_info.json"
+_LONGEST_NAME = 100  # of a class
 
 
 class Silhouettes(Encoded):
@@ -50,7 +53,8 @@ class _Folder:
             before += length
             if first < last:
                 file = self.file(part.split, shard)
-                found = _records(file, file.stat().st_mtime_ns, task, first, last, length)
+                stamp = file.stat()
+                found = _records(file, (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino), task, first, last, length)
                 places += [place for place, _ in found]
                 labels += [label for _, label in found]
         pictures = Silhouettes(places) if self.prepared.silhouettes else Encoded(places)
@@ -78,26 +82,29 @@ def read_prepared(root: Path, task: Task) -> Release:
 
 
 @cache  # a run opens its data set several times, and to find labels is to read whole records
-def _records(file: Path, stamp: int, task: str, first: int, last: int, count: int) -> tuple[tuple[Place, int], ...]:
-    """Image and label of the records from `first` to `last` of the `count` in `file`, which was last changed at
-    `stamp`."""
+def _records(
+    file: Path, stamp: tuple[int, int, int], task: str, first: int, last: int, count: int
+) -> tuple[tuple[Place, int], ...]:
+    """Image and label of the records from `first` to `last` of the `count` in `file`. `stamp`: its time, size and
+    number, which tell it from one that was there before."""
     spans = list(records(file))
     if len(spans) != count:
         raise ConfigError(f"data: {file} has {len(spans):,} records, should have {count:,}; prepare it anew")
-    found = []
-    with file.open("rb") as stream:
+    found, last_label = [], TASKS[task].num_classes - 1
+    with open_regular(file) as stream:
         for offset, length in spans[first:last]:
             stream.seek(offset)
             payload = stream.read(length)
             try:
                 features = example(payload)
-                image = features["image"][0]
-                found.append((place_of(image, file, payload, offset), PREPARED[task].label(features)))
-            except (KeyError, IndexError, ValueError) as error:
+                place, label = place_of(features["image"][0], file, payload, offset), PREPARED[task].label(features)
+            except BROKEN as error:
                 raise ConfigError(
-                    f"data: {file} has no image and label of {PREPARED[task].folder} at byte {offset} "
-                    f"({type(error).__name__}: {error})"
+                    f"data: {file} has no image and label of {PREPARED[task].folder} at byte {offset} ({reason(error)})"
                 ) from error
+            if not 0 <= label <= last_label:
+                raise ConfigError(f"data: {file} has label {label} at byte {offset}, should be 0 to {last_label}")
+            found.append((place, label))
     return tuple(found)
 
 
@@ -120,20 +127,25 @@ def _folder(root: Path, prepared: Prepared) -> _Folder:
 
 
 def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+    expected = f"the numbers of records in the files of {', '.join(sorted(splits))}"
+    info = read_json(file, expected, remedy="prepare it anew")
+    with reading(file, expected, remedy="prepare it anew"):
         noted = {split["name"]: split["shardLengths"] for split in info["splits"]}
-        return {split: [int(length) for length in noted[split]] for split in splits}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"data.root: {file} does not say how many records the files of {', '.join(sorted(splits))} have "
-            f"({type(error).__name__}: {error}); prepare it anew"
-        ) from error
+        lengths = {split: [int(length) for length in noted[split]] for split in splits}
+        if any(not its or min(its) < 0 for its in lengths.values()):
+            raise ValueError("numbers that are none of records")
+        return lengths
 
 
 def _classes(folder: Path, task: Task) -> tuple[str, ...]:
     """By the names that are noted for a label as it is; numbers where a task makes its own."""
     file = folder / "label.labels.txt"
-    names = tuple(file.read_text(encoding="utf-8").split("\n")) if file.is_file() else ()
-    names = tuple(name for name in names if name)
-    return names if len(names) == task.num_classes else tuple(str(label) for label in range(task.num_classes))
+    if not exists(file):
+        return tuple(str(label) for label in range(task.num_classes))
+    names = tuple(name for name in read_lines(file, "the names of the classes", remedy="prepare it anew") if name)
+    if not len(names) == len(set(names)) == task.num_classes or max(map(len, names)) > _LONGEST_NAME:
+        raise ConfigError(
+            f"data.root: {file} names {len(set(names))} classes in {len(names)} lines, should name {task.num_classes}; "
+            "prepare it anew"
+        )
+    return names

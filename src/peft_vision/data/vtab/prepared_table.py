@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from peft_vision.data.vtab.labels import (
     clevr_count,
     clevr_distance,
@@ -12,6 +14,7 @@ from peft_vision.data.vtab.labels import (
     dsprites_orientation,
     kitti_distance,
 )
+from peft_vision.data.vtab.tfrecord import number, numbers
 
 Features = Mapping[str, Any]
 
@@ -49,24 +52,26 @@ class Prepared:
 
 
 def _of(feature: str) -> Callable[[Features], int]:
-    return lambda features: int(features[feature][0])
+    return lambda features: number(features, feature)
 
 
 def _clevr_count(features: Features) -> int:
-    return clevr_count(len(features["objects/size"]))
+    return clevr_count(len(numbers(features, "objects/size", np.int64)))
 
 
 def _clevr_distance(features: Features) -> int:
-    return clevr_distance(features["objects/pixel_coords"].reshape(-1, 3)[:, 2].tolist())
+    return clevr_distance(numbers(features, "objects/pixel_coords", np.float32).reshape(-1, 3)[:, 2].tolist())
 
 
 def _kitti(features: Features) -> int:
-    types, places = features.get("objects/type", ()), features.get("objects/location", ())
-    return kitti_distance([int(kind) for kind in types], [float(depth) for depth in places[2::3]])
+    types, places = (
+        numbers(features, name, kind) for name, kind in (("objects/type", np.int64), ("objects/location", np.float32))
+    )
+    return kitti_distance(types.tolist(), places.reshape(-1, 3)[:, 2].tolist())
 
 
 def _dsprites(feature: str, label: Callable[[int], int]) -> Callable[[Features], int]:
-    return lambda features: label(int(features[feature][0]))
+    return lambda features: label(number(features, feature))
 
 
 _VALIDATION, _TEST = Slice("validation"), Slice("test")

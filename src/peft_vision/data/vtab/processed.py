@@ -4,18 +4,21 @@ root/vtab-1k/cifar/train800.txt  val200.txt  test.txt  [train800val200.txt]    l
 root/vtab-1k/cifar/images/test/000042.jpg                                      or without vtab-1k/
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import is_inside, names_in, quoted, read_lines
 from peft_vision.data.vtab.presence import require
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import Task
 
 TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
 _BOTH = "train800val200.txt"
+_DIGITS = 9  # of a label, at most
 _SITE = "github.com/ZhangYuanhan-AI/NOAH and github.com/JieShibo/PETL-ViT; or data.source=original, tfds or parquet"
 
 
@@ -66,16 +69,14 @@ def _folder(root: Path, task: Task) -> Path:
 
 
 def _read(file: Path, task: Task) -> _List:
-    try:
-        lines = file.read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.root: cannot read {file} ({error})") from error
+    lines = read_lines(file, "lines such as images/test/000042.jpg 7", remedy="unpack it anew")
+    while lines and not lines[-1].strip():
+        lines.pop()
     paths, labels, seen = [], [], set()
     for number, line in enumerate(lines, start=1):
         path, _, label = line.strip().rpartition(" ")
-        parts = PurePosixPath(path).parts
-        if not parts or not label.isdecimal() or parts[0] == "/" or ".." in parts:
-            raise ConfigError(f"data.root: {file} line {number} is {line!r}, should be 'images/SPLIT/FILE LABEL'")
+        if not is_inside(path) or not label.isdecimal() or len(label) > _DIGITS:
+            raise ConfigError(f"data.root: {file} line {number} is {quoted(line)}, should be 'images/SPLIT/FILE LABEL'")
         if int(label) >= task.num_classes:
             raise ConfigError(
                 f"data.root: {file} line {number} has label {label}; {task.title} has {task.num_classes} classes, "
@@ -111,7 +112,7 @@ def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
             place, _, name = path.rpartition("/")
             if place not in there:  # each folder is listed once: to ask for 74,000 files one by one takes seconds
                 where = folder / place
-                there[place] = {entry.name for entry in where.iterdir()} if where.is_dir() else set()
+                there[place] = names_in(where) if os.path.isdir(where) else set()
             if name not in there[place]:
                 missing.append(path)
         if missing:

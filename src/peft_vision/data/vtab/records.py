@@ -12,6 +12,8 @@ from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.tfrecord import example, payloads
 
 
@@ -61,13 +63,15 @@ class Encoded(Pictures):
     def _bytes(self, index: int) -> bytes:
         """Opened anew each time: threads and loader processes must not share a position in the file."""
         place = self.places[index]
-        with place.file.open("rb") as file:
+        with open_regular(place.file) as file:
             file.seek(place.offset)
             return file.read(place.length)
 
 
 def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
-    """Of an image in the payload that begins at `offset` of `file`."""
+    """Of an image in the payload that begins at `offset` of `file`. ValueError where it is none."""
+    if not isinstance(image, bytes):
+        raise ValueError("a picture that is no bytes")
     return Place(file, offset + payload.index(image), len(image))
 
 
@@ -79,9 +83,11 @@ def images(
         for offset, payload in payloads(file):
             try:
                 features = example(payload)
-            except ValueError as error:
+            except ValueError as error:  # of a name that is no UTF-8 as well
                 raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
             if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
                 found = ", ".join(sorted(features)) or "none"
                 raise ConfigError(f"data.root: {file} has no feature {missing[0]} at byte {offset}; it has {found}")
-            yield place_of(features[image][0], file, payload, offset), features
+            with reading(file, f"records with a picture as {image}"):
+                place = place_of(features[image][0], file, payload, offset)
+            yield place, features

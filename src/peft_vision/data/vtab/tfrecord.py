@@ -5,13 +5,16 @@ A checksum   CRC32C, turned right by 15 bits, plus 0xA282EAD8
 An Example   features { feature { key, value { bytes_list | float_list | int64_list } } ... }, as protobuf writes it
 """
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from peft_vision.config import ConfigError
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 
 _HEADER, _FOOTER = 12, 4  # bytes around a payload
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
@@ -44,9 +47,8 @@ def masked_crc(data: bytes) -> int:
 def records(path: Path) -> Iterator[tuple[int, int]]:
     """Offset and length of each payload, in bytes. ConfigError for a file that is no TFRecord or that is cut off; only
     the checksums of the lengths are looked at."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 0
+    with reading(path, "a TFRecord", key="data"), open_regular(path) as file:
+        start, size = 0, os.fstat(file.fileno()).st_size
         while start < size:
             file.seek(start)
             header = file.read(_HEADER)
@@ -61,7 +63,7 @@ def records(path: Path) -> Iterator[tuple[int, int]]:
 
 def payloads(path: Path) -> Iterator[tuple[int, bytes]]:
     """Each payload with its offset, in bytes; ConfigError as of `records`."""
-    with path.open("rb") as file:
+    with reading(path, "a TFRecord", key="data"), open_regular(path) as file:
         for offset, length in records(path):
             file.seek(offset)
             yield offset, file.read(length)
@@ -75,6 +77,32 @@ def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
             keys, values = _delimited(entry, 1), _delimited(entry, 2)
             features[b"".join(keys[-1:]).decode()] = _feature(b"".join(values[-1:]))
     return features
+
+
+def number(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> int:
+    """The one whole number of a feature. KeyError or ValueError where it has something else."""
+    values = features[name]
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or len(values) != 1:
+        raise ValueError(f"{name} is no whole number")
+    return int(values[0])
+
+
+def text(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> str:
+    """The one text of a feature. KeyError or ValueError where it has something else."""
+    values = features[name]
+    if not isinstance(values, list) or len(values) != 1:
+        raise ValueError(f"{name} is no text")
+    return values[0].decode()
+
+
+def numbers(features: Mapping[str, list[bytes] | np.ndarray], name: str, kind: type[np.generic]) -> np.ndarray:
+    """(n,) of a feature, all of them finite; none where it is not there. ValueError where they are of another kind."""
+    values = features.get(name, ())
+    if not len(values):
+        return np.empty(0, kind)
+    if not isinstance(values, np.ndarray) or values.dtype != kind or not np.isfinite(values).all():
+        raise ValueError(f"{name} is no list of numbers")
+    return values
 
 
 def _feature(message: bytes) -> list[bytes] | np.ndarray:

@@ -13,6 +13,7 @@ from peft_vision.data.imagenet_folder import read_folders
 from peft_vision.data.stratify import draw
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.walk import sub_folders
 
 TRAIN_PER_CLASS = 30
 _FOLDER, _BACKGROUND = "101_ObjectCategories", "BACKGROUND_Google"
@@ -29,7 +30,7 @@ def read(root: Path) -> Release:
         site="data.caltech.edu/records/mzrjq-6wc02; a run with data=caltech101 fetches it to data.root",
     )
     folder = home(root, "caltech101", "caltech-101") / _FOLDER
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = [path.name for path in sub_folders(folder, key="data.root")]
     if _BACKGROUND not in classes:
         raise ConfigError(
             f"data.root: {folder} lacks {_BACKGROUND}; VTAB counts it among its 102 classes\nunpack the archive again"

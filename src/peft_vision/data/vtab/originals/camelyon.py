@@ -7,6 +7,7 @@ camelyonpatch_level_2_split_train_x.h5, its x (n, 96, 96, 3) uint8; ..._train_y.
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,12 +15,18 @@ from torch import Tensor
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Labelled, Pictures, labelled
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import require_regular
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.whole_numbers import whole_numbers
 
 _CLASSES = ("no tumour", "tumour")
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+_SIDE = 96  # pixels
+_MOST = 2**22  # images, 0.3 million as published
+_REMEDY = "unpack it again"
 
 
 def read(root: Path) -> Release:
@@ -73,28 +80,41 @@ class Patches(Pictures):
 
     def _row(self, index: int) -> np.ndarray:
         """Opened anew each time: an HDF5 file that is open does not survive a fork into loader processes."""
-        with _h5py().File(self.file, "r") as file:
-            return file["x"][index]
+        require_regular(self.file)
+        try:
+            with _h5py().File(self.file, "r") as file:
+                return _array(file, "x")[index]
+        except RuntimeError as error:  # of HDF5's filters
+            raise OSError(str(error)) from error
 
 
 def _split(images: Path, labels: Path) -> Labelled:
     h5py = _h5py()
-    try:
-        with h5py.File(images, "r") as file:
-            shape, kind = file["x"].shape, file["x"].dtype
-        with h5py.File(labels, "r") as file:
-            values = np.asarray(file["y"]).reshape(-1)
-    except (OSError, KeyError) as error:
-        raise ConfigError(
-            f"data.root: cannot read {images.name} and {labels.name} in {images.parent} ({error}); unpack them again"
-        ) from error
-    if len(shape) != 4 or shape[3] != 3 or kind != np.uint8:
+    with reading(images, "an HDF5 file with images x", remedy=_REMEDY), h5py.File(images, "r") as file:
+        array = _array(file, "x")
+        shape, kind = array.shape, array.dtype
+    count, *size = shape or (0,)
+    if size != [_SIDE, _SIDE, 3] or kind != np.uint8 or not 0 < count <= _MOST:
         raise ConfigError(f"data.root: {images} holds x of {shape} {kind}, should hold (n, 96, 96, 3) uint8")
-    if shape[0] != len(values):
-        raise ConfigError(f"data.root: {images} holds {shape[0]} images, {labels} {len(values)} labels")
-    if not set(np.unique(values)) <= {0, 1}:
-        raise ConfigError(f"data.root: {labels} holds labels up to {values.max()}, should hold 0 and 1")
-    return labelled(Patches(images, shape[0]), values)
+    with reading(labels, "an HDF5 file with labels y", remedy=_REMEDY), h5py.File(labels, "r") as file:
+        array = _array(file, "y")
+        if array.size != count:
+            raise ConfigError(f"data.root: {images} holds {count} images, {labels} {array.size or 0} labels")
+        values = array[()].reshape(-1)
+    return labelled(Patches(images, count), whole_numbers(values, labels, first=0, last=1))
+
+
+def _array(file: Any, name: str) -> Any:
+    """A data set that lies in the file itself: HDF5 can refer to any other file."""
+    link, found = file.get(name, getlink=True), _h5py()
+    if not isinstance(link, found.HardLink):
+        raise ValueError(f"no {name}" if link is None else f"{name} lies in another place")
+    array = file[name]
+    if not isinstance(array, found.Dataset):
+        raise ValueError(f"{name} is no array")
+    if array.external or array.is_virtual:
+        raise ValueError(f"{name} lies in another file")
+    return array
 
 
 def _h5py() -> ModuleType:

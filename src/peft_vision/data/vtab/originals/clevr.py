@@ -5,20 +5,23 @@ CLEVR_v1.0/images/train/CLEVR_train_000000.png  CLEVR_v1.0/scenes/CLEVR_train_sc
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import is_inside, names_in, quoted, reading, refuse_repeated
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.labels import CLASSES, clevr_count, clevr_distance
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Reader, Release
 
 _FOLDER = "CLEVR_v1.0"
+_FAR = 1e6  # no object is as far
 _TRAIN = 90  # percent; the last tenth of train is VTAB's validation part
 _LABELS: Mapping[str, Callable[[list[float]], int]] = {
     "clevr_count": lambda depths: clevr_count(len(depths)),
@@ -49,13 +52,15 @@ def read(task: str, root: Path) -> Release:
 
 def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
     depths = _depths(file)
-    if absent := sorted(depths.keys() - set(os.listdir(images))):
+    if absent := sorted(depths.keys() - names_in(images)):
         raise ConfigError(
             f"data.root: {images} lacks {len(absent)} of the {len(depths)} images of {file.name}, such as {absent[0]}"
         )
     folder = images.relative_to(root).as_posix()
     pictures = Files(root, [f"{folder}/{name}" for name in depths])
     labels = [_LABELS[task](its) for its in depths.values()]
+    if not labels:
+        raise ConfigError(f"data.root: no scene of {file} has an object; unpack it again")
     if not 0 <= min(labels) <= max(labels) < len(CLASSES[task]):
         raise ConfigError(
             f"data.root: {file} has scenes of labels {min(labels)} to {max(labels)}, beyond VTAB's classes"
@@ -65,13 +70,20 @@ def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
 
 def _depths(file: Path) -> dict[str, list[float]]:
     """How far each object is from the camera, by the name of the image."""
-    try:
-        with file.open(encoding="utf-8") as text:
+    with reading(file, "scenes with image_filename and objects, each with pixel_coords", remedy="unpack it again"):
+        with open_regular(file) as binary, TextIOWrapper(binary, encoding="utf-8") as text:
             scenes = json.load(text, object_hook=_needed)["scenes"]
-        return {name: depths for name, depths in scenes if depths}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"data.root: cannot read the scenes of {file} ({reason}); unpack it again") from error
+        if not isinstance(scenes, list) or not scenes:
+            raise ValueError("no scene")
+        for name, depths in scenes:
+            if not isinstance(name, str) or not is_inside(name) or "/" in name:
+                raise ValueError(f"image_filename {quoted(name)}")
+            if not isinstance(depths, list) or not all(type(depth) in (int, float) for depth in depths):
+                raise ValueError(f"objects of {name} without pixel_coords")
+            if not all(abs(depth) < _FAR for depth in depths):
+                raise ValueError(f"pixel_coords of {name} that are no distance")
+    refuse_repeated((name for name, _ in scenes), file)
+    return {name: depths for name, depths in scenes if depths}
 
 
 def _needed(value: dict[str, Any]) -> Any:

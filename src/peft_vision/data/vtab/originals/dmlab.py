@@ -7,10 +7,12 @@ from pathlib import Path
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import reading, short
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.records import Encoded, images
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.vtab.tfrecord import number, text
 
 _CLASSES = tuple(f"distance {distance}" for distance in range(6))
 
@@ -31,18 +33,19 @@ def read(root: Path) -> Release:
 
 def _split(folder: Path, split: str) -> Labelled:
     files = sorted(folder.glob(f"dmlab-{split}.tfrecord*"))
-    places, keys, labels = [], [], []
+    places, keys, labels = [], {}, []
     for place, features in images(files, "image", "filename", "label"):
-        label = int(features["label"][0])
+        with reading(place.file, "records with a filename and a label"):
+            label, key = number(features, "label"), text(features, "filename")
         if not 0 <= label < len(_CLASSES):
             raise ConfigError(
                 f"data.root: {place.file} has an image of label {label}, should be 0 to {len(_CLASSES) - 1}"
             )
+        if key in keys:
+            raise ConfigError(f"data.root: {place.file} holds {short(key)} a second time; fetch it again")
         places.append(place)
-        keys.append(features["filename"][0].decode())
+        keys[key] = None
         labels.append(label)
-    if not places:
-        raise ConfigError(
-            f"data.root: no image in {', '.join(file.name for file in files)} of {folder}; fetch it again"
-        )
+    if without := sorted(set(files) - {place.file for place in places}):
+        raise ConfigError(f"data.root: no image in {without[0].name} of {folder}; fetch it again")
     return stored(labelled(Encoded(places), labels), split, keys)

@@ -5,8 +5,8 @@ dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
 """
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,27 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.config import ConfigError
+from peft_vision.data.numpy_files import read_head, read_values
 from peft_vision.data.pictures import labelled
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.labels import CLASSES, dsprites_location, dsprites_orientation
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.originals.rows import Rows, picked
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Reader, Release
+from peft_vision.data.whole_numbers import whole_numbers
 
 _FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _TRAIN, _VAL = 80, 90  # percent, the ends of the train and the validation part
 _CHUNK = 4096  # images unpacked at a time, 16 MiB
 _SIDE = 64  # pixels
-_LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # column of latents_classes, what VTAB asks
-    "dsprites_location": (4, dsprites_location),
-    "dsprites_orientation": (3, dsprites_orientation),
+_PROPERTIES = 6
+_LARGEST = 2**28  # bytes of latents_classes, 35 million as published
+# column of latents_classes, what VTAB asks, the highest value
+_LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray], int]] = {
+    "dsprites_location": (4, dsprites_location, 31),
+    "dsprites_orientation": (3, dsprites_orientation, 39),
 }
 
 
@@ -39,15 +46,18 @@ def read(task: str, root: Path) -> Release:
     site = "github.com/google-deepmind/dsprites-dataset"
     require(folder, [_FILE], what="dSprites", site=site)
     file = folder / _FILE
-    column, label = _LABELS[task]
+    column, label, most = _LABELS[task]
     shape, classes = _shape_and_classes(file)
+    if classes.ndim != 2 or classes.shape[1] != _PROPERTIES:
+        raise ConfigError(f"data.root: {file} has labels of shape {classes.shape}, should be (n, {_PROPERTIES})")
+    values = whole_numbers(classes[:, column], file, first=0, last=most)
     if shape != (len(classes), _SIDE, _SIDE):
         raise ConfigError(
             f"data.root: {file} has images of shape {shape} and {len(classes)} labels, "
             f"should have {(len(classes), _SIDE, _SIDE)}\nfetch it again from {site}"
         )
     pictures = Rows(file, np.arange(len(classes)), fetch=_bits, image=_picture)
-    images = stored(labelled(pictures, label(classes[:, column])), "train", range(len(classes)))
+    images = stored(labelled(pictures, label(values)), "train", range(len(classes)))
     release = chosen(
         percent(images, 0, _TRAIN),
         percent(images, _TRAIN, _VAL),
@@ -61,25 +71,19 @@ def read(task: str, root: Path) -> Release:
 
 def _shape_and_classes(file: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Of the images, and (n, 6) of all properties."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            with archive.open("imgs.npy") as member:
-                shape = _header(member)
-            with archive.open("latents_classes.npy") as member:
-                classes = np.lib.format.read_array(member)
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise _damaged(file, error) from error
-    return shape, classes
+    with _opened(file) as archive:
+        with archive.open("imgs.npy") as member:
+            shape = _header(member)
+        name = "latents_classes.npy"
+        with archive.open(name) as member:
+            return shape, read_values(member, size=archive.getinfo(name).file_size, largest=_LARGEST)
 
 
 def _bits(file: Path, rows: np.ndarray) -> np.ndarray:
     """(n, 512) of 8 pixels a byte."""
-    try:
-        with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as member:
-            count = _header(member)[0]
-            return picked(_chunks(member, count), rows, lambda chunk: np.packbits(chunk, axis=1))
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise _damaged(file, error) from error
+    with _opened(file) as archive, archive.open("imgs.npy") as member:
+        count = _header(member)[0]
+        return picked(_chunks(member, count), rows, lambda chunk: np.packbits(chunk, axis=1))
 
 
 def _chunks(member: IO[bytes], count: int) -> Iterator[np.ndarray]:
@@ -91,9 +95,7 @@ def _chunks(member: IO[bytes], count: int) -> Iterator[np.ndarray]:
 
 def _header(member: IO[bytes]) -> tuple[int, ...]:
     """The shape of the array that follows, row by row and of one byte a value."""
-    version = np.lib.format.read_magic(member)
-    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, by_column, kind = reader(member)
+    shape, by_column, kind = read_head(member)
     if by_column or kind != np.uint8:
         raise ValueError(f"images of {kind}, should be of uint8 row by row")
     return shape
@@ -103,8 +105,12 @@ def _picture(bits: np.ndarray) -> Image.Image:
     return Image.fromarray(np.unpackbits(bits).reshape(_SIDE, _SIDE) * np.uint8(255)).convert("RGB")
 
 
-def _damaged(file: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"data.root: cannot read {file} ({type(error).__name__}: {error}); fetch it again")
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    """ConfigError where it cannot be read as what it should be."""
+    expected = "an archive of imgs and latents_classes"
+    with reading(file, expected), open_regular(file) as binary, zipfile.ZipFile(binary) as archive:
+        yield archive
 
 
 READERS: Mapping[str, Reader] = {task: partial(read, task) for task in _LABELS}

@@ -5,21 +5,27 @@ mapping/train_mapping.txt    which video and frame each line is of: 2011_09_26 2
 mapping/train_rand.txt       which line of it each image is of, counted from 1, on one line with commas
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import quoted, read_lines, reading, refuse_repeated
 from peft_vision.data.vtab.labels import CLASSES, KITTI_TYPES, kitti_distance
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
 
 _SEED = 123  # of TensorFlow Datasets, which draws the videos
+_PARTS = ("train", "validation", "test")
 _PERCENT = 10  # of the videos validate, and as many test
+_PARTS_OF_FRAME = 3
 _FIELDS = 15  # of a line of a label file
 _Z = 13
+_FAR = 1e6  # metres
+_REMEDY = "unpack it again"
 
 
 def read(root: Path) -> Release:
@@ -48,12 +54,21 @@ def read(root: Path) -> Release:
 
 def _by_video(mapping: Path, order: Path, training: Path) -> dict[str, list[str]]:
     """The names of the images of each split, without their endings."""
-    try:
-        videos = [line.split()[1] for line in mapping.read_text(encoding="ascii").splitlines() if line.strip()]
-        numbers = [int(number) for number in order.read_text(encoding="ascii").split(",")]
-        video_of = [videos[number - 1] for number in numbers]
-    except (ValueError, IndexError) as error:
-        raise ConfigError(f"data.root: cannot read {mapping} and {order.name} ({error}); unpack them again") from error
+    lines, expected = partial(read_lines, encoding="ascii", remedy=_REMEDY), "lines of a date, a video and a frame"
+    frames = lines(mapping, expected)
+    with reading(mapping, expected, remedy=_REMEDY):
+        videos = [_video(frame) for frame in frames if frame.strip()]
+    expected = "whole numbers with commas"
+    text = " ".join(lines(order, expected))
+    with reading(order, expected, remedy=_REMEDY):
+        numbers = [int(number) for number in text.split(",")]
+    refuse_repeated(numbers, order)
+    if not 1 <= min(numbers) <= max(numbers) <= len(videos):
+        raise ConfigError(
+            f"data.root: {order} holds {min(numbers)} to {max(numbers)}, should be lines of {mapping}, 1 to "
+            f"{len(videos)}\n{_REMEDY}, both"
+        )
+    video_of = [videos[number - 1] for number in numbers]
     names = [f"{image:06d}" for image in range(len(video_of))]
     for folder, ending in (("image_2", "png"), ("label_2", "txt")):
         there = {path.stem for path in (training / folder).glob(f"*.{ending}")}
@@ -62,15 +77,24 @@ def _by_video(mapping: Path, order: Path, training: Path) -> dict[str, list[str]
                 f"data.root: {training / folder} holds {len(there)} .{ending} files, should hold the {len(names)} "
                 f"that {order} speaks of\nunpack it again"
             )
-    draws = np.random.RandomState(_SEED)
     drawn = sorted(set(video_of))
+    if len(drawn) < len(_PARTS):
+        raise ConfigError(f"data.root: {mapping} names {len(drawn)} videos, too few to train, validate and test on")
+    draws = np.random.RandomState(_SEED)
     count = max(1, _PERCENT * len(drawn) // 100)
     test = set(draws.choice(drawn, count, replace=False).tolist())
     val = set(draws.choice([video for video in drawn if video not in test], count, replace=False).tolist())
-    splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[str]] = {split: [] for split in _PARTS}
     for name, video in zip(names, video_of, strict=True):
         splits["test" if video in test else "validation" if video in val else "train"].append(name)
     return splits
+
+
+def _video(frame: str) -> str:
+    """Of a line of the mapping."""
+    if len(fields := frame.split()) != _PARTS_OF_FRAME or not frame.strip().isprintable():
+        raise ValueError(f"a line {quoted(frame)}")
+    return fields[1]
 
 
 def _labelled(root: Path, training: Path, names: list[str]) -> Labelled:
@@ -81,15 +105,25 @@ def _labelled(root: Path, training: Path, names: list[str]) -> Labelled:
     )
 
 
+def _is_distance(word: str) -> bool:
+    try:
+        return abs(float(word)) < _FAR  # which NaN is not
+    except ValueError:
+        return False
+
+
 def _label(file: Path) -> int:
     types, depths = [], []
-    for number, line in enumerate(file.read_text(encoding="ascii").splitlines(), start=1):
+    lines = read_lines(file, "lines of objects", encoding="ascii")
+    if not lines:
+        raise ConfigError(f"data.root: {file} is empty, should be lines of objects; unpack it again")
+    for number, line in enumerate(lines, start=1):
         fields = line.split()
         if fields[:1] == ["DontCare"] or not fields:
             continue
-        if len(fields) != _FIELDS or fields[0] not in KITTI_TYPES:
+        if len(fields) != _FIELDS or fields[0] not in KITTI_TYPES or not _is_distance(fields[_Z]):
             raise ConfigError(
-                f"data.root: {file} line {number} is {line!r}, should be a type of {', '.join(KITTI_TYPES)} "
+                f"data.root: {file} line {number} is {quoted(line)}, should be a type of {', '.join(KITTI_TYPES)} "
                 f"and {_FIELDS - 1} numbers"
             )
         types.append(KITTI_TYPES.index(fields[0]))

@@ -4,11 +4,14 @@ train/10_left.jpeg  trainLabels.csv: image,level    test/1_left.jpeg  retinopath
 """
 
 import csv
-import os
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import names_in, quoted, reading, refuse_repeated, short
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.data.vtab.originals.retina import btgraham_300
@@ -16,6 +19,8 @@ from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
 
 _TRAIN, _SOLUTION = "trainLabels.csv", "retinopathy_solution.csv"
+_text = partial(TextIOWrapper, encoding="utf-8-sig", newline="")
+_ENDING = ".jpeg"
 _CLASSES = ("none", "mild", "moderate", "severe", "proliferative")
 
 
@@ -28,9 +33,9 @@ def read(root: Path) -> Release:
         what="Diabetic Retinopathy",
         site=f"www.kaggle.com/c/diabetic-retinopathy-detection/data, 83 GB to be unpacked; {_SOLUTION} in its forum",
     )
-    rows = _rows(folder / _TRAIN, ("image", "level"))
+    rows = _rows(folder / _TRAIN, ("image", "level"), folder / "train")
     train = _labelled(root, folder / "train", folder / _TRAIN, [(name, level) for name, level in rows], "train")
-    solution = _rows(folder / _SOLUTION, ("image", "level", "Usage"))
+    solution = _rows(folder / _SOLUTION, ("image", "level", "Usage"), folder / "test")
     val, test = (
         _labelled(
             root,
@@ -44,24 +49,31 @@ def read(root: Path) -> Release:
     return chosen(train, val, test, classes=_CLASSES, files=[folder / _TRAIN, folder / _SOLUTION])
 
 
-def _rows(file: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            rows = [tuple(row[column] for column in columns) for row in csv.DictReader(text)]
-    except (UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise ConfigError(
-            f"data.root: cannot read {file} ({type(error).__name__}: {error}), should have columns {', '.join(columns)}"
-        ) from error
+def _rows(file: Path, columns: tuple[str, ...], images: Path) -> list[tuple[str, ...]]:
+    """Of a table that has one for each picture in `images`."""
+    expected = f"a table with columns {', '.join(columns)}"
+    with reading(file, expected), open_regular(file) as binary, _text(binary) as text:
+        rows = [tuple(row[column] for column in columns) for row in csv.DictReader(text)]
+    if not rows:
+        raise ConfigError(f"data.root: {file} has no row, should be {expected}; fetch it again")
+    refuse_repeated((row[0] for row in rows), file)
     if wrong := [row for row in rows if row[1] not in set(map(str, range(len(_CLASSES))))]:
         raise ConfigError(
-            f"data.root: {file} gives image {wrong[0][0]} level {wrong[0][1]!r}, should be 0 to {len(_CLASSES) - 1}"
+            f"data.root: {file} gives image {short(str(wrong[0][0]))} level {quoted(wrong[0][1])}, should be 0 to "
+            f"{len(_CLASSES) - 1}"
+        )
+    named = {f"{row[0]}{_ENDING}" for row in rows}
+    if unnamed := sorted(name for name in names_in(images) - named if name.endswith(_ENDING)):
+        raise ConfigError(
+            f"data.root: {file} has no row for {len(unnamed)} of the images in {images}, such as {short(unnamed[0])}; "
+            "it may be cut short"
         )
     return rows
 
 
 def _labelled(root: Path, images: Path, file: Path, rows: list[tuple[str, str]], split: str) -> Labelled:
-    there = set(os.listdir(images))
-    if absent := [name for name, _ in rows if f"{name}.jpeg" not in there]:
+    there = names_in(images)
+    if absent := [name for name, _ in rows if f"{name}{_ENDING}" not in there]:
         raise ConfigError(
             f"data.root: {images} lacks {len(absent)} of the {len(rows)} images of {file.name}, such as "
             f"{absent[0]}.jpeg\nunpack all parts of the archive"

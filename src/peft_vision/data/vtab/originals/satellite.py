@@ -10,6 +10,7 @@ from peft_vision.data.imagenet_folder import read_folders
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
+from peft_vision.data.walk import sub_folders
 
 _TRAIN, _VAL = 60, 80  # percent, the ends of the train and the validation part
 
@@ -31,7 +32,7 @@ def resisc45(root: Path) -> Release:
 
 
 def _release(root: Path, folder: Path) -> Release:
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path.name for path in sub_folders(folder, key="data.root")]
     images = read_folders(root, folder, {name: label for label, name in enumerate(classes)}, key="data.root")
     files = [Path(path) for path in images.pictures.paths]
     images = stored(images, "train", [f"{file.parent.name}_{file.name}" for file in files])

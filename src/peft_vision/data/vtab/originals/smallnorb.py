@@ -6,7 +6,6 @@ A file     int32 magic number, int32 dimensions, at least three int32 sizes, the
 """
 
 import gzip
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,10 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.config import ConfigError
+from peft_vision.data.numpy_files import num_bytes
 from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import reading
+from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.labels import CLASSES, smallnorb_azimuth, smallnorb_elevation
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.originals.rows import Rows, picked
@@ -30,6 +32,8 @@ _FILES = {
     "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
     "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
 }
+_SIDE = 96  # pixels
+_LARGEST = 2**24  # bytes of an info, 0.4 million as published
 _CHUNK = 512  # pairs read at a time, 9 MiB
 _LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # column of info, and what VTAB makes of it
     "smallnorb_azimuth": (2, smallnorb_azimuth),
@@ -67,10 +71,12 @@ def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
     column, label = _LABELS[task]
     with _opened(dat) as file:
         shape, pixel = _header(file)
+        if dat.suffix != ".gz":
+            _require_size(dat, file.tell(), shape, pixel)
     with _opened(info) as file:
         sizes, kind = _header(file)
-        table = np.frombuffer(file.read(), kind)
-    if len(shape) != 4 or shape[1] != 2 or pixel != np.uint8:
+        table = np.frombuffer(file.read(_LARGEST), kind)
+    if shape[1:] != (2, _SIDE, _SIDE) or pixel != np.uint8:
         found = f"{shape} {pixel}"
         raise ConfigError(f"data.root: {dat} holds an array of {found}, should hold image pairs, (n, 2, 96, 96) uint8")
     if sizes != (shape[0], 4) or len(table) != 4 * shape[0]:
@@ -98,26 +104,28 @@ def _chunks(file: IO[bytes], count: int, size: tuple[int, ...], kind: np.dtype) 
         yield np.frombuffer(file.read(int(np.prod(shape))), kind).reshape(shape)
 
 
+def _require_size(path: Path, start: int, shape: tuple[int, ...], kind: np.dtype) -> None:
+    wanted, found = start + num_bytes(shape, kind), path.stat().st_size
+    if found != wanted:
+        raise ValueError(f"{found:,} bytes, should be {wanted:,} for {shape} {kind}")
+
+
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the values that follow."""
     magic, dimensions = np.frombuffer(file.read(8), "<i4").tolist()
     if magic not in _KINDS or not 1 <= dimensions <= 4:
         raise ValueError(f"magic number {magic:#x}")
     sizes = np.frombuffer(file.read(4 * max(3, dimensions)), "<i4")
+    if len(sizes) < dimensions or sizes.min() < 1:
+        raise ValueError(f"sizes {sizes.tolist()}")
     return tuple(sizes[:dimensions].tolist()), _KINDS[magic]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """ConfigError where it cannot be read as what it should be."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise ConfigError(
-            f"data.root: {path} is no matrix of SmallNORB, or is damaged ({type(error).__name__}: {error})\n"
-            "fetch it again"
-        ) from error
+    with reading(path, "a matrix of SmallNORB"), open_regular(path) as binary:
+        yield gzip.GzipFile(fileobj=binary) if path.suffix == ".gz" else binary
 
 
 def _picture(grey: np.ndarray) -> Image.Image:

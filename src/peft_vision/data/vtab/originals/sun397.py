@@ -5,6 +5,7 @@ sun397_tfds_tr.txt  sun397_tfds_va.txt  sun397_tfds_te.txt    the benchmark's sp
 """
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from peft_vision.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import is_inside, quoted, read_lines, refuse_repeated, short
 from peft_vision.data.stratify import draw
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.originals.derived import Derived
@@ -38,7 +40,10 @@ def read(root: Path) -> Release:
         site="vision.princeton.edu/projects/2010/SUN (SUN397.tar.gz, 37 GB)",
     )
     names = folder / "ClassName.txt"
-    classes = tuple(sorted(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()))
+    classes = tuple(sorted(line.strip() for line in read_lines(names, "names of classes") if line.strip()))
+    if strange := [name for name in classes if not name.startswith("/") or not is_inside(name[1:])]:
+        raise ConfigError(f"data.root: {names} names {quoted(strange[0])}, should be such as /a/abbey")
+    refuse_repeated(classes, names)
     lists = {split: parent / name for split, name in _LISTS.items()}
     there = [file for file in lists.values() if file.is_file()]
     if not there:
@@ -54,12 +59,15 @@ def read(root: Path) -> Release:
 
 
 def _listed(root: Path, folder: Path, classes: tuple[str, ...], file: Path, split: str) -> Labelled:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(file, "lines such as /a/abbey/sun_1.jpg") if line.strip()]
+    if not lines:
+        raise ConfigError(f"data.root: {file} is empty, should be lines such as /a/abbey/sun_1.jpg; fetch it again")
+    refuse_repeated(lines, file)
     part = _labelled(root, folder, lines, classes, file)
-    if absent := [line for line in lines if not (folder / line.removeprefix("/")).is_file()]:
+    if absent := [line for line in lines if not os.path.isfile(folder / line[1:])]:
         raise ConfigError(
-            f"data.root: {folder} lacks {len(absent)} of the {len(lines)} images of {file.name}, such as {absent[0]}\n"
-            "unpack SUN397.tar.gz again"
+            f"data.root: {folder} lacks {len(absent)} of the {len(lines)} images of {file.name}, such as "
+            f"{short(absent[0])}\nunpack SUN397.tar.gz again"
         )
     return stored(part, split, lines)
 
@@ -84,7 +92,7 @@ def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str
     lines = list(lines)
     if unknown := [line for line in lines if line.rpartition("/")[0] not in places]:
         raise ConfigError(
-            f"data.root: {unknown[0]} is of none of the {len(classes)} classes of {folder / 'ClassName.txt'}, "
+            f"data.root: {short(unknown[0])} is of none of the {len(classes)} classes of {folder / 'ClassName.txt'}, "
             f"which {file.name} should agree with"
         )
     paths = [(folder / line.removeprefix("/")).relative_to(root).as_posix() for line in lines]

@@ -40,7 +40,7 @@ def read(name: str, root: Path) -> Release:
     train, classes = split(entry.train)
     test, test_classes = split(entry.test)
     if test_classes != classes:
-        raise ConfigError(f"data.root: train and test of {name} in {root} differ in their classes")
+        raise ConfigError(f"data.root: train and test of {name} in {root} differ in their classes; fetch it again")
     train = stored(train, "train", _keys(name, train))
     if entry.val is None:
         share = _TRAIN_PERCENT[name]

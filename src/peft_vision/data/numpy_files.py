@@ -1,0 +1,60 @@
+"""Arrays in NumPy's own files, never unpickled: what a head promises is compared with the size of the file before
+anything is allocated."""
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from peft_vision.data.regular import open_regular
+
+_LONGEST_HEAD = 10_000  # bytes, as NumPy itself allows
+_READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+
+
+def read_head(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether column by column, and type of the values that follow. ValueError where it is no head, and for
+    objects, which would have to be unpickled."""
+    version = np.lib.format.read_magic(stream)[0]
+    if version not in _READERS:
+        raise ValueError(f"version {version} of the format")
+    length = stream.read(2 if version == 1 else 4)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEAD:
+        raise ValueError(f"a head of {size:,} bytes")
+    shape, by_column, kind = _READERS[version](io.BytesIO(length + stream.read(size)))
+    if kind.hasobject:
+        raise ValueError("objects, which are not unpickled")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a shape of {shape}")
+    return shape, by_column, kind
+
+
+def num_bytes(shape: tuple[int, ...], kind: np.dtype) -> int:
+    """Of the values behind a head."""
+    return math.prod(shape) * kind.itemsize
+
+
+def read_values(stream: IO[bytes], *, size: int, largest: int) -> np.ndarray:
+    """The array in a stream of `size` bytes. ValueError where these are not what the head says, or over `largest`."""
+    shape, by_column, kind = read_head(stream)
+    promised = num_bytes(shape, kind)
+    if promised > min(size, largest):
+        raise ValueError(f"an array of {shape} {kind} in {size:,} bytes")
+    content = stream.read(promised)
+    if len(content) < promised:
+        raise ValueError(f"{len(content):,} bytes of an array of {promised:,}")
+    return np.frombuffer(content, kind).reshape(shape, order="F" if by_column else "C")
+
+
+def map_values(path: Path) -> np.ndarray:
+    """The array in a file, mapped rather than read. ValueError where the file is shorter than its head says."""
+    with open_regular(path) as file:
+        shape, by_column, kind = read_head(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        if start + num_bytes(shape, kind) > size:
+            raise ValueError(f"{size:,} bytes, should hold {shape} {kind}")
+        return np.memmap(file, kind, "r", start, shape, "F" if by_column else "C")

@@ -1,0 +1,104 @@
+"""Files that say what a data set holds, read so that a broken one ends in one line: which file, and what it should be.
+
+Whatever goes wrong while one file is read means that this file is not what it should be: that is said once, here. A
+FIFO or a device is never waited for, and no file is read that is larger than its kind can be.
+"""
+
+import csv
+import os
+import pickle
+import struct
+import tarfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from peft_vision.config import ConfigError
+from peft_vision.data.regular import require_regular
+from peft_vision.printable import one_line
+from peft_vision.records import Bounds, Unreadable, parse_json, read_bytes
+
+BROKEN = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, csv.Error, tokenize.TokenError),
+    *(tarfile.TarError, zipfile.BadZipFile, pickle.PickleError),
+)
+"""What decoders raise of a file that is not of their format, or torn."""
+LARGEST_TEXT = 2**28  # bytes; the longest list of those that are published has a fiftieth of it
+JSON = Bounds(size=2**28, depth=16, text=2**16, values=2**22)
+_LONGEST_NAME = 255  # bytes, of a file on any system in use
+
+
+@contextmanager
+def reading(path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again") -> Iterator[None]:
+    """Of one file, and of nothing else: ConfigError, which begins with `key`, unless `path` is a regular file that
+    whatever happens within can read. `expected`: what the file should be."""
+    try:
+        require_regular(path)
+        yield
+    except (Unreadable, *BROKEN) as error:
+        way_out = f"; {remedy}" if remedy else ""
+        raise ConfigError(f"{key}: cannot read {path} ({reason(error)}), should be {expected}{way_out}") from error
+
+
+def reason(error: Exception) -> str:
+    """Of an error of a decoder, in one line."""
+    if isinstance(error, Unreadable):
+        return error.reason
+    if isinstance(error, OSError) and (error.strerror or type(error) is OSError):
+        return one_line(error.strerror or error)
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def read_lines(
+    path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again", encoding: str = "utf-8"
+) -> list[str]:
+    """Of a text, without their ends; ConfigError as of `reading`."""
+    with reading(path, expected, key=key, remedy=remedy):
+        return read_bytes(path, largest=LARGEST_TEXT).decode(encoding).splitlines()
+
+
+def read_json(path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again") -> Any:
+    """The value in a JSON file; ConfigError as of `reading`."""
+    with reading(path, expected, key=key, remedy=remedy):
+        return parse_json(read_bytes(path, largest=JSON.size), path, JSON)
+
+
+def names_in(folder: Path, *, key: str = "data.root") -> set[str]:
+    """Of all that lies in `folder`; ConfigError where it cannot be listed."""
+    try:
+        return set(os.listdir(folder))
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot list folder {folder} ({error.strerror})") from error
+
+
+def refuse_repeated(names: Iterable[Hashable], path: Path, *, key: str = "data.root") -> None:
+    """ConfigError for the first of `names`, found in the file `path`, that comes a second time."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ConfigError(f"{key}: {path} names {short(str(name))} a second time; fetch it again")
+        seen.add(name)
+
+
+def is_inside(path: str) -> bool:
+    """Whether `path`, found in a file, is one that may lie below a folder: it leads to no other place."""
+    parts = PurePosixPath(path).parts
+    longest = max((len(part.encode(errors="surrogateescape")) for part in parts), default=_LONGEST_NAME + 1)
+    return parts[:1] != ("/",) and ".." not in parts and "\0" not in path and longest <= _LONGEST_NAME
+
+
+def quoted(text: object) -> str:
+    """As `short`, as Python writes it."""
+    return short(repr(text))
+
+
+def short(text: str) -> str:
+    """What was found in a file, as a message shows it."""
+    return one_line(text, longest=100)

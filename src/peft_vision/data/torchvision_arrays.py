@@ -1,0 +1,88 @@
+"""CIFAR, SVHN and STL-10 as torchvision lays them out: pictures in a few large arrays, labels beside them.
+
+Read here rather than by torchvision, which unpickles whatever a file asks for and takes its shapes on trust.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peft_vision.config import ConfigError
+from peft_vision.data.matlab import read_mat
+from peft_vision.data.pictures import Arrays, Pictures
+from peft_vision.data.reading import reading
+from peft_vision.data.stl10_files import class_ids, class_names, images
+from peft_vision.data.unpickled import read_pickle
+from peft_vision.data.whole_numbers import whole_numbers
+
+Part = tuple[Pictures, np.ndarray | list[int], tuple[str, ...]]
+"""Pictures, their labels, and the names of the classes. ConfigError names the file that does not give them."""
+KEY = "data"
+_SIDE = 32  # pixels of CIFAR and SVHN
+_LARGEST_SVHN = 2**31  # bytes of the images of one split, 0.2 billion as published
+
+
+def cifar10(root: Path, *, train: bool) -> Part:
+    """Five batches, or one."""
+    folder = root / "cifar-10-batches-py"
+    batches = [f"data_batch_{number}" for number in range(1, 6)] if train else ["test_batch"]
+    return _cifar(folder, batches, "labels", "batches.meta", "label_names", 10)
+
+
+def cifar100(root: Path, *, train: bool) -> Part:
+    """With the fine ones of its two labels."""
+    batches = ["train" if train else "test"]
+    return _cifar(root / "cifar-100-python", batches, "fine_labels", "meta", "fine_label_names", 100)
+
+
+def svhn(root: Path, *, split: str) -> Part:
+    """Its label of the digit 0 is 10."""
+    file = root / f"{split}_32x32.mat"
+    pixels, labels = read_mat(file, "X", "y", squeeze=False, largest=_LARGEST_SVHN, key=KEY, remedy="")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (_SIDE, _SIDE, 3):
+        raise ConfigError(f"{KEY}: {file} holds X of {pixels.dtype} {pixels.shape}, should be uint8 (32, 32, 3, n)")
+    count = pixels.shape[3]
+    digits = whole_numbers(labels.reshape(-1), file, first=1, last=10, count=count, floats=True, key=KEY)
+    return Arrays(pixels.transpose(3, 0, 1, 2)), digits % 10, tuple(str(digit) for digit in range(10))
+
+
+def stl10(root: Path, *, split: str) -> Part:
+    """The unlabelled images are not read."""
+    folder = root / "stl10_binary"
+    data, labels = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
+    pixels, classes = images(data, key=KEY), class_names(folder / "class_names.txt", key=KEY)
+    return Arrays(np.array(pixels)), class_ids(labels, of=data, count=len(pixels), key=KEY), classes
+
+
+def _cifar(folder: Path, batches: list[str], labels_key: str, meta: str, names_key: str, num_classes: int) -> Part:
+    parts = [_batch(folder / batch, labels_key, num_classes) for batch in batches]
+    file, expected = folder / meta, f"a pickle of the {num_classes} {names_key}"
+    with reading(file, expected, key=KEY, remedy=""):
+        names = _pickle(file, expected)[names_key]
+        if not isinstance(names, list) or {type(name) for name in names} != {str}:
+            raise ValueError("names that are no texts")
+        if not len(names) == len(set(names)) == num_classes:
+            raise ValueError(f"{len(set(names))} different names")
+    rows = np.vstack([pixels for pixels, _ in parts])
+    pictures = rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return Arrays(pictures), np.concatenate([labels for _, labels in parts]), tuple(names)
+
+
+def _batch(file: Path, labels_key: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (n, 3072) and labels (n,)."""
+    expected = f"a pickle of data and {labels_key}"
+    with reading(file, expected, key=KEY, remedy=""):
+        content = _pickle(file, expected)
+        pixels, labels = content["data"].array(), content[labels_key]
+        if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * _SIDE**2:
+            raise ValueError(f"data of {pixels.dtype} {pixels.shape}, should be uint8 (n, 3072)")
+        if not isinstance(labels, list) or {type(label) for label in labels} != {int}:
+            raise ValueError(f"{labels_key} that are no list of whole numbers")
+        last = num_classes - 1
+        return pixels, whole_numbers(labels, file, first=0, last=last, count=len(pixels), key=KEY)
+
+
+def _pickle(file: Path, expected: str) -> Mapping[str, Any]:
+    return read_pickle(file, expected, key=KEY, remedy="")
