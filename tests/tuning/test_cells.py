@@ -99,6 +99,12 @@ def test_what_a_solver_tried_within_runs_is_chosen_over_all_seeds():
     assert (decision.settings, decision.values) == (3, {"optimizer.C": "[2.0]"})
 
 
+def test_of_equal_means_the_first_setting_of_a_solver_goes_on_though_their_sums_round_otherwise():
+    runs = [run(0.2, seed=seed, selection=solved("optimizer", 0.15, own)) for seed, own in ((0, 0.1), (1, 0.2))]
+    assert (0.1 + 0.2) / 2 > 0.15
+    assert decided(*runs).inner == ("optimizer.C=[1.0]",)
+
+
 def test_the_settings_of_a_probe_multiply_nothing_but_are_counted_and_carried_over():
     runs = [run(0.7, lr=lr, selection=solved("probe", 0.5, 0.6)) for lr in (1, 2)]
     decision = decided(*runs)
