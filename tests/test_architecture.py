@@ -20,7 +20,7 @@ printable spreadsheet allocation
 config console
 identity
 seeding progress stopping wording composition records batch_norm trust sharing state
-tensor_header preprocessing
+tensor_header preprocessing run_records
 request
 backbone data
 head method ood

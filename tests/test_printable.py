@@ -27,7 +27,7 @@ from peft_vision.wording import fault, reword
         ("\x9b2Jcat", "2Jcat"),
         ("one\rtwo\x08\x00\x7f", "onetwo"),
         ("gpj.\u202ecat", "gpj.cat"),
-        ("cat\udcff", "cat\ufffd"),
+        ("cat\udcff\ud83d", "cat\\xff\ufffd"),
     ],
 )
 def test_what_a_terminal_obeys_is_stripped(text, shown):

@@ -45,6 +45,12 @@ def test_plain_values_are_what_was_written(read, path):
     assert read(path) == {"a": [1, -2.5, True, None, "ü"], "b": {"c": 2**64 - 1}}
 
 
+@pytest.mark.parametrize("read", READERS)
+def test_a_file_name_that_is_no_utf_8_is_text(read, path):
+    path.write_text('["caf\\udce9"]')
+    assert read(path) == [os.fsdecode(b"caf\xe9")]
+
+
 def test_only_regular_files_are_opened(path, tmp_path):
     os.mkfifo(path)
     (tmp_path / "zero").symlink_to("/dev/zero")
@@ -85,7 +91,7 @@ def test_what_just_keeps_the_bounds_is_read(read, path):
         ("", "no JSON: Expecting value"),
         ("[" * 200_000, "nested more than 32 levels deep"),
         ('{"a": "\\ud800"}', "'\\ud800' holds half a character (a lone surrogate)"),
-        ('{"\\udc80": 1}', "'\\udc80' holds half a character (a lone surrogate)"),
+        ('{"\\ude00": 1}', "'\\ude00' holds half a character (a lone surrogate)"),
         ("9" * 5000, "no JSON: Exceeds the limit"),
         (str(2**64), "a whole number of 65 bits, at most 64 are read"),
         (str(-(2**63) - 1), "a whole number of 64 bits, at most 64 are read"),

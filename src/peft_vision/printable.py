@@ -17,11 +17,16 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")  # of a file name that is no UTF-8, 
 
 
 def printable(text: str) -> str:
-    """`text` without control characters and escape sequences, but for tabs and ends of lines; what no encoding can
-    write becomes U+FFFD."""
+    """`text` without control characters and escape sequences, but for tabs and ends of lines. The bytes of a file name
+    that is no UTF-8 are written as \\xe9, half a character as U+FFFD."""
     if text.isascii() and text.isprintable():
         return text
-    return _SURROGATE.sub("\ufffd", _STRIPPED.sub("", text))
+    return _SURROGATE.sub(_written, _STRIPPED.sub("", text))
+
+
+def _written(found: re.Match[str]) -> str:
+    byte = ord(found[0]) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else "\ufffd"
 
 
 def one_line(value: object, *, longest: int = 300) -> str:

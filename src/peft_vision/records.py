@@ -1,12 +1,13 @@
 """Files that are read back, from whoever wrote them: JSON and YAML. `tensor_header` does it for safetensors files.
 
 Nothing is trusted before it is checked: a file must be a regular one (a pipe or a device never ends), no larger than
-its kind can be, nested no deeper, with texts no longer, and hold text that every encoding can write. What it must hold
+its kind can be, nested no deeper, with texts no longer, and hold whole characters. What it must hold
 beyond that says a pydantic model. All faults are one `Unreadable`, whose first line names the file and what is wrong.
 """
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ RECORD = Bounds(size=2**24, depth=32, text=100_000, values=500_000)
 """Of result.json, ood.json and the like."""
 CONFIG = Bounds(size=2**20, depth=32, text=20_000, values=50_000)
 """Of YAML that people write."""
-LINES = Bounds(size=2**27, depth=8, text=20_000, values=5_000)
+LINES = Bounds(size=2**25, depth=8, text=20_000, values=5_000)
 """Of files of one record a line; all but `size` are a line's."""
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # between them are the bytes of file names that are no UTF-8
 _LONGEST_LINE = 2**20  # bytes
 _LARGEST = 2**63  # whole numbers beyond it are no count, index or seed
 
@@ -45,6 +47,7 @@ Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 """A number whose square and whose sum over runs are finite too."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """Of images, parameters or steps: a float can tell it from the next."""
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Name = Annotated[str, StringConstraints(max_length=1000)]
 """Of a class, a file or a component."""
 
@@ -168,17 +171,19 @@ def exists(path: Path) -> bool:
 
 def open_regular(path: Path, *, remedy: str = "") -> BinaryIO:
     """For reading bytes. A pipe is not waited for, and a device not touched."""
+    handle = None
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise Unreadable(path, "it is no regular file", remedy)
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        if regular:
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+            regular = stat.S_ISREG(os.fstat(handle).st_mode)  # which it may have been a moment ago
     except (OSError, ValueError) as error:  # ValueError of a name with a zero in it
         raise Unreadable(path, getattr(error, "strerror", None) or str(error), remedy) from error
-    file = os.fdopen(handle, "rb")
-    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it was another one a moment ago
-        file.close()
+    if not regular:
+        if handle is not None:
+            os.close(handle)
         raise Unreadable(path, "it is no regular file", remedy)
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def _check(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
@@ -205,7 +210,7 @@ def _check_one(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
     if isinstance(value, str):
         if len(value) > bounds.text:
             raise Unreadable(path, f"a text of {len(value):,} characters, at most {bounds.text:,} are read", remedy)
-        if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+        if not value.isascii() and _HALF.search(value):
             raise Unreadable(path, f"{value[:40]!r} holds half a character (a lone surrogate)", remedy)
     elif isinstance(value, bool | float | None):
         return

@@ -27,18 +27,18 @@ from typing import Any
 import yaml
 
 from peft_vision.config import Busy, ConfigError, Pruned
-from peft_vision.records import Unreadable, exists, read_json
+from peft_vision.records import Record, Unreadable, exists, read_json, read_yaml, validated
+from peft_vision.run_records import ChoiceRecord, FailureRecord, ResultRecord, ShiftsRecord
 from peft_vision.sharing import Lock
 from peft_vision.state import Damaged, read_state, write_state
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
-_OF_A_RESULT = ("choices", "seed", "data", "metrics", "parameters", "features", "selection", "store", "config")
 _OF_A_STATE = {"tuned", "standing", "origin"}
 _METRICS = "metrics_crc32"  # in a state: of the rows that it counts on; states of version 0.1.0 have none
 OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
 _UNFINISHED = ".unfinished"
-_REMEDY = "mend it, or delete it to do its work again"
+_REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
 
 
 class DiskFault(ConfigError):
@@ -53,13 +53,7 @@ class Run:
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a run that is done."""
-        result = _read(self.folder / "result.json")
-        for key in _OF_A_RESULT if result is not None else ():
-            if key not in result:
-                raise ConfigError(
-                    f"{self.folder / 'result.json'}: no {key}: it is of another version, or edited\n{_REMEDY}"
-                )
-        return result
+        return _read(self.folder / "result.json", ResultRecord)
 
     def read_state(self) -> dict[str, Any] | None:
         """The newest saved state, on the CPU. Damaged for one that is not what was written; ConfigError for one of
@@ -112,8 +106,8 @@ class Run:
 
     def read_failure(self) -> str | None:
         """Why the run stopped, where it did by itself and has not been finished since."""
-        record = _read(self.folder / "failed.json")
-        return None if record is None else str(record.get("error"))
+        record = _read(self.folder / "failed.json", FailureRecord)
+        return None if record is None else record["error"]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -132,8 +126,8 @@ class Run:
         """The resolved config; None where there is none that can be read."""
         path = self.folder / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text()) if path.is_file() else None
-        except (yaml.YAMLError, OSError, ValueError):
+            config = read_yaml(path) if exists(path) else None
+        except Unreadable:
             return None
         return config if isinstance(config, dict) else None
 
@@ -187,7 +181,7 @@ class Run:
 
     def read_ood(self) -> dict[str, Any] | None:
         """What has been scored out of distribution."""
-        return _read(self.folder / "ood.json")
+        return _read(self.folder / "ood.json", ShiftsRecord)
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
@@ -195,20 +189,20 @@ class Run:
 
     def read_choice(self) -> dict[str, Any] | None:
         """How its setting was chosen, where a tuning chose it."""
-        return _read(self.folder / "choice.json")
+        return _read(self.folder / "choice.json", ChoiceRecord)
 
     def write_choice(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
         place(self.folder / "choice.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """None where there is no file. ConfigError for one that was edited or torn: such files are written whole."""
+def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
+    """What is in the file, once it is known to be a `kind`; None where there is none. ConfigError for one that was
+    edited or torn, or is of another version: such files are written whole."""
     if not exists(path):
         return None
     record = read_json(path.absolute(), remedy=_REMEDY)
-    if not isinstance(record, dict):
-        raise Unreadable(path.absolute(), "no record", _REMEDY)
+    validated(record, path.absolute(), kind, remedy=_REMEDY)
     return record
 
 

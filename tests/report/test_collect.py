@@ -118,7 +118,10 @@ def test_a_torn_or_foreign_result_is_named(text, reason, tmp_path):
         ({"seed": "first"}, "result.json: seed: Input should be .*"),
         ({"data": {"source": "mine", "images": {"train": 5}}}, "result.json: data.images.test: Field required"),
         ({"config": {"method": {"_target_": "mypackage.Mine"}}}, "config.method._target_: no module 'mypackage' .*"),
-        ({"config": {"method": {"_target_": "../.."}}}, "config.method._target_: '../..' is no dotted path to a class"),
+        (
+            {"config": {"method": {"_target_": "../.."}}},
+            "config.method._target_: got '../..', should be a dotted path to a class",
+        ),
     ],
 )
 def test_a_result_of_another_kind_is_named(values, reason, tmp_path):
@@ -132,7 +135,7 @@ def test_a_result_of_another_kind_is_named(values, reason, tmp_path):
     [
         ({"images": {}}, "ood.json: images: none of fog"),
         ({"images": {"fog": 500, "snow": 500}}, "ood.json: metrics: no ood/snow/accuracy"),
-        ({"images": {"fog": 0}}, "ood.json: images.fog: Input should be greater than 0"),
+        ({"images": {"fog": 0}}, "ood.json: images.fog: Input should be greater than or equal to 1; got 0"),
         ({"metrics": {"ood/fog/accuracy": -1}}, "ood/fog/accuracy is -1, should be a fraction from 0 to 1"),
         (
             {"interpolation": {"rows": [{"alpha": 0.5}], "chosen": 0.6, "rule": ""}},

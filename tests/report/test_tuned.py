@@ -85,14 +85,14 @@ def test_a_run_that_peeked_is_labelled_without_a_sweep_that_chose_it(tmp_path):
     ("text", "reason"),
     [
         ("", "choice.json: cannot be read"),
-        ('{"settings": 0}', "choice.json: settings: Input should be greater than 0"),
+        ('{"settings": 0}', "choice.json: settings: Input should be greater than or equal to 1; got 0"),
         (
             '{"settings": 2, "rule": "", "selection": "luck", "validation": 0.5, "superseded": false}',
-            "choice.json: selection: Input should be 'validation' or 'test'",
+            "choice.json: selection: Input should be 'validation' or 'test'; got 'luck'",
         ),
         (
             '{"settings": 2, "rule": "", "selection": "test", "validation": NaN, "superseded": false}',
-            "choice.json: validation: Input should be less than or equal to 1",
+            "choice.json: validation: Input should be less than or equal to 1; got nan",
         ),
     ],
 )

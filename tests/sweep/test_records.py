@@ -99,9 +99,9 @@ def test_a_result_of_another_version_is_named_and_not_taken_for_this_ones(key, b
     result = json.loads(path.read_text())
     del result[key]
     path.write_text(json.dumps(result))
-    with pytest.raises(ConfigError, match=f"no {key}: it is of another version, or edited"):
+    with pytest.raises(ConfigError, match=f"{key}: Field required\nit is of another version, or edited"):
         Run(path.parent).read_result()
     outcome = call(*SWEEP, "seed=0,1,2", cwd=begun)
-    assert f"  seed=1: {path.relative_to(begun)}: no {key}: it is of another version, or edited" in outcome.err
+    assert f"  seed=1: cannot read {path}: {key}: Field required\nit is of another version, or edited" in outcome.err
     assert len(results(begun)) == 3
     assert json.loads(path.read_text()) == result

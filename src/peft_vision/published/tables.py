@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peft_vision.config import ConfigError, nearest
 from peft_vision.published.benchmarks import BENCHMARKS, Benchmark
+from peft_vision.records import Unreadable, exists, read_yaml, validated
 
 _HERE = Path(__file__).parent
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -116,13 +116,10 @@ def shipped() -> list[str]:
 def table(name: str) -> Table:
     """A shipped one, or that of a user's file. ConfigError where there is none, or it is not of this form."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _HERE / f"{name}.yaml"
-    if not path.is_file():
+    if not exists(path):
         known = ", ".join(shipped())
         raise ConfigError(f"published: no table {name!r}; there are {known}{nearest(name, shipped())}, or a YAML file")
     try:
-        return Table(path.stem, Content.model_validate(yaml.safe_load(path.read_text())))
-    except (yaml.YAMLError, ValidationError) as error:
-        reason = error.errors()[0] if isinstance(error, ValidationError) else None
-        where = ".".join(str(part) for part in reason["loc"]) if reason else ""
-        words = f"{where}: {reason['msg']}" if where else reason["msg"] if reason else str(error).splitlines()[0]
-        raise ConfigError(f"published: {path}: {words}") from error
+        return Table(path.stem, validated(read_yaml(path), path, Content))
+    except Unreadable as error:
+        raise ConfigError(f"published: {error}") from error

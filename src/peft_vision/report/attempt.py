@@ -1,14 +1,15 @@
 """A run that came to no result, as the name of its folder and its config.yaml tell it."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from peft_vision.config import ConfigError
+from peft_vision.printable import one_line
+from peft_vision.records import read_yaml
 from peft_vision.report.finished import Finished, settled
 
 
@@ -38,7 +39,7 @@ def _plain(name: str) -> str:
 
 
 def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]], single: Mapping[str, str]) -> Attempt | None:
-    named = re.fullmatch(r"(?P<options>.+)-s(?P<seed>\d+)-[^-]+", folder.name)
+    named = re.fullmatch(r"(?P<options>.+)-s(?P<seed>\d+)-[^-]+", one_line(folder.name))
     if named is None:
         return None
     options = known.get(named["options"], tuple(single.get(name, name) for name in named["options"].split("-")))
@@ -49,7 +50,7 @@ def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]], single: Mapping
 
 def _setting(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = json.loads(json.dumps(read_yaml(path)))  # as of a finished run: all keys are texts
         return settled(values) if isinstance(values, dict) else {}
-    except (OSError, ValueError, yaml.YAMLError, ConfigError):
+    except ConfigError:
         return {}  # the run is named as left out in any case

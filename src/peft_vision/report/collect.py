@@ -1,12 +1,15 @@
 """The finished runs below folders; whatever else lies there as a run's folder is named, with what is wrong with it."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from peft_vision.config import ConfigError
+from peft_vision.printable import one_line
+from peft_vision.records import exists
 from peft_vision.report.attempt import Attempt, attempts
 from peft_vision.report.finished import Finished, read
 
@@ -37,7 +40,7 @@ def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
         except ConfigError as error:
             kind = _kind(path)
             begun |= {} if kind == "unreadable" else {name: path}
-            left_out.append(LeftOut(name, str(error), kind, None))
+            left_out.append(LeftOut(name, one_line(str(error).partition("\n")[0]), kind, None))
             continue
         if run.choice is not None and run.choice.superseded:
             left_out.append(LeftOut(name, SUPERSEDED, "superseded", None))
@@ -54,9 +57,9 @@ def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
 
 def _kind(path: Path) -> Literal["failed", "unfinished", "unreadable"]:
     """Of a folder that holds no result that can be read."""
-    if (path / "result.json").exists():
+    if exists(path / "result.json"):
         return "unreadable"
-    return "failed" if (path / "failed.json").exists() else "unfinished"
+    return "failed" if exists(path / "failed.json") else "unfinished"
 
 
 def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
@@ -67,16 +70,23 @@ def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
         if not folder.is_dir():
             raise ConfigError(f"runs: no folder {folder.absolute()}")
         for path in _run_folders(folder):
-            named[(path if folders[1:] else path.relative_to(folder)).as_posix()] = path
+            name = one_line((path if folders[1:] else path.relative_to(folder)).as_posix(), longest=4096)
+            while named.get(name, path) != path:  # they differ in what cannot be printed
+                name += "'"
+            named[name] = path
     return named
 
 
 def _run_folders(folder: Path, levels: int = 2) -> Iterator[Path]:
     """Folders that a run has begun to fill, by name; none within another."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_dir():
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"runs: cannot look into {folder.absolute()}: {error.strerror}") from error
+    for path in paths:
+        if path.name.startswith(".") or not os.path.isdir(path):
             continue
-        if any((path / name).exists() for name in _SIGNS):
+        if any(exists(path / name) for name in _SIGNS):
             yield path
         elif levels > 1:
             yield from _run_folders(path, levels - 1)

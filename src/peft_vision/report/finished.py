@@ -13,11 +13,15 @@ from typing import Any
 from peft_vision.config import ConfigError, build, lasting, locate
 from peft_vision.experiment import KINDS, LATER
 from peft_vision.identity import canonical, hashed
+from peft_vision.printable import one_line
+from peft_vision.records import exists
 from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, TuningResult, load, parsed
 from peft_vision.run import Run
+from peft_vision.trust import check_targets
 
 OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
 TUNE = "tune"  # data.stage of runs that only choose, without test images
+_LARGEST = 1e30  # so that sums and squares of scores are finite too
 _FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
 
 
@@ -60,6 +64,11 @@ class Finished:
     origin: Origin
 
     @property
+    def name(self) -> str:
+        """Of its folder, as it can be shown."""
+        return one_line(self.folder.name)
+
+    @property
     def tunes(self) -> bool:
         """Whether it only helps to choose a setting, and saw no test image."""
         return is_tuning(self.setting)
@@ -72,9 +81,9 @@ def is_tuning(setting: Mapping[str, Any]) -> bool:
 def read(folder: Path) -> Finished:
     """ConfigError with the reason why it is no finished run of this tool."""
     path = folder / "result.json"
-    if not path.exists():
+    if not exists(path):
         failure = Run(folder).read_failure()
-        raise ConfigError("not finished" if failure is None else f"failed: {failure.splitlines()[0]}")
+        raise ConfigError("not finished" if failure is None else f"failed: {one_line(failure.partition(chr(10))[0])}")
     raw = load(path)
     result: Result = parsed(path, raw, TuningResult if _of_tuning(raw) else Result)
     shifts: Shifts = _optional(folder / "ood.json", Shifts) or Shifts()
@@ -111,9 +120,16 @@ def read(folder: Path) -> Finished:
         origin=Origin(
             version=result.environment.version,
             commit=result.environment.git_commit or "",
-            day=date.fromtimestamp(path.stat().st_mtime),
+            day=_day(path),
         ),
     )
+
+
+def _day(path: Path) -> date:
+    try:
+        return date.fromtimestamp(path.stat().st_mtime)
+    except (OSError, ValueError, OverflowError) as error:  # a file system may say any year
+        raise ConfigError(f"{path.name}: no day when it was written ({error})") from error
 
 
 def _of_tuning(raw: Any) -> bool:
@@ -125,7 +141,7 @@ def _of_tuning(raw: Any) -> bool:
 
 def _optional(path: Path, model: type) -> Any:
     """None where there is no such file."""
-    return parsed(path, load(path), model) if path.exists() else None
+    return parsed(path, load(path), model) if exists(path) else None
 
 
 def _check_sets(shifts: Shifts) -> None:
@@ -154,7 +170,8 @@ def _check_scores(metrics: Mapping[str, float]) -> None:
         score = name.rpartition("/")[2]
         if score in _FRACTIONS and not 0 <= value <= 1:  # NaN is not
             raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
-        if score == "loss" and not math.isfinite(value):
+        too_much = _LARGEST < abs(value) < math.inf or value == -math.inf
+        if too_much or (score == "loss" and not math.isfinite(value)):
             raise ConfigError(f"{name} is {value:g}, should be a number")
         if name.startswith("cost/") and not 0 <= value < math.inf:
             raise ConfigError(f"{name} is {value:g}, should be a number, 0 or more")
@@ -165,6 +182,7 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     setting: dict[str, Any] = {}
     for group in sorted((KINDS.keys() - LATER) & config.keys()):
         if isinstance(config[group], dict) and "_target_" in config[group]:
+            check_targets(config[group], f"config.{group}")
             setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
     return setting
 
@@ -176,8 +194,11 @@ def _canonical(node: str, group: str) -> Mapping[str, Any]:
     try:
         return hashed(build(values, KINDS[group], group))
     except ConfigError:
-        target = str(values.pop("_target_"))
-        return canonical({"_target_": target, **lasting(locate(target, f"config.{group}"), values)})
+        target = values.pop("_target_")
+        cls = locate(target, f"config.{group}")
+        if not issubclass(cls, KINDS[group]):
+            raise ConfigError(f"config.{group}: {cls.__name__} is not a {KINDS[group].__name__}") from None
+        return canonical({"_target_": target, **lasting(cls, values)})
 
 
 def _flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

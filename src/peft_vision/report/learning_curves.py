@@ -1,11 +1,9 @@
 """How the methods learned: validation accuracy and training loss by epoch, of the settings that were chosen."""
 
-import json
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,12 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from peft_vision.records import Unreadable, read_json_lines
 from peft_vision.report.choose import Setting
 from peft_vision.report.log_axis import set_log
 from peft_vision.report.panels import panel_figure
 from peft_vision.report.picture import NORMAL, Look, plain
 
+_log = logging.getLogger("peft_vision")
 _PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}
+_LAST_EPOCH, _LARGEST = 10**7, 1e30  # beyond which a line is no epoch, and a value no loss
 _WIDTH, _HEIGHT = 2.8, 2.1  # inches, of a panel
 
 
@@ -84,22 +85,20 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
     """By metric and epoch; of a file that was torn, the lines that are whole. A solver's lines are settings and no
     epochs."""
     found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
-    for row in map(_row, path.read_text(errors="replace").splitlines() if path.is_file() else []):
-        if "lr" not in row or "weight_decay" in row or not isinstance(row.get("epoch"), int):
+    try:
+        rows = list(read_json_lines(path)) if path.is_file() else []
+    except Unreadable as error:
+        _log.warning("no learning curve: %s", error)
+        rows = []
+    for row in rows:
+        epoch = row.get("epoch")
+        if "lr" not in row or "weight_decay" in row or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
             continue
         for metric in _PANELS:
             value = row.get(metric)
-            if isinstance(value, int | float) and math.isfinite(value):
-                found[metric][row["epoch"]] = float(value)
+            if isinstance(value, int | float) and abs(value) <= _LARGEST:
+                found[metric][epoch] = float(value)
     return found
-
-
-def _row(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}
 
 
 def _draw(axes: Axes, its: Curve, look: Look, factor: float) -> None:

@@ -152,10 +152,10 @@ def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
 
 
 def _run(run: Finished, out: Path) -> list[Cell]:
-    where = quote(Path(os.path.relpath(run.folder.absolute(), out.absolute())).as_posix())
+    where = quote(os.fsencode(Path(os.path.relpath(run.folder.absolute(), out.absolute())).as_posix()))
     size = run.parameters["method"] + run.parameters["head"]
     return [
-        Cell(element("a", run.folder.name, href=f"{where}/"), run.folder.name, ""),
+        Cell(element("a", run.name, href=f"{where}/"), run.name, ""),
         Cell(run.method, run.method, ""),
         Cell(run.data, run.data, ""),
         Cell(str(run.seed), run.seed, ""),

@@ -1,69 +1,80 @@
-"""What the files in a run's folder must hold to be read: result.json, ood.json and choice.json."""
+"""What the files in a run's folder must hold to be compared: result.json, ood.json and choice.json."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import Field, StringConstraints
 
 from peft_vision.config import ConfigError
+from peft_vision.printable import printable
+from peft_vision.records import RECORD, Count, Finite, Record, Seed, Unreadable, read_json, validated
+
+_BOUNDS = replace(RECORD, text=5000)  # characters that a page, a picture or a terminal has room for
+_Short = Annotated[str, StringConstraints(max_length=200)]
+_Option = Annotated[str, StringConstraints(min_length=1, max_length=100)]  # of which names of pictures are made
+_Metrics = Annotated[dict[_Short, float], Field(max_length=5000)]
+_Some = Annotated[int, Field(ge=1, le=2**53)]
+_Shifts = 2000  # of a run, at most
 
 
-class _Choices(BaseModel, extra="allow"):
-    method: str
-    backbone: str
-    data: str
+class _Choices(Record, extra="allow"):
+    method: _Option
+    backbone: _Option
+    data: _Option
 
 
-class _Parameters(BaseModel):
-    method: int
-    head: int
+class _Parameters(Record):
+    method: Count
+    head: Count
 
 
-class _Backbone(BaseModel):
-    name: str
+class _Backbone(Record):
+    name: _Short
 
 
-class _Images(BaseModel, extra="allow"):
-    test: PositiveInt
+class _TestImages(Record, extra="allow"):
+    __pydantic_extra__: dict[str, _Some]
+    test: _Some
 
 
-class _Data(BaseModel):
+class _Data(Record):
     source: str
-    images: _Images
-    group: str | None = None
+    images: _TestImages
+    group: _Short | None = None
 
 
-class _TuningImages(BaseModel, extra="allow"):
-    test: PositiveInt | None = None
+class _TuningImages(Record, extra="allow"):
+    __pydantic_extra__: dict[str, _Some]
+    test: _Some | None = None
 
 
 class _TuningData(_Data):
     images: _TuningImages
 
 
-class _Footprint(BaseModel):
+class _Footprint(Record):
     state_bytes: float
     gradient_bytes: float
 
 
-class _Environment(BaseModel):
-    version: str = Field("", alias="peft-vision")
-    git_commit: str | None = None
+class _Environment(Record):
+    version: _Short = Field("", alias="peft-vision")
+    git_commit: _Short | None = None
 
 
-class Result(BaseModel):
+class Result(Record):
     choices: _Choices
-    seed: int
+    seed: Seed
     config: dict[str, Any]
-    metrics: dict[str, float]
+    metrics: _Metrics
     parameters: _Parameters
     backbone: _Backbone
     data: _Data
     optimizer: _Footprint | None = None
     peak_mib: float | None = None
     train_seconds: float | None = None
-    test_reads: int = 0
+    test_reads: Count = 0
     environment: _Environment = _Environment()
 
     def costs(self) -> dict[str, float]:
@@ -84,28 +95,28 @@ class TuningResult(Result):
     data: _TuningData
 
 
-class Interpolation(BaseModel):
-    rows: list[dict[str, float]]
-    chosen: float
+class Interpolation(Record):
+    rows: Annotated[list[_Metrics], Field(max_length=1000)]
+    chosen: Finite
 
 
-class _Split(BaseModel):
-    fingerprint: str = ""
+class _Split(Record):
+    fingerprint: _Short = ""
     missing_are_predictable: bool = True
 
 
-class Shifts(BaseModel):
-    splits: dict[str, _Split] = {}
-    metrics: dict[str, float] = {}
-    images: dict[str, PositiveInt] = {}
+class Shifts(Record):
+    splits: Annotated[dict[_Short, _Split], Field(max_length=_Shifts)] = Field(default_factory=dict)
+    metrics: _Metrics = Field(default_factory=dict)
+    images: Annotated[dict[_Short, _Some], Field(max_length=_Shifts)] = Field(default_factory=dict)
     interpolation: Interpolation | None = None
 
 
-class Choice(BaseModel, frozen=True):
+class Choice(Record):
     """How a sweep came to a run's setting. `settings`: that it tried; `validation`: what the setting came to;
     `superseded`: whether a better setting has been found since."""
 
-    settings: PositiveInt
+    settings: _Some
     rule: str
     selection: Literal["validation", "test"]
     validation: Annotated[float, Field(ge=0, le=1)] | None
@@ -113,18 +124,25 @@ class Choice(BaseModel, frozen=True):
 
 
 def load(path: Path) -> Any:
-    """ConfigError for a file that was torn or edited."""
+    """In texts that any page, picture or terminal can show. ConfigError for a file that was torn or edited, or is
+    none."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path.name}: cannot be read ({error})") from error
+        return _plain(read_json(path, _BOUNDS))
+    except Unreadable as error:
+        raise ConfigError(f"{path.name}: cannot be read ({error.reason})") from error
 
 
-def parsed(path: Path, raw: Any, model: type[BaseModel]) -> Any:
+def parsed(path: Path, raw: Any, model: type[Record]) -> Any:
     """ConfigError with the first thing that `raw` lacks."""
     try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = "".join(f"{part}: " for part in [".".join(map(str, fault["loc"]))] if part)
-        raise ConfigError(f"{path.name}: {where}{fault['msg']}") from error
+        return validated(raw, path, model)
+    except Unreadable as error:
+        raise ConfigError(f"{path.name}: {error.reason}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value).replace("\n", " ").replace("\t", " ")
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return {_plain(key): _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value

@@ -33,7 +33,7 @@ def _row_record(row: Row) -> dict[str, Any]:
     return {
         "method": row.label,
         "setting": row.cell.chosen.own if row.cell.chosen else None,
-        "runs": [run.folder.name for run in row.cell.chosen.runs] if row.cell.chosen else [],
+        "runs": [run.name for run in row.cell.chosen.runs] if row.cell.chosen else [],
         "parameters": row.parameters,
         "metrics": {metric: _finite(asdict(row.statistic(metric))) for metric in metrics},
         "tried": tried,

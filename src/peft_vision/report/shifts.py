@@ -81,6 +81,6 @@ def _mark(run: Finished, counts: Counts) -> tuple[tuple[str, int, str], ...]:
 
 
 def _listed(runs: Sequence[Finished]) -> str:
-    named = ", ".join(run.folder.name for run in runs[:_NAMED])
+    named = ", ".join(run.name for run in runs[:_NAMED])
     more = f" and {len(runs) - _NAMED} more" if runs[_NAMED:] else ""
     return f"{named}{more} {'were' if runs[1:] else 'was'}"

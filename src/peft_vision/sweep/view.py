@@ -1,11 +1,11 @@
 """What a person sees of a sweep: a line for each run that ends and, on a terminal, a table of what is going on."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import Annotated, Self
 
+from pydantic import Field
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -13,11 +13,17 @@ from rich.text import Text
 from peft_vision.config import Pruned
 from peft_vision.console import Console
 from peft_vision.progress import clock, terminal
+from peft_vision.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.wording import fault
 
 _FRAMES_PER_SECOND = 2
 _SHOWN = 12  # runs at work, in the table
+
+
+class _Row(Record):
+    epoch: Annotated[int, Field(ge=1, le=10**9)]
+    accuracy: Annotated[float, Field(alias="val/accuracy", ge=0, le=1)] = 0.0
 
 
 class View:
@@ -144,11 +150,13 @@ def _figures(its: Ended) -> str:
 def _last_row(path: Path) -> dict[str, float] | None:
     """The last whole line of a run's metrics."""
     try:
-        for line in reversed(path.read_bytes().splitlines()):
-            try:
-                return json.loads(line)
-            except ValueError:
-                continue
-    except OSError:
+        lines = read_bytes(path, largest=LINES.size).splitlines() if path.is_file() else []
+    except Unreadable:  # says no more than a run that has not begun
         return None
+    for line in reversed(lines):
+        try:
+            row = parse_json(line, path, LINES)
+            return validated(row, path, _Row) and row
+        except Unreadable:
+            continue
     return None

@@ -1,0 +1,113 @@
+"""What a run left is taken up again only where it is whole."""
+
+import copy
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_vision.records import Unreadable
+from peft_vision.report.summary import print_summary
+from peft_vision.run import Run
+
+SCORES = {"accuracy": 0.5, "accuracy_top5": 0.9, "accuracy_per_class": 0.5, "calibration_error": 0.1, "loss": 1.2}
+ENTRY = {"mark": "m", "images": 5, "reads": 1, "fingerprint": "f", "shifts": 1, "scores": {"final": SCORES}}
+SHIFTS = {"splits": {"test": {**ENTRY, "fingerprint": None, "shifts": None}, "fog": ENTRY}}
+SELECTION = {
+    "settings": 2,
+    "rule": "best",
+    "group": "optimizer",
+    "chosen": {"C": 1.0},
+    "tried": [{"C": 1.0, "val/accuracy": 0.5}, {"C": 2.0, "val/accuracy": 0.4}],
+}
+CHOICE = {"setting": "s", "superseded": False, "tuned": ["t"], "settings": 3, "selection": "test"}
+HOSTILE = [None, "x" * 2000, -3, 2**60, 1e308, math.nan, [], {}]
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(), *((key, *rest) for key, its in inner for rest in places(its))]
+
+
+def changed(value: Any, place: tuple[Any, ...], by: Any) -> Any:
+    if not place:
+        return by
+    value = copy.copy(value)
+    value[place[0]] = changed(value[place[0]], place[1:], by)
+    return value
+
+
+def test_a_result_with_any_value_in_any_place_is_named_or_can_be_told(trained, tmp_path, capsys):
+    result = {**json.loads((trained / "result.json").read_text()), "selection": SELECTION}
+    refused, told = [], 0
+    for place in places(result):
+        if place[:1] == ("config",) and len(place) > 2:
+            continue
+        for value in HOSTILE:
+            (tmp_path / "result.json").write_text(json.dumps(changed(result, place, value)))
+            try:
+                read = Run(tmp_path).read_result()
+            except Unreadable as error:
+                refused.append(str(error))
+                continue
+            print_summary(read, tmp_path)
+            told += 1
+    capsys.readouterr()
+    assert min(len(refused), told) > 300
+    assert all(line.startswith(f"cannot read {tmp_path}/result.json: ") and line.count("\n") == 1 for line in refused)
+
+
+@pytest.mark.parametrize("name", ["ood.json", "choice.json"])
+def test_so_are_the_other_files(name, tmp_path):
+    whole, read = {"ood.json": (SHIFTS, Run.read_ood), "choice.json": (CHOICE, Run.read_choice)}[name]
+    (tmp_path / name).write_text(json.dumps(whole))
+    assert read(Run(tmp_path)) == whole
+    (tmp_path / name).unlink()
+    assert read(Run(tmp_path)) is None
+    for place in places(whole):
+        if place[-1:] == ("loss",) or (place[:2] == ("splits", "test") and place[-1] in ("fingerprint", "shifts")):
+            continue  # may be any number, and are of shifts alone
+        for value in HOSTILE[1:]:
+            empty = value in ([], {}) and value == changed(whole, place, value)
+            (tmp_path / name).write_text(json.dumps(changed(whole, place, value)))
+            fine = (value == [] and place == ("tuned",)) or (value == {} and place[-1:] in (("splits",), ("scores",)))
+            if not (fine or empty):
+                with pytest.raises(Unreadable):
+                    read(Run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"fog": {**ENTRY, "shifts": None}}, "no number of shifts"),
+        ({"fog": {**ENTRY, "scores": {"final": {"loss": 1.0}}}}, "no accuracy"),
+        ({"fog": {**ENTRY, "scores": {"final": {**SCORES, "accuracy": 2}}}}, "should be a fraction"),
+        ({"fog": ENTRY, "snow": {**ENTRY, "scores": {"final": {"accuracy": 0.5}}}}, "not the same metrics of final"),
+    ],
+)
+def test_scores_of_shifts_can_be_averaged(values, reason, tmp_path):
+    (tmp_path / "ood.json").write_text(json.dumps({"splits": values}))
+    with pytest.raises(Unreadable, match=reason):
+        Run(tmp_path).read_ood()
+
+
+@pytest.mark.parametrize("name", ["result.json", "ood.json", "choice.json", "failed.json"])
+def test_a_pipe_is_named_and_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    run = Run(tmp_path)
+    read = {"result": run.read_result, "ood": run.read_ood, "choice": run.read_choice, "failed": run.read_failure}
+    with pytest.raises(Unreadable, match="it is no regular file"):
+        read[Path(name).stem]()
+
+
+def test_the_line_says_which_file_what_is_wrong_and_what_to_do(trained, tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**json.loads((trained / "result.json").read_text()), "metrics": None}))
+    with pytest.raises(Unreadable) as error:
+        Run(tmp_path).read_result()
+    first, second = str(error.value).splitlines()
+    assert first == f"cannot read {path}: metrics: Input should be a valid dictionary; got None"
+    assert second == "it is of another version, or edited: mend it, or delete it to do its work again"
