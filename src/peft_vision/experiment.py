@@ -121,6 +121,7 @@ class Experiment:
         """What raises ConfigError where things cannot work, by the groups of the config that it depends on."""
         return {
             ("backbone",): self.backbone.check,
+            ("method",): self.method.check,
             ("data",): self.data.check,
             ("ood",): partial(check_sets, self.ood),
             ("features", "data"): partial(self.features.check, self.data.augment),

@@ -14,7 +14,9 @@ from peft_vision.backbone.load import refuse_unusual
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.composition import complete, option
+from peft_vision.config import build
 from peft_vision.exchange.timm_weights import check_loadable
+from peft_vision.method.base import Method
 from peft_vision.model import Model
 from peft_vision.preprocessing import Preprocessing
 
@@ -48,6 +50,7 @@ def adapt(
     )
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
+    build(recipe.method, Method, "method").check()
     return recipe.assemble(vit, seed=seed)
 
 

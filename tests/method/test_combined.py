@@ -204,4 +204,4 @@ def test_prompts_in_different_layers_are_no_conflict(images):
     assert [layer.context is not None for layer in model.encoder.layers] == [True, False, True]
     assert_computes(model, images, logits_by_hand(model, {}, {}, images))
     with pytest.raises(ConfigError, match="two of its parts put prompts into the same layer"):
-        adapted("combined", parts=parts, layers="last-1")
+        adapted("combined", parts={name: {**part, "layers": [1]} for name, part in parts.items()})

@@ -46,6 +46,10 @@ class Method(ABC):
     probe_first: bool
     lr: Annotated[dict[Literal["sgd", "adamw"], PositiveFloat], INCIDENTAL]
 
+    def check(self, where: str = "method") -> None:
+        """ConfigError for values that could not act; called before a training, and not where one that ended is read."""
+        return None
+
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:
         """The indices of `layers` in this encoder. ConfigError where it has no such layer."""
         return chosen(self.layers, encoder)

@@ -27,9 +27,25 @@ def _built(parts: Any) -> dict[str, Method]:
 
 @component
 class Combined(Method):
-    """`parts`: methods by name. `layers` other than all are those of every part."""
+    """`parts`: methods by name. `layers` other than all are those of every part. A probe in front is asked for here,
+    and not of a part."""
 
     parts: Annotated[dict[str, Method], BeforeValidator(_built)]
+
+    def check(self, where: str = "method") -> None:
+        """ConfigError where a part asks for what is decided here."""
+        for name, part in self.parts.items():
+            own = f"{where}.parts.{name}"
+            if part.probe_first:
+                raise ConfigError(
+                    f"{own}.probe_first: the probe is in front of all parts; set {where}.probe_first=true"
+                )
+            if self.layers != "all" and part.layers not in ("all", self.layers):
+                raise ConfigError(
+                    f"{own}.layers: got {part.layers!r}, but {where}.layers={self.layers!r} are those of every part; "
+                    f"{where}.layers=all leaves each its own"
+                )
+            part.check(own)
 
     def attach(self, encoder: Encoder) -> None:
         """What each part attaches."""
