@@ -204,5 +204,11 @@ def test_an_option_that_acts_beside_another_alone_is_no_part_of_it_elsewhere(wor
     assert replace(one, optimizer=replace(one.optimizer, **acting)).identity != one.identity
 
 
+def test_an_option_that_acts_beside_any_other_value_is_no_part_of_it_beside_that_one():
+    whole, chosen = (composed(*CHEAP[:-1], "method=vqt", f"method.keep_fraction={share}") for share in ("null", 0.7))
+    assert replace(whole, method=replace(whole.method, lasso=1.0)).identity == whole.identity
+    assert replace(chosen, method=replace(chosen.method, lasso=1.0)).identity != chosen.identity
+
+
 def test_folders_are_told_by_more_than_eight_digits(base):
     assert base.name == f"lora-vit_micro-digits-s0-{base.identity[:12]}"

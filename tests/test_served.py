@@ -11,6 +11,7 @@ from composed import composed
 from digit_folders import DATA, write_digits
 from peft_vision import backbone
 from peft_vision.config import ConfigError
+from peft_vision.run import Run
 from peft_vision.served import Served
 
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
@@ -55,6 +56,29 @@ def test_a_run_that_0_1_0_began_goes_on(tmp_path):
     assert run_folder(tmp_path / "runs") == folder
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 40
     assert (folder / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "serves"),
+    [
+        (("method=lora",), True),
+        (("method=fact_tt",), False),
+        (("method=combined", "method.parts=[lora,fact_tk]"), False),
+        (("method=vpt_deep",), True),
+        (("method=vpt_deep", "method.projection=8"), False),
+        (("method=full", "backbone.drop_path=0.1"), True),
+        (("method=partial", "backbone.drop_path=0.1"), False),
+        (("method=lora", "backbone.drop_path=0.1"), False),
+        (("method=vpt_deep", "+backbone.architecture.attn_drop_rate=0.1"), False),
+    ],
+    ids=str,
+)
+def test_a_run_that_0_1_0_trained_otherwise_is_not_served(words, serves, tmp_path):
+    mine = composed(*AS_WRITTEN, *words, f"runs={tmp_path}")
+    first = tmp_path / f"{mine.name.rpartition('-')[0]}-{mine.first_identity[:8]}"
+    first.mkdir()
+    Run(first).write_config(mine.composed)
+    assert (mine.run.folder == first) is serves
 
 
 def test_a_folder_that_another_run_has_taken_is_named(tmp_path):

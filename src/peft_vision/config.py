@@ -55,6 +55,15 @@ class OnlyWith:
         return getattr(component, self.name) == self.value
 
 
+@plain_dataclass(frozen=True)
+class IdleWith(OnlyWith):
+    """The contrary: it changes a result only where that field has another value than this."""
+
+    def acts_in(self, component: Any) -> bool:
+        """As above."""
+        return not super().acts_in(component)
+
+
 class ConfigError(Exception):
     """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
 

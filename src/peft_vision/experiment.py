@@ -178,12 +178,14 @@ class Experiment:
     @cached_property
     def run(self) -> Run:
         """Its folder: of this name, or of the name that version 0.1.0 gave it, or of the name that the same run had
-        before its files were moved."""
+        before its files were moved. Where 0.1.0 trained something else by these values its runs are none of this."""
         runs = Path(self.config["runs"]).expanduser()
         own, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
         if own.exists():
             return Run(own)
         earlier = [first] if first.is_dir() and self._has_begun(Run(first)) else self._moved(runs)
+        if self.method.trained_otherwise(drops=self.backbone.drops):
+            earlier = (folder for folder in earlier if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS)
         return Run(next(iter(earlier), own))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from composed import composed
 from peft_vision.config import INCIDENTAL, ConfigError, locate
 from peft_vision.method.selection import head_columns
 from shipped import METHODS, adapted, option
@@ -127,3 +128,9 @@ def test_what_a_part_asks_for_in_vain_is_refused(part, options, message):
     nested = {**option("method", "combined"), **options, "parts": {"lora": {**option("method", "lora"), **part}}}
     with pytest.raises(ConfigError, match=r"^method\.parts\.both\.parts\.lora\."):
         adapted("combined", parts={"both": nested, "vqt": {}})
+
+
+def test_a_run_asks_so_before_it_reads_anything():
+    mine = composed("data=digits", "method=combined", "method.parts={lora:{probe_first:true},vqt:{}}")
+    with pytest.raises(ConfigError, match=r"^method\.parts\.lora\.probe_first: "):
+        mine.checks()["method",]()

@@ -77,6 +77,12 @@ class Backbone:
                 f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
             )
 
+    @property
+    def drops(self) -> bool:
+        """Whether anything is asked to be dropped in training."""
+        rates = [value for key, value in self.architecture.items() if key.endswith("drop_rate")]
+        return self.drop_path > 0 or any(rates)
+
     def preprocessing(self) -> Preprocessing:
         """As recorded in our own safetensors files, else as timm records it for the weights called `name`, but for what
         is asked for otherwise."""

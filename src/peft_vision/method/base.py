@@ -50,6 +50,11 @@ class Method(ABC):
         """ConfigError for values that could not act; called before a training, and not where one that ended is read."""
         return None
 
+    def trained_otherwise(self, *, drops: bool) -> bool:
+        """Whether version 0.1.0 trained something else by the same values, so that its runs are none of these. `drops`:
+        whether the backbone is asked to drop, which a backbone that was not trained as a whole did not."""
+        return drops
+
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:
         """The indices of `layers` in this encoder. ConfigError where it has no such layer."""
         return chosen(self.layers, encoder)

@@ -47,6 +47,10 @@ class Combined(Method):
                 )
             part.check(own)
 
+    def trained_otherwise(self, *, drops: bool) -> bool:
+        """Where a part of it did."""
+        return any(part.trained_otherwise(drops=drops) for part in self.parts.values())
+
     def attach(self, encoder: Encoder) -> None:
         """What each part attaches."""
         for part in self._parts().values():

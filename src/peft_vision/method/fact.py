@@ -41,6 +41,10 @@ class FacT(Method):
     scale: PositiveFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
+    def trained_otherwise(self, *, drops: bool) -> bool:
+        """It began with other values."""
+        return True
+
     def attach(self, encoder: Encoder) -> None:
         """2 * D * rank parameters, and for n blocks n * rank^2 (TT) or rank^3 + n * rank (TK)."""
         width = encoder.vit.embed_dim

@@ -17,6 +17,10 @@ class Full(Method):
 
     eval_mode: bool
 
+    def trained_otherwise(self, *, drops: bool) -> bool:
+        """Not where all of it trains."""
+        return drops and self.layers != "all"
+
     def attach(self, encoder: Encoder) -> None:
         """Trains all of it, or the chosen layers with what belongs to the first and to the last."""
         encoder.evaluates = self.eval_mode

@@ -30,6 +30,10 @@ class VPT(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     projection: PositiveInt | None
 
+    def trained_otherwise(self, *, drops: bool) -> bool:
+        """A projection began with smaller weights."""
+        return drops or self.projection is not None
+
     def attach(self, encoder: Encoder) -> None:
         """VPT-deep: L * P * D parameters for L layers, P prompts, width D; VPT-shallow: P * D."""
         indices = self.chosen(encoder)
