@@ -19,7 +19,7 @@ peft_vision
 printable spreadsheet allocation
 config console
 identity
-seeding progress stopping wording composition records batch_norm trust sharing state
+seeding progress stopping lifeline ranks wording composition records batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
 backbone data

@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.lifeline import hold
 from peft_vision.printable import PRINTABLE, complain
 from peft_vision.request import Request
-from peft_vision.stopping import Stopped, at_once
+from peft_vision.stopping import STOPPED, Stopped, at_once
 from peft_vision.wording import HOMELESS, fault, is_homeless, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
@@ -60,6 +61,7 @@ def run(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Exit code 0, or another, 1 mostly, after one or two lines on standard error that say what was wrong."""
+    hold()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
         sys.argv[1:] = _readable(sys.argv[1:])
@@ -80,7 +82,7 @@ def main() -> None:
             raise
         _fail(f"a group takes the name of one of its options; {USAGE}")
     except (KeyboardInterrupt, Stopped) as error:
-        _say("stopped; the same command goes on from the last saved epoch")
+        _say(STOPPED)
         sys.exit(error.exit_code if isinstance(error, Stopped) else 1)
     except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import torch
@@ -38,5 +39,8 @@ class Note(Task):
                 raise Busy("another process is at it")
             case "exit":
                 sys.exit(3)
+            case "wait":
+                while not Path("go").exists():
+                    sleep(0.01)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from peft_vision.config import ConfigError
+from peft_vision.lifeline import follow_parent
 from peft_vision.wording import first_line
 
 
@@ -22,22 +23,25 @@ class Failure:
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """What `function` returns, called with `arguments` in a process of its own; or a Failure."""
+    """What `function` returns, called with `arguments` in a process of its own; or a Failure. The process ends with
+    the call, whatever ends that, and with this process."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_call, args=(sender, function, arguments))
-    process.start()
-    sender.close()
     try:
+        process.start()
+        sender.close()
         outcome = receiver.recv()
     except EOFError:
         process.join()
         outcome = Failure(_ending(process.exitcode), "")
-    except KeyboardInterrupt:
-        process.terminate()
+    except BaseException:  # Ctrl-C, SIGTERM: it only measures, so that nothing is lost
+        if process.pid is not None:
+            process.kill()
         raise
     finally:
-        process.join()
+        if process.pid is not None:
+            process.join()
         receiver.close()
     return outcome
 
@@ -45,6 +49,7 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this
+    follow_parent()
     logging.getLogger("peft_vision").setLevel(logging.ERROR)
     try:
         outcome = function(*arguments)

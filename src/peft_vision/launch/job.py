@@ -12,6 +12,8 @@ from peft_vision.config import ConfigError
 from peft_vision.printable import complain
 
 _SAID = "peft-vision: "
+_READ_BYTES = 2**16  # of the end of a log
+_OF_SHELLS = 128  # which end with that much more than the number of the signal that killed what they ran
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,27 @@ class Job:
         """Why it ended so, by its last words; None where all is well."""
         if exit_code == 0:
             return None
-        if exit_code < 0:
-            name = signal.Signals(-exit_code).name
+        said, reason = self._last_words()
+        signum = -exit_code if exit_code < 0 else exit_code - _OF_SHELLS
+        if exit_code < 0 or (not reason and signum in set(signal.Signals)):
+            name = signal.Signals(signum).name
             memory = ", as is done where memory runs out" if name == "SIGKILL" else ""
             return ConfigError(f"killed by {name}{memory}; {self.log}")
-        said = self._last_words()
         kinds = {kind.exit_code: kind for kind in (*ConfigError.__subclasses__(), ConfigError)}
-        return kinds.get(exit_code, ConfigError)(said or f"ended with exit code {exit_code}")
+        return kinds.get(exit_code, ConfigError)(reason or said or f"ended with exit code {exit_code}")
 
-    def _last_words(self) -> str:
-        """The message of the command; else the exception of a traceback, or the last line."""
+    def _last_words(self) -> tuple[str, str]:
+        """The last line; and the message of the command, else the exception of a traceback, if there is one."""
         try:
             with self.log.open("rb") as file:
-                file.seek(self.begins)
-                text = "\n" + file.read().decode(errors="replace").strip()
+                file.seek(max(self.begins, os.fstat(file.fileno()).st_size - _READ_BYTES))
+                text = "\n" + file.read(_READ_BYTES).decode(errors="replace").strip()
         except OSError:
-            return ""
+            return "", ""
+        line = text.splitlines()[-1]
         _, said, message = text.rpartition(f"\n{_SAID}")
         if said:
-            return message
+            return line, message
         _, trace, after = text.rpartition("\nTraceback ")
         raised = [line for line in after.splitlines()[1:] if line and not line[0].isspace()] if trace else []
-        return raised[0] if raised else text.splitlines()[-1]
+        return line, raised[0] if raised else ""

@@ -4,15 +4,11 @@ A server that has imported torch and timm forks them, so that one costs well und
 sweep, whatever ends that.
 """
 
-import os
 import shlex
 import shutil
 import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from time import monotonic
 from typing import Any
@@ -23,9 +19,10 @@ from peft_vision.config import ConfigError, component
 from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.job import Job
 from peft_vision.launch.options import checked
+from peft_vision.launch.worker import Worker
 
-_IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.request", "peft_vision.task.train"]
-_GRACE_SECONDS = 20.0  # for runs to end by themselves, once they are told to
+_GRACE_SECONDS = 7.5  # for runs to end by themselves, once they are told to: within the sweep's own time
+_KILLED_SECONDS = 1.0  # for the system to end what it was told to kill
 
 
 @component
@@ -49,12 +46,10 @@ class PoolOfProcesses(Elsewhere):
             raise ConfigError(f"hydra.launcher.prefix: no program {self.prefix[0]}")
 
     def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED)
         waiting = deque(range(len(jobs)))
         slots = deque(range(self.at_once))
         devices = self.options.devices
-        running = {}
+        running: dict[int, Worker] = {}
         try:
             while waiting or running:
                 while waiting and slots:
@@ -64,54 +59,38 @@ class PoolOfProcesses(Elsewhere):
                         continue
                     slot = slots.popleft()
                     device = devices[slot % len(devices)] if devices else None
-                    process = context.Process(
-                        target=work, args=(jobs[number], device, self.options.threads, self.at_once, self.prefix)
+                    running[number] = Worker(
+                        jobs[number], slot, device, self.options.threads, self.at_once, self.prefix
                     )
-                    process.start()
-                    running[process.sentinel] = (process, number, slot)
-                for sentinel in wait(list(running)) if running else ():
-                    process, number, slot = running.pop(sentinel)
-                    process.join()
-                    slots.appendleft(slot)
-                    yield number, process.exitcode
+                for number, exit_code in _ended(running, None) if running else ():
+                    slots.appendleft(running.pop(number).slot)
+                    yield number, exit_code
         finally:
-            _end([process for process, _, _ in running.values()])
+            _end(running)
 
 
-def work(job: Job, device: int | str | None, threads: int | None, at_once: int, prefix: Sequence[str]) -> None:
-    """In the new process: becomes the job."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
-    if prefix:
-        job.take_output()
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = str(threads)
-        os.execvp(prefix[0], [*prefix, sys.executable, "-m", "peft_vision.cli", *job.arguments])
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    import torch  # here, because the process that starts others does not need it
-
-    own = torch.get_num_threads()
-    torch.set_num_threads(threads or (own if "OMP_NUM_THREADS" in os.environ else max(1, own // at_once)))
-    raise SystemExit(job())
+def _ended(workers: dict[int, Worker], seconds: float | None) -> list[tuple[int, int]]:
+    """The numbers and exit codes of those that have, once one may have, or after so long."""
+    numbers = {workers[number].sentinel: number for number in workers}
+    codes = [(numbers[ready], workers[numbers[ready]].exit_code()) for ready in wait(list(numbers), seconds)]
+    return [(number, code) for number, code in codes if code is not None]
 
 
-def _follow_parent() -> None:
-    """Ends this process when the sweep has been killed: what is saved is whole, and the sweep again goes on from it."""
-    wait([parent_process().sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _end(processes: Sequence) -> None:
+def _end(workers: dict[int, Worker]) -> None:
     """All of them: told to, then killed."""
-    for process in processes:
-        process.terminate()
-    deadline = monotonic() + _GRACE_SECONDS
+    for worker in workers.values():
+        worker.send(signal.SIGTERM)
     try:
-        for process in processes:
-            process.join(max(0.0, deadline - monotonic()))
+        _await(workers, _GRACE_SECONDS)
     finally:  # in spite of a second Ctrl-C
-        for process in processes:
-            process.kill()
-            process.join()
+        for worker in workers.values():
+            worker.send(signal.SIGKILL)
+        _await(workers, _KILLED_SECONDS)
+
+
+def _await(workers: dict[int, Worker], seconds: float) -> None:
+    """Takes out of `workers` what ends within that time."""
+    deadline = monotonic() + seconds
+    while workers and (left := deadline - monotonic()) > 0:
+        for number, _ in _ended(workers, left):
+            del workers[number]

@@ -62,6 +62,8 @@ class Point:
             result = None if self.experiment is None else self.experiment.run.read_result()
         except ConfigError as error:
             return Ended(self, None, error)
+        if fault is None and result is None and self.experiment is not None:
+            fault = ConfigError(f"ended without a result; {self.experiment.run.folder}")
         return Ended(self, None if fault else result, fault)
 
 

@@ -1,0 +1,119 @@
+"""A command that forks as it likes, such as a run behind srun, time or a shell, and ends as a whole."""
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from subprocess import Popen
+
+from peft_vision.lifeline import adopt_orphans, die_with_parent, follow_parent, lifeline
+
+_GRACE_SECONDS = 7.0  # for the run to end by itself, once it is told to
+_AGAIN_SECONDS = 0.02  # for what was forked meanwhile
+
+
+def carried_out(prefix: Sequence[str], run: Sequence[str]) -> int:
+    """The exit code of the command `run` with `prefix` in front of it; a signal that killed it is negative.
+
+    No process of theirs on this machine is left when this returns, or once this process is gone. SIGTERM and the end of
+    the parent tell the run to end by itself; what is left after a while is killed. For the main thread of a process
+    that does nothing else.
+    """
+    adopt_orphans()
+    with lifeline() as (held, variables):
+        process = Popen(
+            [*prefix, *run],
+            env={**os.environ, **variables},
+            pass_fds=[held],
+            process_group=0,  # Ctrl-C is for the sweep to hear
+            preexec_fn=die_with_parent,
+        )
+        signal.signal(signal.SIGALRM, lambda *_: _kill(process))
+        signal.signal(signal.SIGTERM, lambda *_: _tell(process, run))
+        follow_parent(then=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        return _followed(process, run)
+
+
+def _followed(process: Popen, run: Sequence[str]) -> int:
+    """The exit code of `process`, or of the run where that goes on without it. What else stays behind is killed."""
+    ended: dict[int, int] = {}
+    runs: set[int] = set()
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, 0)
+            ended[pid] = os.waitstatus_to_exitcode(status)
+            if process.pid in ended:
+                alive = set(_runs(run))
+                runs |= alive
+                if not alive:
+                    _kill_within(_AGAIN_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    process.returncode = ended[process.pid]
+    return next((ended[pid] for pid in (process.pid, *runs) if ended.get(pid)), 0)
+
+
+def _tell(process: Popen, run: Sequence[str]) -> None:
+    """The run, whatever is in front of it, which ends as it does after any other; where it is on another machine, the
+    process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second time would be: at once
+    _kill_within(_GRACE_SECONDS)
+    for pid in list(_runs(run)) or [process.pid]:
+        _send(pid, signal.SIGTERM)
+
+
+def _kill_within(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
+
+
+def _kill(process: Popen) -> None:
+    """All that is below this one."""
+    children = _children()
+    for pid in _below(os.getpid(), children):
+        _send(pid, signal.SIGKILL)
+    if not children:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _send(pid: int, signum: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def _runs(run: Sequence[str]) -> Iterator[int]:
+    """The processes below this one that are the run, and not what it has forked itself."""
+    wanted = b"".join(os.fsencode(word) + b"\0" for word in run)
+    return _topmost(os.getpid(), _children(), wanted)
+
+
+def _topmost(pid: int, children: Mapping[int, Sequence[int]], wanted: bytes) -> Iterator[int]:
+    for child in children.get(pid, ()):
+        if _read(Path(f"/proc/{child}/cmdline")) == wanted:
+            yield child
+        else:
+            yield from _topmost(child, children, wanted)
+
+
+def _below(pid: int, children: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    for child in children.get(pid, ()):
+        yield child
+        yield from _below(child, children)
+
+
+def _children() -> dict[int, list[int]]:
+    """By their parent, all processes of this machine; none where the system does not show them so."""
+    children = defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        pid, _, facts = _read(path).rpartition(b")")  # the name, in brackets, may hold some itself
+        if facts:
+            children[int(facts.split()[1])].append(int(pid.split()[0]))
+    return children
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""

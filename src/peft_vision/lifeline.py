@@ -1,0 +1,85 @@
+"""A process that ends with the one that started it, however that ended: the system closes what the other kept open."""
+
+import ctypes
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from time import sleep
+
+_VARIABLE = "PEFT_VISION_LIFELINE"
+_POLL_SECONDS = 1.0
+_DIES_WITH_PARENT, _ADOPTS = 1, 36  # of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
+
+
+def follow_parent(then: Callable[[], object] | None = None) -> None:
+    """Of a process of multiprocessing's; `then`: instead of its end. What is saved is whole, and goes on from there."""
+    _once(lambda: wait([parent_process().sentinel]), then or _end)
+
+
+def follow_launcher() -> None:
+    """Of a process whose parent lives as long as its children, such as torchrun."""
+    parent = os.getppid()
+
+    def is_gone() -> None:
+        while os.getppid() == parent:
+            sleep(_POLL_SECONDS)
+
+    _once(is_gone, _end)
+
+
+@contextmanager
+def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
+    """The descriptor that a command inherits, and variables that tell it so; whatever comes between this process and
+    the one that takes hold of it may exec, fork or end."""
+    held, kept = os.pipe()
+    try:
+        yield held, {_VARIABLE: f"{held}:{os.fstat(held).st_ino}"}
+    finally:
+        os.close(held)
+        os.close(kept)
+
+
+def hold() -> None:
+    """Of a command that was started with one; nothing without, or where it did not come through, as with srun."""
+    told = re.fullmatch(r"(\d{1,9}):(\d+)", os.environ.pop(_VARIABLE, ""))
+    if told is None:
+        return
+    held = int(told[1])
+    try:
+        facts = os.fstat(held)
+    except OSError:
+        return
+    if stat.S_ISFIFO(facts.st_mode) and facts.st_ino == int(told[2]):
+        os.set_inheritable(held, False)
+        _once(lambda: os.read(held, 1), _end)
+
+
+def die_with_parent() -> None:
+    """Has the system kill this process with its parent, even where it is in the middle of an import; on Linux."""
+    _prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Processes below this one become its children when their own parents end; on Linux."""
+    _prctl(_ADOPTS, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _once(waits: Callable[[], object], then: Callable[[], object]) -> None:
+    """`then`, in a thread, once `waits` has returned."""
+    threading.Thread(target=lambda: (waits(), then()), daemon=True).start()
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

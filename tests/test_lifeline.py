@@ -1,0 +1,41 @@
+"""What takes hold of a lifeline ends with its other end; what has none, or another file there, goes on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peft_vision
+from peft_vision.lifeline import lifeline
+
+HOLDS = (
+    "from peft_vision.lifeline import hold; hold(); import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
+)
+
+
+def held(variables: dict[str, str], descriptors: list[int], then: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(Path(peft_vision.__file__).parents[1]), **variables}
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDS + then], env=environment, pass_fds=descriptors, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_it_ends_with_whoever_keeps_the_other_end():
+    with lifeline() as (descriptor, variables):
+        process = held(variables, [descriptor], "time.sleep(100)")
+        assert process.stdout.readline() == "None\n"  # which is for no process of its own
+        assert process.poll() is None
+    assert process.wait(timeout=30) == -9
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("told", ["", "9", "nine:9", "0:1", "3:1", "999999999:1", "99999999999999999999:1"])
+def test_what_came_without_one_goes_on(told):
+    reader, writer = os.pipe()
+    process = held({"PEFT_VISION_LIFELINE": told}, [reader], "time.sleep(0.05)")
+    os.close(reader)
+    os.close(writer)
+    assert process.communicate(timeout=30) == ("None\n", None)
+    assert process.returncode == 0
