@@ -18,8 +18,8 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation
 config console
-identity
-seeding progress stopping lifeline ranks wording composition records batch_norm trust sharing state
+identity ranks
+seeding progress stopping lifeline wording composition records batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
 backbone data

@@ -22,6 +22,7 @@ from yaml import YAMLError
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
 from peft_vision.lifeline import hold
 from peft_vision.printable import PRINTABLE, complain
+from peft_vision.ranks import check_alone, ranks, speaks
 from peft_vision.request import Request
 from peft_vision.stopping import STOPPED, Stopped, at_once
 from peft_vision.wording import HOMELESS, fault, is_homeless, reword
@@ -35,17 +36,22 @@ def run(config: DictConfig) -> float | None:
     """One config, from the command line or one point of a sweep."""
     from peft_vision.task.base import Task
 
-    speaks = os.environ.get("RANK", "0") == "0"  # under torchrun, one process of several
     logger = logging.getLogger("peft_vision")
     logger.addFilter(PRINTABLE)
-    logger.setLevel(logging.INFO if speaks else logging.WARNING)
+    logger.setLevel(logging.INFO if speaks() else logging.WARNING)
     settings = HydraConfig.get()
     sweeps = settings.mode is RunMode.MULTIRUN
     try:
+        ranks()  # incomplete ones are no matter of one task
         asked = Request.of(config, settings.runtime.choices)
         if "retry" in asked.config["task"] and asked.config["task"]["retry"] is None:
             asked.config["task"]["retry"] = not sweeps
-        return build(asked.config["task"], Task, "task").run(asked.config, asked.choices)
+        task = build(asked.config["task"], Task, "task")
+        if sweeps:
+            check_alone("a sweep starts its runs itself")
+        if not task.shares_work:
+            check_alone(f"task={asked.choices['task']} works in one process")
+        return task.run(asked.config, asked.choices)
     except Exception as error:
         ours = isinstance(error, ConfigError | OmegaConfBaseException) or is_homeless(error)
         if not sweeps:

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from peft_vision.config import ConfigError
+from peft_vision.lifeline import follow_launcher
+from peft_vision.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,20 @@ class World:
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """Joins the other processes when torchrun started this one; `device`: auto, cpu, cuda, cuda:1, mps."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Joins the other processes when torchrun started this one; `device`: auto, cpu, cuda, cuda:1, mps. ConfigError
+    for variables that are not what torchrun sets."""
+    its = ranks()
+    if its.size == 1:
         yield World(rank=0, size=1, device=choose_device(device, local_rank=0))
         return
-    chosen = choose_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        follow_launcher()
+    chosen = choose_device(device, local_rank=its.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(rank=dist.get_rank(), size=size, device=chosen)
+        yield World(rank=dist.get_rank(), size=its.size, device=chosen)
     finally:
         dist.destroy_process_group()
 
@@ -75,5 +80,8 @@ def choose_device(name: str, *, local_rank: int) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps asked for, but this torch has none; use device=cpu or device=auto")
     if device.type == "cuda" and device.index is None:
+        if local_rank >= (count := torch.cuda.device_count()):
+            told = f"process {local_rank} of this machine has no GPU, this torch sees {count}"
+            raise ConfigError(f"device: {told}; --nproc-per-node={count}, or device=cpu")
         return torch.device("cuda", local_rank)
     return device

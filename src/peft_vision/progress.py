@@ -4,7 +4,6 @@ Bars nest (batches inside epochs) and share one display: the outermost bar opens
 happens inside `advance`, so there is no thread whose locks a forked data worker could inherit.
 """
 
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from peft_vision.console import Console
 from peft_vision.printable import complain
+from peft_vision.ranks import speaks
 
 Item = TypeVar("Item")
 
@@ -151,7 +151,7 @@ def terminal() -> Console | None:
 
 
 def _display() -> "_Bars | _Lines | _Nothing":
-    if os.environ.get("RANK", "0") != "0":  # set by torchrun
+    if not speaks():
         return _Nothing()
     console = terminal()
     return _Lines() if console is None else _Bars(console)

@@ -12,6 +12,7 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import reminded
+from peft_vision.ranks import number
 
 _WARNING = signal.SIGUSR2  # submitit's choice
 _FATE_SECONDS = 300.0  # for Slurm to end a job that it told to end
@@ -28,7 +29,7 @@ class SlurmJob:
         queue_again = signal.getsignal(_WARNING)  # submitit's; but a warned run ends when it is ready to
         if "SLURM_CPUS_PER_TASK" in os.environ:
             os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
-        if int(os.environ["SLURM_NTASKS"]) > 1:
+        if (number("SLURM_NTASKS", least=1) or 1) > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         with _output_kept(), reminded(_WARNING):
             exit_code = self.job()

@@ -25,6 +25,7 @@ from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.options import checked
 from peft_vision.plan.expected import Expected, together
 from peft_vision.published.tables import table
+from peft_vision.ranks import check_alone
 from peft_vision.report.options import Options
 from peft_vision.served import Served
 from peft_vision.sweep.closing import close
@@ -51,6 +52,7 @@ class Points(Sweeper):
         self.report: Options | None = None if report is None else checked(Options, report, "hydra.sweeper.report")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        check_alone("a sweep starts its runs itself")
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(

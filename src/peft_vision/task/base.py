@@ -2,13 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from peft_vision.config import component
 
 
 @component
 class Task(ABC):
+    """`shares_work`: whether several processes under torchrun can do it together, as `distributed.world` has them."""
+
+    shares_work: ClassVar[bool] = False
+
     @abstractmethod
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float | None:
         """Does it. `config` is resolved and plain; `choices` the option chosen in each group, for names. Returns the

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ _NAMED = 3  # classes that an error names
 @component
 class Evaluate(Task):
     """`split`: of the command line's data."""
+
+    shares_work: ClassVar[bool] = True
 
     split: Literal["test", "val", "train"]
 

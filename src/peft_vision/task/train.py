@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 from torch import nn
@@ -49,6 +49,8 @@ def _built(pruner: Any) -> Pruner | None:
 class Train(Task):
     """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep. `wait`:
     for another process that is at work on the same run, until it ends or dies. `pruner`: what may give the run up."""
+
+    shares_work: ClassVar[bool] = True
 
     retry: bool | None
     wait: bool

@@ -1,0 +1,70 @@
+"""The variables that torchrun gives each process that it starts: one of how many this one is.
+
+A name of them that another program left behind is no torchrun: what is there is complete, or the user is told.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+
+from peft_vision.config import ConfigError
+
+_REMEDY = "start several processes by torchrun; for one, unset WORLD_SIZE, RANK and LOCAL_RANK"
+_LARGEST_PORT = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """`rank` of all `size` processes, `local_rank` of those on this machine, each from 0 on."""
+
+    rank: int
+    local_rank: int
+    size: int
+
+
+ALONE = Ranks(rank=0, local_rank=0, size=1)
+
+
+def ranks() -> Ranks:
+    """ConfigError where the variables are incomplete, or contradict each other."""
+    size = number("WORLD_SIZE", least=1)
+    given = {name: number(name) for name in ("RANK", "LOCAL_RANK")}
+    if size is None or size == 1:
+        for name, rank in given.items():
+            if rank:
+                told = "WORLD_SIZE is not set" if size is None else "WORLD_SIZE is 1"
+                raise ConfigError(f"environment: {name} is {rank}, but {told}\n{_REMEDY}")
+        return ALONE
+    values = {**given, "MASTER_ADDR": os.environ.get("MASTER_ADDR"), "MASTER_PORT": number("MASTER_PORT", least=1)}
+    if missing := [name for name, value in values.items() if value in (None, "")]:
+        raise ConfigError(f"environment: WORLD_SIZE is {size}, but {', '.join(missing)} is not set\n{_REMEDY}")
+    for name, rank in given.items():
+        if rank >= size:
+            raise ConfigError(f"environment: {name} is {rank}, should be below WORLD_SIZE, which is {size}\n{_REMEDY}")
+    if values["MASTER_PORT"] > _LARGEST_PORT:
+        raise ConfigError(f"environment: MASTER_PORT is {values['MASTER_PORT']}, should be at most {_LARGEST_PORT}")
+    return Ranks(rank=given["RANK"], local_rank=given["LOCAL_RANK"], size=size)
+
+
+def check_alone(why: str) -> None:
+    """ConfigError that begins so, where this process is one of several."""
+    if ranks().size > 1:
+        raise ConfigError(f"{why}; start it without torchrun")
+
+
+def speaks() -> bool:
+    """Whether this process prints what all do: the first, or the only one."""
+    try:
+        return ranks().rank == 0
+    except ConfigError:  # whoever needs the ranks says so
+        return True
+
+
+def number(name: str, *, least: int = 0) -> int | None:
+    """Of a variable; None where it is not set, or empty. ConfigError for all but a whole number from `least` on."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise ConfigError(f"environment: {name} is {text[:40]!r}, should be a whole number from {least} on")
+    return int(text)
