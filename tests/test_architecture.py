@@ -18,7 +18,7 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation
 config console
-identity ranks
+identity ranks sweep_agent
 seeding progress stopping lifeline wording composition records batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
@@ -34,6 +34,7 @@ trainer
 probe stage whole_batch
 phases
 tracker run environment pruner
+attempt
 experiment
 served
 saved exchange published

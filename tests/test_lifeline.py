@@ -39,3 +39,32 @@ def test_what_came_without_one_goes_on(told):
     os.close(writer)
     assert process.communicate(timeout=30) == ("None\n", None)
     assert process.returncode == 0
+
+
+PARENT = """
+import subprocess, sys, time
+from peft_vision import lifeline
+if sys.argv[1:]:
+    lifeline._POLL_SECONDS = 0.02
+    getattr(lifeline, sys.argv[1])()
+    print("ready", flush=True)
+    time.sleep(100)
+child = subprocess.Popen([sys.executable, __file__, "{follow}"])
+print(child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its processes")
+@pytest.mark.parametrize("follow", ["follow_launcher", "die_with_parent"])
+def test_a_process_ends_with_its_parent(follow, tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT.format(follow=follow))
+    environment = {**os.environ, "PYTHONPATH": str(Path(peft_vision.__file__).parents[1])}
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    said = {parent.stdout.readline() for _ in range(2)}
+    (child,) = said - {"ready\n"}
+    parent.kill()
+    assert parent.communicate(timeout=30) == ("", None)  # the pipe is closed by the last who has it
+    assert int(child) > 0

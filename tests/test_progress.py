@@ -14,6 +14,7 @@ import pytest
 
 from peft_vision import progress
 from peft_vision.progress import Progress, track
+from test_ranks import OF_TORCHRUN
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -247,7 +248,8 @@ def screen(written: str) -> list[str]:
 
 
 def test_of_several_processes_only_the_first_speaks(clock, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in OF_TORCHRUN.items():
+        monkeypatch.setenv(name, value)
     for _ in track(range(5), label="decode", total=5):
         clock[0] += 20
     assert capsys.readouterr().err == ""

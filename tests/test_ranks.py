@@ -90,7 +90,7 @@ def test_any_task_says_so_before_it_begins(arguments, variables, tmp_path):
     assert outcome.error.startswith(
         "environment: WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"
     )
-    assert list(tmp_path.glob("runs/*")) == []
+    assert list(tmp_path.glob("runs/[!.]*")) == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_any_task_says_so_before_it_begins(arguments, variables, tmp_path):
 def test_what_is_for_one_process_is_refused_in_several(arguments, said, variables, tmp_path):
     variables(OF_TORCHRUN)
     assert said in call(*arguments, cwd=tmp_path).error
-    assert list(tmp_path.glob("runs/*")) == []
+    assert list(tmp_path.glob("runs/[!.]*")) == []
 
 
 def test_more_processes_than_gpus_are_named(monkeypatch):

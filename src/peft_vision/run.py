@@ -10,6 +10,7 @@ choice.json           how a tuning chose its setting, where one did
 ood.json, ood-*.png   what became of the model out of distribution, scored after the end
 state.pt              where to go on from; gone when the run is done
 state.pt.damaged      one that could not be gone on from
+.attempt              tells one that was begun anew from the one before, in its mirror
 """
 
 import errno

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from peft_vision.config import ConfigError, component
 from peft_vision.printable import complain
+from peft_vision.sweep_agent import awaited_run
 
 if TYPE_CHECKING:
     import wandb
@@ -49,6 +51,10 @@ class Tracker(ABC):
     def check(self) -> None:
         """Raises ConfigError for what can be seen to fail without a connection."""
 
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the figures of just this process, also of a run that was done before."""
+        return False
+
     @abstractmethod
     def open(
         self,
@@ -63,7 +69,7 @@ class Tracker(ABC):
     ) -> AbstractContextManager[Log]:
         """A log that is closed with the block, as failed if an exception leaves it; `folder` must exist.
 
-        The same `run_id` again goes on with the same run.
+        The same `run_id` again goes on with the same run; an agent's run is that of the agent, whatever the `run_id`.
         """
 
 
@@ -99,6 +105,10 @@ class WandbTracker(Tracker):
         for tag in self.tags:
             if not tag.strip() or not tag.isprintable():
                 raise ConfigError(f"tracker.tags: got {tag!r}, a tag is 1 to {TAG_LENGTH} printable characters")
+
+    def is_awaited(self) -> bool:
+        """By the agent of a W&B sweep."""
+        return awaited_run() is not None
 
     @contextmanager
     def open(
@@ -142,6 +152,11 @@ class WandbTracker(Tracker):
 
     def _start(self, wandb: Any, notice: "_Notice", arguments: Mapping[str, Any]) -> "wandb.Run":
         session = wandb.setup(settings=wandb.Settings(silent=True))
+        its = session.settings
+        known = None if its.sweep_id is None else (its.sweep_id, its.run_id)
+        if known != awaited_run():  # W&B reads its variables once; those of an agent come and go
+            wandb.teardown()
+            session = wandb.setup(settings=wandb.Settings(silent=True))
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -176,10 +191,12 @@ class _Mirror(Log):
     def __init__(self, run: "wandb.Run", notice: "_Notice") -> None:
         self._run = run
         self._notice = notice
+        self._known = _last_epoch(run)
         notice.remedy = f"the run folder has it all; to upload it later: {_sync(run)}"
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._send(self._run.log, {**values, "epoch": step})
+        if step > self._known:
+            self._send(self._run.log, {**values, "epoch": step})
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self._send(self._run.summary.update, dict(values))
@@ -224,6 +241,12 @@ class _Notice:
             self.remedy = None
 
     error = warning
+
+
+def _last_epoch(run: "wandb.Run") -> float:
+    """That W&B has of an attempt that goes on; after a kill it has some that are done again, to the same figures."""
+    epoch = run.summary.get("epoch") if run.resumed else None
+    return epoch if isinstance(epoch, int | float) else -inf
 
 
 def _reason(error: Exception, server: str) -> str:

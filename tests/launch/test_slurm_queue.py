@@ -9,7 +9,8 @@ from peft_vision.config import ConfigError
 from peft_vision.launch import slurm_queue
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm import JobsOfSlurm
-from peft_vision.launch.slurm_queue import Queue
+from peft_vision.launch.slurm_queue import Queue, Standing
+from peft_vision.launch.submitted import Submitted
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 SILENT = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
@@ -90,6 +91,34 @@ def test_a_job_that_left_nothing_has_failed_and_its_log_says_how(slurm, tmp_path
     assert list(launcher(tmp_path).carry_out([ours], lambda number: None)) == [(0, 1)]
     reason = "Slurm's job 7 ended as OUT_OF_MEMORY; slurmstepd: error: Detected 1 oom-kill event; "
     assert str(ours.fault(1)).startswith(reason)
+
+
+OVER, RUNS = "COMPLETED", "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("states", "shows", "code"),
+    [
+        ([OVER] * 4, 3, 0),  # the last look that is waited for
+        ([OVER] * 4, 9, 1),
+        ([OVER, OVER, OVER, RUNS, OVER, OVER, OVER], 6, 0),  # queued again meanwhile
+        ([OVER, OVER, OVER, RUNS, OVER, OVER, OVER, OVER], 9, 1),
+        ([RUNS], 0, 0),  # squeue is late itself
+    ],
+)
+def test_what_a_job_wrote_may_show_some_looks_later(states, shows, code, slurm, tmp_path, monkeypatch):
+    """`shows`: at which look, from 0 on, its result is there."""
+    (ours,) = jobs(tmp_path, 1)
+    looks = []
+
+    def look(queue, ids):
+        looks.append(states[len(looks)])
+        return {job: Standing(looks[-1], "") for job in ids}
+
+    monkeypatch.setattr(Queue, "look", look)
+    monkeypatch.setattr(Submitted, "exit_code", lambda its: 0 if len(looks) > shows else None)
+    assert list(launcher(tmp_path).carry_out([ours], lambda number: None)) == [(0, code)]
+    assert looks == states
 
 
 @pytest.mark.parametrize("cancels", [True, False])

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
@@ -15,7 +17,7 @@ from peft_vision.config import ConfigError
 from peft_vision.launch import worker
 from peft_vision.launch.job import Job
 from peft_vision.launch.pool import PoolOfProcesses
-from test_tree import wait_until
+from test_tree import session, wait_until
 
 HERE = Path(__file__).parent
 
@@ -82,3 +84,24 @@ def test_threads_are_divided_unless_somebody_chose_them(threads, at_once, own, e
     (monkeypatch.setenv if own else lambda name, _: monkeypatch.delenv(name, raising=False))("OMP_NUM_THREADS", "8")
     worker._share_threads(threads, at_once)
     assert set_to == [expected]
+
+
+SWEEP = """
+from pathlib import Path
+from peft_vision.launch import worker
+from peft_vision.launch.job import Job
+if __name__ == "__main__":
+    worker._IMPORTED[1:] = ["slow"]
+    worker.Worker(Job.of(["seed=0"], Path("run.log")), 0, None, None, 1, ())
+"""
+
+
+def test_the_server_ends_with_a_sweep_that_is_killed_while_it_imports(tmp_path):
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    (tmp_path / "slow.py").write_text("import time; open('importing', 'x'); time.sleep(100)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1] / "src")])}
+    sweep = subprocess.Popen([sys.executable, "sweep.py"], cwd=tmp_path, env=environment, start_new_session=True)
+    wait_until((tmp_path / "importing").exists)
+    sweep.kill()
+    sweep.wait()
+    wait_until(lambda: session(sweep.pid) == [])

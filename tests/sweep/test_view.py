@@ -1,6 +1,7 @@
 """What a person sees of a sweep."""
 
 import json
+import os
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from peft_vision.config import ConfigError
 from peft_vision.run import Run
 from peft_vision.sweep import view
 from peft_vision.sweep.point import Ended, Point
-from peft_vision.sweep.view import View
+from peft_vision.sweep.view import View, _last_row
 
 EPOCHS = 10
 
@@ -130,3 +131,29 @@ def test_on_a_terminal_the_table_is_there_while_runs_are_and_gone_afterwards(poi
     assert "1 of 4 done, 1 running" in written
     assert "2/4  done    seed=1" in written
     assert written.rstrip().endswith("\x1b[2K")  # the table is wiped out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        "3",
+        "{}",
+        '{"epoch": "3"}',
+        '{"epoch": 1e400}',
+        '{"epoch": -1}',
+        '{"epoch": 1' + "0" * 30 + "}",
+        "[" * 9999,
+    ],
+)
+def test_a_line_that_tells_no_epoch_is_passed_over(text, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"epoch": 2}}\n{text}\n')
+    assert _last_row(path) == {"epoch": 2}
+    path.write_text(text)
+    assert _last_row(path) is None
+
+
+def test_metrics_that_are_no_file_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert _last_row(tmp_path / "metrics.jsonl") is None

@@ -1,31 +1,44 @@
 """The end of a sweep: the report of all runs that lie beside its own, and its mirror."""
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
+from statistics import fmean
 
+from peft_vision.attempt import attempt, mirrored_as
 from peft_vision.identity import digest
 from peft_vision.report.comparison import Report, compare
 from peft_vision.report.options import Options
 from peft_vision.sweep.point import Ended
-from peft_vision.tracker import Tracker
+from peft_vision.tracker import Log, Tracker
 
 
-def close(ended: Sequence[Ended], options: Options, name: str, *, is_news: bool) -> None:
-    """Nothing where nothing was tested. `name`: of the sweep; `is_news`: whether the mirror has not seen all of it."""
-    tested = [its for its in ended if its.result is not None and "test/accuracy" in its.result["metrics"]]
-    if not tested:
+def close(ended: Sequence[Ended], options: Options | None, name: str, *, is_news: bool) -> None:
+    """`options`: of the report; None: none is made, nor where nothing was tested. `name`: of the sweep; `is_news`:
+    whether the mirror has not seen all of it. An agent that waits for the sweep is told its means in any case."""
+    done = [its for its in ended if its.result is not None]
+    if not done:
         return
-    folders = list(dict.fromkeys(its.point.folder().parent for its in tested))
-    report = compare(folders, folders[0] / "report", options)
-    if is_news:
-        mirror(report, tested[0].point.experiment.tracker, name, folders[0] / "report")
+    tested = [its for its in done if "test/accuracy" in its.result["metrics"]]
+    reported = options is not None and bool(tested)
+    folders = list(dict.fromkeys(its.point.folder().parent for its in (tested or done)))
+    folder = folders[0] / "report"
+    if reported:
+        new = not folder.exists()
+        report = compare(folders, folder, options)
+        if new:
+            attempt(folder, anew=True)
+    tracker = done[0].point.experiment.tracker
+    if tracker.is_awaited() or (reported and is_news):
+        mirror(report if reported else None, tracker, name, folder, ended=done if tracker.is_awaited() else ())
 
 
-def mirror(report: Report, tracker: Tracker, name: str, folder: Path) -> None:
-    """The leaderboard and the pictures, as a run of their own in the sweep's group; the same sweep again goes on with
-    it."""
+def mirror(report: Report | None, tracker: Tracker, name: str, folder: Path, *, ended: Sequence[Ended] = ()) -> None:
+    """The leaderboard, the pictures, and what those that `ended` come to in the mean, as a run of their own in the
+    sweep's group; the same sweep again, of the same folder, goes on with it."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tracker.open(
-        run_id=digest({"sweep": name}),
+        run_id=mirrored_as(digest({"sweep": name}), folder, anew=False),
         name=name,
         group=name,
         job_type="sweep",
@@ -33,7 +46,21 @@ def mirror(report: Report, tracker: Tracker, name: str, folder: Path) -> None:
         config={"runs": str(folder.parent)},
         folder=folder,
     ) as log:
-        if report.rows:
-            columns = list(report.rows[0])
-            log.table("leaderboard", columns, [[row[column] for column in columns] for row in report.rows])
-        log.pictures({what: file for what, file in report.pictures.items() if file.suffix == ".png"})
+        if report is not None:
+            _show(report, log)
+        if ended:
+            log.summary(means(ended))
+
+
+def _show(report: Report, log: Log) -> None:
+    if report.rows:
+        columns = list(report.rows[0])
+        log.table("leaderboard", columns, [[row[column] for column in columns] for row in report.rows])
+    log.pictures({what: file for what, file in report.pictures.items() if file.suffix == ".png"})
+
+
+def means(ended: Sequence[Ended]) -> dict[str, float]:
+    """Of each figure that all of them have."""
+    metrics = [its.result["metrics"] for its in ended]
+    shared = [key for key in metrics[0] if all(isinstance(its.get(key), Real) for its in metrics)]
+    return {key: fmean(its[key] for its in metrics) for key in shared}

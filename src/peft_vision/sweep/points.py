@@ -32,6 +32,7 @@ from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.point import Ended, Point, labels
 from peft_vision.sweep.view import View
+from peft_vision.sweep_agent import out_of_sight
 from peft_vision.task.base import Task
 from peft_vision.task.plan import Plan
 from peft_vision.task.reproduce import NO_TABLE, Reproduce
@@ -113,7 +114,7 @@ class Points(Sweeper):
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]
         extra = _foreseen([prepared[number] for number in todo])
-        with View(prepared) as view:
+        with out_of_sight(), View(prepared) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
             for number, its in self._launched(prepared, todo, extra, view):
@@ -137,8 +138,7 @@ class Points(Sweeper):
         if any(its.point.has_failed() for its in failed):
             lines.append("task.retry=true tries again what failed by itself")
         try:
-            if self.report is not None:
-                close(ended, self.report, self.name, is_news=self._launches > 0)
+            close(ended, self.report, self.name, is_news=self._launches > 0)
         except ConfigError as error:  # such as a disk that is full, which must not hide the others
             lines.append(f"no report: {error}")
         if lines:

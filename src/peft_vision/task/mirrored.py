@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from peft_vision.attempt import mirrored_as
 from peft_vision.config import ConfigError
 from peft_vision.experiment import Experiment
 from peft_vision.run import Run
@@ -57,11 +58,12 @@ class _Forgiven(Log):
 
 
 @contextmanager
-def mirrored(experiment: Experiment, run: Run) -> Iterator[Log]:
-    """Opened as its tracker opens it, which may refuse; whatever fails later is said, and the run goes on."""
+def mirrored(experiment: Experiment, run: Run, *, anew: bool = False) -> Iterator[Log]:
+    """Opened as its tracker opens it, which may refuse; whatever fails later is said, and the run goes on. `anew`:
+    whether the run begins, and goes on with no mirror of an earlier attempt."""
     names = [experiment.choices[group] for group in ("method", "backbone", "data")]
     opened = experiment.tracker.open(
-        run_id=experiment.identity,
+        run_id=mirrored_as(experiment.identity, run.folder, anew=anew),
         name=experiment.name,
         group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
         job_type="train" if experiment.data.stage == "all" else experiment.data.stage,

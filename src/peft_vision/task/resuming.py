@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from peft_vision.adapter import load_tuned, read_adapter
 from peft_vision.config import ConfigError
 from peft_vision.data.splits import Splits
+from peft_vision.distributed import World
 from peft_vision.experiment import Experiment
 from peft_vision.model import Model
 from peft_vision.phases import begin_phases
@@ -77,3 +78,15 @@ def _check_probe(standing: Standing, run: Run) -> None:
             read_adapter(run.probe)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise Damaged(f"the {run.probe.name} beside it cannot be read") from error
+
+
+def resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> Standing:
+    """Damaged in every process, where it is in any."""
+    try:
+        standing, damage = resume(model, splits, run, experiment), None
+    except Damaged as error:
+        standing, damage = Standing(), str(error)
+    found = [each for each in here.gather(damage) if each is not None]
+    if found:
+        raise Damaged(found[0])
+    return standing

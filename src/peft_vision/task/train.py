@@ -31,9 +31,10 @@ from peft_vision.served import Served, checkpoint_sum
 from peft_vision.shift.scoring import score_shifts
 from peft_vision.state import Damaged
 from peft_vision.task.ahead import check_end, rehearse
+from peft_vision.task.awaited import summary, tell_again, tell_epochs
 from peft_vision.task.base import Task
 from peft_vision.task.mirrored import mirrored
-from peft_vision.task.resuming import origin, resume
+from peft_vision.task.resuming import origin, resumed
 from peft_vision.task.shown import are_drawn, show_pictures, told
 from peft_vision.trainer import Standing
 from peft_vision.whole_batch import check_whole_batch
@@ -74,6 +75,7 @@ class Train(Task):
             elif here.is_main:
                 run.forget_way()  # which a process that was killed left
                 logger.info("done before, with the same config; this is its result")
+                tell_again(experiment, run, result)
             if here.is_main:
                 told("the result", partial(print_summary, result, run.folder), run.folder)
             before = run.read_ood()
@@ -119,7 +121,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
     check_model(experiment.optimizers, model, method=method, has_val=has_val)
     check_whole_batch(model, experiment.trainer, processes=here.size)
     check_end(experiment, model, splits)
-    standing = _resumed(model, splits, run, experiment, here)
+    standing = resumed(model, splits, run, experiment, here)
     started -= standing.wall_seconds
     earlier = dict(standing.backbone_images)
     model.to(here.device)
@@ -138,7 +140,8 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             views = experiment.features.views
             for group, line in said(experiment.fitting, augment=experiment.data.augment, views=views).items():
                 logger.info("%-9s %s", group, line)
-            log = held.enter_context(mirrored(experiment, run))
+            log = held.enter_context(mirrored(experiment, run, anew=standing.rows == 0))
+            tell_epochs(log, experiment)
 
         def record(metrics: dict[str, float]) -> str | None:
             standing.rows += 1
@@ -220,20 +223,8 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
         if log is not None:
             run.place_adapter(lambda path: write_adapter(model, path))
             run.write_result(result)
-            log.summary({**metrics, **costs, **(standing.footprint or {})})
+            log.summary(summary(result))
     return result
-
-
-def _resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> Standing:
-    """Damaged in every process, where it is in any."""
-    try:
-        standing, damage = resume(model, splits, run, experiment), None
-    except Damaged as error:
-        standing, damage = Standing(), str(error)
-    found = [each for each in here.gather(damage) if each is not None]
-    if found:
-        raise Damaged(found[0])
-    return standing
 
 
 def _features_read(model: Model) -> int:

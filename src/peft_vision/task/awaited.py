@@ -1,0 +1,36 @@
+"""What the agent of a W&B sweep is told, which waits for the figures of the run that it started, new or not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft_vision.experiment import Experiment
+from peft_vision.records import read_json_lines
+from peft_vision.run import Run
+from peft_vision.task.mirrored import mirrored
+from peft_vision.tracker import Log
+
+_COSTS = ("images_per_second", "peak_mib", "train_seconds", "wall_seconds")
+
+
+def tell_epochs(log: Log, experiment: Experiment) -> None:
+    """Those that are done, of which the agent's own run knows nothing."""
+    if not experiment.tracker.is_awaited():
+        return
+    for row in read_json_lines(experiment.run.folder / "metrics.jsonl"):
+        if isinstance(row.get("epoch"), int):
+            log.metrics(row, step=row["epoch"])
+
+
+def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> None:
+    """All of a run that was done before."""
+    if not experiment.tracker.is_awaited():
+        return
+    with mirrored(experiment, run) as log:
+        tell_epochs(log, experiment)
+        log.summary(summary(result))
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run came to and what it took, in one table."""
+    costs = {name: result[name] for name in _COSTS if name in result}
+    return {**result["metrics"], **costs, **(result.get("optimizer") or {})}
