@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ood_miniatures import painted, shown
 from peft_vision.config import ConfigError
+from peft_vision.data.parquet_rows import File, Rows
 from peft_vision.data.pictures import Arrays, Files, Labelled, labelled
+from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.ood.base import OOD, Shift
 from peft_vision.ood.match import Matched, matched, refuse_seen
 from shift_miniatures import make_ood
@@ -150,6 +153,20 @@ def test_arrays_are_known_however_they_lie_in_memory():
     turned = np.ascontiguousarray(images.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1)
     with pytest.raises(ConfigError, match="3 of its 3 pictures"):
         refuse_seen(labelled(Arrays(turned), [0] * 3), [labelled(Arrays(images), [0] * 3)], where="ood.own")
+
+
+def test_pictures_of_every_kind_are_compared(tmp_path: Path):
+    """Training data may be parquet files, two splits in one, or made of files; a shift may be of those files."""
+    shift, seen = files(tmp_path, "cat/1.png"), files(tmp_path, "cat/2.png", "cat/1.png")
+    rows = labelled(Rows([File(tmp_path, "train.parquet", 9, (3,))], "image"), [0] * 3)
+    refuse_seen(shift, [rows], where="ood.own")
+    refuse_seen(shift, [rows.joined(pictures([4]))], where="ood.own")
+    derived = labelled(Derived(seen.pictures, lambda image: image), [0, 0])
+    for known in (rows.joined(seen), seen.joined(rows), pictures([4]).joined(seen), derived, seen.joined(seen)):
+        with pytest.raises(ConfigError, match=f"1 of its 1 pictures are among the .* such as {tmp_path}/cat/1.png"):
+            refuse_seen(shift, [known], where="ood.own")
+    with pytest.raises(ConfigError, match=r"2 of its 3 .* training data, such as .*parquet row 0"):
+        refuse_seen(rows, [rows.subset(torch.tensor([0, 2]))], where="ood.own")
 
 
 def test_files_and_arrays_are_never_the_same(tmp_path: Path):

@@ -1,15 +1,13 @@
 """Which class of a run each picture of an out-of-distribution set shows: by name, and never by index."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from peft_vision.config import ConfigError, nearest
-from peft_vision.data.pictures import Arrays, Files, Labelled
+from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD, Shift
 
 _NAMED = 3  # classes that a message names
@@ -78,24 +76,14 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
 
 def refuse_seen(shift: Labelled, seen: Iterable[Labelled], *, where: str) -> None:
     """ConfigError where pictures of a shift are among those that a run trains on or chooses by."""
-    own = dict(zip(_marks(shift), shift.indices.tolist(), strict=True))
+    own = dict(zip(shift.pictures.marks(shift.indices), shift.indices.tolist(), strict=True))
     for part in seen:
-        if common := own.keys() & set(_marks(part)):
+        if common := own.keys() & set(part.pictures.marks(part.indices)):
             first = min(shift.pictures.name(own[mark]) for mark in common)
             raise ConfigError(
                 f"{where}: {len(common)} of its {len(own)} pictures are among the training data, such as {first}; "
                 "what a model was trained on says nothing of a shift"
             )
-
-
-def _marks(part: Labelled) -> Iterator[str | bytes]:
-    """What tells each picture from all others: the place of a file, the bytes of an array."""
-    pictures, indices = part.pictures, part.indices.tolist()
-    if isinstance(pictures, Files):
-        root = pictures.root.resolve()
-        return (f"{root}/{pictures.paths[index]}" for index in indices)  # a Path each would cost ImageNet 10 s
-    assert isinstance(pictures, Arrays)
-    return (hashlib.sha256(np.ascontiguousarray(pictures.images[index])).digest() for index in indices)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -30,6 +30,9 @@ class Derived(Pictures):
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         return self._told_apart(self.pictures.identify(indices))
 
+    def marks(self, indices: Tensor) -> Iterable[str | bytes]:
+        return self.pictures.marks(indices)
+
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         return self._told_apart(self.pictures.contents(indices))
 
