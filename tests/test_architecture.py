@@ -33,7 +33,7 @@ evaluate loss_watch
 trainer
 probe stage whole_batch
 phases
-tracker run environment pruner
+tracker run environment pruner first_version
 attempt
 experiment
 served

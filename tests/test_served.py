@@ -70,6 +70,13 @@ def test_a_run_that_0_1_0_began_goes_on(tmp_path):
         (("method=partial", "backbone.drop_path=0.1"), False),
         (("method=lora", "backbone.drop_path=0.1"), False),
         (("method=vpt_deep", "+backbone.architecture.attn_drop_rate=0.1"), False),
+        (("method=lora", "trainer.precision=bf16"), False),
+        (("method=lora", "trainer.precision=fp32"), True),
+        (("method=full", "optimizer=apollo"), False),
+        (("method=full", "optimizer=galore_adamw"), True),
+        (("method=linear", "data.augment=flip_crop", "features.views=2"), False),
+        (("method=linear", "head.norm=batch"), True),
+        (("method=linear", "head.norm=batch", "trainer.accumulate=2"), False),
     ],
     ids=str,
 )
@@ -79,6 +86,30 @@ def test_a_run_that_0_1_0_trained_otherwise_is_not_served(words, serves, tmp_pat
     first.mkdir()
     Run(first).write_config(mine.composed)
     assert (mine.run.folder == first) is serves
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "serves"),
+    [
+        ((), {"environment": {"device": "NVIDIA H200"}}, False),  # where auto is bf16
+        (("trainer.precision=fp32",), {"environment": {"device": "NVIDIA H200"}}, True),
+        (("head.norm=batch",), {"environment": {"processes": 2}}, False),
+        (("data.augment=flip_crop", "features.views=2"), {"store": {"splits": {"train": {"reason": None}}}}, True),
+    ],
+    ids=str,
+)
+def test_what_its_result_tells_counts_too(words, change, serves, tmp_path):
+    folder = lay("linear-vit_micro-digits-s0", tmp_path)
+    mine = composed(*LINEAR, *words, f"runs={tmp_path}")
+    first = folder.rename(tmp_path / f"{mine.name.rpartition('-')[0]}-{mine.first_identity[:8]}")
+    Run(first).write_config(mine.composed)
+    edit(first / "result.json", lambda result: merge(result, change))
+    assert (mine.run.folder == first) is serves
+
+
+def merge(record: dict, change: dict) -> None:
+    for key, value in change.items():
+        merge(record[key], value) if isinstance(value, dict) else record.update({key: value})
 
 
 def test_a_folder_that_another_run_has_taken_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """One point of a sweep: a config turned into checked components, with its name and identity."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.distributed import World
 from peft_vision.features.store import Features, Store
+from peft_vision.first_version import trained_otherwise
 from peft_vision.head import Head
 from peft_vision.identity import digest, files, first_identity, hashed, located, plain
 from peft_vision.interpolation import Interpolation
@@ -184,9 +186,7 @@ class Experiment:
         if own.exists():
             return Run(own)
         earlier = [first] if first.is_dir() and self._has_begun(Run(first)) else self._moved(runs)
-        if self.method.trained_otherwise(drops=self.backbone.drops):
-            earlier = (folder for folder in earlier if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS)
-        return Run(next(iter(earlier), own))
+        return Run(next((folder for folder in earlier if self._trained_alike(folder)), own))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Whether a config that an earlier command resolved means the same training, wherever its files lay."""
@@ -199,6 +199,16 @@ class Experiment:
     @property
     def _placeless(self) -> dict[str, dict[str, Any]]:
         return {group: hashed(getattr(self, group), places=False) for group in sorted(KINDS.keys() - LATER)}
+
+    def _trained_alike(self, folder: Path) -> bool:
+        """Whether today's version would train what the run in `folder` is."""
+        if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS:
+            return True
+        result = None
+        with suppress(ConfigError):  # one that is damaged is named where it is needed
+            result = Run(folder).read_result()
+        groups = ("method", "backbone", "optimizer", "head", "trainer", "features")
+        return not trained_otherwise(**{group: getattr(self, group) for group in groups}, result=result)
 
     def _has_begun(self, run: Run) -> bool:
         written = run.read_config()
