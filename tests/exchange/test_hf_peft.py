@@ -157,7 +157,7 @@ def test_what_cannot_be_rebuilt_is_refused(values, message, folder):
 
 def test_a_tensor_of_another_kind_is_refused_by_name(folder):
     tensors = load_file(folder / hf_peft.WEIGHTS)
-    save_file({**tensors, "base_model.model.blocks.0.norm1.lora_A.weight": torch.ones(2)}, folder / hf_peft.WEIGHTS)
+    save_file({**tensors, "base_model.model.blocks.0.norm1.lora_A.weight": torch.ones(2, 2)}, folder / hf_peft.WEIGHTS)
     with pytest.raises(ValueError, match=r"blocks\.0\.norm1\.lora_A\.weight is no LoRA of attn\.qkv"):
         hf_peft.Imported(folder)
 

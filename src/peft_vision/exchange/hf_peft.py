@@ -7,53 +7,30 @@ columns of its own; updates by several LoRAs likewise. alpha / rank stays what i
 """
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from peft_vision.composition import option
+from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import plain_head
 from peft_vision.method.lora import PLACES, LowRank
 from peft_vision.model import Model
+from peft_vision.records import Name, Record, Unreadable, exists, read_record
 from peft_vision.run import place
+from peft_vision.tensor_header import read_header
 
 CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
 _PREFIX = "base_model.model."
 _HEAD = f"{_PREFIX}head"
-_A_LAYER = re.compile(r"blocks\.(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
-_SUPPORTED = {  # what else may be set, and to what
-    "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    "lora_bias": (False,),
-    "modules_to_save": (["head"],),
-    "use_rslora": (False, True),
-    "use_dora": (False, True),
-}
-_MEANS_NOTHING = (  # to what the tensors compute
-    "auto_mapping",
-    "base_model_name_or_path",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_to_transform",
-    "layers_pattern",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "r",
-    "revision",
-    "target_modules",
-    "task_type",
-)
-_NOTHING = (None, False, {}, [], "")
+_A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
 
 
 def write(model: Model, folder: Path) -> None:
@@ -143,33 +120,43 @@ def _fused(name: str, chain: list[LowRank]) -> tuple[Tensor, Tensor, Tensor | No
     return down, up, magnitude
 
 
+class _Notes(Record):
+    classes: list[Name]
+    preprocessing: dict[str, Any]
+    backbone: dict[Literal["name", "hash"], Name | None]
+
+
 class Imported:
     """A LoRA read from such a folder: `tensors` by the names of our model, and `notes`, what a folder that was written
     here says of classes, preprocessing and backbone, else nothing."""
 
     def __init__(self, folder: Path) -> None:
         """ValueError where the folder holds no LoRA, or one that cannot be rebuilt."""
-        self._said = _read_json(folder / CONFIG)
-        _check(self._said, folder / CONFIG)
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except FileNotFoundError as error:
-            raise ValueError(f"no {WEIGHTS} in {folder}; other formats may run code and are not read") from error
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"cannot read {folder / WEIGHTS}: {error}") from error
-        self.notes = _read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
+        if not exists(folder / CONFIG):
+            raise ValueError(f"no {CONFIG} in {folder}, so it is no adapter of `peft`")
+        if not exists(folder / WEIGHTS):
+            raise ValueError(f"no {WEIGHTS} in {folder}; other formats may run code and are not read")
+        self._said = Settings(folder / CONFIG)
+        tensors = _tensors(folder / WEIGHTS)
+        self.notes: Mapping[str, Any] = {}
+        if exists(folder / NOTES):
+            self.notes = read_record(folder / NOTES, _Notes, remedy="remove it to go without").model_dump()
         self.tensors: dict[str, Tensor] = {}
         self._layers: dict[tuple[str, int, float], list[int]] = defaultdict(list)  # of each matrix, rank and scale
         for name, tensor in tensors.items():
             if name in (f"{_HEAD}.weight", f"{_HEAD}.bias"):
-                self.tensors[f"head.0.{name.rpartition('.')[2]}"] = tensor
+                own = name.rpartition(".")[2]
+                self.tensors[f"head.0.{own}"] = tensor
+                _check_axes(2 if own == "weight" else 1, tensor, name, folder / WEIGHTS)
                 continue
             module, own = _own_name(name, folder / WEIGHTS)
+            _check_axes(1 if own == "magnitude" else 2, tensor, name, folder / WEIGHTS)
             index, place = _A_LAYER.fullmatch(module).groups()
             target = PLACES[place][-1]
             self.tensors[f"encoder.vit.{module}.{own}.{target}"] = tensor
             if own == "down":
-                self._layers[target, len(tensor), _scale(self._said, module, len(tensor))].append(int(index))
+                scale = self._said.scale(module, rank=len(tensor))
+                self._layers[target, len(tensor), scale].append(int(index))
         if "head.0.weight" not in self.tensors:
             raise ValueError(
                 f"{folder / WEIGHTS} holds no classifier (modules_to_save=['head']), so it cannot classify"
@@ -184,9 +171,9 @@ class Imported:
             alike[rank, scale, tuple(sorted(layers))].append(target)
         common = {
             **option("method", "lora"),
-            "dropout": self._said.get("lora_dropout", 0.0),
+            "dropout": self._said.dropout,
             "rank_stabilised": False,  # the factor is in alpha
-            "dora": bool(self._said.get("use_dora")),
+            "dora": self._said.dora,
         }
         parts = {
             f"lora_{'_'.join(sorted(targets))}_{number}": {
@@ -215,40 +202,16 @@ def _own_name(name: str, path: Path) -> tuple[str, str]:
     raise ValueError(f"{path}: {name} is no LoRA of attn.qkv, attn.proj, mlp.fc1 or mlp.fc2 of a timm ViT")
 
 
-def _scale(said: Mapping[str, Any], module: str, rank: int) -> float:
-    """By what the update of `module` is multiplied."""
-    alpha = said["lora_alpha"]
-    for key, own in (said.get("alpha_pattern") or {}).items():
-        if f".{module}".endswith(f".{key}"):
-            alpha = own
-    return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All of the file, in the floating type it has them. ValueError where they are no finite floats."""
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in header.tensors}
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise Unreadable(path, f"tensor {wrong[0]} holds NaN or infinity")
+    return tensors
 
 
-def _check(said: Mapping[str, Any], path: Path) -> None:
-    if said.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: peft_type {said.get('peft_type')}, where only LORA can be read")
-    if not isinstance(said.get("lora_alpha"), int | float):
-        raise ValueError(f"{path}: no lora_alpha")
-    for key in ("rank_pattern", "alpha_pattern"):
-        patterns = said.get(key) or {}
-        if not isinstance(patterns, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in patterns):
-            raise ValueError(f"{path}: {key}={patterns!r} is not supported; names of modules are")
-        if not all(isinstance(value, int | float) for value in patterns.values()):
-            raise ValueError(f"{path}: {key}={patterns!r} should hold numbers")
-    known = {"peft_type", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", *_MEANS_NOTHING}
-    for key, value in said.items():
-        fine = key in known or value in _NOTHING or (key in _SUPPORTED and value in _SUPPORTED[key])
-        if not fine:
-            raise ValueError(f"{path}: {key}={value!r} is not supported")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"no {path.name} in {path.parent}, so it is no adapter of `peft`") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return found
+def _check_axes(axes: int, tensor: Tensor, name: str, path: Path) -> None:
+    if tensor.ndim != axes:
+        raise Unreadable(path, f"tensor {name} has shape {tuple(tensor.shape)}")

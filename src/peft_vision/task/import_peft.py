@@ -73,13 +73,11 @@ class ImportPeft(Task):
         preprocessing, trained_on = backbone.preprocessing(), {"name": backbone.name, "hash": None}
         if notes:
             try:
-                classes = tuple(str(name) for name in notes["classes"])
+                classes = tuple(notes["classes"])
                 preprocessing = Preprocessing.restore(notes["preprocessing"])
                 trained_on = {key: notes["backbone"][key] for key in ("name", "hash")}
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ConfigError(
-                    f"file: peft_vision.json lacks or garbles {error}; remove it to go without"
-                ) from error
+            except (KeyError, ValueError) as error:
+                raise ConfigError(f"file: peft_vision.json: {error}; remove it to go without") from error
         classes = self.classes or classes
         if len(classes) != imported.num_classes:
             raise ConfigError(f"task.classes: {len(classes)} names for the {imported.num_classes} outputs of the head")

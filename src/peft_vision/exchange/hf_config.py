@@ -1,0 +1,179 @@
+"""adapter_config.json of Hugging Face's `peft`, for a LoRA that computes here exactly what it computes there.
+
+What `peft` does with a key is done here (its version 0.21), or the key is refused: of patterns the first key that ends
+the name of a module counts, as a regular expression; what a config does not target is not loaded.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft_vision.printable import one_line
+from peft_vision.records import Unreadable, read_json
+
+_SUPPORTED = {  # what else may be set, and to what
+    "bias": ("none",),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "modules_to_save": (["head"],),
+    "use_rslora": (False, True, None),
+    "use_dora": (False, True, None),
+    # those that leave the weights of the backbone as they are; pissa, olora, corda, loftq and lora_ga take from them
+    # what the LoRA begins with, and a file holds no such weights
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
+}
+_READ = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+)
+_MEANS_NOTHING = (  # to what the tensors compute
+    "auto_mapping",
+    "base_model_name_or_path",
+    "eva_config",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "task_type",
+)
+_NOTHING = (None, False, {}, [], "")
+_LONGEST = 200  # characters of a pattern
+_QUANTIFIED = r"(?<!\\)[*+?{]"
+_COSTLY = re.compile(r"\)[*+?{]|\\\d|\(\?(?!:)")  # a repeated group, a reference back, a look around
+
+
+class Settings:
+    """Of one LoRA."""
+
+    def __init__(self, path: Path) -> None:
+        """Unreadable for what cannot be rebuilt exactly."""
+        said = read_json(path)
+        if not isinstance(said, dict):
+            raise Unreadable(path, "it holds no JSON object")
+        self._said: Mapping[str, Any] = said
+        self._path = path
+        self._check()
+
+    @property
+    def dropout(self) -> float:
+        return self._said.get("lora_dropout") or 0.0
+
+    @property
+    def dora(self) -> bool:
+        return bool(self._said.get("use_dora"))
+
+    def scale(self, module: str, *, rank: int) -> float:
+        """By what the update of `module`, which is of this rank, is multiplied. Unreadable where `peft` would not load
+        it, or make it of another rank."""
+        if not self._targets(module):
+            raise Unreadable(self._path, f"it does not target {module}, of which there are tensors")
+        own = self._first("rank_pattern", module, self._said.get("r", 8))
+        if own != rank:
+            raise Unreadable(self._path, f"{module} has rank {own}, its tensors {rank}")
+        alpha = self._first("alpha_pattern", module, self._said["lora_alpha"])
+        return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
+
+    def _first(self, key: str, module: str, otherwise: Any) -> Any:
+        """Of a pattern, the value of its first key that fits."""
+        patterns = self._said.get(key) or {}
+        return next((its for name, its in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), otherwise)
+
+    def _targets(self, module: str) -> bool:
+        """As `peft` decides it."""
+        if _named(self._said.get("exclude_modules"), module):
+            return False
+        targets = self._said.get("target_modules")
+        if isinstance(targets, str) and targets.lower() == "all-linear":
+            return True
+        if not _named(targets, module):
+            return False
+        layers = self._said.get("layers_to_transform")
+        if isinstance(targets, str) or module in targets or layers in (None, []):
+            return True
+        patterns = _listed(self._said.get("layers_pattern"))
+        # without a pattern `peft` asks for a name before that of the blocks, and so finds none in a timm model
+        every = [rf"(?:^|.*?\.){its}\.(?P<index>\d+)\." for its in patterns] or [r".*?\.[^.]*\.(?P<index>\d+)\."]
+        found = (re.match(pattern, module) for pattern in every)
+        index = next((int(match["index"]) for match in found if match), None)
+        return index in (layers if isinstance(layers, list) else [layers])
+
+    def _check(self) -> None:
+        said = self._said
+        if said.get("peft_type") != "LORA":
+            self._refuse(f"peft_type {one_line(said.get('peft_type'))}, where only LORA can be read")
+        for key, value in said.items():
+            supported = key in _SUPPORTED and any(value is its or value == its for its in _SUPPORTED[key])
+            if not (
+                key in _READ or key in _MEANS_NOTHING or supported or (value in _NOTHING and key not in _SUPPORTED)
+            ):
+                self._refuse(f"{one_line(key)}={one_line(repr(value))} is not supported")
+        if "modules_to_save" not in said:
+            self._refuse("no modules_to_save, so that `peft` loads no classifier")
+        if not _is_number(said.get("lora_alpha")):
+            self._refuse("no lora_alpha")
+        if not _is_number(said.get("lora_dropout") or 0.0) or not 0 <= self.dropout < 1:
+            self._refuse(f"lora_dropout={one_line(repr(said['lora_dropout']))} is no share below 1")
+        for key in ("rank_pattern", "alpha_pattern"):
+            patterns = said.get(key) or {}
+            if not isinstance(patterns, dict) or not all(map(_is_harmless, patterns)):
+                self._refuse(f"{key}={one_line(repr(patterns))} is not supported; names of modules are")
+            if not all(map(_is_number, patterns.values())):
+                self._refuse(f"{key}={one_line(repr(patterns))} should hold numbers")
+        for key in ("target_modules", "exclude_modules", "layers_pattern"):
+            value = said.get(key)
+            if not (value is None or _are_texts(_listed(value))):
+                self._refuse(f"{key}={one_line(repr(value))} is not supported")
+            if not all(map(_is_harmless, _listed(value) if key == "layers_pattern" or isinstance(value, str) else ())):
+                self._refuse(f"{key}={one_line(repr(value))} is not supported; simple patterns are")
+        if said.get("target_modules") is None:
+            self._refuse("no target_modules")
+        layers = said.get("layers_to_transform")
+        if not (
+            layers is None or all(type(index) is int for index in (layers if isinstance(layers, list) else [layers]))
+        ):
+            self._refuse(f"layers_to_transform={one_line(repr(layers))} should be indices")
+
+    def _refuse(self, reason: str) -> None:
+        raise Unreadable(self._path, reason)
+
+
+def _listed(value: Any) -> Any:
+    """A text alone as the list of it."""
+    return [value] if isinstance(value, str) else value or []
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(its, str) for its in value)
+
+
+def _named(names: str | Iterable[str] | None, module: str) -> bool:
+    """Whether `module` is one of them, or ends like one; a text is a pattern of all of it."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(f".{module}".endswith(f".{name}") for name in names or ())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_harmless(pattern: str) -> bool:
+    """Whether to match it takes no time to speak of, whoever wrote it."""
+    if len(pattern) > _LONGEST or _COSTLY.search(pattern) or len(re.findall(_QUANTIFIED, pattern)) > 4:
+        return False
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
