@@ -7,6 +7,7 @@ import torch
 from peft_vision.config import CONFIG_DIR, ConfigError, lasting
 from peft_vision.data.base import Data
 from peft_vision.data.image_folder import ImageFolder
+from peft_vision.data.stratify import draw
 from peft_vision.data.torchvision_sets import TorchvisionData
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "data").glob("*.yaml"))
@@ -91,6 +92,15 @@ def test_the_images_that_a_smaller_run_would_use_are_not_those_that_validate(mak
     val = make("digits", train_size=None, val_fraction=0.25, split_seed=split_seed)._divide()[1]["val"].indices
     assert len(val) == 360
     assert torch.isin(val, few).float().mean() == pytest.approx(0.25, abs=0.1)
+
+
+def test_the_test_part_of_a_set_without_one_is_the_draw_of_seed_0(make):
+    """As ever: by another seed, results of two versions would not be of the same images."""
+    from sklearn.datasets import load_digits
+
+    labels = torch.as_tensor(load_digits().target)
+    drawn, _ = draw(labels, round(0.2 * len(labels)), seed=0, least=0, leave=1)
+    assert make("digits").open().test.indices.tolist() == drawn.tolist()
 
 
 def test_without_a_val_fraction_there_is_no_validation_part(make, preprocessing):

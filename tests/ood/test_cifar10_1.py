@@ -33,6 +33,14 @@ def test_the_path_may_begin_with_home(published: Path, monkeypatch):
     make_ood("cifar10_1", path="~/datasets").check()
 
 
+def test_what_is_no_file_is_refused_before_anything_is_opened(published: Path):
+    path = published / "cifar10.1_v6_labels.npy"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=f"^path: cannot read {path}: a folder, should be a regular file$"):
+        make_ood("cifar10_1", path=str(published)).check()
+
+
 def test_a_set_that_is_not_there_is_refused_with_where_it_comes_from(published: Path):
     with pytest.raises(ConfigError) as error:
         make_ood("cifar10_1", path=str(published), version="v4").check()
