@@ -121,7 +121,7 @@ def test_a_solver_is_said_to_be_unknown_and_so_are_pictures_that_are_not_here():
 
 
 def test_no_number_of_devices_does_the_longest_run_faster():
-    its = billed(priced("method=full", "trainer.epochs=40"), priced("method=vpt_deep", times=2))
+    its = billed(priced("method=vpt_deep", times=2), priced("method=full", "trainer.epochs=40"))
     longest = max(cost.seconds / cost.runs for cost in its.costs.values())
     assert its.longest == pytest.approx(longest)
     assert its.on(1) == pytest.approx(its.total.seconds)
