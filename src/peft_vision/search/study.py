@@ -98,7 +98,7 @@ class Study:
         return [
             {key: self.space.written(key, value) for key, value in trial.params.items()}
             for trial in study.get_trials(deepcopy=False)
-            if _LOST not in trial.user_attrs and set(trial.params) == set(self.space.swept)
+            if set(trial.params) == set(self.space.swept)
         ]
 
     def _load(self) -> optuna.Study:
