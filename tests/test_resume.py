@@ -312,3 +312,16 @@ def test_a_run_whose_data_have_changed_does_not_go_on(tmp_path, monkeypatch):
             call(*SMOKE, cwd=tmp_path)
     monkeypatch.setattr("peft_vision.data.base.fingerprint", lambda *_: "another")
     assert call(*SMOKE, cwd=tmp_path).error.startswith("data: no longer what it was when ")
+
+
+def test_a_sweep_tidies_what_a_kill_left_in_a_finished_run(tmp_path):
+    arguments = ("-m", *SMOKE, "seed=0,1")
+    assert call(*arguments, cwd=tmp_path).code == 0
+    before = [path.read_bytes() for path in results(tmp_path)]
+    left = [results(tmp_path)[0].with_name(name) for name in ("state.pt", ".adapter.safetensors.unfinished")]
+    for path in left:
+        path.touch()
+    again = call(*arguments, cwd=tmp_path)
+    assert again.out.count("done before") == 1
+    assert [path for path in left if path.exists()] == []
+    assert [path.read_bytes() for path in results(tmp_path)] == before

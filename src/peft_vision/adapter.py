@@ -2,17 +2,20 @@
 
 A safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head` (their configs),
 `classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (how many of the
-method's phases have begun) and, since there is one, `likeness` (what the model computes of two fixed pictures).
+method's phases have begun) and, since there are such, `crc32` (of the tensors, so that a flipped bit is noticed) and
+`likeness` (what the model computes of two fixed pictures).
 Whoever wrote it: nothing in it is believed before it is checked, nothing is built that its tensors do not account for,
 and no module is imported for it but those of `trust`.
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -37,6 +40,7 @@ _METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # of which 
 _RECIPE_VALUES = 5_000
 _PARTS = ("method", "head", "classes", "preprocessing", "backbone")
 _PHASES = 16
+_CHECKSUM = "crc32"
 _SPARE = 2**22  # numbers that may be made beside those that are tuned
 _WIDEST = 2**18  # features of a head that is thrown away before the last one is made
 
@@ -131,14 +135,27 @@ def write_adapter(model: Model, path: str | Path) -> None:
     metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
     if (seen := likeness(model)) is not None:
         metadata["likeness"] = seen.model_dump_json()
-    Path(path).write_bytes(save(tensors, metadata=metadata))
+    _write(tensors, metadata, path)
 
 
 def write_probe(model: Model, path: str | Path) -> None:
     """Writes the head alone, and how `model` was assembled: all there is of a phase that trained nothing else."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if _of_head(name)}
-    metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
-    Path(path).write_bytes(save(tensors, metadata=metadata))
+    _write(tensors, {**model.recipe.metadata(), "phases": str(model.begun)}, path)
+
+
+def _write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | Path) -> None:
+    content = save(dict(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors)})
+    Path(path).write_bytes(content)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and bytes."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(memoryview(tensors[name].contiguous().flatten().view(torch.uint8).numpy()), crc)
+    return str(crc)
 
 
 def load_probe(model: Model, path: str | Path) -> None:
@@ -182,6 +199,8 @@ def read_adapter(path: str | Path) -> Adapter:
         raise Unreadable(path, str(error)) from error
     if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise Unreadable(path, f"tensor {wrong[0]} holds NaN or infinity")
+    if header.metadata.get(_CHECKSUM, "") not in ("", _checksum(tensors)):
+        raise Unreadable(path, "its checksum is wrong: a tensor is not what was written")
     return Adapter(path, recipe, metadata.phases, tensors, metadata.likeness)
 
 

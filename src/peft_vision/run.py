@@ -99,6 +99,10 @@ class Run:
         finally:
             lock.release()
 
+    def has_leftovers(self) -> bool:
+        """Whether a process that was killed left something beside the result."""
+        return (self.folder / "state.pt").exists() or any(self.folder.glob(f".*{_UNFINISHED}"))
+
     def forget_way(self) -> None:
         """Removes what led to the result: it says nothing beside one."""
         for name in ("state.pt", "failed.json"):

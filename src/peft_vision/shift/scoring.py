@@ -36,6 +36,8 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
         return None
     if experiment.interpolation.alphas and not result["parameters"]["method"]:
         _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
+    if any(name.startswith("probe/") for name in result["metrics"]) and not experiment.run.probe.is_file():
+        _log.warning("%-9s %s is gone; the head that was fitted first is left out", "ood", experiment.run.probe)
     record, due = _standing(experiment, result, world.agree(experiment.run.read_ood()))
     wanted = _wanted(experiment, result)
     if due:

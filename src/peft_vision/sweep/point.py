@@ -11,6 +11,7 @@ from peft_vision.request import Request
 from peft_vision.served import Served
 from peft_vision.shift.scoring import is_scored
 from peft_vision.task.base import Task
+from peft_vision.task.shown import is_settled
 from peft_vision.task.train import Train
 
 
@@ -44,7 +45,8 @@ class Point:
         try:
             result = served.result(self.experiment)
             if result is not None:
-                return Ended(self, result, None) if is_scored(self.experiment, result) else None
+                over = is_scored(self.experiment, result) and is_settled(self.experiment)
+                return Ended(self, result, None) if over else None
             failure = run.read_failure()
         except ConfigError as error:  # a file that is torn
             return Ended(self, None, error)

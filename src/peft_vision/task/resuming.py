@@ -13,6 +13,7 @@ from peft_vision.distributed import World
 from peft_vision.experiment import Experiment
 from peft_vision.model import Model
 from peft_vision.phases import begin_phases
+from peft_vision.records import Unreadable
 from peft_vision.run import OTHER_VERSION, Run
 from peft_vision.state import Damaged, check_tensors
 from peft_vision.trainer import Standing
@@ -76,7 +77,7 @@ def _check_probe(standing: Standing, run: Run) -> None:
     if standing.probe:
         try:
             read_adapter(run.probe)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, Unreadable) as error:
             raise Damaged(f"the {run.probe.name} beside it cannot be read") from error
 
 

@@ -44,6 +44,15 @@ def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
     return isinstance(names, list) and all((run.folder / str(name)).is_file() for name in names)
 
 
+def is_settled(experiment: Experiment) -> bool:
+    """Whether nothing is left to do in the folder of a run that is finished and scored: no file that a killed process
+    left, no picture that it did not draw."""
+    run = experiment.run
+    asked = bool(experiment.ood or experiment.interpolation.alphas) and experiment.data.stage != "tune"
+    record = run.read_ood() if asked else None
+    return not run.has_leftovers() and (record is None or are_drawn(record, run))
+
+
 def show_pictures(experiment: Experiment, run: Run, record: Mapping[str, Any]) -> None:
     """Draws them, in the run's folder and in its mirror, and writes down that they are."""
     run.write_ood({**record, PICTURES: None})  # begun: a process that is killed here leaves some of them
