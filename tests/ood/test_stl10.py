@@ -94,3 +94,12 @@ def test_labels_that_do_not_fit_are_refused(published: Path, labels: list[int], 
     (published / "test_y.bin").write_bytes(bytes(labels))
     with pytest.raises(ConfigError, match=f"^path: {published}/test_y.bin {complaint}"):
         make_ood("stl10", path=str(published)).open()
+
+
+def test_classes_of_other_names_or_in_another_order_are_refused(published: Path):
+    names = (published / "class_names.txt").read_text().split()
+    (published / "class_names.txt").write_text("\n".join([*names[:3], "dog", "deer", "cat", *names[6:]]))
+    with pytest.raises(
+        ConfigError, match=f"^path: {published}/class_names.txt holds other lines than airplane, bird, "
+    ):
+        make_ood("stl10", path=str(published)).open()
