@@ -18,7 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from peft_vision.records import Unreadable, parse_json
 from peft_vision.sharing import share
+from peft_vision.tensor_header import read_header
 
 FORMAT = "peft-vision features 1"
 UNFINISHED = ".unfinished"
@@ -136,7 +138,7 @@ def inspect(path: Path, *, thoroughly: bool) -> Found:
             raise Broken("written by another version")
         if thoroughly and metadata.get("crc32") != f"{_checksum(rows, metadata.get('origin', '')):08x}":
             raise Broken("its checksum is wrong")
-        origin = json.loads(metadata.get("origin", ""))
+        origin = parse_json(metadata.get("origin", ""), path)
         if not isinstance(origin, dict):
             raise Broken("it does not say what it is of")
         return Found(path, origin, None)
@@ -144,7 +146,7 @@ def inspect(path: Path, *, thoroughly: bool) -> Found:
         return Found(path, None, "it is no file")
     except OSError as error:
         return Found(path, None, error.strerror or str(error))
-    except (ValueError, RecursionError):
+    except Unreadable:
         return Found(path, None, "it does not say what it is of")
     except Broken as error:
         return Found(path, None, str(error))
@@ -154,10 +156,14 @@ def _mapped(path: Path) -> tuple[Tensor, dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
+        read_header(path)
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(_ROWS), file.metadata() or {}
     except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError) as error:
-        raise Broken(f"no whole safetensors file: {error}") from error
+        if isinstance(error.__cause__, OSError):  # not to be allowed to read it is no fault of the file
+            raise error.__cause__ from None
+        reason = error.reason if isinstance(error, Unreadable) else error
+        raise Broken(f"no whole safetensors file: {reason}") from error
 
 
 def _checksum(rows: Tensor, origin: str) -> int:
