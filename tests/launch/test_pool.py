@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import peft_vision
 from command import Outcome, command, results, start, wait_for
 from peft_vision.launch.job import Job
 from peft_vision.launch.pool import PoolOfProcesses
@@ -25,7 +26,7 @@ def sweep(folder: Path, acts: str, *arguments: str) -> Outcome:
     options = folder / "mine" / "task"
     options.mkdir(parents=True, exist_ok=True)
     (options / "note.yaml").write_text("_target_: noting_task.Note\nact: note\n")
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1] / "src")])
+    path = os.pathsep.join([str(HERE), str(Path(peft_vision.__file__).parents[1])])
     given = ("-m", "--config-dir", "mine", "task=note", f"task.act={acts}", *arguments)
     return command(*given, cwd=folder, PYTHONPATH=path)
 

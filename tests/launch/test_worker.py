@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import peft_vision
 from peft_vision.config import ConfigError
 from peft_vision.launch import worker
 from peft_vision.launch.job import Job
@@ -99,7 +100,10 @@ if __name__ == "__main__":
 def test_the_server_ends_with_a_sweep_that_is_killed_while_it_imports(tmp_path):
     (tmp_path / "sweep.py").write_text(SWEEP)
     (tmp_path / "slow.py").write_text("import time; open('importing', 'x'); time.sleep(100)")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1] / "src")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(peft_vision.__file__).parents[1])]),
+    }
     sweep = subprocess.Popen([sys.executable, "sweep.py"], cwd=tmp_path, env=environment, start_new_session=True)
     wait_until((tmp_path / "importing").exists)
     sweep.kill()
