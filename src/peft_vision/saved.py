@@ -114,7 +114,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"run: {error}") from error
     known = isinstance(config, dict) and {"backbone", "seed"} <= config.keys()
     if not known or not isinstance(config["backbone"], dict):
-        raise ConfigError(f"run: {path} must hold the keys of a run, backbone and seed at least")
+        raise ConfigError(f"run: {path}: must hold the keys of a run, backbone and seed at least")
     if type(config["seed"]) is not int or config["seed"] < 0:
         raise ConfigError(f"run: {path}: seed: got {config['seed']!r}, should be a whole number, 0 or more")
     return config
