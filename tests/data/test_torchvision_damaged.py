@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
 from damaged import complaints, summary
 from miniatures import WRITERS, Picture
@@ -139,6 +140,34 @@ def test_a_batch_of_cifar_that_is_not_as_published_is_named(make, tmp_path, pict
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ConfigError) as error:
         make("cifar10", root=str(tmp_path / "sets"), download=False).open()
+    assert str(path) in str(error.value)
+    assert complaint in str(error.value)
+
+
+NUMBERS = np.arange(1, 103)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "values", "complaint"),
+    [
+        ("flowers102", "setid.mat", {"trnid": [*NUMBERS, 7]}, "names 7 a second time"),
+        ("flowers102", "setid.mat", {"trnid": [307]}, "names image 307, but imagelabels.mat has 306 labels"),
+        ("flowers102", "setid.mat", {"trnid": [0, 1]}, "holds trnid 0 to 1, should be 1 to 99999"),
+        ("flowers102", "imagelabels.mat", {"labels": [*NUMBERS, 103]}, "holds labels 1 to 103, should be 1 to 102"),
+        ("flowers102", "imagelabels.mat", {"labels": [1.5] * 306}, "holds float64 (306,), should be whole numbers"),
+        ("svhn", "train_32x32.mat", {"y": [0] * 40}, "holds labels 0 to 0, should be 1 to 10"),
+        ("svhn", "train_32x32.mat", {"y": [11] * 40}, "holds labels 11 to 11, should be 1 to 10"),
+        ("svhn", "train_32x32.mat", {"y": [1] * 39}, "should be 40 whole numbers"),
+        ("svhn", "train_32x32.mat", {"X": np.zeros((32, 32, 3, 40))}, "X of float64 (32, 32, 3, 40), should be uint8"),
+    ],
+)
+def test_tables_of_matlab_hold_what_was_published(make, tmp_path, picture, name, file, values, complaint):
+    WRITERS[name](tmp_path / "sets", picture)
+    (path,) = (tmp_path / "sets").rglob(file)
+    whole = {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
+    savemat(path, whole | values)
+    with pytest.raises(ConfigError) as error:
+        make(name, root=str(tmp_path / "sets"), download=False).open()
     assert str(path) in str(error.value)
     assert complaint in str(error.value)
 
