@@ -25,11 +25,12 @@ VALUES = {
     "labels": np.arange(9, dtype=np.uint8)[None],
     "pixels": np.random.default_rng(0).integers(0, 256, (4, 5, 3, 7), dtype=np.uint8),
     "real": np.array([[0.5, -1.0]]),
-    "complex": np.array([[1 + 2j]]),
+    "letters": np.array(["abc", "de "]),
     "word": "text",
     "words": cells("a", "bb", "", np.zeros((0, 0))),
     "table": structs(3),
     "nested": cells(cells("a"), structs(1)),
+    "umlaut": "Grün",
 }
 
 
@@ -106,7 +107,9 @@ def test_matrices_are_not_nested_deep(tmp_path: Path):
     assert "matrices nested more than 8 deep" in refusal(nested(tmp_path / "a.mat", 8), "a")
 
 
-def test_objects_and_functions_are_refused(tmp_path: Path):
+def test_objects_functions_and_complex_numbers_are_refused(tmp_path: Path):
+    savemat(tmp_path / "b.mat", {"a": np.array([1 + 2j])})
+    assert "a matrix of class 6, should be of numbers, texts, cells or structs" in refusal(tmp_path / "b.mat", "a")
     flags = struct.pack("<III", 6, 8, 6)  # of a matrix of doubles
     file = changed(tmp_path / "a.mat", np.arange(5.0), flags, struct.pack("<III", 6, 8, 16))
     assert "a matrix of class 16, should be of numbers, texts, cells or structs" in refusal(file, "a")
@@ -115,7 +118,8 @@ def test_objects_and_functions_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("version", "content"),
     [(b"\x00\x02IM", b""), (b"\x00\x00\x00\x00", b"\0" * 200), (b"\x00\x01IM", struct.pack("<II", 14, 2**31)),
-     (b"\x00\x01IM", struct.pack("<II", 3, 0)), (b"\x00\x01IM", b"\x0e\0\0")],
+     (b"\x00\x01IM", struct.pack("<II", 3, 0)), (b"\x00\x01IM", b"\x0e\0\0"),
+     (b"\x00\x01IM", struct.pack("<IIII", 14, 8, 6, 0))],
 )  # fmt: skip
 def test_other_formats_and_torn_files_are_refused(tmp_path: Path, version: bytes, content: bytes):
     file = tmp_path / "a.mat"

@@ -129,7 +129,7 @@ def nothing(root: Path) -> str:
 def a_file_is_missing(root: Path) -> str:
     file = root / "cifar100" / "3.0.2" / "cifar100-train.tfrecord-00001-of-00002"
     file.unlink()
-    return f"data.root: 1 of 4 files are missing: {file}"
+    return f"data.root: 1 of 4 files of dataset_info.json are missing: {file}"
 
 
 def too_few_records(root: Path) -> str:

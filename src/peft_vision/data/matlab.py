@@ -1,12 +1,11 @@
 """Tables in MATLAB's file format, as some data sets are published with."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from peft_vision.config import ConfigError
-from peft_vision.data.matlab_elements import unpacked
+from peft_vision.data.matlab_elements import read_matrices
 from peft_vision.data.reading import reading
 
 _LARGEST = 2**26  # bytes of one variable, of a table
@@ -23,13 +22,7 @@ def read_mat(
     """These variables of `file`; with `squeeze` without axes of one, but (n,) at least; a struct array has named
     fields. ConfigError where they cannot be read."""
     with reading(file, f"a MATLAB file of {', '.join(variables)}", key=key, remedy=remedy):
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-
-        try:
-            content = loadmat(io.BytesIO(unpacked(file, variables, largest=largest)), squeeze_me=squeeze)
-        except MatReadError as error:
-            raise ValueError(str(error)) from error
+        content = read_matrices(file, variables, largest=largest, squeeze=squeeze)
     if missing := [name for name in variables if name not in content]:
         raise ConfigError(f"{key}: {file} has no variable {missing[0]!r}; it is not the published file")
     return [np.atleast_1d(content[name]) for name in variables]

@@ -122,7 +122,9 @@ def _folder(root: Path, prepared: Prepared) -> _Folder:
     folder = _Folder(path, prepared, _lengths(path / _INFO, splits))
     files = [folder.file(split, shard) for split in sorted(splits) for shard in range(len(folder.lengths[split]))]
     if missing := [file for file in files if not file.is_file()]:
-        raise ConfigError(f"data.root: {len(missing)} of {len(files)} files are missing: {missing[0]}; prepare it anew")
+        raise ConfigError(
+            f"data.root: {len(missing)} of {len(files)} files of {_INFO} are missing: {missing[0]}; prepare it anew"
+        )
     return folder
 
 

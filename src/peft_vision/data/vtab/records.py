@@ -12,7 +12,7 @@ from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
-from peft_vision.data.reading import reading
+from peft_vision.data.reading import reading, short
 from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.tfrecord import example, payloads
 
@@ -86,7 +86,7 @@ def images(
             except ValueError as error:  # of a name that is no UTF-8 as well
                 raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
             if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
-                found = ", ".join(sorted(features)) or "none"
+                found = short(", ".join(sorted(features))) or "none"
                 raise ConfigError(f"data.root: {file} has no feature {missing[0]} at byte {offset}; it has {found}")
             with reading(file, f"records with a picture as {image}"):
                 place = place_of(features[image][0], file, payload, offset)

@@ -40,7 +40,8 @@ def read(name: str, root: Path) -> Release:
     train, classes = split(entry.train)
     test, test_classes = split(entry.test)
     if test_classes != classes:
-        raise ConfigError(f"data.root: train and test of {name} in {root} differ in their classes; fetch it again")
+        files = " and ".join(str(root / file) for file in _LABEL_FILES[name])
+        raise ConfigError(f"data.root: {files} differ in their classes; fetch them again")
     train = stored(train, "train", _keys(name, train))
     if entry.val is None:
         share = _TRAIN_PERCENT[name]
