@@ -249,7 +249,7 @@ def test_without_a_probe_the_tuned_head_reads_the_features_of_every_alpha(tmp_pa
 
 def test_the_same_command_again_scores_nothing(copied, monkeypatch):
     before = {path.name: path.read_bytes() for path in only(copied).iterdir()}
-    for module, name in ((train, "_train"), (train, "_show_shifts"), (scoring, "_Scorer")):
+    for module, name in ((train, "_train"), (train, "show_pictures"), (scoring, "_Scorer")):
         monkeypatch.setattr(module, name, None)
     said = done(*LP_FT, cwd=copied)
     assert "done before" in said
