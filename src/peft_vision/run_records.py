@@ -78,7 +78,7 @@ class ResultRecord(Record):
     store: _Store
     optimizer: _Footprint | None = None
     images_per_second: _Costs
-    peak_mib: _Costs
+    peak_mib: _Costs | None  # where the machine does not tell
     wall_seconds: _Costs
     config: dict[Name, Any]
 
