@@ -124,6 +124,13 @@ def test_what_is_no_plain_yaml_is_named(text, reason, path):
     assert refused(read_yaml, path).startswith(reason)
 
 
+def test_a_device_is_not_even_opened(tmp_path, monkeypatch):
+    """To open one may already do something, such as rewind a tape."""
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    monkeypatch.setattr(os, "open", None)
+    assert refused(read_json, tmp_path / "zero") == "it is no regular file"
+
+
 class Score(Record):
     accuracy: Finite
     images: Count

@@ -58,6 +58,7 @@ def tensor(**values: object) -> dict:
         (tensor(dtype=7), "dtype: Input should be a valid string"),
         (tensor(shape=[2, -3]), "greater than or equal to 0"),
         (tensor(shape=[10**9, 10**9]), "24 bytes for shape"),
+        (tensor(shape=[2, 2]), "24 bytes for shape"),
         (tensor(shape=[2**60]), "less than or equal"),
         (tensor(shape=[1] * 9), "at most 8 items"),
         (tensor(shape="23"), "should be a valid list"),
