@@ -11,6 +11,7 @@ from peft_vision.plan.walk import Tally, walk
 
 _RECORDS = 64 * 2**10  # bytes of a run's folder beside its adapter: config, metrics, result, log
 _START = 0.6  # seconds of a process that are neither its model nor its work: benchmarks/sweep_overhead.py
+_SERVER = 4.0  # seconds in which a pool imports torch and timm, once for all its runs
 _ELSEWHERE = ("find",)  # acts that another device does no faster
 
 
@@ -62,7 +63,7 @@ class Bill:
 
     @property
     def total(self) -> Cost:
-        return sum(self.costs.values(), self.shared)
+        return sum(self.costs.values(), self.shared + Cost(starting=_SERVER))
 
     def on(self, devices: int) -> float:
         """Seconds on so many at a time, at least: the longest run is done by one of them."""

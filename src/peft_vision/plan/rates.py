@@ -20,6 +20,7 @@ from peft_vision.seeding import derive
 from peft_vision.trainer import stepping
 
 Call = Callable[[], object]
+_SOLVED = 16  # epochs of a solver that are measured together: what comes before and after them takes as long as some
 _PART = 4  # the second size that is measured is a quarter of the first
 
 
@@ -104,7 +105,8 @@ class _Sample:
             if any(act.reads == "table" for act in acts):
                 sources["table"] = head_input(self._model, [*sources.values()][-1], **self._common)
             calls = {act: self._call(act, sources, folder) for act in acts}
-            return medians({act: call for act, call in calls.items() if call is not None}, self._setting)
+            taken = medians({act: call for act, call in calls.items() if call is not None}, self._setting)
+            return {act: seconds / (_SOLVED if act.what == "solve" else 1) for act, seconds in taken.items()}
 
     def _call(self, act: Act, sources: Mapping[str, Source], folder: str) -> Call | None:
         trainer, world, source = self._setting.trainer, self._setting.world, sources[act.reads]
@@ -141,7 +143,7 @@ class _Sample:
         trainer, world = self._setting.trainer, self._setting.world
         head = self._setting.head.build(self._model.readout.width, self._setting.num_classes)[-1].to(world.device)
         fitting = Fitting(
-            epochs=1,
+            epochs=_SOLVED,
             batch_size=trainer.batch_size,
             label_smoothing=trainer.label_smoothing,
             schedule=self._experiment.schedule,
