@@ -83,10 +83,11 @@ def trained(nobodys_store, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def client(variables):
-    """The client in this process, which reads its variables once: torn down for the next test."""
-    yield
+    """The client in this process, which reads its variables once: torn down before the test and for the next one."""
     import wandb
 
+    wandb.teardown()
+    yield
     wandb.teardown()
     gc.collect()
 
