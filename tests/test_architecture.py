@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-printable spreadsheet allocation
+printable spreadsheet allocation regular
 config console
 identity ranks sweep_agent
 seeding progress stopping lifeline wording composition records batch_norm trust sharing state

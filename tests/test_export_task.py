@@ -49,8 +49,9 @@ def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs
 
 @pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])
 def test_a_full_disk_is_said_and_leaves_nothing_half(kind, runs, tmp_path):
+    run = runs("lora")
     with no_file_larger_than(100):
-        outcome = export(runs("lora"), kind, tmp_path)
+        outcome = export(run, kind, tmp_path)
     assert "File too large" in outcome.error
     assert "set out=FOLDER" in outcome.error
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []

@@ -56,9 +56,9 @@ def test_only_regular_files_are_opened(path, tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "dangling").symlink_to("nowhere")
     for read in READERS:
-        assert refused(read, path) == "it is no regular file"
-        assert refused(read, tmp_path / "zero") == "it is no regular file"
-        assert refused(read, tmp_path) == "it is no regular file"
+        assert refused(read, path) == "a FIFO, should be a regular file"
+        assert refused(read, tmp_path / "zero") == "a device, should be a regular file"
+        assert refused(read, tmp_path) == "a folder, should be a regular file"
         assert refused(read, tmp_path / "dangling") == "No such file or directory"
     assert [exists(its) for its in (path, tmp_path / "zero", tmp_path / "dangling")] == [True, True, False]
 
@@ -128,7 +128,7 @@ def test_a_device_is_not_even_opened(tmp_path, monkeypatch):
     """To open one may already do something, such as rewind a tape."""
     (tmp_path / "zero").symlink_to("/dev/zero")
     monkeypatch.setattr(os, "open", None)
-    assert refused(read_json, tmp_path / "zero") == "it is no regular file"
+    assert refused(read_json, tmp_path / "zero") == "a device, should be a regular file"
 
 
 class Score(Record):

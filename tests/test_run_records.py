@@ -99,7 +99,7 @@ def test_a_pipe_is_named_and_not_waited_for(name, tmp_path):
     os.mkfifo(tmp_path / name)
     run = Run(tmp_path)
     read = {"result": run.read_result, "ood": run.read_ood, "choice": run.read_choice, "failed": run.read_failure}
-    with pytest.raises(Unreadable, match="it is no regular file"):
+    with pytest.raises(Unreadable, match="should be a regular file"):
         read[Path(name).stem]()
 
 

@@ -8,7 +8,6 @@ beyond that says a pydantic model. All faults are one `Unreadable`, whose first 
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from peft_vision.config import ConfigError
 from peft_vision.printable import one_line, shown
+from peft_vision.regular import open_regular
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Unreadable(ConfigError, ValueError):
 
 def read_bytes(path: Path, *, largest: int, remedy: str = "") -> bytes:
     """All of a regular file of at most `largest` bytes."""
-    with open_regular(path, remedy=remedy) as file:
+    with open_record(path, remedy=remedy) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
             raise Unreadable(path, f"it has {size:,} bytes, more than the {largest:,} of any such file", remedy)
@@ -169,21 +169,12 @@ def exists(path: Path) -> bool:
         return False
 
 
-def open_regular(path: Path, *, remedy: str = "") -> BinaryIO:
-    """For reading bytes. A pipe is not waited for, and a device not touched."""
-    handle = None
+def open_record(path: Path, *, remedy: str = "") -> BinaryIO:
+    """Open a record for reading bytes. Unreadable where there is none, or something that is no regular file."""
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-        if regular:
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-            regular = stat.S_ISREG(os.fstat(handle).st_mode)  # which it may have been a moment ago
+        return open_regular(path)
     except (OSError, ValueError) as error:  # ValueError of a name with a zero in it
         raise Unreadable(path, getattr(error, "strerror", None) or str(error), remedy) from error
-    if not regular:
-        if handle is not None:
-            os.close(handle)
-        raise Unreadable(path, "it is no regular file", remedy)
-    return os.fdopen(handle, "rb")
 
 
 def _check(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:

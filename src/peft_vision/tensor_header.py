@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peft_vision.records import Bounds, Name, Record, Unreadable, open_regular, parse_json, validated
+from peft_vision.records import Bounds, Name, Record, Unreadable, open_record, parse_json, validated
 
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 """What tuned tensors are."""
@@ -57,7 +57,7 @@ class TensorHeader:
 
 def read_header(path: Path, *, dtypes: Set[str] = FLOATS, remedy: str = "") -> TensorHeader:
     """Of a file whose tensors, all of one of `dtypes`, fill it to the last byte; Unreadable for any other."""
-    with open_regular(path, remedy=remedy) as file:
+    with open_record(path, remedy=remedy) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_PREFIX), "little")
         if size < _PREFIX or not 2 <= length <= min(_LONGEST, size - _PREFIX):

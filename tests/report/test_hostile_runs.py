@@ -99,8 +99,8 @@ def test_pipes_and_devices_are_named_at_once(tmp_path):
     finished, others = collect(tmp_path)
     assert time.monotonic() - began < 5
     reasons = {run.folder: run.reason for run in others}
-    assert sum("it is no regular file" in reason for reason in reasons.values()) == 5, reasons  # with zero, below
-    assert reasons["zero"] == "result.json: cannot be read (it is no regular file)"
+    assert sum("should be a regular file" in reason for reason in reasons.values()) == 5, reasons  # with zero, below
+    assert reasons["zero"] == "result.json: cannot be read (a device, should be a regular file)"
     assert len(finished) + len(others) == len(files) + 2
 
 

@@ -67,6 +67,10 @@ class Data(ABC):
         """Raises ConfigError for what can be refused at little cost; downloads nothing."""
         self._divide()
 
+    def without_download(self) -> "Data":
+        """Return this data set as one that is refused where it would be downloaded."""
+        return self
+
     def extent(self) -> Extent:
         """How much a run reads. ConfigError where the images are not here and their number is not known."""
         try:
@@ -111,8 +115,7 @@ class Data(ABC):
     def fingerprint(self, *, skipped: int) -> str:
         """That of the splits that `load` gives, of data that are here: nothing is downloaded, and pictures are read
         only where corrupt ones were left out, `skipped` of them."""
-        here = replace(self, download=False) if hasattr(self, "download") else self
-        sets, parts = here._divide()
+        sets, parts = self.without_download()._divide()
         if skipped:
             threads = max(1, usable(self.workers))
             faults = {split: verify(part, threads=threads, label=split) for split, part in parts.items()}

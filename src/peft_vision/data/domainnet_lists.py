@@ -12,8 +12,8 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 from peft_vision.data.domainnet_names import SENTRY40
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.regular import read_regular
 from peft_vision.printable import one_line
+from peft_vision.regular import read_regular
 
 _log = logging.getLogger("peft_vision")
 _LABEL = re.compile(r"[0-9]{1,9}")

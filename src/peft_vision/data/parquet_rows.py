@@ -17,8 +17,8 @@ from peft_vision.config import ConfigError
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
-from peft_vision.data.regular import open_regular
 from peft_vision.printable import one_line, shown
+from peft_vision.regular import open_regular
 
 _MAGIC = b"PAR1"
 _HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures

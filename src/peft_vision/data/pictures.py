@@ -13,8 +13,8 @@ from torch import Tensor
 
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_file
-from peft_vision.data.regular import read_regular
 from peft_vision.printable import shown
+from peft_vision.regular import read_regular
 
 
 class Pictures(ABC):

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peft_vision.config import ConfigError
-from peft_vision.data.regular import require_regular
 from peft_vision.printable import one_line
 from peft_vision.records import Bounds, Unreadable, parse_json, read_bytes
+from peft_vision.regular import require_regular
 
 BROKEN = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),

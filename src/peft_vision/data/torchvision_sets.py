@@ -6,8 +6,9 @@ drawn once and for all, whatever the `split_seed`, and `Splits.source` says so.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from peft_vision.config import INCIDENTAL, ConfigError, component
 from peft_vision.data.base import Data
@@ -15,10 +16,10 @@ from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import reading
-from peft_vision.data.regular import open_regular
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.torchvision_arrays import KEY
 from peft_vision.data.torchvision_table import TABLE
+from peft_vision.regular import open_regular
 
 TEST_FRACTION = 0.2
 
@@ -40,6 +41,10 @@ class TorchvisionData(Data):
             raise ConfigError(f"data: no {self.name} in {root} and data.download=false\n{ways_out(entry)}")
         if not packed(entry, root) and not reachable(entry.site):
             raise ConfigError(f"data: no {self.name} in {root}, and {entry.site} does not answer\n{ways_out(entry)}")
+
+    def without_download(self) -> Self:
+        """Return this data set as one that is refused where it would be downloaded."""
+        return replace(self, download=False)
 
     def open(self) -> LabelledSets:
         """The official splits, or for want of a test split a drawn one."""

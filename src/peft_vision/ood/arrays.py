@@ -8,9 +8,9 @@ import numpy as np
 from peft_vision.config import ConfigError
 from peft_vision.data.numpy_files import map_values
 from peft_vision.data.reading import reading
-from peft_vision.data.regular import open_regular
 from peft_vision.data.whole_numbers import whole_numbers
 from peft_vision.printable import shown
+from peft_vision.regular import open_regular
 
 
 def require(paths: Iterable[Path], *, source: str) -> None:

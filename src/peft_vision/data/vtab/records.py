@@ -13,8 +13,8 @@ from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import reading, short
-from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.tfrecord import example, payloads
+from peft_vision.regular import open_regular
 
 
 class Place(NamedTuple):

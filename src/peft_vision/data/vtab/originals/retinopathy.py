@@ -11,12 +11,12 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import names_in, quoted, reading, refuse_repeated, short
-from peft_vision.data.regular import open_regular
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.data.vtab.originals.retina import btgraham_300
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
+from peft_vision.regular import open_regular
 
 _TRAIN, _SOLUTION = "trainLabels.csv", "retinopathy_solution.csv"
 _text = partial(TextIOWrapper, encoding="utf-8-sig", newline="")

@@ -1,4 +1,4 @@
-"""Files of data sets, opened only where they are regular files: a FIFO or a device would be waited for without end."""
+"""Opens files only where they are regular files: a FIFO or a device would be waited for without end."""
 
 import os
 import stat
@@ -12,12 +12,13 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))  # POSIX has them
 
 
 def open_regular(path: Path | str) -> BinaryIO:
     """For reading. OSError where there is nothing, or something that is no regular file; a link to one will do."""
     require_regular(path)  # first, for to open some devices does something
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    handle = os.open(path, _FLAGS)
     try:
         _refuse_others(os.fstat(handle))  # again: it may be another file by now
         return os.fdopen(handle, "rb")
