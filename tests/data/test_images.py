@@ -1,11 +1,15 @@
 import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
 
+from peft_vision.config import ConfigError
 from peft_vision.data.base import Data
 from peft_vision.data.images import Undecoded, usable
 from peft_vision.data.splits import Splits
+from test_bad_input import no_file_larger_than
 
 AUGMENTS = ["none", "crop_flip", "flip_crop", "rand_augment"]
 
@@ -79,6 +83,23 @@ def test_loader_processes_end_with_the_batches(make, folder, preprocessing):
     assert multiprocessing.active_children()
     batches.close()  # as when training raises midway
     assert not multiprocessing.active_children()
+
+
+def test_too_little_shared_memory_makes_batches_slow_and_loses_none(make, folder, preprocessing):
+    train = loaded(make, folder, preprocessing, cache=False).train
+    batches = [*torch.arange(18).split(5), torch.arange(0)]
+    expected = fetched(train, batches, seed=None, workers=0)
+    with no_file_larger_than(100):
+        got = fetched(train, batches, seed=None, workers=2)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.skipif(usable(2) < 2, reason="one CPU: no loader processes")
+def test_a_loader_process_that_is_killed_is_said(make, folder, preprocessing, monkeypatch):
+    train = loaded(make, folder, preprocessing, cache=False).train
+    monkeypatch.setattr(Undecoded, "__getitem__", lambda self, positions: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ConfigError, match=r"^data.workers: a process .* was killed.*\n.* with data.workers below 2; 0"):
+        fetched(train, torch.arange(18).split(5), seed=None, workers=2)
 
 
 def test_no_more_processes_than_cpus():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from peft_vision.config import ConfigError
 from peft_vision.data.augment import augmented, crop_flip
 from peft_vision.data.decode import Geometry
 from peft_vision.data.pictures import Pictures
@@ -106,20 +107,40 @@ class Images(Source):
         # from memory, indexing and windows cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
         here = processes == 0 or (not isinstance(self.pixels, Undecoded) and augment != "rand_augment")
-        loaded = (
-            (fetch[i] for i in range(len(fetch)))
-            if here
-            else DataLoader(
-                fetch,
-                batch_size=None,  # an item is a batch
-                num_workers=processes,
-                generator=torch.Generator(),  # else the loader draws its base seed from the global one
-                multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
-            )
-        )
-        for pixels, labels in loaded:
-            self.handed_out += len(labels)
-            yield pixels, labels
+        loaded = (fetch[i] for i in range(len(fetch))) if here else _by_processes(fetch, processes)
+        for indices, pixels in zip(index_batches, loaded, strict=True):
+            self.handed_out += len(indices)
+            yield pixels, self.labels[indices]
+
+
+def _by_processes(fetch: "_Batches", processes: int) -> Iterator[Tensor]:
+    """Yield the batches that so many processes make. ConfigError where one of them is killed."""
+    loader = DataLoader(
+        fetch,
+        batch_size=None,  # an item is a batch
+        collate_fn=_sent,
+        num_workers=processes,
+        generator=torch.Generator(),  # else the loader draws its base seed from the global one
+        multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
+    )
+    try:
+        yield from map(torch.as_tensor, loader)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ConfigError(
+            "data.workers: a process that decodes pictures was killed, as happens where memory runs out\n"
+            f"start the same command again, with data.workers below {processes}; 0 decodes without processes"
+        ) from error
+
+
+def _sent(pixels: Tensor) -> Tensor | np.ndarray:
+    """Return what a process sends: pixels in shared memory or, where there is too little of it, as in many
+    containers, an array, which goes through a pipe. PyTorch would lose the batch, and its receiver wait for ever."""
+    try:
+        return pixels.share_memory_()
+    except RuntimeError:
+        return pixels.numpy()
 
 
 def shuffled(count: int, *, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -137,12 +158,8 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.index_batches)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        indices = self.index_batches[number]
-        return self._pixels(indices), self.images.labels[indices]
-
-    def _pixels(self, indices: Tensor) -> Tensor:
-        pixels, augment = self.images.pixels, self.images.augment
+    def __getitem__(self, number: int) -> Tensor:
+        indices, pixels, augment = self.index_batches[number], self.images.pixels, self.images.augment
         if self.seed is None:
             return pixels[indices]
         if augment == "crop_flip":
