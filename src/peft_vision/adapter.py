@@ -98,7 +98,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What such a file holds. `phases`: that have begun; `likeness`: None in files from before there was one."""
+    """The contents of an adapter file. `phases`: how many have begun; `likeness`: None in files of older versions."""
 
     path: Path
     recipe: Recipe
@@ -150,7 +150,7 @@ def _write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Of names and bytes."""
+    """Return the CRC-32 of the tensors' names and bytes, in the order of their names."""
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)

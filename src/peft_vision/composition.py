@@ -1,4 +1,4 @@
-"""What Hydra composes of a config group on its own, and methods that are made of others."""
+"""Composes config groups on their own with Hydra, and spells out methods that are made of other methods."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext

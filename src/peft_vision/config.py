@@ -51,7 +51,7 @@ class OnlyWith:
     value: Any
 
     def acts_in(self, component: Any) -> bool:
-        """Whether the field that it marks changes what this component does."""
+        """Return whether the marked field changes what this component does."""
         return getattr(component, self.name) == self.value
 
 
@@ -65,7 +65,8 @@ class IdleWith(OnlyWith):
 
 
 class ConfigError(Exception):
-    """What the user asked for cannot be done; the message is all they see, so it names key, value and remedy."""
+    """The error for a request that cannot be met; the message is all the user sees, so it names key, value and
+    remedy."""
 
     exit_code = 1
 
@@ -153,7 +154,7 @@ def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache  # a report asks for the same few classes thousands of times
 def marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
-    """What the type of each field is annotated with."""
+    """Return the annotations of each field's type, by field name."""
     hints = get_type_hints(cls, include_extras=True)
     return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
 

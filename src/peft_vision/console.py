@@ -17,6 +17,7 @@ class Console(RichConsole):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What rich itself needs to move the cursor is kept apart from text, and passes."""
+        """Render text without control characters; rich's own control segments, which move the cursor, pass
+        unchanged."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)

@@ -1,6 +1,6 @@
-"""What a result depends on beside its config: versions, machine, commit; and what it cost in memory.
+"""Records what a result depends on besides its config (versions, machine, commit), and the memory that it cost.
 
-None of it is worth a run: what a machine does not tell is None.
+No failure here may end a run: what cannot be found out is None.
 """
 
 import platform

@@ -69,7 +69,7 @@ def predict(
     autocast: torch.autocast,
     label: str,
 ) -> Predictions:
-    """Of every input of a split."""
+    """Return the model's predictions for every input of a split."""
 
     def look(seen: Any, labels: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         return judge(model(seen).float(), labels)
@@ -90,8 +90,8 @@ def columns(
     autocast: torch.autocast,
     label: str,
 ) -> tuple[Tensor, ...]:
-    """What `look` says of each input, its label and its place in `source`, with `model` in evaluation mode: tensors
-    (n, ...), in the same order all of them. Each process computes a part, all get the whole."""
+    """Return what `look` computes from each input, its label and its place in `source`, with `model` in evaluation
+    mode: tensors (n, ...), all in the same order. Each process computes a part, and all get the whole."""
     was_training = model.training
     model.eval()
     batches = [world.share(batch) for batch in torch.arange(len(source)).split(batch_size * world.size)]

@@ -120,7 +120,7 @@ class Experiment:
             check()
 
     def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
-        """What raises ConfigError where things cannot work, by the groups of the config that it depends on."""
+        """Return checks that raise ConfigError where things cannot work, by the groups of the config they depend on."""
         return {
             ("backbone",): self.backbone.check,
             ("method",): self.method.check,
@@ -164,7 +164,7 @@ class Experiment:
 
     @cached_property
     def first_identity(self) -> str:
-        """What versions up to 0.1.0 called `identity`."""
+        """The identity of this run as versions up to 0.1.0 computed it."""
         return first_identity({group: self.composed[group] for group in KINDS.keys() - LATER}, self.seed)
 
     @property
@@ -189,7 +189,7 @@ class Experiment:
         return Run(next((folder for folder in earlier if self._trained_alike(folder)), own))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
-        """Whether a config that an earlier command resolved means the same training, wherever its files lay."""
+        """Return whether a config that an earlier command resolved means the same training, wherever its files lay."""
         try:
             other = Experiment.of(config, self.choices)
         except ConfigError:
@@ -201,7 +201,7 @@ class Experiment:
         return {group: hashed(getattr(self, group), places=False) for group in sorted(KINDS.keys() - LATER)}
 
     def _trained_alike(self, folder: Path) -> bool:
-        """Whether today's version would train what the run in `folder` is."""
+        """Return whether today's version would train what the run in `folder` trained."""
         if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS:
             return True
         result = None
@@ -237,7 +237,7 @@ class Experiment:
 def open_store(
     experiment: Experiment, model: Model, images: Mapping[str, Images], world: World, *, quiet: bool = False
 ) -> Store:
-    """Of what the backbone of `model` shows of `images`, by split."""
+    """Open the store of the observations that the backbone of `model` gives of `images`, by split."""
     backbone, trainer = experiment.backbone, experiment.trainer
     return Store(
         experiment.features,
@@ -269,7 +269,7 @@ def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
 
 
 def _faults(config: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the values that belong to no component; raises ConfigError where keys are wrong."""
+    """Return the faults of the values that belong to no component; ConfigError where keys are unknown or missing."""
     if "experiment" in config:
         raise ConfigError("experiment: begin its file with '# @package _global_', else its values reach nothing")
     known = [*KINDS, *OTHER_KEYS]

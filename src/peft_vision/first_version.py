@@ -1,4 +1,4 @@
-"""What version 0.1.0 trained otherwise by the same values, so that its runs are none of today's.
+"""Tells which runs version 0.1.0 trained differently with the same values, so that they are not reused today:
 
 drop rates        a backbone that was not trained as a whole never dropped anything
 initial values    FacT's factors and VPT's projection began elsewhere than in their codes

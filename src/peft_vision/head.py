@@ -25,7 +25,7 @@ class Head:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is one linear layer and nothing else."""
+        """True if the head is a single linear layer, without norm, hidden layer or dropout."""
         return self.norm == "none" and not self.hidden and self.dropout == 0
 
     def build(self, width: int, num_classes: int) -> nn.Sequential:

@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:
-    """What versions up to 0.1.0 called the identity of a run: it is of the values as they were written."""
+    """Return a run's identity as versions up to 0.1.0 computed it: from the values as they were written."""
     written = {}
     for group, node in groups.items():
         values = {key: value for key, value in node.items() if key != "_target_"}

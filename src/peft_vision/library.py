@@ -55,7 +55,7 @@ def adapt(
 
 
 def save(model: Model, path: str | Path) -> None:
-    """What `model` tuned, in a safetensors file."""
+    """Save what `model` tuned to a safetensors file."""
     write_adapter(model, path)
 
 

@@ -19,12 +19,13 @@ _DIES_WITH_PARENT, _ADOPTS = 1, 36  # of Linux's prctl: PR_SET_PDEATHSIG, PR_SET
 
 
 def follow_parent(then: Callable[[], object] | None = None) -> None:
-    """Of a process of multiprocessing's; `then`: instead of its end. What is saved is whole, and goes on from there."""
+    """Watch the parent of this multiprocessing process and, when it ends, kill this process or call `then` instead.
+    What is saved stays whole, and a later run continues from it."""
     _once(lambda: wait([parent_process().sentinel]), then or _end)
 
 
 def follow_launcher() -> None:
-    """Of a process whose parent lives as long as its children, such as torchrun."""
+    """Kill this process when its parent ends; for parents that live as long as their children, such as torchrun."""
     parent = os.getppid()
 
     def is_gone() -> None:
@@ -47,7 +48,8 @@ def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def hold() -> None:
-    """Of a command that was started with one; nothing without, or where it did not come through, as with srun."""
+    """Watch the process that gave this command a lifeline, and kill this process when it ends; do nothing without a
+    lifeline, or where it was not inherited, as with srun."""
     told = re.fullmatch(r"(\d{1,9}):(\d+)", os.environ.pop(_VARIABLE, ""))
     if told is None:
         return

@@ -1,5 +1,5 @@
-"""What a model computes of two fixed pictures. Equal weights do not make equal models: the pool, the number of heads,
-the activation and the eps of a norm are no weights.
+"""Compares models by what they compute of two fixed pictures. Equal weights do not make equal models: the pooling, the
+number of heads, the activation and the eps of a norm are no weights.
 """
 
 import math
@@ -21,7 +21,8 @@ _Values = Annotated[list[Annotated[list[Finite], Field(min_length=1, max_length=
 
 
 class Likeness(Record):
-    """Of each picture some features and logits, evenly spaced; `eps`: all that norms of the encoder have, sorted."""
+    """A record of evenly spaced features and logits of each picture; `eps`: all that norms of the encoder have,
+    sorted."""
 
     features: _Values
     logits: _Values

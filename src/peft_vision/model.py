@@ -70,14 +70,14 @@ class Model(nn.Module):
             return self.head(features.float())
 
     def features(self, seen: Tensor | Observation) -> Tensor:
-        """What the head reads, (B, W), of images or of what was observed of them."""
+        """Return the features (B, W) that the head reads, computed from images or from an observation of them."""
         seen = seen if isinstance(seen, Observation) else self.observe(seen)
         if seen.tokens is not None:
             seen = self.encoder.resume(seen.tokens, self.readout.reads, depth=self.depth)
         return self.readout(seen)
 
     def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
-        """What never changes of images (B, 3, S, S), else what the readout reads of them; or other kinds."""
+        """Observe images (B, 3, S, S): the given `kinds`, else those that never change, else what the readout reads."""
         kinds = kinds or self.frozen or self.readout.reads
         seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
         return seen if self.frozen is None else seen.rounded(self.observed_type)
@@ -117,12 +117,12 @@ class Model(nn.Module):
 
     @property
     def _head_alone(self) -> bool:
-        """Whether nothing else trains in the present phase."""
+        """True if only the head trains in the present phase."""
         return self.phase.probe or not self._tuned_body
 
     def train(self, mode: bool = True) -> "Model":
-        """What does not train stays in evaluation mode, but for what the backbone drops while anything beside the head
-        trains."""
+        """Set training mode, except for what does not train: it stays in evaluation mode, but for the backbone's
+        dropping modules while anything besides the head trains."""
         super().train(mode)
         if self._head_alone:
             self.encoder.eval()
@@ -131,7 +131,8 @@ class Model(nn.Module):
         return self
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """What trains in any phase, and the buffers that training moves; what an adapter file holds."""
+        """Return what an adapter file holds: the parameters that train in any phase and the buffers that training
+        changes."""
         state = {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -148,7 +149,7 @@ class Model(nn.Module):
         return {name: tensor.detach() for name, tensor in state.items()}
 
     def parameter_counts(self) -> "ParameterCounts":
-        """Of what trains in any phase."""
+        """Count the parameters that train in any phase, of the method and of the head, and the frozen rest."""
         sizes = {name: parameter.numel() for name, parameter in self.named_parameters()}
         method = sum(size for name, size in sizes.items() if name in self._tuned_body)
         head = _count(p for p in self.head.parameters() if p.requires_grad)

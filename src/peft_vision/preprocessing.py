@@ -1,4 +1,5 @@
-"""What a backbone's weights expect of an image: the contract between backbone (which knows) and data (which does)."""
+"""Describes the images that a backbone's weights expect: the contract of backbone (which knows) and data (which
+does)."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal

@@ -69,7 +69,7 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
 
 
 def said(optimizers: Mapping[str, Optimizer], *, augment: str, views: int) -> dict[str, str]:
-    """What a solver leaves out of account, in a line for each group."""
+    """Return a line for each group that a solver fits, which says what the solver does not take into account."""
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {
@@ -80,7 +80,7 @@ def said(optimizers: Mapping[str, Optimizer], *, augment: str, views: int) -> di
 
 
 def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> Table:
-    """What `model`'s head reads of `source`, computed as `trainer` computes."""
+    """Return a table of what `model`'s head reads of `source`, computed as `trainer` computes."""
     return tabulated(
         model,
         source,

@@ -1,4 +1,4 @@
-"""What may give a run up between two epochs, because others have come further by then."""
+"""Defines a pruner, which may end a run between two epochs because other runs are ahead of it by then."""
 
 from abc import ABC, abstractmethod
 

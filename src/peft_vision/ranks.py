@@ -53,7 +53,7 @@ def check_alone(why: str) -> None:
 
 
 def speaks() -> bool:
-    """Whether this process prints what all do: the first, or the only one."""
+    """Return whether this process prints what all processes do: the first does, or the only one."""
     try:
         return ranks().rank == 0
     except ConfigError:  # whoever needs the ranks says so
@@ -61,7 +61,8 @@ def speaks() -> bool:
 
 
 def number(name: str, *, least: int = 0) -> int | None:
-    """Of a variable; None where it is not set, or empty. ConfigError for all but a whole number from `least` on."""
+    """Return the value of an environment variable; None where it is not set, or empty. ConfigError for all but a whole
+    number from `least` on."""
     text = os.environ.get(name, "").strip()
     if not text:
         return None

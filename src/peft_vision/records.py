@@ -23,8 +23,8 @@ from peft_vision.regular import open_regular
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a file of a kind cannot exceed: `size` in bytes, `depth` of nesting, `text` in characters each, and `values`
-    in number, where an alias of YAML counts as often as it is used."""
+    """The limits of a kind of file: `size` in bytes, `depth` of nesting, `text` in characters each, and the number of
+    `values`, where an alias of YAML counts as often as it is used."""
 
     size: int
     depth: int
@@ -33,11 +33,11 @@ class Bounds:
 
 
 RECORD = Bounds(size=2**24, depth=32, text=100_000, values=500_000)
-"""Of result.json, ood.json and the like."""
+"""The limits of result.json, ood.json and the like."""
 CONFIG = Bounds(size=2**20, depth=32, text=20_000, values=50_000)
-"""Of YAML that people write."""
+"""The limits of YAML files that people write."""
 LINES = Bounds(size=2**25, depth=8, text=20_000, values=5_000)
-"""Of files of one record a line; all but `size` are a line's."""
+"""The limits of files with one record a line; all but `size` hold for a single line."""
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # between them are the bytes of file names that are no UTF-8
 _LONGEST_LINE = 2**20  # bytes
 _LARGEST = 2**63  # whole numbers beyond it are no count, index or seed
@@ -46,14 +46,14 @@ Model = TypeVar("Model", bound=BaseModel)
 Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 """A number whose square and whose sum over runs are finite too."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""Of images, parameters or steps: a float can tell it from the next."""
+"""A number of images, parameters or steps, small enough for a float to distinguish it from the next one."""
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Name = Annotated[str, StringConstraints(max_length=1000)]
-"""Of a class, a file or a component."""
+"""The name of a class, a file or a component."""
 
 
 class Record(BaseModel):
-    """What a file must hold. A number in quotes is none; keys beside those that are named belong to later versions."""
+    """The fields that a file must hold. A number in quotes is refused; unnamed keys belong to later versions."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -135,7 +135,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """What PyYAML does with merge keys."""
+        """Refuse merge keys, which PyYAML would expand here."""
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.YAMLError("merge keys (<<) are not read")
 
@@ -162,7 +162,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether anything has that name, be it what no reader takes."""
+    """Return whether anything has that name, even if no reader accepts it."""
     try:
         return path.exists()
     except (OSError, ValueError):

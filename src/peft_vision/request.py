@@ -1,4 +1,4 @@
-"""What a command asks for: a composed config in plain values, and the option chosen of each group."""
+"""Holds the resolved config that a command asks for, in plain values, and the option chosen of each group."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

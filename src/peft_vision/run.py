@@ -100,7 +100,7 @@ class Run:
             lock.release()
 
     def has_leftovers(self) -> bool:
-        """Whether a process that was killed left something beside the result."""
+        """Return whether a killed process left files besides the result: a saved state, or files half written."""
         return (self.folder / "state.pt").exists() or any(self.folder.glob(f".*{_UNFINISHED}"))
 
     def forget_way(self) -> None:
@@ -185,7 +185,7 @@ class Run:
         return self.folder / "probe.safetensors"
 
     def read_ood(self) -> dict[str, Any] | None:
-        """What has been scored out of distribution."""
+        """Read the record of what has been scored out of distribution; None where there is none."""
         return _read(self.folder / "ood.json", ShiftsRecord)
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
@@ -202,8 +202,8 @@ class Run:
 
 
 def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
-    """What is in the file, once it is known to be a `kind`; None where there is none. ConfigError for one that was
-    edited or torn, or is of another version: such files are written whole."""
+    """Read the file as a record of this `kind`; None where there is none. ConfigError for one that was edited or
+    truncated, or is of another version: such files are written whole."""
     if not exists(path):
         return None
     record = read_json(path.absolute(), remedy=_REMEDY)

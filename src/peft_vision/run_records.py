@@ -1,5 +1,5 @@
-"""What the files in a run's folder must hold so that one can go on with it: result.json, ood.json, choice.json and
-failed.json. A report asks for less, and leaves out what it cannot use: `report.run_files`.
+"""Checks the files in a run's folder from which a later command continues: result.json, ood.json, choice.json and
+failed.json. A report requires less, and leaves out what it cannot use: `report.run_files`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -53,7 +53,8 @@ class Saved:
         return folder
 
     def trainer(self, node: Mapping[str, Any]) -> Trainer:
-        """What `node` of the command line describes, in the run's own precision where config.yaml says which."""
+        """Build the trainer that `node` of the command line describes, in the precision that config.yaml states if
+        any."""
         precision = self.says("trainer", "precision")
         return build(node if precision is None else {**node, "precision": precision}, Trainer, "trainer")
 

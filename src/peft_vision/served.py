@@ -63,7 +63,8 @@ class Served:
         return [("data", result["data"]["fingerprint"], self._found[key])]
 
     def _weights(self, experiment: Experiment, result: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
-        """Of a local file; weights that were shipped or come from the hub do not change under their name."""
+        """Return the key and the checksums, then and now, of a local weights file; nothing for shipped weights and
+        those of the hub, which do not change under their name."""
         name, was = experiment.config["backbone"]["checkpoint"], result.get("checkpoint")
         if was is None:
             return []
@@ -96,7 +97,7 @@ def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
 
 
 def checkpoint_sum(experiment: Experiment) -> str | None:
-    """Of the user's own weights file; None where there is none."""
+    """Return the checksum of the user's own weights file; None where there is none."""
     name = experiment.config["backbone"]["checkpoint"]
     if name is None or name.startswith(PACKAGED) or not Path(name).is_file():
         return None

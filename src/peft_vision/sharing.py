@@ -24,7 +24,7 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self, *, wait: bool) -> bool:
-        """Whether it is held now. OSError where that cannot be."""
+        """Take the lock, waiting for it if `wait`, and return whether it is held now. OSError where that cannot be."""
         others = self._path.parent.stat().st_mode & _OTHERS
         lock = FileLock(self._path, mode=0o644 | others) if others else FileLock(self._path)
         try:

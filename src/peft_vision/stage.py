@@ -1,4 +1,4 @@
-"""What `data.stage` asks of the rest of a run.
+"""Checks that the rest of a run's config fits its `data.stage`, which is one of:
 
 all     train, choose by validation, test: one run that is complete in itself
 tune    a setting is tried: trained on the training part and scored on validation; the test images are left alone

@@ -16,7 +16,7 @@ from pydantic import Field
 from peft_vision.records import Bounds, Name, Record, Unreadable, open_record, parse_json, validated
 
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
-"""What tuned tensors are."""
+"""The types of tuned tensors."""
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 _LONGEST = 2**24  # bytes of a header
@@ -56,7 +56,7 @@ class TensorHeader:
 
 
 def read_header(path: Path, *, dtypes: Set[str] = FLOATS, remedy: str = "") -> TensorHeader:
-    """Of a file whose tensors, all of one of `dtypes`, fill it to the last byte; Unreadable for any other."""
+    """Read the header of a file that tensors, all of one of `dtypes`, fill to the last byte; Unreadable for others."""
     with open_record(path, remedy=remedy) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_PREFIX), "little")

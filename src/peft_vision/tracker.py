@@ -35,7 +35,7 @@ class Log:
         """The values after epoch `step`."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """What the run came to; later values replace earlier ones of the same name."""
+        """Mirror the final figures of the run; later values replace earlier ones of the same name."""
 
     def pictures(self, files: Mapping[str, Path]) -> None:
         """PNG files, by what they show."""
@@ -52,7 +52,8 @@ class Tracker(ABC):
         """Raises ConfigError for what can be seen to fail without a connection."""
 
     def is_awaited(self) -> bool:
-        """Whether somebody waits for the figures of just this process, also of a run that was done before."""
+        """Return whether somebody waits for the figures of just this process, even those of a run that was done
+        before."""
         return False
 
     @abstractmethod

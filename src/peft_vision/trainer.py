@@ -210,8 +210,8 @@ class Trainer:
         return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
 
     def updates(self, model: Model, stepper: torch.optim.Optimizer, world: World) -> Callable[[Batch, float], Tensor]:
-        """What makes one update of `model`, as its present phase trains it, of a batch and a learning rate, and returns
-        this process's part of the mean loss. Puts `model` into training mode."""
+        """Return a function that updates `model` once, as its present phase trains it, from a batch and a learning
+        rate, and returns this process's part of the mean loss. Puts `model` into training mode."""
         model.encoder.set_checkpointing(self.checkpointing)
         model.train()
         lasso = model.phase.lasso
@@ -219,7 +219,8 @@ class Trainer:
         return partial(self._step, self.compute(model, world), stepper, world=world, penalty=penalty)
 
     def compute(self, model: nn.Module, world: World) -> nn.Module:
-        """What a step calls: the model itself, or wrapped to share gradients or compiled."""
+        """Return the module that a step calls: the model, or wrapped to share gradients among processes, or
+        compiled."""
         compute: nn.Module = model
         if world.size > 1:
             compute = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)

@@ -1,4 +1,4 @@
-"""Which modules a file may have imported.
+"""Decides which modules a file may have imported.
 
 An adapter, a result or a config names classes, and to import a module is to run it. So what comes out of a file may
 name classes of this package, of a module that is imported already, and of a package that uses this one, which is known
@@ -52,7 +52,8 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 @lru_cache(maxsize=256)
 def _uses_us(top: str) -> bool | None:
-    """Whether a module or package says, anywhere in its source, that it imports this one; None where there is none."""
+    """Return whether a module or package imports this one in its source, of which at most _FILES files are searched;
+    None where no such module is found."""
     try:
         spec = importlib.util.find_spec(top)  # of a name without a dot: nothing is imported
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""What in a model is computed from a batch as a whole, and so bears no parts of one."""
+"""Checks that a module which computes statistics of a whole batch never sees a part of one, or a single image."""
 
 from torch.nn.modules.batchnorm import _BatchNorm
 

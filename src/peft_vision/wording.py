@@ -73,7 +73,7 @@ def _reword(error: Exception) -> str:
 
 
 def is_homeless(error: Exception) -> bool:
-    """Whether `~` stood in a path, and nobody knows what for: HOME is not set, and the user is in no list of users."""
+    """Return whether a path's `~` cannot be resolved, as HOME is not set and the user is in no list of users."""
     return isinstance(error, RuntimeError) and str(error).startswith("Could not determine home directory")
 
 

@@ -151,7 +151,7 @@ def _finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apa
 
 
 def _beside(module: nn.Module, tokens: Tensor, normed: Tensor, *, apart: bool) -> Tensor:
-    """What `module` adds for tokens (B, Q, D), where they are `apart` as if each were alone."""
+    """Return what `module` adds to tokens (B, Q, D); with `apart`, each token is processed as an image of its own."""
     if not apart:
         return module(tokens, normed)
     return module(tokens.flatten(0, 1).unsqueeze(1), normed.flatten(0, 1).unsqueeze(1)).view(tokens.shape)

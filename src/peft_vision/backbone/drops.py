@@ -1,4 +1,4 @@
-"""What a backbone drops at random while it is adapted: stochastic depth, and the dropouts of timm's architecture.
+"""Finds what a backbone drops at random while it is adapted: stochastic depth, and the dropouts of timm's models.
 
 A module drops in training where its rate is above zero, whether the weights around it train or not, as in the codes of
 FacT, Adapter+ and NOAH's LoRA. In evaluation nothing is dropped.
@@ -17,7 +17,7 @@ _OPTIONS = {  # by the end of the module's name; all other dropouts are those be
 
 
 def drops(module: nn.Module) -> bool:
-    """Whether `module` itself would drop anything in training."""
+    """Return whether `module` itself, not its children, drops anything in training."""
     if isinstance(module, DropPath):
         return bool(module.drop_prob)
     return isinstance(module, nn.Dropout) and module.p > 0

@@ -54,9 +54,9 @@ class Encoder(nn.Module):
         return self._pooled(self._through(self._embedded(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
-        """What is asked for of normalised images (B, 3, S, S), without a gradient where nothing of the encoder trains.
-        An encoder that does not train keeps no activations: each layer's are gone when the next one has run.
-        `tokens` are those that enter layer `depth`; the layers before it must not train."""
+        """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where nothing
+        of the encoder trains. An encoder that does not train keeps no activations: each layer's are freed once the next
+        one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
             with torch.no_grad():
                 return Observation(tokens=self._through(self._embedded(images), first=0, last=depth))
@@ -68,12 +68,12 @@ class Encoder(nn.Module):
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
-        """What is asked for, features and contexts, from the tokens that enter layer `depth`; contexts of the layers
-        before it are None."""
+        """Return the features and, if requested, the contexts, computed from the tokens that enter layer `depth`;
+        contexts of the layers before it are None."""
         return self._seen(tokens.float(), kinds, first=depth)
 
     def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
-        """Of one image, packed."""
+        """Return the shape of each kind of observation for one image, packed into one tensor."""
         last = self.layers[-1].rows
         leaving = depth == len(self.layers) and last is not None
         return {
@@ -85,12 +85,12 @@ class Encoder(nn.Module):
 
     @property
     def trains(self) -> bool:
-        """Whether any parameter in here does, so that what it shows of an image changes from step to step."""
+        """True if any parameter of the encoder trains, so that its features of an image change during training."""
         return _trains(self)
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is the backbone and nothing else, so that equal weights show equal things."""
+        """True if a method has added no module to the backbone, so that equal weights give equal observations."""
         return not self.added()
 
     @property
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
             ) from error
 
     def added(self) -> dict[str, nn.Module]:
-        """What a method put into `vit`, by name."""
+        """Return the modules that a method put into `vit`, by name."""
         own = set(self._backbone)
         return {name: module for name, module in self.vit.named_modules() if module not in own}
 
@@ -193,7 +193,7 @@ class Encoder(nn.Module):
         return Observation(features=features, contexts=noted)
 
     def _changes(self, module: nn.Module) -> bool:
-        """Whether anything in `module` was added to the backbone, or drops."""
+        """Return whether `module` contains anything that was added to the backbone, or that drops in training."""
         own = set(self._backbone) - (set() if self.evaluates else set(self._drops))
         return not all(part in own for part in module.modules())
 

@@ -1,8 +1,8 @@
-"""What a ViT computes on its way, averaged over the tokens: the features of Head2Toe (Evci et al., 2022,
+"""Collects a ViT's intermediate values, averaged over the tokens: the features of Head2Toe (Evci et al., 2022,
 arXiv:2201.03529).
 
-The tokens that enter the first layer; of each layer its normed input, the output of its attention, the hidden units of
-its MLP and the MLP's output; the final norm's output. The pooled features follow as the last group.
+The groups are the tokens that enter the first layer; for each layer its normed input, the output of its attention, the
+hidden units of its MLP and the MLP's output; and the final norm's output. The pooled features follow as the last group.
 """
 
 from collections.abc import Iterator

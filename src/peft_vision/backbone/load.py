@@ -79,7 +79,7 @@ class Backbone:
 
     @property
     def drops(self) -> bool:
-        """Whether anything is asked to be dropped in training."""
+        """True if the backbone is configured to drop anything in training."""
         rates = [value for key, value in self.architecture.items() if key.endswith("drop_rate")]
         return self.drop_path > 0 or any(rates)
 
@@ -176,7 +176,8 @@ def _architecture(vit: nn.Module) -> str:
 
 
 def _config(name: str) -> PretrainedCfg:
-    """What timm records of the weights `name`; its old names without a tag hide which weights they mean."""
+    """Return timm's record of the weights `name`. ConfigError for untagged old names, which hide which weights they
+    mean."""
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -46,8 +46,8 @@ def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iter
 
 
 def plain_names(encoder: Encoder) -> set[str]:
-    """Of the tensors that the backbone has without what can be merged. Where a layer has no bias and what was merged
-    into it needs one, the merged backbone has more."""
+    """Return the names of the backbone's tensors without the wrappers that can be merged. The merged backbone has more
+    where a layer has no bias and what is merged into it needs one."""
     with unwrapped(encoder):
         return set(encoder.vit.state_dict())
 

@@ -1,4 +1,4 @@
-"""What a frozen encoder shows of its images, and nothing a gradient could flow into.
+"""Holds the observations that a frozen encoder makes of its images; no gradient flows into them.
 
 features        (B, D)     the pooled output of the final norm
 contexts        L (B, N, D) what the keys and values of each layer come from: its input after its first norm
@@ -18,7 +18,7 @@ Kind = Literal["features", "contexts", "intermediates", "tokens"]
 
 @dataclass(frozen=True)
 class Observation:
-    """Of B images, those kinds that somebody reads; the others are None."""
+    """The observations of B images: the kinds that somebody reads; the others are None."""
 
     features: Tensor | None = None
     contexts: tuple[Tensor | None, ...] | None = None

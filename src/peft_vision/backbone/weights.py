@@ -48,7 +48,7 @@ def load_weights(vit: VisionTransformer, path: Path) -> None:
 
 
 def recorded_preprocessing(path: Path) -> Preprocessing | None:
-    """What a safetensors file of ours says in its metadata; None for any other file."""
+    """Return the preprocessing recorded in the metadata of a safetensors file of ours; None for any other file."""
     if path.suffix != ".safetensors":
         return None
     try:

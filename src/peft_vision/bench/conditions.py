@@ -1,4 +1,4 @@
-"""What the figures depend on: in a record for JSON, and in words for a document."""
+"""Describes the conditions that the benchmark's figures depend on, as a record for JSON and in words for a document."""
 
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What is measured in one process: a training step as a run makes it, and what it is compared with.
+"""Measures, in one process, a training step as a run makes it and the forward pass it is compared with.
 
-A step begins with a random batch in memory and ends with updated weights. The forward pass that it takes turns with is
-timm's own, of the bare backbone and a head, without gradients.
+A step begins with a random batch in memory and ends with updated weights. The forward pass, measured in turns with it,
+is timm's own, of the bare backbone and a head, without gradients.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -88,7 +88,7 @@ def _bare(setting: Setting) -> nn.Sequential:
 
 
 def forward_pass(setting: Setting) -> Callable[[], None]:
-    """Of the bare backbone and a head, a batch at each call."""
+    """Return a function that runs the bare backbone and a head on a new batch at each call."""
     return _forward(_bare(setting), setting)
 
 
@@ -111,7 +111,7 @@ def endless(source: Source, setting: Setting) -> Iterator[Batch]:
 
 
 def observed(model: Model, images: Source, setting: Setting) -> Observed:
-    """What the store would hold of `images`, in memory."""
+    """Return in memory the observations that the store would hold of `images`."""
     device = setting.world.device
     at_once = observed_at_once(setting.trainer.eval_batch_size, device)
     with torch.no_grad(), setting.trainer.autocast(device):

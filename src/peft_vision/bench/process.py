@@ -23,8 +23,8 @@ class Failure:
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """What `function` returns, called with `arguments` in a process of its own; or a Failure. The process ends with
-    the call, whatever ends that, and with this process."""
+    """Return the result of `function(*arguments)`, called in a process of its own, or a Failure. The process ends with
+    the call, however that ends, and with this process."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_call, args=(sender, function, arguments))
@@ -47,7 +47,7 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    """What the process does."""
+    """Call `function` in the new process and send back its result, or a Failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this
     follow_parent()
     logging.getLogger("peft_vision").setLevel(logging.ERROR)

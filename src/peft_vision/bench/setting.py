@@ -1,4 +1,4 @@
-"""What all methods are measured with: one backbone, head, optimizer and trainer on random images."""
+"""Holds the setting in which all methods are measured: one backbone, head, optimizer and trainer on random images."""
 
 from dataclasses import dataclass
 

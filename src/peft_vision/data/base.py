@@ -188,7 +188,7 @@ class Data(ABC):
         return sets, parts
 
     def _whole(self, split: str) -> bool:
-        """Whether its images are windows of more than their centres."""
+        """Return whether images of `split` are random crops, so that more than the pictures' centres must be kept."""
         return split == "train" and self.augment == "crop_flip"
 
     def _in_memory(self, parts: dict[str, Labelled], geometry: Geometry, *, threads: int) -> set[str]:

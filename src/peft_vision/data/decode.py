@@ -25,7 +25,7 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's decoders raise for a damaged file."""
+"""The exceptions that Pillow's decoders raise for a damaged file."""
 
 _WHITE = (255, 255, 255, 255)
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")

@@ -27,17 +27,17 @@ STALL_SECONDS = 30
 
 
 def present(entry: Entry, root: Path) -> bool:
-    """Whether all of the data set lies under `root`."""
+    """Return whether all contents of the data set are under `root`."""
     return all((root / content).exists() for content in entry.contents)
 
 
 def packed(entry: Entry, root: Path) -> bool:
-    """Whether all archives lie under `root`: what is left to do needs no network."""
+    """Return whether all archives of the data set are under `root`, so that the remaining steps need no network."""
     return all((root / archive).is_file() for archive in entry.archives)
 
 
 def reachable(site: str) -> bool:
-    """Whether `site` answers anything within PROBE_SECONDS."""
+    """Return whether `site` answers anything within PROBE_SECONDS."""
     answered, done = threading.Event(), threading.Event()
 
     def ask() -> None:
@@ -71,7 +71,7 @@ def fetch(name: str, entry: Entry, root: Path) -> None:
 
 
 def ways_out(entry: Entry) -> str:
-    """What the user can do about missing data, in one line."""
+    """Return in one line what the user can do about missing data."""
     return f"data.download=true with a network, data.root=FOLDER with {entry.contents[0]}, or experiment=demo"
 
 

@@ -47,7 +47,7 @@ def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: s
 
 
 def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> int:
-    """What `decode_whole` would take, told by the heads of the files."""
+    """Return the bytes that `decode_whole` would take, from the sizes in the files' headers; 0 for unreadable files."""
     sizes = [0] * len(images)  # stays for a picture that cannot be read
     indices = images.indices.tolist()
 

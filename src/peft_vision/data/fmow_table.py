@@ -52,7 +52,7 @@ class Table:
         return tuple(sorted({row.category for row in self.rows}))
 
     def images(self, split: str, regions: Collection[str]) -> Labelled:
-        """Of one of WILDS' splits, labelled by their places in `categories`."""
+        """Return the images of `regions` in one of WILDS' splits, labelled by their places in `categories`."""
         rows = [row for row in self.rows if row.split == split and row.region in regions]
         if not rows:
             there = ", ".join(sorted({row.region for row in self.rows if row.split == split})) or "none"

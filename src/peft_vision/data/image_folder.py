@@ -69,7 +69,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _pictures(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
-    """Of the class folders in `folder`, which may lack some classes but not add any."""
+    """Return the labelled pictures of the class folders in `folder`, which may lack some classes but not add any."""
     paths: list[str] = []
     labels: list[int] = []
     folders = sub_folders(folder, key=_KEY)

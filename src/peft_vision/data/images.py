@@ -61,7 +61,7 @@ class Undecoded:
 
 
 class Source(ABC):
-    """What a model can be fitted to or scored on: inputs of some kind with their `labels` (n,) int64."""
+    """A set of inputs of some kind with their `labels` (n,) int64, which a model can be fitted to or scored on."""
 
     labels: Tensor
 

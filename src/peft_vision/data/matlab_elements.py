@@ -92,7 +92,8 @@ def _name(content: memoryview, order: str) -> str:
 
 
 class _Matrices:
-    """Of one file: how its numbers are written, and whether axes of one are left out."""
+    """A reader of one file's matrices: `order` is the numbers' byte order, `squeeze` whether axes of one are
+    dropped."""
 
     def __init__(self, order: str, squeeze: bool) -> None:
         self.order = order

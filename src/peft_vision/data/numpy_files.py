@@ -34,7 +34,7 @@ def read_head(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def num_bytes(shape: tuple[int, ...], kind: np.dtype) -> int:
-    """Of the values behind a head."""
+    """Return the size in bytes of the values that a header announces."""
     return math.prod(shape) * kind.itemsize
 
 

@@ -39,7 +39,7 @@ def open_bytes(content: bytes) -> Iterator[Image.Image]:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Of the names of files in these formats, in lower case, such as .jpg."""
+    """Return the file name endings of these formats, in lower case and with the dot, such as .jpg."""
     return tuple(ending for ending, form in Image.registered_extensions().items() if form in _formats())
 
 

@@ -73,7 +73,7 @@ def _labelled(files: Sequence[Labels], classes: tuple[str, ...], stored: Stored,
 
 
 def _whole(folder: Path, splits: Iterable[str | None]) -> bool:
-    """Whether every file of the splits is there."""
+    """Return whether every given split (None is skipped) has all its files."""
     try:
         return all(files(folder, split, key="") for split in splits if split is not None)
     except ConfigError:

@@ -19,7 +19,7 @@ _MOST_CLASSES = 1_000_000  # that numbers without names may count: no list of 2*
 
 @dataclass(frozen=True)
 class Labels:
-    """Of the rows of a file: numbers, or names. `names`: of its classes by number, if the file notes them."""
+    """The labels of a file's rows, as numbers or names. `names`: of its classes by number, if the file records them."""
 
     file: File
     values: list[Any]
@@ -30,7 +30,7 @@ class Labels:
         return self.file.root / self.file.path
 
     def places(self, classes: tuple[str, ...], key: str) -> list[int]:
-        """Of each row, in `classes`. ConfigError, which begins with `key`, for a class that is not among them."""
+        """Return each row's place in `classes`. ConfigError, which begins with `key`, for a class not among these."""
         known = {name: place for place, name in enumerate(classes)}
         places = {}
         for value in dict.fromkeys(self.values):
@@ -49,7 +49,7 @@ class Labels:
 
 
 def read_labels(folder: Path, path: Path, *, image: str, label: str, prefix: str) -> Labels:
-    """Of the file `path` below `folder`: all of its column `label`, and of its column `image` only what it is."""
+    """Read all of column `label` of the file `path` below `folder`; of column `image` only the type is checked."""
     with _reading(path), opened(path) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
         for key, column in (("image", image), ("label", label)):

@@ -112,7 +112,7 @@ class Rows(Pictures):
         return self.files[place], before + index - int(self._starts[self._number(index)])
 
     def _number(self, index: int) -> int:
-        """Of the row group, in all files."""
+        """Return the number, counted over all files, of the row group that holds row `index`."""
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def _encoded(self, index: int) -> bytes:

@@ -18,8 +18,8 @@ _NAMED = 3
 
 
 def files(folder: Path, split: str, *, key: str) -> list[Path]:
-    """Of a split, sorted. ConfigError where there is none, where some of those that were written together are not
-    there, or where what is there is of several sets; `key` is what chose the split."""
+    """Return the files of a split, sorted. ConfigError where there are none, where some of a set that was written
+    together are missing, or where there are several sets; `key` is the option that chose the split."""
     pattern = re.compile(rf"{re.escape(split)}(?![A-Za-z0-9_])")
     below = files_below(folder, folder, (".parquet",), key=key) if folder.is_dir() else []
     everything = [folder / path for path in below]
@@ -43,7 +43,7 @@ def files(folder: Path, split: str, *, key: str) -> list[Path]:
 
 
 def _split(path: Path) -> str:
-    """What a file seems to be of."""
+    """Return the split that a file seems to belong to, by its name, or by its folder where the name is a number."""
     return _SHARD.split(path.stem)[0] if not path.stem.isdecimal() else path.parent.name
 
 

@@ -42,10 +42,10 @@ class Pictures(ABC):
 
     @abstractmethod
     def identify(self, indices: Tensor) -> Iterable[bytes]:
-        """What tells these pictures from any others, for the fingerprint."""
+        """Return bytes that distinguish these pictures from any others, for the fingerprint."""
 
     def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        """What tells each of these from all other pictures there are: where it lies, or its bytes."""
+        """Return for each picture what distinguishes it from all others: where it lies, or its bytes."""
         return (self.name(index) for index in indices.tolist())
 
     @abstractmethod

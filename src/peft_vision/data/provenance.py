@@ -24,7 +24,7 @@ _BEGINNINGS = {
 
 
 def kind(content: bytes) -> str:
-    """Of one encoded picture, by its first bytes."""
+    """Return the format of one encoded picture, recognised by its first bytes."""
     return next((name for first, name in _BEGINNINGS.items() if content.startswith(first)), "unencoded")
 
 
@@ -41,7 +41,7 @@ def worded(counts: Counter[str]) -> str:
 
 
 def each(part: Labelled) -> Iterator[bytes]:
-    """What each picture is read from; of those that are made of others, the others."""
+    """Yield the bytes that each picture is read from; a picture derived from another has the bytes of the other."""
     for index in part.indices:
         *_, content = part.pictures.contents(index[None])
         yield content

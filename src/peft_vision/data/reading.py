@@ -27,7 +27,7 @@ BROKEN = (
     *(MemoryError, RuntimeError, struct.error, zlib.error, csv.Error, tokenize.TokenError),
     *(tarfile.TarError, zipfile.BadZipFile, pickle.PickleError),
 )
-"""What decoders raise of a file that is not of their format, or torn."""
+"""The exceptions that decoders raise for a file that is truncated or not in their format."""
 LARGEST_TEXT = 2**28  # bytes; the longest list of those that are published has a fiftieth of it
 JSON = Bounds(size=2**28, depth=16, text=2**16, values=2**22)
 _LONGEST_NAME = 255  # bytes, of a file on any system in use
@@ -35,8 +35,8 @@ _LONGEST_NAME = 255  # bytes, of a file on any system in use
 
 @contextmanager
 def reading(path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again") -> Iterator[None]:
-    """Of one file, and of nothing else: ConfigError, which begins with `key`, unless `path` is a regular file that
-    whatever happens within can read. `expected`: what the file should be."""
+    """Guard the reading of one file, and of nothing else: ConfigError, which begins with `key`, unless `path` is a
+    regular file and the block reads it without an error. `expected`: what the file should be."""
     try:
         require_regular(path)
         yield
@@ -46,7 +46,7 @@ def reading(path: Path, expected: str, *, key: str = "data.root", remedy: str = 
 
 
 def reason(error: Exception) -> str:
-    """Of an error of a decoder, in one line."""
+    """Return the reason that a decoder's error gives, in one line."""
     if isinstance(error, Unreadable):
         return error.reason
     if isinstance(error, OSError) and (error.strerror or type(error) is OSError):
@@ -59,7 +59,7 @@ def reason(error: Exception) -> str:
 def read_lines(
     path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again", encoding: str = "utf-8"
 ) -> list[str]:
-    """Of a text, without their ends; ConfigError as of `reading`."""
+    """Return the lines of a text file, without line ends; ConfigError as for `reading`."""
     with reading(path, expected, key=key, remedy=remedy):
         return read_bytes(path, largest=LARGEST_TEXT).decode(encoding).splitlines()
 
@@ -71,7 +71,7 @@ def read_json(path: Path, expected: str, *, key: str = "data.root", remedy: str 
 
 
 def names_in(folder: Path, *, key: str = "data.root") -> set[str]:
-    """Of all that lies in `folder`; ConfigError where it cannot be listed."""
+    """Return the names of all entries of `folder`; ConfigError where it cannot be listed."""
     try:
         return set(os.listdir(folder))
     except OSError as error:
@@ -88,7 +88,7 @@ def refuse_repeated(names: Iterable[Hashable], path: Path, *, key: str = "data.r
 
 
 def is_inside(path: str) -> bool:
-    """Whether `path`, found in a file, is one that may lie below a folder: it leads to no other place."""
+    """Return whether `path`, found in a file, is a valid relative path that stays below the folder it starts in."""
     parts = PurePosixPath(path).parts
     longest = max((len(part.encode(errors="surrogateescape")) for part in parts), default=_LONGEST_NAME + 1)
     return parts[:1] != ("/",) and ".." not in parts and "\0" not in path and longest <= _LONGEST_NAME
@@ -100,5 +100,5 @@ def quoted(text: object) -> str:
 
 
 def short(text: str) -> str:
-    """What was found in a file, as a message shows it."""
+    """Return text found in a file as a message shows it: one line, cut off after 100 characters."""
     return one_line(text, longest=100)

@@ -1,4 +1,4 @@
-"""What a data set hands to a run: train, validation and test images, and how to tell them from any others."""
+"""Holds what a data set hands to a run: train, validation and test images, and a fingerprint that identifies them."""
 
 import hashlib
 from collections.abc import Mapping

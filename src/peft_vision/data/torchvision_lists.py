@@ -123,7 +123,7 @@ def _numbered(file: Path, expected: str) -> list[tuple[int, str]]:
 
 
 def _is_one(name: str) -> bool:
-    """Whether it is the name of one file, without spaces."""
+    """Return whether `name` is one file's name without spaces, and leads to no place outside its folder."""
     return is_inside(name) and len(name.split()) == 1
 
 

@@ -42,7 +42,7 @@ def _svhn_sums() -> dict[str, str]:
 
 
 def _stl10_sums() -> dict[str, str]:
-    """Of what is read of it."""
+    """Return the MD5 sums of those files of STL-10 that are read, by path."""
     files = (*datasets.STL10.train_list[:2], *datasets.STL10.test_list)
     return {f"stl10_binary/{name}": md5 for name, md5 in files}
 

@@ -32,7 +32,7 @@ _KINDS = "biuf"  # of the values of an array, by NumPy's letters
 
 
 class Array:
-    """What a pickle says of an array, before it is believed."""
+    """An array as a pickle describes it, before the description is checked."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.kind, self.by_column, self.content = state
@@ -48,7 +48,7 @@ class Array:
 
 
 class _Kind:
-    """Of the values of an array."""
+    """The data type of an array's values, as a pickle describes it."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "|"

@@ -1,4 +1,4 @@
-"""What lies in a folder: sub-folders and files, but nothing that programs and archives leave beside data.
+"""Lists the sub-folders and files of a folder, leaving out what programs and archives leave beside data.
 
 Links are followed. No folder is entered twice, so that links that lead in a circle come to an end, and a picture has
 one name: the one without a link, where there is one.
@@ -25,7 +25,7 @@ _Place = tuple[int, int]  # device and inode: the same for every name of a folde
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or a folder of this name is never data: it is hidden, or a program or an archive left it."""
+    """Return whether a file or folder of this name is never data: it is hidden, or left by a program or an archive."""
     name = name.lower()
     return name.startswith((".", "__macosx")) or name in _LEFT_BEHIND
 

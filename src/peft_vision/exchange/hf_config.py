@@ -54,7 +54,7 @@ _COSTLY = re.compile(r"\)[*+?{]|\\\d|\(\?(?!:)")  # a repeated group, a referenc
 
 
 class Settings:
-    """Of one LoRA."""
+    """The settings of one LoRA, read from an adapter_config.json."""
 
     def __init__(self, path: Path) -> None:
         """Unreadable for what cannot be rebuilt exactly."""
@@ -85,7 +85,7 @@ class Settings:
         return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
 
     def _first(self, key: str, module: str, otherwise: Any) -> Any:
-        """Of a pattern, the value of its first key that fits."""
+        """Return the value of the first key of the pattern `key` that fits `module`, or `otherwise` where none does."""
         patterns = self._said.get(key) or {}
         return next((its for name, its in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), otherwise)
 
@@ -158,7 +158,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _named(names: str | Iterable[str] | None, module: str) -> bool:
-    """Whether `module` is one of them, or ends like one; a text is a pattern of all of it."""
+    """Return whether `module` is one of `names`, or ends with one; a string is a regular expression of the whole."""
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return any(f".{module}".endswith(f".{name}") for name in names or ())
@@ -169,7 +169,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_harmless(pattern: str) -> bool:
-    """Whether to match it takes no time to speak of, whoever wrote it."""
+    """Return whether `pattern` is valid and can be matched in negligible time, whoever wrote it."""
     if len(pattern) > _LONGEST or _COSTLY.search(pattern) or len(re.findall(_QUANTIFIED, pattern)) > 4:
         return False
     try:

@@ -68,7 +68,7 @@ def _quiet() -> Iterator[None]:
 
 
 def logits(path: Path, images: Tensor) -> Tensor:
-    """What onnxruntime computes from the file, on the CPU."""
+    """Return the logits that onnxruntime computes from the file, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def num_bytes(self) -> int:
-        """Of the rows."""
+        """The size of the rows in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def open(self) -> Tensor:
@@ -60,7 +60,7 @@ class Entry:
 
 
 def file_bytes(entry: Entry, origin: Mapping[str, Any]) -> int:
-    """Of the whole file."""
+    """Return the size of the whole file in bytes."""
     return len(_header(entry, json.dumps(origin), 0)) + entry.num_bytes
 
 

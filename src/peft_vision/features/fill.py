@@ -34,7 +34,7 @@ class Sink:
 
     @property
     def lost(self) -> bool:
-        """Whether the rows go nowhere."""
+        """True if the rows are kept neither in memory nor in a file."""
         return self._memory is None and self._writer is None
 
     def write(self, rows: Tensor) -> None:
@@ -95,7 +95,7 @@ def fill(
     wanted = needed & sinks.keys()
 
     def lost() -> bool:
-        """Whether a pass would be in vain."""
+        """Return whether a pass would be in vain: there is no sink, or one of a needed kind keeps nothing."""
         return not sinks or any(sinks[kind].lost for kind in wanted)
 
     if lost():

@@ -111,7 +111,7 @@ class Shelf:
                 yield path.stat().st_size
 
     def _is_at_work(self, name: str) -> bool:
-        """Whether a process computes an entry of this name, this one too."""
+        """Return whether a process, this one included, is computing an entry of this name; True where it is unknown."""
         lock = self._lock(name)
         try:
             taken = lock.acquire(wait=False)
@@ -170,7 +170,7 @@ class Shelf:
 
 
 def removal(path: Path) -> bool:
-    """Whether it is gone; others may not let it go."""
+    """Remove the file and return whether it is gone; the system may refuse."""
     try:
         path.unlink(missing_ok=True)
     except OSError:

@@ -15,7 +15,8 @@ _VIEW = 4  # stream of random numbers beside those of the augmentations
 
 
 def view_seed(view: int) -> int:
-    """Of the augmentation that makes a view, whatever the run's seed, so that all runs see the same views."""
+    """Return the seed of a view's augmentation, which is independent of the run's, so that all runs see the same
+    views."""
     return derive(0, "view", view)
 
 

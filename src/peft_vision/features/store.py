@@ -65,7 +65,7 @@ class Features:
 
 @dataclass
 class Held:
-    """What became of one split: the `key` of its entries, or the `reason` why it is not stored; the kinds that were
+    """The outcome of one split: the `key` of its entries, or the `reason` why it is not stored; the kinds that were
     `found` and those that were `computed`; the bytes that this run reads, and how many of them from memory."""
 
     key: str | None = None
@@ -122,8 +122,8 @@ class Store:
         self._require()
 
     def source(self, split: str) -> Source:
-        """What the model's present phase reads of a split: observations, computed now unless they are stored; or what
-        they are observed of, where they cannot be."""
+        """Return what the model's present phase reads of a split: observations, computed now unless they are stored, or
+        the images or views themselves where observations cannot be stored."""
         if self._kinds != self._model.frozen:  # another phase
             self._kinds = self._model.frozen
             self._sources.clear()
@@ -215,7 +215,8 @@ class Store:
         return self._features.views if split == "train" and self._augment != "none" else 0
 
     def _unstored(self, split: str) -> Source:
-        """What goes through the backbone each time: the views that would be stored where what it shows is frozen."""
+        """Return the inputs that pass the backbone each time: the augmented views that would be stored if the model has
+        frozen observations, else the images."""
         images, views = self._splits[split], self._views(split)
         return Views(images, views) if views and self._model.frozen else images
 
@@ -238,17 +239,17 @@ class Store:
         }
 
     def origin(self, split: str) -> dict[str, Any]:
-        """What the entries of a split say that they are made of, beside their kind."""
+        """Return what the entries of a split record as their origin, besides their kind."""
         return {**self._origin, "split": split, "images": len(self._splits[split]), "views": self._views(split)}
 
     def key(self, split: str) -> str:
-        """What the entries of a split are found by."""
+        """Return the key of a split's entries: the SHA-256, in hex, of all that its observations depend on."""
         images, views = self._splits[split].digest(), self._views(split)
         seen = {"images": images, "views": views, "augment": self._augment if views else "none"}
         return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
 
     def _fits(self, entry: Entry, held: Held) -> bool:
-        """Whether it is kept in memory, of which it then takes its part."""
+        """Return whether an entry fits into the memory that is left; if so, reserve its bytes."""
         fits = entry.num_bytes <= self._memory_left
         if fits:
             self._memory_left -= entry.num_bytes

@@ -49,7 +49,7 @@ class Elsewhere(Launcher):
 
     @property
     def folder(self) -> Path:
-        """Of this sweep, for what belongs to no run."""
+        """The folder of this sweep, for files that belong to no single run."""
         return Path(str(self.config.hydra.sweep.dir))
 
     def job(self, overrides: Sequence[str], folder: Path) -> Job:

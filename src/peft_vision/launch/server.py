@@ -1,6 +1,6 @@
-"""What the process that forks runs imports before all else, which takes seconds: it ends with the sweep from then on.
+"""Has the process that forks runs end with its sweep, even during the imports that follow, which take seconds.
 
-Nobody else may import this.
+That process imports this module before all else, and no other may import it.
 """
 
 from peft_vision.lifeline import die_with_parent

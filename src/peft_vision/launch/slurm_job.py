@@ -20,7 +20,7 @@ _FATE_SECONDS = 300.0  # for Slurm to end a job that it told to end
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """What submitit pickles, and calls in each task of the job."""
+    """A callable that submitit pickles and calls in each task of the job."""
 
     job: Job
 

@@ -1,4 +1,4 @@
-"""What Slurm says of its jobs, by squeue: sacct says nothing where there is no accounting."""
+"""Asks Slurm for the states of its jobs with squeue, since sacct reports nothing where there is no accounting."""
 
 import re
 import subprocess
@@ -49,7 +49,7 @@ class Queue:
         self._answered = monotonic()
 
     def look(self, jobs: Sequence[str]) -> dict[str, Standing]:
-        """Of each by its id, which is `<array>_<number>` in an array."""
+        """Return the standing of each job by its id, which is `<array>_<number>` in an array."""
         arrays = sorted({job.partition("_")[0] for job in jobs})
         answer = subprocess.run(
             ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%T|%r"],

@@ -18,7 +18,7 @@ class Submitted:
     job: Job
 
     def exit_code(self) -> int | None:
-        """Of the run, once it has ended and said so."""
+        """Return the run's exit code once the run has ended and reported it, else None."""
         file = self._paths.result_pickle
         os.scandir(file.parent).close()  # has a network file system look again for new files
         if not file.is_file():

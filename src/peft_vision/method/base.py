@@ -1,4 +1,4 @@
-"""What a method is: it adds what it tunes to a frozen encoder and lets it train, in one phase or in several."""
+"""Defines a method: it adds what it tunes to a frozen encoder and lets it train, in one phase or in several."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -51,8 +51,9 @@ class Method(ABC):
         return None
 
     def trained_otherwise(self, *, drops: bool) -> bool:
-        """Whether version 0.1.0 trained something else by the same values, so that its runs are none of these. `drops`:
-        whether the backbone is asked to drop, which a backbone that was not trained as a whole did not."""
+        """Return whether version 0.1.0 trained something else with the same values, so that its runs do not count as
+        runs of this method. `drops`: whether the backbone is configured to drop, which in 0.1.0 only a backbone trained
+        as a whole did."""
         return drops
 
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:
@@ -65,13 +66,13 @@ class Method(ABC):
         afterwards is what `requires_grad` says, and exactly that is saved."""
 
     def reads(self) -> frozenset[Kind]:
-        """What the readout will ask of the encoder."""
+        """Return the kinds of observation that the readout will need from the encoder."""
         return Pooled.reads
 
     def readout(self, encoder: Encoder) -> Readout:
-        """What the head reads of it; what trains in there is tuned as well."""
+        """Return the readout that computes what the head reads; its parameters that train are tuned as well."""
         return Pooled(encoder.width)
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
-        """What is trained, one after the other."""
+        """Return the training phases, in their order."""
         return (Phase("train"),)

@@ -52,7 +52,7 @@ class Combined(Method):
         return any(part.trained_otherwise(drops=drops) for part in self.parts.values())
 
     def attach(self, encoder: Encoder) -> None:
-        """What each part attaches."""
+        """Attach each part's modules to the encoder."""
         for part in self._parts().values():
             part.attach(encoder)
 
@@ -87,7 +87,7 @@ class Combined(Method):
 
 
 def _decides(part: Method) -> bool:
-    """Whether it says what the head reads, or in which phases it is trained."""
+    """Return whether `part` determines what the head reads, or in which phases it is trained."""
     if isinstance(part, Combined):
         return any(map(_decides, part.parts.values()))
     cls = type(part)

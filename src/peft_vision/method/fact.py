@@ -82,8 +82,8 @@ class Factors(nn.Module):
         self.num_blocks = num_blocks
 
     def own(self, blocks: int, *, added: bool) -> nn.Parameter:
-        """What a weight of `blocks` has of its own: P (blocks, rank), or S (blocks, rank, rank), whose outputs are
-        `added` or stand beside each other."""
+        """Return the parameter that one weight of `blocks` blocks has of its own: P (blocks, rank) for TK, S (blocks,
+        rank, rank) for TT; `added`: the outputs of its blocks are summed rather than concatenated."""
         rank = len(self.v)
         if self.core is not None:
             return _uniform((blocks, rank), math.sqrt(6 / (rank + self.num_blocks)))

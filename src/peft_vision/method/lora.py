@@ -48,7 +48,7 @@ class LoRA(Method):
 
     @property
     def scale(self) -> float:
-        """Of the product of `up` and `down`."""
+        """The factor of the product of `up` and `down`."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
     def attach(self, encoder: Encoder) -> None:
@@ -133,7 +133,8 @@ class LowRank(Wrapper):
         return _stretch(self.magnitude[target], self.inner.weight[self.rows[target]].detach() + update)
 
     def _cut(self, rows: slice) -> list[tuple[str, slice, slice]]:
-        """What of each target lies in `rows`: the rows of its `up`, and their place among `rows`."""
+        """Return for each target with rows in `rows` its name, those rows of its `up`, and their place within
+        `rows`."""
         first, last, _ = rows.indices(self.out_features)
         cut = []
         for target, own in self.rows.items():

@@ -31,7 +31,7 @@ class Updated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the inputs and of the updates."""
+        """Return the gradients of the inputs and of the updates; None for the other arguments."""
         inputs, weight, *updates = ctx.saved_tensors
         gradient, flat = gradient.flatten(0, -2), inputs.flatten(0, -2)
         of_inputs = gradient @ weight if ctx.needs_input_grad[0] else None

@@ -1,4 +1,4 @@
-"""What the head reads: features computed from what was observed of a frozen or a tuned encoder."""
+"""Computes what the head reads: features from the observations of a frozen or a tuned encoder."""
 
 import math
 from abc import ABC, abstractmethod

@@ -53,5 +53,5 @@ def read_folder(root: Path) -> Shift:
 
 
 def names(folders: list[Path]) -> tuple[str, ...]:
-    """Of the classes."""
+    """Return the names of the classes, one for each folder."""
     return tuple(folder.name for folder in folders)

@@ -1,4 +1,4 @@
-"""What an optimizer is: it steps a model batch by batch, or solves for a linear head at once; and what it decays."""
+"""Defines an optimizer, which steps a model batch by batch or solves for a linear head at once, and what it decays."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Stepper(Optimizer, ABC):
 
     @property
     def steps_during_backward(self) -> bool:
-        """Whether each parameter steps as soon as its gradient is there: the optimizer has `during_backward` then."""
+        """True if each parameter steps as soon as its gradient is there; the optimizer then has `during_backward`."""
         return False
 
     def check(self, model: Model) -> None:
@@ -41,7 +41,7 @@ class Stepper(Optimizer, ABC):
 
 @dataclass(frozen=True)
 class Fitting:
-    """What beside the data decides a fit by steps."""
+    """The settings, besides the data, that determine a fit by steps."""
 
     epochs: int
     batch_size: int
@@ -80,12 +80,12 @@ class Solver(Optimizer, ABC):
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of logits (..., n, C) for labels (n,): (...)."""
+    """Return the accuracy (...), a fraction, of logits (..., n, C) for labels (n,)."""
     return (logits.argmax(dim=-1) == labels).double().mean(dim=-1)
 
 
 def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, object]]:
-    """What trains, in a decayed and an undecayed group.
+    """Return the parameters that train, in a decayed and an undecayed group.
 
     Decay is for matrices and prompts. Biases, norms and scales (one axis), and what timm itself exempts (class token,
     position embeddings), have none.

@@ -48,7 +48,8 @@ def canonical(basis: Tensor) -> Tensor:
 
 
 def _by_decomposition(matrix: Tensor, rank: int) -> Tensor:
-    """Of a matrix that is not wide, for which LAPACK takes longer."""
+    """Return the basis by singular value decomposition; wide matrices are transposed first, as LAPACK is faster
+    then."""
     if matrix.shape[0] < matrix.shape[1]:
         return torch.linalg.svd(matrix.T, full_matrices=False)[2][:rank].T
     return torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
@@ -68,7 +69,7 @@ def _leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
 
 
 def _iterate(matrix: Tensor, basis: Tensor) -> Tensor:
-    """What one subspace iteration makes of a basis, orthonormal."""
+    """Return the orthonormal basis that one subspace iteration makes of `basis`."""
     return torch.linalg.qr(matrix @ (matrix.T @ basis))[0]
 
 

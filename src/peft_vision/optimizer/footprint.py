@@ -1,4 +1,4 @@
-"""What an optimizer holds, and what it did beside stepping."""
+"""Reports the memory that an optimizer holds, and its refreshes of subspaces and skipped gradients."""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,5 @@
-"""What an update of full rank may be made of, when moments are known in a subspace only: the gradient, with the length
-that the rule gives to each of its channels there.
+"""Computes a full-rank part of an update whose moments are known in a subspace only: the gradient, with the length that
+the rule gives to each of its channels there.
 
     channel scale   phi = ||direction|| / ||low||     a channel: a column of a left projection, a row of a right one
     fira            phi o (gradient - up(low))        added to up(direction)   (Chen et al., 2024, arXiv:2410.01623)

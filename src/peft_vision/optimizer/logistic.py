@@ -60,7 +60,7 @@ class Logistic:
         return max(original.abs().max().item(), gradient[:, -1].abs().max().item())
 
     def inverse_hessian(self, weights: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-        """What nearly undoes the Hessian at `weights`."""
+        """Return a function that multiplies a gradient by an approximate inverse of the Hessian at `weights`."""
         probabilities = self._logits(weights).softmax(dim=1)
         spread = 1 - probabilities.square().sum(dim=1)
         between = probabilities.sum(dim=0).diag() - probabilities.T @ probabilities

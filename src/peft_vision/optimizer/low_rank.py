@@ -88,7 +88,7 @@ class LowRank(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:
-        """Of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         ready = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not ready:
@@ -204,7 +204,7 @@ class LowRank(torch.optim.Optimizer):
         return direction
 
     def _refresh(self, parameter: Tensor, state: dict[str, Any], gradient: Tensor) -> bool:
-        """Whether a subspace was found; where LAPACK does not converge it is looked for again at the next step."""
+        """Find a new subspace and return whether that succeeded; if LAPACK fails to converge, the next step retries."""
         following, place = self._following, self._places[parameter]
         before = _projection(state) if "refreshes" in state else None
         started = self._now(parameter)

@@ -27,7 +27,7 @@ def check_matrices(named: Mapping[str, Tensor], pattern: str, rank: int) -> None
 
 
 def is_matrix(name: str, parameter: Tensor, pattern: str) -> bool:
-    """Whether it is to be projected; what has more than two axes counts as a matrix of its first by the others."""
+    """Return whether a parameter is to be projected; more than two axes count as a matrix of the first by the rest."""
     return parameter.ndim > 1 and re.search(pattern, name) is not None
 
 

@@ -18,13 +18,13 @@ Side = Literal["std", "reverse_std", "left", "right", "full"]
 
 
 class Projection(NamedTuple):
-    """Of a matrix (m, n): `left` (m, rank) or None, `right` (n, rank) or None; not both None."""
+    """The projection of a matrix (m, n): `left` (m, rank) or None, `right` (n, rank) or None; not both None."""
 
     left: Tensor | None
     right: Tensor | None
 
     def down(self, gradient: Tensor) -> Tensor:
-        """What is within the subspace, in its coordinates."""
+        """Return the coordinates in the subspace of the gradient's part within it."""
         low = gradient if self.left is None else self.left.T @ gradient
         return low if self.right is None else low @ self.right
 
@@ -57,7 +57,8 @@ class Subspaces:
     lapack_signs: bool
 
     def of(self, gradient: Tensor, *, before: Projection | None, seed: int) -> Projection:
-        """Of a gradient (m, n), fp32."""
+        """Return the projection onto the leading subspace of a gradient (m, n) in fp32, on the sides that `side`
+        selects."""
         left, right = self._sides(*gradient.shape)
         if self.lapack_signs:
             rows, _, columns = torch.linalg.svd(gradient, full_matrices=False)
@@ -75,7 +76,7 @@ class Subspaces:
         )
 
     def _sides(self, rows: int, columns: int) -> tuple[bool, bool]:
-        """Whether the left one is projected, and the right one."""
+        """Return whether the left side is projected, and whether the right side is."""
         if self.side == "full":
             return True, True
         if self.side in ("left", "right"):

@@ -41,7 +41,7 @@ def restore(stepper: torch.optim.Optimizer, saved: Any) -> None:
 
 
 def _fits(key: str, value: Tensor, parameter: Tensor, state: Mapping[str, Any]) -> bool:
-    """Whether it has the shape and the type of what is kept of `parameter` under this name."""
+    """Return whether `value` has the shape and type of the state that is kept for `parameter` under `key`."""
     if key in _NUMBERS:
         return value.shape == () and value.is_floating_point()
     if key.endswith("_scales"):
@@ -54,7 +54,7 @@ def _fits(key: str, value: Tensor, parameter: Tensor, state: Mapping[str, Any]) 
 
 
 def _shape(parameter: Tensor, left: Tensor | None, right: Tensor | None) -> torch.Size:
-    """Of a moment: the parameter's own, or its coordinates in a subspace."""
+    """Return the shape of a moment: the parameter's own, or that of its coordinates in a subspace."""
     if left is None and right is None:
         return parameter.shape
     rows, columns = parameter.flatten(1).shape

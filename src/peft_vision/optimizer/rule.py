@@ -17,7 +17,8 @@ class Rule(ABC):
 
     @abstractmethod
     def direction(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
-        """What the rate is multiplied by, of the `step`-th gradient, the first being 1. Moves `moments`."""
+        """Return the direction for the `step`-th gradient, from 1 on, before the learning rate. Updates `moments` in
+        place."""
 
     @abstractmethod
     def turned(self, moments: list[Tensor], turn: Projection, step: int) -> list[Tensor]:
@@ -55,7 +56,7 @@ class Adam(Rule):
         return [turned_mean, turned_square]
 
     def _biases(self, step: int) -> tuple[float, float]:
-        """What the moments sum to of a constant."""
+        """Return the sum of each moment's weights after `step` steps, by which its bias is corrected."""
         return 1 - self.betas[0] ** step, 1 - self.betas[1] ** step
 
 

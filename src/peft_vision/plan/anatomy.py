@@ -1,4 +1,4 @@
-"""What of a model decides which images pass its backbone: what never changes in each phase, and who fits it."""
+"""Finds which images pass a model's backbone: what never changes in each phase, and what fits it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Anatomy:
 
 
 def anatomy(model: Model, experiment: Experiment) -> Anatomy:
-    """Of a fresh `model`, which is in its last phase afterwards."""
+    """Return the anatomy of a fresh `model`, which is in its last phase afterwards."""
     shapes = model.encoder.observed_shapes(depth=model.depth)
     counts = model.parameter_counts()
     phases = [_facts(model, experiment)]

@@ -1,4 +1,4 @@
-"""What runs cost: passes through the backbone, seconds, bytes; what runs share is counted once."""
+"""Computes what runs cost: passes through the backbone, seconds and bytes; what runs share is counted once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -118,7 +118,7 @@ def _of_a_run(tally: Tally, its: Priced, faster: float) -> Cost:
 
 
 def _filling(first: Tally, later: Tally, its: Priced, faster: float) -> Cost:
-    """What the first run does beyond what those after it do."""
+    """Return the cost of what the first run does in addition to what each later run does."""
     one, other = _of_a_run(first, its, faster), _of_a_run(later, its, faster)
     return replace(
         Cost(),

@@ -21,16 +21,16 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Content:
-    """Of one config of data. `parts`: the pictures by split, None where they are not here; `marks`: for each split a
-    text that is equal where the pictures are."""
+    """The images that one config of data reads. `parts`: the pictures by split, None where they are not here; `marks`:
+    for each split a text that is equal where the pictures are."""
 
     extent: Extent
     parts: Mapping[str, Labelled] | None
     marks: Mapping[str, str]
 
     def keys(self, experiment: Experiment) -> dict[str, str]:
-        """What stands for the observations of each split: made of what the store's own keys are made of, without a look
-        at weights and pixels."""
+        """Return a key for the observations of each split: it stands for the store's own key, and is made of the same
+        things without reading weights or pixels."""
         data, backbone = experiment.data, experiment.backbone
         views = experiment.features.views if data.augment != "none" else 0
         common = [

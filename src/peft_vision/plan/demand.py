@@ -1,4 +1,4 @@
-"""What a sweep will ask for: runs that cost the same, counted together."""
+"""Counts the runs of a sweep that are still to be done, those of the same cost together."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,8 @@ class Demand:
 
 
 def demands(runs: Iterable[Expected]) -> list[Demand]:
-    """Of those that have not ended, in their order. ConfigError where images are neither here nor of a known number."""
+    """Return the demands of the runs that have not ended, in their order. ConfigError where images are neither here nor
+    of a known number."""
     opened: dict[str, Content] = {}
     found: dict[str, Demand] = {}
     for its in runs:

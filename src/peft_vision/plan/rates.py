@@ -155,7 +155,7 @@ class _Sample:
         return replace(self._setting.features, use="auto", views=0, folder=folder)
 
     def _store(self, folder: str) -> Store:
-        """Of the batch."""
+        """Return a store of the sample's batch."""
         setting = self._setting
         return Store(
             self._features(folder),

@@ -1,8 +1,8 @@
-"""What the store holds already of the images that planned runs will read.
+"""Finds what the store already holds of the images that planned runs will read.
 
-The key of an entry is made of weights and pixels. They are looked at where the folder has an entry that may be of them:
-of the same backbone and of as many images. More images than a plan decodes are taken for those of an entry that agrees
-with them in all but its pixels.
+The key of an entry is made of weights and pixels. These are read only where the folder has an entry that may be theirs:
+of the same backbone and the same number of images. A split with more images than a plan decodes is taken for that of an
+entry that agrees with it in all but its pixels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

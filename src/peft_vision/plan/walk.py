@@ -31,8 +31,9 @@ class Act:
 
 @dataclass
 class Tally:
-    """Of one run. Images that pass the backbone, each pass counted, by split: `trained`, with gradients; `scored`,
-    without; `observed`, for the store. `images` and `calls` of each act; `written`: bytes added to the store."""
+    """The counts of one run. Images that pass the backbone, each pass counted, by split: `trained`, with gradients;
+    `scored`, without; `observed`, for the store. `images` and `calls` of each act; `written`: bytes added to the
+    store."""
 
     trained: Counter[str] = field(default_factory=Counter)
     scored: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,7 @@ class Tally:
 
     @property
     def passes(self) -> Counter[str]:
-        """Of every sort, by split: `backbone_images` of a result."""
+        """The passes of all kinds together, by split: `backbone_images` of a result."""
         return self.trained + self.scored + self.observed
 
 
@@ -139,7 +140,7 @@ class _Walk:
         self.tally.calls[act] += calls
 
     def _rows(self, split: str) -> int:
-        """Of the store."""
+        """Return the number of rows that the store holds of a split."""
         return self._counts[split] * self._views(split)
 
     def _views(self, split: str) -> int:

@@ -31,7 +31,7 @@ def _cells(cost: Cost) -> list[str]:
 
 
 def notes(bill: Bill, *, ended: float, device: str, faster: float, disk_gib: float, devices: int) -> list[str]:
-    """What the figures mean, and what they leave out."""
+    """Return notes on what the figures mean, and what they leave out."""
     total = bill.total
     said = [
         f"runs     {total.runs:,.0f} to do" + (f"; {ended:,.0f} are done and not counted" if ended else ""),

@@ -35,8 +35,8 @@ class Row(BaseModel):
 
 
 class Content(BaseModel):
-    """Of a table's file. `read_in`: where these figures were read, and how sure they are. `weights_like`: what timm
-    calls the weights, where `weights` is a longer story. `rows`: by method."""
+    """The contents of a table's file. `read_in`: where these figures were read, and how certain they are.
+    `weights_like`: timm's name of the weights, where `weights` is a longer description. `rows`: by method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -15,7 +15,7 @@ _EXACT = 10**9  # images, of which no tick is clipped
 
 
 def limits(values: list[float]) -> tuple[float, float]:
-    """Of an axis that shows them all; scaled, as `values` are."""
+    """Return the limits of an axis that shows all `values`, scaled as these are."""
     low, high = min(values), max(values)
     margin = _MARGIN * (high - low) or 0.1
     return low - margin, high + margin

@@ -46,7 +46,7 @@ class Curve:
 
 
 def curve(row: Row) -> Curve | None:
-    """Of an interpolated row, over the alphas that all its seeds have; None without figures out of distribution."""
+    """Return the curve of an interpolated row over the alphas that all its seeds have; None without OOD figures."""
     runs = [run for run in row.cell.chosen.runs if run.alpha is not None] if row.cell.chosen else []
     scored = [
         {alpha: metrics for alpha, metrics in run.curve.items() if ID in metrics and _OOD in metrics} for run in runs

@@ -92,7 +92,7 @@ def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
 
 
 def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:
-    """Of the data set's only column, or why there is none."""
+    """Return the entry of the data set's only column, or the reason why there is none."""
     found = [number for number, problem in enumerate(board.problems) if _plain(problem.data) == _plain(data)]
     if len(found) > 1:
         return f"{len(found)} versions"
@@ -110,7 +110,7 @@ def _cell(
     entries: Mapping[str, Entry | str],
     shares: Mapping[str, float] | None = None,
 ) -> Cell:
-    """Of the mean over `entries`, equally or by `shares`."""
+    """Return the cell of the mean over `entries`, weighted equally or by `shares`."""
     without = [entry for entry in entries.values() if not _is_scored(entry)]
     if without:
         first = without[0] if isinstance(without[0], str) else without[0].status
@@ -122,7 +122,7 @@ def _cell(
 
 
 def _differs(its: Table, line: Line) -> list[str]:
-    """What a reader must know before the figures are compared."""
+    """Return the differences that a reader must know before comparing the figures."""
     runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
     weights = sorted({run.weights for run in runs} - {its.weights_of(line.method)})
     said = [f"measured with the weights {name}, published with {its.weights_of(line.method)}" for name in weights]

@@ -29,7 +29,7 @@ def beside_heading(found: Sequence[Beside]) -> str:
 
 
 def beside_notes(found: Sequence[Beside]) -> list[str]:
-    """What a reader must know."""
+    """Return the notes that a reader of the figures needs."""
     content = found[0].table.content
     said = [MINIATURE] if any(its.miniature for its in found) else []
     said += [
@@ -53,7 +53,7 @@ def _whose(words: str, found: Sequence[Beside]) -> str:
 
 
 def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
-    """Of one table; a column of three figures for each method."""
+    """Return one published table, split to fit `width`, with a column of three figures for each method."""
     grid = [["", *(cell.label for cell in found[0].cells)]]
     labels = grid[0][1:]
     for its in found:

@@ -69,7 +69,7 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
 
 
 def _selection(entry: Entry) -> str | None:
-    """What chose the setting."""
+    """Return how the setting was chosen, None without a setting."""
     if entry.setting is None:
         return None
     return "chosen on test images" if entry.setting.on_test else "validation"

@@ -40,7 +40,7 @@ def parameters(line: Line) -> str:
 
 
 def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> list[str]:
-    """What a reader must know. `marks`: of the best, of a tie and of a method whose setting test images chose."""
+    """Return the notes that a reader needs. `marks`: of the best, of a tie, and of methods that test images tuned."""
     entries = [entry for line in board.lines for entry in line.entries]
     scored = [entry for entry in entries if entry.score]
     best, tie, on_test = marks

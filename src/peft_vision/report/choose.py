@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def on_test(self) -> bool:
-        """Whether it was chosen, or its epoch, by the very images that its figures are of."""
+        """True if the setting or its epoch was chosen on the very images that its figures are of."""
         return any(
             run.setting.get("data.stage") == "peek" or (run.choice is not None and run.choice.selection == "test")
             for run in self.runs
@@ -62,7 +62,7 @@ class Cell:
 
 
 def cell(method: str, runs: Iterable[Finished]) -> Cell:
-    """Of all the runs of this method; the settings in the order of the rule, as far as it goes."""
+    """Return the cell of all runs of this method, with its settings sorted by the rule as far as it applies."""
     grouped: dict[str, list[Finished]] = {}
     for run in runs:
         grouped.setdefault(_key(run.setting), []).append(run)

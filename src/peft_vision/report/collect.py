@@ -29,7 +29,8 @@ class LeftOut:
 
 
 def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
-    """Of run folders in `folders`, or in folders in there. ConfigError where there is no finished run."""
+    """Collect the finished runs from the run folders in `folders`, or one level below, and those left out. ConfigError
+    where there is no finished run."""
     finished: list[Finished] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
@@ -56,7 +57,7 @@ def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
 
 
 def _kind(path: Path) -> Literal["failed", "unfinished", "unreadable"]:
-    """Of a folder that holds no result that can be read."""
+    """Return why a folder has no readable result: its run failed, is unfinished, or the result cannot be read."""
     if exists(path / "result.json"):
         return "unreadable"
     return "failed" if exists(path / "failed.json") else "unfinished"

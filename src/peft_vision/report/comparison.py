@@ -39,8 +39,8 @@ _WIDEST = 200  # columns, where nobody's terminal says how many
 
 @dataclass(frozen=True)
 class Report:
-    """What was made of the runs. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by the name of
-    what they show, in the first of the formats that were asked for."""
+    """The files made of the runs. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by the name of
+    what they show, in the first of the requested formats."""
 
     rows: tuple[Mapping[str, Any], ...]
     pictures: Mapping[str, Path]
@@ -99,8 +99,8 @@ def _alone(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _settled() -> Iterator[None]:
-    """What there is by now stays: torch alone is a million objects, and to look among them for what can go, time and
-    again while pictures are drawn, is a sixth of the time that a report takes."""
+    """Freeze the garbage collector's present objects within the block: torch alone has a million, and scanning them
+    again and again while pictures are drawn takes a sixth of a report's time."""
     gc.freeze()
     try:
         yield

@@ -65,12 +65,12 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """Of its folder, as it can be shown."""
+        """The name of the run's folder, safe to display."""
         return one_line(self.folder.name)
 
     @property
     def tunes(self) -> bool:
-        """Whether it only helps to choose a setting, and saw no test image."""
+        """True if the run only helps to choose a setting, and saw no test image."""
         return is_tuning(self.setting)
 
 
@@ -178,7 +178,7 @@ def _check_scores(metrics: Mapping[str, float]) -> None:
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's identity is made of, but for the seed, by dotted key."""
+    """Return the config values, by dotted key, that a run's identity is made of, without the seed."""
     setting: dict[str, Any] = {}
     for group in sorted((KINDS.keys() - LATER) & config.keys()):
         if isinstance(config[group], dict) and "_target_" in config[group]:

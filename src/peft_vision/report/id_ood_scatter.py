@@ -113,7 +113,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 def _handles(
     its_looks: Mapping[str, Look], comparison: Comparison, rows: Sequence[Row], *, diagonal: bool
 ) -> list[Line2D]:
-    """Of the legend below all panels; with `diagonal` where one shows it."""
+    """Return the handles of the legend below all panels; `diagonal`: whether a panel shows the diagonal."""
     point = {"linestyle": "", "markeredgecolor": "white"}
     handles = [
         Line2D(

@@ -48,7 +48,7 @@ class Line:
     costs: Mapping[str, float | None]
 
     def cost(self, number: int, what: str) -> float | None:
-        """Of the column with this number: parameters, or one of COSTS; of a mean, over the data sets."""
+        """Return the cost in the column of this number: parameters, or one of COSTS; for a mean, over data sets."""
         setting = self.entries[number].setting
         if setting is None:
             return self.parameters if what == "parameters" else self.costs[what]
@@ -63,8 +63,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Of one backbone. `problems`: its data sets, in the order of their columns. `seeds`: the most that an entry of a
-    data set has. The last column orders the lines."""
+    """The leaderboard of one backbone. `problems`: its data sets, in the order of their columns. `seeds`: the largest
+    number of seeds in an entry of a data set. The last column orders the lines."""
 
     backbone: str
     problems: tuple[Problem, ...]

@@ -43,7 +43,7 @@ def short(value: float) -> str:
 
 
 def _linear(low: float, high: float) -> list[float]:
-    """Of an axis too short for powers of ten and their halves: multiples of 1, 2 or 5 of something."""
+    """Return the ticks of an axis too short for powers of ten and their halves: multiples of 1, 2 or 5 times 10^k."""
     unit = 10.0 ** math.floor(math.log10(high - low))
     step = next(part for part in (unit / 5, unit / 2, unit, 2 * unit) if (high - low) / part <= _MOST - 1)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

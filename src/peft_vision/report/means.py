@@ -37,8 +37,8 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
 
 
 def mean_score(values: Mapping[Pair, float], shares: Mapping[str, float]) -> Score:
-    """Of a method's accuracies on every data set. Where all data sets have the same seeds, each seed's mean is a value;
-    else the figure is the mean of the means, with no spread."""
+    """Return the mean of a method's accuracies over all data sets, weighted by `shares`. Where all data sets have the
+    same seeds, the score is of each seed's mean; else it is the mean of the data sets' means, with no spread."""
     by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in shares}
     seeds = {frozenset(found) for found in by_data.values()}
     if len(seeds) == 1:

@@ -1,4 +1,4 @@
-"""What a report is asked for beside the runs."""
+"""Declares the options of a report, besides the folders of runs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -111,7 +111,7 @@ def _sources(boards: Sequence[Leaderboard]) -> list[Markup]:
 
 
 def _common(runs: Sequence[Finished]) -> list[Markup]:
-    """What all runs have alike."""
+    """Return the config values that all runs share, as a fold-out list; nothing where there are none."""
     first, *others = [run.setting for run in runs]
     alike = {
         key: value for key, value in first.items() if all(key in other and other[key] == value for other in others)

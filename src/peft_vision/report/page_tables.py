@@ -92,7 +92,7 @@ def _reason(board: Leaderboard, line: Line, label: str, entry: Entry) -> str:
 
 
 def settings_table(boards: Sequence[Leaderboard]) -> Markup:
-    """What was chosen, and by what it differs from the others that were tried."""
+    """Return the table of the chosen settings, each with the values by which it differs from the others tried."""
     headings = [
         Heading("method", True, ""),
         Heading("data", True, ""),

@@ -1,5 +1,5 @@
-"""What accuracy costs: test accuracy against trained parameters, peak memory and training time. On the front lie the
-methods that no other is at once better and cheaper than."""
+"""Draws test accuracy against its costs: trained parameters, peak memory and training time. The Pareto front has the
+methods than which no other is both better and cheaper."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
-    """Of a column, by cost; those that nobody measured are none."""
+    """Return the points of a column by cost; a method whose cost or accuracy was not measured has none."""
     found: dict[str, list[Point]] = {axis: [] for axis in _AXES}
     for line in board.lines:
         entry = line.entries[number]
@@ -52,7 +52,7 @@ def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
 
 
 def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Figure | None:
-    """Of a column; None where fewer than two methods have a figure. Bars: standard deviation over seeds."""
+    """Draw the panels of a column; None where fewer than two methods have a figure. Bars: std over seeds."""
     panels = points(board, number)
     if max((len(its) for its in panels.values()), default=0) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What the pictures of a comparison share: one look for each method in all of them, and how a figure begins."""
+"""Gives all pictures of a report one look for each method, and creates their figures."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -66,7 +66,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Of the whole figure, in as many columns as have room."""
+    """Draw the legend of the whole figure below it, in as many columns as have room."""
     columns = legend_columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
 

@@ -100,14 +100,14 @@ def _named(stem: str, section: str, drawn: Mapping[str, Figure | None]) -> Itera
 
 
 def _looks(board: Leaderboard) -> dict[str, Look]:
-    """Of all that any of its pictures shows: rows of comparisons, which have probes, and methods."""
+    """Return the looks of all that a leaderboard's pictures show: rows of comparisons, probes included, and methods."""
     rows = [row for problem in board.problems if problem.comparison for row in problem.comparison.rows]
     known = [row.label for row in rows if not row.is_interpolated]
     return looks(dict.fromkeys([*known, *(line.method for line in board.lines)]))
 
 
 def _stems(found: Sequence[Problem]) -> list[str]:
-    """What the names of a data set's pictures begin with; different for each."""
+    """Return for each data set the beginning of its pictures' file names; no two are equal."""
     stems = [_plain(f"{problem.data}-{problem.backbone}") for problem in found]
     return [f"{stem}-{number + 1}" if stems.count(stem) > 1 else stem for number, stem in enumerate(stems)]
 

@@ -1,5 +1,5 @@
-"""What belongs together in a report: the runs of one backbone on one data set, those that saw test images, those that
-only tuned, and those that came to no result."""
+"""Groups the runs of a report by backbone and data set: those that saw test images, those that only tuned, and those
+that ended without a result."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ class Problem:
         return "only tuned" if method in self.tuning or method in self.attempts else "missing"
 
     def group(self, wanted: Mapping[str, tuple[str, ...]] | None) -> str:
-        """Of its data set; empty for none."""
+        """Return the name of the group that the data set belongs to; empty for none."""
         if wanted is None:
             return next((run.group for run in self._runs() if run.group), "")
         return next((group for group, its in wanted.items() if {self.label, self.data} & set(its)), "")
@@ -128,8 +128,8 @@ class _Part:
 def _home(
     parts: list[_Part], known: Mapping[str, _Part], data: str, backbone: str, setting: Mapping[str, Any]
 ) -> _Part:
-    """Of a run without test figures: the problem with its data set and backbone, of several the one whose images are
-    chosen alike; a new one where there is none."""
+    """Return the problem that a run without test figures belongs to: the one of its data set and backbone, of several
+    the one whose images are chosen alike; a new one where there is none."""
     alike = [part for part in parts if part.data == data and _same_backbone(part.backbone, backbone, setting)]
     if len(alike) > 1 and (part := known.get(_design(setting))) in alike:
         return part
@@ -149,7 +149,7 @@ def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> boo
 
 
 def _design(setting: Mapping[str, Any]) -> str:
-    """Of the images: all that the config says of data and backbone, but for the stage."""
+    """Return the config's values of data and backbone, without the stage, as a text that is equal for equal images."""
     groups = ("data.", "backbone.")
     return repr(sorted((key, value) for key, value in setting.items() if key.startswith(groups) and key != _STAGE))
 

@@ -24,7 +24,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Response:
-    """Of one method on one data set. `failed`: places where every run failed."""
+    """The response of one method on one data set. `failed`: places where every run failed."""
 
     rates: tuple[float | None, ...]
     decays: tuple[float | None, ...]

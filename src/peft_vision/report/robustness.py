@@ -69,7 +69,8 @@ def fit(
 
 
 def scale(accuracy: float, *, images: int, transform: Transform) -> float:
-    """Of a fraction of `images`; 0 and 1, which no scale can show, count as half an image right or wrong."""
+    """Return the probit or logit of an accuracy on `images`; 0 and 1 count as half an image right or wrong, to be
+    finite."""
     least = 1 / (2 * images)
     inner = min(max(accuracy, least), 1 - least)
     return NormalDist().inv_cdf(inner) if transform == "probit" else math.log(inner / (1 - inner))

@@ -1,4 +1,4 @@
-"""What the files in a run's folder must hold to be compared: result.json, ood.json and choice.json."""
+"""Checks the files in a run's folder that a report compares: result.json, ood.json and choice.json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ class Result(Record):
     environment: _Environment = _Environment()
 
     def costs(self) -> dict[str, float]:
-        """What it says of them, as cost/<what>."""
+        """Return the costs that the result states, as cost/<name>."""
         optimizer = self.optimizer
         found = {
             "state_mib": None if optimizer is None else optimizer.state_bytes / 2**20,
@@ -90,7 +90,7 @@ class Result(Record):
 
 
 class TuningResult(Result):
-    """Of a run that may have no test images."""
+    """The result of a run that may have no test images."""
 
     data: _TuningData
 

@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Labels:
-    """Of a panel's groups; `height` in inches."""
+    """The labels of a panel's groups; `height` in inches."""
 
     texts: tuple[str, ...]
     rotation: int

@@ -80,7 +80,7 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a reader of the table must know."""
+    """Return the remarks that a reader of the table needs."""
     cells = [row.cell for row in comparison.rows if row.label == row.cell.method]
     tried = ", ".join(f"{its.method} {len(its.settings)}" for its in cells)
     said = [

@@ -23,8 +23,9 @@ Pair = tuple[str, int]
 
 @dataclass(frozen=True)
 class Score:
-    """Of accuracies, as fractions. `std`: with n - 1; it and the interval from `low` to `high` are None where there is
-    one value, or where the values are not of the same seeds. The interval ends at 0 and 1."""
+    """The mean of accuracies, as fractions, and its uncertainty. `std`: with n - 1; it and the interval from `low` to
+    `high` are None where there is one value, or where the values are not of the same seeds. The interval ends at 0 and
+    1."""
 
     mean: float
     std: float | None
@@ -95,8 +96,8 @@ def paired_p(differences: Sequence[float]) -> float | None:
 
 
 def _differences(first: Mapping[Pair, float], second: Mapping[Pair, float], shares: Mapping[str, float]) -> list[float]:
-    """Of all pairs, each with the weight of its data set, so that their mean is the difference of the figures; none
-    where a data set has no pair."""
+    """Return the differences of all pairs, each weighted by its data set, so that their mean is the difference of the
+    scores; empty where a data set has no pair."""
     pairs = [pair for pair in first if pair in second and pair[0] in shares]
     counts = Counter(data for data, _ in pairs)
     if set(counts) != set(shares):

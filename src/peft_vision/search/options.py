@@ -25,14 +25,14 @@ class SearchOptions:
 
 
 def sampler(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
-    """Of one of the names above."""
+    """Return the sampler of one of the names above."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # the liar: trials at work count as bad ones
 
 
 def pruner(name: str, *, startup_trials: int, warmup_epochs: int, epochs: int) -> optuna.pruners.BasePruner:
-    """Of one of the names above; `epochs` of a whole trial."""
+    """Return the pruner of one of the names above; `epochs`: the length of a whole trial."""
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs + 1)
     if name == "hyperband":

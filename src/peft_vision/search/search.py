@@ -26,7 +26,7 @@ Trials = dict[int, tuple[FrozenTrial, list[Ended]]]
 
 @dataclass(frozen=True)
 class Search:
-    """Of the points in `space`; `sweep` runs them."""
+    """A search among the points in `space`; `sweep` runs them."""
 
     sweep: Points
     space: Space
@@ -111,7 +111,7 @@ class Search:
 
 
 def _value(ended: Sequence[Ended]) -> float | None:
-    """What the runs of a trial come to; None where one failed."""
+    """Return the mean validation accuracy of a trial's runs; None where one failed."""
     if any(its.result is None for its in ended):
         return None
     found = [its.result["metrics"].get("val/accuracy") for its in ended]

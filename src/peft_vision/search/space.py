@@ -1,4 +1,4 @@
-"""What a search may vary, in Hydra's words for a sweep.
+"""Describes what a search may vary, in Hydra's notation for a sweep.
 
 optimizer.lr=tag(log,interval(1e-5,1e-1))   a number, tried on a logarithmic scale
 method.dropout=interval(0,0.5)              a number
@@ -30,7 +30,8 @@ class Space:
 
     @classmethod
     def of(cls, overrides: Sequence[Override]) -> "Space":
-        """Of equal keys the last one counts. ConfigError where there is nothing to vary."""
+        """Return the space of these overrides; the last of equal keys counts. ConfigError where there is nothing to
+        vary."""
         last = {override.get_key_element(): override for override in overrides}
         seeds = last.pop("seed", None)
         swept = {key: _distribution(key, own) for key, own in last.items() if own.is_sweep_override()}
@@ -70,7 +71,7 @@ class Space:
         return prod(len(self.values(key)) or inf for key in keys or self.swept)
 
     def record(self) -> dict[str, Any]:
-        """What tells it from another space."""
+        """Return plain values that distinguish this space from another one."""
         return {"swept": {key: repr(own) for key, own in sorted(self.swept.items())}, "seeds": list(self.seeds)}
 
 

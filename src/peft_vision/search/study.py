@@ -65,7 +65,7 @@ class Study:
             return [trial for trial in study.get_trials() if trial.number in numbers]
 
     def tell(self, number: int, *, value: float | None, pruned: bool) -> None:
-        """What became of a trial: a value, given up, or (None, and where it is no number) a failure."""
+        """Record the outcome of a trial: its value; or pruned; or failed, where the value is None or not a number."""
         study = self._load()
         if study.get_trials()[number].state.is_finished():
             return
@@ -86,7 +86,7 @@ class Study:
         return int(min(self.options.n_trials, self.space.size()))
 
     def is_exhausted(self) -> bool:
-        """Whether every setting that there is has been drawn."""
+        """Return whether all settings of the space have been drawn."""
         return len(_distinct(self._tried(self._load()))) >= self.space.size()
 
     def _has_more(self, study: optuna.Study) -> bool:
@@ -94,7 +94,8 @@ class Study:
         return len(tried) < self.options.n_trials and len(_distinct(tried)) < self.space.size()
 
     def _tried(self, study: optuna.Study) -> list[dict[str, str]]:
-        """What was drawn to its end, as its runs have it; some twice by versions that repeated settings."""
+        """Return the settings of the trials whose values have all been drawn, written as in their runs' overrides;
+        versions that repeated settings drew some twice."""
         return [
             {key: self.space.written(key, value) for key, value in trial.params.items()}
             for trial in study.get_trials(deepcopy=False)
@@ -116,7 +117,7 @@ class Study:
         return study
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        """Whether nobody works on an unfinished trial; nobody draws trials meanwhile."""
+        """Return whether a trial is unfinished and no process works on it; nobody may draw trials meanwhile."""
         if trial.state.is_finished():
             return False
         mark = trial.user_attrs.get(_WORKER)

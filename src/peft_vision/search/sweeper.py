@@ -52,7 +52,7 @@ class SweepOfTrials(Points):
 
 
 def account(study: Study, trials: Trials) -> list[str]:
-    """What the search came to, and the command of the best: of equal ones the first."""
+    """Return the lines that sum up the search, with the command of the best trial: of equal ones the first."""
     states = [trial.state for trial, _ in trials.values()]
     counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     told = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)

@@ -45,7 +45,7 @@ class Untried(optuna.samplers.BaseSampler):
         after = prod(self._space.size(key) for key in self._space.swept if key not in before and key != param_name)
 
         def is_open(value: Any) -> bool:
-            """Whether a setting that begins so is left."""
+            """Return whether an untried setting is left that begins with these values."""
             prefix = {**before, param_name: self._space.written(param_name, value)}
             return sum(prefix.items() <= setting.items() for setting in tried) < after
 

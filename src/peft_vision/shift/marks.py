@@ -1,4 +1,4 @@
-"""Whether images that were scored are those that a command asks for.
+"""Checks whether images that were scored are those that a command asks for.
 
 A mark stands for a set's options. Where it differs only by the place of its files, the images themselves are compared.
 """

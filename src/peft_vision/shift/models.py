@@ -28,7 +28,7 @@ def at(alpha: float) -> str:
 
 
 class Models:
-    """Of a finished run. What is put together from others takes turns, so that at most three hold weights."""
+    """The models of a finished run. Those assembled on demand are used one at a time, so at most three hold weights."""
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
         self.saved: Saved = open_saved(str(experiment.run.folder), checkpoint=None, device=device)
@@ -40,7 +40,7 @@ class Models:
 
     @property
     def recipe(self) -> Recipe:
-        """Of the run."""
+        """The recipe of the run."""
         return self.saved.recipe
 
     def pretrained(self) -> Model:
@@ -79,8 +79,8 @@ class Models:
             timm.setLevel(level)
 
     def _start(self, *, begun: int) -> Model:
-        """What the run started from, in a phase: the method's initial values, and the head of the first phase if it was
-        fitted on its own."""
+        """Return the model that the run started from, in a given phase: the method's initial values, and the head of
+        the first phase if it was fitted on its own."""
         experiment = self._experiment
         model = self.recipe.assemble(self._backbone(), seed=derive(experiment.seed, "initialisation"))
         if experiment.run.probe.is_file():

@@ -1,7 +1,7 @@
-"""What one model makes of one set of images: its predictions, and how far its features have moved.
+"""Scores one model on one set of images: its predictions, and how far its features have moved.
 
-Feature distance: the mean Euclidean distance between what the final norm gives before and after tuning, the distortion
-of LP-FT (Kumar et al., 2022, arXiv:2202.10054); relative: over the mean length of the features before.
+Feature distance: the mean Euclidean distance between the final norm's outputs before and after tuning, the distortion
+of LP-FT (Kumar et al., 2022, arXiv:2202.10054); relative: divided by the mean length of the features before.
 """
 
 from typing import Any

@@ -53,7 +53,7 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
 
 
 def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
-    """Whether the record is what `score_shifts` would make of it."""
+    """Return whether the record is already what `score_shifts` would make it."""
     if not _asked(experiment):
         return True
     before = experiment.run.read_ood()
@@ -211,7 +211,7 @@ def _scored(record: Mapping[str, Any], split: str) -> frozenset[str]:
 
 
 def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
-    """Whether every shift of a set has been scored by all models."""
+    """Return whether every shift of a set has been scored by all models."""
     mine = _shifts_of(record, name)
     complete = mine and len(mine) == record["splits"][mine[0]]["shifts"]
     return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in mine)
@@ -230,7 +230,7 @@ def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[str, frozenset[str]]) -> dict[str, Any]:
-    """Of the sets that this command asks for."""
+    """Return the summary over the sets that this command asks for."""
     splits = record["splits"]
     shifts = [shift for name in experiment.ood for shift in _shifts_of(record, name)]
     images = {shift: splits[shift]["images"] for shift in shifts}

@@ -60,7 +60,7 @@ def _show(report: Report, log: Log) -> None:
 
 
 def means(ended: Sequence[Ended]) -> dict[str, float]:
-    """Of each figure that all of them have."""
+    """Return the mean of each metric that all of them have."""
     metrics = [its.result["metrics"] for its in ended]
     shared = [key for key in metrics[0] if all(isinstance(its.get(key), Real) for its in metrics)]
     return {key: fmean(its[key] for its in metrics) for key in shared}

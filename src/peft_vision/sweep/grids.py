@@ -33,7 +33,7 @@ class SweepOfGrids(Points):
         self.grids = grids
 
     def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
-        """Of all grids, each once."""
+        """Return the points of all grids, each once."""
         points: dict[tuple[str, ...], None] = {}
         for crossing in self.crossings(overrides):
             points |= dict.fromkeys(super().points(crossing))
@@ -81,7 +81,7 @@ def _are_grids(grids: object) -> bool:
 
 
 def _methods(overrides: Iterable[Override]) -> set[str]:
-    """What they choose, swept or not."""
+    """Return the methods that the overrides choose, swept or not."""
     found: set[str] = set()
     for override in overrides:
         if override.get_key_element() == _CHOOSES:

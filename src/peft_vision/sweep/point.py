@@ -34,7 +34,7 @@ class Point:
         return cls(tuple(overrides), label, experiment, retry=trains and task.retry is True)
 
     def folder(self) -> Path | None:
-        """Of its run."""
+        """Return the folder of its run, None for a point that trains nothing."""
         return None if self.experiment is None else self.experiment.run.folder
 
     def ended_before(self, served: Served) -> "Ended | None":
@@ -55,11 +55,11 @@ class Point:
         return Ended(self, None, ConfigError(f"failed before: {failure}"))
 
     def has_failed(self) -> bool:
-        """Whether the reason is kept, so that it is not tried again unless asked to."""
+        """Return whether its run has recorded a failure, so that it is not tried again unless asked to."""
         return self.experiment is not None and (self.experiment.run.folder / "failed.json").is_file()
 
     def ended(self, fault: Exception | None) -> "Ended":
-        """What has become of it, now that its process ended."""
+        """Return the outcome of the point, now that its process has ended."""
         try:
             result = None if self.experiment is None else self.experiment.run.read_result()
         except ConfigError as error:
@@ -78,12 +78,12 @@ class Ended:
     fault: Exception | None
 
     def is_busy(self) -> bool:
-        """Whether another process is at work on the run, for which it can be told to wait."""
+        """Return whether another process is working on the run; this one can be told to wait for it."""
         return isinstance(self.fault, Busy) and self.point.experiment is not None
 
 
 def labels(points: Sequence[Sequence[str]]) -> list[str]:
-    """What sets each apart from the others; of the only one all it says. A pruner tells no runs apart."""
+    """Return for each point the overrides that not all points share; all for a single point. Pruners are left out."""
     common = set.intersection(*map(set, points)) if len(points) > 1 else set()
     return [
         " ".join(word for word in point if word not in common and not word.startswith("task.pruner="))

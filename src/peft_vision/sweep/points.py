@@ -85,7 +85,7 @@ class Points(Sweeper):
         return ended
 
     def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
-        """What would run, for a plan."""
+        """Return the runs that a plan is to expect."""
         return together(expected(self.standing(self.points(overrides))))
 
     def standing(self, points: Sequence[Sequence[str]]) -> list[tuple[Point, Ended | None]]:
@@ -146,7 +146,7 @@ class Points(Sweeper):
 
     @cached_property
     def composer(self) -> Composer:
-        """Of all its points, whichever run first."""
+        """The composer of all points of this sweep, whichever run first."""
         return Composer(self.hydra_context.config_loader, self.config)
 
     @cached_property
@@ -161,7 +161,8 @@ class Points(Sweeper):
     def prepared(
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
     ) -> tuple[dict[int, Ended], list[Point]]:
-        """What ended before, by number, and all the points, those that have to run checked. ConfigError as of `run`."""
+        """Return the points that had ended before, by number, and all points, those that have to run checked.
+        ConfigError as of `run`."""
         before: dict[int, Ended] = {}
         prepared: list[Point] = []
         checked: dict[str, str | None] = {}
@@ -227,7 +228,7 @@ def expected(standing: Sequence[tuple[Point, Ended | None]]) -> list[Expected]:
 
 
 def _check(experiment: Any, checked: dict[str, str | None]) -> None:
-    """What points have in common is looked at once."""
+    """Raise ConfigError where an experiment cannot work; what several points have in common is checked once."""
     for groups, check in experiment.checks().items():
         key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
         if key not in checked:
@@ -241,8 +242,8 @@ def _check(experiment: Any, checked: dict[str, str | None]) -> None:
 
 
 def _foreseen(points: Sequence[Point]) -> list[str]:
-    """What their runs are told so that one pass of the backbone computes whatever any of them reads: without it a probe
-    cannot know that a later run reads more than its features."""
+    """Return the overrides that have one pass of the backbone compute whatever any of the runs reads: without them a
+    probe cannot know that a later run reads more than its features."""
     trained = [point for point in points if point.experiment is not None]
     reads = {frozenset(point.experiment.method.reads()) for point in trained}
     told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a line for each run that ends and, on a terminal, a table of what is going on."""
+"""Shows a sweep to a person: a line for each run that ends and, on a terminal, a table of the runs in progress."""
 
 from collections.abc import Sequence
 from pathlib import Path

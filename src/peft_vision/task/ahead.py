@@ -1,4 +1,4 @@
-"""What would stop a run only after its training, looked at before it."""
+"""Checks before a run's training for what would stop the run only after it."""
 
 import json
 import os
@@ -31,6 +31,6 @@ def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:
 
 
 def rehearse(model: Model, facts: Mapping[str, Any]) -> None:
-    """What is written once the training is over can be written, but for the disk: else it says so now."""
+    """Raise now for what could not be written once the training is over, except for faults of the disk."""
     json.dumps(facts, default=repr)
     write_adapter(model, os.devnull)

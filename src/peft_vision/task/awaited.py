@@ -1,4 +1,4 @@
-"""What the agent of a W&B sweep is told, which waits for the figures of the run that it started, new or not."""
+"""Reports figures to the agent of a W&B sweep, which waits for those of the run that it started, new or not."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,6 @@ def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> N
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run came to and what it took, in one table."""
+    """Return the metrics of a run and its costs, in one table."""
     costs = {name: result[name] for name in _COSTS if name in result}
     return {**result["metrics"], **costs, **(result.get("optimizer") or {})}

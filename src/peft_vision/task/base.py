@@ -1,4 +1,4 @@
-"""What a command does."""
+"""Defines a task: the action that a command carries out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,5 +15,5 @@ class Task(ABC):
 
     @abstractmethod
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float | None:
-        """Does it. `config` is resolved and plain; `choices` the option chosen in each group, for names. Returns the
-        figure that a search maximises, if there is one."""
+        """Run the task. `config` is resolved and plain; `choices` the option chosen in each group, for names. Returns
+        the figure that a search maximises, if there is one."""

@@ -76,5 +76,6 @@ def _used(path: Path) -> str:
 
 
 def _plain(value: Any) -> Text:
-    """Of a file that anyone may have written: as it is, short, without what a terminal or rich would act on."""
+    """Return text from a file of unknown origin, cut short and without control characters or markup for the
+    terminal."""
     return Text("".join(letter for letter in str(value)[:_LONGEST] if letter.isprintable()))

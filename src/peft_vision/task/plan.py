@@ -1,4 +1,4 @@
-"""What a run, or a whole sweep, will cost before it starts."""
+"""Estimates what a run, or a whole sweep, will cost before it starts."""
 
 import logging
 import math
@@ -46,7 +46,7 @@ class Plan(Train):
     devices: PositiveInt
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-        """Of one run."""
+        """Print the plan of one run."""
         experiment = Experiment.of(config, choices)
         self.tell([Expected(experiment, ended=Served().result(experiment) is not None)])
 
@@ -99,7 +99,7 @@ class Plan(Train):
         return [priced[id(demand)] for demand in found]
 
     def _measured(self, same: list[Demand], here: World) -> tuple[Anatomy, list[Rates]]:
-        """Of demands of one kind."""
+        """Measure the rates of demands of one kind."""
         experiment = same[0].experiment
         classes = [demand.content.extent.classes for demand in same]
         fewest, most = min(classes), max(classes)

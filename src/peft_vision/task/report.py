@@ -12,7 +12,7 @@ from peft_vision.task.base import Task
 
 @component
 class Report(Options, Task):
-    """Of the runs in the folder `runs`, or in several."""
+    """The report on the runs in the folder `runs`, or in several."""
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         folders = _folders(config["runs"])

@@ -73,7 +73,7 @@ def _standing(values: Mapping[str, Any], run: Run) -> Standing:
 
 
 def _check_probe(standing: Standing, run: Run) -> None:
-    """What a phase that is over has left is there."""
+    """Check that the probe left by a phase that is over can be read; Damaged where it cannot."""
     if standing.probe:
         try:
             read_adapter(run.probe)

@@ -1,6 +1,6 @@
-"""What a run shows of itself once its records are written: tables on the terminal, pictures in its folder.
+"""Shows a run once its records are written: tables on the terminal, pictures in its folder.
 
-Nothing of it is worth a result: what cannot be shown is said in a line.
+No failure here may cost the result: what cannot be shown is reported in a line.
 """
 
 import json
@@ -34,7 +34,7 @@ def told(what: str, tell: Callable[[], object], folder: Path) -> None:
 
 
 def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
-    """Whether the pictures that belong to the record out of distribution lie in the run's folder, every one."""
+    """Return whether all pictures that belong to the out-of-distribution record are in the run's folder."""
     if PICTURES not in record:  # of version 0.1.0
         return any(run.folder.glob("ood-*.png"))
     drawn = record[PICTURES]
@@ -45,8 +45,8 @@ def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
 
 
 def is_settled(experiment: Experiment) -> bool:
-    """Whether nothing is left to do in the folder of a run that is finished and scored: no file that a killed process
-    left, no picture that it did not draw."""
+    """Return whether nothing is left to do in the folder of a run that is finished and scored: no file of a killed
+    process is left over, and no picture is missing."""
     run = experiment.run
     asked = bool(experiment.ood or experiment.interpolation.alphas) and experiment.data.stage != "tune"
     record = run.read_ood() if asked else None

@@ -162,7 +162,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             return store.source(split) if split in splits.parts() else None
 
         def score(prefix: str = "") -> dict[str, float]:
-            """What the model is worth on val and test, as far as there are any."""
+            """Return the metrics of the model on val and test, where there are such images."""
             metrics: dict[str, float] = {}
             for split in ("val", "test"):
                 if (inputs := source(split)) is not None:
@@ -234,7 +234,7 @@ def _features_read(model: Model) -> int:
 
 
 def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
-    """Of an epoch of the last phase: what shows in one before it is not what the run comes to."""
+    """Return the pruner's reason to stop after an epoch, or None; earlier phases do not predict the final accuracy."""
     ahead = (len(model.phases) - 1) * experiment.trainer.epochs
     steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
     if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
@@ -249,7 +249,7 @@ def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) ->
 
 
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:
-    """What a result says about its run that is known before it starts."""
+    """Return the facts that a result states about its run and that are known before it starts."""
     return {
         "name": experiment.name,
         "identity": experiment.identity,
@@ -271,7 +271,7 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
 
 
 def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standing, backbone_size: int) -> None:
-    """What is about to happen, before it takes its time."""
+    """Log what is about to be run, before it takes its time."""
     parameters, choices = model.parameter_counts(), facts["choices"]
     lines = {
         "run": run.folder,

@@ -1,4 +1,4 @@
-"""What tuning came to: for each cell, the setting that won.
+"""Decides a tuning: for each cell, the setting that won.
 
 A cell is a method on a backbone and on the same images, divided in the same way: accuracies on others do not compare.
 Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run, the one with
@@ -34,9 +34,9 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """Of one cell. `tuned`: all its runs; `chosen`: those of the setting that won, by seed, none where all failed.
-    `inner`: overrides for what their solvers chose. `settings`: how many were tried, within runs too; `accuracy`: of
-    the winner, the mean over its seeds."""
+    """The decision of one cell. `tuned`: all its runs; `chosen`: those of the setting that won, by seed, none where all
+    failed. `inner`: overrides for what their solvers chose. `settings`: how many were tried, within runs too;
+    `accuracy`: of the winner, the mean over its seeds."""
 
     name: str
     tuned: tuple[Ended, ...]
@@ -47,7 +47,7 @@ class Decision:
 
     @property
     def values(self) -> dict[str, str]:
-        """What sets the winner apart from the others of its cell, by key."""
+        """The values that distinguish the winner from the others of its cell, by key."""
         if not self.chosen:
             return {}
         common = set.intersection(*(set(its.point.overrides) for its in self.tuned))
@@ -120,8 +120,8 @@ def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision
 
 
 def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
-    """What the solver of these runs, which are of one setting, chose over all of them; and its accuracy, where that is
-    the accuracy of the run."""
+    """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
+    accuracy of that choice, or None where it is not the accuracy of the run."""
     selections = [its.result["selection"] for its in chosen]
     if not selections or None in selections:
         return (), None

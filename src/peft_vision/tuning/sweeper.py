@@ -106,13 +106,14 @@ class Tuning(SweepOfGrids):
         return [*tuning, *together(final)]
 
     def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
-        """What became of every setting."""
+        """Run every setting in the tuning stage, and return how each ended."""
         self.check_final(points)
         logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
         return self.run([(*point, self.stage) for point in points])
 
     def searched(self, overrides: Sequence[Override]) -> list[Ended]:
-        """What became of the trials of each cell; of a cell in which nothing varies, of its only setting."""
+        """Search each cell and return how its trials' runs ended; where nothing varies in a cell, run its only
+        setting."""
         plain, spaces = self.spaces(overrides)
         examples = [example for space in spaces for example in space.examples()]
         self.check_final(examples)
@@ -183,7 +184,7 @@ class Tuning(SweepOfGrids):
 
 
 def _tells_cells_apart(override: Override) -> bool:
-    """Whether it is searched with each of its values: accuracies of different methods and images do not compare."""
+    """Return whether each value is searched separately, as accuracies of different methods or images do not compare."""
     key = override.get_key_element()
     group, _, rest = key.lstrip("+").partition(".")
     return (not rest and group in ("method", "backbone", "data")) or (group == "data" and rest not in SHOWN)

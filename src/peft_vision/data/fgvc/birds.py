@@ -49,7 +49,7 @@ def read(copy: Copy) -> Listing:
 
 
 def _column(file: Path) -> dict[str, str]:
-    """What follows the first word of each line, by that word."""
+    """Read the lines of a file into a mapping from the first word of each line to the rest of that line."""
     column = {}
     for number, line in enumerate(read_lines(file, "lines of an id and what belongs to it"), start=1):
         first, _, rest = line.strip().partition(" ")

@@ -13,7 +13,7 @@ _NAMED = 3  # missing files that a message names
 
 @dataclass(frozen=True)
 class Copy:
-    """Of `collection`, in `folder`."""
+    """A copy of `collection`, in `folder`."""
 
     folder: Path
     collection: Collection
@@ -30,7 +30,7 @@ class Copy:
             raise self.fault(f"{self.folder} lacks {', '.join(missing[:_NAMED])}{more}", wanted=missing[0])
 
     def fault(self, found: str, *, wanted: str) -> ConfigError:
-        """Of `found`, with the way to have what is `wanted` in the folder."""
+        """Return a ConfigError that reports `found` and tells how to get what is `wanted` into the folder."""
         places = (self.folder.parent, self.folder)
         packed = [str(place / name) for place in places for name in self.collection.packed if (place / name).is_file()]
         remedy = (

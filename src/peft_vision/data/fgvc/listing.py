@@ -1,4 +1,4 @@
-"""What a copy of a data set says of its pictures, before any is read."""
+"""Holds what a copy of a data set states about its pictures, before any picture is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

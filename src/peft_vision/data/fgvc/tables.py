@@ -1,4 +1,4 @@
-"""What the tables of three of the data sets, in MATLAB's format, say of each picture."""
+"""Reads labels and class names of pictures from the tables of three of the data sets, in MATLAB's format."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a copy has all that its lists name, and these are the benchmark's."""
+"""Checks that a copy has every picture that its lists name, and the benchmark's numbers of classes and images."""
 
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy

@@ -1,7 +1,7 @@
-"""What VTAB's structured tasks ask of a scene, where the data set itself has no such label (Zhai et al., 2019,
+"""Computes the labels of VTAB's structured tasks for which the data sets themselves have none (Zhai et al., 2019,
 arXiv:1910.04867).
 
-A distance is of the class of the highest of its thresholds that it exceeds; in float32, as the benchmark compares them.
+A distance belongs to the class of the highest threshold that it exceeds, compared in float32 as in the benchmark.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ CLASSES = {
     "smallnorb_azimuth": tuple(f"{20 * azimuth} degrees" for azimuth in range(18)),
     "smallnorb_elevation": tuple(f"{30 + 5 * elevation} degrees" for elevation in range(9)),
 }
-"""What the labels below mean, by task."""
+"""The class names of the labels computed below, by task."""
 
 _VEHICLES = 3  # the first of KITTI_TYPES
 _NO_VEHICLE = 1000.0  # metres
@@ -48,17 +48,17 @@ def kitti_distance(types: Sequence[int], depths: Sequence[float]) -> int:
 
 
 def dsprites_location(x: Numbers) -> Numbers:
-    """Of 32 positions, 16 classes."""
+    """Return the class of a position: 16 classes of 2 positions each."""
     return x // 2
 
 
 def dsprites_orientation(orientation: Numbers) -> Numbers:
-    """Of 40 orientations, 16 classes of 2 or 3 each."""
+    """Return the class of one of 40 orientations: 16 classes of 2 or 3 orientations each."""
     return orientation * 2 // 5
 
 
 def smallnorb_azimuth(azimuth: Numbers) -> Numbers:
-    """Of the published 0, 2, ..., 34 in units of 10 degrees, 18 classes."""
+    """Return the class, one of 18, of a published azimuth: 0, 2, ..., 34, in units of 10 degrees."""
     return azimuth // 2
 
 

@@ -35,7 +35,7 @@ class Silhouettes(Encoded):
 
 @dataclass(frozen=True)
 class _Folder:
-    """Of a data set in one version; `lengths`: the numbers of records in each file of each split."""
+    """A folder with one version of a data set; `lengths`: the numbers of records in each file of each split."""
 
     path: Path
     prepared: Prepared

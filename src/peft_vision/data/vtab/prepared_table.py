@@ -21,7 +21,7 @@ Features = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Slice:
-    """Of a split, from one per cent to another."""
+    """A slice of a split, from `start` to `end` per cent."""
 
     split: str
     start: int = 0
@@ -42,7 +42,7 @@ class Prepared:
 
     @property
     def train(self) -> Slice:
-        """What is before the validation images, where these are of train."""
+        """The slice of train before the validation images if these are taken from train, else all of train."""
         return Slice("train", end=self.val.start if self.val.split == "train" else 100)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the files of a data set are where they are looked for; if not, what to do about it."""
+"""Checks that the files of a data set are where they are looked for and, if not, says what to do about it."""
 
 import re
 from collections.abc import Sequence

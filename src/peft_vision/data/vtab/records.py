@@ -18,7 +18,7 @@ from peft_vision.regular import open_regular
 
 
 class Place(NamedTuple):
-    """Of an encoded image: the file, and where in it, in bytes."""
+    """The place of an encoded image: its file, and its offset and length there in bytes."""
 
     file: Path
     offset: int
@@ -69,7 +69,8 @@ class Encoded(Pictures):
 
 
 def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
-    """Of an image in the payload that begins at `offset` of `file`. ValueError where it is none."""
+    """Return the place of `image` in the payload that begins at `offset` of `file`. ValueError where it is not
+    there."""
     if not isinstance(image, bytes):
         raise ValueError("a picture that is no bytes")
     return Place(file, offset + payload.index(image), len(image))

@@ -1,4 +1,4 @@
-"""What a release of a task's images holds, before 800 and 200 of them are chosen."""
+"""Describes the images that a release of a task holds, before 800 and 200 of them are chosen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

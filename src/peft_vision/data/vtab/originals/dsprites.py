@@ -70,7 +70,7 @@ def read(task: str, root: Path) -> Release:
 
 
 def _shape_and_classes(file: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Of the images, and (n, 6) of all properties."""
+    """Return the shape of the images, and the classes (n, 6) of all properties."""
     with _opened(file) as archive:
         with archive.open("imgs.npy") as member:
             shape = _header(member)

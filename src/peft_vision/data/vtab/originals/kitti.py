@@ -91,7 +91,7 @@ def _by_video(mapping: Path, order: Path, training: Path) -> dict[str, list[str]
 
 
 def _video(frame: str) -> str:
-    """Of a line of the mapping."""
+    """Return the video that a line of the mapping names. ValueError for any other line."""
     if len(fields := frame.split()) != _PARTS_OF_FRAME or not frame.strip().isprintable():
         raise ValueError(f"a line {quoted(frame)}")
     return fields[1]

@@ -25,7 +25,7 @@ _CLASSES = ("none", "mild", "moderate", "severe", "proliferative")
 
 
 def read(root: Path) -> Release:
-    """Of the competition's test part, what its public score counted validates, what the private one did tests."""
+    """Read the release; the test images of the competition's public score validate, those of the private one test."""
     folder = home(root, "diabetic_retinopathy", "diabetic-retinopathy-detection", "retinopathy")
     require(
         folder,
@@ -50,7 +50,8 @@ def read(root: Path) -> Release:
 
 
 def _rows(file: Path, columns: tuple[str, ...], images: Path) -> list[tuple[str, ...]]:
-    """Of a table that has one for each picture in `images`."""
+    """Read the rows of a table with a row for each picture in `images`; ConfigError where it is incomplete or
+    malformed."""
     expected = f"a table with columns {', '.join(columns)}"
     with reading(file, expected), open_regular(file) as binary, _text(binary) as text:
         rows = [tuple(row[column] for column in columns) for row in csv.DictReader(text)]

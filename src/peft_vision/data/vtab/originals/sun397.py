@@ -87,7 +87,8 @@ def _drawn(root: Path, folder: Path, classes: tuple[str, ...], names: Path) -> R
 
 
 def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str, ...], file: Path) -> Labelled:
-    """Of the images /a/abbey/sun_... of `folder`, which `file` is to answer for."""
+    """Return the labelled images of `folder` that `lines` of `file` name as /a/abbey/sun_...; ConfigError for other
+    classes."""
     places = {name: place for place, name in enumerate(classes)}
     lines = list(lines)
     if unknown := [line for line in lines if line.rpartition("/")[0] not in places]:
@@ -101,6 +102,6 @@ def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str
 
 
 def at_most_120k(image: Image.Image) -> Image.Image:
-    """Of 120,000 pixels at most, as in the benchmark."""
+    """Return the image scaled down to 120,000 pixels where it has more, as in the benchmark."""
     pixels = image.width * image.height
     return scaled(image, math.sqrt(_PIXELS / pixels)) if pixels > _PIXELS else image

@@ -32,7 +32,7 @@ _LABEL_FILES = {
 
 
 def read(name: str, root: Path) -> Release:
-    """Of the data set `name` of torchvision's."""
+    """Read the release of torchvision's data set `name`."""
     entry = TABLE[name]
     fetched = f"{entry.site.removeprefix('https://').removeprefix('http://')}; a run with data={name} fetches it"
     require(root, entry.contents, what=name, site=f"{fetched} to data.root")
