@@ -110,7 +110,14 @@ SCENES = (
         (*of_run("state.pt", "metrics.jsonl", "config.yaml", "probe.safetensors"), "store/*.safetensors"),
     ),
     Scene("store", (*LINEAR, "seed=0", "optimizer.lr=0.5"), done(LINEAR), ("store/*.safetensors",), writes=False),
-    Scene("ood", OOD, done(LP_FT), of_run("adapter.safetensors", "probe.safetensors", "config.yaml"), reads=True),
+    Scene(
+        "ood",
+        OOD,
+        done(LP_FT),
+        of_run("adapter.safetensors", "probe.safetensors", "config.yaml"),
+        ("probe.safetensors",),
+        reads=True,
+    ),
     Scene("done", OOD, done(OOD), of_run(*OF_A_RUN), OF_A_RUN),
     Scene("evaluate", ("task=evaluate", "run=runs/the_run", "data=digits"), saved, SAVED, reads=True),
     *(

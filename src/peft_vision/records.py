@@ -8,7 +8,6 @@ beyond that says a pydantic model. All faults are one `Unreadable`, whose first 
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -98,15 +97,21 @@ def parse_json(text: str | bytes, path: Path, bounds: Bounds = RECORD, *, remedy
     return value
 
 
-def read_json_lines(path: Path, bounds: Bounds = LINES) -> Iterator[dict[str, Any]]:
-    """The records of a file with one a line. Lines that hold none are left out: a crash tears the last one."""
-    for line in read_bytes(path, largest=bounds.size).splitlines():
-        try:
-            value = parse_json(line, path, bounds) if len(line) <= _LONGEST_LINE else None
-        except Unreadable:
-            continue
-        if isinstance(value, dict):
-            yield value
+def read_json_lines(path: Path, bounds: Bounds = LINES) -> tuple[list[dict[str, Any]], int]:
+    """Read the records of a file with one a line. Lines that hold none are left out, and counted in the second value:
+    a crash tears the last one."""
+    lines = read_bytes(path, largest=bounds.size).splitlines()
+    records = [_parsed_line(line, path, bounds) for line in lines]
+    whole = [record for record in records if record is not None]
+    return whole, len(records) - len(whole)
+
+
+def _parsed_line(line: bytes, path: Path, bounds: Bounds) -> dict[str, Any] | None:
+    try:
+        value = parse_json(line, path, bounds) if len(line) <= _LONGEST_LINE else None
+    except Unreadable:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def read_yaml(path: Path, bounds: Bounds = CONFIG, *, remedy: str = "") -> Any:
@@ -162,11 +167,8 @@ def first_fault(error: ValidationError) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Return whether anything has that name, even if no reader accepts it."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+    """Return whether anything has that name, even if no reader accepts it, such as a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 def open_record(path: Path, *, remedy: str = "") -> BinaryIO:

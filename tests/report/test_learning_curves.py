@@ -47,6 +47,21 @@ def test_lines_that_tell_nothing_are_passed_over(line, tmp_path):
     assert curves(chosen(tmp_path))["train/loss"].epochs == (1, 2, 3)
 
 
+def test_lines_and_files_that_hold_no_epochs_are_said(tmp_path, caplog):
+    first, second = write(tmp_path)
+    (first / "metrics.jsonl").write_text('{"metrics": null}')
+    (second / "metrics.jsonl").unlink()
+    (second / "metrics.jsonl").symlink_to("nowhere")
+    assert curves(chosen(tmp_path)) == {}
+    torn, lost = sorted(record.getMessage() for record in caplog.records)
+    assert torn == f"learning curve of {first.name}: metrics.jsonl has 1 lines without a record"
+    assert lost == f"no learning curve: cannot read {second / 'metrics.jsonl'}: No such file or directory"
+    (second / "metrics.jsonl").unlink()  # as where results alone were passed on
+    caplog.clear()
+    assert curves(chosen(tmp_path)) == {}
+    assert f"no learning curve of 1 runs: no {second / 'metrics.jsonl'}" in caplog.text
+
+
 def test_the_settings_of_a_solver_are_no_epochs(tmp_path):
     folder = write_run(tmp_path)
     rows = [{"epoch": 1, "C": 0.1, "train/loss": 1.0}, {"epoch": 2, "lr": 0.1, "weight_decay": 0, "train/loss": 1.0}]

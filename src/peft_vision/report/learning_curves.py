@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from peft_vision.records import Unreadable, read_json_lines
+from peft_vision.records import Unreadable, exists, read_json_lines
 from peft_vision.report.choose import Setting
 from peft_vision.report.log_axis import set_log
 from peft_vision.report.panels import panel_figure
@@ -34,7 +35,10 @@ class Curve:
 
 def curves(setting: Setting) -> dict[str, Curve]:
     """By metric; over the epochs that all its runs have, of those that tell of it."""
-    runs = [_epochs(run.folder / "metrics.jsonl") for run in setting.runs]
+    files = [run.folder / "metrics.jsonl" for run in setting.runs]
+    if gone := [file for file in files if not exists(file)]:  # as where results alone were passed on
+        _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
+    runs = [_epochs(file) for file in files if file not in gone]
     found = {metric: [its[metric] for its in runs if its[metric]] for metric in _PANELS}
     return {metric: its for metric, told in found.items() if told and (its := _curve(told)) is not None}
 
@@ -85,12 +89,7 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
     """By metric and epoch; of a file that was torn, the lines that are whole. A solver's lines are settings and no
     epochs."""
     found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
-    try:
-        rows = list(read_json_lines(path)) if path.is_file() else []
-    except Unreadable as error:
-        _log.warning("no learning curve: %s", error)
-        rows = []
-    for row in rows:
+    for row in _rows(path):
         epoch = row.get("epoch")
         if "lr" not in row or "weight_decay" in row or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
             continue
@@ -99,6 +98,20 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
             if isinstance(value, int | float) and abs(value) <= _LARGEST:
                 found[metric][epoch] = float(value)
     return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Read what can be read, and say what cannot."""
+    try:
+        found, torn = read_json_lines(path)
+    except Unreadable as error:
+        _log.warning("no learning curve: %s", error)
+        return []
+    rows = [row for row in found if "lr" in row or "weight_decay" in row]
+    torn += len(found) - len(rows)
+    if torn:
+        _log.warning("learning curve of %s: metrics.jsonl has %d lines without a record", path.parent.name, torn)
+    return rows
 
 
 def _draw(axes: Axes, its: Curve, look: Look, factor: float) -> None:

@@ -1,14 +1,16 @@
 """Reports figures to the agent of a W&B sweep, which waits for those of the run that it started, new or not."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from peft_vision.experiment import Experiment
-from peft_vision.records import read_json_lines
+from peft_vision.records import Unreadable, read_json_lines
 from peft_vision.run import Run
 from peft_vision.task.mirrored import mirrored
 from peft_vision.tracker import Log
 
+_log = logging.getLogger("peft_vision")
 _COSTS = ("images_per_second", "peak_mib", "train_seconds", "wall_seconds")
 
 
@@ -16,7 +18,12 @@ def tell_epochs(log: Log, experiment: Experiment) -> None:
     """Those that are done, of which the agent's own run knows nothing."""
     if not experiment.tracker.is_awaited():
         return
-    for row in read_json_lines(experiment.run.folder / "metrics.jsonl"):
+    try:
+        rows, _ = read_json_lines(experiment.run.folder / "metrics.jsonl")
+    except Unreadable as error:
+        _log.warning("W&B's agent is not told of the epochs: %s", error)
+        rows = []
+    for row in rows:
         if isinstance(row.get("epoch"), int):
             log.metrics(row, step=row["epoch"])
 
