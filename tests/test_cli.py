@@ -47,6 +47,16 @@ def test_the_command_waits_for_no_library_that_is_slow_to_import():
     assert said.splitlines()[-1].strip() == "slow:"
 
 
+def test_a_folder_that_is_gone_is_no_place_to_work_in(tmp_path):
+    script = (
+        "import os, sys; os.rmdir(os.getcwd()); from peft_vision.cli import main; sys.argv[1:] = ['--help']; main()"
+    )
+    (tmp_path / "gone").mkdir()
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "gone", capture_output=True, text=True)
+    expected = "peft-vision: cannot work in the current folder (No such file or directory); change to another folder\n"
+    assert (ended.returncode, ended.stderr) == (1, expected)
+
+
 def test_help_shows_every_option_and_two_examples_and_no_other_name(tmp_path):
     outcome = call("--help", cwd=tmp_path)
     assert OPTIONS

@@ -88,7 +88,7 @@ def test_any_task_says_so_before_it_begins(arguments, variables, tmp_path):
     variables({"WORLD_SIZE": "2"})
     outcome = call(*arguments, cwd=tmp_path)
     assert outcome.error.startswith(
-        "environment: WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"
+        "environment: WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"
     )
     assert list(tmp_path.glob("runs/[!.]*")) == []
 

@@ -65,11 +65,21 @@ def run(config: DictConfig) -> float | None:
         raise  # to the sweeper, which goes on with the other points and lists the faults at the end
 
 
+def _check_working_folder() -> None:
+    """ConfigError where relative paths lead nowhere: the folder was deleted, or this user may not enter it."""
+    try:
+        os.stat(os.getcwd())
+        os.stat(".")
+    except OSError as error:
+        raise ConfigError(f"cannot work in the current folder ({error.strerror}); change to another folder") from error
+
+
 def main() -> None:
     """Exit code 0, or another, 1 mostly, after one or two lines on standard error that say what was wrong."""
     hold()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
+        _check_working_folder()
         sys.argv[1:] = _readable(sys.argv[1:])
         with at_once():
             run()

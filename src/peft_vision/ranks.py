@@ -37,7 +37,8 @@ def ranks() -> Ranks:
         return ALONE
     values = {**given, "MASTER_ADDR": os.environ.get("MASTER_ADDR"), "MASTER_PORT": number("MASTER_PORT", least=1)}
     if missing := [name for name, value in values.items() if value in (None, "")]:
-        raise ConfigError(f"environment: WORLD_SIZE is {size}, but {', '.join(missing)} is not set\n{_REMEDY}")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(f"environment: WORLD_SIZE is {size}, but {', '.join(missing)} {verb} not set\n{_REMEDY}")
     for name, rank in given.items():
         if rank >= size:
             raise ConfigError(f"environment: {name} is {rank}, should be below WORLD_SIZE, which is {size}\n{_REMEDY}")
