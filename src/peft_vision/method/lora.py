@@ -71,7 +71,7 @@ class LoRA(Method):
         if self.dora and type(inner) is not nn.Linear:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
         updated = LowRank(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
-        encoder.vit.set_submodule(name, updated)
+        encoder.replace(name, updated)
 
 
 class LowRank(Wrapper):
