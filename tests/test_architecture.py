@@ -23,7 +23,7 @@ seeding progress stopping lifeline wording composition records batch_norm trust 
 tensor_header preprocessing run_records
 request
 backbone data
-head method ood
+head method ood unreached
 model
 likeness
 adapter interpolation
