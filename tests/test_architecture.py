@@ -18,12 +18,12 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation regular
 config console
-identity ranks sweep_agent
+identity ranks sweep_agent user_code
 seeding progress stopping lifeline wording composition records batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
 backbone data
-head method ood unreached
+head method ood unreached given
 model
 likeness
 adapter interpolation

@@ -18,6 +18,7 @@ from peft_vision.records import exists
 from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, TuningResult, load, parsed
 from peft_vision.run import Run
 from peft_vision.trust import check_targets
+from peft_vision.user_code import CODE
 
 OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
 TUNE = "tune"  # data.stage of runs that only choose, without test images
@@ -184,6 +185,8 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(config[group], dict) and "_target_" in config[group]:
             check_targets(config[group], f"config.{group}")
             setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
+    if CODE in config and isinstance(config[CODE], dict):
+        setting |= {f"{CODE}.{one_line(str(name))}": one_line(str(its)) for name, its in config[CODE].items()}
     return setting
 
 
