@@ -42,7 +42,7 @@ shift
 report bench
 plan
 task library
-cli
+cli testing
 launch
 sweep
 search

@@ -4,7 +4,9 @@ import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -12,10 +14,12 @@ import yaml
 from torch.nn import functional as F
 
 import peft_vision
-from command import SMOKE, call, results, run_folder
+from command import SMOKE, call, results, run_folder, start
 from conftest import tiny_vit
-from peft_vision.config import ConfigError
+from peft_vision.config import CONFIG_DIR, ConfigError
+from peft_vision.data.digits import Digits
 from peft_vision.method.lora import LoRA
+from peft_vision.testing import check_data, check_head, check_method
 from peft_vision.user_code import _digest
 
 OWN = Path(__file__).parent / "stranger" / "stranger_parts.py"
@@ -172,7 +176,7 @@ def test_adapt_takes_a_class_a_component_or_a_file(given, stranger, images, tmp_
     file.write_text(yaml.safe_dump({"_target_": "stranger_parts.Gate", "start": 0.5, **BASE}))
     ways = {"class": stranger.Gate, "component": stranger.Gate(start=0.5, **BASE), "yaml": str(file), "path": file}
     model = peft_vision.adapt(tiny_vit(), method=ways[given], num_classes=4, start=0.25)
-    assert {float(gate) for name, gate in model.named_parameters() if name.endswith(".gate")} == {0.25}
+    assert {gate.item() for name, gate in model.named_parameters() if name.endswith(".gate")} == {0.25}
     peft_vision.save(model, tmp_path / "a.safetensors")
     assert torch.equal(peft_vision.load(tmp_path / "a.safetensors", tiny_vit())(images), model.eval()(images))
 
@@ -192,3 +196,76 @@ def test_what_adapt_cannot_use_is_named():
 
     with pytest.raises(ConfigError, match=r"^method: .*Local cannot be found again .*define it at the top level"):
         peft_vision.adapt(tiny_vit(), method=Local, num_classes=4)
+
+
+def test_a_config_file_that_a_shipped_one_hides_is_named(tmp_path):
+    chosen = written(tmp_path, "method", "lora", rank=2)
+    outcome = call("experiment=smoke", *chosen, "--cfg", "job", cwd=tmp_path)
+    hidden = tmp_path / "myconf" / "method" / "lora.yaml"
+    expected = f"peft-vision: {hidden} is not read: peft-vision ships a file of that name; give it another name\n"
+    assert (outcome.code, outcome.err) == (0, expected)
+
+
+def test_a_rate_may_go_by_the_name_of_an_own_optimizer(tmp_path):
+    own = yaml.safe_load((CONFIG_DIR / "optimizer" / "adamw.yaml").read_text())
+    written(tmp_path, "optimizer", "own", **{**own, "lr": "${method.lr.own}"})
+    method = yaml.safe_load((CONFIG_DIR / "method" / "bitfit.yaml").read_text())
+    chosen = written(tmp_path, "method", "mine", **{**method, "lr": {"own": 0.125}})
+    assert call("experiment=smoke", *chosen, "optimizer=own", cwd=tmp_path).code == 0
+    (result,) = results(tmp_path)
+    assert json.loads(result.read_text())["config"]["optimizer"]["lr"] == 0.125
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file or directory", "/gone/labels.csv"), OSError("no")]
+)
+def test_a_data_set_of_ones_own_that_cannot_be_opened_is_named(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(Digits, "open", mock.Mock(side_effect=error))
+    said = call(*SMOKE, cwd=tmp_path).error
+    assert said == (
+        "data: Digits: no" if error.filename is None else "data: /gone/labels.csv: No such file or directory"
+    )
+
+
+def test_an_empty_validation_split_is_none(tmp_path, monkeypatch):
+    opened = Digits.open
+
+    def with_empty(self):
+        sets = opened(self)
+        return replace(sets, val=sets.train.subset(torch.arange(0)))
+
+    monkeypatch.setattr(Digits, "open", with_empty)
+    assert call(*SMOKE, cwd=tmp_path).code == 0
+    (result,) = results(tmp_path)
+    assert json.loads(result.read_text())["data"]["images"]["val"] > 0  # drawn from the training images
+
+
+def test_a_strangers_method_and_head_pass_the_checks(stranger):
+    check_method(stranger.Vera, rank=3)
+    check_method(stranger.Gate, start=0.5)
+    with pytest.raises(AssertionError, match=r"should train and never moves: .*behnid"):
+        check_method(stranger.Misplaced)
+
+
+def test_a_head_that_only_says_it_is_linear_does_not_pass(stranger):
+    check_head("linear")
+    check_head("linear", hidden=[7])
+    with pytest.raises(AssertionError, match="the head computes something else with its own"):
+        check_head(stranger.Cosine)
+
+
+def test_a_data_set_of_ones_own_is_checked(monkeypatch):
+    check_data("digits")
+    opened = Digits.open
+    monkeypatch.setattr(Digits, "open", lambda self: replace(opened(self), classes=tuple("012345678")))
+    with pytest.raises(AssertionError, match="train: labels from 0 to 9, but there are 9 classes"):
+        check_data("digits")
+
+
+def test_completion_offers_the_users_own_options(tmp_path):
+    written(tmp_path, "method", "mine", rank=2)
+    line = "peft-vision --config-dir myconf method=mi"
+    out, err = start(
+        "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD="3"
+    ).communicate(timeout=30)
+    assert (out.split(), err) == (["method=mine"], "")

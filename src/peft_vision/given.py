@@ -11,15 +11,16 @@ from peft_vision.identity import spelled
 from peft_vision.records import read_yaml
 
 _YAML = (".yaml", ".yml")
+_USUAL = {"method": "linear", "head": "linear", "data": "digits"}  # for what every component of a group has
 
 
 def component_values(given: object, kind: type, group: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values, `_target_` among them, of the `kind` that `given` stands for, with `options` in place of its
     own.
 
-    `given`: the name of a file in conf/<group>/, the path of a YAML file of one's own, a component, or its class, whose
-    options are `options` and, for what every method has, those of conf/method/linear.yaml. ConfigError where it is
-    none, or could not be found again by its name, which is what a saved adapter holds.
+    `given`: the name of a file in conf/<group>/, the path of a YAML file of one's own, a component, or its class; what
+    every `kind` has is then as in a shipped one. ConfigError where it is none, or could not be found again by its name,
+    which is what a saved adapter holds.
     """
     if isinstance(given, str) and not given.endswith(_YAML):
         return complete({**option(group, given), **options})
@@ -29,7 +30,7 @@ def component_values(given: object, kind: type, group: str, options: Mapping[str
             raise ConfigError(f"{group}: {given} holds no _target_, the class to build")
     elif isinstance(given, type):
         shared = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
-        common = option(group, "linear")
+        common = option(group, _USUAL[group])
         values = {key: common[key] for key in common if key in shared}
         values["_target_"] = f"{given.__module__}.{given.__qualname__}"
     elif isinstance(given, kind):

@@ -175,7 +175,12 @@ class Data(ABC):
         return parts, images, skipped
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
-        sets = self.open()
+        try:
+            sets = self.open()
+        except OSError as error:
+            raise ConfigError(f"data: {error.filename or type(self).__name__}: {error.strerror or error}") from error
+        if sets.val is not None and not len(sets.val):
+            sets = replace(sets, val=None)
         parts = divided(
             sets,
             train_size=self.train_size,

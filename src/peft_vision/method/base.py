@@ -40,11 +40,11 @@ PROBE = Phase("probe", probe=True, group="probe")
 class Method(ABC):
     """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `probe_first`: whether the
     head is fitted before anything else trains, by the optimizer `probe`. `lr`: the learning rate that suits this method
-    with each optimizer; `optimizer.lr` starts from it."""
+    with an optimizer, by the name that the optimizer's YAML refers to; `optimizer.lr` starts from it."""
 
     layers: Layers
     probe_first: bool
-    lr: Annotated[dict[Literal["sgd", "adamw"], PositiveFloat], INCIDENTAL]
+    lr: Annotated[dict[str, PositiveFloat], INCIDENTAL]
 
     def check(self, where: str = "method") -> None:
         """ConfigError for values that could not act; called before a training, and not where one that ended is read."""
