@@ -7,9 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build_all, nearest
@@ -29,10 +27,10 @@ from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import check_head
 from peft_vision.run import Run
 from peft_vision.schedule import Schedule
-from peft_vision.seeding import derive
 from peft_vision.stage import check_stage
 from peft_vision.tracker import Tracker
 from peft_vision.trainer import Trainer
+from peft_vision.trust import check_targets
 from peft_vision.user_code import CODE, user_code
 
 KINDS = {
@@ -193,6 +191,7 @@ class Experiment:
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Return whether a config that an earlier command resolved means the same training, wherever its files lay."""
         try:
+            check_targets(config, "config.yaml")
             other = Experiment.of(config, self.choices)
         except ConfigError:
             return False
@@ -262,13 +261,6 @@ def open_store(
         device=world.device,
         quiet=quiet,
     )
-
-
-def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
-    """Loaded, or drawn from the run's seed where no weights are asked for."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "backbone"))
-        return backbone.load()
 
 
 def _faults(config: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from peft_vision.adapter import Recipe, attach_adapter, read_adapter
-from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.config import ConfigError, build
-from peft_vision.experiment import load_backbone
 from peft_vision.features.store import TYPES
 from peft_vision.head import Head
 from peft_vision.method.base import Method

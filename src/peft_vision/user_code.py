@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from peft_vision.config import FUNCTION, marks
+
 CODE = "user_code"
 """The key of a run's config under which these digests are noted."""
 _OURS = "peft_vision"
@@ -21,14 +23,19 @@ _INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "
 
 
 def user_code(components: Iterable[Any]) -> dict[str, str]:
-    """Return 16 hex digits for each class within `components`, at any depth, that is not this package's, by its dotted
-    name. A class without a source file, such as one of a notebook, has none."""
-    classes = {cls for component in components for cls in _classes(component)}
-    found = {}
-    for cls in classes:
-        if cls.__module__.partition(".")[0] != _OURS and (digest := _digest(cls.__module__)) is not None:
-            found[f"{cls.__module__}.{cls.__qualname__}"] = digest
-    return dict(sorted(found.items()))
+    """Return 16 hex digits for each class and function that `components` name, at any depth, and that are not this
+    package's, by dotted name. What has no source file, such as a class of a notebook, has none."""
+    named = {place for component in components for place in _named(component)}
+    digests = {
+        f"{module}.{name}": _digest(module) for module, name in sorted(named) if module.partition(".")[0] != _OURS
+    }
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def source_of(function: str) -> str:
+    """Return the name of a function of the user's with the digest of its source; other names as they are."""
+    module, _, _ = function.rpartition(".")
+    return f"{function} {_digest(module)}" if module else function
 
 
 def edited(config: Mapping[str, Any], components: Iterable[Any]) -> list[str]:
@@ -38,17 +45,23 @@ def edited(config: Mapping[str, Any], components: Iterable[Any]) -> list[str]:
     return [name for name, digest in now.items() if name in then and then[name] != digest]
 
 
-def _classes(value: Any) -> Iterator[type]:
+def _named(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the module and the name of each class and function within."""
     if is_dataclass(value) and not isinstance(value, type):
-        yield type(value)
+        cls = type(value)
+        yield cls.__module__, cls.__qualname__
         for field in fields(value):
-            yield from _classes(getattr(value, field.name))
+            inner = getattr(value, field.name)
+            if FUNCTION in marks(cls).get(field.name, ()) and "." in inner:
+                module, _, name = inner.rpartition(".")
+                yield module, name
+            yield from _named(inner)
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _classes(inner)
+            yield from _named(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _classes(inner)
+            yield from _named(inner)
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,7 @@ from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.config import FILE, ConfigError, Neutral, component, nearest
 from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
+from peft_vision.seeding import derive
 
 _NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
@@ -146,6 +147,13 @@ class Backbone:
             interpolation=config.interpolation,
             crop=crop,
         )
+
+
+def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
+    """Loaded, or drawn from the run's seed where no weights are asked for."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "backbone"))
+        return backbone.load()
 
 
 def refuse_unusual(vit: nn.Module) -> None:

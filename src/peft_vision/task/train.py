@@ -11,13 +11,14 @@ from pydantic import BeforeValidator
 from torch import nn
 
 from peft_vision.adapter import Recipe, write_adapter, write_probe
+from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
-from peft_vision.experiment import Experiment, load_backbone, open_store
+from peft_vision.experiment import Experiment, open_store
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import fit_phases
