@@ -60,7 +60,7 @@ def sweeps(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, ...]]
     """The commands of one case, without seeds."""
     lr = option("method", case.method)["lr"][options.optimizer]
     rates = ",".join(f"{lr * factor:.3g}" for factor in options.factors)
-    decays = ",".join(f"{options.decay * factor:g}" for factor in DECAYS)
+    decays = ",".join(f"{options.decay * factor:g}" for factor in options.decays)
     yield (f"optimizer={options.optimizer}", f"optimizer.lr={rates}", f"optimizer.weight_decay={decays}")
     if options.solvers and case.method == "linear":
         yield ("optimizer=grid",)
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="of the default rate")
+    parser.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="of the default decay")
     parser.add_argument("--bound", type=float, default=1.5, help="points that a default may lose")
     parser.add_argument("--solvers", action="store_true")
     parser.add_argument("--runs", type=Path, help="where runs are kept, to go on from; else they are thrown away")
