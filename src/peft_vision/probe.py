@@ -88,8 +88,15 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
     check_linear(model, group=group)
 
 
-def said(optimizers: Mapping[str, Optimizer], *, augment: str, views: int) -> dict[str, str]:
-    """Return a line for each group that a solver fits, which says what the solver does not take into account."""
+def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augment: str, views: int) -> dict[str, str]:
+    """Return a line for each group that a solver fits, which says what the solver does not take into account; and one
+    where steps of a fixed rate train a head alone that a solver could fit, as the rate decides much there."""
+    alone = not model.parameter_counts().method and len(model.phases) == 1 and head.is_linear and augment == "none"
+    if alone and isinstance(optimizers["optimizer"], Stepper):
+        advice = (
+            "optimizer=grid chooses among many on validation, in about the same time, and lbfgs solves for the head"
+        )
+        return {"optimizer": f"one rate and decay for a probe, not tuned; {advice}"}
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {

@@ -138,8 +138,8 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             held.enter_context(run.watched())
             run.keep_metrics(standing.rows)
             _announce(facts, model, run, standing, backbone_size)
-            views = experiment.features.views
-            for group, line in said(experiment.fitting, augment=experiment.data.augment, views=views).items():
+            shown = {"augment": experiment.data.augment, "views": experiment.features.views}
+            for group, line in said(experiment.fitting, model, experiment.head, **shown).items():
                 logger.info("%-9s %s", group, line)
             log = held.enter_context(mirrored(experiment, run, anew=standing.rows == 0))
             tell_epochs(log, experiment)
