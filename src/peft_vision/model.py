@@ -122,11 +122,12 @@ class Model(nn.Module):
 
     def train(self, mode: bool = True) -> "Model":
         """Set training mode, except for what does not train: it stays in evaluation mode, but for the backbone's
-        dropping modules while anything besides the head trains."""
+        dropping modules while anything besides the head trains, and for a readout that the phase keeps live."""
         super().train(mode)
         if self._head_alone:
             self.encoder.eval()
-        if not any(parameter.requires_grad for parameter in self.readout.parameters()):
+        trains = any(parameter.requires_grad for parameter in self.readout.parameters())
+        if not trains and not self.phase.live_readout:
             self.readout.eval()
         return self
 

@@ -39,7 +39,7 @@ def beside_notes(found: Sequence[Beside]) -> list[str]:
         f"weights {content.weights}; images: {content.images}; normalised by {content.normalization}; chosen by: "
         f"{content.selection}; seeds: {content.seeds}",
     ]
-    said += [f"{its.method}, published: {row.remark}" for its in found if (row := content.rows[its.method]).remark]
+    said += [f"{its.method}, published: {words}" for its in found if (words := its.table.about(its.method))]
     differs = dict.fromkeys(words for its in found for words in its.differs)
     said += [f"{_whose(words, found)}{words}" for words in differs]
     absent = [name for name in content.rows if name not in {its.method for its in found}]
