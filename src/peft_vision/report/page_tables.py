@@ -13,6 +13,7 @@ from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Finished
 from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
 from peft_vision.report.markup import Cell, Heading, Markup, element, joined, table
+from peft_vision.report.significance import Verdict
 
 
 def board_table(board: Leaderboard) -> Markup:
@@ -36,15 +37,17 @@ def _score(entry: Entry, board: Leaderboard) -> Cell:
     kind = entry.verdict.kind if entry.verdict else ""
     text = " ".join(filter(None, [figure(entry.score), fewer_seeds(entry, board)]))
     parts: list[str] = [element("span", text, class_="best" if kind == "best" else None)]
-    mark = (
-        element("abbr", "≈", title=f"not significantly different from the best (p = {entry.verdict.p:.2g})")
-        if kind == "tie"
-        else ""
-    )
+    mark = element("abbr", "≈", title=_tie(entry.verdict)) if kind == "tie" else ""
     parts.append(element("span", mark, class_="mark"))
     if between := interval(entry.score):
         parts.append(element("span", between, class_="between"))
     return Cell(joined(parts), entry.score.mean, "")
+
+
+def _tie(verdict: Verdict) -> str:
+    """Say what the mark means, to who points at it."""
+    over = {"seeds": "seeds", "data_sets": "data sets"}[verdict.over]
+    return f"not significantly different from the best (p = {verdict.p:.2g}, {verdict.pairs} {over})"
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Markup:
