@@ -1,8 +1,7 @@
 """How often a verdict is wrong, of methods whose truth is known: made-up figures, judged as a report judges them.
 
-Both questions are put: over seeds, on data sets that stay the same; and over data sets, drawn anew each time. A binomial
-count with the nominal rate lies outside the bounds once in a thousand times.
-"""
+Both questions are put: over seeds, on data sets that stay the same; and over data sets, drawn anew each time. A
+binomial count with the nominal rate lies outside the bounds once in a thousand times."""
 
 from collections.abc import Iterator
 

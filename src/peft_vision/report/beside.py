@@ -9,6 +9,7 @@ from typing import Literal
 from peft_vision.published.tables import Table, table
 from peft_vision.report.leaderboard import Entry, Leaderboard, Line
 from peft_vision.report.means import mean_score
+from peft_vision.report.protocol import Protocol
 from peft_vision.report.significance import Score, Strata
 
 Kind = Literal["data", "group", "mean of groups", "mean", "measured so far"]
@@ -34,12 +35,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Beside:
-    """One method of a `table` on one backbone. `differs`: in what its runs are not as published; `miniature`: whether
-    any of its images are of a rehearsal."""
+    """One method of a `table` on one backbone, by one protocol; `title` names both. `differs`: in what its runs are not
+    as published; `miniature`: whether any of its images are of a rehearsal."""
 
     table: Table
     method: str
     backbone: str
+    protocol: Protocol
+    title: str
     cells: tuple[Cell, ...]
     differs: tuple[str, ...]
     miniature: bool
@@ -88,7 +91,16 @@ def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
         whole = published.keys() >= measured.keys()
         mean = sum(published[data] for data in measured) / len(measured) if whole else None
         cells.append(_cell(f"mean of the {len(measured)} measured", "measured so far", mean, measured))
-    return Beside(its, line.method, board.backbone, tuple(cells), tuple(_differs(its, line)), _is_miniature(line))
+    return Beside(
+        its,
+        line.method,
+        board.backbone,
+        board.protocol,
+        board.title,
+        tuple(cells),
+        tuple(_differs(its, line)),
+        _is_miniature(line),
+    )
 
 
 def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:

@@ -46,6 +46,7 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
 
     return {
         "backbone": board.backbone,
+        "protocol": board.protocol,
         "method": line.method,
         "column": column.label,
         "kind": column.kind,

@@ -49,6 +49,11 @@ def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> lis
     scored = [entry for entry in entries if entry.score]
     best, tie, on_test = marks
     said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
+    if board.told:
+        said.append(
+            f"protocol: {board.told}; what other protocols came to on the same test images has a leaderboard of its "
+            "own, and is in no mean of this one"
+        )
     if any(entry.verdict for entry in scored):
         said.append(f"{best} the best of a column" + _tie_note(board, tie))
     said += [*_mean_notes(board), *_untestable(board)]

@@ -28,7 +28,7 @@ def board_table(board: Leaderboard) -> Markup:
         ]
         for line in board.lines
     ]
-    return table(f"Test accuracy in %, {board.backbone}", headings, rows, classes="board")
+    return table(f"Test accuracy in %, {board.title}", headings, rows, classes="board")
 
 
 def _score(entry: Entry, board: Leaderboard) -> Cell:
@@ -78,7 +78,7 @@ def absent_table(board: Leaderboard) -> Markup | None:
         reason = _reason(board, line, column.label, entry)
         rows.append([Cell(text, text, "") for text in (line.method, column.label, entry.status, reason)])
     return (
-        table(f"Cells of the leaderboard without a figure, {board.backbone}", headings, rows, classes="wide")
+        table(f"Cells of the leaderboard without a figure, {board.title}", headings, rows, classes="wide")
         if rows
         else None
     )
@@ -107,7 +107,7 @@ def settings_table(boards: Sequence[Leaderboard]) -> Markup:
         Heading("training, s", False, ""),
     ]
     rows = [
-        _setting(line, column.label, entry)
+        _setting(line, ", ".join(filter(None, [column.label, board.told])), entry)
         for board in boards
         for line in board.lines
         for column, entry in zip(board.columns, line.entries, strict=True)
@@ -140,6 +140,7 @@ def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
         Heading("folder", True, ""),
         Heading("method", True, ""),
         Heading("data", True, ""),
+        Heading("stage", True, ""),
         Heading("seed", False, ""),
         Heading("learning rate", False, ""),
         Heading("decay", False, ""),
@@ -161,6 +162,7 @@ def _run(run: Finished, out: Path) -> list[Cell]:
         Cell(element("a", run.name, href=f"{where}/"), run.name, ""),
         Cell(run.method, run.method, ""),
         Cell(run.data, run.data, ""),
+        Cell(stage := str(run.setting.get("data.stage", "all")), stage, ""),
         Cell(str(run.seed), run.seed, ""),
         *(_number(run.setting.get(key)) for key in ("optimizer.lr", "optimizer.weight_decay")),
         _percent(run.metrics.get("val/accuracy")),
