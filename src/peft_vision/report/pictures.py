@@ -35,10 +35,10 @@ _CAPTIONS = {
         "is one standard deviation. Methods whose head is solved rather than stepped have no epochs.",
     ),
     "response": (
-        "Response to learning rate and weight decay",
-        "Mean validation accuracy in % over seeds of every setting tried; where settings also differ in something "
-        "else, the best of them. Colour runs from each panel's lowest to its highest; (n) marks fewer seeds than "
-        "others; hatched is what was not tried, or failed.",
+        "Response to learning rate and weight decay, or to C",
+        "Mean validation accuracy in % over seeds of every setting tried, those that a solver tried within a run too; "
+        "where settings also differ in something else, the best of them. Colour runs from each panel's lowest to its "
+        "highest; (n) marks fewer seeds than others; hatched is what was not tried, or failed.",
     ),
     "scatter": (
         "In distribution against out of distribution",
