@@ -95,7 +95,7 @@ def _mean_notes(board: Leaderboard) -> list[str]:
         (number, line.method): verdict.over
         for number in means
         for line in board.lines
-        if (verdict := line.entries[number].verdict) and verdict.over
+        if (verdict := line.entries[number].verdict) and verdict.p is not None
     }
     said = [f"means are compared {ABOUT[over]}" for over in (board.ties_over,) if over in tested.values()]
     for number in means:
