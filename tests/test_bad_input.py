@@ -94,6 +94,23 @@ def test_a_mistake_on_the_command_line_is_named(arguments, line, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("method.rank=4", "rank is an option of lora, .*fact_tk.*repadapter.*: write method=lora"),
+        ("method.num_queries=4", "num_queries is an option of vqt: write method=vqt"),
+        ("data.path=pictures", "path is an option of image_folder, .*parquet.*: write data=image_folder"),
+        ("optimizer.momentum=0.5", "momentum is an option of sgd, .*galore_torch.*: write optimizer=sgd"),
+    ],
+)
+def test_a_key_of_another_option_names_those_that_have_it(argument, line, tmp_path):
+    said = refused("experiment=smoke", argument, cwd=tmp_path)
+    assert said[0].startswith(f"unknown key {argument.partition('=')[0]}; ")
+    assert re.fullmatch(line, said[1]), said
+    owner = said[1].rpartition(" ")[2]
+    assert call("experiment=smoke", owner, argument, "--cfg", "job", cwd=tmp_path).code == 0
+
+
 def test_all_faults_come_in_one_message(tmp_path):
     said = refused(*SMOKE, "seed=-1", "trainer.epochs=0", cwd=tmp_path)
     assert [line.partition(":")[0] for line in said] == ["seed", "trainer.epochs"]

@@ -117,7 +117,15 @@ def _readable(arguments: list[str]) -> list[str]:
     home = os.path.expanduser("~")
     if home == "~" and any("=~/" in word for word in parsed.overrides):
         raise ConfigError(HOMELESS)
-    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in parsed.overrides]
+    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(parsed.overrides)]
+
+
+def _of_own_data(overrides: list[str]) -> list[str]:
+    """The same, where values `data.key=value` are for the data of a saved run: which keys these have its config.yaml
+    tells, and not the data set that a run would have by default."""
+    if "task=evaluate" not in overrides or any(re.match(r"(data|experiment)=", word) for word in overrides):
+        return overrides
+    return [f"++{word}" if re.match(r"data\.[\w.]+=", word) else word for word in overrides]
 
 
 def _say(message: str) -> None:
