@@ -145,6 +145,18 @@ def test_corrupt_pictures_are_named_and_counted(tmp_path):
     assert "data.on_corrupt=skip" in said[1]
 
 
+def test_data_that_are_refused_leave_no_folder(tmp_path):
+    pictures(tmp_path / "pets", corrupt=3)
+    refused(*PETS, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+    outcome = call(*PETS, "data.on_corrupt=skip", cwd=tmp_path)
+    assert outcome.code == 0
+    before = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    refused_again = call(*PETS, "seed=1", cwd=tmp_path).error
+    assert "cannot read" in refused_again
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == before
+
+
 def test_corrupt_pictures_are_left_out_on_request(tmp_path):
     pictures(tmp_path / "pets", corrupt=3)
     outcome = call(*PETS, "data.on_corrupt=skip", cwd=tmp_path)
