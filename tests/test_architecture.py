@@ -19,7 +19,7 @@ peft_vision
 printable spreadsheet allocation regular
 config console
 identity ranks sweep_agent records
-shipped
+shipped guide
 seeding progress stopping lifeline wording composition batch_norm trust sharing state
 tensor_header preprocessing run_records
 request

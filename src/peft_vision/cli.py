@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.guide import FIRST_PAGE, task_help, version_line
 from peft_vision.lifeline import hold
-from peft_vision.printable import PRINTABLE, complain
+from peft_vision.printable import PRINTABLE, complain, say
 from peft_vision.ranks import check_alone, ranks, speaks
 from peft_vision.request import Request
 from peft_vision.stopping import STOPPED, Stopped, at_once
@@ -80,6 +81,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
         _check_working_folder()
+        _answer(sys.argv[1:])
         sys.argv[1:] = _readable(sys.argv[1:])
         with at_once():
             run()
@@ -103,9 +105,23 @@ def main() -> None:
     except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:
-        if error.code == USAGE_ERROR:
+        if error.code == USAGE_ERROR and sys.argv[1:]:
             _fail(USAGE)
         raise
+
+
+def _answer(arguments: list[str]) -> None:
+    """End here where the command only asks for a version or the help of a task, or asks for nothing at all."""
+    if not arguments:
+        complain(FIRST_PAGE)
+        sys.exit(USAGE_ERROR)
+    if "--version" in arguments:
+        say(version_line())
+        sys.exit(0)
+    tasks = [word.removeprefix("task=") for word in arguments if word.startswith("task=")]
+    if {"--help", "-h"} & set(arguments) and tasks and (text := task_help(tasks[-1])) is not None:
+        say(text)
+        sys.exit(0)
 
 
 def _readable(arguments: list[str]) -> list[str]:
