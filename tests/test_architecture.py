@@ -18,8 +18,9 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation regular
 config console
-identity ranks sweep_agent user_code
-seeding progress stopping lifeline wording composition records batch_norm trust sharing state
+identity ranks sweep_agent user_code records
+shipped guide
+seeding progress stopping lifeline wording composition batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
 backbone data

@@ -94,6 +94,23 @@ def test_a_mistake_on_the_command_line_is_named(arguments, line, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("method.rank=4", "rank is an option of lora, .*fact_tk.*repadapter.*: write method=lora"),
+        ("method.num_queries=4", "num_queries is an option of vqt: write method=vqt"),
+        ("data.path=pictures", "path is an option of image_folder, .*parquet.*: write data=image_folder"),
+        ("optimizer.momentum=0.5", "momentum is an option of sgd, .*galore_torch.*: write optimizer=sgd"),
+    ],
+)
+def test_a_key_of_another_option_names_those_that_have_it(argument, line, tmp_path):
+    said = refused("experiment=smoke", argument, cwd=tmp_path)
+    assert said[0].startswith(f"unknown key {argument.partition('=')[0]}; ")
+    assert re.fullmatch(line, said[1]), said
+    owner = said[1].rpartition(" ")[2]
+    assert call("experiment=smoke", owner, argument, "--cfg", "job", cwd=tmp_path).code == 0
+
+
 def test_all_faults_come_in_one_message(tmp_path):
     said = refused(*SMOKE, "seed=-1", "trainer.epochs=0", cwd=tmp_path)
     assert [line.partition(":")[0] for line in said] == ["seed", "trainer.epochs"]
@@ -126,6 +143,18 @@ def test_corrupt_pictures_are_named_and_counted(tmp_path):
     said = refused(*PETS, cwd=tmp_path)
     assert re.match(r"data: cannot read \S*cats/\d.png \(.*\), and 2 more are corrupt", said[0])
     assert "data.on_corrupt=skip" in said[1]
+
+
+def test_data_that_are_refused_leave_no_folder(tmp_path):
+    pictures(tmp_path / "pets", corrupt=3)
+    refused(*PETS, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+    outcome = call(*PETS, "data.on_corrupt=skip", cwd=tmp_path)
+    assert outcome.code == 0
+    before = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    refused_again = call(*PETS, "seed=1", cwd=tmp_path).error
+    assert "cannot read" in refused_again
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == before
 
 
 def test_corrupt_pictures_are_left_out_on_request(tmp_path):

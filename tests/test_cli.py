@@ -1,17 +1,22 @@
 """The command before it does anything: help, completion, composition."""
 
+import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
+import hydra
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from command import call, start
+import peft_vision
+from command import call, command, start
 from peft_vision.composition import complete
 from peft_vision.config import CONFIG_DIR, build
 from peft_vision.experiment import KINDS, Experiment
+from peft_vision.guide import FIRST_PAGE
 from peft_vision.ood.opened import build_sets
 from peft_vision.task.base import Task
 
@@ -66,6 +71,55 @@ def test_help_shows_every_option_and_two_examples_and_no_other_name(tmp_path):
     assert sum(line.startswith("  peft-vision ") for line in outcome.out.splitlines()) == 2
     assert "hydra" not in outcome.out.lower()
     assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_nothing_asked_for_starts_nothing_and_shows_the_first_page(tmp_path):
+    outcome = command(cwd=tmp_path)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert sum(line.startswith("  peft-vision ") for line in outcome.err.splitlines()) == 3
+    assert "peft-vision --help" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_examples_of_the_first_page_compose(tmp_path):
+    examples = re.findall(r"^  peft-vision (.*?)  ", FIRST_PAGE, re.MULTILINE)
+    for words in [*examples, "task=train"]:
+        outcome = call(*words.split(), "--cfg", "job", cwd=tmp_path)
+        assert (outcome.code, outcome.err) == (0, ""), words
+
+
+def test_its_version_is_its_own_with_those_it_stands_on(tmp_path):
+    outcome = call("--version", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    beside = f"Hydra {hydra.__version__}, torch {version('torch')}, timm {version('timm')}"
+    assert outcome.out.startswith(f"peft-vision {peft_vision.__version__} ({beside}, Python 3.")
+
+
+TASKS = [option for group, option in OPTIONS if group == "task"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_help_of_a_task_has_its_keys_and_examples_that_compose(task, tmp_path):
+    outcome = call(f"task={task}", "--help", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    bare = composed(f"task={task}")
+    own = [f"task.{key}" for key in bare["task"] if key != "_target_"] + [key for key in bare if key in OWN_KEYS]
+    shown = re.findall(r"^  ([\w.]+)=", outcome.out, re.MULTILINE)
+    assert sorted(shown) == sorted(own)
+    examples = re.findall(r"^  peft-vision (.*)$", outcome.out, re.MULTILINE)
+    assert examples
+    for words in examples:
+        if " -m " not in f" {words}":
+            assert call(*shlex.split(words), "--cfg", "job", cwd=tmp_path).code == 0, words
+    for other in set(TASKS) - {task}:
+        assert other in outcome.out.splitlines()[-1]
+
+
+OWN_KEYS = ("run", "images", "checkpoint", "out", "file")
+
+
+def test_the_help_of_a_task_that_is_not_there_names_those_that_are(tmp_path):
+    assert call("task=pedict", "--help", cwd=tmp_path).error.endswith("did you mean predict?")
 
 
 def test_the_shell_can_install_its_completion(tmp_path):

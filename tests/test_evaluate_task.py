@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from command import SMOKE, call, run_folder
+from digit_folders import DATA, write_digits
 from peft_vision.config import CONFIG_DIR
 
 WEIGHTS = CONFIG_DIR.parent / "src" / "peft_vision" / "backbone" / "vit_micro.safetensors"
@@ -89,6 +90,55 @@ def test_a_runs_own_data_give_its_own_metrics(method, tolerance, tmp_path):
         assert found["images"] == {split: known["data"]["images"][split]}
         assert found["data"]["fingerprint"] == known["data"]["fingerprint"]
         assert found["backbone"] == known["backbone"]
+
+
+def test_without_a_word_on_data_they_are_the_runs_own(run):
+    known = json.loads((run / "result.json").read_text())
+    outcome = call("task=evaluate", f"run={run}", "data.workers=0", cwd=run.parent)
+    assert (outcome.code, outcome.err) == (0, "")
+    (path,) = run.glob("evaluations/digits-test-*.json")
+    found = json.loads(path.read_text())
+    assert found["data"]["fingerprint"] == known["data"]["fingerprint"]
+    assert found["metrics"]["test/accuracy"] == known["metrics"]["test/accuracy"]
+    assert found["data"]["config"] == {**known["config"]["data"], "workers": 0}
+
+
+def test_others_are_chosen_by_name_alone_be_it_the_one_that_is_never_written(run):
+    said = call("task=evaluate", f"run={run}", "data=cifar100", "data.download=false", cwd=run.parent).error
+    assert said.startswith(f"data: no cifar100 in {run.parent}/datasets")
+    own = call("task=evaluate", f"run={run}", "experiment=galore_memory", cwd=run.parent)  # which chooses no data
+    assert own.code == 0
+    assert list(run.glob("evaluations/digits-test-*.json"))
+
+
+def test_the_runs_own_pictures_are_found_from_anywhere_and_where_they_were_moved(tmp_path):
+    write_digits(tmp_path)
+    assert call(*DATA, "method=linear", "trainer.epochs=1", cwd=tmp_path).code == 0
+    run = run_folder(tmp_path / "runs")
+    known = json.loads((run / "result.json").read_text())
+    (tmp_path / "elsewhere").mkdir()
+    assert call("task=evaluate", f"run={run}", cwd=tmp_path / "elsewhere").code == 0
+    (path,) = run.glob("evaluations/image_folder-test-*.json")
+    assert json.loads(path.read_text())["data"]["fingerprint"] == known["data"]["fingerprint"]
+    path.unlink()
+    (tmp_path / "digits").rename(tmp_path / "moved")
+    said = call("task=evaluate", f"run={run}", cwd=tmp_path).error.splitlines()
+    assert said == [f"data.path: no folder {tmp_path}/digits", "these are the run's own data; data=... chooses others"]
+    assert call("task=evaluate", f"run={run}", "data.path=moved", cwd=tmp_path).code == 0
+    (path,) = run.glob("evaluations/image_folder-test-*.json")
+    assert json.loads(path.read_text())["metrics"]["test/accuracy"] == known["metrics"]["test/accuracy"]
+    said = call("task=evaluate", f"run={run}", "data.pth=moved", cwd=tmp_path).error
+    assert said.startswith("data: unknown pth; ImageFolder takes ")
+
+
+def test_a_run_that_says_nothing_of_its_data_asks_for_some(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": {"resize": "squash"}}))
+    said = call("task=evaluate", f"run={run}", cwd=run.parent).error
+    assert said == f"run: {run}/config.yaml does not say on which data; write data=digits or another"
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": {"_target_": "this.Zen"}}))
+    said = call("task=evaluate", f"run={run}", cwd=run.parent).error
+    assert said.startswith(f"run: {run}/config.yaml: data._target_: 'this.Zen' is not imported for a file, ")
 
 
 def test_observations_are_rounded_as_in_the_run(tmp_path):

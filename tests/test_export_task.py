@@ -1,16 +1,23 @@
 """task=export and task=import: adapters that travel."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
+import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from command import Outcome, call, run_folder
 from peft_vision.exchange import hf_peft, onnx_model
+from peft_vision.saved import open_saved
+from peft_vision.task import export as export_task
 from test_bad_input import no_file_larger_than
 
 SMOKE = ("experiment=smoke", "trainer.epochs=1", "data.workers=0")
@@ -57,14 +64,80 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(kind, runs, tmp_path):
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-def test_timm_loads_the_weights_with_nothing_of_ours(runs, tmp_path):
-    run = runs("ssf")
-    assert export(run, "timm", tmp_path).code == 0
-    backbone = yaml.safe_load((Path(run) / "config.yaml").read_text())["backbone"]
-    plain = timm.create_model(
-        backbone["name"], num_classes=10, img_size=backbone["img_size"], **backbone["architecture"]
-    )
-    plain.load_state_dict(load_file(tmp_path / "out" / "timm.safetensors"))
+SHAPED = (
+    "backbone.img_size=24",
+    "backbone.architecture={patch_size:8,embed_dim:48,depth:2,num_heads:3}",
+    "+backbone.architecture.init_values=0.1",
+    "backbone.pool=avg",
+)
+"""A backbone of which timm knows nothing by its name."""
+COMPARE = """
+import torch
+images = torch.load("images.pt")
+with torch.no_grad():
+    torch.save(model(images), "logits.pt")
+"""
+
+
+def in_plain_python(line: str, images: torch.Tensor, folder: Path) -> torch.Tensor:
+    """What `model` computes, which the line makes in a process of its own that cannot import this package."""
+    folder.mkdir()
+    torch.save(images, folder / "images.pt")
+    bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    script = f"import sys; sys.modules['peft_vision'] = None\n{line}\n{COMPARE}"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, env=bare, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return torch.load(folder / "logits.pt")
+
+
+def printed(outcome: Outcome) -> str:
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("loads by  ")]
+    return line.removeprefix("loads by  ")
+
+
+@pytest.mark.parametrize("backbone", [(), SHAPED], ids=["smoke", "shaped"])
+@pytest.mark.parametrize(("kind", "method"), [("timm", "ssf"), ("peft", "lora")])
+def test_the_line_that_is_printed_loads_the_export_with_nothing_of_ours(kind, method, backbone, tmp_path):
+    if kind == "peft":
+        pytest.importorskip("peft", reason="Hugging Face's peft, which the line is for, is not installed")
+    assert call(*SMOKE, f"method={method}", *backbone, cwd=tmp_path).code == 0
+    run = run_folder(tmp_path / "runs")
+    outcome = export(str(run), kind, tmp_path)
+    saved = open_saved(str(run), checkpoint=None, device=torch.device("cpu"))
+    size = saved.recipe.preprocessing.size
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = saved.model(images)
+    found = in_plain_python(printed(outcome), saved.model.normalize(images), tmp_path / "elsewhere")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_files_say_what_timm_makes_the_backbone_of(runs, tmp_path):
+    backbone = yaml.safe_load((Path(runs("lora")) / "config.yaml").read_text())["backbone"]
+    arguments = {"img_size": backbone["img_size"], **backbone["architecture"]}
+    assert export(runs("lora"), "timm", tmp_path).code == export(runs("lora"), "peft", tmp_path).code == 0
+    with safe_open(tmp_path / "out" / "timm.safetensors", framework="pt") as file:
+        said = json.loads(file.metadata()["timm"])
+    assert said == {"name": backbone["name"], "arguments": {"num_classes": 10, **arguments}}
+    said = json.loads((tmp_path / "out" / "peft" / hf_peft.NOTES).read_text())["timm"]
+    assert said == {"name": backbone["name"], "arguments": arguments}
+
+
+def test_weights_of_the_hub_are_named_and_not_copied(runs, tmp_path):
+    """No network: the adapter stays on the random backbone that it was trained on, and its config says another."""
+    run = shutil.copytree(runs("lora"), tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    saved = open_saved(str(run), checkpoint=None, device=torch.device("cpu"))
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    hub = {**config["backbone"], "name": name, "pretrained": True}
+    (tmp_path / "out" / "peft").mkdir(parents=True)
+    (tmp_path / "out" / "peft" / "backbone.safetensors").touch()
+    images = torch.zeros((1, 3, *[saved.recipe.preprocessing.size] * 2), dtype=torch.uint8)
+    path, _, line = export_task._peft(replace(saved, config={**config, "backbone": hub}), tmp_path / "out", images)
+    assert sorted(file.name for file in path.iterdir()) == sorted([hf_peft.CONFIG, hf_peft.WEIGHTS, hf_peft.NOTES])
+    assert line.startswith(f"import timm, peft; vit = timm.create_model({name!r}, pretrained=True, num_classes=10, ")
+    assert line.endswith(f"; model = peft.PeftModel.from_pretrained(vit, {str(path)!r}).eval()")
+    compile(line, "line", "exec")
 
 
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(runs, tmp_path):

@@ -1,5 +1,7 @@
 """peft-vision as a library."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -70,6 +72,18 @@ def test_a_file_that_is_no_adapter_is_refused(content, vit, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^cannot read .*a\.safetensors: it is no safetensors file"):
         peft_vision.load(path, vit)
+
+
+@pytest.mark.parametrize("num_classes", [0, -3, 2.0, "10", True, None])
+def test_a_number_of_classes_that_is_none_is_refused(vit, num_classes):
+    expected = f"num_classes: got {num_classes!r}, should be a whole number, 1 or more"
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        peft_vision.adapt(vit, method="linear", num_classes=num_classes)
+
+
+def test_the_public_names_are_those_that_dir_shows():
+    assert dir(peft_vision) == ["__version__", "adapt", "load", "merged", "save"]
+    assert all(callable(getattr(peft_vision, name)) for name in peft_vision.__all__)
 
 
 def test_a_wrong_option_is_refused_in_the_users_words(vit):

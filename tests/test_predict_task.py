@@ -185,6 +185,82 @@ def test_how_to_resize_must_be_known(here):
     assert (here / "known" / "predictions.csv").read_text() == (here / "given" / "predictions.csv").read_text()
 
 
+def cells(said: str) -> list[list[str]]:
+    """The rows of the table that is printed."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+
+
+def test_many_pictures_are_counted_by_class_on_the_terminal(here):
+    said = predict(here, "out=out")
+    labels = [row["class"] for row in rows(here / "out" / "predictions.csv")]
+    counted = {name: int(count) for name, count, _ in cells(said)}
+    assert counted == {name: labels.count(name) for name in labels}
+    assert list(counted.values()) == sorted(counted.values(), reverse=True)
+    (label, count, mean), *_ = cells(said)
+    shares = [float(row["probability"]) for row in rows(here / "out" / "predictions.csv") if row["class"] == label]
+    assert float(mean) == pytest.approx(100 * sum(shares) / int(count), abs=0.06)
+
+
+def test_one_picture_is_labelled_on_the_terminal_and_filed_under_its_name(here):
+    predict(here, "out=out")
+    whole = {row["file"]: row for row in rows(here / "out" / "predictions.csv")}
+    said = call("task=predict", "run=run", "images=photos/3/3.png", cwd=here)
+    assert (said.code, said.err) == (0, "")
+    assert f"labelled  1 picture of {here}/photos/3/3.png" in said.out
+    ((file, label, probability, then),) = cells(said.out)
+    assert (file, label) == ("3.png", whole["3/3.png"]["class"])
+    assert float(probability) == pytest.approx(100 * float(whole["3/3.png"]["probability"]), abs=0.06)
+    others = sorted((float(whole["3/3.png"][name]) for name in CLASSES), reverse=True)[1:3]
+    assert [float(word.split()[-1]) for word in then.split(", ")] == pytest.approx([100 * x for x in others], abs=0.06)
+    (row,) = rows(here / "run" / "predictions" / "3" / "predictions.csv")
+    assert row["file"] == "3.png"
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("photos/3/*.png", ["13.png", "23.png", "3.png"]),
+        ("photos/[34]/?.png", ["3/3.png", "4/4.png"]),
+        ("[photos/3/3.png,photos/4]", ["3/3.png", "4/14.png", "4/24.png", "4/4.png"]),
+        ("[photos/4,photos/4/*.png,photos/4/4.png]", ["14.png", "24.png", "4.png"]),
+        ("photos/**/9.png", ["9.png"]),
+    ],
+)
+def test_patterns_and_lists_name_each_picture_once(here, images: str, expected: list[str]):
+    images = f"'{images}'" if "?" in images else images  # a list is none in quotes
+    outcome = call("task=predict", "run=run", f"images={images}", "out=out", cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [row["file"] for row in rows(here / "out" / "predictions.csv")] == expected
+    assert [row[0] for row in cells(outcome.out)] == expected
+
+
+def test_a_picture_without_an_ending_is_read_where_it_is_named_itself(here):
+    (here / "photos" / "3" / "3.png").rename(here / "scan")
+    assert call("task=predict", "run=run", "images=scan", "out=out", cwd=here).code == 0
+    assert [row["file"] for row in rows(here / "out" / "predictions.csv")] == ["scan"]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("no.png", "images: no file {here}/no.png"),
+        ("photos/*.gif", "images: nothing matches {here}/photos/*.gif"),
+        ("[photos,no]", "images: no folder {here}/no"),
+        ("[]", "images: an empty list; name a picture, a folder, or a pattern such as photos/*.jpg"),
+        ("run/config.yaml", "images: none of the 1 pictures in {here}/run/config.yaml can be read; config.yaml: "),
+    ],
+)
+def test_pictures_that_are_not_there_are_named(here, images: str, said: str):
+    assert call("task=predict", "run=run", f"images={images}", cwd=here).error.startswith(said.format(here=here))
+
+
+def test_keys_that_are_wrong_or_missing_are_answered_with_those_that_are_needed(here):
+    error = call("task=predict", "rnu=run", "images=photos", cwd=here).error
+    assert error.startswith("unknown key rnu; this task takes run, images, checkpoint, out, ")
+    assert error.endswith("; did you mean run?")
+    assert call("task=predict", cwd=here).error == "run, images: no value; give them with run=... and images=..."
+
+
 def test_what_is_missing_is_said(here):
     assert call("task=predict", "images=photos", cwd=here).error == "run: no value; give one with run=..."
     assert call("task=predict", "run=run", cwd=here).error == "images: no value; give one with images=..."

@@ -1,8 +1,14 @@
 """The files of a run: whole, on the disk, and none left that says nothing."""
 
 import json
+import logging
 import os
 import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,3 +169,79 @@ def test_a_state_of_the_first_version_counts_on_what_there_is(begun):
     torch.save(STATE, begun.folder / "state.pt")
     (begun.folder / "metrics.jsonl").write_text("")
     assert begun.read_state() == STATE
+
+
+@contextmanager
+def refused(run: Run, *, wait: bool):
+    """In the folder, until an error ends it."""
+    with suppress(ConfigError), run.locked(wait=wait):
+        yield
+        raise ConfigError("refused")
+
+
+def test_a_folder_that_an_error_left_empty_is_gone_and_so_is_the_one_made_for_it(tmp_path):
+    run = Run(tmp_path / "runs" / "one")
+    with refused(run, wait=False):
+        assert names(run) == [".lock"]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    with refused(run, wait=False):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+    with refused(run, wait=False):
+        (run.folder / "config.yaml").touch()
+    assert names(run) == [".lock", "config.yaml"]
+
+
+def test_an_empty_folder_stays_where_the_disk_was_full(tmp_path):
+    run = Run(tmp_path / "runs" / "one")
+    with pytest.raises(DiskFault), run.locked(wait=False):
+        raise DiskFault("full")
+    assert names(run) == [".lock"]
+
+
+def test_who_waited_for_a_folder_that_went_has_it_anew_and_alone(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="peft_vision")
+    run, entered, leave = Run(tmp_path / "runs" / "one"), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with refused(run, wait=True):
+            entered.set()
+            leave.wait(20)
+
+    other = threading.Thread(target=wait)
+    with refused(run, wait=False):
+        other.start()
+        while not caplog.messages:
+            time.sleep(0.01)
+    assert entered.wait(20)
+    assert names(run) == [".lock"]
+    with pytest.raises(Busy), run.locked(wait=False):
+        pass
+    leave.set()
+    other.join()
+    assert names(Run(tmp_path)) in ([], ["runs"])  # who waits finds `runs` made by another
+
+
+def test_however_often_the_folder_goes_one_at_a_time_is_in_it(tmp_path):
+    run, inside, most = Run(tmp_path / "runs" / "one"), [], []
+
+    def enter() -> None:
+        for _ in range(10):
+            with refused(run, wait=True):
+                inside.append(1)
+                time.sleep(0.001)
+                most.append(len(inside))
+                inside.pop()
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(enter) for _ in range(3)]:
+            done.result()
+    assert most == [1] * 30
+    assert not run.folder.exists()
+
+
+def test_a_place_where_no_folder_can_be_made_is_said_at_last():
+    run = Run(Path("/proc/nowhere/one"))
+    with pytest.raises(DiskFault, match=r"^cannot write /proc/nowhere/one: No such file or directory"):
+        run.locked(wait=True).__enter__()

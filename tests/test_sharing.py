@@ -59,6 +59,34 @@ def test_one_process_at_a_time_holds_it(tmp_path):
     second.release()
 
 
+def test_a_file_that_was_removed_holds_nobody_out_of_the_one_in_its_place(tmp_path):
+    first, second, third = (Lock(tmp_path / ".lock") for _ in range(3))
+    assert first.acquire(wait=False)
+    (tmp_path / ".lock").unlink()
+    assert second.acquire(wait=False)
+    first.release()
+    assert not third.acquire(wait=False)
+    second.release()
+
+
+def test_a_lock_of_a_file_that_went_meanwhile_is_not_held(tmp_path, monkeypatch):
+    lock, taken = Lock(tmp_path / ".lock"), []
+    take = lock._take
+
+    def take_and_lose(*, wait: bool) -> bool:
+        taken.append(take(wait=wait))
+        if len(taken) == 1:  # whoever held it before removed it while this one waited
+            (tmp_path / ".lock").unlink()
+            (tmp_path / ".lock").touch()
+        return taken[-1]
+
+    monkeypatch.setattr(lock, "_take", take_and_lose)
+    assert lock.acquire(wait=True)
+    assert taken == [True, True]
+    assert not Lock(tmp_path / ".lock").acquire(wait=False)
+    lock.release()
+
+
 def test_a_lock_that_may_only_be_read_keeps_others_out_too(tmp_path):
     plain, readable = Lock(tmp_path / ".lock"), Lock(tmp_path / ".lock")
 

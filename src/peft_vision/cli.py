@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.guide import FIRST_PAGE, task_help, version_line
 from peft_vision.lifeline import hold
-from peft_vision.printable import PRINTABLE, complain
+from peft_vision.printable import PRINTABLE, complain, say
 from peft_vision.ranks import check_alone, ranks, speaks
 from peft_vision.request import Request
 from peft_vision.stopping import STOPPED, Stopped, at_once
@@ -81,6 +82,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
     try:
         _check_working_folder()
+        _answer(sys.argv[1:])
         sys.argv[1:] = _readable(sys.argv[1:])
         with at_once():
             run()
@@ -104,9 +106,23 @@ def main() -> None:
     except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:
-        if error.code == USAGE_ERROR:
+        if error.code == USAGE_ERROR and sys.argv[1:]:
             _fail(USAGE)
         raise
+
+
+def _answer(arguments: list[str]) -> None:
+    """End here where the command only asks for a version or the help of a task, or asks for nothing at all."""
+    if not arguments:
+        complain(FIRST_PAGE)
+        sys.exit(USAGE_ERROR)
+    if "--version" in arguments:
+        say(version_line())
+        sys.exit(0)
+    tasks = [word.removeprefix("task=") for word in arguments if word.startswith("task=")]
+    if {"--help", "-h"} & set(arguments) and tasks and (text := task_help(tasks[-1])) is not None:
+        say(text)
+        sys.exit(0)
 
 
 def _readable(arguments: list[str]) -> list[str]:
@@ -122,7 +138,15 @@ def _readable(arguments: list[str]) -> list[str]:
     home = os.path.expanduser("~")
     if home == "~" and any("=~/" in word for word in parsed.overrides):
         raise ConfigError(HOMELESS)
-    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in parsed.overrides]
+    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(parsed.overrides)]
+
+
+def _of_own_data(overrides: list[str]) -> list[str]:
+    """The same, where values `data.key=value` are for the data of a saved run: which keys these have its config.yaml
+    tells, and not the data set that a run would have by default."""
+    if "task=evaluate" not in overrides or any(re.match(r"(data|experiment)=", word) for word in overrides):
+        return overrides
+    return [f"++{word}" if re.match(r"data\.[\w.]+=", word) else word for word in overrides]
 
 
 def _name_hidden(folder: Path) -> None:

@@ -14,7 +14,7 @@ from peft_vision.backbone import merge
 from peft_vision.backbone.load import architecture, refuse_unusual
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import build
+from peft_vision.config import ConfigError, build
 from peft_vision.exchange.timm_weights import check_loadable
 from peft_vision.given import component_values
 from peft_vision.head import Head
@@ -41,6 +41,8 @@ def adapt(
     the backbone's own data config says. What `vit` drops (`drop_path_rate` and the like) is dropped in training while
     anything beside the head trains. `vit` itself is not changed. ConfigError where an option is wrong.
     """
+    if type(num_classes) is not int or num_classes < 1:
+        raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
     refuse_unusual(vit)
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)

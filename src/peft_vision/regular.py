@@ -12,6 +12,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_FEW = 128  # bytes
 _FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))  # POSIX has them
 
 
@@ -31,6 +32,14 @@ def read_regular(path: Path | str) -> bytes:
     """All of a regular file; OSError as of `open_regular`."""
     with open_regular(path) as file:
         return file.read()
+
+
+def read_middle(path: Path | str, start: int, length: int) -> bytes:
+    """Return a few bytes from the middle of the `length` that begin at `start` of a regular file; OSError as of
+    `open_regular`."""
+    with open_regular(path) as file:
+        file.seek(start + max(0, length - _FEW) // 2)
+        return file.read(min(length, _FEW))
 
 
 def require_regular(path: Path | str) -> None:

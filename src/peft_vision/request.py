@@ -1,6 +1,6 @@
 """Holds the resolved config that a command asks for, in plain values, and the option chosen of each group."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ class Request:
     @classmethod
     def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
         """`config` without Hydra's own part, which chose `choices`."""
+        missing = list(_missing(OmegaConf.to_container(config)))
+        if len(missing) > 1:
+            ways = " and ".join(f"{key}=..." for key in missing)
+            raise ConfigError(f"{', '.join(missing)}: no value; give them with {ways}")
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         if "task" not in plain:
             raise ConfigError("task: missing; write task=train")
@@ -27,3 +31,11 @@ class Request:
             plain["method"] = complete(plain["method"])
         chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
         return cls(plain, chosen)
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that need a value and have none."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if value == "???":
+            yield f"{prefix}{key}"
+        yield from _missing(value, f"{prefix}{key}.")

@@ -39,6 +39,7 @@ _OF_A_STATE = {"tuned", "standing", "origin"}
 _METRICS = "metrics_crc32"  # in a state: of the rows that it counts on; states of version 0.1.0 have none
 OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
 _UNFINISHED = ".unfinished"
+_TRIES = 100
 _REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
 
 
@@ -84,20 +85,49 @@ class Run:
 
     @contextmanager
     def locked(self, *, wait: bool) -> Iterator[None]:
-        """Makes the folder, and keeps every other process out of it. Busy where one is in there and not waited for."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self.folder / ".lock")
-            if not lock.acquire(wait=False):
-                if not wait:
-                    raise Busy(f"another process is at work on this run: {self.folder}")
-                logger.info("waits for the process that is at work on %s", self.folder)
-                lock.acquire(wait=True)
+        """Makes the folder, and keeps every other process out of it. Busy where one is in there and not waited for. A
+        folder that an error left empty, such as that of a run whose data were refused, is gone afterwards."""
+        is_first = not self.folder.parent.exists()
+        lock = Lock(self.folder / ".lock")
+        for left in reversed(range(_TRIES)):
+            if self._entered(lock, wait=wait, last=not left):
+                break
         try:
             tidy(self.folder, but=("choice.json",))  # which others write
             yield
+        except DiskFault:  # the same command will go on here
+            raise
+        except BaseException:
+            self._leave(with_parent=is_first)
+            raise
         finally:
             lock.release()
+
+    def _entered(self, lock: Lock, *, wait: bool, last: bool) -> bool:
+        """Make the folder and take its lock; return False where whoever left it took it away in between, which a `last`
+        try does not believe."""
+        with writing(self.folder):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not lock.acquire(wait=False):
+                    if not wait:
+                        raise Busy(f"another process is at work on this run: {self.folder}")
+                    logger.info("waits for the process that is at work on %s", self.folder)
+                    lock.acquire(wait=True)
+            except FileNotFoundError:
+                if last:
+                    raise
+                return False
+        return True
+
+    def _leave(self, *, with_parent: bool) -> None:
+        """Remove the folder if it holds nothing but the lock, which this process holds; and the one around it."""
+        with suppress(OSError):  # of a process that has come in since: the folder is its own
+            if [path.name for path in self.folder.iterdir()] == [".lock"]:
+                (self.folder / ".lock").unlink()
+                self.folder.rmdir()
+                if with_parent:
+                    self.folder.parent.rmdir()
 
     def has_leftovers(self) -> bool:
         """Return whether a killed process left files besides the result: a saved state, or files half written."""

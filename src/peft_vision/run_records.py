@@ -25,6 +25,7 @@ class _Data(Record):
     images: dict[Name, _Positive]
     fingerprint: Name
     corrupt_images_skipped: Count
+    twins: dict[Name, Count] | None = None
 
 
 class _Parameters(Record):

@@ -68,9 +68,8 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
 
     ConfigError where the folder is no saved run, or its adapter does not belong on the backbone.
     """
-    path = Path(folder).expanduser().absolute()
-    _check_files(path)
-    config = _read_config(path / "config.yaml")
+    path = saved_folder(folder)
+    config = read_config(path)
     adapter = path / "adapter.safetensors"
     backbone = _backbone(config, path, checkpoint)
     remedy = "checkpoint=FILE says where the weights of its backbone lie on this machine"
@@ -99,6 +98,13 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     return saved
 
 
+def saved_folder(folder: str) -> Path:
+    """Return the absolute path of a finished run's folder; ConfigError where it is none."""
+    path = Path(folder).expanduser().absolute()
+    _check_files(path)
+    return path
+
+
 def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(f"run: no folder {folder}")
@@ -115,7 +121,9 @@ def _check_files(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return what config.yaml in a saved run's folder holds; ConfigError unless these are the keys of a run."""
+    path = folder / "config.yaml"
     try:
         config = read_yaml(path)
     except Unreadable as error:

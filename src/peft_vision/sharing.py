@@ -15,8 +15,8 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Lock:
-    """One process at a time. The file stays; whoever may write in its folder can take it, or may read it where
-    another's umask has kept it from being written."""
+    """One process at a time. The file stays, unless who holds it removes it; whoever may write in its folder can take
+    it, or may read it where another's umask has kept it from being written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,7 +24,22 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self, *, wait: bool) -> bool:
-        """Take the lock, waiting for it if `wait`, and return whether it is held now. OSError where that cannot be."""
+        """Take the lock, waiting for it if `wait`, and return whether it is held now. OSError where that cannot be:
+        FileNotFoundError where whoever held it has removed its folder."""
+        while self._take(wait=wait):
+            if self._is_in_place():
+                return True
+            self.release()  # of a file that was removed: others take the one that has its place now
+        return False
+
+    def _is_in_place(self) -> bool:
+        """Return whether the file that is held is the one that others find."""
+        held = self._descriptor if self._lock is None else self._lock._context.lock_file_fd
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(held), os.stat(self._path))
+        return False
+
+    def _take(self, *, wait: bool) -> bool:
         others = self._path.parent.stat().st_mode & _OTHERS
         lock = FileLock(self._path, mode=0o644 | others) if others else FileLock(self._path)
         try:

@@ -18,6 +18,7 @@ from omegaconf.errors import (
 
 from peft_vision.config import CONFIG_DIR, ConfigError, nearest
 from peft_vision.printable import printable
+from peft_vision.shipped import keys_of_every_run, owners
 
 HOMELESS = "a path begins with ~, and no home folder is known for it; write the path out, or set HOME"
 
@@ -96,6 +97,10 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
         return f"unknown key {full_key}"
     elsewhere = next((name for name in _keys(parent._get_root()) if name.endswith(f".{key}")), None)
     hint = nearest(key, siblings) or (f"; did you mean {elsewhere}?" if elsewhere else "")
+    if found := owners(group, key):
+        hint = f"\n{key} is an option of {', '.join(found)}: write {group}={found[0]}"
+    if not group and (own := [name for name in siblings if name not in keys_of_every_run()]):
+        return f"unknown key {key}; this task takes {', '.join(own)}, and whatever a run takes{hint}"
     return f"unknown key {full_key}; {group or 'a run'} takes {', '.join(siblings)}{hint}"
 
 

@@ -114,6 +114,12 @@ def test_a_mirror_of_the_cars_is_read_by_its_folders(make, tmp_path: Path, drawn
     assert (labels(sets.train), labels(sets.test)) == ([0] * 4 + [1] * 4 + [2] * 4, [0, 0, 1, 1, 2, 2])
     assert paths(sets.test)[0] == "test/AM General Hummer SUV 2000/00012.jpg"
     assert sets.provenance == {"source": "folders"}
+    for name, other in (("train", "Training"), ("test", "valid"), ("valid", "Test")):
+        (tmp_path / "stanford_cars" / name).rename(tmp_path / "stanford_cars" / other)
+    shutil.copytree(tmp_path / "stanford_cars" / "Test", tmp_path / "stanford_cars" / "valid")
+    again = opened(make, tmp_path, "cars", source="folders")
+    assert (labels(again.train), labels(again.test)) == (labels(sets.train), labels(sets.test))
+    assert paths(again.val)[0] == "valid/AM General Hummer SUV 2000/00012.jpg"
 
 
 PREFIX = {"cub200": "images/", "nabirds": "images/", "flowers102": "", "dogs": "Images/", "cars": ""}

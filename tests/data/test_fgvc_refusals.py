@@ -241,6 +241,9 @@ def test_cars_that_are_not_as_published(make, root: Path, spoil: Spoil):
 
 def test_class_folders_that_are_not_there(make, root: Path):
     refused(make, root, "cars", lambda root: f"{root}/stanford_cars lacks train, test\n", source="folders")
+    for split in ("train", "test"):
+        (root / "stanford_cars" / split).touch()
+    refused(make, root, "cars", lambda root: f"{root}/stanford_cars/train is no folder\n", source="folders")
 
 
 @pytest.mark.parametrize(

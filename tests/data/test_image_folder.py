@@ -25,6 +25,76 @@ def test_given_splits_are_taken_as_they_are(make, folder: Path, preprocessing, p
     assert splits.source == f"{folder}: 18 train + 1 val + 6 test images of 3 classes"
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Valid", "VAL"])
+def test_a_validation_split_goes_by_any_of_its_usual_names(make, folder: Path, preprocessing, name: str):
+    shutil.copytree(folder / "test", folder / name)
+    splits = make("image_folder", path=str(folder)).load(preprocessing)
+    assert [len(images) for images in (splits.train, splits.val, splits.test)] == [18, 6, 6]
+    assert torch.equal(splits.val.pixels, splits.test.pixels)
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "TEST"), ("training", "testing"), ("Training", "test")])
+def test_training_and_test_splits_too(make, folder: Path, preprocessing, train: str, test: str):
+    before = make("image_folder", path=str(folder)).load(preprocessing)
+    for old, new in (("train", train), ("test", test)):
+        (folder / old).rename(folder / "moved")
+        (folder / "moved").rename(folder / new)
+    after = make("image_folder", path=str(folder)).load(preprocessing)
+    for split, images in before.parts().items():
+        assert torch.equal(after.parts()[split].pixels, images.pixels)
+        assert torch.equal(after.parts()[split].labels, images.labels)
+
+
+@pytest.mark.parametrize(("twice", "split"), [(("val", "valid"), "val"), (("Train", "train"), "train")])
+def test_two_folders_of_one_split_are_refused(make, folder: Path, twice: tuple[str, str], split: str):
+    for name in twice:
+        shutil.copytree(folder / "test", folder / name, dirs_exist_ok=True)
+    with pytest.raises(ConfigError) as error:
+        make("image_folder", path=str(folder)).check()
+    assert str(error.value) == f"data.path: {folder} holds {twice[0]} and {twice[1]}, which both mean {split}; keep one"
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val", "Dev", "validation"])
+def test_a_class_may_be_called_as_a_split(make, folder: Path, preprocessing, name: str):
+    before = make("image_folder", path=str(folder / "train")).load(preprocessing)
+    (folder / "train" / "cat").rename(folder / "train" / name)
+    after = make("image_folder", path=str(folder / "train")).load(preprocessing)
+    assert after.classes == tuple(sorted(("bird", "dog", name)))
+    assert len(after.train) + len(after.val or ()) == len(before.train) + len(before.val or ())
+    assert torch.bincount(after.test.labels).tolist() == torch.bincount(before.test.labels).tolist()
+
+
+def test_what_could_be_splits_and_classes_is_refused_with_the_option_that_decides(make, folder: Path, picture):
+    for name in ("train", "test"):  # as Kaggle packs a competition: pictures without classes
+        (folder / "flat" / name).mkdir(parents=True)
+        for number in range(6):
+            picture(number).save(folder / "flat" / name / f"{number}.png")
+    with pytest.raises(ConfigError) as error:
+        make("image_folder", path=str(folder / "flat")).check()
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"data.path: {folder}/flat holds test, train; it must hold train, test and perhaps val, ")
+    assert second == "data.divided=false takes these folders for the classes"
+    assert make("image_folder", path=str(folder / "flat"), divided=False).open().classes == ("test", "train")
+    with pytest.raises(ConfigError, match=rf"^data.path: no class folders in {folder}/flat/train; "):
+        make("image_folder", path=str(folder / "flat"), divided=True).check()
+
+
+def test_a_folder_beside_the_splits_is_passed_over_only_on_request(make, folder: Path, preprocessing):
+    before = make("image_folder", path=str(folder)).load(preprocessing)
+    shutil.copytree(folder / "test", folder / "extra")
+    with pytest.raises(ConfigError, match=r"\ndata.divided=false .*; data.divided=true passes over extra$"):
+        make("image_folder", path=str(folder)).check()
+    after = make("image_folder", path=str(folder), divided=True).load(preprocessing)
+    assert after.fingerprint == before.fingerprint
+    assert after.source.endswith("; without extra")
+    assert make("image_folder", path=str(folder), divided=False).open().classes == ("extra", "test", "train")
+
+
+def test_splits_that_were_asked_for_and_are_not_there_are_named(make, folder: Path):
+    with pytest.raises(ConfigError, match=rf"^data.divided: got true, but {folder}/train holds no test and no train$"):
+        make("image_folder", path=str(folder / "train"), divided=True).check()
+
+
 def test_one_folder_of_classes_is_divided(make, folder: Path, preprocessing):
     splits = make("image_folder", path=str(folder / "train"), val_fraction=0.2, test_fraction=0.5).load(preprocessing)
     assert [len(images) for images in (splits.train, splits.val, splits.test)] == [7, 2, 9]
@@ -240,8 +310,8 @@ def no_test(folder: Path) -> str:
 
 
 def unknown_split(folder: Path) -> str:
-    shutil.copytree(folder / "test", folder / "valid")
-    return f"{folder} holds test, train, valid; it must hold train, test and perhaps val"
+    shutil.copytree(folder / "test", folder / "extra")
+    return f"{folder} holds extra, test, train; it must hold train, test and perhaps val"
 
 
 def one_class(folder: Path) -> str:

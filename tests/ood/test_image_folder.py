@@ -69,7 +69,7 @@ def test_loose_pictures_are_no_classes(photos: Path):
         make_ood("image_folder", path=str(photos / "cat")).check()
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train", "val"), ("val",)])
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train", "val"), ("val",), ("Train", "test", "valid")])
 def test_a_folder_divided_into_train_and_test_is_no_folder_of_classes(tmp_path: Path, splits: tuple[str, ...]):
     for split in splits:
         class_folders(tmp_path / "photos" / split, {"cat": 1, "dog": 2}, ["1.png"])
@@ -77,6 +77,14 @@ def test_a_folder_divided_into_train_and_test_is_no_folder_of_classes(tmp_path: 
         make_ood("image_folder", path=str(tmp_path / "photos")).check()
     assert f"path: {tmp_path}/photos is divided into {', '.join(sorted(splits))}; give one of them" in str(error.value)
     make_ood("image_folder", path=str(tmp_path / "photos" / splits[0])).check()
+
+
+def test_classes_may_be_called_as_splits(tmp_path: Path):
+    class_folders(tmp_path / "photos", {"test": 1, "train": 2}, ["1.png"])
+    component = make_ood("image_folder", path=str(tmp_path / "photos"))
+    component.check()
+    (shift,) = component.open().values()
+    assert shift.classes == ("test", "train")
 
 
 def test_a_class_folder_without_a_picture_is_named(photos: Path):

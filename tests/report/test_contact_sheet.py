@@ -16,8 +16,8 @@ NAMES = [
 ]
 
 
-def tile(name: str, colour: str = "red") -> Tile:
-    return Tile(fitted(Image.new("RGB", (30, 30), colour)), name, "97.3 %")
+def tile(name: str, colour: str = "red", file: str = "") -> Tile:
+    return Tile(fitted(Image.new("RGB", (30, 30), colour)), name, "97.3 %", file)
 
 
 def inked(sheet: Image.Image) -> tuple[int, int, int, int]:
@@ -39,15 +39,28 @@ def test_words_that_fit_are_not_broken():
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize("file", ["", "photos/cat.jpg", f"photos/{'x' * 100}.jpg"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sheet_has_room_for_its_longest_caption(name):
-    sheet = contact_sheet({"most certain": [tile(name)], "least certain": [tile(name)]}, font_name=None)
+def test_the_sheet_has_room_for_its_longest_caption(name, file):
+    tiles = [tile(name, file=file)]
+    sheet = contact_sheet({"most certain": tiles, "least certain": tiles}, font_name=None)
     left, top, right, bottom = inked(sheet)
     margin = 10
     assert left >= margin
     assert top >= margin
     assert right <= sheet.width - margin
     assert bottom <= sheet.height - margin
+
+
+def test_the_name_of_the_file_is_written_below_all_else():
+    bare, named, other = (
+        contact_sheet({"most certain": [tile("cat", file=file)]}, font_name=None) for file in ("", "a.jpg", "b.jpg")
+    )
+    assert named.height > bare.height
+    above = (0, 0, bare.width, inked(bare)[3])
+    assert ImageChops.difference(named.crop(above), bare.crop(above)).getbbox() is None
+    assert inked(named)[3] > inked(bare)[3]
+    assert ImageChops.difference(named, other).getbbox()[1] > inked(bare)[3]
 
 
 def test_a_longer_caption_pushes_the_next_row_down():

@@ -22,6 +22,7 @@ from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each, encoding, file_sum, sample
 from peft_vision.data.readable import left_out
 from peft_vision.data.splits import LabelledSets, Splits, fingerprint
+from peft_vision.data.twins import find_twins
 from peft_vision.preprocessing import Preprocessing
 
 _log = logging.getLogger("peft_vision")
@@ -116,6 +117,9 @@ class Data(ABC):
             source=_source(sets, parts),
             group=sets.group,
             provenance=self.provenance(sets, [part for split, part in parts.items() if split in read]),
+            twins=find_twins(
+                {split: part for split, part in parts.items() if split in read}, threads=max(1, usable(self.workers))
+            ),
         )
 
     def fingerprint(self, *, skipped: int) -> str:

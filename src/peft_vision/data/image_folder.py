@@ -3,6 +3,8 @@
     path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
     path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class tests
 
+The splits may have other names (split_folders.py), and a class may be called train, where its folder holds no folders.
+
 A file counts as a picture by its ending; other files and hidden ones are passed over, and what archives and programs
 leave behind (walk.py).
 """
@@ -12,23 +14,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peft_vision.config import FILE, ConfigError, component
+from peft_vision.config import FILE, ConfigError, Neutral, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.split_folders import are_splits, splits_among
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.walk import class_files, sub_folders
 from peft_vision.printable import shown
 
-_SPLITS = ("train", "val", "test")
-_KEY = "data.path"
+_KEY, _OPTION = "data.path", "data.divided"
 
 
 @component
 class ImageFolder(Data):
-    """`test_fraction` is for a folder that is not divided into train/ and test/."""
+    """`test_fraction` is for a folder that is not divided into train/ and test/. `divided`: whether it is; None: as its
+    folders tell."""
 
     path: Annotated[str, FILE]
+    divided: Annotated[bool | None, Neutral(None)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:
@@ -36,26 +40,26 @@ class ImageFolder(Data):
         root = Path(self.path).expanduser().absolute()
         if not root.is_dir():
             raise ConfigError(f"data.path: no folder {root}")
-        folders = {folder.name for folder in sub_folders(root, key=_KEY)}
-        if folders.isdisjoint(_SPLITS):
+        folders = sub_folders(root, key=_KEY)
+        divided = are_splits(root, folders, key=_KEY, option=_OPTION) if self.divided is None else self.divided
+        if not divided:
             classes = _classes(root)
             train, test = test_part(_pictures(root, root, classes), self.test_fraction)
             remark = f"test part drawn, {self.test_fraction:g} of each class"
             return LabelledSets(name=shown(root), train=train, val=None, test=test, classes=classes, remark=remark)
-        if not {"train", "test"} <= folders <= set(_SPLITS):
-            raise ConfigError(
-                f"data.path: {root} holds {', '.join(sorted(folders))}; "
-                "it must hold train, test and perhaps val, or class folders only"
-            )
-        classes = _classes(root / "train")
-        split = {name: _pictures(root, root / name, classes) for name in sorted(folders)}
+        splits = splits_among(folders, key=_KEY)
+        if missing := {"train", "test"} - splits.keys():
+            raise ConfigError(f"{_OPTION}: got true, but {root} holds no {' and no '.join(sorted(missing))}")
+        classes = _classes(splits["train"])
+        parts = {split: _pictures(root, folder, classes) for split, folder in splits.items()}
+        passed = ", ".join(folder.name for folder in folders if folder not in splits.values())
         return LabelledSets(
             name=shown(root),
-            train=split["train"],
-            val=split.get("val"),
-            test=split["test"],
+            train=parts["train"],
+            val=parts.get("val"),
+            test=parts["test"],
             classes=classes,
-            remark="",
+            remark=f"without {passed}" if passed else "",
         )
 
 

@@ -21,6 +21,7 @@ from peft_vision.printable import one_line, shown
 from peft_vision.regular import open_regular
 
 _MAGIC = b"PAR1"
+_FEW = 128  # bytes
 _HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures
 
 
@@ -104,6 +105,14 @@ class Rows(Pictures):
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             yield self._content(index) or b""
+
+    def length(self, index: int) -> int:
+        """What is encoded, in bytes: of a column that was read just now, or is read again, but not decoded."""
+        return len(self._content(index) or b"")
+
+    def middle(self, index: int) -> bytes:
+        content = self._content(index) or b""
+        return content[max(0, len(content) - _FEW) // 2 :][:_FEW]
 
     def _row(self, index: int) -> tuple[File, int]:
         """The file of a picture, and its row there."""

@@ -1,6 +1,7 @@
 """Pictures before they are images at model size: files, or arrays already in memory, and their labels."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_file
 from peft_vision.printable import shown
-from peft_vision.regular import read_regular
+from peft_vision.regular import read_middle, read_regular
 
 
 class Pictures(ABC):
@@ -51,6 +52,15 @@ class Pictures(ABC):
     @abstractmethod
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         """All that these pictures are read from, for a key that must not overlook a change."""
+
+    def length(self, index: int) -> int | None:
+        """Return how many bytes a picture is read from, at little cost; None where that is not to be had, so that
+        nobody looks for its twin."""
+        return None
+
+    def middle(self, index: int) -> bytes:
+        """Return some of these bytes, at little cost: equal where all of them are, and seldom elsewhere."""
+        return b""
 
 
 class Files(Pictures):
@@ -93,6 +103,12 @@ class Files(Pictures):
         for index in indices.tolist():
             yield read_regular(self.root / self.paths[index])
 
+    def length(self, index: int) -> int:
+        return os.stat(self.root / self.paths[index]).st_size
+
+    def middle(self, index: int) -> bytes:
+        return read_middle(self.root / self.paths[index], 0, self.length(index))
+
 
 class Arrays(Pictures):
     """uint8 (n, H, W, 3) in memory; nothing here can be corrupt."""
@@ -121,9 +137,15 @@ class Arrays(Pictures):
             yield np.ascontiguousarray(self.images[chunk.numpy()]).tobytes()
 
     def marks(self, indices: Tensor) -> Iterable[bytes]:
-        return (hashlib.sha256(np.ascontiguousarray(self.images[index])).digest() for index in indices.tolist())
+        return (self.middle(index) for index in indices.tolist())
 
     contents = identify
+
+    def length(self, index: int) -> int:
+        return self.images[index].nbytes
+
+    def middle(self, index: int) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(self.images[index])).digest()
 
 
 class Joined(Pictures):
@@ -163,6 +185,14 @@ class Joined(Pictures):
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for pictures, own in self._stretches(indices):
             yield from pictures.contents(own)
+
+    def length(self, index: int) -> int | None:
+        pictures, index = self._at(index)
+        return pictures.length(index)
+
+    def middle(self, index: int) -> bytes:
+        pictures, index = self._at(index)
+        return pictures.middle(index)
 
     def _at(self, index: int) -> tuple[Pictures, int]:
         start = len(self.first)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from peft_vision.data.images import Images
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.twins import Twins
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class LabelledSets:
 class Splits:
     """`val` is None when no validation part was asked for, `test` while settings are tuned; `fingerprint` is sha256 of
     pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people. `group`
-    and `provenance` as of LabelledSets."""
+    and `provenance` as of LabelledSets; `twins` as `find_twins` gives them."""
 
     train: Images
     val: Images | None
@@ -43,6 +44,12 @@ class Splits:
     source: str
     group: str
     provenance: Mapping[str, str]
+    twins: Mapping[str, Twins] | None
+
+    @property
+    def twin_counts(self) -> dict[str, int] | None:
+        """The numbers of `twins`, as a result keeps them."""
+        return None if self.twins is None else {pair: its.count for pair, its in self.twins.items()}
 
     def parts(self) -> dict[str, Images]:
         """Those there are, by name: train, val, test."""

@@ -33,8 +33,9 @@ _HEAD = f"{_PREFIX}head"
 _A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
 
 
-def write(model: Model, folder: Path) -> None:
-    """ValueError where the model is more than a LoRA with a linear head."""
+def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) -> None:
+    """Write the folder's files. ValueError where the model is more than a LoRA with a linear head. `timm`: the name and
+    the arguments that timm makes the backbone of, for the notes."""
     chains = _chains(model)
     weight, bias = plain_head(model)
     tensors, ranks, alphas, dora = {f"{_HEAD}.weight": weight, f"{_HEAD}.bias": bias}, {}, {}, False
@@ -65,6 +66,7 @@ def write(model: Model, folder: Path) -> None:
         "classes": list(model.recipe.classes),
         "preprocessing": model.recipe.preprocessing.record(),
         "backbone": model.recipe.backbone,
+        **({} if timm is None else {"timm": timm}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     files = {

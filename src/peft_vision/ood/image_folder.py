@@ -10,6 +10,7 @@ from typing import Annotated
 
 from peft_vision.config import FILE, ConfigError, component
 from peft_vision.data.pictures import Files, labelled
+from peft_vision.data.split_folders import hold_folders, split_of
 from peft_vision.data.walk import class_files, sub_folders
 from peft_vision.ood.base import OOD, Shift
 
@@ -27,7 +28,7 @@ class ImageFolder(OOD):
                 raise ConfigError(f"{where}: no folder {folder}")
             if not (inner := sub_folders(folder, key=where)):
                 raise ConfigError(f"{where}: no class folders in {folder}; each class is a folder of its pictures")
-            if {path.name for path in inner} <= {"train", "val", "test"}:
+            if all(map(split_of, inner)) and hold_folders(inner, key=where):
                 raise ConfigError(
                     f"{where}: {folder} is divided into {', '.join(path.name for path in inner)}; "
                     f"give one of them, such as {inner[-1]}"

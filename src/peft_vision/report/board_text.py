@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from peft_vision.data.twins import worded
+from peft_vision.printable import one_line
 from peft_vision.report.choose import RULE
 from peft_vision.report.leaderboard import Entry, Leaderboard, Line
 from peft_vision.report.significance import Score
@@ -56,7 +58,7 @@ def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> lis
         )
     if any(entry.verdict for entry in scored):
         said.append(f"{best} the best of a column" + _tie_note(board, tie))
-    said += [*_mean_notes(board), *_untestable(board)]
+    said += [*_mean_notes(board), *_untestable(board), *_twin_notes(board)]
     said += _choice_notes(board, on_test)
     if any(fewer_seeds(entry, board) for entry in scored):
         said.append(f"(n) fewer than {board.seeds} seeds")
@@ -128,6 +130,16 @@ def _untestable(board: Leaderboard) -> list[str]:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - SAMPLE} more" if names[SAMPLE:] else ""
     return f"{', '.join(names[:SAMPLE])}{more}"
+
+
+def _twin_notes(board: Leaderboard) -> list[str]:
+    """Test and validation images that are among others too, by column."""
+    said: dict[str, None] = {}
+    for line in board.lines:
+        for column, entry in zip(board.columns, line.entries, strict=True):
+            for run in entry.setting.runs if entry.setting else ():
+                said |= dict.fromkeys(f"{column.label}: {one_line(text)}" for text in worded(run.twins))
+    return list(said)
 
 
 def _choice_notes(board: Leaderboard, on_test: str) -> list[str]:

@@ -14,11 +14,13 @@ _PAPER, _INK, _FAINT, _FRAME = "white", "#202020", "#707070", "#d8d8d8"
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture that `fitted` made; `name` is written in ink below it, `remark` fainter below that."""
+    """A picture that `fitted` made; `name` is written in ink below it, `remark` fainter below that, and last `file`,
+    the name of the picture's own, where it has one."""
 
     picture: Image.Image
     name: str
     remark: str
+    file: str = ""
 
 
 def fitted(picture: Image.Image) -> Image.Image:
@@ -62,20 +64,25 @@ class _Row:
     def __init__(self, tiles: Sequence[Tile], font: ImageFont.FreeTypeFont) -> None:
         self.tiles = tiles
         self.font = font
-        self.names = [wrapped(tile.name, TILE, font.getlength) for tile in tiles]
+        self.texts = [self._texts(tile) for tile in tiles]
         self.line = line_height(font)
-        self.height = TILE + _GAP // 2 + self.line * (1 + max(map(len, self.names))) + _GAP
+        self.height = TILE + _GAP // 2 + self.line * max(map(len, self.texts)) + _GAP
+
+    def _texts(self, tile: Tile) -> list[tuple[str, str]]:
+        """The lines below a tile, and the colour of each."""
+        names, files = (wrapped(text, TILE, self.font.getlength) for text in (tile.name, tile.file))
+        last = [(line, _FAINT) for line in files] if tile.file else []
+        return [*((line, _INK) for line in names), (tile.remark, _FAINT), *last]
 
     def paste(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
         """Below `top`."""
-        for column, (tile, lines) in enumerate(zip(self.tiles, self.names, strict=True)):
+        for column, (tile, texts) in enumerate(zip(self.tiles, self.texts, strict=True)):
             left = _GAP + column * (TILE + _GAP)
             width, height = tile.picture.size
             corner = (left + (TILE - width) // 2, top + TILE - height)
             sheet.paste(tile.picture, corner)
             # around it, for a white picture on white paper
             draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + width, corner[1] + height), outline=_FRAME)
-            texts = [*((line, _INK) for line in lines), (tile.remark, _FAINT)]
             for number, (text, colour) in enumerate(texts):
                 below = top + TILE + _GAP // 2 + number * self.line
                 draw.text((left + TILE // 2, below), text, colour, self.font, anchor="ma")

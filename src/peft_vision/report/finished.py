@@ -42,7 +42,8 @@ class Finished:
     group. `images`: how many, by split, and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where
     accuracies are of the same images and classes. `solved`: what its solver tried, None where none did. `curve`:
     metrics along the interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a
-    sweep came to the setting. `test_reads`: how often the test images were scored, 0 where nobody counted."""
+    sweep came to the setting. `test_reads`: how often the test images were scored, 0 where nobody counted. `twins`: how
+    many pictures of a split are among another's too."""
 
     folder: Path
     method: str
@@ -63,6 +64,7 @@ class Finished:
     alpha: float | None
     choice: Choice | None
     test_reads: int
+    twins: Mapping[str, int]
     origin: Origin
 
     @property
@@ -120,6 +122,7 @@ def read(folder: Path) -> Finished:
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
         choice=_optional(folder / "choice.json", Choice),
         test_reads=result.test_reads,
+        twins=result.data.twins or {},
         origin=Origin(
             version=result.environment.version,
             commit=result.environment.git_commit or "",

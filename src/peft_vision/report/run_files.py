@@ -42,6 +42,7 @@ class _Data(Record):
     source: str
     images: _TestImages
     group: _Short | None = None
+    twins: Annotated[dict[_Short, Count], Field(max_length=9)] | None = None
 
 
 class _TuningImages(Record, extra="allow"):

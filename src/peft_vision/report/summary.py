@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from peft_vision.console import Console
+from peft_vision.data.twins import worded
 
 METRICS = {
     "accuracy": "accuracy",
@@ -74,6 +75,7 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
     if result["config"]["data"].get("stage") == "peek":  # of results from before there were stages: none
         lines.insert(0, "val       are the test images (data.stage=peek): what they choose is no honest figure")
+    lines[:0] = [f"twins     {text}" for text in worded(result["data"].get("twins") or {})]
     if skipped:
         lines.insert(0, f"corrupt   {skipped} images left out")
     return lines

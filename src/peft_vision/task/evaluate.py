@@ -1,8 +1,10 @@
-"""Score a saved adapter on any data whose classes it knows."""
+"""Score a saved adapter, on its run's own data or on any others whose classes it knows."""
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,16 +21,18 @@ from peft_vision.environment import environment
 from peft_vision.identity import digest
 from peft_vision.report.summary import metrics_table
 from peft_vision.run import place
-from peft_vision.saved import Saved, open_saved
+from peft_vision.saved import Saved, open_saved, saved_folder
 from peft_vision.task.base import Task
+from peft_vision.task.own_data import OTHERS, data_of
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 3  # classes that an error names
+_LONGEST = 100  # letters of the name of a data set in that of a file
 
 
 @component
 class Evaluate(Task):
-    """`split`: of the command line's data."""
+    """`split`: of the run's own data, or of those that the command line chooses."""
 
     shares_work: ClassVar[bool] = True
 
@@ -36,15 +40,18 @@ class Evaluate(Task):
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Returns the accuracy. Under torchrun the processes share the images."""
-        data: Data = build(config["data"], Data, "data")
+        node, name, own = data_of(saved_folder(str(config["run"])), config, choices)
+        with _saying(own):
+            data: Data = build(node, Data, "data")
         with world(config["device"]) as here:
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             folder = saved.output(config["out"], "evaluations")
             trainer = saved.trainer(config["trainer"])
-            positions = _positions(data.open().classes, saved.recipe.classes)
-            _say_resize(saved, data)
-            preprocessing = data.adjusted(saved.recipe.preprocessing)
-            splits = data.load(preprocessing, read={self.split})
+            with _saying(own):
+                positions = _positions(data.open().classes, saved.recipe.classes)
+                _say_resize(saved, data)
+                preprocessing = data.adjusted(saved.recipe.preprocessing)
+                splits = data.load(preprocessing, read={self.split})
             images = self._images(splits, positions)
             _log.info("%-9s %s", "data", splits.source)
             metrics = trainer.evaluate(saved.model, images, self.split, workers=data.workers, world=here)
@@ -58,7 +65,7 @@ class Evaluate(Task):
                         "source": splits.source,
                         "fingerprint": splits.fingerprint,
                         "corrupt_images_skipped": splits.skipped,
-                        "config": config["data"],
+                        "config": node,
                     },
                     "method": saved.recipe.method,
                     "backbone": saved.recipe.backbone,
@@ -68,7 +75,7 @@ class Evaluate(Task):
                 }
                 shown = {"resize": data.resize, "crop": preprocessing.crop}
                 mark = digest({"fingerprint": splits.fingerprint, **shown})[:12]
-                _report(facts, folder, data=choices["data"].replace("/", "_"), mark=f"{self.split}-{mark}")
+                _report(facts, folder, data=re.sub(r"[^\w.-]", "_", name)[:_LONGEST], mark=f"{self.split}-{mark}")
         return metrics[f"{self.split}/accuracy"]
 
     def _images(self, splits: Splits, positions: Tensor) -> Images:
@@ -80,6 +87,17 @@ class Evaluate(Task):
                 "has all splits"
             )
         return Images(positions[images[self.split].labels], images[self.split].pixels, "none")
+
+
+@contextmanager
+def _saying(own: bool) -> Iterator[None]:
+    """Add to an error of one line, where the data are the run's own, how others are chosen."""
+    try:
+        yield
+    except ConfigError as error:
+        if not own or "\n" in str(error):
+            raise
+        raise ConfigError(f"{error}\n{OTHERS}") from error
 
 
 def _positions(classes: tuple[str, ...], known: tuple[str, ...]) -> Tensor:

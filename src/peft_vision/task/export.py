@@ -1,5 +1,6 @@
 """Write a saved adapter in a format that other tools read, and check that it computes the same."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import timm
 import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
@@ -19,12 +21,14 @@ from peft_vision.backbone.merge import unwrapped
 from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
 from peft_vision.exchange import hf_peft, onnx_model
+from peft_vision.exchange.loading_line import of_peft, of_timm, timm_arguments
 from peft_vision.exchange.timm_weights import timm_state
 from peft_vision.run import place, writing
 from peft_vision.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
 _CHECKED = 8  # random images that the logits are compared on
+_WEIGHTS = "backbone.safetensors"  # beside a LoRA for `peft`
 
 
 @component
@@ -46,7 +50,7 @@ class Export(Task):
         write = {"timm": _timm, "peft": _peft, "onnx": _onnx, "adapter": _adapter}[self.format]
         try:
             with writing(folder, key="out"), torch.no_grad():
-                path, found = write(saved, folder, images)
+                path, found, line = write(saved, folder, images)
                 expected = saved.model(images)
         except ValueError as error:
             raise ConfigError(f"task.format={self.format}: {error}") from error
@@ -56,44 +60,60 @@ class Export(Task):
             f"checked   logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"
         )
         console.print(f"saved     {path}")
+        if line is not None:
+            console.print(f"loads by  {line}")
 
 
-def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
-    """The file, and the logits of an untouched timm model that has loaded it."""
+def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str]:
+    """Return the file, the logits of an untouched timm model that has loaded it, and the line that loads it."""
     path = folder / "timm.safetensors"
-    state = timm_state(saved.model)
+    state, backbone = timm_state(saved.model), _backbone(saved)
+    arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
     metadata = {key: text for key, text in saved.recipe.metadata().items() if key != "format"}
+    metadata["timm"] = json.dumps({"name": backbone.name, "arguments": {"num_classes": num_classes, **arguments}})
     place(path, lambda unfinished: unfinished.write_bytes(save(state, metadata)), key="out")
-    vit = _untrained(saved)
-    vit.reset_classifier(len(saved.recipe.classes))
+    vit = timm.create_model(backbone.name, num_classes=num_classes, **arguments)
     vit.load_state_dict(state)
-    return path, vit.eval()(saved.model.normalize(images))
+    line = of_timm(backbone.name, arguments, num_classes, path)
+    return path, vit.eval()(saved.model.normalize(images)), line
+
+
+def _backbone(saved: Saved) -> Backbone:
+    return build(saved.config["backbone"], Backbone, "backbone")
 
 
 def _untrained(saved: Saved) -> VisionTransformer:
     """timm's own model of the run's shape, with random weights."""
-    backbone: Backbone = build(saved.config["backbone"], Backbone, "backbone")
-    return replace(backbone, pretrained=False, checkpoint=None).load()
+    return replace(_backbone(saved), pretrained=False, checkpoint=None).load()
 
 
-def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
-    """The folder, and the logits of a model that has read it again."""
-    path = folder / "peft"
+def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str]:
+    """Return the folder, the logits of a model that has read it again, and the line that loads it. Weights that the hub
+    does not have lie in the folder too."""
+    path, backbone = folder / "peft", _backbone(saved)
     path.mkdir(exist_ok=True)
-    hf_peft.write(saved.model, path)
-    imported = hf_peft.Imported(path)
-    recipe = replace(saved.recipe, method=imported.method())
+    vit, weights = _untrained(saved), path / _WEIGHTS
     with unwrapped(saved.model.encoder):
         own = saved.model.encoder.vit.state_dict()
-    vit = _untrained(saved)
-    vit.load_state_dict({name: own[name] for name in vit.state_dict()})
+    own = {name: own[name].contiguous() for name in vit.state_dict()}
+    of_hub = backbone.pretrained and backbone.checkpoint is None
+    arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
+    hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
+    if of_hub:
+        weights.unlink(missing_ok=True)  # of an export before this one
+    else:
+        place(weights, lambda unfinished: unfinished.write_bytes(save(own)), key="out")
+    imported = hf_peft.Imported(path)
+    recipe = replace(saved.recipe, method=imported.method())
+    vit.load_state_dict(own)
     again = recipe.assemble(vit, seed=0)
     load_tuned(again, imported.tensors)
-    return path, again.eval()(images)
+    line = of_peft(backbone.name, arguments, num_classes, path, None if of_hub else weights)
+    return path, again.eval()(images), line
 
 
-def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
-    """The file, and what onnxruntime computes from it."""
+def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
+    """Return the file, and what onnxruntime computes from it."""
     path = folder / "model.onnx"
     staging = folder / ".onnx.unfinished"
     shutil.rmtree(staging, ignore_errors=True)
@@ -104,12 +124,12 @@ def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
             place(folder / part.name, partial(os.replace, part), key="out")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return path, onnx_model.logits(path, images)
+    return path, onnx_model.logits(path, images), None
 
 
-def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor]:
-    """A copy of the run's own, and the logits of the model it was opened as."""
+def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
+    """Return a copy of the run's own, and the logits of the model it was opened as."""
     path = folder / "adapter.safetensors"
     if path.resolve() != (saved.folder / path.name).resolve():
         place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
-    return path, saved.model(images)
+    return path, saved.model(images), None

@@ -1,7 +1,7 @@
-"""Label every picture of a folder with a saved adapter: a table of probabilities and a contact sheet."""
+"""Label pictures with a saved adapter: on the terminal, in a table of probabilities and on a contact sheet."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +11,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from peft_vision.config import ConfigError, build, component
+from peft_vision.console import Console
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
-from peft_vision.data.walk import image_files
 from peft_vision.distributed import world
 from peft_vision.printable import one_line, say, shown
 from peft_vision.progress import Progress
@@ -26,6 +26,8 @@ from peft_vision.run import place
 from peft_vision.saved import Saved, open_saved
 from peft_vision.spreadsheet import write_csv
 from peft_vision.task.base import Task
+from peft_vision.task.given_pictures import given_pictures
+from peft_vision.task.labels_table import labels_table
 from peft_vision.trainer import Trainer
 
 _log = logging.getLogger("peft_vision")
@@ -43,24 +45,25 @@ class Predict(Task):
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         """Pictures are read twice, first to leave out the unreadable, and held a batch at a time."""
         data: Data = build(config["data"], Data, "data")  # for its workers
-        folder = Path(str(config["images"])).expanduser().absolute()
-        files = _files(folder)
+        given = given_pictures(config["images"])
+        files = given.files
         with world(config["device"]) as here:
             if here.size > 1:
                 raise ConfigError("task=predict works in one process; start it without torchrun")
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             trainer = saved.trainer(config["trainer"])
             geometry = self._geometry(saved)
-            self._check_font(saved.recipe.classes)
-            out = saved.output(config["out"], f"predictions/{folder.resolve().name}")
-            pictures = _readable(files, folder, threads=max(1, usable(data.workers)))
+            self._check_font([*saved.recipe.classes, *map(one_line, files.paths)])
+            out = saved.output(config["out"], f"predictions/{given.name}")
+            pictures = _readable(files, given.place, threads=max(1, usable(data.workers)))
             images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
             probabilities = _probabilities(saved, images, trainer, workers=data.workers, device=here.device)
         classes, names = saved.recipe.classes, [files.paths[index] for index in pictures.indices.tolist()]
         place(out / "predictions.csv", lambda path: _write_csv(path, names, classes, probabilities), key="out")
         sheet = contact_sheet(self._sections(pictures, classes, probabilities), font_name=self.font)
         place(out / "contact_sheet.png", lambda path: sheet.save(path, "PNG"), key="out")
-        say(f"labelled  {len(pictures):,} pictures of {folder}")
+        Console().print(labels_table(names, classes, probabilities))
+        say(f"labelled  {len(pictures):,} {'picture' if len(pictures) == 1 else 'pictures'} of {given.place}")
         say(f"saved     {out}/predictions.csv and contact_sheet.png")
 
     def _geometry(self, saved: Saved) -> Geometry:
@@ -73,12 +76,13 @@ class Predict(Task):
         own = saved.recipe.preprocessing
         return Geometry(size=own.size, resize=resize, crop=own.crop, interpolation=own.interpolation)
 
-    def _check_font(self, classes: tuple[str, ...]) -> None:
+    def _check_font(self, names: Sequence[str]) -> None:
+        """ConfigError where there is no such font; a warning where it cannot show one of the `names`."""
         try:
             open_font(self.font)
         except OSError as error:
             raise ConfigError(f"task.font: cannot open {self.font!r} ({error}); it should be a font file") from error
-        strange = [name for name in classes if not name.isascii()]
+        strange = [name for name in names if not name.isascii()]
         if self.font is None and strange:
             shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
             _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
@@ -95,6 +99,7 @@ class Predict(Task):
                     picture=fitted(pictures.pictures.read(int(pictures.indices[position]))),
                     name=classes[predicted[position]],
                     remark=f"{100 * confidence[position]:.1f} %",
+                    file=one_line(pictures.pictures.paths[int(pictures.indices[position])]),
                 )
                 for position in positions
             ]
@@ -103,25 +108,13 @@ class Predict(Task):
         }
 
 
-def _files(folder: Path) -> Files:
-    """Every picture below `folder`."""
-    if not folder.is_dir():
-        raise ConfigError(f"images: no folder {folder}")
-    paths = image_files(folder, folder, key="images")
-    if not paths:
-        raise ConfigError(
-            f"images: no picture in {shown(folder)}; pictures are files with an ending such as .jpg, .png or .webp"
-        )
-    return Files(folder, paths)
-
-
-def _readable(files: Files, folder: Path, *, threads: int) -> Labelled:
+def _readable(files: Files, place: Path, *, threads: int) -> Labelled:
     """Without the pictures that cannot be read, which a warning names. The labels mean nothing."""
     pictures = labelled(files, [0] * len(files))
     faults = verify(pictures, threads=threads, label="given")
     if len(faults) == len(files):
         raise ConfigError(
-            f"images: none of the {len(files)} pictures in {shown(folder)} can be read; "
+            f"images: none of the {len(files)} pictures in {shown(place)} can be read; "
             f"{one_line(files.paths[0])}: {one_line(faults[0])}"
         )
     parts, _ = left_out({"given": pictures}, {"given": faults}, skip=True)

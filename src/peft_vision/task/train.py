@@ -16,6 +16,7 @@ from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
+from peft_vision.data.twins import worded
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
 from peft_vision.experiment import Experiment, open_store
@@ -138,6 +139,9 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             held.enter_context(run.watched())
             run.keep_metrics(standing.rows)
             _announce(facts, model, run, standing, backbone_size)
+            for pair, twins in (splits.twins or {}).items():
+                (sentence,) = worded({pair: twins.count})
+                logger.warning("%-9s %s, byte for byte, such as %s", "twins", sentence, twins.example)
             shown = {"augment": experiment.data.augment, "views": experiment.features.views}
             for group, line in said(experiment.fitting, model, experiment.head, **shown).items():
                 logger.info("%-9s %s", group, line)
@@ -264,6 +268,7 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
             "images": {split: len(images) for split, images in splits.parts().items()},
             "classes": len(splits.classes),
             "corrupt_images_skipped": splits.skipped,
+            "twins": splits.twin_counts,
         },
         "backbone": model.recipe.backbone,
         "checkpoint": checkpoint_sum(experiment),

@@ -14,7 +14,7 @@ from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import reading, short
 from peft_vision.data.vtab.tfrecord import example, payloads
-from peft_vision.regular import open_regular
+from peft_vision.regular import open_regular, read_middle
 
 
 class Place(NamedTuple):
@@ -59,6 +59,13 @@ class Encoded(Pictures):
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             yield self._bytes(index)
+
+    def length(self, index: int) -> int:
+        return self.places[index].length
+
+    def middle(self, index: int) -> bytes:
+        place = self.places[index]
+        return read_middle(place.file, place.offset, place.length)
 
     def _bytes(self, index: int) -> bytes:
         """Opened anew each time: threads and loader processes must not share a position in the file."""

@@ -36,6 +36,12 @@ class Derived(Pictures):
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         return self._told_apart(self.pictures.contents(indices))
 
+    def length(self, index: int) -> int | None:
+        return self.pictures.length(index)
+
+    def middle(self, index: int) -> bytes:
+        return self.pictures.middle(index)
+
     def _told_apart(self, texts: Iterable[bytes]) -> Iterable[bytes]:
         """From the published ones."""
         yield self.derive.__name__.encode()

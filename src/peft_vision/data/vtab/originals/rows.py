@@ -1,5 +1,6 @@
 """Images that are rows of one large array in a packed file: the few that are wanted, read in one go at first use."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -53,6 +54,12 @@ class Rows(Pictures):
         values = self._fetched()
         for index in indices.tolist():
             yield values[index].tobytes()
+
+    def length(self, index: int) -> int:
+        return self._fetched()[index].nbytes
+
+    def middle(self, index: int) -> bytes:
+        return hashlib.sha256(self._fetched()[index].tobytes()).digest()
 
     def only(self, parts: Sequence[Labelled]) -> list[Labelled]:
         """`parts` of these pictures, of others that hold no image besides."""

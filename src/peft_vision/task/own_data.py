@@ -1,0 +1,68 @@
+"""The data that a saved run is scored on: its own, as its config.yaml has them, unless a command chooses others.
+
+task=evaluate run=R                  the run's own
+task=evaluate run=R data.path=NEW    the same with another value
+task=evaluate run=R data=cifar100    others
+"""
+
+import copy
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from peft_vision.config import ConfigError
+from peft_vision.run import Run
+from peft_vision.saved import read_config
+from peft_vision.shipped import unless_chosen
+from peft_vision.trust import check_targets
+
+OTHERS = "these are the run's own data; data=... chooses others"
+
+
+def data_of(folder: Path, config: Mapping[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, Any], str, bool]:
+    """Return the config of the data, the name of their option, and whether they are those of the run in `folder`.
+
+    ConfigError where `config`, of the command, chooses none and the run says nothing of its own.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    given = {override.key_or_group: override for override in overrides}
+    if "data" in given or choices["data"] != unless_chosen("data"):
+        return config["data"], choices["data"], False
+    said = read_config(folder).get("data")
+    if not isinstance(said, dict) or "_target_" not in said:
+        raise ConfigError(f"run: {folder}/config.yaml does not say on which data; write data=digits or another")
+    try:
+        check_targets(said, "data")
+    except ConfigError as error:
+        raise ConfigError(f"run: {folder}/config.yaml: {error}") from error
+    own = copy.deepcopy(said)
+    for key, override in given.items():
+        if key.startswith("data."):
+            _take(own, config["data"], key.split(".")[1:], delete=override.is_delete())
+    return own, _name(folder), True
+
+
+def _take(own: dict[str, Any], command: Any, path: list[str], *, delete: bool) -> None:
+    """Put the value that lies at `path` within the values of the command into `own`, or take it out of there."""
+    *outer, last = path
+    for key in outer:
+        own = own.setdefault(key, {})
+        command = command.get(key, {}) if isinstance(command, Mapping) else {}
+        if not isinstance(own, dict):
+            raise ConfigError(f"data.{'.'.join(path)}: the run's own data have a value, and no keys, in data.{key}")
+    if delete:
+        own.pop(last, None)
+    else:
+        own[last] = command[last]
+
+
+def _name(folder: Path) -> str:
+    """The option that the run's data were chosen by, as far as its result tells."""
+    result = None
+    with suppress(ConfigError):  # a result that cannot be read is no reason not to score the adapter
+        result = Run(folder).read_result()
+    return "own" if result is None else result["choices"]["data"]
