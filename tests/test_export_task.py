@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from command import Outcome, call, run_folder
 from peft_vision.exchange import hf_peft, onnx_model
+from peft_vision.exchange.timm_weights import timm_state
 from peft_vision.saved import open_saved
 from peft_vision.task import export as export_task
 from test_bad_input import no_file_larger_than
@@ -205,3 +206,19 @@ def test_a_folder_that_is_no_adapter_is_refused(tmp_path):
 def test_keys_that_are_missing_are_said(tmp_path):
     assert "run: no value" in call("task=export", cwd=tmp_path).error
     assert "file: no value" in call("task=import", "out=x", cwd=tmp_path).error
+
+
+def test_an_export_that_computes_something_else_is_not_written_and_one_before_it_stays(runs, tmp_path, monkeypatch):
+    run = runs("linear")
+    assert export(run, "timm", tmp_path).code == 0
+    before = (tmp_path / "out" / "timm.safetensors").read_bytes()
+    written = timm_state
+
+    def other(model):
+        return {name: tensor * (0.5 if name == "head.weight" else 1) for name, tensor in written(model).items()}
+
+    monkeypatch.setattr("peft_vision.task.export.timm_state", other)
+    outcome = export(run, "timm", tmp_path)
+    assert outcome.error.startswith("task.format=timm: read again it computes something else, so nothing was written: ")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["timm.safetensors"]
+    assert (tmp_path / "out" / "timm.safetensors").read_bytes() == before

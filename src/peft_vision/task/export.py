@@ -28,6 +28,7 @@ from peft_vision.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
 _CHECKED = 8  # random images that the logits are compared on
+_TOLERANCE = 0.01  # of the largest logit: rounding is far below, another model far above
 _WEIGHTS = "backbone.safetensors"  # beside a LoRA for `peft`
 
 
@@ -48,20 +49,47 @@ class Export(Task):
         images = torch.randint(0, 256, (_CHECKED, 3, size, size), generator=torch.Generator().manual_seed(0))
         images = images.to(torch.uint8)
         write = {"timm": _timm, "peft": _peft, "onnx": _onnx, "adapter": _adapter}[self.format]
+        staging = folder / ".export.unfinished"
         try:
             with writing(folder, key="out"), torch.no_grad():
-                path, found, line = write(saved, folder, images)
-                expected = saved.model(images)
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir()
+                path, found, line = write(saved, staging, images)
+                said = self._compared(found, saved.model(images))
+                _put(staging, folder, saved)
         except ValueError as error:
             raise ConfigError(f"task.format={self.format}: {error}") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         console = Console(soft_wrap=True)
-        difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
-        console.print(
-            f"checked   logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"
-        )
-        console.print(f"saved     {path}")
+        console.print(f"checked   {said}")
+        console.print(f"saved     {folder / path.relative_to(staging)}")
         if line is not None:
-            console.print(f"loads by  {line}")
+            console.print(f"loads by  {line.replace(str(staging), str(folder))}")
+
+    def _compared(self, found: Tensor, expected: Tensor) -> str:
+        """Return in words how far the logits of what was written are from the model's own. ConfigError where they are
+        another model's."""
+        difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+        said = f"logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"
+        if not difference <= _TOLERANCE * largest:
+            raise ConfigError(
+                f"task.format={self.format}: read again it computes something else, so nothing was written: {said}"
+            )
+        return said
+
+
+def _put(staging: Path, folder: Path, saved: Saved) -> None:
+    """Move what was written and checked to where it belongs; weights of an export before this one do not stay beside a
+    LoRA that needs none."""
+    if (staging / "peft").is_dir() and not (staging / "peft" / _WEIGHTS).exists():
+        (folder / "peft" / _WEIGHTS).unlink(missing_ok=True)
+    # the model after the weights that lie beside it
+    for file in sorted((path for path in staging.rglob("*") if path.is_file()), reverse=True):
+        target = folder / file.relative_to(staging)
+        if target.resolve() != (saved.folder / "adapter.safetensors").resolve():  # the run's own stays as it is
+            target.parent.mkdir(exist_ok=True)
+            place(target, partial(os.replace, file), key="out")
 
 
 def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str]:
@@ -99,9 +127,7 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     of_hub = backbone.pretrained and backbone.checkpoint is None
     arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
     hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
-    if of_hub:
-        weights.unlink(missing_ok=True)  # of an export before this one
-    else:
+    if not of_hub:
         place(weights, lambda unfinished: unfinished.write_bytes(save(own)), key="out")
     imported = hf_peft.Imported(path)
     recipe = replace(saved.recipe, method=imported.method())
@@ -130,6 +156,5 @@ def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, Non
 def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
     """Return a copy of the run's own, and the logits of the model it was opened as."""
     path = folder / "adapter.safetensors"
-    if path.resolve() != (saved.folder / path.name).resolve():
-        place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
+    place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
     return path, saved.model(images), None
