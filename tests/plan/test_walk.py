@@ -66,6 +66,7 @@ def stored_bytes(folder: Path) -> int:
         ("method=linear", *AUGMENTED, "optimizer=grid"),
         ("method=vqt", "method.keep_fraction=0.5", "data.stage=final"),
         ("method=vqt", "method.keep_fraction=0.5", *NEVER),
+        ("method=vqt", "method.keep_fraction=0.5", "method.selects_as_released=true", *NEVER),
         ("method=head2toe", *AUGMENTED, "features.views=2", "features.memory_gib=0"),
         ("method=lora", "data.stage=peek"),
         ("method=vpt_deep", "method.layers=last-1"),
