@@ -191,7 +191,7 @@ def test_pruned_trials_count_and_are_cheaper(tmp_path):
     assert pruned
     assert {trial.params["optimizer.lr"] for trial in pruned} == {"1e-07"}
     assert f"8 trials, {8 - len(pruned)} whole, {len(pruned)} pruned" in outcome.out
-    assert "  pruned  trial " in outcome.out
+    assert "\npruned  trial " in outcome.out
 
 
 def test_runs_may_lie_anywhere(tmp_path):
