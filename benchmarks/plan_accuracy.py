@@ -97,7 +97,13 @@ def command(name: str, options: argparse.Namespace) -> list[str]:
     if name.startswith("digits"):
         return words
     stored = "experiment=vtab/vqt" in words
-    words += ["data=vtab/dtd,vtab/svhn", "data.miniature=true", "optimizer.weight_decay=0", "hydra.sweeper.seeds=[42]"]
+    words += [
+        "data=vtab/dtd,vtab/svhn",
+        "data.source=processed",
+        "data.miniature=true",
+        "optimizer.weight_decay=0",
+        "hydra.sweeper.seeds=[42]",
+    ]
     words += [f"backbone={options.backbone}", "backbone.pretrained=false", f"trainer.batch_size={options.batch_size}"]
     words += [f"trainer.epochs={options.epochs * (STORED if stored else 1)}"]
     return [*words, "optimizer.lr=0.1"] if stored else words

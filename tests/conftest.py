@@ -5,23 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from command import SMOKE, call, run_folder
+from peft_vision.testing import tiny_backbone as tiny_vit
 from wandb_server import KEY, WandbServer
-
-
-def tiny_vit(**architecture: object) -> VisionTransformer:
-    """3 layers, width 32, 2 heads, 16 patches of 8 px, random weights that do not depend on other tests."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-        vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**sizes, **architecture})
-        for parameter in vit.parameters():  # biases, scales and class tokens start at constants: make them count
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return vit
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,7 @@
 """Folders of finished runs that nobody trained: the figures are the test's own."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ def write_run(
     parameters: int = 12_345,
     peak_mib: float | None = None,
     train_seconds: float | None = None,
+    solved: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """`ood`: the accuracy on each set, or on each of its shifts. `probe`: accuracies before all else trained, by
     metric. `curve`: accuracy ID and OOD by alpha. `masked`: whether classes that a set lacks cannot be predicted.
     `config`: groups in place of the usual ones. `group`: of data sets; `stage`: of a sweep that tunes, `choice` what it
-    wrote. `epochs`: training loss and validation accuracy of each."""
+    wrote. `epochs`: training loss and validation accuracy of each. `solved`: what a solver tried, of which it chose the
+    last."""
     mark = f"{lr:g}" + (f"+{decay:g}" if decay != 0.01 else "") + ("" if stage is None else f"+{stage}")
     folder = runs / f"{method}-{backbone}-{data.replace('/', '_')}-s{seed}-{mark}"
     folder.mkdir(parents=True)
@@ -64,6 +66,9 @@ def write_run(
     }
     costs = {"peak_mib": peak_mib, "train_seconds": train_seconds}
     result |= {name: value for name, value in costs.items() if value is not None}
+    if solved:
+        chosen = {key: value for key, value in solved[-1].items() if "/" not in key}
+        result["selection"] = {"group": "optimizer", "chosen": chosen, "tried": list(solved), "settings": len(solved)}
     if probe:
         metrics |= {f"probe/{name}": value for name, value in probe.items() if not name.startswith("ood/")}
     (folder / "result.json").write_text(json.dumps(result))

@@ -18,13 +18,13 @@ FLOORS = """
 peft_vision
 printable spreadsheet allocation regular
 config console
-identity ranks sweep_agent records
+identity ranks sweep_agent records user_code
 shipped guide
 seeding progress stopping lifeline wording composition batch_norm trust sharing state
 tensor_header preprocessing run_records
 request
 backbone data
-head method ood
+head method ood unreached given
 model
 likeness
 adapter interpolation
@@ -43,7 +43,7 @@ shift
 report bench
 plan
 task library
-cli
+cli testing
 launch
 sweep
 search

@@ -43,6 +43,14 @@ def test_calibration_error_is_its_definition(scored):
     assert metrics["calibration_error"] == pytest.approx(float(error), abs=1e-6)
 
 
+def test_confidences_are_compared_within_fifteenths():
+    """0.61 and 0.69 lie in neighbouring bins, whose errors add up; in tenths they would make up for each other."""
+    confidence = torch.tensor([0.61, 0.69], dtype=torch.float64)
+    logits = torch.stack([confidence, 1 - confidence], dim=1).log()
+    metrics = Predictions(*judge(logits, torch.tensor([0, 1]))).metrics()
+    assert metrics["calibration_error"] == pytest.approx((0.39 + 0.69) / 2, abs=1e-6)
+
+
 def test_sure_and_right_is_perfect():
     labels = torch.arange(6)
     metrics = Predictions(*judge(100 * torch.eye(6), labels)).metrics()

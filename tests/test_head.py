@@ -18,6 +18,22 @@ def weight(std, num_classes):
     return classifier.weight.detach()
 
 
+@pytest.mark.parametrize("change", [{"norm": "layer"}, {"norm": "batch"}, {"hidden": (3,)}, {"dropout": 0.1}])
+def test_a_head_is_linear_where_nothing_else_acts(change):
+    plain = {"norm": "none", "hidden": (), "dropout": 0.0, "std": 0.01}
+    assert Head(**plain).is_linear
+    assert not Head(**{**plain, **change}).is_linear
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_scoring_leaves_a_model_in_its_mode(training):
+    model = adapted("lora").train(training)
+    options = {"batch_size": 4, "workers": 0, "world": ALONE, "label": "scoring"}
+    predict(model, random_images(5), autocast=torch.autocast("cpu", enabled=False), **options)
+    assert model.training is training
+    assert model.head.training is training
+
+
 def test_its_weights_spread_as_asked():
     assert weight(0.05, 10).std().item() == pytest.approx(0.05, rel=0.02)
 

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 from command import call, results, run_folder
 from digit_folders import CLASSES, DATA, SHIFTED, write_digits
-from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
-from peft_vision.experiment import load_backbone
 from peft_vision.model import Model
 from peft_vision.saved import open_saved
 from peft_vision.shift import scoring

@@ -53,6 +53,8 @@ OTHER: dict[str, Any] = {
     "dropout": 0.5,
     "std": 0.3,
     "warmup": 0.6,
+    "start": 0.7,
+    "floor": 0.7,
     "epochs": 3,
     "batch_size": 7,
     "clip_norm": 1e-2,
@@ -72,7 +74,8 @@ def shipped(group: str, name: str) -> Any:
         node = compose(f"{group}/{name}")[group]
     roots = {"method": {"lr": {"sgd": 0.1, "adamw": 1e-2}}, "trainer": {"epochs": 2}}
     node = OmegaConf.to_container(OmegaConf.create({**roots, group: node}), resolve=True)[group]
-    return build({key: SIZES.get(key, value) for key, value in node.items()}, KINDS[group], group)
+    sizes = {**SIZES, "epochs": 12} if group == "schedule" else SIZES  # of which the first is the warm-up
+    return build({key: sizes.get(key, value) for key, value in node.items()}, KINDS[group], group)
 
 
 def marks(component: Any, field: str) -> tuple[Any, ...]:

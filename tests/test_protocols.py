@@ -26,20 +26,24 @@ PROTOCOLS = {
     "vtab/lora_paper": {"lora": (1, 0)},
     "vtab/adapters": {
         **dict.fromkeys(
-            ("adapter_plus", "adapter_houlsby", "adapter_pfeiffer", "lora", "ssf", "bitfit", "layer_norm"), (1, 3)
+            ("adapter_plus", "adapter_houlsby", "adapter_pfeiffer", "lora", "bitfit", "layer_norm"), (1, 3)
         ),
         "adaptformer": (3, 3),
-        **dict.fromkeys(("convpass", "fact_tk", "fact_tt", "repadapter"), (5, 3)),
+        "repadapter": (5, 3),
+        "convpass": (10, 3),
+        "fact_tk": (10, 3),
+        "fact_tt": (15, 3),
+        "ssf": (42, 3),
     },
-    "fgvc/vpt": {"vpt_deep": (216, 3), "vpt_shallow": (216, 3), "linear": (36, 3), "full": (16, 3), "bitfit": (16, 3)},
+    "fgvc/vpt": {"vpt_deep": (216, 3), "vpt_shallow": (216, 3), "linear": (40, 3), "full": (16, 3), "bitfit": (16, 3)},
     "fgvc/vpt_paper": {
         "vpt_deep": (216, 0),
         "vpt_shallow": (216, 0),
-        "linear": (36, 0),
+        "linear": (40, 0),
         "full": (8, 0),
         "bitfit": (8, 0),
     },
-    "lp_ft_vs_ft_paper": {"linear": (3, 0), "full": (18, 0), "lp_ft": (18, 0), "vpt_deep": (9, 0), "lora": (9, 0)},
+    "lp_ft_vs_ft_paper": {"linear": (3, 0), "full": (30, 0), "lp_ft": (30, 0), "vpt_deep": (9, 0), "lora": (9, 0)},
 }
 PROTOCOLS["vtab/adapters_paper"] = {method: (tried, 0) for method, (tried, _) in PROTOCOLS["vtab/adapters"].items()}
 ONE = {"vtab": "data=vtab/dtd", "fgvc": "data=fgvc/cars", "lp_ft_vs_ft_paper": "data=digits"}

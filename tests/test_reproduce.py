@@ -3,15 +3,20 @@
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from command import call, results, start, wait_for
+from digit_folders import write_digits
+from peft_vision.config import CONFIG_DIR
+from peft_vision.sweep.composer import Composer
 from vtab_miniatures import processed
 
 TABLE = (
     *("task=reproduce", "experiment=vtab/vpt", "method=vpt_shallow,vpt_deep", "data=vtab/dtd,vtab/svhn"),
+    "data.source=processed",
     *("data.miniature=true", "backbone=vit_micro", "backbone.architecture.depth=2", "backbone.checkpoint=null"),
     *("method.num_prompts=2", "optimizer.lr=0.1", "optimizer.weight_decay=0", "trainer.batch_size=8"),
     *("trainer.epochs=8", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
@@ -68,7 +73,7 @@ def test_what_was_not_run_is_missing_and_in_no_mean(whole):
     rows = [row for row in compared(whole[1]) if row["method"] == "vpt_deep"]
     assert sum(row["status"] == "missing" for row in rows) == 17
     means = {row["column"]: (row["published"], row["measured"], row["status"]) for row in rows if row["kind"] != "data"}
-    assert means["mean of 19"] == ("69.4263", "", "2 of 19")
+    assert means["mean of 19"] == ("69.43", "", "2 of 19")
     assert means["mean of 3 groups"][1:] == ("", "2 of 19")
     assert means["natural (7)"][1:] == ("", "2 of 7")
     assert float(means["mean of the 2 measured"][0]) == pytest.approx((65.8 + 78.1) / 2)
@@ -124,3 +129,70 @@ def test_a_table_that_does_not_exist_is_said_before_anything_starts(tmp_path):
     assert outcome.code == 1
     assert "no table 'vpt_vtap'" in outcome.err
     assert results(tmp_path) == []
+
+
+@pytest.fixture
+def composed(monkeypatch) -> list[tuple[str, ...]]:
+    """The points that a sweep has looked at."""
+    looked = []
+    original = Composer.request
+
+    def counted(self, overrides):
+        looked.append(tuple(overrides))
+        return original(self, overrides)
+
+    monkeypatch.setattr(Composer, "request", counted)
+    return looked
+
+
+def test_a_folder_that_is_not_there_is_said_after_a_look_at_one_point_of_each_data_set(composed, tmp_path):
+    outcome = call("task=reproduce", "experiment=vtab/vpt", "data.root=nowhere", cwd=tmp_path)
+    first, *_, last = outcome.error.splitlines()
+    assert first.startswith(f"data.root: no folder {tmp_path}/nowhere, which should hold VTAB-1k's Caltech101")
+    assert last == "nor can the sweep use its other 18 choices of data"
+    assert len(composed) == 19  # of some 10,000
+    assert results(tmp_path) == []
+
+
+def test_data_sets_that_a_folder_lacks_are_named_at_once(composed, tmp_path):
+    copy(tmp_path)
+    outcome = call("task=reproduce", "experiment=vtab/vpt", "data.miniature=true", cwd=tmp_path)
+    first, *faults, others = outcome.error.splitlines()
+    assert first == "17 of the sweep's 19 choices of data are wrong, and nothing was started"
+    assert [line.partition(": ")[0] for line in faults] == [
+        f"  data=vtab/{name}" for name in ("caltech101", "cifar100", "flowers102")
+    ]
+    assert others.count("data=vtab/") == 14
+    assert "vtab/dtd" not in others + "".join(faults)
+    assert len(composed) == 19
+
+
+def test_what_is_done_needs_no_data_whatever_else_a_large_sweep_lacks(tmp_path, composed):
+    """The first point of the data was run; the folder is gone; the next one is what cannot be run."""
+    grid = ("-m", "experiment=smoke", "method=linear", f"seed={','.join(map(str, range(120)))}")
+    pictures = ("data=image_folder", "data.path=digits")
+    write_digits(tmp_path)
+    assert call("experiment=smoke", "method=linear", "seed=0", *pictures, cwd=tmp_path).code == 0
+    (tmp_path / "digits").rename(tmp_path / "elsewhere")
+    composed.clear()
+    assert call(*grid, *pictures, cwd=tmp_path).error.startswith("data.path: ")
+    assert len(composed) == 2
+
+
+def test_an_own_method_enters_the_protocol_by_the_way_that_the_refusal_names(tmp_path):
+    """What it says is done as it stands, with fewer values to try."""
+    copy(tmp_path)
+    own = tmp_path / "mine" / "method"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text((CONFIG_DIR / "method" / "vpt_deep.yaml").read_text())
+    asked = [word for word in TABLE if not word.startswith(("method", "optimizer", "trainer.epochs", "data=", "hydra"))]
+    asked += ["--config-dir", "mine", "method=mine", "data=vtab/dtd", "trainer.epochs=1", "hydra.sweeper.seeds=[0]"]
+    refused = call(*asked, cwd=tmp_path).error
+    assert refused.startswith("method: no grid of this sweep is of mine; there are bitfit, full, linear, ")
+    (named,) = shlex.split(refused.partition("; add one: ")[2])
+    assert call(*asked, named, cwd=tmp_path).code == 0
+    found = [json.loads(path.read_text()) for path in results(tmp_path)]
+    tried = {its["config"]["optimizer"]["lr"] for its in found if its["config"]["data"]["stage"] == "tune"}
+    assert tried == {1e-3, 1e-2}
+    assert {its["choices"]["method"] for its in found} == {"mine"}
+    assert sum(its["config"]["data"]["stage"] == "final" for its in found) == 1

@@ -1,14 +1,13 @@
 """What a run left is taken up again only where it is whole."""
 
-import copy
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from nested import paths, replaced
 from peft_vision.records import Unreadable
 from peft_vision.report.summary import print_summary
 from peft_vision.run import Run
@@ -27,27 +26,14 @@ CHOICE = {"setting": "s", "superseded": False, "tuned": ["t"], "settings": 3, "s
 HOSTILE = [None, "x" * 2000, -3, 2**60, 1e308, math.nan, [], {}]
 
 
-def places(value: Any) -> list[tuple[Any, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(), *((key, *rest) for key, its in inner for rest in places(its))]
-
-
-def changed(value: Any, place: tuple[Any, ...], by: Any) -> Any:
-    if not place:
-        return by
-    value = copy.copy(value)
-    value[place[0]] = changed(value[place[0]], place[1:], by)
-    return value
-
-
 def test_a_result_with_any_value_in_any_place_is_named_or_can_be_told(trained, tmp_path, capsys):
     result = {**json.loads((trained / "result.json").read_text()), "selection": SELECTION}
     refused, told = [], 0
-    for place in places(result):
+    for place in paths(result):
         if place[:1] == ("config",) and len(place) > 2:
             continue
         for value in HOSTILE:
-            (tmp_path / "result.json").write_text(json.dumps(changed(result, place, value)))
+            (tmp_path / "result.json").write_text(json.dumps(replaced(result, place, value)))
             try:
                 read = Run(tmp_path).read_result()
             except Unreadable as error:
@@ -67,12 +53,12 @@ def test_so_are_the_other_files(name, tmp_path):
     assert read(Run(tmp_path)) == whole
     (tmp_path / name).unlink()
     assert read(Run(tmp_path)) is None
-    for place in places(whole):
+    for place in paths(whole):
         if place[-1:] == ("loss",) or (place[:2] == ("splits", "test") and place[-1] in ("fingerprint", "shifts")):
             continue  # may be any number, and are of shifts alone
         for value in HOSTILE[1:]:
-            empty = value in ([], {}) and value == changed(whole, place, value)
-            (tmp_path / name).write_text(json.dumps(changed(whole, place, value)))
+            empty = value in ([], {}) and value == replaced(whole, place, value)
+            (tmp_path / name).write_text(json.dumps(replaced(whole, place, value)))
             fine = (value == [] and place == ("tuned",)) or (value == {} and place[-1:] in (("splits",), ("scores",)))
             if not (fine or empty):
                 with pytest.raises(Unreadable):

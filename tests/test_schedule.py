@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
 
-from peft_vision.schedule import Constant, Cosine, CosineByEpoch
+from peft_vision.schedule import Constant, Cosine, CosineByEpoch, CosineOfTimm
 
 
 def test_warmup_rises_linearly_from_above_zero_to_one():
@@ -41,3 +43,15 @@ def test_by_epoch_is_what_the_codes_of_vpt_and_vqt_do():
     assert [factors[13 * epoch] for epoch in (0, 1, 9, 10, 55)] == pytest.approx([0, 0.1, 0.9, 1, 0.5])
     assert factors[-1] == pytest.approx((1 + math.cos(math.pi * 89 / 90)) / 2)
     assert all(factors[13 * epoch : 13 * epoch + 13] == [factors[13 * epoch]] * 13 for epoch in range(100))
+
+
+def test_timms_cosine_is_that_of_its_scheduler_stepped_when_an_epoch_is_over():
+    """As NOAH (supernet_train_prompt.py), FacT (fact_tk.py), Convpass and RepAdapter (train.py) call it."""
+    rate = 1e-3
+    stepper = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    timms = CosineLRScheduler(stepper, t_initial=100, warmup_t=10, lr_min=1e-5, warmup_lr_init=1e-6)
+    schedule = CosineOfTimm(warmup=0.1, epochs=100, start=1e-6 / rate, floor=1e-5 / rate)
+    for epoch in range(100):
+        its = {rate * schedule.factor(16 * epoch + step, 1600) for step in range(16)}
+        assert list(its) == pytest.approx([stepper.param_groups[0]["lr"]], rel=1e-9)
+        timms.step(epoch)

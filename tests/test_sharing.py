@@ -4,8 +4,10 @@ import os
 import stat
 import threading
 import time
+from unittest import mock
 
 import pytest
+from filelock import FileLock
 
 from peft_vision.sharing import Lock, share
 
@@ -103,6 +105,16 @@ def test_a_lock_that_may_only_be_read_keeps_others_out_too(tmp_path):
     readable.release()
     assert plain.acquire(wait=False)
     plain.release()
+
+
+def test_where_the_file_may_not_be_written_the_lock_is_taken_by_reading(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+        first = Lock(tmp_path / ".lock")
+        assert first.acquire(wait=False)
+        assert not Lock(tmp_path / ".lock").acquire(wait=False)
+    first.release()
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everything")

@@ -53,7 +53,7 @@ def test_a_point_that_failed_says_so_again_without_training(swept, monkeypatch):
     assert outcome.code == 1
     assert "lr=1e+30: failed before: the training loss became" in outcome.err
     assert outcome.err.endswith("task.retry=true tries again what failed by itself\n")
-    assert re.search("^1/2  before  optimizer.lr=0.1 .* test ", outcome.out, re.M)
+    assert re.search("^run 1/2  before  optimizer.lr=0.1 .* test ", outcome.out, re.M)
 
 
 def test_it_is_tried_again_when_asked_to_and_forgotten_once_it_is_done(tmp_path):
@@ -143,7 +143,7 @@ def test_sweeps_started_together_share_the_points(tmp_path):
     assert [(code, err) for _, err, code in ended] == [(0, "")] * 2
     assert len(results(tmp_path)) == 4
     assert logs(tmp_path).count("\ntrains ") == 4
-    assert [len(re.findall("^./4 .* test ", out, re.M)) for out, _, _ in ended] == [4] * 2
+    assert [len(re.findall("^run ./4 .* test ", out, re.M)) for out, _, _ in ended] == [4] * 2
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -126,9 +127,13 @@ def _answer(arguments: list[str]) -> None:
 
 def _readable(arguments: list[str]) -> list[str]:
     """As argparse and Hydra can read them: flags first, for `method=linear -m seed=0,1`, and no `~` for home."""
+    if "-sc" in arguments and (typed := re.search(r"--config-dir[= ](\S+)", os.environ.get("COMP_LINE", ""))):
+        arguments = [*arguments, f"--config-dir={typed[1]}"]  # completion offers the user's own options too
     parsed, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError(f"unknown {unknown[0]}; {USAGE}")
+    if parsed.config_dir is not None and not parsed.shell_completion:
+        _name_hidden(Path(parsed.config_dir).expanduser())
     flags = [word for word in arguments if word not in parsed.overrides]
     home = os.path.expanduser("~")
     if home == "~" and any("=~/" in word for word in parsed.overrides):
@@ -142,6 +147,13 @@ def _of_own_data(overrides: list[str]) -> list[str]:
     if "task=evaluate" not in overrides or any(re.match(r"(data|experiment)=", word) for word in overrides):
         return overrides
     return [f"++{word}" if re.match(r"data\.[\w.]+=", word) else word for word in overrides]
+
+
+def _name_hidden(folder: Path) -> None:
+    """Say which files of the user's config folder Hydra will not read, because shipped ones of that name come first."""
+    for file in sorted(folder.rglob("*.yaml")):
+        if (CONFIG_DIR / file.relative_to(folder)).is_file():
+            _say(f"{file} is not read: peft-vision ships a file of that name; give it another name")
 
 
 def _say(message: str) -> None:

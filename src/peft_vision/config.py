@@ -32,6 +32,9 @@ INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
 FILE = "names a file or a folder"
 """Marks a field whose text means the same file wherever a command is given: the identity holds its absolute path."""
 
+FUNCTION = "may name a function of the user's own by its dotted path"
+"""Marks a field whose text, where it has a dot, leads to a function: the identity holds a digest of its source."""
+
 
 @plain_dataclass(frozen=True)
 class Neutral:

@@ -7,9 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone.load import Backbone
 from peft_vision.config import ConfigError, build_all, nearest
@@ -29,10 +27,11 @@ from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import check_head
 from peft_vision.run import Run
 from peft_vision.schedule import Schedule
-from peft_vision.seeding import derive
 from peft_vision.stage import check_stage
 from peft_vision.tracker import Tracker
 from peft_vision.trainer import Trainer
+from peft_vision.trust import check_targets
+from peft_vision.user_code import CODE, user_code
 
 KINDS = {
     "backbone": Backbone,
@@ -47,13 +46,12 @@ KINDS = {
     "tracker": Tracker,
     "interpolation": Interpolation,
 }
-LATER = frozenset(("tracker", "interpolation"))
-"""Groups that act on what a training came to, and not on the training."""
+LATER = frozenset(("tracker", "interpolation"))  # groups that act on what a training came to, and not on the training
+_TRAINING = sorted(KINDS.keys() - LATER)
 OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
 _DIGITS = 12
 """How much of an identity names a folder; 8 are not enough to tell a million settings apart."""
-_FIRST_DIGITS = 8
-"""The same up to version 0.1.0."""
+_FIRST_DIGITS = 8  # up to version 0.1.0
 _SEED = TypeAdapter(Annotated[int, Field(ge=0)])
 
 
@@ -105,17 +103,18 @@ class Experiment:
         components |= {group: located(components[group]) for group in KINDS}
         understood = {group: plain(config[group], components[group]) for group in KINDS}
         seed = _SEED.validate_python(config["seed"])
+        code = user_code(components[group] for group in _TRAINING)
         return cls(
             **components,
             seed=seed,
             device=config["device"],
             composed=config,
-            config={**config, **understood, "seed": seed},
+            config={**config, **understood, "seed": seed} | ({CODE: code} if code else {}),
             choices=choices,
         )
 
     def check(self) -> None:
-        """All of `checks`."""
+        """Make all of `checks`."""
         for check in self.checks().values():
             check()
 
@@ -159,13 +158,14 @@ class Experiment:
     @cached_property
     def setting(self) -> dict[str, dict[str, Any]]:
         """All that can change the training but the seed, by group, in canonical form: not the tracker, the device or
-        where files lie, and not what is scored afterwards."""
-        return {group: hashed(getattr(self, group)) for group in sorted(KINDS.keys() - LATER)}
+        where files lie, and not what is scored afterwards. The source of the user's own components is part of it."""
+        code = {key: its for key, its in self.config.items() if key == CODE}
+        return {group: hashed(getattr(self, group)) for group in _TRAINING} | code
 
     @cached_property
     def first_identity(self) -> str:
         """The identity of this run as versions up to 0.1.0 computed it."""
-        return first_identity({group: self.composed[group] for group in KINDS.keys() - LATER}, self.seed)
+        return first_identity({group: self.composed[group] for group in _TRAINING}, self.seed)
 
     @property
     def name(self) -> str:
@@ -191,14 +191,16 @@ class Experiment:
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Return whether a config that an earlier command resolved means the same training, wherever its files lay."""
         try:
+            check_targets(config, "config.yaml")
             other = Experiment.of(config, self.choices)
         except ConfigError:
             return False
-        return (other.seed, other._placeless) == (self.seed, self._placeless)
+        same_code = CODE not in config or config[CODE] == self.setting.get(CODE)  # 0.1.0 noted none
+        return same_code and (other.seed, other._placeless) == (self.seed, self._placeless)
 
     @property
     def _placeless(self) -> dict[str, dict[str, Any]]:
-        return {group: hashed(getattr(self, group), places=False) for group in sorted(KINDS.keys() - LATER)}
+        return {group: hashed(getattr(self, group), places=False) for group in _TRAINING}
 
     def _trained_alike(self, folder: Path) -> bool:
         """Return whether today's version would train what the run in `folder` trained."""
@@ -216,7 +218,7 @@ class Experiment:
 
     def _moved(self, runs: Path) -> Iterator[Path]:
         """Folders of the same run on files that lay elsewhere: they are gone there, or equal to those here."""
-        mine = [name for group in sorted(KINDS.keys() - LATER) for name in files(getattr(self, group))]
+        mine = [name for group in _TRAINING for name in files(getattr(self, group))]
         for folder in sorted(runs.glob(f"{self._stem}-*")) if mine else ():
             config = folder / "config.yaml"
             if not config.is_file() or all(name in config.read_text(errors="replace") for name in mine):
@@ -261,20 +263,13 @@ def open_store(
     )
 
 
-def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
-    """Loaded, or drawn from the run's seed where no weights are asked for."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "backbone"))
-        return backbone.load()
-
-
 def _faults(config: Mapping[str, Any]) -> list[str]:
     """Return the faults of the values that belong to no component; ConfigError where keys are unknown or missing."""
     if "experiment" in config:
         raise ConfigError("experiment: begin its file with '# @package _global_', else its values reach nothing")
     known = [*KINDS, *OTHER_KEYS]
     for key in config:
-        if key not in known:
+        if key not in known and key != CODE:
             raise ConfigError(f"unknown key {key}; a run takes {', '.join(known)}{nearest(key, known)}")
     for key in known:
         if key not in config or config[key] is None:

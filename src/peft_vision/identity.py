@@ -66,7 +66,7 @@ def canonical(value: Any) -> Any:
 
 def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
     """`node` with the values that were built from it, as YAML and JSON can hold them and as they read anywhere."""
-    return {key: node[key] if key == "_target_" else _plain(getattr(component, key)) for key in node}
+    return {key: node[key] if key == "_target_" else spelled(getattr(component, key)) for key in node}
 
 
 def files(component: Any) -> list[str]:
@@ -91,14 +91,15 @@ def absolute(name: Any) -> Any:
     return os.path.abspath(os.path.expanduser(name))
 
 
-def _plain(value: Any) -> Any:
+def spelled(value: Any) -> Any:
+    """Return a component as the plain values that build it again, its class among them; other values as they are."""
     if is_dataclass(value):
         cls = type(value)
-        values = {field.name: _plain(getattr(value, field.name)) for field in fields(cls)}
+        values = {field.name: spelled(getattr(value, field.name)) for field in fields(cls)}
         return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **values}
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple | set | frozenset) else value
+        return {str(key): spelled(inner) for key, inner in value.items()}
+    return [spelled(inner) for inner in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:

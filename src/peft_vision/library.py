@@ -4,18 +4,20 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.backbone import merge
-from peft_vision.backbone.load import refuse_unusual
+from peft_vision.backbone.load import architecture, refuse_unusual
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.composition import complete, option
 from peft_vision.config import ConfigError, build
 from peft_vision.exchange.timm_weights import check_loadable
+from peft_vision.given import component_values
+from peft_vision.head import Head
 from peft_vision.method.base import Method
 from peft_vision.model import Model
 from peft_vision.preprocessing import Preprocessing
@@ -24,19 +26,20 @@ from peft_vision.preprocessing import Preprocessing
 def adapt(
     vit: VisionTransformer,
     *,
-    method: str,
+    method: str | Path | Method | type[Method],
     num_classes: int,
-    head: Mapping[str, object] | None = None,
+    head: Mapping[str, object] | str | Path | Head | type[Head] | None = None,
     classes: tuple[str, ...] | None = None,
     seed: int = 0,
     **options: object,
 ) -> Model:
-    """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`, a name in `conf/method/`.
+    """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the path of a
+    YAML file like those, a class derived from `Method`, or one built.
 
-    `options` override that file's values (`num_prompts=50`), `head` those of `conf/head/linear.yaml`
-    (`{"norm": "batch"}`). Images are (B, 3, S, S): uint8, or floats normalised as the backbone's own data config says.
-    What `vit` drops (`drop_path_rate` and the like) is dropped in training while anything beside the head trains. `vit`
-    itself is not changed. ConfigError where an option is wrong.
+    `options` override its values (`num_prompts=50`). `head` gives values in place of those of `conf/head/linear.yaml`
+    (`{"norm": "batch"}`), or is a head in one of the four ways. Images are (B, 3, S, S): uint8, or floats normalised as
+    the backbone's own data config says. What `vit` drops (`drop_path_rate` and the like) is dropped in training while
+    anything beside the head trains. `vit` itself is not changed. ConfigError where an option is wrong.
     """
     if type(num_classes) is not int or num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
@@ -44,11 +47,11 @@ def adapt(
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
     recipe = Recipe(
-        method=complete({**option("method", method), **options}),
-        head={**option("head", "linear"), **(head or {})},
+        method=component_values(method, Method, "method", options),
+        head=_head_values(head),
         classes=classes or tuple(str(index) for index in range(num_classes)),
         preprocessing=_preprocessing(vit),
-        backbone={"name": vit.pretrained_cfg["architecture"], "hash": weights_hash(vit)},
+        backbone={"name": architecture(vit), "hash": weights_hash(vit)},
     )
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
@@ -87,6 +90,12 @@ def merged(model: Model) -> Iterator[VisionTransformer]:
     with merge.merged(model.encoder):
         check_loadable(model.encoder.vit.state_dict().keys(), names)
         yield model.encoder.vit
+
+
+def _head_values(head: object) -> dict[str, Any]:
+    if head is None or isinstance(head, Mapping):
+        return component_values("linear", Head, "head", head or {})
+    return component_values(head, Head, "head", {})
 
 
 def _preprocessing(vit: VisionTransformer) -> Preprocessing:

@@ -48,12 +48,12 @@ class Model(nn.Module):
         self.depth = encoder.untouched
         self._constant = encoder.is_bare and not encoder.trains
         body = {"encoder": encoder, "readout": readout}
-        self._tuned_body = {
-            f"{stage}.{name}"
-            for stage, module in body.items()
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad
+        parameters = {
+            f"{stage}.{name}": its for stage, module in body.items() for name, its in module.named_parameters()
         }
+        backbone = set(encoder.backbone_parameters)
+        self._tuned_body = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        self._saved_body = self._tuned_body | {name for name, its in parameters.items() if its not in backbone}
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
         """Logits (B, num_classes), of images (B, 3, S, S), uint8 or normalised floats; of what was observed of them; or
@@ -122,21 +122,22 @@ class Model(nn.Module):
 
     def train(self, mode: bool = True) -> "Model":
         """Set training mode, except for what does not train: it stays in evaluation mode, but for the backbone's
-        dropping modules while anything besides the head trains."""
+        dropping modules while anything besides the head trains, and for a readout that the phase keeps live."""
         super().train(mode)
         if self._head_alone:
             self.encoder.eval()
-        if not any(parameter.requires_grad for parameter in self.readout.parameters()):
+        trains = any(parameter.requires_grad for parameter in self.readout.parameters())
+        if not trains and not self.phase.live_readout:
             self.readout.eval()
         return self
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """Return what an adapter file holds: the parameters that train in any phase and the buffers that training
-        changes."""
+        """Return what an adapter file holds: the parameters that train in any phase, those that the method and the head
+        brought along and that never train, such as random projections, and the buffers that training changes."""
         state = {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name in self._tuned_body or (name.startswith("head.") and parameter.requires_grad)
+            if name in self._saved_body or name.startswith("head.")
         }
         kept = self.state_dict()
         held = set(self.encoder.held())
@@ -147,6 +148,14 @@ class Model(nn.Module):
                 if name in kept:  # a non-persistent buffer is derived, not state
                     state[name] = kept[name]
         return {name: tensor.detach() for name, tensor in state.items()}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that train in any phase."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name in self._tuned_body or (name.startswith("head.") and parameter.requires_grad)
+        }
 
     def parameter_counts(self) -> "ParameterCounts":
         """Count the parameters that train in any phase, of the method and of the head, and the frozen rest."""

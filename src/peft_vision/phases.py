@@ -53,7 +53,7 @@ def fit_phases(
         stored = isinstance(source, Observed) and source.views == 1
         # what a method added may show other things than a bare backbone, which no other run could read
         own = isinstance(source, Images) and source.augment == "none" and model.frozen is None
-        fixed = model.phase.probe and (stored or own)
+        fixed = model.phase.probe and not model.phase.live_readout and (stored or own)
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:
             return source
         return head_input(model, source, trainer=trainer, workers=workers, world=world)

@@ -29,6 +29,25 @@ def check_head(solver: Solver, head: Head, *, group: str) -> None:
         )
 
 
+def check_linear(model: Model, *, group: str) -> None:
+    """ConfigError unless the head of `model` computes what its last linear layer does alone, tried on random features,
+    since only for such a head does a solver's solution mean anything."""
+    head, name = copy.deepcopy(model.head), type(model.head).__name__
+    linear = next((module for module in reversed([*head.modules()]) if isinstance(module, nn.Linear)), None)
+    if linear is None or linear.bias is None:
+        raise ConfigError(f"{group}: it solves for a linear layer with a bias, and {name} has none; use {group}=adamw")
+    features = torch.randn(4, model.readout.width, generator=torch.Generator().manual_seed(0))
+    features = features.to(linear.weight)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        given = [head.train(mode)(features) for mode in (True, False)]
+        alone = linear(features) if linear.in_features == features.shape[1] else None
+    if alone is None or not all(torch.allclose(logits, alone, rtol=1e-4, atol=1e-5) for logits in given):
+        raise ConfigError(
+            f"{group}: it solves for one linear layer, and the head computes something else with its own, though its "
+            f"is_linear says that it does not; use {group}=adamw, or let is_linear return False"
+        )
+
+
 def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: str, has_val: bool) -> None:
     """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by;
     where a stepper cannot fit what trains; and where the backbone is to drop and never would."""
@@ -66,10 +85,18 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
             f"{group}: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
             f"give one setting, or use {group}=adamw"
         )
+    check_linear(model, group=group)
 
 
-def said(optimizers: Mapping[str, Optimizer], *, augment: str, views: int) -> dict[str, str]:
-    """Return a line for each group that a solver fits, which says what the solver does not take into account."""
+def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augment: str, views: int) -> dict[str, str]:
+    """Return a line for each group that a solver fits, which says what the solver does not take into account; and one
+    where steps of a fixed rate train a head alone that a solver could fit, as the rate decides much there."""
+    alone = not model.parameter_counts().method and len(model.phases) == 1 and head.is_linear and augment == "none"
+    if alone and isinstance(optimizers["optimizer"], Stepper):
+        advice = (
+            "optimizer=grid chooses among many on validation, in about the same time, and lbfgs solves for the head"
+        )
+        return {"optimizer": f"one rate and decay for a probe, not tuned; {advice}"}
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {

@@ -4,6 +4,7 @@ A folder holds config.yaml, of which `backbone` and `seed` are needed, and adapt
 run of this machine. Nothing in it is unpickled.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,19 @@ from typing import Any
 import torch
 
 from peft_vision.adapter import Recipe, attach_adapter, read_adapter
-from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.config import ConfigError, build
-from peft_vision.experiment import load_backbone
 from peft_vision.features.store import TYPES
+from peft_vision.head import Head
+from peft_vision.method.base import Method
 from peft_vision.model import Model
 from peft_vision.records import Unreadable, read_yaml
 from peft_vision.run import writing
 from peft_vision.trainer import Trainer
 from peft_vision.trust import check_targets
+from peft_vision.user_code import edited
 
+_log = logging.getLogger("peft_vision")
 _FILES = ("config.yaml", "adapter.safetensors")
 _NAMED = 3  # runs that an error names
 
@@ -84,6 +88,9 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     except ValueError as error:
         raise ConfigError(f"run: {error}\n{remedy}") from error
     saved = Saved(path, model.to(device), config)
+    parts = [build(recipe, kind, "run") for recipe, kind in ((model.recipe.method, Method), (model.recipe.head, Head))]
+    for name in edited(config, parts):
+        _log.warning("run: %s was edited since %s was trained; what follows is the edited code's", name, path.name)
     dtype = saved.says("features", "dtype") or "fp32"  # what no store rounded
     if not isinstance(dtype, str) or dtype not in TYPES:
         raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")

@@ -50,9 +50,29 @@ class CosineByEpoch(Cosine):
 
     epochs: PositiveInt
 
+    @property
+    def warmup_epochs(self) -> int:
+        """Of all."""
+        return round(self.warmup * self.epochs)
+
     def factor(self, step: int, num_steps: int) -> float:
         epoch = step * self.epochs // num_steps
-        warmup_epochs = round(self.warmup * self.epochs)
-        if epoch < warmup_epochs:
-            return epoch / warmup_epochs
-        return self.after_warmup((epoch - warmup_epochs) / max(1, self.epochs - warmup_epochs))
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        return self.after_warmup((epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs))
+
+
+@component
+class CosineOfTimm(CosineByEpoch):
+    """The cosine of timm's scheduler as NOAH's code and those after it step it, when an epoch is over: each epoch
+    trains with the rate of the one before, and the cosine falls from the first epoch on, also under the warm-up.
+    `start`: the factor with which the warm-up begins; `floor`: that with which the cosine ends."""
+
+    start: Annotated[float, Field(ge=0, le=1)]
+    floor: Annotated[float, Field(ge=0, le=1)]
+
+    def factor(self, step: int, num_steps: int) -> float:
+        epoch = max(0, step * self.epochs // num_steps - 1)
+        if epoch < self.warmup_epochs:
+            return self.start + (1 - self.start) * epoch / self.warmup_epochs
+        return self.floor + (1 - self.floor) * self.after_warmup(epoch / self.epochs)

@@ -28,6 +28,7 @@ from peft_vision.progress import Progress
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
 from peft_vision.stopping import Stopped, when_ready
+from peft_vision.unreached import Unreached
 
 
 @dataclass
@@ -129,13 +130,14 @@ class Trainer:
         `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
         asked to stop, which it then does.
         Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
-        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept. Damaged where
-        the optimizer's state in `standing` is not this one's.
+        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept; so does a tensor
+        that should train and gets no gradient in the first step. Damaged where the optimizer's state in `standing` is
+        not this one's.
         """
         stepper = optimizer.create(model, seed=derive(seed, "optimizer", model.begun))
         if standing.optimizer is not None:
             restore(stepper, standing.optimizer)
-        update = self.updates(model, stepper, world)
+        update, unreached = self.updates(model, stepper, world), Unreached(model)
         steps = -(-len(train) // self.batch_size)
         num_images = len(train)
         first = (model.begun - 1) * self.epochs
@@ -159,6 +161,8 @@ class Trainer:
                     factor = schedule.factor((epoch - first) * steps + index, self.epochs * steps)
                     lr = optimizer.lr * model.phase.lr_factor * factor
                     watch.add(update(batch, lr), lr=lr)
+                    if index == 0:
+                        unreached.check()
                     progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
                 seconds = monotonic() - started
                 standing.train_seconds += seconds

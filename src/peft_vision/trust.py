@@ -27,24 +27,26 @@ def check_targets(node: Any, where: str) -> None:
     """ConfigError for the first `_target_` within `node`, at any depth, that is no class a file may name."""
     for path, target in _targets(node, where):
         if not isinstance(target, str) or len(target) > _LONGEST or not _DOTTED.fullmatch(target):
-            raise ConfigError(f"{path}._target_: got {str(target)[:60]!r}, should be a dotted path to a class")
+            raise ConfigError(f"{path}: got {str(target)[:60]!r}, should be a dotted path to a class")
         module = target.rpartition(".")[0]
         top = module.partition(".")[0]
         if top != "peft_vision" and module not in sys.modules and _uses_us(top) is False:
             raise ConfigError(
-                f"{path}._target_: {target!r} is not imported for a file, because {top} does not use peft_vision; "
+                f"{path}: {target!r} is not imported for a file, because {top} does not use peft_vision; "
                 "import it first where it is meant"
             )
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every `_target_` with the keys that lead to it."""
+    """Yield every `_target_`, and every `augment` that leads to a function, with the keys that lead to it."""
     waiting = [(where, node)]
     while waiting:
         path, its = waiting.pop()
         if isinstance(its, Mapping):
             if "_target_" in its:
-                yield path, its["_target_"]
+                yield f"{path}._target_", its["_target_"]
+            if "augment" in its and "." in str(its["augment"]):
+                yield f"{path}.augment", its["augment"]
             waiting.extend((f"{path}.{key}", inner) for key, inner in its.items() if key != "_target_")
         elif isinstance(its, list | tuple):
             waiting.extend((f"{path}.{number}", inner) for number, inner in enumerate(its))

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from peft_vision.config import CONFIG_DIR, build
+from peft_vision.config import CONFIG_DIR, ConfigError, build
 from peft_vision.data.base import Data
+from peft_vision.data.vtab.originals.table import READERS
 from peft_vision.preprocessing import Preprocessing
 
 
@@ -67,6 +68,21 @@ def vtab_original(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callab
         return tmp_path / "datasets"
 
     return copy
+
+
+@pytest.fixture
+def refused_original(vtab_original) -> Callable[[str, Callable[[Path], str]], tuple[str, str]]:
+    """Call it with a task and a function that spoils its copy and returns the complaint to expect: returns that, and
+    the error of the reader."""
+
+    def refused(task: str, spoil: Callable[[Path], str]) -> tuple[str, str]:
+        root = vtab_original(task)
+        complaint = spoil(root)
+        with pytest.raises(ConfigError) as error:
+            READERS[task](root)
+        return complaint, str(error.value)
+
+    return refused
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from peft_vision.data.augment import augmented, flip_crop
+from peft_vision.data.augment import augmented, flip_crop, rand_augment
 
 IMAGES = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -42,6 +42,19 @@ def test_flip_crop_is_a_window_of_the_reflected_image_or_its_mirror():
         assert kept or mirrored
         flipped += int(mirrored)
     assert 16 < flipped < 48
+
+
+def test_flip_crop_shifts_by_every_number_of_pixels_that_there_is_room_for():
+    ramp = torch.stack([torch.arange(32).repeat(32, 1), torch.arange(32).repeat(32, 1).T, torch.zeros(32, 32)])
+    out = flip_crop(ramp.to(torch.uint8).expand(512, 3, 32, 32), torch.arange(512), seed=0)
+    rows, columns = out[:, 1, 16, 16].int() - 16, out[:, 0, 16, 16].int()
+    assert set(rows.tolist()) == set(range(-4, 5))
+    assert set(columns.tolist()) == set(range(11, 21))  # 12 to 20, and their mirrors 11 to 19
+
+
+def test_rand_augment_draws_operations_of_its_own_for_each_image():
+    same = IMAGES[:1].expand(32, 3, 32, 32)
+    assert len(rand_augment(same, torch.arange(32), seed=0).unique(dim=0)) > 16
 
 
 def test_the_input_is_left_as_it_is():

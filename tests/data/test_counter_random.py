@@ -25,3 +25,19 @@ def test_streams_and_neighbours_are_uncorrelated():
     a, b = (below(1000, torch.arange(100_000), seed=0, stream=s) for s in (0, 1))
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.015
     assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 0.015
+
+
+def splitmix(word: int) -> int:
+    """The finaliser in whole numbers of Python."""
+    word = (word + 0x9E3779B97F4A7C15) % 2**64
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+    return word ^ (word >> 31)
+
+
+def test_numbers_are_those_of_splitmix64():
+    """Its first two outputs for the seed 1234567 are published, such as on Rosetta Code."""
+    assert splitmix(1234567) == 6457827717110365317
+    assert splitmix(1234567 + 0x9E3779B97F4A7C15) == 3203168211198807973
+    expected = [splitmix(splitmix(splitmix(5) + index) + 3) for index in range(10)]
+    assert bits(torch.arange(10), seed=5, stream=3).tolist() == expected

@@ -176,7 +176,7 @@ def test_a_part_may_be_made_of_parts(images):
     [
         (["vqt", "head2toe"], r"method\.parts: vqt and head2toe each decide what the head reads; take one"),
         (["vqt_lora", "head2toe"], r"method\.parts: vqt_lora and head2toe each decide what the head reads"),
-        (["vpt_lora", "vpt_deep"], r"method: two of its parts put prompts into the same layer"),
+        (["vpt_lora", "vpt_deep"], r"method: two of its parts fill layer"),
         (["lorra", "vqt"], r"method\.parts: unknown method 'lorra'; there are .*; did you mean lora\?"),
         (["lora", "lora"], r"method\.parts: got .*, should name each method once"),
         ([{"lora": {"rank": 4}}, "vqt"], r"method\.parts: got .*, should name each method once: "),
@@ -203,5 +203,5 @@ def test_prompts_in_different_layers_are_no_conflict(images):
     model = randomised("combined", parts=parts)
     assert [layer.context is not None for layer in model.encoder.layers] == [True, False, True]
     assert_computes(model, images, logits_by_hand(model, {}, {}, images))
-    with pytest.raises(ConfigError, match="two of its parts put prompts into the same layer"):
+    with pytest.raises(ConfigError, match="two of its parts fill layer"):
         adapted("combined", parts={name: {**part, "layers": [1]} for name, part in parts.items()})

@@ -1,6 +1,7 @@
 """What every method owes, whichever it is."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 import peft_vision
 from conftest import tiny_vit
 from peft_vision.model import Model
+from peft_vision.testing import METHOD_CHECKS
 from shipped import METHODS, adapted, option
 
 OWN = [(method, option("method", method)["layers"]) for method in METHODS]
@@ -22,6 +24,12 @@ def train_steps(model: Model, images: torch.Tensor, labels: torch.Tensor, *, ste
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize(("method", "layers"), IN_LAYERS)
+@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
+def test_a_shipped_method_passes_the_checks_for_own_ones(check, method, layers):
+    check(partial(adapted, method, layers=layers))
 
 
 def test_the_shipped_methods_were_found():
@@ -52,38 +60,6 @@ def test_every_trained_tensor_gets_a_gradient_within_two_steps(method, images, l
             assert parameter.grad is None, name
 
 
-@pytest.mark.parametrize(("method", "layers"), IN_LAYERS)
-def test_checkpointing_changes_no_gradient(method, layers, images, labels):
-    plain = adapted(method, layers=layers)
-    recomputed = copy.deepcopy(plain)
-    recomputed.encoder.set_checkpointing(True)
-    for model in (plain, recomputed):
-        torch.manual_seed(0)  # for equal dropout
-        F.cross_entropy(model(images), labels).backward()
-    gradients = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(recomputed.get_parameter(name).grad, gradient, msg=name)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_deepcopy_gives_the_same_logits_and_trains_apart(method, images, labels):
-    model = adapted(method).eval()
-    twin = copy.deepcopy(model)
-    logits = model(images)
-    assert torch.equal(twin(images), logits)
-    train_steps(twin, images, labels)
-    assert torch.equal(model(images), logits)
-
-
-@pytest.mark.parametrize(("method", "layers"), IN_LAYERS)
-def test_save_and_load_give_identical_logits(method, layers, images, labels, tmp_path):
-    model = adapted(method, layers=layers)
-    train_steps(model, images, labels)
-    peft_vision.save(model, tmp_path / "adapter.safetensors")
-    loaded = peft_vision.load(tmp_path / "adapter.safetensors", tiny_vit())
-    assert torch.equal(loaded(images), model.eval()(images))
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_users_backbone_stays_as_it_was(method, images, labels):
     vit = tiny_vit()
@@ -92,29 +68,3 @@ def test_the_users_backbone_stays_as_it_was(method, images, labels):
     assert all(parameter.requires_grad for parameter in vit.parameters())
     assert vit.state_dict().keys() == before.state_dict().keys()
     assert torch.equal(vit.eval()(images), before.eval()(images))
-
-
-@pytest.mark.parametrize("pool", ["token", "avg", "map"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_pooling_works(method, pool, images, labels):
-    model = adapted(method, architecture={"global_pool": pool})
-    train_steps(model, images, labels)
-    assert model(images).shape == (5, 4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_seed_alone_decides_the_new_parameters(method):
-    states = []
-    for noise in (1, 2):
-        torch.manual_seed(noise)
-        states.append(adapted(method, seed=5).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_attaching_leaves_the_global_random_state_alone(method):
-    vit = tiny_vit()
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    peft_vision.adapt(vit, method=method, num_classes=4)
-    assert torch.equal(torch.get_rng_state(), before)

@@ -108,6 +108,17 @@ SOURCES = {
     "JieShibo/PETL-ViT, convpass/vtab/convpass.py: Xavier; the identity; zero": [
         ("convpass", {}, {r"down\.weight": XAVIER, r"convolution\.weight": Identity(), r"up\.weight|\.bias": ZERO})
     ],
+    "JieShibo/PETL-ViT, convpass/vtab/convpass.py: xavier_init": [
+        ("convpass", {"initial": "xavier"}, {r"convolution\.weight": Uniform(sqrt(6 / (2 * 9 * RANK)))})
+    ],
+    "ZhangYuanhan-AI/NOAH, supernet_vision_transformer_timm.py: init_weights, over Kaiming, Xavier and zero": [
+        ("lora", {"targets": ["qkv"], "initial": "backbone"}, {r"\.down|\.up": Normal(0.0, 0.02)}),
+        (
+            "adapter_pfeiffer",
+            {"initial": "backbone"},
+            {r"down\.weight|up\.weight": Normal(0.0, 0.02), r"\.bias": ZERO},
+        ),
+    ],
     "visinf/adapter_plus, adapter_plus/vit_adapter.py: houlsby": [
         (method, {}, SMALL | ({r"\.scale": ONE} if method == "adapter_plus" else {})) for method in BOTTLENECK
     ],

@@ -14,7 +14,7 @@ from peft_vision.method.selection import head_columns
 from shipped import METHODS, adapted, option
 
 OTHER = {  # another right value for each
-    "activation": lambda now: {"relu": "gelu", "gelu": "relu"}[now],
+    "activation": lambda now: {"relu": "gelu", "gelu": "quick_gelu"}[now],
     "alpha": lambda now: 2 * now,
     "channel_scale": lambda now: not now,
     "deep": lambda now: not now,
@@ -24,7 +24,7 @@ OTHER = {  # another right value for each
     "eval_mode": lambda now: not now,
     "factorisation": lambda now: {"tt": "tk", "tk": "tt"}[now],
     "groups": lambda now: 2 * now,
-    "initial": lambda now: {"small": "zero_up", "zero_up": "small"}[now],
+    "initial": lambda now: {"small": "zero_up", "zero_up": "backbone", "identity": "xavier"}[now],
     "keep_fraction": lambda now: 0.5,
     "lasso": lambda now: 2 * now,
     "layers": lambda now: "last-2",
@@ -38,11 +38,13 @@ OTHER = {  # another right value for each
     "rank": lambda now: now // 2,
     "rank_stabilised": lambda now: not now,
     "scale": lambda now: 2 * now,
+    "selects_as_released": lambda now: not now,
     "summary": lambda now: "weighted_sum",
     "targets": lambda now: ["q"],
 }
 ONLY_WITH = {  # what acts where another option asks for it, as its file says
     ("vqt", "lasso"): {"keep_fraction": 0.7},
+    ("vqt", "selects_as_released"): {"keep_fraction": 0.7},
     **{(method, "eval_mode"): {"architecture": {"drop_path_rate": 0.5}} for method in ("full", "partial", "lp_ft")},
 }
 REFUSED = {("linear", "layers")}

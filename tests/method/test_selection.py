@@ -63,6 +63,23 @@ def test_queries_train_first_and_then_the_head_alone(images, labels):
     assert head_columns(model.head).shape == (4, features // 2)
 
 
+def test_as_released_both_phases_of_choosing_have_half_the_rate_and_drop_out_of_the_queries(images):
+    """andytu28/VQT, head2toe_sparsity_train.py: `setup` halves the rate in both modes; h2t_sparsity_trainer.py calls
+    model.train(), which turns on the dropout of the frozen queries."""
+    released = adapted("vqt", keep_fraction=0.5, selects_as_released=True, dropout=0.5)
+    ours = adapted("vqt", keep_fraction=0.5, dropout=0.5)
+    assert [phase.lr_factor for phase in released.phases] == [1.0, 0.5, 0.5]
+    assert [phase.lr_factor for phase in ours.phases] == [1.0, 0.5, 1.0]
+    for _ in range(2):
+        for model, drops in ((released, True), (ours, False)):
+            model.begin_next_phase(seed=0)
+            model.train()
+            assert torch.equal(model.features(images), model.features(images)) is not drops
+            assert not any(parameter.requires_grad for parameter in model.readout.parameters())
+            model.eval()
+            assert torch.equal(model.features(images), model.features(images))
+
+
 def test_a_model_of_any_phase_is_saved_and_loaded(images, tmp_path):
     model = adapted("vqt", keep_fraction=0.5)
     for number in range(3):

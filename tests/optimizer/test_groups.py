@@ -10,8 +10,9 @@ from peft_vision.optimizer.sgd import SGD
 from shipped import adapted
 
 
-def decayed_names(model):
-    decayed = {id(p) for group in parameter_groups(model, 0.1) if group["weight_decay"] for p in group["params"]}
+def decayed_names(model, **options):
+    groups = parameter_groups(model, 0.1, **options)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     return {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
 
 
@@ -31,10 +32,22 @@ def test_full_fine_tuning_decays_matrices_only():
     assert all(any(name.endswith(ending) for name in spared) for ending in exempt)
 
 
+def test_weights_are_all_but_the_biases_as_in_the_code_of_vpt():
+    """KMnP/vpt, src/solver/optimizer.py: no decay for names with "bias"; its norms are not called LayerNorm."""
+    model = adapted("full", architecture={"init_values": 0.1, "reg_tokens": 1})
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decayed = decayed_names(model, decays="weights")
+    assert trained - decayed == {name for name in trained if name.endswith("bias")}
+    endings = ("cls_token", "reg_token", "pos_embed", "norm1.weight", "ls1.gamma", "qkv.weight")
+    assert all(any(name.endswith(ending) for name in decayed) for ending in endings)
+    assert decayed_names(model, decays="all") == trained
+
+
+@pytest.mark.parametrize("decays", ["matrices", "weights", "all"])
 @pytest.mark.parametrize("method", ["linear", "full", "vpt_deep"])
-def test_exactly_what_trains_is_optimised_once(method):
+def test_exactly_what_trains_is_optimised_once(method, decays):
     model = adapted(method)
-    optimised = [id(p) for group in parameter_groups(model, 0.1) for p in group["params"]]
+    optimised = [id(p) for group in parameter_groups(model, 0.1, decays) for p in group["params"]]
     assert len(optimised) == len(set(optimised))
     assert set(optimised) == {id(p) for p in model.parameters() if p.requires_grad}
 
@@ -45,9 +58,11 @@ def test_the_settings_reach_torch():
     assert isinstance(sgd, torch.optim.SGD)
     settings = [(group["lr"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups]
     assert settings == [(0.3, 0.8, 0.02), (0.3, 0.8, 0.0)]
-    adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model, seed=0)
+    adamw = AdamW(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6), eps=1e-6, decays="all").create(model, seed=0)
     assert isinstance(adamw, torch.optim.AdamW)
-    assert {group["betas"] for group in adamw.param_groups} == {(0.5, 0.6)}
+    assert [(group["betas"], group["eps"], group["weight_decay"]) for group in adamw.param_groups] == [
+        ((0.5, 0.6), 1e-6, 0.02)
+    ]
     adam = Adam(lr=0.3, weight_decay=0.02, betas=(0.5, 0.6)).create(model, seed=0)
     assert type(adam) is torch.optim.Adam
     assert [(group["weight_decay"], group["betas"]) for group in adam.param_groups] == [

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from command import call, results
+from command import SMOKE, call, results
 from peft_vision.features.source import Table
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
@@ -125,3 +125,19 @@ def test_what_it_cannot_solve_is_refused_before_the_backbone_runs(change, said, 
     assert said in outcome.error
     assert len(outcome.error.splitlines()) == 1
     assert list(tmp_path.glob("store/*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("optimizer=adamw",), True),
+        (("optimizer=lbfgs",), False),
+        (("optimizer=adamw", "head=mlp"), False),
+        (("optimizer=adamw", "data.augment=flip_crop"), False),
+        (("optimizer=adamw", "method=lora"), False),
+    ],
+)
+def test_a_probe_by_one_rate_is_told_of_what_chooses_one(arguments, told, tmp_path):
+    outcome = call(*SMOKE, *arguments, cwd=tmp_path)
+    assert outcome.code == 0
+    assert ("optimizer=grid chooses among many on validation" in outcome.out) is told

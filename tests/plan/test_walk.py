@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from command import call, run_folder
 from composed import composed
-from peft_vision.experiment import Experiment, load_backbone
+from peft_vision.backbone.load import load_backbone
+from peft_vision.experiment import Experiment
 from peft_vision.features.store import TYPES
 from peft_vision.model import assemble
 from peft_vision.plan.anatomy import Anatomy, anatomy

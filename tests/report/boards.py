@@ -6,12 +6,14 @@ from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import comparisons
 from peft_vision.report.leaderboard import Entry, Leaderboard, leaderboards
 from peft_vision.report.options import Options
+from peft_vision.report.significance import Over
 
 
 def options(
     rows: tuple[str, ...] = (),
     groups: dict[str, tuple[str, ...]] | None = None,
     published: tuple[str, ...] = (),
+    ties_over: Over = "seeds",
 ) -> Options:
     return Options(
         reference=None,
@@ -21,6 +23,7 @@ def options(
         groups=groups,
         pictures=("png", "svg"),
         published=published,
+        ties_over=ties_over,
     )
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import io
+from importlib import resources
 
 import pytest
+import yaml
 
 from boards import boards, options
 from made_up_runs import write_attempt, write_run
@@ -47,7 +49,7 @@ def test_every_task_and_both_means_are_set_beside_the_published(whole):
     by_hand["mean of 19"] = (7 * 61 + 4 * 71 + 8 * 51) / 19
     assert {label: 100 * found[label].measured.mean for label in by_hand} == pytest.approx(by_hand)
     assert found["mean of 19"].published == pytest.approx(69.43, abs=0.005)
-    assert found["mean of 3 groups"].published == pytest.approx(71.97, abs=0.005)
+    assert found["mean of 3 groups"].published == 71.96
     assert found["mean of 19"].measured.std == pytest.approx(0.02 / 2**0.5)  # over seeds, each with a mean of its own
 
 
@@ -74,11 +76,23 @@ def test_two_versions_of_a_data_set_are_not_mixed(tmp_path):
 
 def test_where_only_means_were_published_they_are_compared(tmp_path):
     for data in VTAB.of_group("specialized"):
-        write(tmp_path, "convpass", data)
-    found = cells(tmp_path, "convpass", ("adapters_vtab",))
+        write(tmp_path / "runs", "convpass", data)
+    mine = yaml.safe_load((resources.files("peft_vision.published") / "adapters_vtab.yaml").read_text())
+    mine["rows"] = {"convpass": {"name": "Convpass", "groups": {"specialized": 85.3}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    found = cells(tmp_path / "runs", "convpass", (str(tmp_path / "mine.yaml"),))
     assert (found["EuroSAT"].published, found["EuroSAT"].difference) == (None, None)
     assert found["specialized (4)"].difference == pytest.approx(61 - 85.3)
     assert found["mean of the 4 measured"].published is None
+
+
+def test_a_note_tells_where_a_row_was_read_and_what_was_not(tmp_path, capsys):
+    write(tmp_path / "runs", "adapter_plus", "vtab/dtd")
+    write(tmp_path / "runs", "convpass", "vtab/dtd")
+    compare([tmp_path / "runs"], tmp_path / "out", options(published=("adapters_vtab",)))
+    said = capsys.readouterr().out
+    assert "- convpass, published: read in PETL-ViT, convpass/README.md; Jie and Deng" in said
+    assert "within 0.1; seen in no source: mean of groups; Steitz and Roth" in said
 
 
 def test_a_report_tells_how_the_runs_differ_and_that_miniatures_prove_nothing(tmp_path, capsys):

@@ -46,9 +46,13 @@ def test_settings_with_fewer_seeds_do_not_compete(tmp_path):
 def test_of_equal_settings_the_smallest_learning_rate_wins(tmp_path):
     # sums of the same three figures in another order differ in their last bit
     for seed, values in enumerate([(0.1, 0.3, 0.2), (0.2, 0.1, 0.3), (0.3, 0.2, 0.1)]):
-        for lr, val in zip((0.3, 0.02, 0.1), values, strict=True):
+        for lr, val in zip((0.3, 2e-5, 0.1), values, strict=True):
             write_run(tmp_path, seed=seed, lr=lr, val=val)
-    assert [setting.own["optimizer.lr"] for setting in chosen(tmp_path).settings] == [0.02, 0.1, 0.3]
+    assert [setting.own["optimizer.lr"] for setting in chosen(tmp_path).settings] == [
+        2e-5,
+        0.1,
+        0.3,
+    ]  # "0.1" comes before "2e-05"
 
 
 def test_several_settings_without_validation_cannot_be_chosen_from(tmp_path):

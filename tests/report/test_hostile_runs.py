@@ -1,6 +1,5 @@
 """Runs whose files somebody forged: each is left out in one line, and the report of the others comes."""
 
-import copy
 import json
 import math
 import os
@@ -12,6 +11,7 @@ import pytest
 
 from boards import options
 from made_up_runs import write_attempt, write_run
+from nested import paths, replaced
 from peft_vision.report.choose import Setting
 from peft_vision.report.collect import collect
 from peft_vision.report.comparison import compare
@@ -44,20 +44,6 @@ def whole(runs: Path) -> Path:
     curve = {0.0: (0.1, 0.2), 1.0: (0.6, 0.4)}
     costs = {"peak_mib": 3.0, "train_seconds": 2.0}
     return write_run(runs, method="lora", ood=shifts, curve=curve, alpha=1.0, choice=CHOICE, group="g", **costs)
-
-
-def paths(value: Any) -> list[tuple[Any, ...]]:
-    """Of all values within, by keys."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(), *((key, *rest) for key, its in inner for rest in paths(its))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
-    if not path:
-        return by
-    value = copy.copy(value)
-    value[path[0]] = replaced(value[path[0]], path[1:], by)
-    return value
 
 
 @pytest.mark.parametrize("file", ["result.json", "ood.json", "choice.json"])

@@ -147,6 +147,40 @@ def test_no_figure_is_nan_where_nothing_can_be_tested(tmp_path):
     assert "nan" not in (words(found) + board_csv([found])).lower()
 
 
+def test_a_mean_is_compared_over_seeds_and_says_that_it_is_about_these_data_sets(tmp_path):
+    write_three(tmp_path)
+    write(tmp_path, "pets", lora=(0.7,))
+    write(tmp_path, "dtd", lora=(0.7,))
+    write(tmp_path, "eurosat", lora=(0.68,))
+    found = board(tmp_path)
+    verdict = entry(found, "linear", "mean of 3 data sets").verdict
+    assert (verdict.pairs, verdict.over) == (3, "seeds")
+    over_seeds, one_seed = [note for note in notes(found) if "compared over" in note]
+    assert over_seeds == (
+        "means are compared over seeds, each with its mean over the data sets: what is said is of these data sets"
+    )
+    assert one_seed.startswith("mean of 3 data sets: lora compared over data sets, ")
+    assert one_seed.endswith("such as these; there are fewer than two seeds shared on all of its data sets")
+
+
+def test_it_is_compared_over_data_sets_where_one_asks_for_that(tmp_path):
+    for number, data in enumerate(("pets", "dtd", "eurosat")):
+        write(tmp_path, data, full=(0.8, 0.82, 0.84), linear=(0.6 + number / 10, 0.63, 0.64))
+    found = board(tmp_path, ties_over="data_sets", groups=GROUPS)
+    verdict = entry(found, "linear", "natural (2)").verdict
+    assert (verdict.pairs, verdict.over) == (2, "data_sets")
+    assert entry(found, "linear", "specialized (1)").verdict.over == "seeds"
+    said = [note for note in notes(found) if "compared over" in note]
+    assert said[0].startswith("means are compared over data sets, each with its mean over shared seeds: ")
+    assert any(
+        note.startswith("specialized (1): linear compared over seeds, ")
+        and note.endswith("there are fewer than two data sets in each group")
+        for note in said
+    )
+    rows = csv.DictReader(io.StringIO(board_csv([found])))
+    assert {row["pairs_of"] for row in rows if row["column"] == "natural (2)"} == {"", "data_sets"}
+
+
 def test_each_backbone_has_a_leaderboard(tmp_path):
     write_run(tmp_path, backbone="vit_a")
     write_run(tmp_path, backbone="vit_b")

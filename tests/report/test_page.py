@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -31,6 +32,18 @@ document.querySelector("table.board thead button").click();
 root.dataset.alphabet = names();
 root.dataset.pictures = [...document.querySelectorAll("figure svg")].filter((its) => its.clientWidth > 100).length;
 root.dataset.requests = performance.getEntriesByType("resource").length;
+</script>"""
+
+NARROW = """<script>
+const found = parent.document.documentElement.dataset;
+found.inner = innerWidth;
+found.scrolls = document.documentElement.scrollWidth;
+const whole = (its) => its.getBoundingClientRect().right <= innerWidth;
+const outside = [...document.querySelectorAll("body *")].filter((its) => !its.closest(".scroll, pre"));
+found.cut = outside.filter((its) => !whole(its)).length;
+const boxes = [...document.querySelectorAll(".scroll")];
+found.boxes = boxes.filter((its) => its.scrollWidth > its.clientWidth).length;
+found.heading = Math.max(...[...document.querySelectorAll(".board tbody th")].map((its) => its.clientWidth));
 </script>"""
 
 
@@ -174,6 +187,24 @@ def test_a_browser_shows_it_whole_and_orders_its_tables(width, text, tmp_path):
     assert found["falling"] == "lora linear bitfit vqt ‡ full"
     assert found["rising"] == "vqt ‡ bitfit linear lora full"
     assert found["alphabet"] == "bitfit full linear lora vqt ‡"
+
+
+@in_browser
+@pytest.mark.parametrize("width", [420, 320])
+def test_a_narrow_window_cuts_nothing_and_tables_scroll_inside_their_own_box(width, text, tmp_path):
+    """In a frame, since the windows of browsers do not become that narrow."""
+    long = text.replace("<h3>", "<h3>vit_base_patch16_224.augreg2_in21k_ft_in1k_and_more_without_any_gap ")
+    long = long.replace(">lora<", ">lora, a_row_of_its_own=a_value_as_long_as_that, another_value=0.00001<")
+    page = tmp_path / "page.html"
+    framed = escape(long.replace("</body>", f"{NARROW}</body>"))
+    page.write_text(
+        f'<!doctype html><iframe width="{width}" height="2000" style="border:0" srcdoc="{framed}"></iframe>'
+    )
+    shown = browse(page, tmp_path, "--window-size=800,2000", "--dump-dom")
+    found = {name: int(value) for name, value in re.findall(r'data-(\w+)="(\d+)"', shown[: shown.index("<head")])}
+    assert (found["inner"], found["scrolls"], found["cut"]) == (width, width, 0)
+    assert found["boxes"] > 5
+    assert found["heading"] < width / 2  # the column that stays in sight leaves room for the figures
 
 
 @in_browser

@@ -70,3 +70,78 @@ def test_a_single_rate_with_several_decays_is_a_line_over_decays(tmp_path):
         write_run(tmp_path, decay=decay)
     (axes,) = response_plot(response(tmp_path), "digits").axes
     assert axes.get_xlabel() == "weight decay"
+
+
+def solver(name: str, **values) -> dict:
+    return {"optimizer": {"_target_": f"peft_vision.optimizer.{name}", **values}}
+
+
+def strengths(*accuracies: float) -> list[dict[str, float]]:
+    return [{"C": 10.0**power, "train/loss": 0.1, "val/accuracy": its} for power, its in enumerate(accuracies)]
+
+
+def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
+    for seed in range(2):
+        write_run(
+            tmp_path,
+            seed=seed,
+            config=solver("lbfgs.LBFGS", C=[1, 10, 100]),
+            solved=strengths(0.5, 0.6, 0.7 + seed / 10),
+        )
+    its = response(tmp_path)["full"]
+    assert {place: round(tried.accuracy, 6) for place, tried in its.tried.items()} == {
+        (1, None): 0.5,
+        (10, None): 0.6,
+        (100, None): 0.75,
+    }
+    assert (its.chosen, its.tried[1, None].seeds) == ((100, None), 2)
+    (axes,) = response_plot({"full": its}, "digits").axes
+    assert axes.get_xlabel().startswith("C (")
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "10", "100"]
+
+
+def test_a_grid_within_a_run_answers_to_the_rates_and_decays_that_it_tried(tmp_path):
+    rows = [{"lr": lr, "weight_decay": decay, "val/accuracy": lr + decay} for lr in (0.1, 0.2) for decay in (0.0, 0.5)]
+    write_run(tmp_path, config=solver("grid.Grid", lr=[0.1, 0.2], weight_decay=[0, 0.5]), solved=rows)
+    its = response(tmp_path)["full"]
+    assert {place: tried.accuracy for place, tried in its.tried.items()} == {
+        (row["lr"], row["weight_decay"]): row["val/accuracy"] for row in rows
+    }
+    assert its.chosen == (0.2, 0.5)
+
+
+def test_what_has_no_rate_has_no_place_among_rates(tmp_path):
+    """A probe that was stepped at two rates, and solved, which older versions recorded nothing of."""
+    for lr in (0.1, 0.2):
+        write_run(tmp_path, lr=lr, val=lr)
+    write_run(tmp_path / "solved", val=0.9, config=solver("lbfgs.LBFGS", C=[1.0, 2.0]))
+    its = response(tmp_path)["full"]
+    assert its.rates == (0.1, 0.2)
+    assert "none" not in [
+        tick.get_text()
+        for axes in response_plot({"full": its}, "digits").axes
+        for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())
+    ]
+
+
+def test_a_method_that_was_stepped_and_solved_has_both_answers(tmp_path):
+    for lr in (0.1, 0.2):
+        write_run(tmp_path, lr=lr, val=lr)
+    write_run(tmp_path / "solved", val=0.9, config=solver("lbfgs.LBFGS", C=[1, 10]), solved=strengths(0.8, 0.9))
+    found = response(tmp_path)
+    assert {name: its.rates for name, its in found.items()} == {"full": (0.1, 0.2), "full, C": (1, 10)}
+    assert found["full"].chosen is None
+    assert found["full, C"].chosen == (10, None)
+
+
+def test_a_final_run_marks_the_strength_that_tuning_chose(tmp_path):
+    tuned = strengths(0.5, 0.7, 0.6)
+    write_run(tmp_path, stage="tune", test=None, config=solver("lbfgs.LBFGS", C=[1, 10, 100]), solved=tuned)
+    write_run(tmp_path, stage="final", val=None, config=solver("lbfgs.LBFGS", C=[10]), solved=[{"C": 10.0}])
+    assert response(tmp_path)["full"].chosen == (10, None)
+
+
+def test_hundreds_of_strengths_fit_on_a_picture(tmp_path):
+    rows = [{"C": 1.0 + number, "val/accuracy": 0.5} for number in range(900)]
+    write_run(tmp_path, config=solver("lbfgs.LBFGS", C=[1]), solved=rows)
+    assert response_plot(response(tmp_path), "digits").get_figwidth() < 30

@@ -1,11 +1,12 @@
 """Intervals and ties are those of the textbook, and of SciPy."""
 
 import random
+from statistics import fmean
 
 import pytest
 from scipy import stats
 
-from peft_vision.report.significance import Score, holm, paired_p, verdicts
+from peft_vision.report.significance import Score, holm, paired_p, stratified_p, verdicts
 
 
 def values(seed: int, n: int, mean: float = 0.7) -> list[float]:
@@ -17,9 +18,9 @@ def by_seed(found: list[float], data: str = "digits") -> dict[tuple[str, int], f
     return {(data, seed): value for seed, value in enumerate(found)}
 
 
-def judged(samples, shares=None):
+def judged(samples):
     means = {name: sum(its.values()) / len(its) for name, its in samples.items()}
-    return verdicts(samples, means, shares or {"digits": 1.0})
+    return verdicts(samples, means, (("digits",),), "seeds")
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
@@ -89,33 +90,94 @@ def test_methods_of_one_mean_are_both_best():
     assert {its.kind for its in found.values()} == {"best"}
 
 
-def test_a_mean_is_compared_over_data_sets_and_seeds():
+PAIRS = [(data, seed) for data in ("a", "b", "c") for seed in range(4)]
+ALL = (("a", "b", "c"),)
+GROUPED = (("a",), ("b", "c"))
+
+
+def two() -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
     draw = random.Random(3)
-    pairs = [(data, seed) for data in ("a", "b") for seed in range(3)]
-    first = {pair: draw.gauss(0.8, 0.02) for pair in pairs}
-    second = {pair: value - draw.gauss(0.01, 0.01) for pair, value in first.items()}
-    found = verdicts(
-        {"first": first, "second": second},
-        {name: sum(its.values()) for name, its in (("first", first), ("second", second))},
-        {"a": 0.5, "b": 0.5},
-    )
-    assert found["second"].pairs == 6
-    assert found["second"].p == pytest.approx(stats.ttest_rel([*first.values()], [*second.values()]).pvalue)
+    first = {pair: draw.gauss(0.8, 0.02) for pair in PAIRS}
+    return first, {pair: value - draw.gauss(0.01, 0.01) for pair, value in first.items()}
 
 
-def test_a_mean_of_groups_weighs_the_differences_as_the_figure_does():
-    """Their mean is the difference of the two figures, also where data sets have unequal numbers of seeds."""
-    first = {("a", 0): 0.9, ("a", 1): 0.8, ("a", 2): 0.85, ("b", 0): 0.6}
-    second = {("a", 0): 0.7, ("a", 1): 0.7, ("a", 2): 0.6, ("b", 0): 0.5}
-    shares = {"a": 0.25, "b": 0.75}
-    found = verdicts({"first": first, "second": second}, {"first": 0.9, "second": 0.5}, shares)
-    weights = {"a": 0.25 * 4 / 3, "b": 0.75 * 4}
-    weighted = [(first[pair] - second[pair]) * weights[pair[0]] for pair in first]
-    assert sum(weighted) / 4 == pytest.approx(0.25 * (0.55 / 3) + 0.75 * 0.1)
-    assert found["second"].p == pytest.approx(stats.ttest_1samp(weighted, 0).pvalue)
+def compared(first, second, strata, over):
+    means = {"first": fmean(first.values()), "second": fmean(second.values())}
+    return verdicts({"first": first, "second": second}, means, strata, over)["second"]
+
+
+def mean(its, **where) -> float:
+    """Over the pairs of this data set, or seed."""
+    found = [value for (data, seed), value in its.items() if where in ({"data": data}, {"seed": seed})]
+    return fmean(found)
+
+
+def test_over_seeds_each_seed_counts_once_with_its_mean_over_the_data_sets():
+    first, second = two()
+    found = compared(first, second, ALL, "seeds")
+    expected = stats.ttest_rel(*([mean(its, seed=seed) for seed in range(4)] for its in (first, second)))
+    assert (found.pairs, found.over, found.p) == (4, "seeds", pytest.approx(expected.pvalue))
+
+
+def test_over_data_sets_each_counts_once_with_its_mean_over_the_seeds():
+    first, second = two()
+    found = compared(first, second, ALL, "data_sets")
+    expected = stats.ttest_rel(*([mean(its, data=data) for data in "abc"] for its in (first, second)))
+    assert (found.pairs, found.over, found.p) == (3, "data_sets", pytest.approx(expected.pvalue))
+
+
+def test_over_seeds_a_mean_of_groups_weighs_data_sets_as_the_figure_does():
+    first, second = two()
+    differences = {pair: first[pair] - second[pair] for pair in PAIRS}
+    weighted = [differences["a", seed] / 2 + (differences["b", seed] + differences["c", seed]) / 4 for seed in range(4)]
+    found = compared(first, second, GROUPED, "seeds")
+    assert found.p == pytest.approx(stats.ttest_1samp(weighted, 0).pvalue)
+
+
+def test_over_data_sets_each_group_is_a_sample_of_its_own():
+    """Of two groups whose methods' means are compared it is Welch's test, turned round."""
+    first, second = [0.03, 0.01, 0.025, 0.004], [0.001, 0.002, -0.001]
+    expected = stats.ttest_ind(first, [-value for value in second], equal_var=False).pvalue
+    assert stratified_p([first, second]) == pytest.approx(expected)
+    assert stratified_p([first]) == pytest.approx(stats.ttest_1samp(first, 0).pvalue)
+    assert stratified_p([first, second[:1]]) is None
+
+
+@pytest.mark.parametrize("over", ["seeds", "data_sets"])
+def test_one_seed_leaves_the_question_over_data_sets_and_one_data_set_that_over_seeds(over):
+    first, second = two()
+    one_seed = [{pair: its[pair] for pair in PAIRS if pair[1] == 0} for its in (first, second)]
+    found = compared(*one_seed, ALL, over)
+    assert (found.kind != "untestable", found.pairs, found.over) == (True, 3, "data_sets")
+    one_data = [{pair: its[pair] for pair in PAIRS if pair[0] == "a"} for its in (first, second)]
+    found = compared(*one_data, (("a",),), over)
+    assert (found.kind != "untestable", found.pairs, found.over) == (True, 4, "seeds")
+
+
+def test_a_group_of_one_data_set_is_no_sample_of_data_sets():
+    first, second = two()
+    assert compared(first, second, GROUPED, "data_sets").over == "seeds"
+    one_seed = [{pair: its[pair] for pair in PAIRS if pair[1] == 0} for its in (first, second)]
+    assert compared(*one_seed, GROUPED, "data_sets").kind == "untestable"
+
+
+def test_only_seeds_that_every_data_set_has_are_compared_over_seeds():
+    first, second = two()
+    del second["b", 1]
+    found = compared(first, second, ALL, "seeds")
+    kept = [fmean(first[data, seed] - second[data, seed] for data in "abc") for seed in (0, 2, 3)]
+    assert (found.pairs, found.p) == (3, pytest.approx(stats.ttest_1samp(kept, 0).pvalue))
 
 
 def test_a_data_set_without_a_shared_seed_makes_a_mean_untestable():
     first, second = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.7}, {("a", 0): 0.8, ("a", 1): 0.6, ("b", 1): 0.7}
-    found = verdicts({"first": first, "second": second}, {"first": 0.8, "second": 0.7}, {"a": 0.5, "b": 0.5})
-    assert found["second"].kind == "untestable"
+    for over in ("seeds", "data_sets"):
+        assert compared(first, second, (("a", "b"),), over).kind == "untestable"
+
+
+def test_a_method_that_wins_on_the_shared_seeds_is_never_worse():
+    """The best one's figure rests on a seed that the other has not."""
+    best = {**by_seed([0.5, 0.51, 0.52, 0.53]), ("digits", 4): 1.0}
+    other = by_seed([0.55, 0.561, 0.57, 0.58])
+    found = judged({"best": best, "other": other})["other"]
+    assert (found.kind, found.p < 0.05) == ("tie", True)

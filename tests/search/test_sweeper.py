@@ -233,4 +233,4 @@ def test_searches_started_together_share_the_trials(tmp_path):
     assert len(results(tmp_path)) == 5
     assert sum(path.read_text().count("\ntrains ") for path in tmp_path.rglob("run.log")) == 5
     assert all("5 trials, 5 whole" in out for out, _, _ in ended)
-    assert sum(len(re.findall(r"^1/1  done", out, re.M)) for out, _, _ in ended) == 5
+    assert sum(len(re.findall(r"^done    trial ", out, re.M)) for out, _, _ in ended) == 5

@@ -66,11 +66,23 @@ def test_without_a_terminal_each_run_that_ends_is_a_line(points, clock, capsys):
         shown.started(3)
         shown.ended(3, Ended(points[3], None, None), skipped=False)
     assert capsys.readouterr().out.splitlines() == [
-        "1/4  before  seed=0  val 50.00 %  test 25.00 %",
-        "2/4  done    seed=1  val 75.00 %  test 70.00 %  0:10  (0:20 left)",
-        "3/4  failed  seed=2  no memory  0:05  (0:08 left)",
-        "4/4  done    seed=3    0:00",
+        "run 1/4  before  seed=0  val 50.00 %  test 25.00 %",
+        "run 2/4  done    seed=1  val 75.00 %  test 70.00 %  0:10  (0:20 left)",
+        "run 3/4  failed  seed=2  no memory  0:05  (0:08 left)",
+        "run 4/4  done    seed=3    0:00",
     ]
+
+
+def test_the_figures_say_what_they_count(points, clock, capsys):
+    """A batch of a search that is one run needs no figures beside the trial's own."""
+    with View(points, of="the batch") as shown:
+        shown.ended(0, done(points[0], 0.5, 0.25), skipped=False)
+        assert drawn(shown)[0].startswith("1 of 4 runs of the batch done, ")
+    with View(points[:1], of="the batch") as shown:
+        shown.ended(0, done(points[0], 0.5, 0.25), skipped=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("run 1/4 of the batch  done    seed=0  ")
+    assert second.startswith("done    seed=0  ")
 
 
 def test_the_table_shows_what_is_done_what_runs_the_best_and_the_time_left(points, clock):
@@ -83,12 +95,12 @@ def test_the_table_shows_what_is_done_what_runs_the_best_and_the_time_left(point
         row(points[1], 1, 0.3)
         row(points[1], 5, 0.625)
         assert drawn(shown) == [
-            "1 of 4 done, 2 running, best val 50.00 % (seed=0), 1:40 left",  # 1.5 of 4 runs in a minute
+            "1 of 4 runs done, 2 running, best val 50.00 % (seed=0), 1:40 left",  # 1.5 of 4 runs in a minute
             "seed=1  epoch 5/10  val 62.50 %  1:00",
             "seed=2  begins                   0:00",
         ]
         shown.ended(1, Ended(points[1], None, ConfigError("no")), skipped=False)
-        assert drawn(shown)[0] == "1 of 4 done, 1 failed, 1 running, best val 50.00 % (seed=0), 1:00 left"
+        assert drawn(shown)[0] == "1 of 4 runs done, 1 failed, 1 running, best val 50.00 % (seed=0), 1:00 left"
 
 
 def test_a_line_that_is_being_written_is_passed_over(points, clock):
@@ -128,8 +140,8 @@ def test_on_a_terminal_the_table_is_there_while_runs_are_and_gone_afterwards(poi
         shown.started(1)
         shown.ended(1, done(points[1], 0.5, 0.25), skipped=False)
     written = screen.getvalue()
-    assert "1 of 4 done, 1 running" in written
-    assert "2/4  done    seed=1" in written
+    assert "1 of 4 runs done, 1 running" in written
+    assert "run 2/4  done    seed=1" in written
     assert written.rstrip().endswith("\x1b[2K")  # the table is wiped out
 
 

@@ -17,6 +17,10 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.fixed_context import FixedContextAttention
 from peft_vision.backbone.linear import Wrapper, part
+from peft_vision.config import ConfigError
+
+_LISTS = ("beside_attention", "beside_mlp", "behind")
+_SINGLE = ("entrance", "context")
 
 
 class Layer(nn.Module):
@@ -41,6 +45,20 @@ class Layer(nn.Module):
         self.beside_attention = nn.ModuleList()
         self.beside_mlp = nn.ModuleList()
         self.behind = nn.ModuleList()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """ConfigError for what would silently throw away what another method put into the same place, or could not be
+        computed with."""
+        there = self.__dict__.get("_modules", {}).get(name)
+        if name in _LISTS and there is not None:
+            raise ConfigError(f"method: layer.{name} is a list that several methods add to; append to it")
+        if name in _SINGLE and None not in (there, value) and there not in value.modules():
+            raise ConfigError(
+                f"method: two of its parts fill layer.{name}, which holds one module; the second must wrap it"
+            )
+        if name == "attn" and there is not None and not hasattr(value, "qkv"):
+            raise ConfigError("method: layer.attn is no place for a wrapper; wrap layer.attn.qkv or layer.attn.proj")
+        super().__setattr__(name, value)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, rows or N, D)."""

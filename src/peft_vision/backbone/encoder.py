@@ -29,7 +29,9 @@ class Encoder(nn.Module):
         for index, block in enumerate(vit.blocks):
             vit.blocks[index] = Layer(block)
         self.evaluates = False
-        self._backbone = list(vit.modules())  # a plain list: what a method adds later is not in it
+        self._backbone = list(vit.modules())  # plain lists: what a method adds later is not in them
+        self.backbone_parameters = list(vit.parameters())
+        self._places = dict(vit.named_modules())
         self._drops = [module for module in self._backbone if drops(module)]
         reads_class_token = vit.attn_pool is None and vit.global_pool == "token"
         self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
@@ -79,7 +81,7 @@ class Encoder(nn.Module):
         return {
             "features": (self.width,),
             "contexts": (len(self.layers), self.num_tokens, self.vit.embed_dim),
-            "intermediates": (sum(group_widths(self.vit)),),
+            "intermediates": (sum(group_widths(self.vit, self.part)),),
             "tokens": (last if leaving else self.num_tokens, self.vit.embed_dim),
         }
 
@@ -122,17 +124,30 @@ class Encoder(nn.Module):
         return [module for module in found if module in own]
 
     def part(self, name: str) -> nn.Module:
-        """That of `vit` of this name. ConfigError where this backbone has none."""
+        """Return what stands in the place `name` of `vit`, such as blocks.0.mlp.fc1: the backbone's own module, or what
+        a method put around it. The place stays the same where a module that contains it was wrapped. ConfigError where
+        this backbone has no such place."""
+        holder, last = self._holder(name)
         try:
-            return self.vit.get_submodule(name)
+            return holder.get_submodule(last)
         except AttributeError as error:
-            found = self.vit.get_submodule(name.rpartition(".")[0])
+            found = holder
             has = ", ".join(
                 known for known, module in found.named_children() if next(module.parameters(), None) is not None
             )
             raise ConfigError(
                 f"method: it changes {name}, and this backbone has none; its {type(found).__name__} has {has}"
             ) from error
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        """Put `module` in the place `name`; it should contain, or compute with, what `part(name)` returned."""
+        holder, last = self._holder(name)
+        setattr(holder, last, module)
+
+    def _holder(self, name: str) -> tuple[nn.Module, str]:
+        """Return the backbone's own module that has the place `name` as its child, and the child's name in it."""
+        parent, _, last = name.rpartition(".")
+        return self._places[parent], last
 
     def added(self) -> dict[str, nn.Module]:
         """Return the modules that a method put into `vit`, by name."""
@@ -215,7 +230,7 @@ class Encoder(nn.Module):
         last = self.layers[-1]
         rows, last.rows = last.rows, None
         try:
-            with gathered(self.vit) as groups:
+            with gathered(self.vit, self.part) as groups:
                 yield groups
         finally:
             last.rows = rows

@@ -5,26 +5,29 @@ The groups are the tokens that enter the first layer; for each layer its normed 
 hidden units of its MLP and the MLP's output; and the final norm's output. The pooled features follow as the last group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 GROUPS_A_LAYER = 4
+Part = Callable[[str], nn.Module]
 
 
-def group_widths(vit: VisionTransformer) -> list[int]:
-    """The width of each group, the pooled features last."""
-    width = vit.embed_dim
-    layers = [group for block in vit.blocks for group in (width, width, block.mlp.fc2.in_features, width)]
-    return [width, *layers, width, vit.num_features]
+def group_widths(vit: VisionTransformer, part: Part | None = None) -> list[int]:
+    """The width of each group, the pooled features last. `part` finds a place of `vit` also where what contains it was
+    wrapped."""
+    width, part = vit.embed_dim, part or vit.get_submodule
+    hidden = [part(f"blocks.{index}.mlp.fc2").in_features for index in range(len(vit.blocks))]
+    return [width, *(group for units in hidden for group in (width, width, units, width)), width, vit.num_features]
 
 
 @contextmanager
-def gathered(vit: VisionTransformer) -> Iterator[list[Tensor]]:
+def gathered(vit: VisionTransformer, part: Part | None = None) -> Iterator[list[Tensor]]:
     """A list that a forward pass of every token fills within the block: (B, width) for each group but the last."""
     groups: list[Tensor] = []
+    part = part or vit.get_submodule
 
     def note_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         groups.append(args[0].mean(dim=1))
@@ -34,10 +37,10 @@ def gathered(vit: VisionTransformer) -> Iterator[list[Tensor]]:
 
     with ExitStack() as hooks:
         hooks.callback(vit.blocks[0].register_forward_pre_hook(note_input).remove)
-        for block in vit.blocks:
-            hooks.callback(block.attn.qkv.register_forward_pre_hook(note_input).remove)
-            hooks.callback(block.attn.proj.register_forward_hook(note_output).remove)
-            hooks.callback(block.mlp.fc2.register_forward_pre_hook(note_input).remove)
-            hooks.callback(block.mlp.register_forward_hook(note_output).remove)
+        for block in (f"blocks.{index}" for index in range(len(vit.blocks))):
+            hooks.callback(part(f"{block}.attn.qkv").register_forward_pre_hook(note_input).remove)
+            hooks.callback(part(f"{block}.attn.proj").register_forward_hook(note_output).remove)
+            hooks.callback(part(f"{block}.mlp.fc2").register_forward_pre_hook(note_input).remove)
+            hooks.callback(part(f"{block}.mlp").register_forward_hook(note_output).remove)
         hooks.callback(vit.norm.register_forward_hook(note_output).remove)
         yield groups

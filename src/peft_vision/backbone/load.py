@@ -19,6 +19,7 @@ from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.config import FILE, ConfigError, Neutral, component, nearest
 from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
+from peft_vision.seeding import derive
 
 _NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
@@ -56,7 +57,7 @@ class Backbone:
             known = timm.list_pretrained() if "." in self.name else timm.list_models()
             raise ConfigError(f"backbone.name: timm has no model {self.name!r}{nearest(self.name, known)}")
         config = _config(self.name)
-        self._check_architecture()
+        self._checkarchitecture()
         if self.checkpoint is not None:
             self._file()
         elif self.pretrained and not config.hf_hub_id:
@@ -117,7 +118,7 @@ class Backbone:
             given = ", ".join(f"{key}={value}" for key, value in arguments.items())
             raise ConfigError(f"backbone: timm cannot build {self.name} with {given}: {error}") from error
 
-    def _check_architecture(self) -> None:
+    def _checkarchitecture(self) -> None:
         known = [key for key in inspect.signature(VisionTransformer).parameters if key not in _OWNED]
         for key in self.architecture:
             if key in _OWNED:
@@ -148,17 +149,24 @@ class Backbone:
         )
 
 
+def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
+    """Loaded, or drawn from the run's seed where no weights are asked for."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "backbone"))
+        return backbone.load()
+
+
 def refuse_unusual(vit: nn.Module) -> None:
     """ConfigError with name and reason unless every block of `vit` is attention and MLP over all tokens."""
     reason = _oddity(vit)
     if reason is not None:
-        raise ConfigError(f"backbone: {_architecture(vit)} is not a plain ViT: {reason}")
+        raise ConfigError(f"backbone: {architecture(vit)} is not a plain ViT: {reason}")
 
 
 def _oddity(vit: nn.Module) -> str | None:
     if type(vit) is not VisionTransformer:
         return f"timm builds it as {type(vit).__name__}, which is not VisionTransformer"
-    if "radio" in _architecture(vit):
+    if "radio" in architecture(vit):
         return "RADIO resamples its position embeddings by rules of its own"
     if type(vit.patch_embed) is not PatchEmbed:
         return f"it embeds patches with {type(vit.patch_embed).__name__}"
@@ -171,7 +179,8 @@ def _oddity(vit: nn.Module) -> str | None:
     return None
 
 
-def _architecture(vit: nn.Module) -> str:
+def architecture(vit: nn.Module) -> str:
+    """Return timm's name of what `vit` is, or the name of its class where it was built directly."""
     return getattr(vit, "pretrained_cfg", {}).get("architecture") or type(vit).__name__
 
 

@@ -98,7 +98,7 @@ def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
 
 def _resampling(vit: VisionTransformer) -> dict[str, Any]:
     """FlexiViT was trained with bilinear resampling; timm does the same."""
-    flexible = "flexi" in vit.pretrained_cfg["architecture"]
+    flexible = "flexi" in (getattr(vit, "pretrained_cfg", {}).get("architecture") or "")
     return {"interpolation": "bilinear", "antialias": False} if flexible else {}
 
 

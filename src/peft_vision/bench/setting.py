@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.data.images import Images
 from peft_vision.distributed import World
-from peft_vision.experiment import load_backbone
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head import Head
 from peft_vision.method.base import Method

@@ -3,9 +3,12 @@
 crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
 flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
 rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
+a.function    one of the user's own: it gets an image, uint8 (3, S, S), and a torch.Generator of that image's own, and
+              returns an image of the same shape
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,15 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from peft_vision.config import ConfigError, nearest
 from peft_vision.data.counter_random import below, bits
 
-_FLIP, _TOP, _LEFT, _OPERATIONS = range(4)
+AUGMENTS = ("none", "crop_flip", "flip_crop", "rand_augment")
+_FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)
 
 
 def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
     """(B, 3, S, S) to the same shape; `indices` (B,) are the images' places in their split."""
     if augment == "none" or not len(indices):
         return images
+    if augment not in AUGMENTS:
+        return by_function(images, indices, augment=augment, seed=seed)
     images = flip_crop(images, indices, seed=seed)
     return rand_augment(images, indices, seed=seed) if augment == "rand_augment" else images
 
@@ -64,3 +71,30 @@ def rand_augment(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
             torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would reseed CUDA too
             drawn.append(transform(image))
     return torch.stack(drawn)
+
+
+def by_function(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
+    """Augment by the user's own function at the dotted path `augment`. ConfigError where it returns something else than
+    an image of the shape and type it got."""
+    function, generator, drawn = own_function(augment), torch.Generator(), []
+    for image, image_seed in zip(images, bits(indices, seed=seed, stream=_OWN).tolist(), strict=True):
+        made = function(image.clone(), generator.manual_seed(image_seed))
+        if not isinstance(made, Tensor) or (made.shape, made.dtype) != (image.shape, image.dtype):
+            got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise ConfigError(f"data.augment: {augment} returned {got}, should be {image.dtype} {tuple(image.shape)}")
+        drawn.append(made)
+    return torch.stack(drawn)
+
+
+def own_function(path: str) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """Return the function at a dotted path. ValueError where there is none."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise ValueError(f"should be {', '.join(AUGMENTS)}, or the dotted path of a function{nearest(path, AUGMENTS)}")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"no module {module} for the function {path} ({error})") from error
+    if not callable(found):
+        raise ValueError(f"{module} has no function {name}")
+    return found

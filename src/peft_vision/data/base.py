@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from peft_vision.config import INCIDENTAL, ConfigError, Neutral, component
+from peft_vision.config import FUNCTION, INCIDENTAL, ConfigError, Neutral, component
+from peft_vision.data.augment import AUGMENTS, own_function
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.extent import Extent
@@ -42,7 +43,7 @@ class Data(ABC):
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
-    augment: Literal["none", "crop_flip", "flip_crop", "rand_augment"]
+    augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, FUNCTION]
     resize: Literal["squash", "crop"]
     crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Neutral(None)]
     on_corrupt: Literal["error", "skip"]
@@ -52,6 +53,11 @@ class Data(ABC):
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Data":
+        if self.augment not in AUGMENTS:
+            try:
+                own_function(self.augment)
+            except ValueError as error:
+                raise ValueError(f"augment: got {self.augment!r}, {error}") from error
         if self.resize == "squash" and self.augment == "crop_flip":
             raise ValueError("augment=crop_flip takes windows of what resize=crop makes; with squash there is no room")
         if self.resize == "squash" and self.crop is not None:
@@ -179,7 +185,12 @@ class Data(ABC):
         return parts, images, skipped
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
-        sets = self.open()
+        try:
+            sets = self.open()
+        except OSError as error:
+            raise ConfigError(f"data: {error.filename or type(self).__name__}: {error.strerror or error}") from error
+        if sets.val is not None and not len(sets.val):
+            sets = replace(sets, val=None)
         parts = divided(
             sets,
             train_size=self.train_size,

@@ -106,7 +106,9 @@ class Images(Source):
         processes = min(usable(workers), len(index_batches))
         # from memory, indexing and windows cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
-        here = processes == 0 or (not isinstance(self.pixels, Undecoded) and augment != "rand_augment")
+        here = processes == 0 or (
+            not isinstance(self.pixels, Undecoded) and augment in ("none", "crop_flip", "flip_crop")
+        )
         loaded = (fetch[i] for i in range(len(fetch))) if here else _by_processes(fetch, processes)
         for indices, pixels in zip(index_batches, loaded, strict=True):
             self.handed_out += len(indices)

@@ -28,6 +28,7 @@ from peft_vision.features.fill import Sink, fill
 from peft_vision.features.shelf import Shelf, size
 from peft_vision.features.source import Observed, Views
 from peft_vision.model import Model
+from peft_vision.user_code import source_of
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
@@ -245,7 +246,7 @@ class Store:
     def key(self, split: str) -> str:
         """Return the key of a split's entries: the SHA-256, in hex, of all that its observations depend on."""
         images, views = self._splits[split].digest(), self._views(split)
-        seen = {"images": images, "views": views, "augment": self._augment if views else "none"}
+        seen = {"images": images, "views": views, "augment": source_of(self._augment) if views else "none"}
         return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
 
     def _fits(self, entry: Entry, held: Held) -> bool:

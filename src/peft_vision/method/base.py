@@ -22,6 +22,7 @@ class Phase:
     `probe`: the head alone trains, everything else stays as the phases before left it. `head`: the head to begin with,
     made from the old one by a function that makes a fresh head for a width (None: the old one goes on).
     `lr_factor`: of `optimizer.lr`. `lasso`: weight of the sum of the L2 norms of the head's input columns in the loss.
+    `live_readout`: the readout stays in training mode though nothing of it trains, so that its dropout acts.
     `group`: the config group of the optimizer that fits it.
     """
 
@@ -30,6 +31,7 @@ class Phase:
     head: Callable[[nn.Module, Callable[[int], nn.Module]], nn.Module] | None = None
     lr_factor: float = 1.0
     lasso: float = 0.0
+    live_readout: bool = False
     group: Literal["optimizer", "probe"] = "optimizer"
 
 
@@ -40,11 +42,11 @@ PROBE = Phase("probe", probe=True, group="probe")
 class Method(ABC):
     """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `probe_first`: whether the
     head is fitted before anything else trains, by the optimizer `probe`. `lr`: the learning rate that suits this method
-    with each optimizer; `optimizer.lr` starts from it."""
+    with an optimizer, by the name that the optimizer's YAML refers to; `optimizer.lr` starts from it."""
 
     layers: Layers
     probe_first: bool
-    lr: Annotated[dict[Literal["sgd", "adamw"], PositiveFloat], INCIDENTAL]
+    lr: Annotated[dict[str, PositiveFloat], INCIDENTAL]
 
     def check(self, where: str = "method") -> None:
         """ConfigError for values that could not act; called before a training, and not where one that ended is read."""

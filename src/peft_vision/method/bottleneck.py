@@ -12,27 +12,28 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from timm.layers import DropPath
+from timm.layers import DropPath, QuickGELU
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.config import component
 from peft_vision.method.base import Method
 
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
-_STD = 0.01  # of the small initial weights, cut off at two of these
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "quick_gelu": QuickGELU}
+_SMALL = 0.01  # standard deviation of the small initial weights, cut off at two of these
+_BACKBONE = 0.02  # that of timm's linear layers
 
 
 @component
 class Bottleneck(Method):
     """`placement`: behind attention and MLP, behind the MLP, beside it, or behind the layer. `rank`: hidden units.
-    `initial`: small weights, or Kaiming's for `down` and zero for `up`, with which attaching changes nothing.
-    `channel_scale`: whether `scale` is where a learned scale of each channel starts."""
+    `initial`: small weights; Kaiming's for `down` and zero for `up`, with which attaching changes nothing; or weights
+    as a fresh backbone has them. `channel_scale`: whether `scale` is where a learned scale of each channel starts."""
 
     placement: Literal["attention_and_mlp", "mlp", "beside_mlp", "layer"]
     rank: PositiveInt
-    activation: Literal["relu", "gelu"]
-    initial: Literal["small", "zero_up"]
+    activation: Literal["relu", "gelu", "quick_gelu"]
+    initial: Literal["small", "zero_up", "backbone"]
     scale: PositiveFloat
     channel_scale: bool
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -89,12 +90,16 @@ class Adapter(nn.Module):
         self.drop_path = DropPath(drop_path)
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.bias)
-        if initial == "zero_up":
-            nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-            nn.init.zeros_(self.up.weight)
-        else:
-            for weight in (self.down.weight, self.up.weight):
-                nn.init.trunc_normal_(weight, std=_STD, a=-2 * _STD, b=2 * _STD)
+        match initial:
+            case "zero_up":
+                nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+                nn.init.zeros_(self.up.weight)
+            case "small":
+                for weight in (self.down.weight, self.up.weight):
+                    nn.init.trunc_normal_(weight, std=_SMALL, a=-2 * _SMALL, b=2 * _SMALL)
+            case "backbone":
+                for weight in (self.down.weight, self.up.weight):
+                    nn.init.trunc_normal_(weight, std=_BACKBONE)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""

@@ -52,9 +52,17 @@ class Combined(Method):
         return any(part.trained_otherwise(drops=drops) for part in self.parts.values())
 
     def attach(self, encoder: Encoder) -> None:
-        """Attach each part's modules to the encoder."""
-        for part in self._parts().values():
+        """Attach each part's modules to the encoder. ConfigError where one throws away what another attached."""
+        known = dict.fromkeys(encoder.parameters(), "the backbone")
+        for name, part in self._parts().items():
             part.attach(encoder)
+            present = set(encoder.parameters())
+            if lost := {owner for parameter, owner in known.items() if parameter not in present}:
+                raise ConfigError(
+                    f"method.parts.{name}: it throws away what {' and '.join(sorted(lost))} has in the same place; "
+                    "wrap what is there, or append to it"
+                )
+            known |= {parameter: name for parameter in present if parameter not in known}
 
     def reads(self) -> frozenset[Kind]:
         return self._reader().reads()

@@ -7,24 +7,25 @@ The convolution runs on the grid of patches; the class token, registers and prom
 backbone's stochastic depth leaves out a bypass as it does a branch, each drawn for itself, as in the authors' code.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.config import Neutral, component
 from peft_vision.method.base import Method
 
 
 @component
 class Convpass(Method):
-    """`rank`: channels of the convolution."""
+    """`rank`: channels of the convolution. `initial`: of the convolution, the identity or Xavier's values."""
 
     rank: PositiveInt
     scale: PositiveFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    initial: Annotated[Literal["identity", "xavier"], Neutral("identity")]
 
     def attach(self, encoder: Encoder) -> None:
         """2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters a layer of width D; nothing changes at first."""
@@ -33,6 +34,8 @@ class Convpass(Method):
             branches = ((layer.beside_attention, layer.drop_path1), (layer.beside_mlp, layer.drop_path2))
             for branch, drop_path in branches:
                 bypass = Bypass(vit.embed_dim, self.rank, drop_path, scale=self.scale, dropout=self.dropout)
+                if self.initial == "xavier":
+                    nn.init.xavier_uniform_(bypass.convolution.weight)
                 bypass.grid = tuple(vit.patch_embed.grid_size)
                 bypass.single = vit.num_prefix_tokens
                 branch.append(bypass)

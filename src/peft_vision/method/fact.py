@@ -63,7 +63,7 @@ class FacT(Method):
         encoder.add_module(f"fact_{self.factorisation}", factors)
         for name in names:
             inner = encoder.part(name)
-            encoder.vit.set_submodule(name, Factorised(inner, factors, scale=self.scale, dropout=self.dropout))
+            encoder.replace(name, Factorised(inner, factors, scale=self.scale, dropout=self.dropout))
 
 
 def _blocks(inner: nn.Module, width: int) -> int:

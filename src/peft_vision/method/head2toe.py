@@ -48,7 +48,7 @@ class Head2Toe(Method):
 
     def _groups(self, encoder: Encoder) -> tuple[int, torch.Tensor]:
         """How many groups there are, and the group of each column."""
-        widths = torch.tensor(group_widths(encoder.vit))
+        widths = torch.tensor(group_widths(encoder.vit, encoder.part))
         return len(widths), torch.arange(len(widths)).repeat_interleave(widths)
 
     def _read(self, encoder: Encoder) -> list[int]:

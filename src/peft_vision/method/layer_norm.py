@@ -1,4 +1,4 @@
-"""LayerNorm tuning: the norms' weights and biases train, nothing else (Basu et al., 2023, arXiv:2304.01187)."""
+"""LayerNorm tuning: the norms' weights and biases train, nothing else (Basu et al., 2023, arXiv:2304.01917)."""
 
 from torch import nn
 

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
-from peft_vision.config import ConfigError, component
+from peft_vision.config import ConfigError, Neutral, component
 from peft_vision.method.base import Method
 from peft_vision.method.low_rank import Updated
 
 Target = Literal["q", "k", "v", "qkv", "proj", "fc1", "fc2"]
 PLACES = {"attn.qkv": ("q", "k", "v", "qkv"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}
+_BACKBONE = 0.02  # standard deviation of timm's linear layers
 
 
 def _distinct(targets: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -37,7 +38,9 @@ def _distinct(targets: tuple[Target, ...]) -> tuple[Target, ...]:
 @component
 class LoRA(Method):
     """`targets`: the matrices that are updated; q, k and v are rows of timm's fused projection, each with an update of
-    its own, qkv is all of it with one `down`. `dropout`: of what enters the updates."""
+    its own, qkv is all of it with one `down`. `dropout`: of what enters the updates. `initial`: `up` of
+    zeros, or both factors as the linear layers of a fresh backbone, with which attaching changes what is computed, as
+    in NOAH's code."""
 
     targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_distinct)]
     rank: PositiveInt
@@ -45,6 +48,7 @@ class LoRA(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     rank_stabilised: bool
     dora: bool
+    initial: Annotated[Literal["zero_up", "backbone"], Neutral("zero_up")]
 
     @property
     def scale(self) -> float:
@@ -71,7 +75,10 @@ class LoRA(Method):
         if self.dora and type(inner) is not nn.Linear:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
         updated = LowRank(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
-        encoder.vit.set_submodule(name, updated)
+        if self.initial == "backbone":
+            for factor in (*updated.down.values(), *updated.up.values()):
+                nn.init.trunc_normal_(factor, std=_BACKBONE)
+        encoder.replace(name, updated)
 
 
 class LowRank(Wrapper):

@@ -39,7 +39,7 @@ class RepAdapter(Method):
             for name in (f"blocks.{index}.{place}" for place in _PLACES):
                 inner = encoder.part(name)
                 before = Before(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
-                encoder.vit.set_submodule(name, before)
+                encoder.replace(name, before)
 
 
 class Before(Wrapper):

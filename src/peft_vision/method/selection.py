@@ -36,10 +36,17 @@ class Columns(nn.Module):
 
 
 def selection_phases(
-    *, keep_fraction: float, lasso: float, selecting_lr: float = 1.0, groups: Tensor | None = None
+    *,
+    keep_fraction: float,
+    lasso: float,
+    selecting_lr: float = 1.0,
+    retraining_lr: float = 1.0,
+    live_readout: bool = False,
+    groups: Tensor | None = None,
 ) -> tuple[Phase, Phase]:
-    """`selecting_lr`: factor of the learning rate while selecting. `groups` (W,): the group of each feature; what is
-    read of a group then gets length one."""
+    """`selecting_lr`, `retraining_lr`: factors of the learning rate in the two phases. `live_readout`: whether the
+    readout's dropout acts in both. `groups` (W,): the group of each feature; what is read of a group then gets length
+    one."""
 
     def all_features(old: nn.Module, build: Callable[[int], nn.Module]) -> nn.Module:
         """A fresh head."""
@@ -52,8 +59,8 @@ def selection_phases(
         return nn.Sequential(Columns(index, groups), build(len(index)))
 
     return (
-        Phase("select", probe=True, head=all_features, lr_factor=selecting_lr, lasso=lasso),
-        Phase("retrain", probe=True, head=chosen_features),
+        Phase("select", True, all_features, lr_factor=selecting_lr, lasso=lasso, live_readout=live_readout),
+        Phase("retrain", True, chosen_features, lr_factor=retraining_lr, live_readout=live_readout),
     )
 
 

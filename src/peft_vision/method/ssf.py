@@ -20,10 +20,8 @@ class SSF(Method):
         if 0 in indices:
             places.append("patch_embed.proj")
         if len(encoder.layers) - 1 in indices:
-            places += [
-                name for name in ("norm", "fc_norm") if next(vit.get_submodule(name).parameters(), None) is not None
-            ]
+            places += [name for name in ("norm", "fc_norm") if next(encoder.part(name).parameters(), None) is not None]
         for place in places:
             inner = encoder.part(place)
             width = getattr(inner, "out_features", None) or getattr(inner, "out_channels", None) or vit.embed_dim
-            vit.set_submodule(place, ScaleShift(inner, width))
+            encoder.replace(place, ScaleShift(inner, width))

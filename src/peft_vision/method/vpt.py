@@ -45,19 +45,13 @@ class VPT(Method):
 
         if self.deep:
             for layer in layers:
-                _place(layer, "context", prompts())
+                layer.context = prompts()
         elif indices == tuple(range(indices[0], len(encoder.layers))):
-            _place(layers[0], "entrance", Append(prompts()))
+            layers[0].entrance = Append(prompts())
         else:
             raise ConfigError(
                 f"method.layers: got {self.layers!r}, but shallow prompts travel to the last layer: all or last-N"
             )
-
-
-def _place(layer: nn.Module, slot: str, module: nn.Module) -> None:
-    if getattr(layer, slot) is not None:
-        raise ConfigError("method: two of its parts put prompts into the same layer")
-    setattr(layer, slot, module)
 
 
 class Append(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
-from peft_vision.config import IdleWith, component
+from peft_vision.config import IdleWith, Neutral, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.prompts import Prompts
 from peft_vision.method.readout import Readout
@@ -30,7 +30,9 @@ Summary = Literal["concatenate", "mean", "weighted_sum"]
 @component
 class VQT(Method):
     """`summary`: what becomes of a layer's queries. `normalize`: whether the pooled features and each layer's summary
-    get length one. `keep_fraction`: share of the features that the last phase keeps (None: all, in one phase)."""
+    get length one. `keep_fraction`: share of the features that the last phase keeps (None: all, in one phase).
+    `selects_as_released`: whether both phases of choosing train at half the rate and drop out of the queries, as in the
+    authors' code; else the last one trains at the whole rate, and nothing is dropped in either."""
 
     num_queries: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -38,6 +40,7 @@ class VQT(Method):
     normalize: bool
     keep_fraction: Annotated[float, Field(gt=0, le=1)] | None
     lasso: Annotated[NonNegativeFloat, IdleWith("keep_fraction", None)]
+    selects_as_released: Annotated[bool, Neutral(False), IdleWith("keep_fraction", None)]
 
     def attach(self, encoder: Encoder) -> None:
         """The backbone stays as it is."""
@@ -62,7 +65,14 @@ class VQT(Method):
         if self.keep_fraction is None:
             return (train,)
         half = 0.5  # of the rate that trained the queries, as in the paper's code
-        return (train, *selection_phases(keep_fraction=self.keep_fraction, lasso=self.lasso, selecting_lr=half))
+        choosing = selection_phases(
+            keep_fraction=self.keep_fraction,
+            lasso=self.lasso,
+            selecting_lr=half,
+            retraining_lr=half if self.selects_as_released else 1.0,
+            live_readout=self.selects_as_released,
+        )
+        return (train, *choosing)
 
 
 class Queries(Readout):

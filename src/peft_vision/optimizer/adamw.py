@@ -3,18 +3,23 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from peft_vision.config import component
+from peft_vision.config import Neutral, component
 from peft_vision.model import Model
-from peft_vision.optimizer.base import Stepper, parameter_groups
+from peft_vision.optimizer.base import Decays, Stepper, parameter_groups
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @component
 class AdamW(Stepper):
+    """`eps`: added to the root of the second moment, after its bias is put right. `decays`: what is decayed."""
+
     betas: tuple[Beta, Beta]
+    eps: Annotated[PositiveFloat, Neutral(1e-8)]
+    decays: Annotated[Decays, Neutral("matrices")]
 
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameter_groups(model, self.weight_decay), lr=self.lr, betas=self.betas)
+        groups = parameter_groups(model, self.weight_decay, self.decays)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -12,6 +12,10 @@ from peft_vision.config import component
 from peft_vision.features.source import Table
 from peft_vision.model import Model
 from peft_vision.schedule import Schedule
+
+Decays = Literal["matrices", "weights", "all"]
+"""What weight decay is for: matrices and prompts; all that is no bias, as in VPT's code; all that trains, as torch has
+it."""
 
 
 @component
@@ -84,17 +88,22 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=-1) == labels).double().mean(dim=-1)
 
 
-def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matrices") -> list[dict[str, object]]:
     """Return the parameters that train, in a decayed and an undecayed group.
 
     Decay is for matrices and prompts. Biases, norms and scales (one axis), and what timm itself exempts (class token,
-    position embeddings), have none.
+    position embeddings), have none. With `decays` "weights" only biases have none, and with "all" nothing.
     """
     exempt = {f"encoder.vit.{name}" for name in model.encoder.vit.no_weight_decay()}
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (undecayed if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
+            spared = {
+                "matrices": parameter.ndim < 2 or name in exempt,
+                "weights": "bias" in name.rpartition(".")[2],
+                "all": False,
+            }
+            (undecayed if spared[decays] else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -85,7 +85,7 @@ class GaLore(Stepper):
 
     def check(self, model: Model) -> None:
         """ConfigError where nothing in `model` can be projected like this, in any phase."""
-        check_matrices(model.tuned_state(), self.matrices, self.rank)
+        check_matrices(model.trained(), self.matrices, self.rank)
 
     def create(self, model: Model, *, seed: int) -> LowRank:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -14,7 +14,8 @@ from peft_vision.seeding import derive
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """`frozen`: what can be stored, None where nothing can; `probe`: whether the head alone trains; `first`: whether
+    """`frozen`: what can be stored, None where nothing can; `probe`: whether the head alone trains, on features that
+    are the same in every step; `first`: whether
     it is the one that fits the head before all else; `solved`: whether a solver fits it."""
 
     frozen: frozenset[Kind] | None
@@ -56,7 +57,7 @@ def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
     optimizer = experiment.optimizers[model.phase.group]
     return PhaseFacts(
         frozen=model.frozen,
-        probe=model.phase.probe,
+        probe=model.phase.probe and not model.phase.live_readout,
         first=model.phase.group == "probe",
         solved=isinstance(optimizer, Solver),
     )

@@ -9,6 +9,7 @@ from peft_vision.data.extent import Extent
 from peft_vision.data.pictures import Labelled
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest, hashed
+from peft_vision.user_code import source_of
 
 _DIVIDES = ("stage", "augment")  # of data: beside what the pictures of a split are
 _ROLES = {
@@ -38,7 +39,7 @@ class Content:
             [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
             None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which random weights are of
         ]
-        own = {split: [views, data.augment] if views and split == "train" else [] for split in self.marks}
+        own = {split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks}
         return {split: digest([common, own[split], mark]) for split, mark in self.marks.items()}
 
 

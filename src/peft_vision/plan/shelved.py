@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peft_vision.adapter import Recipe
+from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.distributed import World
-from peft_vision.experiment import Experiment, load_backbone, open_store
+from peft_vision.experiment import Experiment, open_store
 from peft_vision.features.entry import inspect
 from peft_vision.features.store import KEY_LENGTH, Store
 from peft_vision.model import Model

@@ -21,7 +21,9 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 class Row(BaseModel):
     """`name`: in the paper. `values`: of the table's tasks; None where only means are known. `groups`,
-    `mean_of_groups`, `mean`: as the paper has them. `weights`: where they are not the table's."""
+    `mean_of_groups`, `mean`: as they are printed, which figures that were rounded need not give to the last digit.
+    `weights`: where they are not the table's. `read_in`: where this row was read; empty: where the table was.
+    `not_seen`: which of its figures were seen in no source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +33,15 @@ class Row(BaseModel):
     mean_of_groups: Percent | None = None
     mean: Percent | None = None
     weights: str | None = None
+    read_in: str = ""
+    not_seen: tuple[Literal["values", "groups", "mean_of_groups", "mean"], ...] = ()
     remark: str = ""
+
+    @model_validator(mode="after")
+    def _has_what_was_not_seen(self) -> "Row":
+        if missing := [name for name in self.not_seen if not getattr(self, name)]:
+            raise ValueError(f"not_seen: the row has no {missing[0]}")
+        return self
 
 
 class Content(BaseModel):
@@ -90,22 +100,36 @@ class Table:
         return {} if row.values is None else dict(zip(tasks, row.values, strict=True))
 
     def group(self, method: str, group: str) -> float | None:
-        """The mean of a group, from the figures of its data sets where they are known."""
+        """The mean of a group as it is printed, else from the figures of its data sets where they are known."""
         values, of_group = self.values(method), self.benchmark.of_group(group)
+        if group in self.content.rows[method].groups:
+            return self.content.rows[method].groups[group]
         if values.keys() >= set(of_group):
             return fmean(values[data] for data in of_group)
-        return self.content.rows[method].groups.get(group)
+        return None
 
     def mean_of_groups(self, method: str) -> float | None:
+        """As it is printed, else from the means of the groups."""
+        printed = self.content.rows[method].mean_of_groups
         groups = [self.group(method, group) for group in dict.fromkeys(self.benchmark.groups.values())]
-        return self.content.rows[method].mean_of_groups if None in groups else fmean(groups)
+        return printed if printed is not None or None in groups else fmean(groups)
 
     def mean(self, method: str) -> float | None:
-        """Over all data sets."""
-        values = self.values(method)
-        return (
-            fmean(values.values()) if values.keys() == self.benchmark.titles.keys() else self.content.rows[method].mean
-        )
+        """Over all data sets, as it is printed, else from their figures."""
+        printed, values = self.content.rows[method].mean, self.values(method)
+        whole = values.keys() == self.benchmark.titles.keys()
+        return printed if printed is not None or not whole else fmean(values.values())
+
+    def about(self, method: str) -> str:
+        """What a reader of a row's figures must know: where they were read, which were not, and the row's remark."""
+        row = self.content.rows[method]
+        unseen = ", ".join({"values": "its figures"}.get(name, name.replace("_", " ")) for name in row.not_seen)
+        told = [
+            f"read in {row.read_in}" if row.read_in else "",
+            f"seen in no source: {unseen}" if unseen else "",
+            row.remark,
+        ]
+        return "; ".join(text for text in told if text)
 
 
 def shipped() -> list[str]:

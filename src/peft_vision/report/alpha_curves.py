@@ -82,7 +82,7 @@ def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = 
     labels = [str(handle.get_label()) for handle in handles]
     width = max(panel * columns + 0.4, legend_width(labels))
     height = 0.85 * panel * lines + legend_height(labels, width) + 0.5
-    figure = new_figure(width, height, f"{comparison.data}, {comparison.backbone}")
+    figure = new_figure(width, height, comparison.title)
     shared: Axes | None = None
     for number, shown in enumerate(panels):
         shared = figure.add_subplot(lines, columns, number + 1, sharex=shared, sharey=shared)

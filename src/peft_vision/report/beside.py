@@ -9,7 +9,8 @@ from typing import Literal
 from peft_vision.published.tables import Table, table
 from peft_vision.report.leaderboard import Entry, Leaderboard, Line
 from peft_vision.report.means import mean_score
-from peft_vision.report.significance import Score
+from peft_vision.report.protocol import Protocol
+from peft_vision.report.significance import Score, Strata
 
 Kind = Literal["data", "group", "mean of groups", "mean", "measured so far"]
 
@@ -34,12 +35,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Beside:
-    """One method of a `table` on one backbone. `differs`: in what its runs are not as published; `miniature`: whether
-    any of its images are of a rehearsal."""
+    """One method of a `table` on one backbone, by one protocol; `title` names both. `differs`: in what its runs are not
+    as published; `miniature`: whether any of its images are of a rehearsal."""
 
     table: Table
     method: str
     backbone: str
+    protocol: Protocol
+    title: str
     cells: tuple[Cell, ...]
     differs: tuple[str, ...]
     miniature: bool
@@ -79,16 +82,25 @@ def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
         for group in groups:
             of_group = {data: entries[data] for data in benchmark.of_group(group)}
             cells.append(_cell(f"{group} ({len(of_group)})", "group", its.group(line.method, group), of_group))
-        shares = {data: 1 / len(groups) / len(benchmark.of_group(group)) for data, group in benchmark.groups.items()}
+        strata = tuple(tuple(benchmark.of_group(group)) for group in groups)
         label = f"mean of {len(groups)} groups"
-        cells.append(_cell(label, "mean of groups", its.mean_of_groups(line.method), entries, shares))
+        cells.append(_cell(label, "mean of groups", its.mean_of_groups(line.method), entries, strata))
     cells.append(_cell(f"mean of {len(entries)}", "mean", its.mean(line.method), entries))
     measured = {data: entry for data, entry in entries.items() if _is_scored(entry)}
     if 0 < len(measured) < len(entries):
         whole = published.keys() >= measured.keys()
         mean = sum(published[data] for data in measured) / len(measured) if whole else None
         cells.append(_cell(f"mean of the {len(measured)} measured", "measured so far", mean, measured))
-    return Beside(its, line.method, board.backbone, tuple(cells), tuple(_differs(its, line)), _is_miniature(line))
+    return Beside(
+        its,
+        line.method,
+        board.backbone,
+        board.protocol,
+        board.title,
+        tuple(cells),
+        tuple(_differs(its, line)),
+        _is_miniature(line),
+    )
 
 
 def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:
@@ -108,17 +120,16 @@ def _cell(
     kind: Kind,
     published: float | None,
     entries: Mapping[str, Entry | str],
-    shares: Mapping[str, float] | None = None,
+    strata: Strata | None = None,
 ) -> Cell:
-    """Return the cell of the mean over `entries`, weighted equally or by `shares`."""
+    """Return the cell of the mean over `entries`, or over the means of `strata` of them."""
     without = [entry for entry in entries.values() if not _is_scored(entry)]
     if without:
         first = without[0] if isinstance(without[0], str) else without[0].status
         status = first if len(entries) == 1 else f"{len(entries) - len(without)} of {len(entries)}"
         return Cell(label, kind, published, None, status)
     values = {(data, seed): value for data, its in entries.items() for (_, seed), value in its.values.items()}
-    shares = shares or dict.fromkeys(entries, 1 / len(entries))
-    return Cell(label, kind, published, mean_score(values, shares), "scored")
+    return Cell(label, kind, published, mean_score(values, strata or (tuple(entries),)), "scored")
 
 
 def _differs(its: Table, line: Line) -> list[str]:

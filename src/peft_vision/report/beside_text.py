@@ -19,13 +19,13 @@ _COLUMNS = ("published", "measured", "difference")
 
 
 def by_table(found: Sequence[Beside]) -> list[list[Beside]]:
-    """Those of one table and backbone together."""
-    return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.backbone))]
+    """Those of one table, backbone and protocol together."""
+    return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.title))]
 
 
 def beside_heading(found: Sequence[Beside]) -> str:
     first = found[0]
-    return f"{first.table.content.title}: published and measured on {first.backbone}, test accuracy in %"
+    return f"{first.table.content.title}: published and measured on {first.title}, test accuracy in %"
 
 
 def beside_notes(found: Sequence[Beside]) -> list[str]:
@@ -39,7 +39,7 @@ def beside_notes(found: Sequence[Beside]) -> list[str]:
         f"weights {content.weights}; images: {content.images}; normalised by {content.normalization}; chosen by: "
         f"{content.selection}; seeds: {content.seeds}",
     ]
-    said += [f"{its.method}, published: {row.remark}" for its in found if (row := content.rows[its.method]).remark]
+    said += [f"{its.method}, published: {words}" for its in found if (words := its.table.about(its.method))]
     differs = dict.fromkeys(words for its in found for words in its.differs)
     said += [f"{_whose(words, found)}{words}" for words in differs]
     absent = [name for name in content.rows if name not in {its.method for its in found}]
@@ -98,6 +98,7 @@ def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
         {
             "table": its.table.name,
             "backbone": its.backbone,
+            "protocol": its.protocol,
             "method": its.method,
             "column": cell.label,
             "kind": cell.kind,

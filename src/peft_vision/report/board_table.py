@@ -46,6 +46,7 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
 
     return {
         "backbone": board.backbone,
+        "protocol": board.protocol,
         "method": line.method,
         "column": column.label,
         "kind": column.kind,
@@ -58,6 +59,7 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
         "tie": verdict.kind if verdict else None,
         "p_holm": verdict.p if verdict else None,
         "pairs": verdict.pairs if verdict else None,
+        "pairs_of": verdict.over if verdict else None,
         "data_sets": entry.covered,
         "of_data_sets": entry.of,
         "setting": entry.setting.label if entry.setting else None,

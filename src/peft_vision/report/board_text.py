@@ -9,6 +9,10 @@ from peft_vision.report.leaderboard import Entry, Leaderboard, Line
 from peft_vision.report.significance import Score
 
 SAMPLE = 3  # names that a note lists
+ABOUT = {
+    "seeds": "over seeds, each with its mean over the data sets: what is said is of these data sets",
+    "data_sets": "over data sets, each with its mean over shared seeds: what is said is of data sets such as these",
+}
 
 
 def figure(score: Score) -> str:
@@ -47,10 +51,14 @@ def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> lis
     scored = [entry for entry in entries if entry.score]
     best, tie, on_test = marks
     said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
+    if board.told:
+        said.append(
+            f"protocol: {board.told}; what other protocols came to on the same test images has a leaderboard of its "
+            "own, and is in no mean of this one"
+        )
     if any(entry.verdict for entry in scored):
         said.append(f"{best} the best of a column" + _tie_note(board, tie))
-    said += _untestable(board)
-    said += _twin_notes(board)
+    said += [*_mean_notes(board), *_untestable(board), *_twin_notes(board)]
     said += _choice_notes(board, on_test)
     if any(fewer_seeds(entry, board) for entry in scored):
         said.append(f"(n) fewer than {board.seeds} seeds")
@@ -68,7 +76,7 @@ def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> lis
 
 def _interval_note(scored: Sequence[Entry]) -> str:
     if any(entry.score.low is not None for entry in scored):
-        return ", and the 95 % interval of the mean (Student's t)"
+        return ", and the 95 % interval of the mean over seeds (Student's t)"
     return ""
 
 
@@ -76,11 +84,29 @@ def _tie_note(board: Leaderboard, tie: str) -> str:
     verdicts = [entry.verdict for line in board.lines for entry in line.entries if entry.verdict]
     if not any(verdict.kind in ("tie", "worse") for verdict in verdicts):
         return ""
-    over = "data sets and seeds" if len(board.data) > 1 else "seeds"
     return (
-        f"; {tie} not significantly different from it at 5 % (paired t-test over shared {over}, p-values corrected by "
+        f"; {tie} not significantly different from it at 5 % (paired t-test over shared seeds, p-values corrected by "
         "Holm's method over the methods of the column)"
     )
+
+
+def _mean_notes(board: Leaderboard) -> list[str]:
+    """Say what a verdict on a mean is about, and of which methods the other question had to be asked."""
+    means = [number for number, column in enumerate(board.columns) if column.kind != "data"]
+    tested = {
+        (number, line.method): verdict.over
+        for number in means
+        for line in board.lines
+        if (verdict := line.entries[number].verdict) and verdict.p is not None
+    }
+    said = [f"means are compared {ABOUT[over]}" for over in (board.ties_over,) if over in tested.values()]
+    for number in means:
+        names = [name for (column, name), over in tested.items() if column == number and over != board.ties_over]
+        if names:
+            label, other = board.columns[number].label, tested[number, names[0]]
+            lacking = "seeds shared on all of its data sets" if other == "data_sets" else "data sets in each group"
+            said.append(f"{label}: {_named(names)} compared {ABOUT[other]}; there are fewer than two {lacking}")
+    return said
 
 
 def _untestable(board: Leaderboard) -> list[str]:
@@ -93,12 +119,17 @@ def _untestable(board: Leaderboard) -> list[str]:
             if (verdict := line.entries[number].verdict) and verdict.kind == "untestable"
         ]
         if names:
-            more = f" and {len(names) - SAMPLE} more" if names[SAMPLE:] else ""
+            few = "" if column.kind == "data" else " on all of its data sets, and fewer than two data sets in a group"
             said.append(
-                f"{column.label}: {', '.join(names[:SAMPLE])}{more} untestable against the best: fewer than two shared "
-                "seeds, or all differences equal"
+                f"{column.label}: {_named(names)} untestable against the best: fewer than two shared seeds{few}, or "
+                "all differences equal"
             )
     return said
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SAMPLE} more" if names[SAMPLE:] else ""
+    return f"{', '.join(names[:SAMPLE])}{more}"
 
 
 def _twin_notes(board: Leaderboard) -> list[str]:

@@ -130,9 +130,9 @@ def _print(
         say("")
 
     for board in boards:
-        section(f"leaderboard, {board.backbone}", board_tables(board, width=width), notes(board))
+        section(f"leaderboard, {board.title}", board_tables(board, width=width), notes(board))
     for its in compared:
-        section(f"{its.data}, {its.backbone}: {its.source}", rich_tables(its, width=width), remarks(its))
+        section(f"{its.title}: {its.source}", rich_tables(its, width=width), remarks(its))
     for found in by_table(against):
         section(beside_heading(found), beside_tables(found, width=width), beside_notes(found))
     for run in left_out:

@@ -15,9 +15,10 @@ from peft_vision.experiment import KINDS, LATER
 from peft_vision.identity import canonical, hashed
 from peft_vision.printable import one_line
 from peft_vision.records import exists
-from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, TuningResult, load, parsed
+from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, Solved, TuningResult, load, parsed
 from peft_vision.run import Run
 from peft_vision.trust import check_targets
+from peft_vision.user_code import CODE
 
 OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
 TUNE = "tune"  # data.stage of runs that only choose, without test images
@@ -39,9 +40,10 @@ class Finished:
     """`setting`: what in its config can change a result, but for the seed, by dotted key. `source`: its images, in
     words; `group`: of data sets, or empty; `weights`: the backbone's, by name; `choices`: the option of each config
     group. `images`: how many, by split, and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where
-    accuracies are of the same images and classes. `curve`: metrics along the interpolation, by alpha; `alpha`: the
-    chosen one, None without an interpolation. `choice`: how a sweep came to the setting. `test_reads`: how often the
-    test images were scored, 0 where nobody counted. `twins`: how many pictures of a split are among another's too."""
+    accuracies are of the same images and classes. `solved`: what its solver tried, None where none did. `curve`:
+    metrics along the interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a
+    sweep came to the setting. `test_reads`: how often the test images were scored, 0 where nobody counted. `twins`:
+    how many pictures of a split are among another's too."""
 
     folder: Path
     method: str
@@ -56,6 +58,7 @@ class Finished:
     metrics: Mapping[str, float]
     images: Mapping[str, int]
     marks: Mapping[str, str]
+    solved: Solved | None
     parameters: Mapping[str, int]
     curve: Mapping[float, Mapping[str, float]]
     alpha: float | None
@@ -113,6 +116,7 @@ def read(folder: Path) -> Finished:
             **{f"ood/{shift}": count for shift, count in shifts.images.items()},
         },
         marks={f"ood/{name}": split.model_dump_json() for name, split in shifts.splits.items()},
+        solved=_solved(result.selection),
         parameters=result.parameters.model_dump(),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
@@ -167,6 +171,15 @@ def _curve(interpolation: Interpolation) -> dict[float, dict[str, float]]:
     return curve
 
 
+def _solved(selection: Solved | None) -> Solved | None:
+    """Return it if its accuracies are those of the run itself, and not of a phase before the last."""
+    if selection is None or selection.group != "optimizer":
+        return None
+    for row in selection.tried:
+        _check_scores({name: value for name, value in row.items() if name == "val/accuracy"})
+    return selection
+
+
 def _check_scores(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         score = name.rpartition("/")[2]
@@ -186,6 +199,8 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(config[group], dict) and "_target_" in config[group]:
             check_targets(config[group], f"config.{group}")
             setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
+    if CODE in config and isinstance(config[CODE], dict):
+        setting |= {f"{CODE}.{one_line(str(name))}": one_line(str(its)) for name, its in config[CODE].items()}
     return setting
 
 

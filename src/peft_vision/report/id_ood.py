@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from peft_vision.config import nearest
 from peft_vision.report.choose import Cell, cell
 from peft_vision.report.finished import Finished
+from peft_vision.report.protocol import Protocol, protocol, titled
 from peft_vision.report.robustness import Line, Transform, fit
 from peft_vision.report.shifts import Counts, comparable
 
@@ -65,10 +66,13 @@ class Row:
 class Comparison:
     """`sets`: the shifts of each, with their images. `images`: those behind each accuracy, by its metric. `lines`: of
     the reference runs, for each set and ood/mean; `no_line`: why there is none. `costs`: whether they are
-    shown. `notes`: what a reader must know."""
+    shown. `notes`: what a reader must know. `title`: the data set, the backbone and, where another comparison is of
+    the same two, the protocol."""
 
     backbone: str
     data: str
+    protocol: Protocol
+    title: str
     source: str
     sets: Mapping[str, Counts]
     images: Counts
@@ -89,15 +93,22 @@ def comparisons(
     rows: Sequence[str] = (),
     costs: bool = False,
 ) -> list[Comparison]:
-    """One for each backbone and data set, of the runs that saw test images. `reference`: the methods whose runs the
-    lines go through; None: all. `rows`: what has rows of its own beside the method: a config group, or a value such as
-    optimizer.rank."""
+    """One for each backbone, data set and protocol, of the runs that saw test images. `reference`: the methods whose
+    runs the lines go through; None: all. `rows`: what has rows of its own beside the method: a config group, or a value
+    such as optimizer.rank."""
     tested = [run for run in runs if ID in run.metrics]
     telling = telling_keys(tested, rows)
-    problems: dict[tuple[str, str, str, str], list[Finished]] = {}
+    problems: dict[tuple[str, str, str, str, Protocol], list[Finished]] = {}
+    found: dict[tuple[str, str], set[Protocol]] = {}
     for run in tested:
-        problems.setdefault((run.data, run.source, run.backbone, run.weights), []).append(run)
-    return [_comparison(problems[key], reference, transform, telling, costs) for key in sorted(problems)]
+        problems.setdefault((run.data, run.source, run.backbone, run.weights, protocol(run)), []).append(run)
+        found.setdefault((run.data, backbone_label(run)), set()).add(protocol(run))
+    return [_comparison(problems[key], reference, transform, telling, costs, found) for key in sorted(problems)]
+
+
+def backbone_label(run: Finished) -> str:
+    """Return the option of the backbone, or its name in timm."""
+    return run.backbone if run.backbone != "timm" else run.weights
 
 
 def _comparison(
@@ -106,7 +117,9 @@ def _comparison(
     transform: Transform,
     telling: Sequence[str],
     costs: bool,
+    found: Mapping[tuple[str, str], set[Protocol]],
 ) -> Comparison:
+    """`found`: the protocols of each data set and backbone."""
     kept, sets, notes = comparable(runs)
     methods = sorted({run.method for run in kept}, key=rank)
     images = {ID: max(run.images["test"] for run in kept)}
@@ -125,9 +138,12 @@ def _comparison(
     cells = [cell(name, its) for method in methods for name, its in _labelled(kept, method, telling).items()]
     rows = [row for its in cells for row in _rows(its, lines)]
     first = kept[0]
+    data, backbone, its_protocol = first.data, backbone_label(first), protocol(first)
     return Comparison(
-        backbone=first.backbone if first.backbone != "timm" else first.weights,
-        data=first.data,
+        backbone=backbone,
+        data=data,
+        protocol=its_protocol,
+        title=titled(f"{data}, {backbone}", its_protocol, found[data, backbone]),
         source=first.source,
         sets=sets,
         images=images,

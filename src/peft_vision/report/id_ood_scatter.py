@@ -54,7 +54,7 @@ def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None 
     panel = max(_PANEL, *(inches(_title(target), NORMAL) + 0.4 for target in ends))
     width = max(panel * columns + 0.4, _NARROWEST, legend_width(labels))
     height = _PANEL * lines + legend_height(labels, width) + 0.5
-    figure = new_figure(width, height, f"{comparison.data}, {comparison.backbone}")
+    figure = new_figure(width, height, comparison.title)
     for number, target in enumerate(ends):
         axes = figure.add_subplot(lines, columns, number + 1, xlim=ends[target][0], ylim=ends[target][1])
         for row in rows:

@@ -37,7 +37,7 @@ def _table(board: Leaderboard) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escaped(f'{board.backbone}. {caption}.')}}}",
+            rf"\caption{{{escaped(f'{board.title}. {caption}.')}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
             r"\toprule",
             _row([escaped(heading) for heading in headings]),

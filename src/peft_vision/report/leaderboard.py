@@ -15,7 +15,8 @@ from peft_vision.report.id_ood import Comparison, rank
 from peft_vision.report.means import Column, mean_columns, mean_score
 from peft_vision.report.options import Options
 from peft_vision.report.problems import Problem, problems
-from peft_vision.report.significance import Pair, Score, Verdict, verdicts
+from peft_vision.report.protocol import WORDS, Protocol, titled
+from peft_vision.report.significance import Over, Pair, Score, Verdict, verdicts
 
 Status = Literal["scored", "missing", "failed", "unfinished", "only tuned", "undecided", "incomplete"]
 COSTS = ("cost/peak_mib", "cost/train_seconds")
@@ -63,14 +64,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The leaderboard of one backbone. `problems`: its data sets, in the order of their columns. `seeds`: the largest
-    number of seeds in an entry of a data set. The last column orders the lines."""
+    """The leaderboard of one backbone and protocol, which `title` names where there are several. `problems`: its data
+    sets, in the order of their columns. `seeds`: the largest number of seeds in an entry of a data set. `ties_over`:
+    what the test of a mean was asked to take for a sample. The last column orders the lines."""
 
     backbone: str
+    protocol: Protocol
+    title: str
     problems: tuple[Problem, ...]
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     seeds: int
+    ties_over: Over
+
+    @property
+    def told(self) -> str:
+        """The protocol in words, where its backbone has several; else empty."""
+        return "" if self.title == self.backbone else WORDS[self.protocol]
 
     @property
     def data(self) -> tuple[Column, ...]:
@@ -80,17 +90,24 @@ class Leaderboard:
 def leaderboards(
     compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
 ) -> list[Leaderboard]:
-    """One for each backbone, by name. `compared`: of the same runs."""
-    found = problems(compared, runs, left_out, options)
-    backbones = dict.fromkeys(problem.backbone for problem in found)
-    return [_board(backbone, [its for its in found if its.backbone == backbone], options) for backbone in backbones]
+    """One for each backbone, and for each protocol of its runs. `compared`: of the same runs."""
+    by_backbone: dict[str, dict[Protocol, list[Problem]]] = {}
+    for its in problems(compared, runs, left_out, options):
+        by_backbone.setdefault(its.backbone, {}).setdefault(its.protocol, []).append(its)
+    return [
+        _board(backbone, name, titled(backbone, name, by_protocol), found, options)
+        for backbone, by_protocol in by_backbone.items()
+        for name, found in by_protocol.items()
+    ]
 
 
-def _board(backbone: str, unordered: Sequence[Problem], options: Options) -> Leaderboard:
+def _board(
+    backbone: str, protocol: Protocol, title: str, unordered: Sequence[Problem], options: Options
+) -> Leaderboard:
     group_of = {its.label: its.group(options.groups) for its in unordered}
     groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
     found = sorted(unordered, key=lambda its: groups.index(group_of[its.label]))
-    columns = [Column(its.label, "data", {its.label: 1.0}) for its in found]
+    columns = [Column(its.label, "data", ((its.label,),)) for its in found]
     columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
     methods = sorted({method for its in found for method in its.methods}, key=rank)
     lines = []
@@ -98,11 +115,20 @@ def _board(backbone: str, unordered: Sequence[Problem], options: Options) -> Lea
         entries = {its.label: _entry(its, method) for its in found}
         whole = [entries[column.label] if column.kind == "data" else _mean(column, entries) for column in columns]
         lines.append(_line(method, whole, found))
-    judged = _judged(columns, lines)
+    judged = _judged(columns, lines, options)
     last = len(columns) - 1
     judged.sort(key=lambda line: (line.entries[last].score is None, -_height(line.entries[last])))
     seeds = max((entry.score.n for line in lines for entry in line.entries if entry.score and entry.setting), default=0)
-    return Leaderboard(backbone, tuple(found), tuple(columns), tuple(judged), seeds)
+    return Leaderboard(
+        backbone=backbone,
+        protocol=protocol,
+        title=title,
+        problems=tuple(found),
+        columns=tuple(columns),
+        lines=tuple(judged),
+        seeds=seeds,
+        ties_over=options.ties_over,
+    )
 
 
 def _height(entry: Entry) -> float:
@@ -118,22 +144,22 @@ def _entry(problem: Problem, method: str) -> Entry:
 
 
 def _mean(column: Column, entries: Mapping[str, Entry]) -> Entry:
-    over = [entries[label] for label in column.shares]
+    over = [entries[label] for label in column.labels]
     covered = sum(entry.score is not None for entry in over)
     values = {pair: value for entry in over for pair, value in entry.values.items()}
     if covered < len(over):
         return Entry("incomplete", None, values, covered, len(over), None, None, 0)
-    return Entry("scored", mean_score(values, column.shares), values, covered, len(over), None, None, 0)
+    return Entry("scored", mean_score(values, column.strata), values, covered, len(over), None, None, 0)
 
 
-def _judged(columns: Sequence[Column], lines: Sequence[Line]) -> list[Line]:
+def _judged(columns: Sequence[Column], lines: Sequence[Line], options: Options) -> list[Line]:
     """With verdicts, a column at a time."""
     by_column = []
     for number, column in enumerate(columns):
         scored = {line.method: line.entries[number] for line in lines if line.entries[number].score}
         means = {method: entry.score.mean for method, entry in scored.items()}
         samples = {method: entry.values for method, entry in scored.items()}
-        by_column.append(verdicts(samples, means, column.shares) if len(lines) > 1 else {})
+        by_column.append(verdicts(samples, means, column.strata, options.ties_over) if len(lines) > 1 else {})
     return [
         replace(
             line,

@@ -4,21 +4,26 @@ VTAB's authors report the first, of 19 tasks; the papers on prompts and adapters
 structured. They differ where groups are not of one size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from peft_vision.report.significance import Pair, Score
+from peft_vision.report.significance import Pair, Score, Strata
 
 
 @dataclass(frozen=True)
 class Column:
-    """`shares`: of each data set in its figure, which add up to 1."""
+    """`strata`: the data sets of its figure, which is the mean of the means over each group."""
 
     label: str
     kind: Literal["data", "group", "mean of groups", "mean"]
-    shares: Mapping[str, float]
+    strata: Strata
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The data sets of its figure."""
+        return tuple(label for its in self.strata for label in its)
 
 
 def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[Column]:
@@ -29,28 +34,30 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
     for label, group in group_of.items():
         if group:
             groups.setdefault(group, []).append(label)
-    columns = [Column(_named(group, its, wanted), "group", _equal(its)) for group, its in groups.items()]
+    columns = [Column(_named(group, its, wanted), "group", (tuple(its),)) for group, its in groups.items()]
     if len(groups) > 1:
-        shares = {label: 1 / len(groups) / len(its) for its in groups.values() for label in its}
-        columns.append(Column(f"mean of {len(groups)} groups", "mean of groups", shares))
-    return [*columns, Column(f"mean of {len(group_of)} data sets", "mean", _equal(list(group_of)))]
+        strata = tuple(map(tuple, groups.values()))
+        columns.append(Column(f"mean of {len(groups)} groups", "mean of groups", strata))
+    return [*columns, Column(f"mean of {len(group_of)} data sets", "mean", (tuple(group_of),))]
 
 
-def mean_score(values: Mapping[Pair, float], shares: Mapping[str, float]) -> Score:
-    """Return the mean of a method's accuracies over all data sets, weighted by `shares`. Where all data sets have the
-    same seeds, the score is of each seed's mean; else it is the mean of the data sets' means, with no spread."""
-    by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in shares}
+def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
+    """Return the mean of a method's accuracies over the means of the `strata`. Where all data sets have the same seeds,
+    the score is of each seed's mean; else it is the mean of the data sets' means, with no spread."""
+    labels = [label for its in strata for label in its]
+    by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in labels}
     seeds = {frozenset(found) for found in by_data.values()}
     if len(seeds) == 1:
-        return Score.of([sum(shares[label] * by_data[label][seed] for label in shares) for seed in sorted(*seeds)])
-    mean = sum(shares[label] * fmean(found.values()) for label, found in by_data.items())
+        of_seeds = ({label: its[seed] for label, its in by_data.items()} for seed in sorted(*seeds))
+        return Score.of([_mean(its, strata) for its in of_seeds])
+    mean = _mean({label: fmean(found.values()) for label, found in by_data.items()}, strata)
     return Score(mean, None, None, None, min(map(len, by_data.values())))
+
+
+def _mean(by_data: Mapping[str, float], strata: Iterable[Iterable[str]]) -> float:
+    return fmean(fmean(by_data[label] for label in its) for its in strata)
 
 
 def _named(group: str, labels: list[str], wanted: Mapping[str, tuple[str, ...]] | None) -> str:
     whole = len((wanted or {}).get(group, ()))
     return f"{group} ({len(labels)} of {whole})" if len(labels) < whole else f"{group} ({len(labels)})"
-
-
-def _equal(labels: list[str]) -> dict[str, float]:
-    return dict.fromkeys(labels, 1 / len(labels))

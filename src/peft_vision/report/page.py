@@ -105,8 +105,8 @@ def _gaps(boards: Sequence[Leaderboard], left_out: Sequence[LeftOut]) -> Markup:
 
 def _sources(boards: Sequence[Leaderboard]) -> list[Markup]:
     """The images of each data set."""
-    tested = [problem for board in boards for problem in board.problems if problem.comparison]
-    told = [element("li", f"{its.label}, {its.backbone}: {its.comparison.source}") for its in tested]
+    tested = [(its, board) for board in boards for its in board.problems if its.comparison]
+    told = [element("li", f"{its.label}, {board.title}: {its.comparison.source}") for its, board in tested]
     return [element("details", element("summary", "The images of each data set"), element("ul", *told))] if told else []
 
 

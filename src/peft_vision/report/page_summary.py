@@ -19,7 +19,7 @@ def title(boards: Sequence[Leaderboard]) -> str:
 
 
 def summary(boards: Sequence[Leaderboard], runs: Sequence[Finished], left_out: Sequence[LeftOut]) -> list[Markup]:
-    backbones = [board.backbone for board in boards]
+    backbones = list(dict.fromkeys(board.backbone for board in boards))
     lead = f"{_count(len(runs), 'finished run')} from {_count(len(backbones), 'backbone')}; " + (
         f"{_count(len(left_out), 'folder')} left out." if left_out else "nothing left out."
     )
@@ -38,6 +38,7 @@ def summary(boards: Sequence[Leaderboard], runs: Sequence[Finished], left_out: S
         "Methods": ", ".join(sorted(_methods(boards))),
         "Data": "; ".join(dict.fromkeys(sources)),
         "Backbones": ", ".join(backbones),
+        **({"Protocols": "; ".join(told)} if (told := _protocols(boards)) else {}),
         "Seeds": _listed(run.seed for run in runs),
         "Settings": _chosen(boards, runs),
         "Test images": _reads(runs),
@@ -95,6 +96,10 @@ def _listed(values: Iterable[int]) -> str:
     found = sorted(set(values))
     whole = found == list(range(found[0], found[-1] + 1)) and len(found) > 3
     return f"{found[0]} to {found[-1]}" if whole else ", ".join(map(str, found))
+
+
+def _protocols(boards: Sequence[Leaderboard]) -> list[str]:
+    return list(dict.fromkeys(board.told for board in boards if board.told))
 
 
 def _methods(boards: Sequence[Leaderboard]) -> set[str]:

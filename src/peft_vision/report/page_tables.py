@@ -13,6 +13,7 @@ from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Finished
 from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
 from peft_vision.report.markup import Cell, Heading, Markup, element, joined, table
+from peft_vision.report.significance import Verdict
 
 
 def board_table(board: Leaderboard) -> Markup:
@@ -27,7 +28,7 @@ def board_table(board: Leaderboard) -> Markup:
         ]
         for line in board.lines
     ]
-    return table(f"Test accuracy in %, {board.backbone}", headings, rows, classes="board")
+    return table(f"Test accuracy in %, {board.title}", headings, rows, classes="board")
 
 
 def _score(entry: Entry, board: Leaderboard) -> Cell:
@@ -36,15 +37,17 @@ def _score(entry: Entry, board: Leaderboard) -> Cell:
     kind = entry.verdict.kind if entry.verdict else ""
     text = " ".join(filter(None, [figure(entry.score), fewer_seeds(entry, board)]))
     parts: list[str] = [element("span", text, class_="best" if kind == "best" else None)]
-    mark = (
-        element("abbr", "≈", title=f"not significantly different from the best (p = {entry.verdict.p:.2g})")
-        if kind == "tie"
-        else ""
-    )
+    mark = element("abbr", "≈", title=_tie(entry.verdict)) if kind == "tie" else ""
     parts.append(element("span", mark, class_="mark"))
     if between := interval(entry.score):
         parts.append(element("span", between, class_="between"))
     return Cell(joined(parts), entry.score.mean, "")
+
+
+def _tie(verdict: Verdict) -> str:
+    """Say what the mark means, to who points at it."""
+    over = {"seeds": "seeds", "data_sets": "data sets"}[verdict.over]
+    return f"not significantly different from the best (p = {verdict.p:.2g}, {verdict.pairs} {over})"
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Markup:
@@ -75,7 +78,7 @@ def absent_table(board: Leaderboard) -> Markup | None:
         reason = _reason(board, line, column.label, entry)
         rows.append([Cell(text, text, "") for text in (line.method, column.label, entry.status, reason)])
     return (
-        table(f"Cells of the leaderboard without a figure, {board.backbone}", headings, rows, classes="wide")
+        table(f"Cells of the leaderboard without a figure, {board.title}", headings, rows, classes="wide")
         if rows
         else None
     )
@@ -104,7 +107,7 @@ def settings_table(boards: Sequence[Leaderboard]) -> Markup:
         Heading("training, s", False, ""),
     ]
     rows = [
-        _setting(line, column.label, entry)
+        _setting(line, ", ".join(filter(None, [column.label, board.told])), entry)
         for board in boards
         for line in board.lines
         for column, entry in zip(board.columns, line.entries, strict=True)
@@ -137,6 +140,7 @@ def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
         Heading("folder", True, ""),
         Heading("method", True, ""),
         Heading("data", True, ""),
+        Heading("stage", True, ""),
         Heading("seed", False, ""),
         Heading("learning rate", False, ""),
         Heading("decay", False, ""),
@@ -158,6 +162,7 @@ def _run(run: Finished, out: Path) -> list[Cell]:
         Cell(element("a", run.name, href=f"{where}/"), run.name, ""),
         Cell(run.method, run.method, ""),
         Cell(run.data, run.data, ""),
+        Cell(stage := str(run.setting.get("data.stage", "all")), stage, ""),
         Cell(str(run.seed), run.seed, ""),
         *(_number(run.setting.get(key)) for key in ("optimizer.lr", "optimizer.weight_decay")),
         _percent(run.metrics.get("val/accuracy")),

@@ -62,7 +62,7 @@ def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Fi
     handles = [_handle(its_looks[method], method) for method in methods]
     handles.append(Line2D([], [], label="Pareto front", **_FRONT))
     figure, axes = panel_figure(
-        f"{board.columns[number].label}, {board.backbone}",
+        f"{board.columns[number].label}, {board.title}",
         count=len(panels),
         columns=len(panels),
         width=_PANEL,

@@ -35,10 +35,10 @@ _CAPTIONS = {
         "is one standard deviation. Methods whose head is solved rather than stepped have no epochs.",
     ),
     "response": (
-        "Response to learning rate and weight decay",
-        "Mean validation accuracy in % over seeds of every setting tried; where settings also differ in something "
-        "else, the best of them. Colour runs from each panel's lowest to its highest; (n) marks fewer seeds than "
-        "others; hatched is what was not tried, or failed.",
+        "Response to learning rate and weight decay, or to C",
+        "Mean validation accuracy in % over seeds of every setting tried, those that a solver tried within a run too; "
+        "where settings also differ in something else, the best of them. Colour runs from each panel's lowest to its "
+        "highest; (n) marks fewer seeds than others; hatched is what was not tried, or failed.",
     ),
     "scatter": (
         "In distribution against out of distribution",
@@ -71,17 +71,17 @@ class Picture:
 
 def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
     """Means first; then, by data set."""
-    found = [problem for board in boards for problem in board.problems]
-    stems = dict(zip(map(id, found), _stems(found), strict=True))
+    found = [(problem, _marked(board)) for board in boards for problem in board.problems]
+    stems = dict(zip((id(problem) for problem, _ in found), _stems(found), strict=True))
     for board in boards:
         its_looks = _looks(board)
         last = len(board.columns) - 1
         if len(board.problems) > 1:
-            stem = _plain(f"mean-{board.backbone}")
-            section = f"{board.columns[last].label}, {board.backbone}"
+            stem = _plain(f"mean-{_marked(board)}")
+            section = f"{board.columns[last].label}, {board.title}"
             yield from _named(stem, section, {"pareto": pareto(board, last, its_looks)})
         for number, problem in enumerate(board.problems):
-            title = f"{problem.label}, {board.backbone}"
+            title = f"{problem.label}, {board.title}"
             drawn = {
                 "pareto": pareto(board, number, its_looks),
                 "curves": learning_curves(problem.chosen, its_looks, title),
@@ -106,9 +106,14 @@ def _looks(board: Leaderboard) -> dict[str, Look]:
     return looks(dict.fromkeys([*known, *(line.method for line in board.lines)]))
 
 
-def _stems(found: Sequence[Problem]) -> list[str]:
+def _marked(board: Leaderboard) -> str:
+    """Return the backbone and, where its runs are of several protocols, this one's name."""
+    return f"{board.backbone}-{board.protocol}" if board.told else board.backbone
+
+
+def _stems(found: Sequence[tuple[Problem, str]]) -> list[str]:
     """Return for each data set the beginning of its pictures' file names; no two are equal."""
-    stems = [_plain(f"{problem.data}-{problem.backbone}") for problem in found]
+    stems = [_plain(f"{problem.data}-{mark}") for problem, mark in found]
     return [f"{stem}-{number + 1}" if stems.count(stem) > 1 else stem for number, stem in enumerate(stems)]
 
 

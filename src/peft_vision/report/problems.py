@@ -1,7 +1,7 @@
-"""Groups the runs of a report by backbone and data set: those that saw test images, those that only tuned, and those
-that ended without a result."""
+"""Groups the runs of a report by backbone, data set and protocol: those that saw test images, those that only tuned,
+and those that ended without a result."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,20 +10,22 @@ from peft_vision.report.attempt import Attempt
 from peft_vision.report.choose import Setting, cell
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Finished, is_tuning
-from peft_vision.report.id_ood import Comparison, Row, label, telling_keys
+from peft_vision.report.id_ood import Comparison, Row, backbone_label, label, telling_keys
 from peft_vision.report.options import Options
+from peft_vision.report.protocol import Protocol, protocols
 
 _STAGE = "data.stage"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`label`: of the data set, unlike those of others on the same backbone. `comparison`: None where no run saw test
-    images. `tuning`, `attempts`: by method, as rows are labelled."""
+    """`label`: of the data set, unlike those of others on the same backbone by the same protocol. `comparison`: None
+    where no run saw test images. `tuning`, `attempts`: by method, as rows are labelled."""
 
     label: str
     data: str
     backbone: str
+    protocol: Protocol
     comparison: Comparison | None
     tuning: Mapping[str, tuple[Finished, ...]]
     attempts: Mapping[str, tuple[tuple[LeftOut, Attempt], ...]]
@@ -88,22 +90,22 @@ def problems(
 ) -> list[Problem]:
     """In the order of `compared`; what no run has been tested on follows."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
-    parts = [_Part(its.data, its.backbone, its) for its in compared]
-    known = {_design(run.setting): part for part in parts for run in part.runs()}
+    parts = [_Part(its.data, its.backbone, its.protocol, its) for its in compared]
     for run in runs:
         if run.tunes:
-            part = _home(parts, known, run.data, backbone_label(run), run.setting)
+            part = _home(parts, run.data, backbone_label(run), run.setting)
             part.tuning.setdefault(label(run, telling), []).append(run)
     for out in left_out:
         if (its := out.attempt) is not None:
-            part = _home(parts, known, its.data, its.backbone, its.setting)
+            part = _home(parts, its.data, its.backbone, its.setting)
             part.attempts.setdefault(_attempt_label(its, runs, telling), []).append((out, its))
-    names = [(part.data, part.backbone) for part in parts]
+    names = [(part.data, part.backbone, part.protocol) for part in parts]
     return [
         Problem(
             label=_numbered(names, number),
             data=part.data,
             backbone=part.backbone,
+            protocol=part.protocol,
             comparison=part.comparison,
             tuning={method: tuple(its) for method, its in part.tuning.items()},
             attempts={method: tuple(its) for method, its in part.attempts.items()},
@@ -115,33 +117,40 @@ def problems(
 class _Part:
     """A problem that is being put together."""
 
-    def __init__(self, data: str, backbone: str, comparison: Comparison | None) -> None:
-        self.data, self.backbone, self.comparison = data, backbone, comparison
+    def __init__(self, data: str, backbone: str, protocol: Protocol, comparison: Comparison | None) -> None:
+        self.data, self.backbone, self.protocol, self.comparison = data, backbone, protocol, comparison
         self.tuning: dict[str, list[Finished]] = {}
         self.attempts: dict[str, list[tuple[LeftOut, Attempt]]] = {}
 
-    def runs(self) -> Iterable[Finished]:
+    @cached_property
+    def designs(self) -> set[str]:
+        """Of its runs with test figures."""
         rows = self.comparison.rows if self.comparison else ()
-        return (run for row in rows for setting in row.cell.settings for run in setting.runs)
+        return {_design(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
+
+    @cached_property
+    def images(self) -> set[str]:
+        """Of the same runs, whatever their stage."""
+        rows = self.comparison.rows if self.comparison else ()
+        return {_images(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
 
 
-def _home(
-    parts: list[_Part], known: Mapping[str, _Part], data: str, backbone: str, setting: Mapping[str, Any]
-) -> _Part:
-    """Return the problem that a run without test figures belongs to: the one of its data set and backbone, of several
-    the one whose images are chosen alike; a new one where there is none."""
+def _home(parts: list[_Part], data: str, backbone: str, setting: Mapping[str, Any]) -> _Part:
+    """Return the problem that a run without test figures belongs to: the one of its data set, backbone and protocol, of
+    several the one whose images are chosen alike; a new one where there is none."""
     alike = [part for part in parts if part.data == data and _same_backbone(part.backbone, backbone, setting)]
-    if len(alike) > 1 and (part := known.get(_design(setting))) in alike:
-        return part
-    if not alike:
-        parts.append(_Part(data, setting.get("backbone.name", backbone) if backbone == "timm" else backbone, None))
-        return parts[-1]
-    return alike[0]
-
-
-def backbone_label(run: Finished) -> str:
-    """As comparisons call it: the option, or the name in timm."""
-    return run.backbone if run.backbone != "timm" else run.weights
+    for part in alike:
+        if _design(setting) in part.designs:
+            return part
+    wanted = protocols(setting)
+    for name in wanted:
+        if its := [part for part in alike if part.protocol == name]:
+            return next((part for part in its if _images(setting) in part.images), its[0])
+    known = {part.protocol for part in parts}
+    its_protocol = next((name for name in wanted if name in known), wanted[0])
+    its_backbone = setting.get("backbone.name", backbone) if backbone == "timm" else backbone
+    parts.append(_Part(data, its_backbone, its_protocol, None))
+    return parts[-1]
 
 
 def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> bool:
@@ -149,9 +158,13 @@ def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> boo
 
 
 def _design(setting: Mapping[str, Any]) -> str:
-    """Return the config's values of data and backbone, without the stage, as a text that is equal for equal images."""
-    groups = ("data.", "backbone.")
-    return repr(sorted((key, value) for key, value in setting.items() if key.startswith(groups) and key != _STAGE))
+    """Return the config's values of data and backbone as a text."""
+    return repr(sorted((key, value) for key, value in setting.items() if key.startswith(("data.", "backbone."))))
+
+
+def _images(setting: Mapping[str, Any]) -> str:
+    """Return the same without the stage: equal for equal images."""
+    return _design({key: value for key, value in setting.items() if key != _STAGE})
 
 
 def _key(setting: Mapping[str, Any]) -> str:
@@ -168,7 +181,7 @@ def _attempt_label(its: Attempt, runs: Sequence[Finished], telling: Sequence[str
     return its.method
 
 
-def _numbered(names: Sequence[tuple[str, str]], number: int) -> str:
-    """The data set; with a number where several have its name, on one backbone."""
+def _numbered(names: Sequence[tuple[str, ...]], number: int) -> str:
+    """The data set; with a number where several have its name, on one backbone by one protocol."""
     name = names[number]
     return f"{name[0]} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name[0]

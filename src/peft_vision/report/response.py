@@ -1,22 +1,29 @@
-"""How validation accuracy answers to learning rate and weight decay, among the settings that were tried."""
+"""How validation accuracy answers to learning rate and weight decay, or to the strength C of a solver, among the
+settings that were tried: those of runs, and those that a solver tried within a run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from peft_vision.report.choose import Setting
 from peft_vision.report.problems import Problem
 
-LR, DECAY = "optimizer.lr", "optimizer.weight_decay"
+LR, DECAY, C = "optimizer.lr", "optimizer.weight_decay", "optimizer.C"
+RATES = ("learning rate", "weight decay")
+STRENGTHS = ("C (the larger, the weaker the penalty)", "")
 
-Place = tuple[float | None, float | None]
-"""Learning rate and weight decay; None of a setting that has none."""
+Place = tuple[float, float | None]
+"""A learning rate and a weight decay, None of a setting that has none; or a C alone."""
+
+Axes = tuple[str, str]
+"""What the two values of a place are."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """`accuracy`: mean over seeds; the best of the settings with this rate and decay."""
+    """`accuracy`: mean over seeds; the best of the settings at this place."""
 
     accuracy: float
     seeds: int
@@ -24,9 +31,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Response:
-    """The response of one method on one data set. `failed`: places where every run failed."""
+    """The response of one method on one data set along `axes`; `rates` and `decays` are the values on the first and the
+    second. `failed`: places where every run failed."""
 
-    rates: tuple[float | None, ...]
+    axes: Axes
+    rates: tuple[float, ...]
     decays: tuple[float | None, ...]
     tried: Mapping[Place, Tried]
     failed: frozenset[Place]
@@ -34,43 +43,83 @@ class Response:
 
 
 def responses(problem: Problem) -> dict[str, Response]:
-    """By method; of those with several rates or decays, two of which have an accuracy at least."""
-    found = {method: _response(problem, method) for method in problem.methods}
-    return {method: its for method, its in found.items() if len(its.tried) > 1}
+    """By method; of those with several places, two of which have an accuracy at least. A method of which both rates and
+    strengths were tried has a response to each."""
+    found: dict[str, Response] = {}
+    for method in problem.methods:
+        its = [response for axes in (RATES, STRENGTHS) if len((response := _response(problem, method, axes)).tried) > 1]
+        found |= {f"{method}, C" if its[1:] and one.axes == STRENGTHS else method: one for one in its}
+    return found
 
 
-def _response(problem: Problem, method: str) -> Response:
+def _response(problem: Problem, method: str, axes: Axes) -> Response:
     tried: dict[Place, Tried] = {}
     for setting in problem.candidates(method):
-        place, accuracy = _place(setting.runs[0].setting), setting.validation
-        if accuracy is not None and (place not in tried or accuracy > tried[place].accuracy):
-            tried[place] = Tried(accuracy, len(setting.runs))
+        for place, its in _tried(setting, axes):
+            if place not in tried or its.accuracy > tried[place].accuracy:
+                tried[place] = its
     attempts = problem.attempts.get(method, ())
-    failed = {_place(its.setting) for out, its in attempts if out.kind == "failed" and its.setting} - set(tried)
+    of_failed = [_own_places(its.setting, axes) for out, its in attempts if out.kind == "failed" and its.setting]
+    failed = {place for places in of_failed for place in places} - set(tried)
     places = {*tried, *failed}
     chosen = problem.chosen.get(method)
     return Response(
-        rates=_sorted({rate for rate, _ in places}),
+        axes=axes,
+        rates=tuple(sorted({rate for rate, _ in places})),
         decays=_sorted({decay for _, decay in places}),
         tried=tried,
         failed=frozenset(failed),
-        chosen=_chosen(chosen, tried),
+        chosen=_chosen(chosen, tried, axes),
     )
 
 
-def _chosen(setting: Setting | None, tried: Mapping[Place, Tried]) -> Place | None:
-    place = _place(setting.runs[0].setting) if setting else None
+def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, Tried]]:
+    """Yield the places of a setting: one, or of a solver one for each that it tried."""
+    if any(run.solved for run in setting.runs):
+        accuracies: dict[Place, list[float]] = {}
+        for run in setting.runs:
+            for row in run.solved.tried if run.solved else ():
+                if (place := _solvers(row, axes)) is not None and "val/accuracy" in row:
+                    accuracies.setdefault(place, []).append(row["val/accuracy"])
+        yield from ((place, Tried(fmean(found), len(found))) for place, found in accuracies.items())
+    elif setting.validation is not None:
+        for place in _own_places(setting.runs[0].setting, axes):
+            yield place, Tried(setting.validation, len(setting.runs))
+
+
+def _chosen(setting: Setting | None, tried: Mapping[Place, Tried], axes: Axes) -> Place | None:
+    """Where the chosen setting lies, if it is one of those tried, and the solver's the same for all seeds."""
+    if setting is None:
+        return None
+    solved = {_solvers(run.solved.chosen, axes) for run in setting.runs if run.solved}
+    places = solved or set(_own_places(setting.runs[0].setting, axes))
+    place = places.pop() if len(places) == 1 else None
     return place if place in tried else None
 
 
-def _place(setting: Mapping[str, Any]) -> Place:
-    rate, decay = (setting.get(key) for key in (LR, DECAY))
-    return _number(rate), _number(decay)
+def _own_places(setting: Mapping[str, Any], axes: Axes) -> list[Place]:
+    """Return the place that a run's config names; none where it names no number, as of a solver that has lists."""
+    if axes == STRENGTHS:
+        values = setting.get(C)
+        return (
+            [(value, None) for value in map(_number, values) if value is not None]
+            if isinstance(values, list | tuple)
+            else []
+        )
+    rate = _number(setting.get(LR))
+    return [] if rate is None else [(rate, _number(setting.get(DECAY)))]
+
+
+def _solvers(row: Mapping[str, float], axes: Axes) -> Place | None:
+    """Return the place of what a solver tried; None where it has none on these axes."""
+    rate = _number(row.get("C" if axes == STRENGTHS else "lr"))
+    return None if rate is None else (rate, None if axes == STRENGTHS else _number(row.get("weight_decay")))
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if right else None
 
 
-def _sorted(values: set[float | None]) -> tuple[float | None, ...]:
+def _sorted(values: Iterable[float | None]) -> tuple[float | None, ...]:
     return tuple(sorted(values, key=lambda value: (value is not None, value or 0.0)))

@@ -1,4 +1,5 @@
-"""The picture of a response: a heat map of learning rate and weight decay, or a line where only one of them varies."""
+"""The picture of a response: a heat map of learning rate and weight decay, or a line where only one of them varies, and
+of the strengths of a solver."""
 
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from peft_vision.report.response import Place, Response, Tried
 
 _COLUMNS = 3
 _CELL, _LEAST, _LOWEST = 0.44, 1.5, 1.1  # inches, of a cell, and the least width and height of a panel
+_MOST = 25.0  # inches, which hundreds of settings share
 _AROUND = 0.6  # inches, that a title may be wider than its panel
 _SMALL = 1e-3  # rates and decays below it are written as powers of ten
 _INK, _PAPER = "#111111", "#fefefe"  # of figures on a coloured cell, whatever the page's colours
@@ -33,10 +35,10 @@ def response_plot(found: Mapping[str, Response], title: str) -> Figure | None:
         columns=min(len(found), _COLUMNS),
         width=max(
             _LEAST,
-            *(_CELL * len(its.rates) for its in found.values()),
+            *(min(_MOST, _CELL * len(its.rates)) for its in found.values()),
             *(inches(name, NORMAL) - _AROUND for name in found),
         ),
-        height=max(_LOWEST, *(_CELL * len(its.decays) for its in found.values())),
+        height=max(_LOWEST, *(min(_MOST, _CELL * len(its.decays)) for its in found.values())),
         handles=_legend(found),
         shares_y=False,
         titled=True,
@@ -75,8 +77,8 @@ def _heat_map(axes: Axes, its: Response) -> None:
     axes.set_ylim(-0.5, len(its.decays) - 0.5)
     axes.set_xticks(range(len(its.rates)), [_text(rate) for rate in its.rates])
     axes.set_yticks(range(len(its.decays)), [_text(decay) for decay in its.decays])
-    axes.set_xlabel("learning rate", fontsize=NORMAL)
-    axes.set_ylabel("weight decay", fontsize=NORMAL)
+    axes.set_xlabel(its.axes[0], fontsize=NORMAL)
+    axes.set_ylabel(its.axes[1], fontsize=NORMAL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
@@ -108,7 +110,7 @@ def _line(axes: Axes, its: Response) -> None:
     axes.set_xticks(range(len(values)), [_text(value) for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.margins(y=0.15)
-    axes.set_xlabel("learning rate" if of_rate else "weight decay", fontsize=NORMAL)
+    axes.set_xlabel(its.axes[0] if of_rate else its.axes[1], fontsize=NORMAL)
     axes.set_ylabel("validation accuracy (%)", fontsize=NORMAL)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
 

@@ -64,6 +64,14 @@ class _Environment(Record):
     git_commit: _Short | None = None
 
 
+class Solved(Record):
+    """What the solver of one of a run's phases, in config group `group`, tried within the run."""
+
+    group: _Short
+    chosen: Annotated[dict[_Short, float], Field(max_length=20)]
+    tried: Annotated[list[_Metrics], Field(max_length=10_000)]
+
+
 class Result(Record):
     choices: _Choices
     seed: Seed
@@ -73,6 +81,7 @@ class Result(Record):
     backbone: _Backbone
     data: _Data
     optimizer: _Footprint | None = None
+    selection: Solved | None = None
     peak_mib: float | None = None
     train_seconds: float | None = None
     test_reads: Count = 0

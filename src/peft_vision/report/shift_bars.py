@@ -77,7 +77,7 @@ def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = No
     labels = {panel: _labels(panel, group * panel.size(least) / len(panel.groups)) for line in lines for panel in line}
     words = sum(max(labels[panel].height for panel in line) for line in lines)
     height = (_HEIGHT + _TITLE) * len(lines) + words + legend_height(names, width)
-    figure = new_figure(width, height, f"{comparison.data}, {comparison.backbone}")
+    figure = new_figure(width, height, comparison.title)
     grid = figure.add_gridspec(len(lines), longest)
     for number, line in enumerate(lines):
         start, leftmost = 0, None

@@ -13,6 +13,7 @@ def record(comparison: Comparison) -> dict[str, Any]:
     return {
         "data": comparison.data,
         "backbone": comparison.backbone,
+        "protocol": comparison.protocol,
         "source": comparison.source,
         "images": comparison.images,
         "sets": comparison.sets,

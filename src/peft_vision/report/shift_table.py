@@ -63,18 +63,18 @@ def markdown(comparison: Comparison) -> str:
     rows = [heading, ["---" if name in _WORDS else "---:" for name in heading], *lines]
     table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
     notes = "".join(f"- {note}\n" for note in remarks(comparison))
-    return f"## {comparison.data}, {comparison.backbone}\n\n{comparison.source}\n\n{table}\n{notes}"
+    return f"## {comparison.title}\n\n{comparison.source}\n\n{table}\n{notes}"
 
 
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """All comparisons in one table; fractions, and of each figure the mean, the standard deviation and the seeds."""
     named = {column.metric: None for comparison in comparisons for column in columns(comparison)}
     figures = [f"{metric} {part}" for metric in named for part in ("mean", "std", "seeds")]
-    rows: list[list[object]] = [["data", "backbone", "method", "setting", "parameters", *figures]]
+    rows: list[list[object]] = [["data", "backbone", "protocol", "method", "setting", "parameters", *figures]]
     for comparison in comparisons:
         for row in comparison.rows:
             found = [_parts(row.statistic(metric)) for metric in named]
-            start = [comparison.data, comparison.backbone, row.label, row.setting, row.parameters]
+            start = [comparison.data, comparison.backbone, comparison.protocol, row.label, row.setting, row.parameters]
             rows.append([*start, *(part for parts in found for part in parts)])
     return csv_text(rows)
 
@@ -83,9 +83,13 @@ def remarks(comparison: Comparison) -> list[str]:
     """Return the remarks that a reader of the table needs."""
     cells = [row.cell for row in comparison.rows if row.label == row.cell.method]
     tried = ", ".join(f"{its.method} {len(its.settings)}" for its in cells)
+    points = (
+        ", effective robustness in percentage points"
+        if any(its.unit == "points" for its in columns(comparison))
+        else ""
+    )
     said = [
-        "accuracies and calibration errors in %, effective robustness in percentage points: mean ± standard deviation "
-        "over seeds",
+        f"accuracies and calibration errors in %{points}: mean ± standard deviation over seeds",
         f"setting: {RULE}; tried: {tried}",
         *(f"{its.method}: {its.undecided}" for its in cells if its.chosen is None),
         *(f"{its.method}: chosen on test images" for its in cells if its.chosen and its.chosen.on_test),

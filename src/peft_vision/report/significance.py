@@ -1,16 +1,23 @@
 """How sure a mean is, and whether the best of several is better than the others.
 
-The interval is Student's, of 95 %, over seeds. Each method is compared with the best by a paired t-test over what both
-have, and the p-values are corrected for their number (Holm, 1979): sorted, p_(k) (m - k + 1), never less than the one
-before. Not significant, at 5 %, is a tie.
+The interval is Student's, of 95 %, over seeds. Each method is compared with the best by a paired t-test, and the
+p-values are corrected for their number (Holm, 1979): sorted, p_(k) (m - k + 1), never less than the one before. Not
+significant, at 5 %, is a tie.
+
+What is paired depends on the question. Over seeds: is the best one better on these data sets, whatever the seed? Each
+seed has one difference, of the means over the data sets. Over data sets: is it better on data sets such as these, of
+which these are a sample? Each data set has one difference, of the means over the seeds. Pairs of data set and seed are
+no sample of either kind: those of one data set, or of one seed, resemble each other.
+
+With groups, data sets are samples of their own groups (strata): the variance of the difference is that of the mean of
+the groups' means, and its degrees of freedom are those of Satterthwaite (1946) and Welch (1947).
 """
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Literal
 
 CONFIDENCE = 0.95
@@ -19,6 +26,12 @@ _DIGITS = 12  # beyond these, equal accuracies differ by the order of a sum
 
 Pair = tuple[str, int]
 """Data set and seed: what two accuracies must share to be a pair."""
+
+Over = Literal["seeds", "data_sets"]
+"""What a test takes for a sample: the seeds, on these data sets; or the data sets, of others such as these."""
+
+Strata = tuple[tuple[str, ...], ...]
+"""Data sets by group; a figure is the mean of the means over each."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +58,42 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`p`: corrected; None of the best and where nothing could be tested. `pairs`: that were compared."""
+    """`p`: corrected; None of the best and where nothing could be tested. `pairs`: the differences that were tested,
+    `over` seeds or data sets; None of the best and where neither could be asked."""
 
     kind: Literal["best", "tie", "worse", "untestable"]
     p: float | None
     pairs: int
+    over: Over | None
+
+
+@dataclass(frozen=True)
+class _Test:
+    """The test of one method against the best. `p`: before correction; None where the differences say nothing.
+    `behind`: whether it is the method that the differences find worse."""
+
+    p: float | None
+    pairs: int
+    over: Over | None
+    behind: bool
 
 
 def verdicts(
-    samples: Mapping[str, Mapping[Pair, float]], means: Mapping[str, float], shares: Mapping[str, float]
+    samples: Mapping[str, Mapping[Pair, float]], means: Mapping[str, float], strata: Strata, over: Over
 ) -> dict[str, Verdict]:
-    """By method. `samples`: its accuracies; `means`: the figure that is compared; `shares`: of each data set in it."""
+    """Judge each method of a column. `samples`: its accuracies; `means`: the figure that is compared, over `strata`;
+    `over`: what is asked wherever it can be, and else the other question."""
     if not means:
         return {}
     highest = round(max(means.values()), _DIGITS)
     best = [name for name, mean in means.items() if round(mean, _DIGITS) == highest]
-    judged = {name: Verdict("best", None, 0) for name in best}
-    raw: dict[str, tuple[float, int]] = {}
-    for name in means:
-        if name not in judged:
-            differences = _differences(samples[best[0]], samples[name], shares)
-            p = paired_p(differences)
-            judged[name] = Verdict("untestable", None, len(differences))
-            raw |= {} if p is None else {name: (p, len(differences))}
-    corrected = holm({name: p for name, (p, _) in raw.items()})
-    for name, p in corrected.items():
-        judged[name] = Verdict("worse" if p <= LEVEL else "tie", p, raw[name][1])
+    judged = {name: Verdict("best", None, 0, None) for name in best}
+    tests = {name: _test(samples[best[0]], samples[name], strata, over) for name in means if name not in judged}
+    corrected = holm({name: test.p for name, test in tests.items() if test.p is not None})
+    for name, test in tests.items():
+        p = corrected.get(name)
+        kind = "untestable" if p is None else "worse" if p <= LEVEL and test.behind else "tie"
+        judged[name] = Verdict(kind, p, test.pairs, test.over)
     return judged
 
 
@@ -87,22 +110,57 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
 def paired_p(differences: Sequence[float]) -> float | None:
     """Two-sided, of a mean difference of zero; None for less than two, and for differences that are all the same, of
     which the test says nothing."""
-    if len({round(difference, _DIGITS) for difference in differences}) < 2:
+    return stratified_p([differences])
+
+
+def stratified_p(strata: Sequence[Sequence[float]]) -> float | None:
+    """Two-sided, of a mean of zero over the strata's mean differences; None where a stratum has less than two, and
+    where the differences of each are all the same."""
+    if not strata or min(map(len, strata)) < 2 or all(len(_distinct(its)) < 2 for its in strata):
         return None
     from scipy.special import stdtr  # here, because it takes a moment
 
-    t = fmean(differences) / (stdev(differences) / math.sqrt(len(differences)))
-    return 2 * float(stdtr(len(differences) - 1, -abs(t)))
+    parts = [variance(its) / len(its) / len(strata) ** 2 for its in strata]
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(its) - 1) for part, its in zip(parts, strata, strict=True))
+    t = fmean(map(fmean, strata)) / math.sqrt(sum(parts))
+    return 2 * float(stdtr(freedom, -abs(t)))
 
 
-def _differences(first: Mapping[Pair, float], second: Mapping[Pair, float], shares: Mapping[str, float]) -> list[float]:
-    """Return the differences of all pairs, each weighted by its data set, so that their mean is the difference of the
-    scores; empty where a data set has no pair."""
-    pairs = [pair for pair in first if pair in second and pair[0] in shares]
-    counts = Counter(data for data, _ in pairs)
-    if set(counts) != set(shares):
+def _distinct(values: Iterable[float]) -> set[float]:
+    return {round(value, _DIGITS) for value in values}
+
+
+def _test(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Strata, over: Over) -> _Test:
+    """Ask what is wanted; where there are too few differences for it, the other question."""
+    by_data = _shared(first, second, strata)
+    asked: dict[Over, list[list[float]]] = {
+        "seeds": [_over_seeds(by_data, strata)],
+        "data_sets": [[fmean(by_data[label].values()) for label in its] for its in strata] if by_data else [[]],
+    }
+    other: Over = "data_sets" if over == "seeds" else "seeds"
+    can = [its for its in (over, other) if min(map(len, asked[its])) > 1]
+    if not can:
+        return _Test(None, len(asked["seeds"][0]), None, behind=False)
+    found = asked[can[0]]
+    return _Test(stratified_p(found), sum(map(len, found)), can[0], behind=fmean(map(fmean, found)) > 0)
+
+
+def _shared(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Strata) -> dict[str, dict[int, float]]:
+    """Return the differences by data set and seed, of the seeds that both have; empty where a data set has none."""
+    labels = [label for its in strata for label in its]
+    found: dict[str, dict[int, float]] = {label: {} for label in labels}
+    for pair in first:
+        if pair in second and pair[0] in found:
+            found[pair[0]][pair[1]] = first[pair] - second[pair]
+    return found if all(found.values()) else {}
+
+
+def _over_seeds(by_data: Mapping[str, Mapping[int, float]], strata: Strata) -> list[float]:
+    """Return the difference of each seed that all data sets have."""
+    if not by_data:
         return []
-    return [(first[pair] - second[pair]) * shares[pair[0]] * len(pairs) / counts[pair[0]] for pair in pairs]
+    seeds = set.intersection(*(set(its) for its in by_data.values()))
+    return [fmean(fmean(by_data[label][seed] for label in its) for its in strata) for seed in sorted(seeds)]
 
 
 @cache

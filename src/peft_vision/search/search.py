@@ -17,6 +17,7 @@ from peft_vision.plan.expected import Expected, evenly
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work
+from peft_vision.sweep.limit import NotStarted
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.sweep.points import Points
 
@@ -44,6 +45,8 @@ class Search:
             study.check(record)
             batch = options.batch or (launcher.at_once if isinstance(launcher, Elsewhere) else None) or 1
             while True:
+                if self.sweep.limit.is_reached():
+                    return study, self._stopped(study)
                 if drawn := study.draw(batch):
                     self._run(study, drawn)
                 elif all(trial.state.is_finished() for trial in study.trials()):
@@ -82,15 +85,21 @@ class Search:
                 names.append(f"trial {trial.number + 1}/{study.total}: {own}")
                 owners.append(trial.number)
         try:
-            ended = self.sweep.run(points, names)
+            ended = self.sweep.run(points, names, of="the batch")
         except ConfigError:  # values that do not go together
             for trial in drawn:
                 study.tell(trial.number, value=None, pruned=False)
             raise
         for trial in drawn:
             its = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
-            if not any(end.is_busy() for end in its):
+            if not any(end.is_busy() or isinstance(end.fault, NotStarted) for end in its):
                 study.tell(trial.number, value=_value(its), pruned=any(isinstance(end.fault, Pruned) for end in its))
+
+    def _stopped(self, study: Study) -> Trials:
+        """The trials that are over; what is left of the others counts as not started."""
+        over = [trial for trial in study.trials() if trial.state.is_finished()]
+        self.sweep.limit.held = (study.total - len(over)) * max(1, len(self.space.seeds))
+        return self._ended(study, over)
 
     def _ended(self, study: Study, trials: Sequence[FrozenTrial]) -> Trials:
         """From the folders of the runs, whichever process they were run by."""

@@ -26,8 +26,8 @@ _SHOWN = 5  # of the best trials
 
 
 class SweepOfTrials(Points):
-    def __init__(self, params: Any, report: Any, **options: Any) -> None:
-        super().__init__(params, report)
+    def __init__(self, params: Any, report: Any, max_failures: int | None = None, **options: Any) -> None:
+        super().__init__(params, report, max_failures)
         self.options: SearchOptions = checked(SearchOptions, options, "hydra.sweeper")
         if self.options.n_trials is None:
             raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")

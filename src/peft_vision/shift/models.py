@@ -10,9 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from peft_vision.adapter import Recipe, load_probe
+from peft_vision.backbone.load import load_backbone
 from peft_vision.composition import option
 from peft_vision.config import ConfigError
-from peft_vision.experiment import Experiment, load_backbone
+from peft_vision.experiment import Experiment
 from peft_vision.interpolation import between, changed
 from peft_vision.model import Model
 from peft_vision.phases import begin_next_phase

@@ -28,8 +28,9 @@ class SweepOfGrids(Points):
         grids: Mapping[str, Mapping[str, object]],
         params: Mapping[str, str] | None,
         report: Mapping[str, Any] | None,
+        max_failures: int | None = None,
     ) -> None:
-        super().__init__(params, report)
+        super().__init__(params, report, max_failures)
         self.grids = grids
 
     def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
@@ -64,7 +65,8 @@ class SweepOfGrids(Points):
         if unknown := wanted - offered:
             known = ", ".join(sorted(offered))
             raise HydraException(
-                f"{_CHOOSES}: no grid of this sweep is of {', '.join(sorted(unknown))}; there are {known}"
+                f"{_CHOOSES}: no grid of this sweep is of {', '.join(sorted(unknown))}; there are {known}; "
+                f"add one: {_example(min(unknown))}"
             )
         return crossings
 
@@ -74,6 +76,11 @@ class SweepOfGrids(Points):
         chosen = any(group in other for other in self.grids.values())
         named = any(key in other for other in self.grids.values())
         return not (rest and chosen and named) or key in grid
+
+
+def _example(method: str) -> str:
+    """Return an override that adds a grid, as a shell takes it."""
+    return f"'+hydra.sweeper.grids.{method}={{{_CHOOSES}: {method}, optimizer.lr: \"1e-3,1e-2\"}}'"
 
 
 def _are_grids(grids: object) -> bool:

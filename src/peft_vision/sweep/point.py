@@ -89,3 +89,12 @@ def labels(points: Sequence[Sequence[str]]) -> list[str]:
         " ".join(word for word in point if word not in common and not word.startswith("task.pruner="))
         for point in points
     ]
+
+
+def also_read(points: Sequence[Point]) -> list[str]:
+    """Return the overrides that have one pass of the backbone compute whatever any of the runs reads: without them a
+    probe cannot know that a later run reads more than its features."""
+    trained = [point for point in points if point.experiment is not None]
+    reads = {frozenset(point.experiment.method.reads()) for point in trained}
+    told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
+    return [] if told or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]

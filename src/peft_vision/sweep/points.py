@@ -1,9 +1,10 @@
 """A sweep: all its points are checked before the first one runs; what is done is not done again; one that fails stops
 no other; what failed is listed at the end."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from peft_vision.published.tables import table
 from peft_vision.ranks import check_alone
 from peft_vision.report.options import Options
 from peft_vision.served import Served
+from peft_vision.sweep.checks import account, account_of_data, by_data, check
 from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
-from peft_vision.sweep.point import Ended, Point, labels
+from peft_vision.sweep.limit import Limit, NotStarted
+from peft_vision.sweep.point import Ended, Point, also_read, labels
 from peft_vision.sweep.view import View
 from peft_vision.sweep_agent import out_of_sight
 from peft_vision.task.base import Task
@@ -40,15 +43,20 @@ from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
 _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # say nothing of what is compared
-_NAMED = 3  # points that share a fault
+_LARGE = 100  # points, which it takes a second or so to look at
 
 
 class Points(Sweeper):
-    """`params`: overrides by key, beside those of the command line. `report`: its options; None: none is made."""
+    """`params`: overrides by key, beside those of the command line. `report`: its options; None: none is made.
+    `max_failures`: failed runs after which no other is started; None: all are."""
 
-    def __init__(self, params: Mapping[str, str] | None, report: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, params: Mapping[str, str] | None, report: Mapping[str, Any] | None, max_failures: int | None = None
+    ) -> None:
         self.params = dict(params or {})
+        self.limit = Limit(max_failures)
         self._launches = 0
+        self._looked: dict[tuple[str, ...], tuple[Point, Ended | None]] = {}
         self.served = Served()
         self.report: Options | None = None if report is None else checked(Options, report, "hydra.sweeper.report")
 
@@ -106,37 +114,45 @@ class Points(Sweeper):
     def parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
 
-    def run(self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None) -> list[Ended]:
+    def run(self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None, *, of: str = "") -> list[Ended]:
         """Each once, wherever the launcher starts them. ConfigError before anything starts, where some are wrong.
-        `names`: for the user; None: what sets each apart."""
+        `names`: for the user; None: what sets each apart. `of`: what they are runs of, where it is not the sweep."""
         before, prepared = self.prepared(points, names)
         ended = dict(before)
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]
-        extra = _foreseen([prepared[number] for number in todo])
-        with out_of_sight(), View(prepared) as view:
+        extra = also_read([prepared[number] for number in todo])
+        with out_of_sight(), View(prepared, of) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
             for number, its in self._launched(prepared, todo, extra, view):
                 ended[number] = its
-                if not ended[number].is_busy():
-                    view.ended(number, ended[number], skipped=False)
-            if busy := [number for number in todo if ended[number].is_busy()]:
+                self.limit.count(its.fault)
+                if not its.is_busy():
+                    view.ended(number, its, skipped=False)
+            busy = [number for number in todo if number in ended and ended[number].is_busy()]
+            if busy and not self.limit.is_reached():
                 logger.info("%d of the points were busy in another process; their results now", len(busy))
                 for number, its in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
                     ended[number] = its
-                    view.ended(number, ended[number], skipped=False)
+                    self.limit.count(its.fault)
+                    view.ended(number, its, skipped=False)
+        for number in todo:
+            if number not in ended or ended[number].is_busy():
+                ended[number] = Ended(prepared[number], None, NotStarted())
+                self.limit.held += 1
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
     def close(self, ended: Sequence[Ended]) -> None:
         """The last words of a sweep: its report, and ConfigError with what failed."""
-        failed = [its for its in ended if its.fault is not None]
+        failed = [its for its in ended if not isinstance(its.fault, NotStarted | None)]
         lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"] if failed else []
         said = [fault(its.fault).splitlines() for its in failed]
         lines += [f"  {its.point.label}: {first}" for its, (first, *_) in zip(failed, said, strict=True)]
         lines += dict.fromkeys(line for _, *rest in said for line in rest)  # remedies, which many share
         if any(its.point.has_failed() for its in failed):
             lines.append("task.retry=true tries again what failed by itself")
+        lines += self.limit.said()
         try:
             close(ended, self.report, self.name, is_news=self._launches > 0)
         except ConfigError as error:  # such as a disk that is full, which must not hide the others
@@ -163,23 +179,58 @@ class Points(Sweeper):
     ) -> tuple[dict[int, Ended], list[Point]]:
         """Return the points that had ended before, by number, and all points, those that have to run checked.
         ConfigError as of `run`."""
+        self.check_data(points)
         before: dict[int, Ended] = {}
         prepared: list[Point] = []
         checked: dict[str, str | None] = {}
         wrong: dict[str, list[str]] = {}
         for overrides, label in zip(points, names or labels(points), strict=True):
             try:
-                point = Point.of(overrides, label, self.composer.request(overrides))
+                point, its_end = self._looked.pop(tuple(overrides), None) or self._look(overrides)
+                point = replace(point, label=label)
                 prepared.append(point)
-                if (its_end := point.ended_before(self.served)) is not None:
-                    before[len(prepared) - 1] = its_end
+                if its_end is not None:
+                    before[len(prepared) - 1] = replace(its_end, point=point)
                 elif point.experiment is not None:
-                    _check(point.experiment, checked)
+                    check(point.experiment, checked)
             except (ConfigError, HydraException, OmegaConfBaseException) as error:
                 wrong.setdefault(fault(error), []).append(label)
         if wrong:
-            raise ConfigError(_account(wrong, len(points)))
+            raise ConfigError(account(wrong, len(points)))
         return before, prepared
+
+    def check_data(self, points: Sequence[Sequence[str]]) -> None:
+        """ConfigError at once where a large sweep cannot use its data, which would else be said after a look at all of
+        its points."""
+        if len(points) < _LARGE:
+            return
+        wrong: dict[str, str] = {}
+        choices = by_data(points)
+        for words, its in choices.items():
+            if (point := self._first_to_do(its)) is not None:
+                try:
+                    point.experiment.data.check()
+                except ConfigError as error:
+                    wrong[words] = str(error)
+        if wrong:
+            raise ConfigError(account_of_data(wrong, len(choices)))
+
+    def _first_to_do(self, points: Sequence[Sequence[str]]) -> Point | None:
+        """Return the first point that has to train; None before one that is wrong, of which `prepared` says why."""
+        for overrides in points:
+            try:
+                looked = self._looked.get(tuple(overrides)) or self._look(overrides)
+            except (ConfigError, HydraException, OmegaConfBaseException):
+                return None
+            self._looked[tuple(overrides)] = looked
+            if looked[1] is None:
+                return looked[0] if looked[0].experiment is not None else None
+        return None
+
+    def _look(self, overrides: Sequence[str]) -> tuple[Point, Ended | None]:
+        """Return the point, without a label, and how it ended before."""
+        point = Point.of(overrides, "", self.composer.request(overrides))
+        return point, point.ended_before(self.served)
 
     def _launched(
         self, points: Sequence[Point], numbers: Sequence[int], extra: Sequence[str], view: View
@@ -190,12 +241,19 @@ class Points(Sweeper):
         self._launches += len(numbers)
         commands = [[*points[number].overrides, *extra, *self._grouped(points[number])] for number in numbers]
         if not isinstance(self.launcher, Elsewhere):
-            for number, job in zip(numbers, self.launcher.launch(commands, initial_job_idx=0), strict=True):
-                yield number, points[number].ended(None if job.status is JobStatus.COMPLETED else job._return_value)
+            together = len(numbers) if self.limit.most is None else 1
+            for first in range(0, len(numbers), together):
+                if self.limit.is_reached():
+                    return
+                jobs = self.launcher.launch(commands[first : first + together], initial_job_idx=first)
+                for number, job in zip(numbers[first:], jobs, strict=False):
+                    yield number, points[number].ended(None if job.status is JobStatus.COMPLETED else job._return_value)
             return
         folders = [points[number].folder() or self.launcher.folder / str(number) for number in numbers]
         jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
         meanwhile: dict[int, Ended] = {}
+        at_work: set[int] = set()
+        held: set[int] = set()
 
         def starts(position: int) -> bool:
             """Unless another sweep has done it by now."""
@@ -203,15 +261,22 @@ class Points(Sweeper):
             if (its := points[number].ended_before(self.served)) is not None:
                 meanwhile[number] = its
                 return False
+            if self.limit.is_reached():
+                held.add(number)
+                return False
+            at_work.add(number)
             view.started(number)
             return True
 
-        for position, exit_code in self.launcher.carry_out(jobs, starts):
-            number = numbers[position]
-            yield (
-                number,
-                meanwhile[number] if number in meanwhile else points[number].ended(jobs[position].fault(exit_code)),
-            )
+        with closing(self.launcher.carry_out(jobs, starts)) as ending:  # which ends what is at work and not awaited
+            for position, exit_code in ending:
+                number = numbers[position]
+                at_work.discard(number)
+                if number not in held:
+                    fault_of_job = jobs[position].fault(exit_code)
+                    yield number, meanwhile[number] if number in meanwhile else points[number].ended(fault_of_job)
+                if self.limit.is_reached() and not at_work:
+                    return
 
     def _grouped(self, point: Point) -> list[str]:
         """So that the mirror shows the runs of a sweep together."""
@@ -225,37 +290,3 @@ def expected(standing: Sequence[tuple[Point, Ended | None]]) -> list[Expected]:
         Expected(point.experiment, ended=ended is not None or point.experiment.run.read_result() is not None)
         for point, ended in standing
     ]
-
-
-def _check(experiment: Any, checked: dict[str, str | None]) -> None:
-    """Raise ConfigError where an experiment cannot work; what several points have in common is checked once."""
-    for groups, check in experiment.checks().items():
-        key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
-        if key not in checked:
-            try:
-                check()
-                checked[key] = None
-            except ConfigError as error:
-                checked[key] = str(error)
-        if checked[key] is not None:
-            raise ConfigError(checked[key])
-
-
-def _foreseen(points: Sequence[Point]) -> list[str]:
-    """Return the overrides that have one pass of the backbone compute whatever any of the runs reads: without them a
-    probe cannot know that a later run reads more than its features."""
-    trained = [point for point in points if point.experiment is not None]
-    reads = {frozenset(point.experiment.method.reads()) for point in trained}
-    told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
-    return [] if told or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]
-
-
-def _account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
-    """Each fault once, with the points that have it."""
-    if len(wrong) == 1 and len(next(iter(wrong.values()))) == total:
-        return next(iter(wrong))
-    lines = [f"{sum(map(len, wrong.values()))} of the sweep's {total} points are wrong, and nothing was started"]
-    for its, concerned in wrong.items():
-        more = f" and {len(concerned) - _NAMED} more" if concerned[_NAMED:] else ""
-        lines.append(f"  {'; '.join(concerned[:_NAMED])}{more}: {its.splitlines()[0]}")
-    return "\n".join(lines)

@@ -27,8 +27,11 @@ class _Row(Record):
 
 
 class View:
-    def __init__(self, points: Sequence[Point]) -> None:
+    """`of`: what the points are runs of, where it is not the sweep."""
+
+    def __init__(self, points: Sequence[Point], of: str = "") -> None:
         self._points = points
+        self._of = f" of {of}" if of else ""
         self._running: dict[int, float] = {}  # since when
         self._ended: dict[int, Ended] = {}
         self._skipped = 0
@@ -63,8 +66,10 @@ class View:
         word = _word(its, skipped=skipped)
         figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
-        place = f"{len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}"
-        line = f"{place}  {word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
+        place = f"run {len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}{self._of}  "
+        if self._of and len(self._points) == 1:  # its label says it all
+            place = ""
+        line = f"{place}{word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
         self._say(line if self._live or skipped else f"{line}{self._outlook()}")
 
     def _say(self, line: str) -> None:
@@ -99,7 +104,7 @@ class View:
 
     def _table(self) -> Table:
         failed = sum(_word(its, skipped=False) == "failed" for its in self._ended.values())
-        parts = [f"{len(self._ended) - failed} of {len(self._points)} done"]
+        parts = [f"{len(self._ended) - failed} of {len(self._points)} runs{self._of} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(self._running)} running"]
         parts += [f"best val {100 * self._best[0]:.2f} % ({self._best[1]})"] if self._best else []

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from torch import nn
 
 from peft_vision.adapter import Recipe, write_adapter, write_probe
+from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.config import ConfigError, build, component
 from peft_vision.data.images import Source
@@ -18,7 +19,7 @@ from peft_vision.data.splits import Splits
 from peft_vision.data.twins import worded
 from peft_vision.distributed import World, world
 from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
-from peft_vision.experiment import Experiment, load_backbone, open_store
+from peft_vision.experiment import Experiment, open_store
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Stepper
 from peft_vision.phases import fit_phases
@@ -141,8 +142,8 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             for pair, twins in (splits.twins or {}).items():
                 (sentence,) = worded({pair: twins.count})
                 logger.warning("%-9s %s, byte for byte, such as %s", "twins", sentence, twins.example)
-            views = experiment.features.views
-            for group, line in said(experiment.fitting, augment=experiment.data.augment, views=views).items():
+            shown = {"augment": experiment.data.augment, "views": experiment.features.views}
+            for group, line in said(experiment.fitting, model, experiment.head, **shown).items():
                 logger.info("%-9s %s", group, line)
             log = held.enter_context(mirrored(experiment, run, anew=standing.rows == 0))
             tell_epochs(log, experiment)

@@ -48,9 +48,10 @@ class Tuning(SweepOfGrids):
         report: Mapping[str, Any] | None,
         seeds: Sequence[int],
         selection: Selection,
+        max_failures: int | None = None,
         **search: Any,
     ) -> None:
-        super().__init__(grids, params, report)
+        super().__init__(grids, params, report, max_failures)
         self.seeds = seeds
         self.selection = selection
         self.searches = search["n_trials"] is not None
@@ -74,6 +75,9 @@ class Tuning(SweepOfGrids):
     def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
         """The final runs. ConfigError after the end, where points failed."""
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
+        if self.limit.held:
+            logger.info("nothing is chosen before all settings were tried")
+            self.close([its for its in tuned if not isinstance(its.fault, Pruned)])  # raises
         decided = decisions(tuned, self.selection)
         honest = self.selection == "validation"
         results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
@@ -107,6 +111,7 @@ class Tuning(SweepOfGrids):
 
     def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
         """Run every setting in the tuning stage, and return how each ended."""
+        self.check_data([(*point, self.stage) for point in points])
         self.check_final(points)
         logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
         return self.run([(*point, self.stage) for point in points])
@@ -116,10 +121,13 @@ class Tuning(SweepOfGrids):
         setting."""
         plain, spaces = self.spaces(overrides)
         examples = [example for space in spaces for example in space.examples()]
+        self.check_data(examples)
         self.check_final(examples)
         self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
         ended = self.tuned(plain) if plain else []
         for space in spaces:
+            if self.limit.held:
+                break
             _, trials = self._searching(space).carry_out()
             ended += [its for _, runs in trials.values() for its in runs]
         return ended

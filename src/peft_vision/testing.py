@@ -1,0 +1,221 @@
+"""Checks for the author of a method, a head or a data set: that it keeps what the rest of this package relies on.
+
+    from peft_vision.testing import check_method
+
+    def test_my_method():
+        check_method(MyMethod, rank=4)
+
+Each check raises AssertionError with a sentence. They run on a tiny backbone with random weights and take seconds. The
+methods that are shipped pass the same ones.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from peft_vision import library
+from peft_vision.config import ConfigError, build
+from peft_vision.data.base import Data
+from peft_vision.given import component_values
+from peft_vision.head import Head
+from peft_vision.method.base import Method
+from peft_vision.model import Model
+from peft_vision.preprocessing import Preprocessing
+from peft_vision.probe import check_linear
+from peft_vision.unreached import Unreached
+
+_CLASSES, _IMAGES, _SIZE = 4, 5, 32
+Make = Callable[..., Model]
+
+
+def tiny_backbone(**architecture: object) -> VisionTransformer:
+    """Return a ViT of 3 layers, width 32, 2 heads and 16 patches of 8 px, with random weights that are always the
+    same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        sizes = {"img_size": _SIZE, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+        vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**sizes, **architecture})
+        for parameter in vit.parameters():  # biases, scales and class tokens start at constants: make them count
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return vit
+
+
+def adapted(
+    method: str | Path | Method | type[Method], *, architecture: dict[str, object] | None = None, **options: object
+) -> Model:
+    """Return a tiny backbone adapted by `method`, in training mode, behind a probe if there is one in front."""
+    model = library.adapt(tiny_backbone(**(architecture or {})), method=method, num_classes=_CLASSES, **options)
+    if model.phase.group == "probe":
+        model.begin_next_phase(seed=0)
+    return model.train()
+
+
+def what_moves_is_what_trains(make: Make) -> None:
+    """Exactly the tensors that are saved as trained, and no other, change in training."""
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    _train(model, steps=2)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    buffers = {name for name, _ in model.named_buffers()} & model.tuned_state().keys()
+    trained = model.trained().keys() | buffers
+    assert moved <= trained, f"training changes what is not saved: {sorted(moved - trained)}"
+    assert model.trained().keys() <= moved, f"should train and never moves: {sorted(model.trained().keys() - moved)}"
+
+
+def every_trained_tensor_is_read(make: Make) -> None:
+    """A backward pass reaches every tensor that trains."""
+    model = make()
+    unreached = Unreached(model)
+    _loss(model).backward()
+    try:
+        unreached.check()
+    except ConfigError as error:
+        raise AssertionError(str(error)) from error
+
+
+def the_seed_alone_decides(make: Make) -> None:
+    """What is drawn depends on the seed, not on the global random state, which is left as it was."""
+    states = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        states.append(make(seed=5).state_dict())
+        assert torch.equal(torch.get_rng_state(), before), "attaching it changes the global random state"
+    differing = [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])]
+    assert differing == [], f"one seed draws different values for {differing}"
+
+
+def a_saved_model_is_the_same_model(make: Make) -> None:
+    """A file that was written after training gives identical logits, though it is read with another seed."""
+    model = make(seed=11)
+    _train(model, steps=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        library.save(model, path)
+        again = library.load(path, tiny_backbone())
+    same = torch.equal(again(_images()), model.eval()(_images()))
+    assert same, "loaded again it computes other logits: something that it drew or computed is not saved"
+
+
+def a_copy_trains_apart(make: Make) -> None:
+    """A deep copy computes the same and shares nothing with the original."""
+    model = make().eval()
+    twin = copy.deepcopy(model)
+    logits = model(_images())
+    assert torch.equal(twin(_images()), logits), "a deep copy computes other logits"
+    _train(twin.train(), steps=2)
+    assert torch.equal(model(_images()), logits), "training a deep copy changes the original"
+
+
+def checkpointing_changes_no_gradient(make: Make) -> None:
+    """Recomputing activations in the backward pass gives the same gradients."""
+    plain = make()
+    recomputed = copy.deepcopy(plain)
+    recomputed.encoder.set_checkpointing(True)
+    for model in (plain, recomputed):
+        torch.manual_seed(0)  # for equal dropout
+        _loss(model).backward()
+    for name, parameter in plain.trained().items():
+        if parameter.grad is not None:
+            found = recomputed.get_parameter(name).grad
+            assert torch.allclose(found, parameter.grad, rtol=1e-4, atol=1e-6), f"checkpointing changes that of {name}"
+
+
+def what_is_stored_is_what_is_computed(make: Make) -> None:
+    """Going on from what a frozen part of the model showed of images gives the logits of the images."""
+    model = make().eval()
+    if model.frozen is None:
+        return
+    with torch.no_grad():
+        direct, stored = model(_images()), model(model.observe(_images()))
+    assert torch.allclose(direct, stored, rtol=1e-4, atol=1e-5), "stored observations give other logits than images"
+
+
+def every_pooling_works(make: Make) -> None:
+    """It trains on a backbone that pools the class token, the mean or by attention."""
+    for pool in ("token", "avg", "map"):
+        model = make(architecture={"global_pool": pool})
+        _train(model, steps=1)
+        shape = tuple(model(_images()).shape)
+        assert shape == (_IMAGES, _CLASSES), f"with pool={pool} the logits of {_IMAGES} images are {shape}"
+
+
+METHOD_CHECKS = (
+    what_moves_is_what_trains,
+    every_trained_tensor_is_read,
+    the_seed_alone_decides,
+    a_saved_model_is_the_same_model,
+    a_copy_trains_apart,
+    checkpointing_changes_no_gradient,
+    what_is_stored_is_what_is_computed,
+    every_pooling_works,
+)
+
+
+def check_method(method: str | Path | Method | type[Method], **options: object) -> None:
+    """Run METHOD_CHECKS on a method, given as to `adapt`, in its own layers, and in the last one alone where it changes
+    layers."""
+    makes = [partial(adapted, method, **options)]
+    if makes[0]().parameter_counts().method:
+        makes.append(partial(adapted, method, **{**options, "layers": "last-1"}))
+    for make in makes:
+        for check in METHOD_CHECKS:
+            check(make)
+
+
+def check_head(head: str | Path | Head | type[Head], **options: object) -> None:
+    """Check that a head gives logits, that all of it trains and is saved, and that it is linear if it says so."""
+    own: Head = build(component_values(head, Head, "head", options), Head, "head")
+    make = partial(adapted, "linear", head=own)
+    shape = tuple(make()(_images()).shape)
+    assert shape == (_IMAGES, _CLASSES), f"logits of {_IMAGES} images are {shape}, should be {(_IMAGES, _CLASSES)}"
+    for check in METHOD_CHECKS:
+        check(make)
+    if own.is_linear:
+        try:
+            check_linear(make(), group="optimizer")
+        except ConfigError as error:
+            raise AssertionError(str(error)) from error
+
+
+def check_data(data: str | Path | Data | type[Data], **options: object) -> None:
+    """Check that a data set names its classes, labels its pictures by them, can be read, and is the same every time."""
+    own: Data = build(component_values(data, Data, "data", options), Data, "data")
+    sets = own.open()
+    assert len(set(sets.classes)) == len(sets.classes), f"classes of one name: {sets.classes}"
+    for split, part in {"train": sets.train, "val": sets.val, "test": sets.test}.items():
+        if part is not None:
+            low, high, count = int(part.labels.min()), int(part.labels.max()), len(sets.classes)
+            assert 0 <= low <= high < count, f"{split}: labels from {low} to {high}, but there are {count} classes"
+    assert own.fingerprint(skipped=0) == own.fingerprint(skipped=0), "opened twice, it holds other pictures or labels"
+    preprocessing = Preprocessing(size=_SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=1.0)
+    for split, images in own.load(preprocessing).parts().items():
+        first = torch.arange(min(2, len(images)))
+        (batch,) = images.batches([first], seed=None, workers=0)
+        shape = (len(first), 3, _SIZE, _SIZE)
+        assert batch[0].shape == shape, f"{split}: a batch is {tuple(batch[0].shape)}, should be {shape}"
+
+
+def _images() -> Tensor:
+    return torch.randn(_IMAGES, 3, _SIZE, _SIZE, generator=torch.Generator().manual_seed(3))
+
+
+def _loss(model: Model) -> Tensor:
+    return F.cross_entropy(model(_images()), torch.arange(_IMAGES) % _CLASSES)
+
+
+def _train(model: Model, *, steps: int) -> None:
+    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(tuned, lr=0.01, eps=1e-30)  # so that small gradients move their weights too
+    for _ in range(steps):
+        optimizer.zero_grad()
+        _loss(model).backward()
+        optimizer.step()
