@@ -69,7 +69,7 @@ def test_a_mean_over_unequal_seeds_has_no_deviation(tmp_path):
     write(tmp_path, "pets", full=(0.8, 0.9))
     write(tmp_path, "dtd", full=(0.5,))
     score = entry(board(tmp_path), "full", "mean of 2 data sets").score
-    assert (score.mean, score.std) == (pytest.approx((0.85 + 0.5) / 2), None)
+    assert (score.mean, score.std, score.n) == (pytest.approx((0.85 + 0.5) / 2), None, 1)
 
 
 def test_data_sets_may_say_their_group_themselves(tmp_path):
