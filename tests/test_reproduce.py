@@ -146,7 +146,8 @@ def composed(monkeypatch) -> list[tuple[str, ...]]:
 
 
 def test_a_folder_that_is_not_there_is_said_after_a_look_at_one_point_of_each_data_set(composed, tmp_path):
-    outcome = call("task=reproduce", "experiment=vtab/vpt", "data.root=nowhere", cwd=tmp_path)
+    asked = ("task=reproduce", "experiment=vtab/vpt", "data.source=processed", "data.root=nowhere")
+    outcome = call(*asked, cwd=tmp_path)
     first, *_, last = outcome.error.splitlines()
     assert first.startswith(f"data.root: no folder {tmp_path}/nowhere, which should hold VTAB-1k's Caltech101")
     assert last == "nor can the sweep use its other 18 choices of data"
@@ -156,7 +157,8 @@ def test_a_folder_that_is_not_there_is_said_after_a_look_at_one_point_of_each_da
 
 def test_data_sets_that_a_folder_lacks_are_named_at_once(composed, tmp_path):
     copy(tmp_path)
-    outcome = call("task=reproduce", "experiment=vtab/vpt", "data.miniature=true", cwd=tmp_path)
+    asked = ("task=reproduce", "experiment=vtab/vpt", "data.source=processed", "data.miniature=true")
+    outcome = call(*asked, cwd=tmp_path)
     first, *faults, others = outcome.error.splitlines()
     assert first == "17 of the sweep's 19 choices of data are wrong, and nothing was started"
     assert [line.partition(": ")[0] for line in faults] == [

@@ -86,6 +86,13 @@ def by_function(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> 
     return torch.stack(drawn)
 
 
+def known(augment: str) -> str:
+    """Return the name of an augmentation, or the dotted path of a function. ValueError where it is neither."""
+    if augment not in AUGMENTS:
+        own_function(augment)
+    return augment
+
+
 def own_function(path: str) -> Callable[[Tensor, torch.Generator], Tensor]:
     """Return the function at a dotted path. ValueError where there is none."""
     module, _, name = path.rpartition(".")

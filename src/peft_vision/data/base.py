@@ -9,10 +9,10 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from peft_vision.config import FUNCTION, INCIDENTAL, ConfigError, Neutral, component
-from peft_vision.data.augment import AUGMENTS, own_function
+from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.extent import Extent
@@ -43,7 +43,7 @@ class Data(ABC):
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
-    augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, FUNCTION]
+    augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, AfterValidator(known), FUNCTION]
     resize: Literal["squash", "crop"]
     crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Neutral(None)]
     on_corrupt: Literal["error", "skip"]
@@ -53,11 +53,6 @@ class Data(ABC):
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Data":
-        if self.augment not in AUGMENTS:
-            try:
-                own_function(self.augment)
-            except ValueError as error:
-                raise ValueError(f"augment: got {self.augment!r}, {error}") from error
         if self.resize == "squash" and self.augment == "crop_flip":
             raise ValueError("augment=crop_flip takes windows of what resize=crop makes; with squash there is no room")
         if self.resize == "squash" and self.crop is not None:
