@@ -44,7 +44,7 @@ import peft_vision
 PATIENCE = 60  # seconds for a command
 CHANGES = {  # what a result says of its circumstances
     "wall_seconds", "train_seconds", "images_per_second", "peak_mib", "store", "environment", "test_reads",
-    "backbone_images", "optimizer",
+    "backbone_images", "optimizer", "checksum",
 }  # fmt: skip
 SIZES = (0, 100, 1000, 3000, 20_000)  # bytes above which no file may be
 LARGEST = 2**26  # bytes of a file of ours here

@@ -1,5 +1,6 @@
 """What is read back is bounded and plain, and anything else is one line that names the file."""
 
+import json
 import os
 import time
 
@@ -16,6 +17,8 @@ from peft_vision.records import (
     read_json_lines,
     read_record,
     read_yaml,
+    sealed,
+    unsealed,
 )
 
 READERS = (read_json, read_yaml)
@@ -171,3 +174,13 @@ def test_an_error_repeats_no_control_characters_and_no_essay(path):
     reason = refused(read_record, path, Score)
     assert "\x1b" not in reason
     assert len(reason) < 200
+
+
+def test_a_record_that_was_changed_after_it_was_written_is_named(tmp_path, caplog):
+    path = tmp_path / "result.json"
+    whole = sealed({"accuracy": 0.9304, "seeds": (1, 2), "type": int})
+    assert unsealed(json.loads(json.dumps(whole)), path) == {"accuracy": 0.9304, "seeds": [1, 2], "type": repr(int)}
+    assert unsealed({"accuracy": 0.5}, path) == {"accuracy": 0.5}  # of version 0.1.0
+    assert caplog.text == ""
+    assert unsealed({**whole, "accuracy": 0.9704}, path)["accuracy"] == 0.9704
+    assert f"{path} is not as it was written: it was edited, or is damaged" in caplog.text

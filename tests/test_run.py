@@ -60,7 +60,7 @@ def test_a_row_of_metrics_is_on_the_disk_before_anything_counts_on_it(run, monke
 def test_what_lies_in_the_way_of_an_unfinished_file_is_not_written_into(run):
     os.mkfifo(run.folder / ".result.json.unfinished")
     run.write_result({"seed": 1})
-    assert json.loads((run.folder / "result.json").read_text()) == {"seed": 1}
+    assert json.loads((run.folder / "result.json").read_text())["seed"] == 1
     assert names(run) == ["result.json"]
 
 

@@ -6,8 +6,11 @@ beyond that says a pydantic model. All faults are one `Unreadable`, whose first 
 """
 
 import json
+import logging
 import os
 import re
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -37,6 +40,8 @@ CONFIG = Bounds(size=2**20, depth=32, text=20_000, values=50_000)
 """The limits of YAML files that people write."""
 LINES = Bounds(size=2**25, depth=8, text=20_000, values=5_000)
 """The limits of files with one record a line; all but `size` hold for a single line."""
+_CHECKSUM = "checksum"
+_log = logging.getLogger("peft_vision")
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # between them are the bytes of file names that are no UTF-8
 _LONGEST_LINE = 2**20  # bytes
 _LARGEST = 2**63  # whole numbers beyond it are no count, index or seed
@@ -164,6 +169,28 @@ def first_fault(error: ValidationError) -> str:
     where = one_line(".".join(str(part) for part in fault["loc"]), longest=100)
     got = "" if fault["type"] == "missing" else f"; got {one_line(repr(fault['input']), longest=60)}"
     return f"{where}: {fault['msg']}{got}" if where else f"{fault['msg']}{got}"
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with a checksum of its values, as JSON keeps them. What JSON does not know, of a user's own part,
+    is kept as Python prints it."""
+    kept = json.loads(json.dumps(record, default=repr))
+    return {**kept, _CHECKSUM: _checksum(kept)}
+
+
+def unsealed(record: Any, path: Path) -> Any:
+    """Return a record without its checksum, and warn where its values are not those that were written: a damaged digit
+    leaves a figure that looks as good as any. Records of version 0.1.0 have no checksum."""
+    if not isinstance(record, dict) or _CHECKSUM not in record:
+        return record
+    values = {key: value for key, value in record.items() if key != _CHECKSUM}
+    if record[_CHECKSUM] != _checksum(values):
+        _log.warning("%s is not as it was written: it was edited, or is damaged", shown(path))
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
 
 
 def exists(path: Path) -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from peft_vision.config import Busy, ConfigError, Pruned
-from peft_vision.records import Record, Unreadable, exists, read_json, read_yaml, validated
+from peft_vision.records import Record, Unreadable, exists, read_json, read_yaml, sealed, unsealed, validated
 from peft_vision.run_records import ChoiceRecord, FailureRecord, ResultRecord, ShiftsRecord
 from peft_vision.sharing import Lock
 from peft_vision.state import Damaged, read_state, write_state
@@ -197,8 +197,7 @@ class Run:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Ends the run. A value that JSON does not know, of a user's own part, is written as Python prints it."""
-        text = json.dumps(result, indent=2, default=repr) + "\n"
-        place(self.folder / "result.json", lambda path: path.write_text(text))
+        _write(self.folder / "result.json", result)
         self.forget_way()
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
@@ -220,7 +219,7 @@ class Run:
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
-        place(self.folder / "ood.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+        _write(self.folder / "ood.json", record)
 
     def read_choice(self) -> dict[str, Any] | None:
         """How its setting was chosen, where a tuning chose it."""
@@ -228,7 +227,7 @@ class Run:
 
     def write_choice(self, record: Mapping[str, Any]) -> None:
         """Replaces it."""
-        place(self.folder / "choice.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+        _write(self.folder / "choice.json", record)
 
 
 def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
@@ -236,9 +235,14 @@ def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
     truncated, or is of another version: such files are written whole."""
     if not exists(path):
         return None
-    record = read_json(path.absolute(), remedy=_REMEDY)
+    record = unsealed(read_json(path.absolute(), remedy=_REMEDY), path)
     validated(record, path.absolute(), kind, remedy=_REMEDY)
     return record
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps(sealed(record), indent=2) + "\n"
+    place(path, lambda path: path.write_text(text))
 
 
 def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from peft_vision.config import ConfigError
 from peft_vision.printable import printable
-from peft_vision.records import RECORD, Count, Finite, Record, Seed, Unreadable, read_json, validated
+from peft_vision.records import RECORD, Count, Finite, Record, Seed, Unreadable, read_json, unsealed, validated
 
 _BOUNDS = replace(RECORD, text=5000)  # characters that a page, a picture or a terminal has room for
 _Short = Annotated[str, StringConstraints(max_length=200)]
@@ -137,7 +137,7 @@ def load(path: Path) -> Any:
     """In texts that any page, picture or terminal can show. ConfigError for a file that was torn or edited, or is
     none."""
     try:
-        return _plain(read_json(path, _BOUNDS))
+        return _plain(unsealed(read_json(path, _BOUNDS), path.relative_to(path.parents[1])))
     except Unreadable as error:
         raise ConfigError(f"{path.name}: cannot be read ({error.reason})") from error
 
