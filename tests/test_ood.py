@@ -86,9 +86,9 @@ def record(root: Path) -> dict:
 
 
 def without_places(scored: dict) -> dict:
-    """Where the files of a set lay decides its mark."""
+    """Where the files of a set lay decides its mark, and so the checksum."""
     splits = {name: {**entry, "mark": None} for name, entry in scored["splits"].items()}
-    return {**scored, "splits": splits}
+    return {**scored, "splits": splits, "checksum": None}
 
 
 def metrics(root: Path) -> dict[str, float]:
