@@ -1,4 +1,4 @@
-"""What the command says of itself: its version, a first page, and the keys and examples of a task, which are those that
+"""Tells of the command itself: its version, a first page, and the keys and examples of a task, which are those that
 stand in the task's config file."""
 
 import platform

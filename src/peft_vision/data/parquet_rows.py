@@ -107,7 +107,7 @@ class Rows(Pictures):
             yield self._content(index) or b""
 
     def length(self, index: int) -> int:
-        """What is encoded, in bytes: of a column that was read just now, or is read again, but not decoded."""
+        """Return the encoded bytes of a picture, from a column read just now or read again; nothing is decoded."""
         return len(self._content(index) or b"")
 
     def middle(self, index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Which folders are the splits of a data set: by their names, in upper or lower case, and by what lies in them.
+"""Finds the folders that are the splits of a data set: by their names, in any case, and by what lies in them.
 
 train training   val valid validation dev   test testing
 """

@@ -14,7 +14,7 @@ from peft_vision.model import Model
 from peft_vision.schedule import Schedule
 
 Decays = Literal["matrices", "weights", "all"]
-"""What weight decay is for: matrices and prompts; all that is no bias, as in VPT's code; all that trains, as torch has
+"""Parameters that weight decay acts on: matrices and prompts; all but biases, as in VPT's code; all, as torch has
 it."""
 
 

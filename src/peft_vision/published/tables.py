@@ -121,7 +121,7 @@ class Table:
         return printed if printed is not None or not whole else fmean(values.values())
 
     def about(self, method: str) -> str:
-        """What a reader of a row's figures must know: where they were read, which were not, and the row's remark."""
+        """Notes on a row's figures: where they were read, which were not seen in a source, and the row's remark."""
         row = self.content.rows[method]
         unseen = ", ".join({"values": "its figures"}.get(name, name.replace("_", " ")) for name in row.not_seen)
         told = [

@@ -124,7 +124,7 @@ class _Part:
 
     @cached_property
     def designs(self) -> set[str]:
-        """Of its runs with test figures."""
+        """The designs of the runs that have test figures."""
         rows = self.comparison.rows if self.comparison else ()
         return {_design(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
 

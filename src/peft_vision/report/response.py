@@ -18,7 +18,7 @@ Place = tuple[float, float | None]
 """A learning rate and a weight decay, None of a setting that has none; or a C alone."""
 
 Axes = tuple[str, str]
-"""What the two values of a place are."""
+"""The names of the two values of a place."""
 
 
 @dataclass(frozen=True)

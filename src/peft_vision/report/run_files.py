@@ -65,7 +65,7 @@ class _Environment(Record):
 
 
 class Solved(Record):
-    """What the solver of one of a run's phases, in config group `group`, tried within the run."""
+    """The settings that the solver of one phase, in config group `group`, tried within the run."""
 
     group: _Short
     chosen: Annotated[dict[_Short, float], Field(max_length=20)]

@@ -1,4 +1,4 @@
-"""What is wrong with the points of a sweep, said before the first one starts."""
+"""Finds faults in the points of a sweep and says them before the first one starts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def by_data(points: Sequence[Sequence[str]]) -> dict[str, list[Sequence[str]]]:
 
 
 def account_of_data(wrong: Mapping[str, str], total: int) -> str:
-    """What is wrong with data, by the overrides that say which, of `total` such. The first faults are said whole."""
+    """Return in words the faults of data, by the overrides that choose them, of `total`; the first are said whole."""
     names = list(wrong)
     if len(wrong) < total:
         lines = [f"{len(wrong)} of the sweep's {total} choices of data are wrong, and nothing was started"]

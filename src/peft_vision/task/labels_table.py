@@ -1,4 +1,4 @@
-"""What pictures were labelled, as a terminal shows it: each of a few, and the number in each class of many."""
+"""Shows labels of pictures on a terminal: each of a few pictures, or the number in each class of many."""
 
 from collections.abc import Sequence
 
