@@ -38,11 +38,11 @@ def session(pid: int) -> list[str]:
     return [line for line in listed.splitlines() if not line.startswith("Z")]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def test_nothing_is_left_of_a_run_whose_sweep_is_killed(prefix, whom, tmp_path):
     with carried_out(prefix, SLEEPS, tmp_path) as (sweep, its_process):
         wait_until((tmp_path / "at-work").exists)
         os.kill(sweep.pid if whom == "the sweep" else its_process, signal.SIGKILL)
-        sweep.wait(timeout=30)
+        sweep.wait(timeout=120)
         wait_until(lambda: session(sweep.pid) == [])
 
 
@@ -88,7 +88,7 @@ def test_the_run_itself_is_told_to_end_once(prefix, whom, tmp_path):
             sweep.kill()
         else:
             os.kill(its_process, signal.SIGTERM)
-            assert sweep.communicate(timeout=30)[0] == "exit code 5\n"
+            assert sweep.communicate(timeout=120)[0] == "exit code 5\n"
         wait_until(lambda: session(sweep.pid) == [])
         assert (tmp_path / "saved").exists()
 
@@ -98,15 +98,24 @@ def test_a_run_that_does_not_end_is_killed(prefix, tmp_path):
     with carried_out(prefix, IGNORES, tmp_path, grace=0.2) as (sweep, its_process):
         wait_until((tmp_path / "at-work").exists)
         os.kill(its_process, signal.SIGTERM)
-        assert sweep.communicate(timeout=30)[0] in ("exit code -9\n", "exit code 137\n")
+        assert sweep.communicate(timeout=120)[0] in ("exit code -9\n", "exit code 137\n")
         assert session(sweep.pid) == []
+
+
+def test_a_run_that_its_prefix_has_forked_and_not_yet_executed_is_waited_for(tmp_path):
+    forks = "import os, sys, time; os.fork() and os._exit(0); time.sleep(1); os.execvp(sys.argv[1], sys.argv[1:])"
+    with carried_out([sys.executable, "-c", forks], "import time; time.sleep(1); raise SystemExit(5)", tmp_path) as (
+        sweep,
+        _,
+    ):
+        assert sweep.communicate(timeout=120)[0] == "exit code 5\n"
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_what_a_prefix_leaves_behind_is_killed_and_the_exit_code_is_the_runs(code, tmp_path):
     leaves = ["sh", "-c", 'sleep 100 & (sleep 100 &) ; "$@"', "x"]
     with carried_out(leaves, f"raise SystemExit({code})", tmp_path) as (sweep, _):
-        assert sweep.communicate(timeout=30)[0] == f"exit code {code}\n"
+        assert sweep.communicate(timeout=120)[0] == f"exit code {code}\n"
         assert session(sweep.pid) == []
 
 
@@ -114,4 +123,4 @@ def test_what_a_run_was_killed_by_is_known(tmp_path):
     killed = "import os, time; time.sleep(0.3); os.kill(os.getpid(), 9)"
     for prefix, code in ((["nice"], -9), (PREFIXES["a shell that goes"], -9), (PREFIXES["a shell that forks"], 137)):
         with carried_out(prefix, killed, tmp_path) as (sweep, _):
-            assert sweep.communicate(timeout=30)[0] == f"exit code {code}\n"
+            assert sweep.communicate(timeout=120)[0] == f"exit code {code}\n"

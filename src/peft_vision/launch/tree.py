@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -45,7 +46,7 @@ def _followed(process: Popen, run: Sequence[str]) -> int:
             pid, status = os.waitpid(-1, 0)
             ended[pid] = os.waitstatus_to_exitcode(status)
             if process.pid in ended:
-                alive = set(_runs(run))
+                alive = set(_begun_runs(run))
                 runs |= alive
                 if not alive:
                     _kill_within(_AGAIN_SECONDS)
@@ -82,10 +83,32 @@ def _send(pid: int, signum: int) -> None:
         os.kill(pid, signum)
 
 
+def _begun_runs(run: Sequence[str]) -> list[int]:
+    """`_runs`, once no fork of the prefix is left that could still become the run: a shell may put it in the background
+    and end before that fork executes it."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while not (alive := list(_runs(run))) and _is_about_to_run(run) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_SECONDS)
+    return alive
+
+
+def _is_about_to_run(run: Sequence[str]) -> bool:
+    """Whether a process below this one has the run at the end of its command and no process of its own yet."""
+    children = _children()
+    return any(
+        not children.get(pid) and _read(Path(f"/proc/{pid}/cmdline")).endswith(_command_line(run))
+        for pid in _below(os.getpid(), children)
+    )
+
+
 def _runs(run: Sequence[str]) -> Iterator[int]:
     """The processes below this one that are the run, and not what it has forked itself."""
-    wanted = b"".join(os.fsencode(word) + b"\0" for word in run)
-    return _topmost(os.getpid(), _children(), wanted)
+    return _topmost(os.getpid(), _children(), _command_line(run))
+
+
+def _command_line(command: Sequence[str]) -> bytes:
+    """The command as Linux shows it."""
+    return b"".join(os.fsencode(word) + b"\0" for word in command)
 
 
 def _topmost(pid: int, children: Mapping[int, Sequence[int]], wanted: bytes) -> Iterator[int]:
