@@ -66,7 +66,13 @@ def test_runs_that_were_not_scored_out_of_distribution_are_a_table_without_pictu
     write_run(tmp_path / "runs")
     outcome = call("task=report", cwd=tmp_path)
     assert "no run was scored out of distribution" in outcome.out
-    assert visible(tmp_path / "runs" / "report") == TEXTS
+    report = tmp_path / "runs" / "report"
+    assert visible(report) == TEXTS
+    said = [
+        outcome.out,
+        *(path.read_text() for path in report.rglob("*") if path.suffix in {".md", ".csv", ".json", ".html"}),
+    ]
+    assert not [text for text in said if "effective robustness" in text.lower()]
 
 
 def test_several_folders_are_one_report_in_the_first(tmp_path):

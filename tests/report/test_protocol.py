@@ -136,3 +136,20 @@ def test_published_figures_stand_beside_each_protocol(tmp_path):
     rows = csv.DictReader((tmp_path / "report" / "published.csv").read_text().splitlines())
     means = {row["protocol"]: row["measured"] for row in rows if row["column"] == "mean of the 2 measured"}
     assert {name: float(value) for name, value in means.items()} == pytest.approx({"all": 70, "final": 80})
+
+
+def test_runs_on_fewer_images_of_one_data_set_are_told_apart_by_their_number_and_have_no_mean(tmp_path):
+    for shots, test in ((1, 0.4), (16, 0.6)):
+        data = {"_target_": "peft_vision.data.digits.Digits", "stage": "all", "shots": shots}
+        source = f"digits: {10 * shots} train images"
+        write_run(tmp_path, lr=shots / 1000, test=test, config={"data": data}, source=source)
+    found = board(tmp_path)
+    assert [column.label for column in found.columns] == ["digits, shots=1", "digits, shots=16"]
+    assert entry(found, "full", "digits, shots=16").score.mean == pytest.approx(0.6)
+
+
+def test_data_sets_of_one_name_that_differ_in_more_have_a_mean(tmp_path):
+    for number, shots in enumerate((1, 16)):
+        data = {"_target_": "peft_vision.data.digits.Digits", "stage": "all", "shots": shots, "split_seed": number}
+        write_run(tmp_path, lr=shots / 1000, config={"data": data}, source=f"digits: {10 * shots} train images")
+    assert [column.label for column in board(tmp_path).columns] == ["digits (1)", "digits (2)", "mean of 2 data sets"]

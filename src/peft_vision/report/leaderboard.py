@@ -108,7 +108,8 @@ def _board(
     groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
     found = sorted(unordered, key=lambda its: groups.index(group_of[its.label]))
     columns = [Column(its.label, "data", ((its.label,),)) for its in found]
-    columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
+    if not any(its.is_one_of_several_amounts for its in found):  # else the same test images would count twice
+        columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
     methods = sorted({method for its in found for method in its.methods}, key=rank)
     lines = []
     for method in methods:

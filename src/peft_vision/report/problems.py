@@ -15,14 +15,17 @@ from peft_vision.report.options import Options
 from peft_vision.report.protocol import Protocol, protocols
 
 _STAGE = "data.stage"
+_AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of the images are used, not which data set
 
 
 @dataclass(frozen=True)
 class Problem:
     """`label`: of the data set, unlike those of others on the same backbone by the same protocol. `comparison`: None
-    where no run saw test images. `tuning`, `attempts`: by method, as rows are labelled."""
+    where no run saw test images. `tuning`, `attempts`: by method, as rows are labelled. `is_one_of_several_amounts`:
+    another problem has the same data set with another number of images to train on."""
 
     label: str
+    is_one_of_several_amounts: bool
     data: str
     backbone: str
     protocol: Protocol
@@ -99,10 +102,10 @@ def problems(
         if (its := out.attempt) is not None:
             part = _home(parts, its.data, its.backbone, its.setting)
             part.attempts.setdefault(_attempt_label(its, runs, telling), []).append((out, its))
-    names = [(part.data, part.backbone, part.protocol) for part in parts]
     return [
         Problem(
-            label=_numbered(names, number),
+            label=_told_apart(part, parts),
+            is_one_of_several_amounts=bool(_differing_amounts(part, parts)),
             data=part.data,
             backbone=part.backbone,
             protocol=part.protocol,
@@ -110,7 +113,7 @@ def problems(
             tuning={method: tuple(its) for method, its in part.tuning.items()},
             attempts={method: tuple(its) for method, its in part.attempts.items()},
         )
-        for number, part in enumerate(parts)
+        for part in parts
     ]
 
 
@@ -121,6 +124,15 @@ class _Part:
         self.data, self.backbone, self.protocol, self.comparison = data, backbone, protocol, comparison
         self.tuning: dict[str, list[Finished]] = {}
         self.attempts: dict[str, list[tuple[LeftOut, Attempt]]] = {}
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """The config of one of its runs; empty where none is known."""
+        rows = self.comparison.rows if self.comparison else ()
+        tested = (run.setting for row in rows for setting in row.cell.settings for run in setting.runs)
+        tuned = (run.setting for its in self.tuning.values() for run in its)
+        attempted = (attempt.setting for its in self.attempts.values() for _, attempt in its)
+        return next((setting for setting in (*tested, *tuned, *attempted) if setting), {})
 
     @cached_property
     def designs(self) -> set[str]:
@@ -181,7 +193,28 @@ def _attempt_label(its: Attempt, runs: Sequence[Finished], telling: Sequence[str
     return its.method
 
 
-def _numbered(names: Sequence[tuple[str, ...]], number: int) -> str:
-    """The data set; with a number where several have its name, on one backbone by one protocol."""
-    name = names[number]
-    return f"{name[0]} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name[0]
+def _told_apart(part: _Part, parts: Sequence[_Part]) -> str:
+    """Return the label of a data set: its name, followed where several have that name on one backbone by one protocol
+    by the number of images to train on, or by a number where they differ in something else."""
+    alike = _namesakes(part, parts)
+    if len(alike) == 1:
+        return part.data
+    if amounts := _differing_amounts(part, parts):
+        return ", ".join([part.data, *(f"{key.removeprefix('data.')}={value}" for key, value in amounts.items())])
+    return f"{part.data} ({alike.index(part) + 1})"
+
+
+def _differing_amounts(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
+    """Return the amounts of images by which this problem differs from its namesakes; empty where these differ in
+    something else too."""
+    settings = [its.setting for its in _namesakes(part, parts)]
+    without = {_design({key: value for key, value in its.items() if key not in _AMOUNTS}) for its in settings}
+    amounts = [tuple(its.get(key) for key in _AMOUNTS) for its in settings]
+    if len(without) > 1 or len(set(amounts)) < len(amounts):
+        return {}
+    return {key: part.setting.get(key) for key in _AMOUNTS if len({its.get(key) for its in settings}) > 1}
+
+
+def _namesakes(part: _Part, parts: Sequence[_Part]) -> list[_Part]:
+    """Return the problems of the same data set, backbone and protocol, this one among them."""
+    return [its for its in parts if (its.data, its.backbone, its.protocol) == (part.data, part.backbone, part.protocol)]
