@@ -10,27 +10,15 @@ from peft_vision.backbone.load import Backbone
 from peft_vision.bench import measure
 from peft_vision.bench.measure import forward_pass, measure_step, medians
 from peft_vision.bench.setting import Setting
-from peft_vision.distributed import World
 from peft_vision.trainer import Trainer
+from timed import timed
 
 
 @pytest.fixture
 def setting() -> Setting:
     own = composed("experiment=smoke", "trainer.batch_size=4")
     assert isinstance(own.backbone, Backbone)
-    return Setting(
-        backbone=own.backbone,
-        head=own.head,
-        optimizer=own.optimizer,
-        trainer=own.trainer,
-        features=own.features,
-        world=World(rank=0, size=1, device=torch.device("cpu")),
-        seed=0,
-        num_classes=3,
-        warmup=1,
-        repeats=3,
-        steps=2,
-    )
+    return timed(own, warmup=1, repeats=3, steps=2)
 
 
 class Device:

@@ -1,36 +1,19 @@
 """What is measured for a plan, on a clock by which everything takes sixteen seconds."""
 
-from dataclasses import replace
-
 import pytest
-import torch
 
 from composed import composed
-from peft_vision.bench.setting import Setting
-from peft_vision.distributed import World
 from peft_vision.plan import rates
 from peft_vision.plan.walk import Act
+from timed import timed
 
 
 @pytest.fixture
 def measured(monkeypatch):
     def measure(*words: str, acts: set[Act]) -> rates.Rates:
         monkeypatch.setattr(rates, "medians", lambda contenders, _: dict.fromkeys(contenders, 16.0))
-        own = composed("experiment=smoke", *words)
-        setting = Setting(
-            backbone=own.backbone,
-            head=own.head,
-            optimizer=own.optimizer,
-            trainer=replace(own.trainer, batch_size=8),
-            features=own.features,
-            world=World(rank=0, size=1, device=torch.device("cpu")),
-            seed=0,
-            num_classes=3,
-            warmup=0,
-            repeats=1,
-            steps=1,
-        )
-        return rates.measure(own, acts, setting)
+        own = composed("experiment=smoke", "trainer.batch_size=8", *words)
+        return rates.measure(own, acts, timed(own, warmup=0, repeats=1, steps=1))
 
     return measure
 
