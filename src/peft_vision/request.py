@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.composition import complete
 from peft_vision.config import ConfigError
@@ -20,11 +21,14 @@ class Request:
     @classmethod
     def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
         """`config` without Hydra's own part, which chose `choices`."""
-        missing = list(_missing(OmegaConf.to_container(config)))
-        if len(missing) > 1:
+        try:
+            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:  # of the first key only
+            missing = list(_missing(OmegaConf.to_container(config)))
+            if len(missing) < 2:
+                raise
             ways = " and ".join(f"{key}=..." for key in missing)
-            raise ConfigError(f"{', '.join(missing)}: no value; give them with {ways}")
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            raise ConfigError(f"{', '.join(missing)}: no value; give them with {ways}") from error
         if "task" not in plain:
             raise ConfigError("task: missing; write task=train")
         if isinstance(plain.get("method"), dict):

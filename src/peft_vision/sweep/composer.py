@@ -8,6 +8,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -23,11 +24,12 @@ class Composer:
         self._loader.repository = _ReadOnce(loader.repository)
         self._sweep = sweep
         self._parser = OverridesParser.create(config_loader=loader)
+        self._overrides: dict[str, Override] = {}
         self._of_groups: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def request(self, overrides: Sequence[str]) -> Request:
         """Raises what Hydra raises where they do not compose."""
-        parsed = self._parser.parse_overrides(list(overrides))
+        parsed = [self._parsed(word) for word in overrides]
         are_values = [
             isinstance(override.value(), dict) or not self._loader.repository.group_exists(override.key_or_group)
             for override in parsed
@@ -46,6 +48,12 @@ class Composer:
             return Request.of(config, dict(hydra.hydra.runtime.choices))
         finally:
             state.cfg = before
+
+    def _parsed(self, word: str) -> Override:
+        """Parse each word once, since the points of a sweep have most of theirs in common."""
+        if word not in self._overrides:
+            (self._overrides[word],) = self._parser.parse_overrides([word])
+        return self._overrides[word]
 
     def _composed(self, groups: Sequence[str]) -> tuple[DictConfig, DictConfig]:
         """Hydra's own part, and all else."""
