@@ -70,12 +70,13 @@ class Data(ABC):
         """Return pictures and labels without decoding anything; may download."""
 
     def check(self) -> None:
-        """Raise ConfigError for every fault found by opening the data set and dividing it; subclasses override this
-        where that would take long or download."""
+        """Raise ConfigError for every fault found by opening the data set and dividing it. This may download;
+        subclasses override it where a cheaper check is possible."""
         self._divide()
 
     def without_download(self) -> "Data":
-        """Return this data set in a form that raises ConfigError where it would have to be downloaded."""
+        """Return this data set in a form that raises ConfigError instead of downloading, if it has one; by default
+        itself."""
         return self
 
     def extent(self) -> Extent:
@@ -125,8 +126,8 @@ class Data(ABC):
         )
 
     def fingerprint(self, *, skipped: int) -> str:
-        """Return the fingerprint of the splits that `load` returns, for data on disk. Nothing is downloaded, and
-        pictures are read only if corrupt ones were left out (`skipped` > 0)."""
+        """Return the fingerprint of the splits that `load` returns, for data on disk, through `without_download`.
+        Pictures are read only if corrupt ones were left out (`skipped` > 0)."""
         sets, parts = self.without_download()._divide()
         if skipped:
             threads = max(1, usable(self.workers))
