@@ -1,9 +1,9 @@
-"""Training-time augmentation of uint8 images; every draw is a function of (seed, index of the image).
+"""This module augments uint8 images during training; every draw is a function of (seed, index of the image).
 
 crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
 flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
 rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
-a.function    one of the user's own: it gets an image, uint8 (3, S, S), and a torch.Generator of that image's own, and
+a.function    the user's function: it gets an image, uint8 (3, S, S), and a torch.Generator seeded for that image, and
               returns an image of the same shape
 """
 
@@ -24,7 +24,7 @@ _FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)
 
 
 def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
-    """(B, 3, S, S) to the same shape; `indices` (B,) are the images' places in their split."""
+    """Augment images (B, 3, S, S), keeping their shape; `indices` (B,) are the images' positions in their split."""
     if augment == "none" or not len(indices):
         return images
     if augment not in AUGMENTS:
@@ -34,7 +34,8 @@ def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Te
 
 
 def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed: int) -> Tensor:
-    """uint8 (3, H, W) each, of sides of at least `size`, to (B, 3, size, size)."""
+    """Return random windows (B, 3, size, size) of uint8 images (3, H, W) with sides of at least `size`, half of them
+    mirrored."""
     room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - size + 1
     tops = below(room[:, 0], indices, seed=seed, stream=_TOP)
     lefts = below(room[:, 1], indices, seed=seed, stream=_LEFT)
@@ -47,7 +48,7 @@ def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed:
 
 
 def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
-    """For square images; the input is left as it is."""
+    """Mirror half of the square images and cut windows from their padded versions; the input is left unchanged."""
     size = images.shape[-1]
     margin = size // 8
     padded = F.pad(images, (margin,) * 4, mode="reflect")
@@ -62,7 +63,8 @@ def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
 
 
 def rand_augment(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
-    """torchvision draws from torch's global generator, so that one is lent to each image and given back."""
+    """Apply torchvision's RandAugment to each image; it draws from torch's global generator, so that one is seeded for
+    each image and restored afterwards."""
     transform = v2.RandAugment()
     seeds = bits(indices, seed=seed, stream=_OPERATIONS)
     with torch.random.fork_rng(devices=[]):
@@ -74,8 +76,8 @@ def rand_augment(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
 
 
 def by_function(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
-    """Augment by the user's own function at the dotted path `augment`. ConfigError where it returns something else than
-    an image of the shape and type it got."""
+    """Augment with the user's function at the dotted path `augment`. ConfigError if it returns anything but an image of
+    the shape and dtype it was given."""
     function, generator, drawn = own_function(augment), torch.Generator(), []
     for image, image_seed in zip(images, bits(indices, seed=seed, stream=_OWN).tolist(), strict=True):
         made = function(image.clone(), generator.manual_seed(image_seed))
@@ -87,14 +89,14 @@ def by_function(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> 
 
 
 def known(augment: str) -> str:
-    """Return the name of an augmentation, or the dotted path of a function. ValueError where it is neither."""
+    """Return `augment` if it is the name of an augmentation or the dotted path of a function, else raise ValueError."""
     if augment not in AUGMENTS:
         own_function(augment)
     return augment
 
 
 def own_function(path: str) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """Return the function at a dotted path. ValueError where there is none."""
+    """Return the function at a dotted path. ValueError if there is none."""
     module, _, name = path.rpartition(".")
     if not module:
         raise ValueError(f"should be {', '.join(AUGMENTS)}, or the dotted path of a function{nearest(path, AUGMENTS)}")

@@ -1,6 +1,6 @@
-"""A data set: labelled pictures, divided by seed, decoded at the size a backbone wants.
+"""A data set is a collection of labelled pictures, split by seed and decoded at the size that a backbone expects.
 
-A subclass opens its pictures and labels without decoding them; the rest is the same for all.
+A subclass opens its pictures and labels without decoding them; the rest is the same for all data sets.
 """
 
 import logging
@@ -32,11 +32,15 @@ SPLITS = frozenset(("train", "val", "test"))
 
 @component
 class Data(ABC):
-    """`train_size` counts the labelled images a run may use in all: those it trains on and the validation
-    part carved from them. A data set's own validation split is used whole, beside them, and `val_fraction`
-    ignored. `shots` says instead how many of each class train, in every stage (few_shot.py). `stage`: all splits; tune:
-    no test images; final: validation images are trained on; peek: the test images are the validation images too.
-    `crop`: the share of the resized short side that a centre crop keeps; None: what the weights were made for."""
+    """A data set with the options that all data sets share.
+
+    `train_size`: the total number of labelled images a run may use: its training images and the validation part carved
+    from them. A data set's official validation split is used whole and in addition, and `val_fraction` is then ignored.
+    `shots`: instead, the number of training images per class, the same in every stage (few_shot.py).
+    `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
+    peek: as final, and the test images are the validation images too.
+    `crop`: the share of the resized short side that a centre crop keeps; None: the share the weights were made for.
+    """
 
     train_size: Annotated[int, Field(ge=2)] | None
     shots: Annotated[Annotated[int, Field(ge=1)] | None, Neutral(None)]
@@ -63,18 +67,21 @@ class Data(ABC):
 
     @abstractmethod
     def open(self) -> LabelledSets:
-        """Pictures and labels, nothing decoded; may download."""
+        """Return pictures and labels without decoding anything; may download."""
 
     def check(self) -> None:
-        """Raises ConfigError for what can be refused at little cost; downloads nothing."""
+        """Raise ConfigError for every fault found by opening the data set and dividing it. This may download;
+        subclasses override it where a cheaper check is possible."""
         self._divide()
 
     def without_download(self) -> "Data":
-        """Return this data set as one that is refused where it would be downloaded."""
+        """Return this data set in a form that raises ConfigError instead of downloading, if it has one; by default
+        itself."""
         return self
 
     def extent(self) -> Extent:
-        """How much a run reads. ConfigError where the images are not here and their number is not known."""
+        """Return how many images and classes a run reads. ConfigError if the images are not on disk and their number is
+        not known."""
         try:
             sets, parts = self._divide()
         except ConfigError:
@@ -85,20 +92,21 @@ class Data(ABC):
         return Extent({split: len(part) for split, part in parts.items()}, len(sets.classes))
 
     def known(self) -> Extent | None:
-        """The numbers of a data set that was published, of train, val and test, whether it is here or not."""
+        """Return the numbers of images in train, val and test of a published data set, whether or not it is on disk;
+        None if unknown."""
         return None
 
     def parts(self) -> dict[str, Labelled]:
-        """The pictures of each split, nothing decoded."""
+        """Return the pictures of each split without decoding them."""
         return self._divide()[1]
 
     def adjusted(self, preprocessing: Preprocessing) -> Preprocessing:
-        """That of some weights as these data apply it."""
+        """Return the preprocessing of some weights as this data set applies it, with `crop` replaced if it is set."""
         return preprocessing if self.crop is None else replace(preprocessing, crop=self.crop)
 
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
-        """Every picture of the splits in `read` has been read once when this returns, so a corrupt one never stops a
-        run midway; the others are left for later."""
+        """Read every picture of the splits in `read` once, so that a corrupt one never stops a run midway, and return
+        the splits; other splits are read later."""
         sets, parts = self._divide()
         parts, images, skipped = self._decoded(parts, read, preprocessing)
         refuse_unlearnable(parts, sets)
@@ -118,8 +126,8 @@ class Data(ABC):
         )
 
     def fingerprint(self, *, skipped: int) -> str:
-        """That of the splits that `load` gives, of data that are here: nothing is downloaded, and pictures are read
-        only where corrupt ones were left out, `skipped` of them."""
+        """Return the fingerprint of the splits that `load` returns, for data on disk, through `without_download`.
+        Pictures are read only if corrupt ones were left out (`skipped` > 0)."""
         sets, parts = self.without_download()._divide()
         if skipped:
             threads = max(1, usable(self.workers))
@@ -128,20 +136,21 @@ class Data(ABC):
         return fingerprint(parts, sets.classes)
 
     def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
-        """Where the pictures are from; `seen` are those of them that can be read for certain."""
+        """Return the source of the pictures, their encoding and checksums of the data set's files; `seen` holds
+        pictures that are known to be readable."""
         found = encoding(content for part in seen for content in each(sample(part)))
         return {**sets.provenance, "encoding": found, **{file.name: file_sum(file) for file in sets.files}}
 
     def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:
-        """Pictures from elsewhere, read as this data set's own, but never augmented: those that can be read, as images
-        too, and how many cannot. `label` names them to the user."""
+        """Read pictures of another source with this data set's geometry and without augmentation. Return the readable
+        ones, their images, and the number of unreadable ones; `label` names them to the user."""
         parts, images, skipped = self._decoded({label: part}, {label}, preprocessing)
         return parts[label], images[label], skipped
 
     def foreseen(self, part: Labelled, *, label: str) -> int:
-        """How many pictures from elsewhere `load_other` would read, as far as the heads of their files tell: what is
-        missing, no regular file or no picture shows there, what is cut short does not. ConfigError where it would stop
-        at one."""
+        """Return how many pictures of another source `load_other` would read, judged by the headers of their files:
+        this finds files that are missing, not regular or not pictures, but not truncated ones. ConfigError if
+        `load_other` would stop at one."""
         faults = glance(part, threads=max(1, usable(self.workers)), label=label)
         if self.on_corrupt == "error":
             left_out({label: part}, {label: faults}, skip=False)
@@ -150,8 +159,8 @@ class Data(ABC):
     def _decoded(
         self, parts: dict[str, Labelled], read: Set[str], preprocessing: Preprocessing
     ) -> tuple[dict[str, Labelled], dict[str, Images], int]:
-        """`parts` without the corrupt pictures of those in `read`, their images, and how many were left out. Only the
-        images of "train" are augmented."""
+        """Return `parts` without the corrupt pictures of the splits in `read`, their images, and the number of pictures
+        left out. Only the images of "train" are augmented."""
         geometry = Geometry(
             size=preprocessing.size,
             resize=self.resize,
@@ -198,11 +207,12 @@ class Data(ABC):
         return sets, parts
 
     def _whole(self, split: str) -> bool:
-        """Return whether images of `split` are random crops, so that more than the pictures' centres must be kept."""
+        """Return whether images of `split` are random crops, which need more of the pictures than their centres."""
         return split == "train" and self.augment == "crop_flip"
 
     def _in_memory(self, parts: dict[str, Labelled], geometry: Geometry, *, threads: int) -> set[str]:
-        """The splits to decode once: train, val, test, as often as each is read, while the budget lasts."""
+        """Return the splits to decode once and keep in memory. They are tried in the order train, val, test, the most
+        often read first, and each is kept if it fits into the rest of `memory_gib`."""
         left = self.memory_gib
         kept = set()
         for split, part in parts.items() if self.cache else ():

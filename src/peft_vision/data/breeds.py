@@ -1,6 +1,7 @@
-"""BREEDS: superclasses of ImageNet, each known by some subclasses only (Santurkar et al., 2021, arXiv:2008.04859).
+"""BREEDS groups classes of ImageNet into superclasses, each seen through some of its subclasses only (Santurkar et al.,
+2021, arXiv:2008.04859).
 
-Trained on train/ and tested on val/ of the source subclasses; `ood/breeds.py` has the target.
+A run trains on train/ and tests on val/ of the source subclasses; `ood/breeds.py` has the target subclasses.
 """
 
 from pathlib import Path
@@ -16,19 +17,19 @@ from peft_vision.data.splits import LabelledSets
 
 @component
 class Breeds(Data):
-    """`path`: ImageNet's folder; it may lack the classes that are not used."""
+    """A BREEDS data set in ImageNet's folder, `path`, which may lack the classes that are not used."""
 
     path: Annotated[str, FILE]
     name: Literal[NAMES]
 
     def check(self) -> None:
-        """Only that the folders are there."""
+        """Check only that the class folders exist."""
         labels = subclass_labels(self.name, "source")
         for split in ("train", "val"):
             require_folders(self._folder() / split, labels, alone=False, key="data.path", source=SOURCE)
 
     def open(self) -> LabelledSets:
-        """The test part is val/."""
+        """Return the source subclasses of train/ and, as the test part, of val/."""
         self.check()
         root, labels = self._folder(), subclass_labels(self.name, "source")
         return LabelledSets(

@@ -1,4 +1,5 @@
-"""The classes of CIFAR-10 and CIFAR-100 in the order of their labels, for sets that have labels and no names."""
+"""This module lists the classes of CIFAR-10 and CIFAR-100 in label order, for data sets that store labels without
+names."""
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """

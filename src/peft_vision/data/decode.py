@@ -1,7 +1,8 @@
-"""From a picture of any kind to uint8 RGB at model size.
+"""This module converts pictures of any kind to uint8 RGB at model size.
 
 squash   straight to size x size
-crop     short side to floor(size / crop), then the centre size x size, as timm evaluates; all of it is the whole
+crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
+whole    the result of crop before its centre is cut out
 """
 
 import struct
@@ -32,9 +33,10 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Upright (EXIF) 8-bit RGB: transparency over white, 16-bit grey scaled down rather than clipped.
+    """Return the picture upright (EXIF) as 8-bit RGB: transparency over white, 16-bit grey scaled down, not clipped.
 
-    Loads and may turn the picture it is given.
+    This loads the given picture and may rotate it in place. ValueError for floating-point pixels and for grey values
+    beyond 16 bits.
     """
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "RGB":
@@ -58,7 +60,7 @@ def _grey16(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes size x size pixels; `interpolation` is a torchvision InterpolationMode value."""
+    """A rule that maps a picture to size x size pixels; `interpolation` is a torchvision InterpolationMode value."""
 
     size: int
     resize: str
@@ -66,7 +68,7 @@ class Geometry:
     interpolation: str
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """RGB picture to uint8 (3, size, size)."""
+        """Convert an RGB picture to uint8 (3, size, size)."""
         size = self.size
         if self.resize == "squash":
             return _channels_first(image.resize((size, size), self._resampling))
@@ -75,22 +77,22 @@ class Geometry:
         return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + size, top + size)))
 
     def whole(self, image: Image.Image) -> np.ndarray:
-        """RGB picture to uint8 (3, H, W), of which `apply` keeps the centre where it crops."""
+        """Convert an RGB picture to uint8 (3, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
         return _channels_first(image.resize(self.extent(*image.size), self._resampling))
 
     def extent(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the whole, of those of a picture."""
+        """Return width and height of the resized picture before the crop, from the width and height of the picture."""
         short = int(self.size / self.crop)
         return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
 
     @property
     def _resampling(self) -> Image.Resampling:
-        """Pillow antialiases every filter but nearest."""
+        """Return Pillow's filter of the same name; Pillow antialiases every filter but nearest."""
         return Image.Resampling[self.interpolation.removesuffix("-exact").upper()]
 
 
 def middle(length: int, size: int) -> int:
-    """Where the middle `size` of `length` pixels begin."""
+    """Return where the middle `size` of `length` pixels begins."""
     return round((length - size) / 2)
 
 

@@ -1,6 +1,7 @@
-"""Real handwritten digits without a network: the 1797, 8 x 8 grey, that scikit-learn ships (Alpaydin, 1998).
+"""This module reads handwritten digits without a network: the 1797 grey 8 x 8 pictures in scikit-learn (Alpaydin,
+1998).
 
-They have no official test split: 20 % are drawn once and for all, whatever the `split_seed`.
+They have no official test split: 20 % are drawn with a fixed seed, whatever the `split_seed`.
 """
 
 import importlib.util
@@ -20,10 +21,10 @@ TEST_FRACTION = 0.2
 
 @component
 class Digits(Data):
-    """Needs nothing on disk."""
+    """A data set that comes with scikit-learn and needs no files of the user."""
 
     def open(self) -> LabelledSets:
-        """Grey values 0 to 16, spread over 0 to 255."""
+        """Return the digits, their grey values 0 to 16 spread over 0 to 255."""
         # the file that load_digits reads: importing sklearn for it would take seconds
         sklearn = Path(importlib.util.find_spec("sklearn").origin).parent
         file = sklearn / "datasets" / "data" / "digits.csv.gz"

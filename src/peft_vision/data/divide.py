@@ -1,4 +1,4 @@
-"""Which images train, validate and test: stratified, seeded, refused when a class would be left empty."""
+"""This module draws training, validation and test images: stratified, seeded, and refused if a class would be empty."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from peft_vision.data.splits import LabelledSets
 from peft_vision.data.stratify import draw, most_drawable
 
 TEST_SEED = 0
-"""Draws the test part of data sets without one: fixed, so every `split_seed` is judged on the same images."""
+"""Seed of the test part drawn for data sets without one: fixed, so every `split_seed` is tested on the same images."""
 
 
 def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
-    """(the rest, the test part) of a data set that has no test split of its own."""
+    """Return (the rest, the test part) of a data set that has no official test split."""
     count = round(fraction * len(labelled))
     most = most_drawable(labelled.labels, leave=1)
     if not 1 <= count <= most:
@@ -36,7 +36,8 @@ def divided(
     split_seed: int,
     stage: str,
 ) -> dict[str, Labelled]:
-    """train, val and test, in this order, as far as there is one in this stage. Of few shots, the same train in all."""
+    """Return train, val and test in this order, each only if this stage has one. With `shots`, train is the same in all
+    stages."""
     choosing = stage in ("all", "tune")
     if shots is not None:
         validate = choosing and (sets.val is not None or val_fraction > 0)
@@ -58,8 +59,8 @@ def divided(
 
 
 def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> None:
-    """ConfigError unless every split has an image and every class a training image; where `sets` may have gaps, unless
-    every class that has one in them has kept one."""
+    """Raise ConfigError unless every split has an image and every class has a training image. If `sets` may have gaps,
+    this holds only for classes with a training image in `sets`."""
     empty = [split for split, part in parts.items() if not len(part)]
     if empty:
         raise ConfigError(f"data: no {empty[0]} image is left")
@@ -71,7 +72,7 @@ def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> Non
 
 
 def without_images(part: Labelled, classes: tuple[str, ...]) -> list[str]:
-    """The classes that no picture shows."""
+    """Return the classes that no picture of `part` shows."""
     counts = torch.bincount(part.labels, minlength=len(classes)).tolist()
     return [name for name, count in zip(classes, counts, strict=True) if not count]
 
@@ -98,6 +99,6 @@ def _validation_part(train: Labelled, val_fraction: float, split_seed: int) -> t
             f"data.val_fraction: got {val_fraction:g}, {count} of {len(train)} labelled images; "
             f"1 to {most} would leave every class an image to train on (0: no validation part)"
         )
-    # its own seed: with the one of train_size, the images drawn first would all go to validation
+    # a different seed: with the seed of train_size, the images drawn first would all go to validation
     drawn, rest = draw(train.labels, count, seed=split_seed + 2**32, least=0, leave=1)
     return train.subset(rest), train.subset(drawn)

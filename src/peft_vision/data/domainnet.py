@@ -1,4 +1,5 @@
-"""One domain of DomainNet, trained and tested on by its own lists (Peng et al., 2019, arXiv:1812.01754).
+"""This module reads one domain of DomainNet with its official training and test lists (Peng et al., 2019,
+arXiv:1812.01754).
 
 path/sketch/airplane/sketch_002_000001.jpg  path/sketch_train.txt  path/sketch_test.txt
 """
@@ -14,7 +15,8 @@ from peft_vision.data.splits import LabelledSets
 
 @component
 class DomainNet(Data):
-    """`lists`: where they lie in `path`, with {domain} and {split} in it."""
+    """A domain of DomainNet; `lists` is the pattern of its lists' paths below `path`, with {domain} and {split} in
+    it."""
 
     path: Annotated[str, FILE]
     domain: Literal[DOMAINS]
@@ -22,7 +24,7 @@ class DomainNet(Data):
     classes: Literal["all", "sentry40"]
 
     def open(self) -> LabelledSets:
-        """Class ids follow the labels in the lists."""
+        """Return the domain's splits; class ids follow the labels in the lists."""
         lists = Lists(Path(self.path).expanduser().absolute(), self.lists, prefix="data.")
         lists.check(self.domain, "train", "test")
         train, test = lists.read(self.domain, "train"), lists.read(self.domain, "test")
@@ -34,5 +36,5 @@ class DomainNet(Data):
             test=lists.pictures(test, classes),
             classes=classes,
             remark="",
-            gaps=self.classes == "all",  # as published, painting has t-shirts to test on and none to train on
+            gaps=self.classes == "all",  # as published, painting has t-shirts in the test list only
         )

@@ -1,6 +1,6 @@
-"""DomainNet's lists: which picture shows what, in six domains (Peng et al., 2019, arXiv:1812.01754).
+"""This module reads DomainNet's lists of pictures and labels in six domains (Peng et al., 2019, arXiv:1812.01754).
 
-A list belongs to one domain and split and has a line a picture: clipart/airplane/clipart_002_000001.jpg 1
+A list belongs to one domain and split; each line names a picture: clipart/airplane/clipart_002_000001.jpg 1
 """
 
 import logging
@@ -23,7 +23,7 @@ DOMAINS = tuple(_GB)
 
 @dataclass(frozen=True)
 class Listed:
-    """The lines of the list `file`: each a picture's path, the name of its class and its label."""
+    """The lines of the list `file`: each holds a picture's path, the name of its class and its label."""
 
     file: Path
     lines: list[tuple[str, str, int]]
@@ -31,15 +31,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Lists:
-    """A copy of DomainNet in `root`, its lists at `pattern` below. `prefix` stands before the keys that are named to
-    the user, such as "data."."""
+    """A copy of DomainNet in `root` with its lists at `pattern` below. `prefix` precedes config keys in messages, such
+    as "data."."""
 
     root: Path
     pattern: str
     prefix: str
 
     def check(self, domain: str, *splits: str) -> None:
-        """ConfigError unless pictures and lists are there."""
+        """Raise ConfigError unless pictures and lists exist."""
         if not all(field in self.pattern for field in ("{domain}", "{split}")):
             raise ConfigError(
                 f"{self.prefix}lists: got {self.pattern!r}, must hold {{domain}} and {{split}}, "
@@ -77,7 +77,7 @@ class Lists:
         return Listed(file, lines)
 
     def classes(self, lists: Iterable[Listed], which: str) -> tuple[str, ...]:
-        """Those of `lists`, by their labels, which the lists must agree on; or the 40 of SENTRY."""
+        """Return the class names in `lists` in label order, or the 40 of SENTRY. ConfigError if the lists disagree."""
         names: dict[int, str] = {}
         labels: dict[str, int] = {}
         for listed in lists:
@@ -92,7 +92,7 @@ class Lists:
         return SENTRY40 if which == "sentry40" else tuple(names[label] for label in sorted(names))
 
     def pictures(self, listed: Listed, classes: tuple[str, ...]) -> Labelled:
-        """Those of `classes`, labelled by their places in it."""
+        """Return the listed pictures of `classes`, labelled by the position of their class. ConfigError for none."""
         places = {name: place for place, name in enumerate(classes)}
         kept = [(path, places[name]) for path, name, _ in listed.lines if name in places]
         if not kept:

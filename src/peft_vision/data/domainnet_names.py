@@ -1,5 +1,5 @@
-"""The 40 classes of DomainNet that SENTRY (Prabhu et al., 2021, arXiv:2012.11460) chose and LP-FT took over, by their
-labels in SENTRY's lists."""
+"""This module lists the 40 classes of DomainNet chosen by SENTRY (Prabhu et al., 2021, arXiv:2012.11460) and reused by
+LP-FT, in the order of SENTRY's labels."""
 
 _SENTRY40 = """
 airplane ambulance apple backpack banana bathtub bear bed bee bicycle bird book bridge bus cake calculator camera car

@@ -1,7 +1,7 @@
-"""Fetching a torchvision data set once, whole or not at all.
+"""This module downloads a torchvision data set once, completely or not at all.
 
-It is downloaded and unpacked in a hidden folder under the root and moved into place when complete, so a
-killed download is never taken for data; a lock lets one of several processes do it while the others wait.
+It is downloaded and unpacked in a hidden folder under the root and moved into place when complete, so an
+interrupted download is never mistaken for data; with a lock, one of several processes does it while the others wait.
 """
 
 import http.client
@@ -37,7 +37,7 @@ def packed(entry: Entry, root: Path) -> bool:
 
 
 def reachable(site: str) -> bool:
-    """Return whether `site` answers anything within PROBE_SECONDS."""
+    """Return whether `site` answers at all within PROBE_SECONDS."""
     answered, done = threading.Event(), threading.Event()
 
     def ask() -> None:
@@ -53,14 +53,14 @@ def reachable(site: str) -> bool:
         finally:
             done.set()
 
-    # in a thread, because looking up the name has a patience of its own that no timeout shortens
+    # in a thread, because the name lookup has its own time limit, which `timeout` does not shorten
     threading.Thread(target=ask, daemon=True).start()
     done.wait(PROBE_SECONDS)
     return answered.is_set()
 
 
 def fetch(name: str, entry: Entry, root: Path) -> None:
-    """Downloads and unpacks what is not there; archives already under `root` are used."""
+    """Download and unpack the missing contents; archives already under `root` are used. ConfigError if that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
@@ -76,7 +76,7 @@ def ways_out(entry: Entry) -> str:
 
 
 def _fetch(entry: Entry, root: Path, staging: Path) -> None:
-    for content in entry.contents:  # unpacked by a process that was killed: torchvision would take it for whole
+    for content in entry.contents:  # torchvision would take what a killed process unpacked for complete
         shutil.rmtree(staging / content, ignore_errors=True)
     for archive in entry.archives:
         if (root / archive).is_file():
@@ -96,7 +96,7 @@ def _fetch(entry: Entry, root: Path, staging: Path) -> None:
 
 @contextmanager
 def _stall_timeout() -> Iterator[None]:
-    """torchvision sets no timeout, and a connection gone silent would hang for ever."""
+    """Set a default socket timeout: torchvision sets none, and a connection that went silent would hang forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
     try:

@@ -1,4 +1,4 @@
-"""How much a data set holds."""
+"""This module counts the images and classes of a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Extent:
-    """`images`: by split; `classes`: how many."""
+    """The number of images of each split, and the number of classes."""
 
     images: Mapping[str, int]
     classes: int
 
     def at(self, stage: str) -> "Extent":
-        """As many as `data.stage` reads, of train, val and test."""
+        """Return the extent that `data.stage` reads, of an extent with train, val and test."""
         train, val, test = (self.images[split] for split in ("train", "val", "test"))
         images = {
             "all": {"train": train, "val": val, "test": test},

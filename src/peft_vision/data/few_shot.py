@@ -1,7 +1,8 @@
-"""A few images of each class: k to train on, min(k, 4) to validate on (as CoOp, Zhou et al., 2022, arXiv:2109.01134).
+"""This module draws a few images per class: k for training and min(k, 4) for validation (as CoOp, Zhou et al., 2022,
+arXiv:2109.01134).
 
-The images of a class stand in an order that the seed draws, and the first k train: those of 1 shot are among those of
-2. Where the data set has no validation images of its own, the last of the order validate: the same for 4 shots and 16.
+The seed draws an order of each class's images, and the first k are trained on, so those of 1 shot are among those of
+2. If the data set has no validation split, the last images in this order validate: the same ones for 4 shots and 16.
 """
 
 import numpy as np
@@ -16,8 +17,8 @@ MOST_TO_VALIDATE = 4
 
 
 def few_shot(sets: LabelledSets, *, shots: int, validate: bool, seed: int) -> tuple[Labelled, Labelled | None]:
-    """The training and the validation images, None where `validate` is false. ConfigError where a class has too few;
-    where `sets` may have gaps, a class without any is passed over."""
+    """Return the training and the validation images, the latter None if `validate` is false. ConfigError if a class has
+    too few images; if `sets` may have gaps, a class without any is passed over."""
     train, validating = sets.train, min(shots, MOST_TO_VALIDATE) if validate else 0
     from_train = validating if sets.val is None else 0
     _refuse_too_few(sets, train, shots=shots, validating=from_train)

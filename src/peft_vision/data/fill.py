@@ -1,4 +1,4 @@
-"""Every picture of a set read once, by threads: decoded into memory, or only verified."""
+"""This module reads every picture of a set once, with threads, and decodes it into memory or only verifies it."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,8 @@ _CHUNK = 64  # pictures a thread takes at a time
 
 
 def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
-    """uint8 (n, 3, S, S) of the readable pictures, and the reason for each position that is not."""
+    """Return uint8 (n, 3, S, S) of the readable pictures, and the error of each unreadable one by its position in
+    `images`."""
     pixels = torch.empty((len(images), 3, geometry.size, geometry.size), dtype=torch.uint8)
     rows = pixels.numpy()
     indices = images.indices.tolist()
@@ -35,7 +36,8 @@ def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) ->
 
 
 def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Wholes, dict[int, str]]:
-    """The readable pictures before their centres are cut out, and the reason for each position that is not."""
+    """Return the readable pictures before their centres are cut out, and the error of each unreadable one by its
+    position."""
     arrays: list[np.ndarray | None] = [None] * len(images)
     indices = images.indices.tolist()
 
@@ -48,7 +50,7 @@ def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: s
 
 def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> int:
     """Return the bytes that `decode_whole` would take, from the sizes in the files' headers; 0 for unreadable files."""
-    sizes = [0] * len(images)  # stays for a picture that cannot be read
+    sizes = [0] * len(images)  # 0 remains for a picture that cannot be read
     indices = images.indices.tolist()
 
     def measure(position: int) -> None:
@@ -60,7 +62,7 @@ def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: st
 
 
 def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
-    """The reason for each position that cannot be read."""
+    """Return the error of each unreadable picture by its position in `images`."""
     indices = images.indices.tolist()
     return _faults(
         lambda position: images.pictures.verify(indices[position]),
@@ -71,7 +73,7 @@ def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
 
 
 def glance(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
-    """The reason for each position whose head already tells that it cannot be read: nothing is decoded."""
+    """Return the error of each picture whose header shows it to be unreadable, by its position; nothing is decoded."""
     if isinstance(images.pictures, Arrays):
         return {}
     indices = images.indices.tolist()

@@ -1,7 +1,7 @@
-"""FMoW-WILDS in some regions of the world, up to 2012 (Christie et al., 2018, arXiv:1711.07846; Koh et al., 2021,
-arXiv:2012.07421).
+"""This module reads FMoW-WILDS in some regions of the world, up to 2012 (Christie et al., 2018, arXiv:1711.07846; Koh
+et al., 2021, arXiv:2012.07421).
 
-Classes that these regions have no training image of stay among the classes: elsewhere they do occur.
+Classes without a training image in these regions stay among the classes, since they do occur in other regions.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ from peft_vision.data.splits import LabelledSets
 
 @component
 class FMoW(Data):
-    """`path`: the folder that holds RELEASE_v1.1.txt."""
+    """FMoW-WILDS in the folder `path`, which holds RELEASE_v1.1.txt."""
 
     path: Annotated[str, FILE]
     regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]
 
     def open(self) -> LabelledSets:
-        """WILDS' splits train, id_val and id_test."""
+        """Return WILDS' splits train, id_val and id_test."""
         table = read(Path(self.path).expanduser().absolute(), prefix="data.")
         return LabelledSets(
             name=f"fmow {', '.join(self.regions)}",

@@ -1,5 +1,5 @@
-"""The table of FMoW-WILDS: which image shows what, where and when (Christie et al., 2018, arXiv:1711.07846; Koh et al.,
-2021, arXiv:2012.07421).
+"""This module reads the table of FMoW-WILDS with the category, region and split of each image (Christie et al., 2018,
+arXiv:1711.07846; Koh et al., 2021, arXiv:2012.07421).
 
 path/RELEASE_v1.1.txt  path/rgb_metadata.csv  path/country_code_mapping.csv  path/images/rgb_img_<row>.png
 
@@ -30,7 +30,7 @@ _ORIGIN = (
 
 
 class Row(NamedTuple):
-    """`image`: its number; `split`: one of WILDS', or None where it is in none."""
+    """A row of the table: `image` is its number, and `split` is one of WILDS' splits, or None if it is in none."""
 
     image: int
     split: str | None
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """`prefix` stands before the keys that are named to the user, such as "data."."""
+    """The rows of a copy in `folder`; `prefix` precedes config keys in messages, such as "data."."""
 
     folder: Path
     prefix: str
@@ -48,11 +48,12 @@ class Table:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """All there are, sorted as WILDS numbers them."""
+        """Return all categories, sorted as WILDS numbers them."""
         return tuple(sorted({row.category for row in self.rows}))
 
     def images(self, split: str, regions: Collection[str]) -> Labelled:
-        """Return the images of `regions` in one of WILDS' splits, labelled by their places in `categories`."""
+        """Return the images of `regions` in one of WILDS' splits, labelled by the position of their category in
+        `categories`. ConfigError if there are none."""
         rows = [row for row in self.rows if row.split == split and row.region in regions]
         if not rows:
             there = ", ".join(sorted({row.region for row in self.rows if row.split == split})) or "none"
@@ -67,7 +68,7 @@ class Table:
 
 
 def check(folder: Path, *, prefix: str) -> None:
-    """ConfigError unless the files are there."""
+    """Raise ConfigError unless the files exist."""
     if not folder.is_dir():
         raise ConfigError(f"{prefix}path: no folder {folder}\n{_ORIGIN}")
     if not (folder / _RELEASE).is_file():
@@ -79,7 +80,8 @@ def check(folder: Path, *, prefix: str) -> None:
 
 
 def read(folder: Path, *, prefix: str) -> Table:
-    """Every row, those of no split as well."""
+    """Read every row, including those in no split. ConfigError for a file that is missing, unreadable or not the
+    published one."""
     check(folder, prefix=prefix)
     countries, rows = folder / _COUNTRIES, folder / _ROWS
     region_of = {code: region for _, (code, region) in _values(countries, ("alpha-3", "region"), prefix)}
@@ -110,7 +112,7 @@ def read(folder: Path, *, prefix: str) -> Table:
 
 
 def _split(split: str, timestamp: str) -> str | None:
-    """WILDS' split of a row, from the csv's; ValueError for a time that is none, or of an unknown zone."""
+    """Return WILDS' split of a row from the csv's split; ValueError for a malformed time or one without a time zone."""
     if split == "seq":  # sequestered
         return None
     time = datetime.fromisoformat(timestamp)
@@ -123,7 +125,7 @@ def _split(split: str, timestamp: str) -> str | None:
 
 
 def _values(path: Path, columns: tuple[str, ...], prefix: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of the line and the values of `columns`, of each row."""
+    """Yield the line number and the values of `columns` for each row."""
     try:
         with TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)

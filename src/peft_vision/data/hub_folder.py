@@ -1,4 +1,5 @@
-"""A data set's parquet files from the Hugging Face hub: from its cache without a request, else downloaded."""
+"""This module gets a data set's parquet files from the Hugging Face hub: from the cache without a request, else
+downloaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,11 @@ _WAYS_OUT = "fetch it where there is a network, or put its parquet files into a 
 
 
 def fetch(repository: str, subset: str | None, *, enough: Callable[[Path], bool]) -> Path:
-    """The folder of the files of `subset`, or of all. What the cache has is used as it is where it is `enough`: a
-    download that was killed leaves a part."""
+    """Return the folder of the files of `subset`, or of all files. Cached files are used without a request if `enough`
+    accepts them, because an interrupted download leaves only some. ConfigError if they cannot be fetched."""
     try:
         cached = _snapshot(repository, subset, local=True)
-    except OSError:  # nothing, or a part
+    except OSError:  # nothing or only some files are cached
         cached = None
     if cached is not None and enough(cached):
         return cached

@@ -1,12 +1,12 @@
-"""A user's own pictures: a folder for each class, under train/ [val/] test/ or all in one place.
+"""This module reads a user's own pictures: a folder per class, under train/ [val/] test/ or all in one place.
 
     path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
-    path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class tests
+    path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class is the test part
 
-The splits may have other names (split_folders.py), and a class may be called train, where its folder holds no folders.
+The splits may have other names (split_folders.py), and a class may be called train if its folder holds no folders.
 
-A file counts as a picture by its ending; other files and hidden ones are passed over, and what archives and programs
-leave behind (walk.py).
+A file counts as a picture by its ending; other files, hidden ones, and leftovers of archives and programs are passed
+over (walk.py).
 """
 
 from pathlib import Path
@@ -28,15 +28,15 @@ _KEY, _OPTION = "data.path", "data.divided"
 
 @component
 class ImageFolder(Data):
-    """`test_fraction` is for a folder that is not divided into train/ and test/. `divided`: whether it is; None: as its
-    folders tell."""
+    """A folder of pictures by class. `divided`: whether it is divided into train/ and test/; None: detect it from the
+    folders. `test_fraction` is used only if it is not divided."""
 
     path: Annotated[str, FILE]
     divided: Annotated[bool | None, Neutral(None)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:
-        """Class ids follow the sorted names of the training classes."""
+        """Return the splits; class ids follow the sorted names of the training classes."""
         root = Path(self.path).expanduser().absolute()
         if not root.is_dir():
             raise ConfigError(f"data.path: no folder {root}")

@@ -1,8 +1,8 @@
-"""ImageNet's 1,000 classes by their WordNet ids (Russakovsky et al., 2015, arXiv:1409.0575).
+"""ImageNet's 1,000 classes, identified by their WordNet ids (Russakovsky et al., 2015, arXiv:1409.0575).
 
 path/train/n01440764/*.JPEG  path/val/n01440764/*.JPEG
 
-Labels of its test images are not public: as usual, val/ is what a run is tested on.
+Labels of its test images are not public, so runs are tested on val/, as usual.
 """
 
 from pathlib import Path
@@ -22,17 +22,17 @@ SOURCE = (
 
 @component
 class ImageNet(Data):
-    """`path` holds train/ and val/."""
+    """ImageNet in the folder `path`, which holds train/ and val/."""
 
     path: Annotated[str, FILE]
 
     def check(self) -> None:
-        """Only that the folders are there: to list 1.3 million pictures takes a while."""
+        """Check only that the folders exist, because listing 1.3 million pictures takes a while."""
         for split in ("train", "val"):
             require_folders(self._folder() / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
 
     def open(self) -> LabelledSets:
-        """The test part is val/."""
+        """Return train/ and, as the test part, val/."""
         self.check()
         root, classes = self._folder(), synsets("all")
         labels = {wnid: label for label, wnid in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""A folder with a sub-folder of pictures for each class, as ImageNet and its likenesses are published.
+"""This module reads a folder with a sub-folder of pictures per class, the layout of ImageNet and data sets like it.
 
 train/n01440764/n01440764_18.JPEG
 """
@@ -10,12 +10,12 @@ from peft_vision.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.walk import class_files, sub_folders
 
-_NAMED = 3  # class folders that a message names
+_NAMED = 3  # class folders named in a message
 
 
 def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: str, source: str) -> None:
-    """ConfigError unless `folder` holds those of `names`; `alone`: and none beside. It begins with `key` and ends with
-    `source`: where the folder comes from, how it is laid out and how large it is."""
+    """Raise ConfigError unless `folder` holds the sub-folders `names` and, if `alone`, no others. Its message begins
+    with `key` and ends with `source`: where the folder can be obtained, its layout and its size."""
     if not folder.is_dir():
         raise ConfigError(f"{key}: no folder {folder}\n{source}")
     there = {path.name for path in sub_folders(folder, key=key)}
@@ -31,8 +31,8 @@ def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: s
 
 
 def read_folders(root: Path, folder: Path, labels: Mapping[str, int], *, key: str) -> Labelled:
-    """The pictures in the sub-folders of `folder` that `labels` names, in its order; `root` is where their names
-    begin."""
+    """Return the pictures in the sub-folders of `folder` that `labels` names, in the order of `labels`; picture names
+    are relative to `root`. ConfigError if a class has none."""
     names = list(labels)
     found = dict(zip(names, class_files([folder / name for name in names], root, key=key), strict=True))
     if empty := [name for name, paths in found.items() if not paths]:

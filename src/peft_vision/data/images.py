@@ -1,4 +1,4 @@
-"""The images of one split, fetched in batches whose make-up the trainer decides.
+"""This module fetches the images of a split in batches whose composition the trainer decides.
 
 A batch is a function of (seed, indices): the same from memory or from disk, with or without loader processes.
 """
@@ -24,13 +24,13 @@ from peft_vision.seeding import derive
 
 
 def usable(workers: int) -> int:
-    """`workers`, but no more than the CPUs this process may use: more only take turns."""
+    """Return `workers`, but at most the number of CPUs this process may use, since more would only take turns."""
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(workers, cpus)
 
 
 class Undecoded:
-    """Stands in for a uint8 tensor (n, 3, S, S) that does not fit in memory: indexing it decodes."""
+    """A stand-in for a uint8 tensor (n, 3, S, S) that does not fit in memory; indexing decodes the pictures."""
 
     def __init__(self, pictures: Pictures, indices: Tensor, geometry: Geometry) -> None:
         self.pictures = pictures
@@ -45,7 +45,7 @@ class Undecoded:
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """uint8 (3, H, W) of those at `positions` (B,), before the centre is cut out of them."""
+        """Return uint8 (3, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
         return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
 
     @property
@@ -53,7 +53,7 @@ class Undecoded:
         return self.geometry.size
 
     def digest(self) -> str:
-        """sha256 of all that is decoded, and of how."""
+        """Return the sha256 of all encoded pictures, the geometry and Pillow's version."""
         sha = hashlib.sha256(f"{self.geometry} Pillow {PIL.__version__}".encode())
         for content in self.pictures.contents(self.indices):
             sha.update(content)
@@ -61,7 +61,7 @@ class Undecoded:
 
 
 class Source(ABC):
-    """A set of inputs of some kind with their `labels` (n,) int64, which a model can be fitted to or scored on."""
+    """A set of inputs of some kind with `labels` (n,) int64, on which a model can be trained or evaluated."""
 
     labels: Tensor
 
@@ -72,16 +72,16 @@ class Source(ABC):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[object, Tensor]]:
-        """For each (B,) of indices, inputs that a model's forward takes and labels (B,)."""
+        """Yield, for each tensor (B,) of indices, the inputs for a model's forward and the labels (B,)."""
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[object, Tensor]]:
-        """Every input that `batches` may give, once."""
+        """Yield every input that `batches` may give once, in order, with its labels."""
         return self.batches(torch.arange(len(self)).split(batch_size), seed=None, workers=workers)
 
 
 class Images(Source):
-    """`pixels`: uint8 (n, 3, S, S) in memory, or decoded at each access; or, as crop_flip needs them, wholes of both
-    kinds. `handed_out` counts the images that left here, each for one pass through a backbone."""
+    """A split's images. `pixels`: uint8 (n, 3, S, S) in memory or decoded at each access, or the uncropped pictures
+    that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
     def __init__(self, labels: Tensor, pixels: Tensor | Wholes | Undecoded, augment: str) -> None:
         self.labels = labels
@@ -90,7 +90,7 @@ class Images(Source):
         self.handed_out = 0
 
     def digest(self) -> str:
-        """sha256 of what `batches` makes its images of: of the pixels, or of all that they are decoded from."""
+        """Return the sha256 of the pixels in memory, or of all that they are decoded from."""
         if not isinstance(self.pixels, Tensor):
             return self.pixels.digest()
         sha = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
@@ -100,7 +100,7 @@ class Images(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each (B,) of indices, images uint8 (B, 3, S, S) and labels (B,); B may be 0. Without a seed
+        """Yield, for each tensor (B,) of indices, images uint8 (B, 3, S, S) and labels (B,); B may be 0. Without a seed
         nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))
@@ -116,13 +116,13 @@ class Images(Source):
 
 
 def _by_processes(fetch: "_Batches", processes: int) -> Iterator[Tensor]:
-    """Yield the batches that so many processes make. ConfigError where one of them is killed."""
+    """Yield the batches, loaded by `processes` processes. ConfigError if one of them is killed."""
     loader = DataLoader(
         fetch,
         batch_size=None,  # an item is a batch
         collate_fn=_sent,
         num_workers=processes,
-        generator=torch.Generator(),  # else the loader draws its base seed from the global one
+        generator=torch.Generator(),  # else the loader draws its base seed from the global generator
         multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
     )
     try:
@@ -137,8 +137,8 @@ def _by_processes(fetch: "_Batches", processes: int) -> Iterator[Tensor]:
 
 
 def _sent(pixels: Tensor) -> Tensor | np.ndarray:
-    """Return what a process sends: pixels in shared memory or, where there is too little of it, as in many
-    containers, an array, which goes through a pipe. PyTorch would lose the batch, and its receiver wait for ever."""
+    """Return the pixels in shared memory or, if that is too small, as in many containers, as an array, which is sent
+    through a pipe. PyTorch alone would lose the batch, and its receiver would wait forever."""
     try:
         return pixels.share_memory_()
     except RuntimeError:
@@ -146,7 +146,7 @@ def _sent(pixels: Tensor) -> Tensor | np.ndarray:
 
 
 def shuffled(count: int, *, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The indices of `count` images in batches, in an order that depends on seed and epoch only."""
+    """Return the indices of `count` images in batches, in an order that depends on seed and epoch only."""
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
     return torch.randperm(count, generator=generator).split(batch_size)
 

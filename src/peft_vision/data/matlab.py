@@ -1,4 +1,4 @@
-"""Tables in MATLAB's file format, as some data sets are published with."""
+"""This module reads tables in MATLAB's file format, which some data sets are published with."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from peft_vision.config import ConfigError
 from peft_vision.data.matlab_elements import read_matrices
 from peft_vision.data.reading import reading
 
-_LARGEST = 2**26  # bytes of one variable, of a table
+_LARGEST = 2**26  # bytes of one variable
 
 
 def read_mat(
@@ -19,8 +19,8 @@ def read_mat(
     key: str = "data.root",
     remedy: str = "fetch it again",
 ) -> list[np.ndarray]:
-    """These variables of `file`; with `squeeze` without axes of one, but (n,) at least; a struct array has named
-    fields. ConfigError where they cannot be read."""
+    """Return the named variables of `file`; a struct array has named fields. `squeeze` drops axes of length one but
+    leaves at least (n,). ConfigError if a variable cannot be read or is missing."""
     with reading(file, f"a MATLAB file of {', '.join(variables)}", key=key, remedy=remedy):
         content = read_matrices(file, variables, largest=largest, squeeze=squeeze)
     if missing := [name for name in variables if name not in content]:
@@ -29,7 +29,7 @@ def read_mat(
 
 
 def texts(file: Path, values: np.ndarray, *, what: str) -> list[str]:
-    """`values` of the file as a list. ConfigError where one of them is no text."""
+    """Return `values` of the file as a list. ConfigError unless they are a non-empty list of texts."""
     if values.ndim != 1 or not values.size or not all(isinstance(value, str) for value in values.tolist()):
         raise ConfigError(f"data.root: {file} holds {values.dtype} {values.shape} as {what}, should be a list of texts")
     return values.tolist()

@@ -1,10 +1,10 @@
-"""MATLAB's files of format 5: numbers, texts, cells and structs, each as large as it says before it is made.
+"""This module reads MATLAB files of format 5 (numbers, texts, cells and structs) and checks sizes before allocating.
 
-A file      128 bytes of head, then elements: uint32 type, uint32 bytes, content; a small one has both in one uint32
-A matrix    an element of elements: uint32 flags with the class; int32 sizes; name; what the class needs
+A file      128 bytes of header, then elements: uint32 type, uint32 bytes, content; a small one has both in one uint32
+A matrix    an element of elements: uint32 flags with the class; int32 sizes; name; the elements of its class
 A class     numbers: their values; text: its characters; cell: matrices; struct: length and names of fields, matrices
 
-Not read by scipy, whose reader takes a file on trust: some damages of a cell end the whole process.
+scipy is not used, because its reader trusts the file: some damage in a cell crashes the whole process.
 """
 
 import math
@@ -35,8 +35,8 @@ Element = tuple[int, memoryview]
 
 
 def read_matrices(path: Path, names: Sequence[str], *, largest: int, squeeze: bool) -> dict[str, Any]:
-    """Those of `path` that are called one of `names`, as scipy gives them. ValueError for what does not hold together
-    and for one of more than `largest` bytes; nothing beyond is unpacked."""
+    """Return the matrices of `path` that are called one of `names`, as scipy returns them. ValueError for an
+    inconsistent file and for a matrix of more than `largest` bytes; nothing beyond that is unpacked."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(_HEAD)[124:]
@@ -61,7 +61,7 @@ def read_matrices(path: Path, names: Sequence[str], *, largest: int, squeeze: bo
 
 
 def _inflated(packed: bytes, largest: int, order: str) -> bytes:
-    """The content of the matrix in a compressed element; no more than its beginning where that is larger."""
+    """Return the content of the matrix in a compressed element, cut after `largest` + 1 bytes."""
     inflater = zlib.decompressobj()
     kind, length = struct.unpack(f"{order}II", inflater.decompress(packed, 8))
     if kind != _MATRIX:
@@ -73,7 +73,7 @@ def _inflated(packed: bytes, largest: int, order: str) -> bytes:
 
 
 def _elements(content: memoryview, order: str) -> Iterator[Element]:
-    """Type and content of each."""
+    """Yield the type and content of each element."""
     place = 0
     while place < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
@@ -87,20 +87,19 @@ def _elements(content: memoryview, order: str) -> Iterator[Element]:
 
 
 def _name(content: memoryview, order: str) -> str:
-    _, _, (_, name) = islice(_elements(content, order), 3)  # ValueError where there are fewer
+    _, _, (_, name) = islice(_elements(content, order), 3)  # ValueError if there are fewer
     return bytes(name).decode("latin1")
 
 
 class _Matrices:
-    """A reader of one file's matrices: `order` is the numbers' byte order, `squeeze` whether axes of one are
-    dropped."""
+    """A reader of a file's matrices: `order` is the byte order of numbers, and `squeeze` drops axes of length one."""
 
     def __init__(self, order: str, squeeze: bool) -> None:
         self.order = order
         self.squeeze = squeeze
 
     def read(self, content: memoryview, depth: int = _DEEPEST) -> Any:
-        """An array, or without axes a number or a text."""
+        """Return an array or, without axes left, a number or a text."""
         if not len(content):  # an empty cell
             return self._squeezed(np.empty((1, 0)))
         if not depth:
@@ -133,7 +132,7 @@ class _Matrices:
         return found.astype(numbers.newbyteorder("="), copy=False)
 
     def _texts(self, rest: list[Element], shape: tuple[int, ...]) -> np.ndarray:
-        """One for each row."""
+        """Return one text for each row."""
         kind, values = rest[0] if rest else (16, b"")
         code = _CODES[kind]
         text = bytes(values).decode(code if code == "utf-8" else f"{code}{_ENDIAN[self.order]}")

@@ -1,5 +1,5 @@
-"""Arrays in NumPy's own files, never unpickled: what a head promises is compared with the size of the file before
-anything is allocated."""
+"""This module reads arrays in NumPy's own format without unpickling; the size in the header is compared with the size
+of the file before anything is allocated."""
 
 import io
 import math
@@ -16,8 +16,8 @@ _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_
 
 
 def read_head(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether column by column, and type of the values that follow. ValueError where it is no head, and for
-    objects, which would have to be unpickled."""
+    """Return shape, whether values are in column-major order, and dtype of the values that follow. ValueError for a
+    malformed header and for objects, which would have to be unpickled."""
     version = np.lib.format.read_magic(stream)[0]
     if version not in _READERS:
         raise ValueError(f"version {version} of the format")
@@ -39,7 +39,8 @@ def num_bytes(shape: tuple[int, ...], kind: np.dtype) -> int:
 
 
 def read_values(stream: IO[bytes], *, size: int, largest: int) -> np.ndarray:
-    """The array in a stream of `size` bytes. ValueError where these are not what the head says, or over `largest`."""
+    """Return the array in a stream of `size` bytes. ValueError if the header announces more than `size` or `largest`
+    bytes, or the stream is shorter."""
     shape, by_column, kind = read_head(stream)
     promised = num_bytes(shape, kind)
     if promised > min(size, largest):
@@ -51,7 +52,7 @@ def read_values(stream: IO[bytes], *, size: int, largest: int) -> np.ndarray:
 
 
 def map_values(path: Path) -> np.ndarray:
-    """The array in a file, mapped rather than read. ValueError where the file is shorter than its head says."""
+    """Return the array in a file, memory-mapped. ValueError if the file is shorter than its header says."""
     with open_regular(path) as file:
         shape, by_column, kind = read_head(file)
         start, size = file.tell(), os.fstat(file.fileno()).st_size

@@ -1,7 +1,8 @@
-"""The one place where an encoded picture is opened: of a few formats, whatever its name says, and never by a program.
+"""This module is the only place that opens encoded pictures: in a few formats, whatever the file's name, and never with
+another program.
 
-Pillow hands PostScript to Ghostscript and knows some forty formats, most of them no pictures of a data set. What is
-opened here is decoded within this process, by decoders of formats that pictures are published in.
+Pillow hands PostScript to Ghostscript and knows some forty formats, most of them unused by data sets. Pictures
+opened here are decoded within this process, by decoders of formats that pictures are published in.
 """
 
 from collections.abc import Iterator
@@ -19,20 +20,21 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO"),
     *("DDS", "DIB", "ICO", "PCX", "PSD", "QOI", "SGI", "TGA"),
 )
-"""By Pillow's names, the most frequent first; some builds of Pillow lack some."""
-_LONGEST = 4096  # times the short side: a line of a few hundred bytes, resized by it, would fill the memory
+"""The accepted formats by Pillow's names, the most frequent first; some builds of Pillow lack some of them."""
+_LONGEST = 4096  # times the short side: resizing the short side of a longer picture would fill the memory
 
 
 @contextmanager
 def open_file(path: Path | str) -> Iterator[Image.Image]:
-    """The picture in a regular file, its pixels not read yet. Raises what `decode.UNREADABLE` lists."""
+    """Yield the picture in a regular file before its pixels are read. Raises the errors that `decode.UNREADABLE`
+    lists."""
     with open_regular(path) as file, _opened(file) as image:
         yield image
 
 
 @contextmanager
 def open_bytes(content: bytes) -> Iterator[Image.Image]:
-    """The picture that is encoded in `content`, as `open_file` does."""
+    """Yield the picture encoded in `content` before its pixels are read. Raises the same errors as `open_file`."""
     with _opened(BytesIO(content)) as image:
         yield image
 
@@ -52,7 +54,7 @@ def _formats() -> tuple[str, ...]:
 def _opened(file: BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=_formats())
-    except UnidentifiedImageError as error:  # whose text names the open file, and not the formats
+    except UnidentifiedImageError as error:  # its text names the open file object and no formats
         raise UnidentifiedImageError("no picture, or of no known format; JPEG, PNG and WebP are known") from error
     if max(image.size) > _LONGEST * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow for a picture")

@@ -1,4 +1,4 @@
-"""Any image data set as Hugging Face stores it: parquet files in a folder, or on its hub.
+"""This module reads any image data set as Hugging Face stores it: parquet files in a folder or on the hub.
 
 path/data/train-00000-of-00001.parquet  path/data/test-00000-of-00001.parquet
 """
@@ -17,13 +17,14 @@ from peft_vision.data.splits import LabelledSets
 
 @component
 class Parquet(Stored, Data):
-    """One of `path` and `hub`. `test_fraction` is for a data set without a test split."""
+    """A data set of parquet files, in exactly one of `path` and `hub`. `test_fraction` is for one without a test
+    split."""
 
     path: Annotated[str | None, FILE]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:
-        """Class ids follow the data set's own labels; of labels that are names, their order."""
+        """Return the splits; class ids follow the data set's own numbering, or the sorted names if labels are names."""
         if (self.path is None) == (self.hub is None):
             raise ConfigError("data: set data.path to a folder of parquet files, or data.hub to a data set's name")
         folder = None if self.path is None else self._folder(self.path)

@@ -1,4 +1,4 @@
-"""Splits in a folder of parquet files as Hugging Face lays them out, and their labels.
+"""This module reads the splits in a folder of parquet files as Hugging Face lays them out, and their labels.
 
 folder/data/train-00000-of-00002.parquet  folder/data/test-00000-of-00001.parquet     a split is the beginning of a name
 folder/train/0000.parquet                                                             or a folder
@@ -18,8 +18,9 @@ from peft_vision.data.pictures import Labelled, labelled
 
 @component
 class Stored:
-    """`hub`: a data set's name there; None: the files are in a folder. `subset`: a folder below. The others are what
-    the files call the image, the label and each split; None: there is no such split."""
+    """A data set stored as parquet files. `hub`: its name on the hub; None: the files are in a folder. `subset`: a
+    folder below. The others are the names of the image and label columns and of the splits; None: there is no such
+    split."""
 
     hub: str | None
     subset: str | None
@@ -32,7 +33,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Opened:
-    """`classes`: by their labels. `files`: all that were opened."""
+    """The splits of opened files: `classes` are in label order, and `files` are all files that were opened."""
 
     train: Labelled
     val: Labelled | None
@@ -42,7 +43,8 @@ class Opened:
 
 
 def read(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
-    """In `folder`, unless from the hub. `prefix` stands before the keys that are named to the user, such as "data."."""
+    """Read the splits in `folder`, or from the hub if `stored.hub` is set. `prefix` precedes config keys in messages,
+    such as "data."."""
     names = {"train": stored.train, "val": stored.val, "test": stored.test}
     if stored.hub is not None:
         folder = fetch(stored.hub, stored.subset, enough=lambda folder: _whole(folder, names.values()))

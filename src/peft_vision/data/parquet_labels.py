@@ -1,7 +1,7 @@
-"""The labels in a parquet file, and the names that this file gives to its classes.
+"""This module reads the labels in a parquet file and the class names that the file records.
 
-Every file of a data set may number its classes in an order of its own: a number means the class that its own file
-names so.
+Each file of a data set may number its classes in a different order: a number means the class that the same file gives
+that number.
 """
 
 import json
@@ -14,12 +14,13 @@ from typing import Any
 from peft_vision.config import ConfigError, nearest
 from peft_vision.data.parquet_rows import File, opened
 
-_MOST_CLASSES = 1_000_000  # that numbers without names may count: no list of 2**62 is made
+_MOST_CLASSES = 1_000_000  # limit for numbers without names, so that no list of 2**62 is made
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a file's rows, as numbers or names. `names`: of its classes by number, if the file records them."""
+    """The labels of a file's rows, as numbers or names. `names`: the class names by number, if the file records
+    them."""
 
     file: File
     values: list[Any]
@@ -30,7 +31,8 @@ class Labels:
         return self.file.root / self.file.path
 
     def places(self, classes: tuple[str, ...], key: str) -> list[int]:
-        """Return each row's place in `classes`. ConfigError, which begins with `key`, for a class not among these."""
+        """Return each row's position in `classes`. ConfigError, which begins with `key`, for a class that is not in
+        `classes`."""
         known = {name: place for place, name in enumerate(classes)}
         places = {}
         for value in dict.fromkeys(self.values):
@@ -70,8 +72,8 @@ def read_labels(folder: Path, path: Path, *, image: str, label: str, prefix: str
 
 
 def classes_of(splits: Mapping[str, Sequence[Labels]], key: str) -> tuple[str, ...]:
-    """As noted in the training files, in the order of the first; else the sorted names in training, or the numbers up
-    to the highest of all splits."""
+    """Return the classes recorded in the training files, in the first file's order; else the sorted names in training,
+    or the numbers up to the highest of all splits. ConfigError if the files disagree."""
     train = splits["train"]
     if noted := [labels for labels in train if labels.names is not None]:
         first = noted[0]
@@ -108,7 +110,7 @@ def _require(column: str, there: Sequence[str], path: Path, key: str) -> None:
 
 
 def _require_pictures(kind: Any, column: str, path: Path, key: str) -> None:
-    """ConfigError unless the column holds bytes, or a struct that does."""
+    """Raise ConfigError unless the column holds bytes, or a struct with bytes."""
     names = [kind.field(number).name for number in range(kind.num_fields)]
     held = str(kind.field(names.index("bytes")).type if "bytes" in names else kind)
     if held not in ("binary", "large_binary", "binary_view", "null"):
@@ -122,7 +124,7 @@ def _is_label(value: Any) -> bool:
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str, path: Path, key: str) -> tuple[str, ...] | None:
-    """As Hugging Face notes them in a file, if it does."""
+    """Return the class names as Hugging Face records them in a file, or None. ConfigError if they are malformed."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
     except (KeyError, ValueError, TypeError, RecursionError):

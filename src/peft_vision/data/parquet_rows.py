@@ -1,4 +1,4 @@
-"""Encoded pictures in a column of parquet files, read a row group at a time."""
+"""This module reads encoded pictures from a column of parquet files, one row group at a time."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +22,11 @@ from peft_vision.regular import open_regular
 
 _MAGIC = b"PAR1"
 _FEW = 128  # bytes
-_HELD_MIB = 256  # of row groups; as Hugging Face writes them, one has 100 encoded pictures
+_HELD_MIB = 256  # for row groups kept in memory; Hugging Face writes 100 encoded pictures into one
 
 
 def pyarrow() -> ModuleType:
-    """`pyarrow.parquet`. ConfigError where it is not installed."""
+    """Return the module `pyarrow.parquet`. ConfigError if it is not installed."""
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
@@ -36,7 +36,7 @@ def pyarrow() -> ModuleType:
 
 @contextmanager
 def opened(path: Path, **options: Any) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile`. OSError where `path` is no regular file, no parquet file, or a broken one."""
+    """Yield a `pyarrow.parquet.ParquetFile`. OSError if `path` is not a regular file, not a parquet file, or broken."""
     parquet = pyarrow()
     import pyarrow as arrow
 
@@ -52,7 +52,7 @@ def opened(path: Path, **options: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class File:
-    """A parquet file below `root`, and the numbers of rows of its groups."""
+    """A parquet file below `root`, with the number of rows of each row group."""
 
     root: Path
     path: str
@@ -61,8 +61,8 @@ class File:
 
 
 class Rows(Pictures):
-    """The pictures in `column` of `files`, in their order. Its values are of bytes, or as Hugging Face has them: of a
-    struct {bytes, path}."""
+    """The pictures in `column` of `files`, in order. Values are bytes or, as Hugging Face has them, structs {bytes,
+    path}."""
 
     def __init__(self, files: Sequence[File], column: str) -> None:
         self.files = list(files)
@@ -97,7 +97,7 @@ class Rows(Pictures):
             rgb(image)
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
-        """By file, its size and row: the pictures themselves would have to be read."""
+        """Identify pictures by file path, file size and row, because their content would have to be read."""
         for index in indices.tolist():
             file, row = self._row(index)
             yield f"{file.path}\0{file.size}\0{row}\0".encode()
@@ -115,7 +115,7 @@ class Rows(Pictures):
         return content[max(0, len(content) - _FEW) // 2 :][:_FEW]
 
     def _row(self, index: int) -> tuple[File, int]:
-        """The file of a picture, and its row there."""
+        """Return the file of a picture, and its row in the file."""
         place, group = self._groups[self._number(index)]
         before = sum(self.files[place].rows[:group])
         return self.files[place], before + index - int(self._starts[self._number(index)])
@@ -126,7 +126,7 @@ class Rows(Pictures):
 
     def _encoded(self, index: int) -> bytes:
         content = self._content(index)
-        if content is None:  # the files name it, and do not hold it
+        if content is None:  # the row names a picture that the file does not hold
             raise ValueError(f"no bytes in column {self.column}")
         return content
 
@@ -136,12 +136,12 @@ class Rows(Pictures):
         return value["bytes"] if isinstance(value, dict) else value
 
     def _group(self, number: int) -> Any:
-        """The column of a row group, one of those last asked for or read now."""
-        with self._lock:  # several threads decode, and a reader is for one at a time
+        """Return the column of a row group, from the ones kept in memory or read now."""
+        with self._lock:  # several threads decode, and the parquet reader is not thread-safe
             if number not in self._held:
                 place, group = self._groups[number]
                 file = self.files[place]
-                # no threads of its own: a loader process that is forked while they work would wait for ever
+                # without pyarrow's threads: a loader process that is forked while they work would wait forever
                 with opened(file.root / file.path, pre_buffer=False) as parquet:
                     table = parquet.read_row_group(group, columns=[self.column], use_threads=False)
                 self._held[number] = table.column(self.column)

@@ -1,6 +1,6 @@
-"""Which parquet files a split consists of: a whole set, and one set only.
+"""This module finds the parquet files that make up a split: one complete set of files and no others.
 
-train-00000-of-00002.parquet  train-00001-of-00002.parquet    numbered, and their number told
+train-00000-of-00002.parquet  train-00001-of-00002.parquet    numbered, with the total in the name
 0000.parquet  0001.parquet                                    numbered, as the hub converts
 """
 
@@ -18,8 +18,8 @@ _NAMED = 3
 
 
 def files(folder: Path, split: str, *, key: str) -> list[Path]:
-    """Return the files of a split, sorted. ConfigError where there are none, where some of a set that was written
-    together are missing, or where there are several sets; `key` is the option that chose the split."""
+    """Return the files of a split, sorted. ConfigError if there are none, if a set is incomplete or has a file twice,
+    or if there are several sets; `key` is the option that chose the split."""
     pattern = re.compile(rf"{re.escape(split)}(?![A-Za-z0-9_])")
     below = files_below(folder, folder, (".parquet",), key=key) if folder.is_dir() else []
     everything = [folder / path for path in below]
@@ -43,12 +43,12 @@ def files(folder: Path, split: str, *, key: str) -> list[Path]:
 
 
 def _split(path: Path) -> str:
-    """Return the split that a file seems to belong to, by its name, or by its folder where the name is a number."""
+    """Return the split that a file seems to belong to: by its name, or by its folder if the name is a number."""
     return _SHARD.split(path.stem)[0] if not path.stem.isdecimal() else path.parent.name
 
 
 def _require_one_set(found: Sequence[Path], where: str) -> None:
-    """ConfigError for files of two sets: written at different times, into other numbers of files, or copied beside."""
+    """Raise ConfigError for files of two sets: written at different times, in different numbers of files, or copied."""
     sets: dict[tuple[str, str] | None, Path] = {}
     numbers: dict[int, Path] = {}
     for path in found:
@@ -62,7 +62,7 @@ def _require_one_set(found: Sequence[Path], where: str) -> None:
 
 
 def _require_all(found: Sequence[Path], split: str, key: str) -> None:
-    """ConfigError where a file of a numbered set is missing."""
+    """Raise ConfigError if a file of a numbered set is missing."""
     shard = _SHARD.search(found[0].name)
     if shard:
         numbers, count = {int(_SHARD.search(path.name)[1]) for path in found}, int(shard[2])
@@ -92,7 +92,7 @@ def _require_all(found: Sequence[Path], split: str, key: str) -> None:
 
 
 def _refuse_copies(found: Sequence[Path], key: str) -> None:
-    """ConfigError for two files of the same bytes: every picture would count twice."""
+    """Raise ConfigError for two files with the same bytes, because every picture would count twice."""
     by_size: dict[int, list[Path]] = {}
     for path in found:
         if path.is_file():

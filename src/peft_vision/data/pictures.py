@@ -1,4 +1,4 @@
-"""Pictures before they are images at model size: files, or arrays already in memory, and their labels."""
+"""This module holds pictures before they are decoded to images at model size, as files or arrays, and their labels."""
 
 import hashlib
 import os
@@ -19,47 +19,49 @@ from peft_vision.regular import read_middle, read_regular
 
 
 class Pictures(ABC):
-    """Pictures by position; reading one raises what `decode.UNREADABLE` lists when it is corrupt."""
+    """A sequence of pictures; reading a corrupt one raises one of the errors that `decode.UNREADABLE` lists."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """How to tell the user which picture."""
+        """Return the name that identifies a picture to the user."""
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
-        """Mode RGB, whole size."""
+        """Return the picture in mode RGB, not resized."""
 
     def sides(self, index: int) -> tuple[int, int]:
-        """Width and height, at less cost than `read` where that can be: then as stored, which of a picture that lies on
-        its side is the other way round than `read`'s."""
+        """Return width and height, at less cost than `read` where possible: then as stored, which swaps them for a
+        picture that EXIF turns by 90 degrees."""
         return self.read(index).size
 
     @abstractmethod
     def verify(self, index: int) -> None:
-        """Raises what `read` would raise, at less cost."""
+        """Raise what `read` would raise, at less cost."""
 
     @abstractmethod
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         """Return bytes that distinguish these pictures from any others, for the fingerprint."""
 
     def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        """Return for each picture what distinguishes it from all others: where it lies, or its bytes."""
+        """Return, for each picture, a mark that distinguishes it from all others: its location, or a value made from
+        its bytes."""
         return (self.name(index) for index in indices.tolist())
 
     @abstractmethod
     def contents(self, indices: Tensor) -> Iterable[bytes]:
-        """All that these pictures are read from, for a key that must not overlook a change."""
+        """Yield all bytes that these pictures are read from, for a key that must not overlook a change."""
 
     def length(self, index: int) -> int | None:
-        """Return how many bytes a picture is read from, at little cost; None where that is not to be had, so that
-        nobody looks for its twin."""
+        """Return how many bytes a picture is read from, at little cost; None if that is unknown, so that duplicates are
+        not searched for."""
         return None
 
     def middle(self, index: int) -> bytes:
-        """Return some of these bytes, at little cost: equal where all of them are, and seldom elsewhere."""
+        """Return some of a picture's bytes or a hash, at little cost: equal for identical pictures, seldom for
+        different ones."""
         return b""
 
 
@@ -93,11 +95,11 @@ class Files(Pictures):
         for index in indices.tolist():
             path = self.root / self.paths[index]
             name = f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0"
-            yield name.encode(errors="surrogateescape")  # a name may be no UTF-8: its bytes, then
+            yield name.encode(errors="surrogateescape")  # keeps the bytes of a name that is not UTF-8
 
     def marks(self, indices: Tensor) -> Iterable[str]:
         root = self.root.resolve()
-        return (f"{root}/{self.paths[index]}" for index in indices.tolist())  # a Path each would cost ImageNet 10 s
+        return (f"{root}/{self.paths[index]}" for index in indices.tolist())  # Path objects would take ImageNet 10 s
 
     def contents(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
@@ -111,7 +113,7 @@ class Files(Pictures):
 
 
 class Arrays(Pictures):
-    """uint8 (n, H, W, 3) in memory; nothing here can be corrupt."""
+    """Pictures that lie in memory as uint8 (n, H, W, 3); none of them can be corrupt."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -149,7 +151,7 @@ class Arrays(Pictures):
 
 
 class Joined(Pictures):
-    """Those of `first`, then those of `second`."""
+    """The concatenation of two sets of pictures: those of `first`, then those of `second`."""
 
     def __init__(self, first: Pictures, second: Pictures) -> None:
         self.first = first
@@ -199,7 +201,7 @@ class Joined(Pictures):
         return (self.first, index) if index < start else (self.second, index - start)
 
     def _stretches(self, indices: Tensor) -> Iterator[tuple[Pictures, Tensor]]:
-        """Neighbours in `indices` that are of one part, together."""
+        """Yield runs of consecutive indices that belong to the same part, with that part."""
         start = len(self.first)
         _, lengths = torch.unique_consecutive(indices >= start, return_counts=True)
         for stretch in indices.split(lengths.tolist()) if len(indices) else ():
@@ -208,7 +210,7 @@ class Joined(Pictures):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Some of `pictures`, by `indices` (n,), with their `labels` (n,) int64."""
+    """A selection of `pictures` by `indices` (n,), with their `labels` (n,) int64."""
 
     pictures: Pictures
     indices: Tensor
@@ -218,17 +220,17 @@ class Labelled:
         return len(self.indices)
 
     def subset(self, positions: Tensor) -> "Labelled":
-        """Those at `positions` in this set, not in `pictures`."""
+        """Return the pictures at `positions` in this selection, not in `pictures`."""
         return Labelled(self.pictures, self.indices[positions], self.labels[positions])
 
     def joined(self, other: "Labelled") -> "Labelled":
-        """These, then the `other` ones, of the same classes."""
+        """Return these pictures followed by the `other` ones, which have the same classes."""
         pictures = Joined(self.pictures, other.pictures)
         indices = torch.cat([self.indices, other.indices + len(self.pictures)])
         return Labelled(pictures, indices, torch.cat([self.labels, other.labels]))
 
     def digest(self) -> str:
-        """sha256 of pictures, labels and the choice of both."""
+        """Return the sha256 of pictures, labels and the selection."""
         sha = hashlib.sha256()
         sha.update(self.indices.numpy().astype("<i8").tobytes())
         sha.update(self.labels.numpy().astype("<i8").tobytes())
@@ -238,5 +240,5 @@ class Labelled:
 
 
 def labelled(pictures: Pictures, labels: Iterable[int]) -> Labelled:
-    """All of `pictures`."""
+    """Return all of `pictures` with their labels."""
     return Labelled(pictures, torch.arange(len(pictures)), torch.as_tensor(np.asarray(labels), dtype=torch.int64))

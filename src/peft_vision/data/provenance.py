@@ -1,4 +1,4 @@
-"""Where pictures are from, in short texts that a result keeps: how they are encoded, and checksums."""
+"""This module describes where pictures are from in short texts stored in a result: their encoding, and checksums."""
 
 import hashlib
 from collections import Counter
@@ -11,7 +11,7 @@ from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import reading
 from peft_vision.regular import open_regular
 
-_SAMPLE = 100  # of each split: to look at every picture of ImageNet would take a while
+_SAMPLE = 100  # pictures of each split: reading every picture of ImageNet would take a while
 _BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -29,12 +29,12 @@ def kind(content: bytes) -> str:
 
 
 def encoding(contents: Iterable[bytes]) -> str:
-    """Such as "PNG", or "JPEG 998, PNG 2"."""
+    """Return the formats of encoded pictures in words, such as "PNG" or "JPEG 998, PNG 2"."""
     return worded(Counter(kind(content) for content in contents))
 
 
 def worded(counts: Counter[str]) -> str:
-    """The most frequent first."""
+    """Return names and counts in one line, the most frequent first; a single name stands without its count."""
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
@@ -48,13 +48,13 @@ def each(part: Labelled) -> Iterator[bytes]:
 
 
 def sample(part: Labelled) -> Labelled:
-    """At most 100 pictures, evenly spread."""
+    """Return at most 100 pictures, evenly spread over `part`."""
     if len(part) <= _SAMPLE:
         return part
     return part.subset(torch.arange(_SAMPLE) * len(part) // _SAMPLE)
 
 
 def file_sum(path: Path) -> str:
-    """sha256 of a file, as a checksum is usually written."""
+    """Return the sha256 of a file, written as "sha256 <hex digest>"."""
     with reading(path, "the file that was read before", key="data", remedy=""), open_regular(path) as file:
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,4 +1,5 @@
-"""Corrupt pictures: an error that names one and counts the rest, or left out and said so."""
+"""This module handles corrupt pictures: it raises an error that names one and counts the rest, or drops them and
+warns."""
 
 import logging
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ _NAMED = 20
 def left_out(
     parts: Mapping[str, Labelled], faults: Mapping[str, Mapping[int, str]], *, skip: bool
 ) -> tuple[dict[str, Labelled], int]:
-    """`parts` without the positions in `faults`, and how many these are."""
+    """Return `parts` without the positions in `faults`, and the number of these. ConfigError for any unless `skip`."""
     corrupt = [
         (parts[split].pictures.name(int(parts[split].indices[position])), one_line(reason))
         for split, found in faults.items()

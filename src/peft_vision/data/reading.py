@@ -1,7 +1,8 @@
-"""Files that say what a data set holds, read so that a broken one ends in one line: which file, and what it should be.
+"""This module reads the files that describe a data set, so that a broken one gives a one-line error: which file, and
+what it should be.
 
-Whatever goes wrong while one file is read means that this file is not what it should be: that is said once, here. A
-FIFO or a device is never waited for, and no file is read that is larger than its kind can be.
+Any error while a file is read means that the file is not what it should be, and is reported once, here. A FIFO or a
+device is never waited for, and no file is read that is larger than its kind can be.
 """
 
 import csv
@@ -28,15 +29,15 @@ BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, pickle.PickleError),
 )
 """The exceptions that decoders raise for a file that is truncated or not in their format."""
-LARGEST_TEXT = 2**28  # bytes; the longest list of those that are published has a fiftieth of it
+LARGEST_TEXT = 2**28  # bytes; the longest published list has a fiftieth of this
 JSON = Bounds(size=2**28, depth=16, text=2**16, values=2**22)
-_LONGEST_NAME = 255  # bytes, of a file on any system in use
+_LONGEST_NAME = 255  # bytes, the limit of common file systems
 
 
 @contextmanager
 def reading(path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again") -> Iterator[None]:
-    """Guard the reading of one file, and of nothing else: ConfigError, which begins with `key`, unless `path` is a
-    regular file and the block reads it without an error. `expected`: what the file should be."""
+    """Guard the reading of one file and nothing else: raise ConfigError, which begins with `key`, unless `path` is a
+    regular file and the block reads it without an error. `expected` says what the file should be."""
     try:
         require_regular(path)
         yield
@@ -65,13 +66,13 @@ def read_lines(
 
 
 def read_json(path: Path, expected: str, *, key: str = "data.root", remedy: str = "fetch it again") -> Any:
-    """The value in a JSON file; ConfigError as of `reading`."""
+    """Return the value in a JSON file; ConfigError as for `reading`."""
     with reading(path, expected, key=key, remedy=remedy):
         return parse_json(read_bytes(path, largest=JSON.size), path, JSON)
 
 
 def names_in(folder: Path, *, key: str = "data.root") -> set[str]:
-    """Return the names of all entries of `folder`; ConfigError where it cannot be listed."""
+    """Return the names of all entries of `folder`; ConfigError if it cannot be listed."""
     try:
         return set(os.listdir(folder))
     except OSError as error:
@@ -79,7 +80,7 @@ def names_in(folder: Path, *, key: str = "data.root") -> set[str]:
 
 
 def refuse_repeated(names: Iterable[Hashable], path: Path, *, key: str = "data.root") -> None:
-    """ConfigError for the first of `names`, found in the file `path`, that comes a second time."""
+    """Raise ConfigError for the first of `names`, which were read from the file `path`, that occurs a second time."""
     seen = set()
     for name in names:
         if name in seen:
@@ -88,17 +89,18 @@ def refuse_repeated(names: Iterable[Hashable], path: Path, *, key: str = "data.r
 
 
 def is_inside(path: str) -> bool:
-    """Return whether `path`, found in a file, is a valid relative path that stays below the folder it starts in."""
+    """Return whether `path`, read from a file, is a valid relative path that stays below the folder it is relative
+    to."""
     parts = PurePosixPath(path).parts
     longest = max((len(part.encode(errors="surrogateescape")) for part in parts), default=_LONGEST_NAME + 1)
     return parts[:1] != ("/",) and ".." not in parts and "\0" not in path and longest <= _LONGEST_NAME
 
 
 def quoted(text: object) -> str:
-    """As `short`, as Python writes it."""
+    """Return the repr of text read from a file, shortened as in `short`."""
     return short(repr(text))
 
 
 def short(text: str) -> str:
-    """Return text found in a file as a message shows it: one line, cut off after 100 characters."""
+    """Return text read from a file as a message shows it: one line, cut off after 100 characters."""
     return one_line(text, longest=100)

@@ -1,4 +1,4 @@
-"""Finds the folders that are the splits of a data set: by their names, in any case, and by what lies in them.
+"""This module finds the folders that are the splits of a data set: by their names, in any case, and by their contents.
 
 train training   val valid validation dev   test testing
 """
@@ -23,8 +23,8 @@ def split_of(folder: Path) -> str | None:
 
 
 def splits_among(folders: Iterable[Path], *, key: str) -> dict[str, Path]:
-    """Return the folder of each split that is among `folders`, as train, val, test. ConfigError, which begins with
-    `key`, where two are of the same split."""
+    """Return the folder of each split that is among `folders`, in the order train, val, test. ConfigError, which begins
+    with `key`, if two folders are the same split."""
     found: dict[str, Path] = {}
     for folder in folders:
         if (split := split_of(folder)) is None:
@@ -37,14 +37,15 @@ def splits_among(folders: Iterable[Path], *, key: str) -> dict[str, Path]:
 
 
 def hold_folders(folders: Iterable[Path], *, key: str) -> bool:
-    """Return whether there are folders again in any of `folders`, as there are in a split."""
+    """Return whether any of `folders` contains folders, as the folder of a split does."""
     return any(sub_folders(folder, key=key) for folder in folders)
 
 
 def are_splits(root: Path, folders: Sequence[Path], *, key: str, option: str) -> bool:
-    """Return whether `folders`, all those in `root`, are splits that hold class folders; False: they are the classes.
+    """Return whether `folders`, all those in `root`, are splits that hold class folders; if False, they are the
+    classes.
 
-    ConfigError where they could be either, or neither: `option` is the one that decides.
+    ConfigError if they could be either, or neither; its text names `option`, which decides.
     """
     named = [folder for folder in folders if split_of(folder)]
     others = [folder.name for folder in folders if not split_of(folder)]

@@ -1,4 +1,4 @@
-"""Holds what a data set hands to a run: train, validation and test images, and a fingerprint that identifies them."""
+"""This module holds what a data set provides to a run: train, validation and test images, and a fingerprint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,10 +12,13 @@ from peft_vision.data.twins import Twins
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """Pictures and labels of each split before any is decoded. `val` is the data set's own validation
-    split, if it has one; `remark` is what the user should know of the splits; with `gaps`, classes may lack
-    training images. `group`: of data sets whose results are averaged together; `provenance`: where all this is from, as
-    short texts by what they tell; `files`: those that say what is what, whose checksums are part of it."""
+    """The pictures and labels of each split before any is decoded.
+
+    `val`: the data set's official validation split, if it has one. `remark`: what the user should know about the
+    splits. `gaps`: classes may lack training images. `group`: the group of data sets whose results are averaged with
+    this one's. `provenance`: where the data are from, as short texts by topic. `files`: the files that define splits
+    and labels, whose checksums belong to the provenance.
+    """
 
     name: str
     train: Labelled
@@ -31,9 +34,12 @@ class LabelledSets:
 
 @dataclass(frozen=True)
 class Splits:
-    """`val` is None when no validation part was asked for, `test` while settings are tuned; `fingerprint` is sha256 of
-    pictures, labels and division; `skipped` counts corrupt pictures left out; `source` is one line for people. `group`
-    and `provenance` as of LabelledSets; `twins` as `find_twins` gives them."""
+    """The decoded splits of a data set for one run.
+
+    `val` is None if there is no validation part, `test` is None while settings are tuned. `fingerprint`: sha256 of
+    pictures, labels and division. `skipped`: the number of corrupt pictures left out. `source`: one line for people.
+    `group` and `provenance` are as in LabelledSets; `twins` are as `find_twins` returns them.
+    """
 
     train: Images
     val: Images | None
@@ -48,16 +54,17 @@ class Splits:
 
     @property
     def twin_counts(self) -> dict[str, int] | None:
-        """The numbers of `twins`, as a result keeps them."""
+        """Return the number of twins of each pair of splits, as stored in a result."""
         return None if self.twins is None else {pair: its.count for pair, its in self.twins.items()}
 
     def parts(self) -> dict[str, Images]:
-        """Those there are, by name: train, val, test."""
+        """Return the splits that exist, by name: train, val, test."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: images for name, images in named.items() if images is not None}
 
 
 def fingerprint(parts: Mapping[str, Labelled], classes: tuple[str, ...]) -> str:
-    """sha256 hex; the same wherever the data lie and however they are loaded."""
+    """Return the sha256 (hex) of pictures, labels, division and classes: the same wherever the data lie and however
+    they are loaded."""
     lines = [f"{name} {part.digest()}" for name, part in parts.items()]
     return hashlib.sha256("\n".join([*lines, *classes]).encode()).hexdigest()

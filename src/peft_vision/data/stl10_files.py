@@ -1,6 +1,6 @@
-"""STL-10's binary files (Coates et al., 2011), read by the data set and by the shift.
+"""This module reads STL-10's binary files (Coates et al., 2011), for the data set and for the distribution shift.
 
-X.bin  uint8 (n, 3, 96, 96), each channel column by column
+X.bin  uint8 (n, 3, 96, 96), each channel in column-major order
 y.bin  uint8 (n,), from 1
 class_names.txt
 """
@@ -24,7 +24,7 @@ _MOST = 2**20  # images
 
 
 def images(path: Path, *, key: str) -> np.ndarray:
-    """(n, 96, 96, 3), mapped rather than read."""
+    """Return uint8 (n, 96, 96, 3), memory-mapped. ConfigError for a truncated file."""
     with reading(path, f"images of {_BYTES} bytes", key=key), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not size or size % _BYTES:
@@ -36,7 +36,8 @@ def images(path: Path, *, key: str) -> np.ndarray:
 
 
 def class_ids(path: Path, *, of: Path, count: int, key: str) -> np.ndarray:
-    """(count,) places in the names of the classes, of the images in the file `of`."""
+    """Return the class ids (count,), from 0, of the images in the file `of`. ConfigError if there are not `count` of
+    them."""
     with reading(path, f"{count} labels of a byte each", key=key):
         labels = np.frombuffer(read_bytes(path, largest=_MOST), np.uint8)
     if len(labels) != count:
@@ -45,7 +46,7 @@ def class_ids(path: Path, *, of: Path, count: int, key: str) -> np.ndarray:
 
 
 def class_names(path: Path, *, key: str) -> tuple[str, ...]:
-    """In the order of the labels."""
+    """Return the ten class names in the order of the labels."""
     names = tuple(
         line.strip() for line in read_lines(path, f"the names of {_CLASSES} classes", key=key) if line.strip()
     )

@@ -1,7 +1,7 @@
-"""A seeded random part of a labelled set that keeps the share of every class, exact to the image.
+"""This module draws a seeded random part of a labelled set that keeps the share of every class, exact to the image.
 
 share_c is close to count * n_c / n, rounded by largest remainder so that the shares sum to `count`. An
-image's place in the draw depends on (seed, position) only: of one seed, a smaller part lies within a larger
+image's place in the draw depends on (seed, position) only, so with the same seed a smaller part lies within a larger
 one, up to rounding.
 """
 
@@ -13,8 +13,8 @@ from peft_vision.data.counter_random import bits
 
 
 def draw(labels: Tensor, count: int, *, seed: int, least: int, leave: int) -> tuple[Tensor, Tensor]:
-    """Positions of the `count` drawn images and of the rest, both ascending; at least `least` of every class
-    are drawn and at least `leave` of every class stay."""
+    """Return the positions of the `count` drawn images and of the rest, both ascending; at least `least` images of
+    every class are drawn and at least `leave` stay. ValueError if `count` does not allow that."""
     sizes = torch.bincount(labels).numpy()
     shares = _shares(sizes, count, least=least, leave=leave, seed=seed)
     drawn = ranks(labels, seed=seed) < shares[labels.numpy()]
@@ -22,7 +22,7 @@ def draw(labels: Tensor, count: int, *, seed: int, least: int, leave: int) -> tu
 
 
 def ranks(labels: Tensor, *, seed: int) -> np.ndarray:
-    """(n,): the place of each image, from 0, in a random order of its class."""
+    """Return (n,): the rank of each image, from 0, in a random order of its class."""
     sizes = torch.bincount(labels).numpy()
     order = np.argsort(bits(torch.arange(len(labels)), seed=seed, stream=0), kind="stable")
     by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
@@ -32,7 +32,7 @@ def ranks(labels: Tensor, *, seed: int) -> np.ndarray:
 
 
 def most_drawable(labels: Tensor, *, leave: int) -> int:
-    """The most images that can be drawn when `leave` of every class must stay."""
+    """Return the largest number of images that can be drawn when `leave` of every class must stay."""
     return int((torch.bincount(labels) - leave).clamp(min=0).sum())
 
 
@@ -41,7 +41,7 @@ def _shares(sizes: np.ndarray, count: int, *, least: int, leave: int, seed: int)
     high = np.maximum(sizes - leave, 0)
     if not low.sum() <= count <= high.sum():
         raise ValueError(f"cannot draw {count} images; {low.sum()} to {high.sum()} are possible")
-    # the jitter decides ties by the seed, else the first classes would always get the odd image
+    # the jitter breaks ties by the seed, else the first classes would always get the odd image
     jitter = bits(torch.arange(len(sizes)), seed=seed, stream=1) / 2.0**64 * 1e-6
     wanted = sizes * count / sizes.sum() + jitter
     shares = np.clip(np.floor(wanted).astype(np.int64), low, high)

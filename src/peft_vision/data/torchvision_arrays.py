@@ -1,6 +1,6 @@
-"""CIFAR, SVHN and STL-10 as torchvision lays them out: pictures in a few large arrays, labels beside them.
+"""This module reads CIFAR, SVHN and STL-10 in torchvision's layout: a few large arrays of pictures, with their labels.
 
-Read here rather than by torchvision, which unpickles whatever a file asks for and takes its shapes on trust.
+torchvision's own readers are not used, because they unpickle anything a file names and trust its shapes.
 """
 
 from collections.abc import Mapping
@@ -18,27 +18,27 @@ from peft_vision.data.unpickled import read_pickle
 from peft_vision.data.whole_numbers import whole_numbers
 
 Part = tuple[Pictures, np.ndarray | list[int], tuple[str, ...]]
-"""Pictures, their labels, and the names of the classes. ConfigError names the file that does not give them."""
+"""Pictures, their labels, and the class names. The readers raise a ConfigError that names a file without them."""
 KEY = "data"
 _SIDE = 32  # pixels of CIFAR and SVHN
-_LARGEST_SVHN = 2**31  # bytes of the images of one split, 0.2 billion as published
+_LARGEST_SVHN = 2**31  # bytes of the images of one split; the largest that is read has 0.2 billion
 
 
 def cifar10(root: Path, *, train: bool) -> Part:
-    """Five batches, or one."""
+    """Read CIFAR-10 from its five training batches or its test batch."""
     folder = root / "cifar-10-batches-py"
     batches = [f"data_batch_{number}" for number in range(1, 6)] if train else ["test_batch"]
     return _cifar(folder, batches, "labels", "batches.meta", "label_names", 10)
 
 
 def cifar100(root: Path, *, train: bool) -> Part:
-    """With the fine ones of its two labels."""
+    """Read CIFAR-100 with its fine labels."""
     batches = ["train" if train else "test"]
     return _cifar(root / "cifar-100-python", batches, "fine_labels", "meta", "fine_label_names", 100)
 
 
 def svhn(root: Path, *, split: str) -> Part:
-    """Its label of the digit 0 is 10."""
+    """Read SVHN; its label of the digit 0 is 10, which becomes 0."""
     file = root / f"{split}_32x32.mat"
     pixels, labels = read_mat(file, "X", "y", squeeze=False, largest=_LARGEST_SVHN, key=KEY, remedy="")
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (_SIDE, _SIDE, 3):
@@ -49,7 +49,7 @@ def svhn(root: Path, *, split: str) -> Part:
 
 
 def stl10(root: Path, *, split: str) -> Part:
-    """The unlabelled images are not read."""
+    """Read the labelled images of STL-10; the unlabelled ones are not read."""
     folder = root / "stl10_binary"
     data, labels = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
     pixels, classes = images(data, key=KEY), class_names(folder / "class_names.txt", key=KEY)
@@ -71,7 +71,7 @@ def _cifar(folder: Path, batches: list[str], labels_key: str, meta: str, names_k
 
 
 def _batch(file: Path, labels_key: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 3072) and labels (n,)."""
+    """Return the pixels (n, 3072) and labels (n,) of a batch file."""
     expected = f"a pickle of data and {labels_key}"
     with reading(file, expected, key=KEY, remedy=""):
         content = _pickle(file, expected)

@@ -1,7 +1,7 @@
-"""Flowers102, Pets, DTD, Food-101, EuroSAT and Caltech101 as torchvision lays them out: pictures in files, of which
-lists or folders say what they show.
+"""This module reads Flowers102, Pets, DTD, Food-101, EuroSAT and Caltech101 in torchvision's layout: picture files,
+labelled by lists or by folders.
 
-Labels are learnt without decoding anything, and pictures stand in the order of torchvision's own readers.
+Labels are read without decoding pictures, and pictures are in the order of torchvision's own readers.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from peft_vision.data.walk import sub_folders
 from peft_vision.data.whole_numbers import whole_numbers
 
 _FLOWERS = {"train": "trnid", "val": "valid", "test": "tstid"}
-_BACKGROUND = "BACKGROUND_Google"  # no class
+_BACKGROUND = "BACKGROUND_Google"  # a folder that is not a class
 _MOST_FLOWERS = 99_999  # five digits of a file's name
 _PETS, _TEXTURES, _DISHES = 37, 47, 101
 
 
 def flowers102(root: Path, *, split: str) -> Part:
-    """Labels and splits are tables of MATLAB."""
+    """Read Flowers102, whose labels and splits are MATLAB tables."""
     folder, classes = root / "flowers-102", tuple(Flowers102.classes)
     labels_file, splits_file = folder / "imagelabels.mat", folder / "setid.mat"
     (labels,) = read_mat(labels_file, "labels", key=KEY, remedy="")
@@ -43,7 +43,8 @@ def flowers102(root: Path, *, split: str) -> Part:
 
 
 def pets(root: Path, *, split: str) -> Part:
-    """A line an image: name, label from 1, species, breed of the species. A class is what the names begin with."""
+    """Read Oxford-IIIT Pets, one line per image: name, label from 1, species, breed of the species. The class name is
+    the beginning of the image's name."""
     file = root / "oxford-iiit-pet" / "annotations" / f"{split}.txt"
     names, labels, breeds = [], [], {}
     for number, line in _numbered(file, "lines of a name and three numbers"):
@@ -62,7 +63,7 @@ def pets(root: Path, *, split: str) -> Part:
 
 
 def dtd(root: Path, *, split: str) -> Part:
-    """A line an image: its class and its file. Partition 1 of its ten, as everybody reports."""
+    """Read DTD, one line per image: class and file. This is partition 1 of ten, the one usually reported."""
     file = root / "dtd" / "dtd" / "labels" / f"{split}1.txt"
     names = []
     for number, line in _numbered(file, "lines of CLASS/FILE"):
@@ -81,7 +82,7 @@ def dtd(root: Path, *, split: str) -> Part:
 
 
 def food101(root: Path, *, split: str) -> Part:
-    """One object: of each class its images, without the ending."""
+    """Read Food-101 from a JSON object that lists the images of each class, without file endings."""
     file, expected = root / "food-101" / "meta" / f"{split}.json", "one object with a list of images for each class"
     content = read_json(file, expected, key=KEY, remedy="")
     if not isinstance(content, dict) or not all(_is_list(images) for images in content.values()):
@@ -98,12 +99,12 @@ def food101(root: Path, *, split: str) -> Part:
 
 
 def eurosat(root: Path) -> Part:
-    """A folder a class."""
+    """Read EuroSAT, one folder per class."""
     return _class_folders(root, root / "eurosat" / "2750", left_out=())
 
 
 def caltech101(root: Path) -> Part:
-    """A folder a class, but for that of the background."""
+    """Read Caltech101, one folder per class, without the background folder."""
     root = root / "caltech101"
     return _class_folders(root, root / "101_ObjectCategories", left_out=(_BACKGROUND,))
 
@@ -115,7 +116,7 @@ def _class_folders(root: Path, folder: Path, *, left_out: Sequence[str]) -> Part
 
 
 def _numbered(file: Path, expected: str) -> list[tuple[int, str]]:
-    """The lines of a list that has some, counted from 1."""
+    """Return the lines of a list with their numbers, from 1. ConfigError if the list is empty."""
     lines = read_lines(file, expected, key=KEY, remedy="")
     if not any(lines):
         raise ConfigError(f"{KEY}: {file} is empty, should be {expected}")
@@ -123,7 +124,7 @@ def _numbered(file: Path, expected: str) -> list[tuple[int, str]]:
 
 
 def _is_one(name: str) -> bool:
-    """Return whether `name` is one file's name without spaces, and leads to no place outside its folder."""
+    """Return whether `name` is a single name without spaces that does not lead outside its folder."""
     return is_inside(name) and len(name.split()) == 1
 
 

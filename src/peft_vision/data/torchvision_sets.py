@@ -1,7 +1,7 @@
-"""The classification data sets of torchvision, each a row of `torchvision_table.TABLE`.
+"""This module opens the classification data sets of torchvision, each a row of `torchvision_table.TABLE`.
 
-One that is present is never downloaded again. EuroSAT and Caltech101 have no official test split: 20 % are
-drawn once and for all, whatever the `split_seed`, and `Splits.source` says so.
+A data set on disk is never downloaded again. EuroSAT and Caltech101 have no official test split: 20 % are
+drawn with a fixed seed, whatever the `split_seed`, and `Splits.source` says so.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ TEST_FRACTION = 0.2
 
 @component
 class TorchvisionData(Data):
-    """`root` is the folder that holds data sets, laid out as torchvision does."""
+    """A data set of torchvision; `root` is the folder that holds data sets in torchvision's layout."""
 
     name: Literal[tuple(TABLE)]
     root: Annotated[str, INCIDENTAL]
     download: Annotated[bool, INCIDENTAL]
 
     def check(self) -> None:
-        """Present, or within reach; says so within PROBE_SECONDS."""
+        """Raise ConfigError unless the data set is on disk or can be downloaded; a site has PROBE_SECONDS to answer."""
         entry, root = TABLE[self.name], self._root()
         if present(entry, root):
             return
@@ -43,11 +43,11 @@ class TorchvisionData(Data):
             raise ConfigError(f"data: no {self.name} in {root}, and {entry.site} does not answer\n{ways_out(entry)}")
 
     def without_download(self) -> Self:
-        """Return this data set as one that is refused where it would be downloaded."""
+        """Return this data set with download=false, which raises ConfigError where it would have to be downloaded."""
         return replace(self, download=False)
 
     def open(self) -> LabelledSets:
-        """The official splits, or for want of a test split a drawn one."""
+        """Return the official splits, or a drawn test split if there is no official one."""
         self.check()
         entry, root = TABLE[self.name], self._root()
         fetch(self.name, entry, root)
@@ -76,7 +76,8 @@ class TorchvisionData(Data):
 
 
 def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: str) -> tuple[Labelled, tuple[str, ...]]:
-    """The images of one split of a data set that is there, and its classes. `again`: how to fetch it anew."""
+    """Return the images of one split of a data set on disk, and its classes. ConfigError if it is damaged; `again` says
+    how to fetch it again."""
     entry = TABLE[name]
     try:
         for file, md5 in entry.sums.items():
@@ -91,7 +92,7 @@ def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: st
 
 
 def require_sum(path: Path, md5: str) -> None:
-    """ConfigError unless a file is the published one."""
+    """Raise ConfigError unless the md5 of a file is that of the published one."""
     with reading(path, "the published file", key=KEY, remedy=""), open_regular(path) as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if found != md5:

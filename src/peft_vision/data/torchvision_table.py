@@ -1,4 +1,4 @@
-"""Where torchvision's data sets differ: class, reader, splits, files on disk and their checksums."""
+"""This module lists what differs between torchvision's data sets: class, reader, splits, files and checksums."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,13 @@ from peft_vision.data import torchvision_lists as lists
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """`cls` is torchvision's, which fetches; `read` reads what is there. `train`, `val`, `test` are arguments of both,
-    None where there is no such split. `contents` lie under the root once the data set is there, `archives` are what
-    torchvision unpacks, `site` is where it fetches them. `sums`: md5 of files that are not read without it."""
+    """A data set of torchvision.
+
+    `cls` is torchvision's class, which downloads; `read` reads the files on disk. `train`, `val`, `test` are arguments
+    of both, None if there is no such split. `contents` lie under the root once the data set is complete, `archives` are
+    the files torchvision unpacks, `site` is where it downloads them. `sums`: the md5 of files that are checked before
+    they are read.
+    """
 
     cls: type
     read: Callable[..., arrays.Part]
@@ -42,7 +46,7 @@ def _svhn_sums() -> dict[str, str]:
 
 
 def _stl10_sums() -> dict[str, str]:
-    """Return the MD5 sums of those files of STL-10 that are read, by path."""
+    """Return the MD5 sums of the files of STL-10 that are read, by path."""
     files = (*datasets.STL10.train_list[:2], *datasets.STL10.test_list)
     return {f"stl10_binary/{name}": md5 for name, md5 in files}
 

@@ -1,8 +1,8 @@
-"""Twins: pictures of one split whose bytes are also in another, so that a model is chosen or tested on what it was
-trained on.
+"""This module finds twins: pictures of one split whose bytes are also in another, so that a model is selected or tested
+on its training images.
 
-No file is read a second time that could have no twin: first lengths are compared, then a few bytes from the middle of
-those of equal length, and at last the whole of those that are equal so far.
+No more of a picture is read than needed: first lengths are compared, then a few bytes from the middle of pictures of
+equal length, and at last the whole of those that are still equal.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ _CHUNK = 256  # pictures a thread takes at a time
 
 @dataclass(frozen=True)
 class Twins:
-    """How many pictures of a split are among those of another, and the name of one."""
+    """The number of pictures of a split that are also in another, and the name of one of them."""
 
     count: int
     example: str
 
 
 def find_twins(parts: Mapping[str, Labelled], *, threads: int) -> dict[str, Twins] | None:
-    """Return the pictures of a split that are among those of an earlier one, by such keys as "test in train"; None
-    where that cannot be known at little cost. `parts`: in the order train, val, test."""
+    """Return the pictures of each split that are also in an earlier one, by keys such as "test in train"; None if that
+    cannot be determined at little cost. `parts` are in the order train, val, test."""
     pairs = [(first, then) for first, then in combinations(parts, 2) if not _same(parts[first], parts[then])]
     if not pairs:
         return None
@@ -51,7 +51,7 @@ def find_twins(parts: Mapping[str, Labelled], *, threads: int) -> dict[str, Twin
 
 
 def worded(twins: Mapping[str, int]) -> list[str]:
-    """Return a sentence for each pair of splits that `find_twins` found and counted."""
+    """Return a sentence for each pair of splits, with the number of twins that `find_twins` counted."""
     said = []
     for pair, count in twins.items():
         then, _, first = pair.partition(" in ")
@@ -61,14 +61,14 @@ def worded(twins: Mapping[str, int]) -> list[str]:
 
 
 def _same(one: Labelled, other: Labelled) -> bool:
-    """Return whether two splits are one, as data.stage=peek has them."""
+    """Return whether two splits are the same selection of pictures, as with data.stage=peek."""
     return one.pictures is other.pictures and torch.equal(one.indices, other.indices)
 
 
 def _alike(
     parts: Mapping[str, Labelled], keys: Mapping[str, list[Hashable]], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, Labelled]:
-    """Return of each split the pictures whose key is in another one too."""
+    """Return, for each split, the pictures whose key also occurs in another split of a pair."""
     shared: dict[str, set[Hashable]] = {split: set() for split in parts}
     for first, then in pairs:
         common = set(keys[first]) & set(keys[then])

@@ -1,7 +1,7 @@
-"""Python's pickles of plain values and NumPy arrays, as CIFAR is published in; nothing else in one is ever made.
+"""This module reads Python pickles of plain values and NumPy arrays, such as CIFAR's, without creating anything else.
 
-A pickle is a program that may name any function. Here its instructions are looked at first: those that plain values
-need, in bounds. Then it runs, and of functions it finds stand-ins for the three that make up an array.
+A pickle is a program that may name any function. Its instructions are checked first: only those that plain values
+need are allowed, within limits. Then the pickle runs with stand-ins for the few names that arrays need.
 """
 
 import io
@@ -27,8 +27,8 @@ _CONTAINERS = "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS E
 _MEMORY = "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
 _MAKING = "PROTO FRAME MARK STOP POP GLOBAL STACK_GLOBAL REDUCE BUILD"
 _ALLOWED = frozenset(f"{_CONSTANTS} {_TEXTS} {_CONTAINERS} {_MEMORY} {_MAKING}".split())
-_MOST_TUPLES = 1000  # to look one up, nested in as many others, would take as many calls at once
-_KINDS = "biuf"  # of the values of an array, by NumPy's letters
+_MOST_TUPLES = 1000  # limits the depth of nesting, as a lookup of a nested tuple recurses once for each level
+_KINDS = "biuf"  # allowed kinds of an array's values, by NumPy's letters
 
 
 class Array:
@@ -38,7 +38,7 @@ class Array:
         _, self.shape, self.kind, self.by_column, self.content = state
 
     def array(self) -> np.ndarray:
-        """ValueError or TypeError where it does not hold together."""
+        """Return the NumPy array. ValueError or TypeError if the description is inconsistent."""
         kind = self.kind.dtype()
         shape = tuple(int(size) for size in self.shape)
         content = self.content.encode("latin1") if isinstance(self.content, str) else bytes(self.content)
@@ -82,7 +82,7 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
 
 
 def read_pickle(path: Path, expected: str, *, key: str, remedy: str) -> dict[str, Any]:
-    """The dict in a file, whose arrays are `Array`s; texts of Python 2 are read as Latin-1. ConfigError as of
+    """Return the dict in a file, whose arrays are `Array`s; Python 2 strings are read as Latin-1. ConfigError as for
     `reading`."""
     with reading(path, expected, key=key, remedy=remedy):
         content = read_bytes(path, largest=_LARGEST)
@@ -101,12 +101,13 @@ class _Plain(pickle.Unpickler):
 
 
 def _check(content: bytes) -> None:
-    """ValueError for an instruction that plain values do not need, or that asks for more than the file can fill."""
+    """Raise ValueError for an instruction that plain values do not need, or that needs more memory than the file can
+    fill."""
     tuples = 0
     for number, (instruction, argument, place) in enumerate(pickletools.genops(content)):
         if instruction.name not in _ALLOWED:
             raise ValueError(f"{instruction.name} at byte {place}; only plain values and arrays are read")
-        if "PUT" in instruction.name and int(argument) > number + 1:  # memory is taken up to the highest place
+        if "PUT" in instruction.name and int(argument) > number + 1:  # the unpickler allocates up to the highest index
             raise ValueError(f"{instruction.name} {argument} at byte {place}, the {number + 1}th instruction")
         tuples += "TUPLE" in instruction.name
         if tuples > _MOST_TUPLES:

@@ -1,7 +1,7 @@
-"""Lists the sub-folders and files of a folder, leaving out what programs and archives leave beside data.
+"""This module lists the sub-folders and files of a folder, except what programs and archives leave among the data.
 
-Links are followed. No folder is entered twice, so that links that lead in a circle come to an end, and a picture has
-one name: the one without a link, where there is one.
+Links are followed. No folder is entered twice, so links in a circle end, and a picture has one name: the one without
+a link, if there is one.
 """
 
 import os
@@ -31,22 +31,22 @@ def left_behind(name: str) -> bool:
 
 
 def sub_folders(folder: Path, *, key: str) -> list[Path]:
-    """Those that may be data, sorted by name. ConfigError, which begins with `key`, where they cannot be listed, or
-    where a name is no UTF-8."""
+    """Return the sub-folders that may hold data, sorted by name. ConfigError, which begins with `key`, if they cannot
+    be listed or a name is not UTF-8."""
     entries = _entries(str(folder), key)
     found = sorted(Path(entry.path) for entry in entries if not left_behind(entry.name) and _is_folder(entry))
     for path in found:
-        _refuse_other_encoding(path, key)  # the names of classes are text, which results and adapters keep
+        _refuse_other_encoding(path, key)  # class names are text that is stored in results and adapters
     return found
 
 
 def image_files(folder: Path, root: Path, *, key: str) -> list[str]:
-    """All below `folder` whose ending tells that they are pictures, relative to `root`, sorted."""
+    """Return the paths of all files below `folder` with the ending of a picture, relative to `root`, sorted."""
     return files_below(folder, root, endings(), key=key)
 
 
 def class_files(folders: Sequence[Path], root: Path, *, key: str) -> list[list[str]]:
-    """`image_files` of each of these, of which none is entered by a link from another."""
+    """Return `image_files` of each folder; none of the folders is entered through a link from another."""
     places = [_place(folder, key) for folder in folders]
     return [files_below(folder, root, endings(), key=key, elsewhere=places) for folder in folders]
 
@@ -54,8 +54,9 @@ def class_files(folders: Sequence[Path], root: Path, *, key: str) -> list[list[s
 def files_below(
     folder: Path, root: Path, ends: tuple[str, ...], *, key: str, elsewhere: Collection[_Place] = ()
 ) -> list[str]:
-    """All whose names end with one of `ends` (lower case), relative to `root`, sorted. Links to `elsewhere`, and to
-    what `folder` itself lies in, are not followed. What is found may be no regular file, or a link to nothing."""
+    """Return the paths of all files below `folder` whose names end with one of `ends` (lower case), relative to `root`,
+    sorted. Links to `elsewhere` and to the parents of `folder` are not followed. A result may be an irregular file, a
+    broken link, or an empty folder with such a name."""
     seen = {*elsewhere, *(_place(above, key) for above in folder.resolve().parents)} - {_place(folder, key)}
     found: list[str] = []
     waiting, links = [str(folder)], deque[str]()
@@ -68,7 +69,7 @@ def files_below(
         before = "" if before == os.curdir else f"{before}{os.sep}"
         entries = _entries(where, key)
         if not entries and where.lower().endswith(ends):
-            found.append(os.path.relpath(where, root))  # in a file's place: whoever reads it says so
+            found.append(os.path.relpath(where, root))  # an empty folder named like a file: reading it fails
         for entry in entries:
             if left_behind(entry.name):
                 continue
@@ -97,7 +98,7 @@ def _entries(folder: str, key: str) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links that lead to each other
+    except OSError:  # links that point to each other
         return False
 
 

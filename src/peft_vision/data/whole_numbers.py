@@ -1,4 +1,4 @@
-"""Labels and other numbers that a file gives for each picture, refused unless each is one that may be."""
+"""This module checks labels and other numbers that a file gives for each picture, and refuses numbers out of range."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ def whole_numbers(
     floats: bool = False,
     key: str = "data.root",
 ) -> np.ndarray:
-    """`values` of the file `path` as (n,) int64 of `first` to `last`. `count`: how many there should be, one for each
-    image `of` another file; `floats`: 3.0 is a whole number as well, as MATLAB stores them."""
+    """Return `values` of the file `path` as int64 (n,), ConfigError unless all are whole and within `first` to `last`.
+    `count`: the expected number of values, one for each image `of` another file; `floats`: accept 3.0 as whole, as
+    MATLAB stores numbers."""
     numbers = np.asarray(values)
     whole = numbers.dtype.kind in "iu" or (floats and numbers.dtype.kind == "f" and (numbers == np.rint(numbers)).all())
     if numbers.ndim != 1 or not numbers.size or not whole or count not in (None, len(numbers)):

@@ -1,4 +1,4 @@
-"""Images before the centre is cut out of them, which random windows are taken from: they differ in shape."""
+"""This module holds images before their centres are cut out, for random windows; they differ in shape."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from peft_vision.data.decode import middle
 
 
 class Wholes:
-    """uint8 (3, H, W) of each image in memory. Indexing gives the centres (B, 3, S, S), as if these were a tensor."""
+    """The uncropped images in memory, uint8 (3, H, W) each; indexing gives their centres (B, 3, S, S), like a
+    tensor."""
 
     def __init__(self, arrays: Sequence[np.ndarray], size: int) -> None:
         self.arrays = arrays
@@ -26,11 +27,11 @@ class Wholes:
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """(3, H, W) of those at `positions` (B,); not to be written to."""
+        """Return the images (3, H, W) at `positions` (B,), which must not be written to."""
         return [self.arrays[position] for position in positions.tolist()]
 
     def digest(self) -> str:
-        """sha256 of pixels and shapes."""
+        """Return the sha256 of pixels and shapes."""
         sha = hashlib.sha256(f"{self.size}".encode())
         for whole in self.arrays:
             sha.update(f"{whole.shape}".encode())

@@ -1,12 +1,12 @@
-"""CUB-200-2011 (Wah et al., 2011) and NABirds (Van Horn et al., 2015): lists of text, in each line the id of an image
-or class and what belongs to it.
+"""This module reads CUB-200-2011 (Wah et al., 2011) and NABirds (Van Horn et al., 2015): text lists whose lines hold
+the id of an image or class and a value.
 
 images.txt               1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg, below images/
 image_class_labels.txt   1 1
 train_test_split.txt     1 0, where 1 is for training
 classes.txt              1 001.Black_footed_Albatross
 
-Ids of images may be any words, those of classes any numbers: of NABirds' 1,011 classes, 555 have images.
+Image ids may be any words, class ids any numbers: of NABirds' 1,011 classes, 555 have images.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from peft_vision.data.fgvc.listing import Listing
 from peft_vision.data.reading import quoted, read_lines, refuse_repeated
 
 _FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-_DIGITS = 9  # of the number of a class, at most
+_DIGITS = 9  # at most, of a class number
 
 
 def read(copy: Copy) -> Listing:
-    """Labels are the ids of the classes."""
+    """Return the listing; labels are the class ids. ConfigError if the lists disagree."""
     copy.require(*_FILES, "images")
     files = tuple(copy.folder / name for name in _FILES)
     paths, classes, flags, names = map(_column, files)

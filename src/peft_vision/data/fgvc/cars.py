@@ -1,7 +1,8 @@
-"""Stanford Cars (Krause et al., 2013), laid out as by torchvision: cars_train/00001.jpg, cars_test/00001.jpg and so on.
+"""This module reads Stanford Cars (Krause et al., 2013) in torchvision's layout: cars_train/00001.jpg,
+cars_test/00001.jpg and so on.
 
 devkit/cars_train_annos.mat          annotations: fname and class, 1 to 196, of each training image
-cars_test_annos_withlabels.mat       the same of the test images; the one in the devkit, without labels, is of no use
+cars_test_annos_withlabels.mat       the same for the test images; the file in the devkit has no labels and is not used
 devkit/cars_meta.mat                 class_names
 """
 
@@ -17,7 +18,7 @@ _TEST_LABELS = "cars_test_annos_withlabels.mat"
 
 
 def read(copy: Copy) -> Listing:
-    """The labels of the test images may lie in the devkit too."""
+    """Return the listing; the labels of the test images may also lie in the devkit."""
     inside = (copy.folder / "devkit" / _TEST_LABELS).is_file()
     test = f"devkit/{_TEST_LABELS}" if inside else _TEST_LABELS
     copy.require("devkit/cars_train_annos.mat", "devkit/cars_meta.mat", test, "cars_train", "cars_test")

@@ -1,6 +1,5 @@
-"""A copy sorted into train/CLASS/, test/CLASS/ and perhaps val/CLASS/, as mirrors of Stanford Cars are. The splits may
-have other names, as split_folders.py knows them.
-"""
+"""This module reads a copy sorted into train/CLASS/, test/CLASS/ and perhaps val/CLASS/, as mirrors of Stanford Cars
+are. The splits may have any of the names in split_folders.py."""
 
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
@@ -9,7 +8,7 @@ from peft_vision.data.walk import image_files, sub_folders
 
 
 def read(copy: Copy) -> Listing:
-    """Labels are the names of the folders."""
+    """Return the listing; labels are the names of the class folders."""
     folders = splits_among(sub_folders(copy.folder, key="data.root"), key="data.root") if copy.folder.is_dir() else {}
     if missing := [split for split in ("train", "test") if split not in folders]:
         copy.require(*missing)

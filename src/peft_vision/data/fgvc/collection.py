@@ -1,14 +1,14 @@
-"""The five data sets of FGVC (fine-grained visual classification), as VPT compares on (Jia et al., 2022,
-arXiv:2203.12119): by their numbers of classes and images, a copy is known to be whole.
-"""
+"""This module lists the five data sets of FGVC (fine-grained visual classification) as compared by VPT (Jia et al.,
+2022, arXiv:2203.12119), with the numbers of classes and images of a complete copy."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Collection:
-    """`folder`: below that of data sets. `pictures`: folders in it that paths may leave out. `train`, `val`, `test`:
-    images of the official splits. `packed`: the archives that it is published in, at `site`."""
+    """A data set of FGVC. `folder`: its name in the folder of data sets. `pictures`: folders in it that listed paths
+    may leave out. `train`, `val`, `test`: numbers of images of the official splits. `packed`: the archives published at
+    `site`."""
 
     name: str
     title: str

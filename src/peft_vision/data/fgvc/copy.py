@@ -1,4 +1,4 @@
-"""A copy of one of the five data sets on this machine, and what to do where something of it is missing."""
+"""This module holds a local copy of one of the five data sets, and says what to do if parts of it are missing."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +8,7 @@ from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.collection import Collection
 from peft_vision.data.walk import files_below
 
-_NAMED = 3  # missing files that a message names
+_NAMED = 3  # missing files named in a message
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Copy:
     collection: Collection
 
     def require(self, *names: str) -> None:
-        """ConfigError unless these files and folders lie in the folder."""
+        """Raise ConfigError unless these files and folders exist in the folder."""
         root = self.folder.parent
         if root.is_file():
             raise ConfigError(f"data.root: {root} is a file; unpack it, and give the folder that holds data sets")
@@ -30,7 +30,7 @@ class Copy:
             raise self.fault(f"{self.folder} lacks {', '.join(missing[:_NAMED])}{more}", wanted=missing[0])
 
     def fault(self, found: str, *, wanted: str) -> ConfigError:
-        """Return a ConfigError that reports `found` and tells how to get what is `wanted` into the folder."""
+        """Return a ConfigError that reports `found` and says how to get what is `wanted` into the folder."""
         places = (self.folder.parent, self.folder)
         packed = [str(place / name) for place in places for name in self.collection.packed if (place / name).is_file()]
         remedy = (
@@ -42,6 +42,6 @@ class Copy:
 
     @cached_property
     def files(self) -> frozenset[str]:
-        """All there are, by their paths below the folder. Folders are listed, which is faster than to ask for each of
-        48,000 files."""
+        """Return all files by their paths below the folder. Folders are listed, which is faster than checking 48,000
+        files one by one."""
         return frozenset(files_below(self.folder, self.folder, ("",), key="data.root"))

@@ -1,4 +1,4 @@
-"""Stanford Dogs (Khosla et al., 2011): Images/n02085620-Chihuahua/n02085620_5927.jpg and so on.
+"""This module reads Stanford Dogs (Khosla et al., 2011): Images/n02085620-Chihuahua/n02085620_5927.jpg and so on.
 
 train_list.mat, test_list.mat   file_list: paths below Images/; labels: 1 to 120
 """
@@ -12,7 +12,7 @@ from peft_vision.data.reading import short
 
 
 def read(copy: Copy) -> Listing:
-    """Classes are named by their folders."""
+    """Return the listing; classes are named by their folders."""
     copy.require("train_list.mat", "test_list.mat", "Images")
     files = {split: copy.folder / f"{split}_list.mat" for split in ("train", "test")}
     splits = {

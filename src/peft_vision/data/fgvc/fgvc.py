@@ -1,8 +1,8 @@
-"""FGVC: five data sets whose classes differ in details, compared side by side since VPT (Jia et al., 2022,
-arXiv:2203.12119).
+"""FGVC is a benchmark of five fine-grained data sets whose classes differ in details, reported together since VPT (Jia
+et al., 2022, arXiv:2203.12119).
 
 release   as the authors published it
-json      divided by train.json, test.json and perhaps val.json beside the pictures
+json      split by train.json, test.json and perhaps val.json next to the pictures
 folders   sorted into train/CLASS/, test/CLASS/ and perhaps val/CLASS/
 """
 
@@ -33,13 +33,13 @@ _OWN = {
     "folders": "validation split val/",
 }
 _DRAWN = "validation part drawn by peft-vision (not an official split)"
-_NAMED = 3  # classes that a warning names
+_NAMED = 3  # classes named in a warning
 
 
 @component
 class FGVC(Data):
-    """`root` is the folder that holds data sets, each in its own. `miniature`: a rehearsal, with other numbers of
-    classes and images."""
+    """A data set of FGVC. `root`: the folder that holds data sets, each in its own sub-folder. `miniature`: a
+    rehearsal, with other numbers of classes and images."""
 
     name: Literal[tuple(COLLECTIONS)]
     root: Annotated[str, INCIDENTAL]
@@ -47,7 +47,8 @@ class FGVC(Data):
     miniature: Annotated[bool, Neutral(False)]
 
     def open(self) -> LabelledSets:
-        """Class ids follow the labels that occur in any split, sorted: a split that lacks a class has the same ids."""
+        """Return the splits. Class ids follow the sorted labels of all splits together, so a split that lacks a class
+        has the same ids."""
         collection = COLLECTIONS[self.name]
         copy = Copy(Path(self.root).expanduser().absolute() / collection.folder, collection)
         reader = {"release": _RELEASES[self.name], "json": json_splits, "folders": class_folders}[self.source]
@@ -76,7 +77,7 @@ class FGVC(Data):
         return None if self.miniature else Extent(images, its.num_classes)
 
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
-        """A warning names the classes that are not validated or tested on."""
+        """Load the splits, and warn about classes without an image in one of them."""
         splits = super().load(preprocessing, read=read)
         for split, images in splits.parts().items():
             if missing := without_images(images, splits.classes):
@@ -96,6 +97,6 @@ def _part(folder: Path, labels: Mapping[str, Label], ids: Mapping[Label, int]) -
 
 
 def _unique(names: Mapping[Label, str]) -> tuple[str, ...]:
-    """In the order of the labels; where two are called alike, with them."""
+    """Return the class names in the order of their labels; classes with the same name have their labels added."""
     counts = Counter(names.values())
     return tuple(names[label] if counts[names[label]] == 1 else f"{names[label]} ({label})" for label in sorted(names))

@@ -1,6 +1,6 @@
-"""Oxford Flowers (Nilsback & Zisserman, 2008): jpg/image_00001.jpg and so on.
+"""This module reads Oxford Flowers (Nilsback & Zisserman, 2008): jpg/image_00001.jpg and so on.
 
-imagelabels.mat   labels: of each image in turn, 1 to 102
+imagelabels.mat   labels: the label, 1 to 102, of each image in turn
 setid.mat         trnid, valid, tstid: the numbers of the images of each split
 """
 
@@ -17,7 +17,7 @@ _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 
 
 def read(copy: Copy) -> Listing:
-    """Classes are named as by torchvision."""
+    """Return the listing; classes are named as in torchvision."""
     copy.require("imagelabels.mat", "setid.mat", "jpg")
     labels_file, splits_file = copy.folder / "imagelabels.mat", copy.folder / "setid.mat"
     labels = numbers(labels_file, *read_mat(labels_file, "labels"), what="labels").tolist()

@@ -1,8 +1,8 @@
-"""Splits in train.json, test.json and perhaps val.json beside the pictures, as VPT published its own:
+"""This module reads splits from train.json, test.json and perhaps val.json next to the pictures, as published for VPT:
 
 {"001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg": 0, ...}
 
-Paths are below the copy's folder, or below its folder of pictures; labels are any integers or any strings.
+Paths are below the copy's folder, or below its folder of pictures; labels are all integers or all strings.
 """
 
 import json
@@ -17,7 +17,7 @@ from peft_vision.records import exists
 
 
 def read(copy: Copy) -> Listing:
-    """Classes are named by their labels."""
+    """Return the listing; classes are named by their labels."""
     copy.require("train.json", "test.json")
     files = [copy.folder / f"{split}.json" for split in ("train", "val", "test")]
     files = [file for file in files if exists(file)]
@@ -47,7 +47,8 @@ def _labels(file: Path) -> dict[str, Label]:
 
 
 def _below_folder(copy: Copy, raw: dict[str, dict[str, Label]]) -> dict[str, dict[str, Label]]:
-    """With the prefix, if any, that leads to the most pictures: the same for all, so that none is found by chance."""
+    """Return the splits with the prefix, if any, under which most pictures exist: the same for all, so that none is
+    found by chance."""
     paths = [path for labels in raw.values() for path in labels]
     prefixes = ("", *(f"{folder}/" for folder in copy.collection.pictures))
     prefix = max(prefixes, key=lambda prefix: sum(f"{prefix}{path}" in copy.files for path in paths))

@@ -1,4 +1,4 @@
-"""Reads labels and class names of pictures from the tables of three of the data sets, in MATLAB's format."""
+"""This module reads labels and class names of pictures from MATLAB tables, which three of the data sets use."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +15,15 @@ _MOST = 2**31 - 1
 
 
 def numbers(file: Path, values: Any, *, what: str) -> np.ndarray:
-    """(n,) int64, from 1."""
+    """Return `values` as int64 (n,). ConfigError unless they are whole numbers from 1."""
     if values.dtype.hasobject and values.ndim == 1:  # a field of a struct array
         values = np.array([np.asarray(value).item() if np.size(value) == 1 else None for value in values])
     return whole_numbers(values, file, what=what, first=1, last=_MOST, floats=True)
 
 
 def labelled_paths(file: Path, paths: np.ndarray, labels: np.ndarray, *, folder: str) -> dict[str, int]:
-    """The label of each path, below `folder`. ConfigError where they do not pair, or a path comes twice."""
+    """Return the label of each path, with `folder` prefixed. ConfigError if their numbers differ or a path is
+    repeated."""
     names, classes = texts(file, paths, what="names"), numbers(file, labels, what="labels").tolist()
     if len(names) != len(classes):
         raise ConfigError(f"data.root: {file} has {len(names)} names and {len(classes)} labels; fetch it again")
@@ -31,7 +32,7 @@ def labelled_paths(file: Path, paths: np.ndarray, labels: np.ndarray, *, folder:
 
 
 def named(file: Path, labels: Iterable[int], names: list[str], *, of: str) -> dict[int, str]:
-    """The name of each label that occurs in `file`; `names` are of the labels 1, 2 and so on, `of` what gives them."""
+    """Return the name of each label in `file`; `names` belong to the labels 1, 2 and so on, and come from `of`."""
     found = sorted(set(labels))
     if strange := [label for label in found if not 1 <= label <= len(names)]:
         raise ConfigError(

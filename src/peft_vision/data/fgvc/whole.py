@@ -1,4 +1,4 @@
-"""Checks that a copy has every picture that its lists name, and the benchmark's numbers of classes and images."""
+"""This module checks that a copy has every picture in its lists, and the benchmark's numbers of classes and images."""
 
 from peft_vision.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
@@ -6,7 +6,7 @@ from peft_vision.data.fgvc.listing import Listing
 
 
 def require_pictures(copy: Copy, listing: Listing) -> None:
-    """ConfigError unless each is there, and in one split only."""
+    """Raise ConfigError unless each listed picture exists, and is in one split only."""
     paths = [path for labels in listing.splits.values() for path in labels]
     listed = ", ".join(file.name for file in listing.files)
     if missing := sorted(path for path in paths if path not in copy.files):
@@ -22,8 +22,8 @@ def require_pictures(copy: Copy, listing: Listing) -> None:
 
 
 def require_numbers(copy: Copy, listing: Listing) -> None:
-    """ConfigError unless classes, labelled images and test images are as many as in the benchmark. A validation part
-    may have been carved from the training images."""
+    """Raise ConfigError unless the numbers of classes, labelled images and test images are the benchmark's. A
+    validation part may have been carved from the training images."""
     collection, sizes = copy.collection, {split: len(labels) for split, labels in listing.splits.items()}
     labelled = sizes["train"] + sizes.get("val", 0)
     wanted = (collection.num_classes, collection.train + collection.val, collection.test)

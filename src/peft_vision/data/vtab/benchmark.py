@@ -1,11 +1,11 @@
-"""A task of VTAB-1k: 800 images to train on, 200 to choose by, and all test images (Zhai et al., 2019,
-arXiv:1910.04867).
+"""This module opens a task of VTAB-1k: 800 training images, 200 validation images and all test images (Zhai et al.,
+2019, arXiv:1910.04867).
 
-source      the images are                                           the 1,000 of them are
-processed   saved with their lists                                   those of the lists
-original    the data set as it was published                         the benchmark's own, or of `index_file`, or drawn
-tfds        as TensorFlow Datasets prepared them                     the benchmark's own
-parquet     in parquet files, in a folder or on a hub                of `index_file`, or all there are, or drawn
+source      format of the images                                     the 1,000 training and validation images
+processed   image files with lists, as commonly redistributed        given by the lists
+original    the data set as it was published                         the benchmark's, or of `index_file`, or drawn
+tfds        as TensorFlow Datasets prepared them                     the benchmark's
+parquet     parquet files, in a folder or on the hub                 of `index_file`, or all of the files, or drawn
 """
 
 import hashlib
@@ -35,20 +35,20 @@ from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
 from peft_vision.data.vtab.whole import require_classes, require_counts
 
 _log = logging.getLogger("peft_vision")
-_RESAVED = ("processed", "parquet")  # sources whose images somebody may have saved again
+_RESAVED = ("processed", "parquet")  # sources whose images may have been saved again, possibly as JPEG
 _LISTS = {
     "processed": "the copy's own",
     "original": "the official one, by the order of TensorFlow Datasets computed anew",
     "tfds": "as the official one, slices of the splits of TensorFlow Datasets",
 }
-"""Where a source leaves nothing to choose."""
+"""Descriptions of the 1,000 images, for sources that fix them."""
 _REHEARSAL = "proves nothing about accuracy"
 
 
 @component
 class Vtab(Data):
-    """`root`: the folder that holds data sets. `index_file`: chooses the images of a source without lists of its own.
-    `miniature`: a rehearsal, whose numbers of images are not those of the benchmark."""
+    """A task of VTAB-1k. `root`: the folder that holds data sets. `index_file`: chooses the 1,000 images for a source
+    without lists. `miniature`: a rehearsal, with other numbers of images than the benchmark."""
 
     task: Literal[tuple(TASKS)]
     source: Literal["processed", "original", "tfds", "parquet"]
@@ -58,7 +58,8 @@ class Vtab(Data):
     parquet: Stored
 
     def open(self) -> LabelledSets:
-        """As the benchmark has it, some classes may lack a training image."""
+        """Return the task's splits; as in the benchmark, some classes may lack a training image. ConfigError for a copy
+        that does not match the benchmark."""
         task = TASKS[self.task]
         release, index_list = self._chosen(self._release(task))
         require_classes(release, task, miniature=self.miniature)
@@ -88,7 +89,7 @@ class Vtab(Data):
         return None if self.miniature else Extent(images, task.num_classes)
 
     def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
-        """All of the 1,000 images are looked at."""
+        """Return the provenance with the encoding and checksum of all 1,000 images instead of a sample."""
         sha, kinds = hashlib.sha256(), Counter()
         for content in chain(each(sets.train), each(sets.val)):
             sha.update(content)
@@ -109,7 +110,8 @@ class Vtab(Data):
                 return READERS[task.name](root)
 
     def _chosen(self, release: Release) -> tuple[Release, str]:
-        """With 800 and 200 of its images, and how these were chosen."""
+        """Return the release with its 800 and 200 images, and how these were chosen. ConfigError for an index file if
+        the source fixes them."""
         if self.index_file is not None:
             if release.chosen:
                 raise ConfigError(
@@ -126,7 +128,7 @@ class Vtab(Data):
         return drawn(release, seed=self.split_seed), how
 
 
-@cache  # once for each task: a run opens its data set several times
+@cache  # one warning per task, though a run opens its data set several times
 def _warn_of_jpeg(title: str) -> None:
     _log.warning(
         "the images of %s were saved as JPEG, which blurs pictures this small: CIFAR-100 loses about ten points of "

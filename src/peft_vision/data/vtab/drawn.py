@@ -1,7 +1,7 @@
-"""800 and 200 images of a whole release, for want of the benchmark's own list.
+"""This module draws 800 and 200 images of a whole release when the benchmark's own list is missing.
 
-VTAB takes them off the front of a shuffled order, whatever their classes: some classes of Sun397 have no training
-image. So does this: any image is as likely to be drawn as any other.
+VTAB takes them from the front of a shuffled order, regardless of class: some classes of Sun397 have no training
+image. This module does the same: each image is equally likely to be drawn.
 """
 
 from dataclasses import replace
@@ -13,11 +13,12 @@ from peft_vision.data.counter_random import bits
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TRAIN, VAL
 
-_SHARE = TRAIN / (TRAIN + VAL)  # of a miniature, which has fewer
+_SHARE = TRAIN / (TRAIN + VAL)  # the training share of a release with fewer than 1,000 images
 
 
 def drawn(release: Release, *, seed: int) -> Release:
-    """A function of `seed` and of the number of images. Fewer than 800 and 200 where there are not as many."""
+    """Return a release whose 800 and 200 images are a function of `seed` and the number of images; smaller parts if
+    there are fewer images."""
     order = _shuffled(len(release.train), seed=seed)
     enough = release.val is not None or len(order) >= TRAIN + VAL
     count = TRAIN if enough else round(_SHARE * len(order))

@@ -1,12 +1,12 @@
-"""A list that chooses a task's images out of a whole release, for who has the list of the benchmark.
+"""This module reads a list that chooses a task's images from a whole release, for users who have the benchmark's list.
 
-    train800 00017.jpg        a file's name, with as many of its folders as tell it from others
+    train800 00017.jpg        a file name, with enough of its parent folders to identify it
     val200 images/00018.jpg
-    train800 4711             or its place, from 0: train800 in the training part; val200 in the validation part, or in
-    test 12                   the training part where there is none; test in the test part
+    train800 4711             or a position, from 0: train800 in the training part; val200 in the validation part, or in
+    test 12                   the training part if there is none; test in the test part
     # a comment
 
-Without a line of `test`, all of the test part is tested on.
+Without a `test` line, the whole test part is used for testing.
 """
 
 from collections import defaultdict
@@ -21,12 +21,13 @@ from peft_vision.data.reading import quoted, read_lines, short
 from peft_vision.data.vtab.release import Release
 
 _SPLITS = ("train800", "val200", "test")
-_DIGITS = 18  # of a place, at most
-_NAMED = 3  # names that a message shows
+_DIGITS = 18  # at most, of a position
+_NAMED = 3  # names shown in a message
 
 
 def chosen(file: Path, release: Release) -> Release:
-    """The images that `file` lists, in its order. ConfigError for what is not there, and for an image of two splits."""
+    """Return the images that `file` lists, in its order. ConfigError for images that do not exist, and for an image in
+    two splits."""
     listed = _read(file)
     pool = release.train if release.val is None else release.train.joined(release.val)
     starts = {"train800": 0, "val200": 0 if release.val is None else len(release.train), "test": len(pool)}
@@ -51,7 +52,7 @@ def chosen(file: Path, release: Release) -> Release:
 
 
 def _read(file: Path) -> dict[str, list[str]]:
-    """The keys of each split."""
+    """Return the keys listed for each split."""
     lines = read_lines(file, f"lines of {', '.join(_SPLITS)}", key="data.index_file", remedy="")
     listed: dict[str, list[str]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
@@ -71,7 +72,7 @@ def _read(file: Path) -> dict[str, list[str]]:
 
 
 def _by_name(pool: Labelled, listed: dict[str, list[str]]) -> dict[str, list[tuple[str, int]]]:
-    """The pictures whose file is called as one that is listed: whole names, and places in `pool`."""
+    """Return the pictures whose file name is listed: their full names and their positions in `pool`."""
     wanted = {key.rpartition("/")[2] for keys in listed.values() for key in keys if not key.isdecimal()}
     found: dict[str, list[tuple[str, int]]] = {name: [] for name in wanted}
     for place, index in enumerate(pool.indices.tolist() if wanted else ()):

@@ -1,5 +1,5 @@
-"""Computes the labels of VTAB's structured tasks for which the data sets themselves have none (Zhai et al., 2019,
-arXiv:1910.04867).
+"""This module computes the labels of VTAB's structured tasks for data sets that have none of their own (Zhai et al.,
+2019, arXiv:1910.04867).
 
 A distance belongs to the class of the highest threshold that it exceeds, compared in float32 as in the benchmark.
 """
@@ -12,7 +12,7 @@ import numpy as np
 Numbers = TypeVar("Numbers", int, np.ndarray)
 
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
-"""In the order of their numbers."""
+"""KITTI's object types, in the order of their numbers."""
 
 CLASSES = {
     "clevr_count": tuple(f"{count} objects" for count in range(3, 11)),
@@ -25,24 +25,25 @@ CLASSES = {
 }
 """The class names of the labels computed below, by task."""
 
-_VEHICLES = 3  # the first of KITTI_TYPES
+_VEHICLES = 3  # the first 3 of KITTI_TYPES are vehicles
 _NO_VEHICLE = 1000.0  # metres
 _CLEVR_THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 _KITTI_THRESHOLDS = (-100.0, 8.0, 20.0, 999.0)  # metres
 
 
 def clevr_count(num_objects: int) -> int:
-    """3 to 10 objects are 8 classes."""
+    """Return the class of a number of objects, 3 to 10: 8 classes."""
     return num_objects - 3
 
 
 def clevr_distance(depths: Iterable[float]) -> int:
-    """`depths`: the third of each object's `pixel_coords`. 6 classes, by the nearest object."""
+    """Return the class, of 6, of the nearest object; `depths` are the third of each object's `pixel_coords`."""
     return _above(_CLEVR_THRESHOLDS, min(depths))
 
 
 def kitti_distance(types: Sequence[int], depths: Sequence[float]) -> int:
-    """`types`: places in KITTI_TYPES; `depths`: z in metres. 4 classes, by the nearest vehicle; the last is none."""
+    """Return the class, of 4, of the nearest vehicle; the last means no vehicle. `types`: positions in KITTI_TYPES;
+    `depths`: z in metres."""
     vehicles = [depth for kind, depth in zip(types, depths, strict=True) if kind < _VEHICLES]
     return _above(_KITTI_THRESHOLDS, min([*vehicles, _NO_VEHICLE]))
 
@@ -63,10 +64,10 @@ def smallnorb_azimuth(azimuth: Numbers) -> Numbers:
 
 
 def smallnorb_elevation(elevation: Numbers) -> Numbers:
-    """The published 0 to 8: 30 to 70 degrees, 9 classes."""
+    """Return the class, of 9, of a published elevation: 0 to 8, for 30 to 70 degrees."""
     return elevation
 
 
 def _above(thresholds: Sequence[float], distance: float) -> int:
-    """-1 where it exceeds none."""
+    """Return the position of the highest threshold that `distance` exceeds, or -1."""
     return int(np.searchsorted(np.asarray(thresholds, np.float32), np.float32(distance), side="left")) - 1

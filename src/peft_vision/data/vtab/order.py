@@ -1,7 +1,8 @@
-"""The order in which TensorFlow Datasets stores a split, and so what VTAB-1k's slices of it are, such as train[:800].
+"""This module computes the order in which TensorFlow Datasets stores a split, which defines VTAB-1k's slices, such as
+train[:800].
 
-An example's place follows from md5(split + key), where the builder of each data set gives the key: a file name, or a
-number. It begins CIFAR-10 with 16399, 1680, 47917, as its published ids say.
+An example's position follows from md5(split + key), where the builder of each data set defines the key: a file name
+or a number. CIFAR-10 then begins with 16399, 1680, 47917, as its published ids do.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from peft_vision.data.vtab.tasks import TRAIN, VAL
 
 
 def stored(part: Labelled, split: str, keys: Iterable[str | int]) -> Labelled:
-    """All of `part` in the order of a split of TensorFlow Datasets; `keys` are those of its images, in their order."""
+    """Return all of `part` in the order in which TensorFlow Datasets stores it; `keys` are those of its images, in the
+    order of `part`. ValueError if their numbers differ."""
     salted = hashlib.md5(split.encode(), usedforsecurity=False)
     digests = []
     for key in keys:
@@ -29,13 +31,13 @@ def stored(part: Labelled, split: str, keys: Iterable[str | int]) -> Labelled:
 
 
 def percent(part: Labelled, start: int, end: int) -> Labelled:
-    """part[start%:end%]."""
+    """Return part[start%:end%]."""
     first, last = (round(share * len(part) / 100) for share in (start, end))
     return part.subset(torch.arange(first, last))
 
 
 def chosen(train: Labelled, val: Labelled, test: Labelled, *, classes: Sequence[str], files: Iterable[Path]) -> Release:
-    """The benchmark's own choice: the first 800 and the first 200 of splits that are `stored`."""
+    """Return a release with the benchmark's choice: the first 800 and first 200 images of parts in `stored` order."""
     return Release(
         train=train.subset(torch.arange(min(TRAIN, len(train)))),
         val=val.subset(torch.arange(min(VAL, len(val)))),

@@ -1,6 +1,6 @@
-"""A task of VTAB-1k in parquet files: a whole data set, or its 800, 200 and test images as they are.
+"""This module reads a task of VTAB-1k from parquet files: a whole data set, or just its 800, 200 and test images.
 
-root/vtab-1k/cifar/train-00000-of-00001.parquet, or without vtab-1k/, or from a hub
+root/vtab-1k/cifar/train-00000-of-00001.parquet, or without vtab-1k/, or from the hub
 """
 
 from pathlib import Path
@@ -13,7 +13,8 @@ from peft_vision.data.vtab.tasks import Task
 
 
 def read_parquet(root: Path, task: Task, stored: Stored) -> Release:
-    """The classes are those of the files; numbers up to a task's highest where they have no names."""
+    """Return the release; classes are those of the files, or numbers up to the task's highest label if they have no
+    names. ConfigError if the test split is not configured."""
     if stored.test is None:
         raise ConfigError("data.parquet.test: got null, should name the split of the test images")
     opened = read(stored, None if stored.hub else _folder(root, task), prefix="data.parquet.")

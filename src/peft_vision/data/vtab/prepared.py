@@ -1,8 +1,10 @@
-"""VTAB-1k out of what TensorFlow Datasets prepared, read without TensorFlow: the benchmark's own choice of images.
+"""This module reads VTAB-1k, with the benchmark's own choice of images, from files of TensorFlow Datasets, without
+TensorFlow.
 
 root/cifar100/3.0.2/dataset_info.json  cifar100-train.tfrecord-00000-of-00001  cifar100-test.tfrecord-00000-of-00001
 
-Its splits are slices of that order: 800 off the front of train, 200 off another split or off train's held-back end.
+Splits are slices of the stored order: the first 800 of train, the first 200 of another split or of train's held-out
+end.
 """
 
 from dataclasses import dataclass
@@ -23,11 +25,11 @@ from peft_vision.records import exists
 from peft_vision.regular import open_regular
 
 _INFO = "dataset_info.json"
-_LONGEST_NAME = 100  # of a class
+_LONGEST_NAME = 100  # characters of a class name
 
 
 class Silhouettes(Encoded):
-    """Pixels are 0 and 1, and shown as black and white."""
+    """Images whose pixels are stored as 0 and 1 and are read as black and white."""
 
     def read(self, index: int) -> Image.Image:
         return super().read(index).point(lambda value: min(255 * value, 255))
@@ -35,14 +37,14 @@ class Silhouettes(Encoded):
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder with one version of a data set; `lengths`: the numbers of records in each file of each split."""
+    """A folder with one version of a data set; `lengths`: the numbers of records in the files of each split."""
 
     path: Path
     prepared: Prepared
     lengths: dict[str, list[int]]
 
     def take(self, part: Slice, most: int | None, task: str) -> Labelled:
-        """The first `most` of it."""
+        """Return the first `most` images of a slice, or all of them."""
         total = sum(self.lengths[part.split])
         start, end = (round(share * total / 100) for share in (part.start, part.end))
         end = end if most is None else min(start + most, end)
@@ -65,7 +67,7 @@ class _Folder:
 
 
 def read_prepared(root: Path, task: Task) -> Release:
-    """ConfigError unless every file of the splits is there, with as many records as noted beside them."""
+    """Return the release. ConfigError unless every file of its splits exists, with as many records as noted for it."""
     folder = _folder(root, PREPARED[task.name])
     prepared = folder.prepared
     version = folder.path.name
@@ -81,12 +83,12 @@ def read_prepared(root: Path, task: Task) -> Release:
     )
 
 
-@cache  # a run opens its data set several times, and to find labels is to read whole records
+@cache  # a run opens its data set several times, and finding labels means reading whole records
 def _records(
     file: Path, stamp: tuple[int, int, int], task: str, first: int, last: int, count: int
 ) -> tuple[tuple[Place, int], ...]:
-    """Image and label of the records from `first` to `last` of the `count` in `file`. `stamp`: its time, size and
-    number, which tell it from one that was there before."""
+    """Return image and label of records `first` to `last` of the `count` in `file`. `stamp`: its modification time,
+    size and inode, so that a replaced file is not taken from the cache."""
     spans = list(records(file))
     if len(spans) != count:
         raise ConfigError(f"data: {file} has {len(spans):,} records, should have {count:,}; prepare it anew")
@@ -140,7 +142,8 @@ def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
 
 
 def _classes(folder: Path, task: Task) -> tuple[str, ...]:
-    """By the names that are noted for a label as it is; numbers where a task makes its own."""
+    """Return the class names in label.labels.txt; without this file the task computes its own labels, and names are
+    numbers."""
     file = folder / "label.labels.txt"
     if not exists(file):
         return tuple(str(label) for label in range(task.num_classes))

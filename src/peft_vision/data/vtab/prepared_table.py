@@ -1,5 +1,5 @@
-"""Where TensorFlow Datasets keeps the data sets of VTAB-1k, which slices of them its splits are, and what a label is
-made of (Zhai et al., 2019, arXiv:1910.04867; versions as in Jia et al., 2022, arXiv:2203.12119)."""
+"""This module lists where TensorFlow Datasets keeps VTAB-1k's data sets, which slices of them its splits are, and how
+labels are computed (Zhai et al., 2019, arXiv:1910.04867; versions as in Jia et al., 2022, arXiv:2203.12119)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Prepared:
-    """`folder`: below which the version's own lies. `label`: of the features of an example. `silhouettes`: pixels
-    are 0 and 1."""
+    """A data set as prepared. `folder`: the parent of the folders of its versions. `label`: computes the label from an
+    example's features. `silhouettes`: pixels are 0 and 1."""
 
     folder: str
     version: str
@@ -47,7 +47,7 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        """With which its files begin."""
+        """Return the prefix of the data set's file names."""
         return self.folder.partition("/")[0]
 
 

@@ -1,4 +1,4 @@
-"""Checks that the files of a data set are where they are looked for and, if not, says what to do about it."""
+"""This module checks that the files of a data set are where they are expected and, if not, says what to do about it."""
 
 import re
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from peft_vision.config import ConfigError
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".rar", ".7z", ".001")
-_NAMED = 3  # missing files that a message names
+_NAMED = 3  # missing files named in a message
 
 
 def require(root: Path, wanted: Sequence[str], *, what: str, site: str) -> None:
-    """ConfigError unless all of `wanted` lie below `root`: files or folders, * in a name stands for anything. `what`:
-    the data set; `site`: where it is fetched."""
+    """Raise ConfigError unless all of `wanted` exist below `root`: files or folders, where * in a name matches
+    anything. `what`: the data set; `site`: where it can be fetched."""
     if root.is_file():
         raise ConfigError(f"data.root: {root} is a file; unpack it, and give the folder that holds data sets")
     missing = [path for path in wanted if not _found(root, path)]
@@ -28,7 +28,8 @@ def require(root: Path, wanted: Sequence[str], *, what: str, site: str) -> None:
 
 
 def home(root: Path, *names: str) -> Path:
-    """The folder of a data set that may lie in one of its own: the first of `names` that `root` holds, or `root`."""
+    """Return the folder of a data set that may have its own sub-folder: the first of `names` in `root` that exists, or
+    `root`."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
@@ -37,7 +38,7 @@ def _found(root: Path, path: str) -> bool:
 
 
 def _archive(root: Path, missing: Sequence[str], what: str) -> Path | None:
-    """One beside what is missing that might hold it, by its name."""
+    """Return an archive next to what is missing that, by its name, might contain it."""
     folders = sorted({folder for path in missing for folder in (root / path).parents if folder.is_relative_to(root)})
     words = [word for name in [what, *missing] for part in name.split("/") if len(word := _letters(part)) > 3]
     return next(
@@ -53,7 +54,7 @@ def _archive(root: Path, missing: Sequence[str], what: str) -> Path | None:
 
 
 def _letters(name: str) -> str:
-    """Letters and digits only: caltech-101.zip is of Caltech101."""
+    """Return the letters and digits only, so that caltech-101.zip matches Caltech101."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

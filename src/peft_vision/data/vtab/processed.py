@@ -1,4 +1,4 @@
-"""VTAB-1k as it is passed around: 1,000 images and the test images of a task, saved with lists of their labels.
+"""This module reads VTAB-1k as it is commonly redistributed: the images of a task, saved with lists of labels.
 
 root/vtab-1k/cifar/train800.txt  val200.txt  test.txt  [train800val200.txt]    lines such as images/test/000042.jpg 7
 root/vtab-1k/cifar/images/test/000042.jpg                                      or without vtab-1k/
@@ -18,13 +18,13 @@ from peft_vision.data.vtab.tasks import Task
 
 TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
 _BOTH = "train800val200.txt"
-_DIGITS = 9  # of a label, at most
+_DIGITS = 9  # at most, of a label
 _SITE = "github.com/ZhangYuanhan-AI/NOAH and github.com/JieShibo/PETL-ViT; or data.source=original, tfds or parquet"
 
 
 @dataclass(frozen=True)
 class _List:
-    """The lines of a list: `paths` relative to the folder it lies in, and their labels."""
+    """The lines of a list: `paths`, relative to the list's folder, and their labels."""
 
     file: Path
     paths: list[str]
@@ -32,7 +32,8 @@ class _List:
 
 
 def read_processed(root: Path, task: Task) -> Release:
-    """ConfigError unless the copy is whole: each list there and sound, and each image that one names."""
+    """Return the release. ConfigError unless the copy is complete: every list is valid and every listed image
+    exists."""
     folder = _folder(root, task)
     lists = [_read(folder / name, task) for name in (TRAIN, VAL, TEST)]
     _refuse_shared(lists)
@@ -54,7 +55,7 @@ def read_processed(root: Path, task: Task) -> Release:
 
 
 def folders(root: Path, task: Task) -> tuple[Path, Path]:
-    """Where it may lie."""
+    """Return the two folders in which a task's copy may lie."""
     return root / "vtab-1k" / task.folder, root / task.folder
 
 
@@ -93,7 +94,8 @@ def _read(file: Path, task: Task) -> _List:
 
 
 def _refuse_shared(lists: Sequence[_List]) -> None:
-    """By name only: some tasks have equal images, such as dSprites' squares turned by a quarter."""
+    """Raise ConfigError for an image name in two lists. Content is not compared, because some tasks have equal images,
+    such as dSprites' squares turned by a quarter."""
     for place, one in enumerate(lists):
         for other in lists[place + 1 :]:
             shared = set(one.paths).intersection(other.paths)
@@ -110,7 +112,7 @@ def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
         missing = []
         for path in its.paths:
             place, _, name = path.rpartition("/")
-            if place not in there:  # each folder is listed once: to ask for 74,000 files one by one takes seconds
+            if place not in there:  # each folder is listed once: checking 74,000 files one by one takes seconds
                 where = folder / place
                 there[place] = names_in(where) if os.path.isdir(where) else set()
             if name not in there[place]:
@@ -123,7 +125,8 @@ def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
 
 
 def _check_both(both: _List, train: _List, val: _List) -> None:
-    """Its images are often copies in a folder of their own, so only labels can be compared."""
+    """Raise ConfigError if the labels of train800val200.txt are not those of the two lists. Its images are often copies
+    in another folder, so only labels can be compared."""
     if sorted(both.labels) != sorted([*train.labels, *val.labels]):
         raise ConfigError(
             f"data.root: {both.file} has {len(both.labels)} images; its labels are not those of {train.file.name} "

@@ -1,4 +1,4 @@
-"""Encoded images that lie within larger files, such as those of TFRecords; each is read when it is asked for."""
+"""This module reads encoded images that lie within larger files, such as TFRecords, each when it is needed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 class Encoded(Pictures):
-    """One image at each of `places`; a moved folder keeps its fingerprint."""
+    """Pictures with one encoded image at each of `places`; moving the folder does not change their fingerprint."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self.places = places
@@ -68,7 +68,7 @@ class Encoded(Pictures):
         return read_middle(place.file, place.offset, place.length)
 
     def _bytes(self, index: int) -> bytes:
-        """Opened anew each time: threads and loader processes must not share a position in the file."""
+        """Open the file anew each time, because threads and loader processes must not share a position in it."""
         place = self.places[index]
         with open_regular(place.file) as file:
             file.seek(place.offset)
@@ -76,8 +76,7 @@ class Encoded(Pictures):
 
 
 def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
-    """Return the place of `image` in the payload that begins at `offset` of `file`. ValueError where it is not
-    there."""
+    """Return the place of `image` in the payload that begins at `offset` of `file`. ValueError if it is not there."""
     if not isinstance(image, bytes):
         raise ValueError("a picture that is no bytes")
     return Place(file, offset + payload.index(image), len(image))
@@ -86,12 +85,13 @@ def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
 def images(
     files: Iterable[Path], image: str, *others: str
 ) -> Iterator[tuple[Place, dict[str, list[bytes] | np.ndarray]]]:
-    """Where the feature `image` of each example is, with all its features; ConfigError where one of them is missing."""
+    """Yield the place of the feature `image` of each example, with all of its features; ConfigError if a named feature
+    is missing."""
     for file in files:
         for offset, payload in payloads(file):
             try:
                 features = example(payload)
-            except ValueError as error:  # of a name that is no UTF-8 as well
+            except ValueError as error:  # also for a name that is not UTF-8
                 raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
             if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
                 found = short(", ".join(sorted(features))) or "none"

@@ -1,4 +1,4 @@
-"""Describes the images that a release of a task holds, before 800 and 200 of them are chosen."""
+"""This module describes the images in a release of a task before 800 and 200 of them are chosen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ from peft_vision.data.pictures import Labelled
 
 @dataclass(frozen=True)
 class Release:
-    """`train`: what training images are chosen of. `val`: the same of validation images; None: they are chosen of
-    `train` too. `test`: all of it is tested on. `files`: those that say what is what, for checksums. `remark`: what is
-    not as the benchmark has it, such as a test part that was drawn; empty: nothing. `chosen`: `train` and `val` are the
-    very 800 and 200 images of VTAB-1k, so that nothing is left to choose."""
+    """The images of a task's data set.
+
+    `train`: the images that training images are chosen from. `val`: the same for validation images; None: they are
+    chosen from `train` too. `test`: all of it is used for testing. `files`: the files that define splits and labels,
+    for checksums. `remark`: how it differs from the benchmark, such as a drawn test part; empty: not at all. `chosen`:
+    `train` and `val` are exactly the 800 and 200 images of VTAB-1k.
+    """
 
     train: Labelled
     val: Labelled | None
@@ -24,5 +27,5 @@ class Release:
 
 
 Reader = Callable[[Path], Release]
-"""From the folder that holds data sets to the release of one task. ConfigError where files are missing or wrong; it
+"""A function from the folder that holds data sets to a task's release. Its ConfigError for missing or wrong files
 says what was expected and where to get it."""

@@ -1,17 +1,17 @@
-"""VTAB-1k's 19 tasks (Zhai et al., 2019, arXiv:1910.04867): classes, group and test size of each, by which a copy of
-the data is known to be whole; 387,905 test images in all."""
+"""This module lists VTAB-1k's 19 tasks (Zhai et al., 2019, arXiv:1910.04867): classes, group and test size, which a
+complete copy must match; 387,905 test images in all."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 TRAIN, VAL = 800, 200
-"""Images that settings are tried on, and that choose among them; the final runs train on both."""
+"""Numbers of training and validation images while settings are tuned; the final runs train on both."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """`folder`: its name in the processed layout. `small`: images of 96 pixels or fewer, which JPEG would spoil.
-    `title`: for people."""
+    """A task of VTAB-1k. `folder`: its name in the processed layout. `small`: images of 96 pixels or fewer, which JPEG
+    would degrade. `title`: the name shown to people."""
 
     name: str
     title: str

@@ -1,7 +1,7 @@
-"""TFRecord files and the tf.train.Example messages in them, without TensorFlow.
+"""This module reads TFRecord files and the tf.train.Example messages in them, without TensorFlow.
 
 A record     uint64 length, uint32 checksum of the length, payload, uint32 checksum of the payload; little-endian
-A checksum   CRC32C, turned right by 15 bits, plus 0xA282EAD8
+A checksum   CRC32C, rotated right by 15 bits, plus 0xA282EAD8
 An Example   features { feature { key, value { bytes_list | float_list | int64_list } } ... }, as protobuf writes it
 """
 
@@ -18,7 +18,7 @@ from peft_vision.regular import open_regular
 
 _HEADER, _FOOTER = 12, 4  # bytes around a payload
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # how protobuf writes a field
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 _DAMAGED = "no tf.train.Example, or a damaged one"
 
@@ -36,7 +36,7 @@ _CRC_TABLE = _crc_table()
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum of a record's length or payload."""
+    """Return the checksum of a record's length or payload."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
@@ -45,8 +45,8 @@ def masked_crc(data: bytes) -> int:
 
 
 def records(path: Path) -> Iterator[tuple[int, int]]:
-    """Offset and length of each payload, in bytes. ConfigError for a file that is no TFRecord or that is cut off; only
-    the checksums of the lengths are looked at."""
+    """Yield offset and length of each payload, in bytes. ConfigError for a file that is not a TFRecord or is truncated;
+    only the checksums of the lengths are verified."""
     with reading(path, "a TFRecord", key="data"), open_regular(path) as file:
         start, size = 0, os.fstat(file.fileno()).st_size
         while start < size:
@@ -62,7 +62,7 @@ def records(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def payloads(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each payload with its offset, in bytes; ConfigError as of `records`."""
+    """Yield the offset, in bytes, and the content of each payload; ConfigError as for `records`."""
     with reading(path, "a TFRecord", key="data"), open_regular(path) as file:
         for offset, length in records(path):
             file.seek(offset)
@@ -70,7 +70,8 @@ def payloads(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
-    """The features of a tf.train.Example: int64 (n,), float32 (n,) or a list of bytes. ValueError where it is none."""
+    """Return the features of a tf.train.Example: int64 (n,), float32 (n,) or a list of bytes. ValueError for any other
+    payload."""
     features: dict[str, list[bytes] | np.ndarray] = {}
     for message in _delimited(payload, 1):
         for entry in _delimited(message, 1):
@@ -80,7 +81,7 @@ def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
 
 
 def number(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> int:
-    """The one whole number of a feature. KeyError or ValueError where it has something else."""
+    """Return the single whole number of a feature. KeyError or ValueError if it holds anything else."""
     values = features[name]
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or len(values) != 1:
         raise ValueError(f"{name} is no whole number")
@@ -88,7 +89,7 @@ def number(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> int:
 
 
 def text(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> str:
-    """The one text of a feature. KeyError or ValueError where it has something else."""
+    """Return the single text of a feature. KeyError or ValueError if it holds anything else."""
     values = features[name]
     if not isinstance(values, list) or len(values) != 1:
         raise ValueError(f"{name} is no text")
@@ -96,7 +97,8 @@ def text(features: Mapping[str, list[bytes] | np.ndarray], name: str) -> str:
 
 
 def numbers(features: Mapping[str, list[bytes] | np.ndarray], name: str, kind: type[np.generic]) -> np.ndarray:
-    """(n,) of a feature, all of them finite; none where it is not there. ValueError where they are of another kind."""
+    """Return the numbers (n,) of a feature, n = 0 if it is absent. ValueError unless they are finite and of dtype
+    `kind`."""
     values = features.get(name, ())
     if not len(values):
         return np.empty(0, kind)
@@ -126,7 +128,7 @@ def _chunks(message: bytes) -> Iterator[bytes]:
 
 
 def _integers(message: bytes) -> list[int]:
-    """As unsigned of 64 bits, packed or one by one."""
+    """Return the values as unsigned 64-bit integers, whether packed or one by one."""
     values = []
     for _, wire, content in _fields(message):
         if wire == _VARINT:
@@ -146,7 +148,7 @@ def _delimited(message: bytes, number: int) -> list[bytes]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, bytes | int]]:
-    """Number, how it is written, and what it holds, of each field of a message."""
+    """Yield number, wire type and content of each field of a message."""
     place, end = 0, len(message)
     while place < end:
         tag, place = _varint(message, place)
@@ -165,7 +167,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, bytes | int]]:
 
 
 def _varint(message: bytes, place: int) -> tuple[int, int]:
-    """The number at `place`, 7 bits a byte, and the place behind it."""
+    """Return the number at `place`, 7 bits a byte, and the position after it."""
     value = shift = 0
     while place < len(message) and shift < 64:
         byte = message[place]

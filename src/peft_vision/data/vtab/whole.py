@@ -1,4 +1,4 @@
-"""A copy is of the benchmark by its numbers of images and classes."""
+"""This module checks that a copy has the benchmark's numbers of images and classes."""
 
 from peft_vision.config import ConfigError
 from peft_vision.data.divide import without_images
@@ -9,7 +9,8 @@ _WAY_OUT = "fetch it anew, or data.miniature=true rehearses with what there is"
 
 
 def require_classes(release: Release, task: Task, *, miniature: bool) -> None:
-    """ConfigError unless the classes are as many as the task's and, but for a miniature, each has a test image."""
+    """Raise ConfigError unless the number of classes is the task's, labels are in range and, except in a miniature,
+    each class has a test image."""
     if len(release.classes) != task.num_classes:
         raise ConfigError(
             f"data: this copy of {task.title} has {len(release.classes)} classes, VTAB-1k's has {task.num_classes}"
@@ -30,7 +31,7 @@ def require_classes(release: Release, task: Task, *, miniature: bool) -> None:
 
 
 def require_counts(release: Release, task: Task) -> None:
-    """ConfigError unless there are 800 and 200 images, and as many test images as the task has."""
+    """Raise ConfigError unless there are 800 and 200 images, and as many test images as the task has."""
     found = (len(release.train), len(release.val), len(release.test))
     wanted = (TRAIN, VAL, task.test_size)
     if found != wanted:

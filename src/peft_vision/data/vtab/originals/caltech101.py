@@ -1,4 +1,4 @@
-"""Caltech101 with its background class: 9,144 images of 102 classes (Fei-Fei et al., 2004).
+"""This module reads Caltech101 with its background class: 9,144 images of 102 classes (Fei-Fei et al., 2004).
 
 caltech101/101_ObjectCategories/airplanes/image_0001.jpg
 """
@@ -20,9 +20,11 @@ _FOLDER, _BACKGROUND = "101_ObjectCategories", "BACKGROUND_Google"
 
 
 def read(root: Path) -> Release:
-    """30 images of each class train, the others test. Which 30 the benchmark took hung on the order in which a machine
-    listed the files, so they are drawn. Of the background it took 29 and `tmp`, a file in its folder that is no image:
-    hence 6,085 test images."""
+    """Return the release: 30 images of each class may train, the others test.
+
+    The benchmark's 30 depended on the order in which a machine listed the files, so they are drawn here. Of the
+    background class it took 29 images and `tmp`, a file in the folder that is not an image: hence 6,085 test images.
+    """
     require(
         home(root, "caltech101", "caltech-101"),
         [_FOLDER],

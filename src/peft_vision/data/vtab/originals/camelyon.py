@@ -1,5 +1,5 @@
-"""Patch Camelyon: 327,680 patches of lymph node, 96 px, with or without a tumour (Veeling et al., 2018,
-arXiv:1806.03962).
+"""This module reads Patch Camelyon: 327,680 patches of lymph nodes, 96 px, with or without a tumour (Veeling et al.,
+2018, arXiv:1806.03962).
 
 camelyonpatch_level_2_split_train_x.h5, its x (n, 96, 96, 3) uint8; ..._train_y.h5, its y (n, 1, 1, 1); valid; test
 """
@@ -30,7 +30,7 @@ _REMEDY = "unpack it again"
 
 
 def read(root: Path) -> Release:
-    """The official splits."""
+    """Return the official splits."""
     folder = home(root, "pcam", "patch_camelyon", "camelyon")
     files = {
         (split, part): f"camelyonpatch_level_2_split_{split}_{part}.h5" for split in _SPLITS.values() for part in "xy"
@@ -51,7 +51,7 @@ def read(root: Path) -> Release:
 
 
 class Patches(Pictures):
-    """Rows of the array x of an HDF5 file, read one by one."""
+    """Pictures that are rows of the array x of an HDF5 file, read one by one."""
 
     def __init__(self, file: Path, count: int) -> None:
         self.file = file
@@ -79,12 +79,12 @@ class Patches(Pictures):
             yield self._row(index).tobytes()
 
     def _row(self, index: int) -> np.ndarray:
-        """Opened anew each time: an HDF5 file that is open does not survive a fork into loader processes."""
+        """Open the file anew each time, because an open HDF5 file does not survive a fork into loader processes."""
         require_regular(self.file)
         try:
             with _h5py().File(self.file, "r") as file:
                 return _array(file, "x")[index]
-        except RuntimeError as error:  # of HDF5's filters
+        except RuntimeError as error:  # raised by HDF5's filters
             raise OSError(str(error)) from error
 
 
@@ -105,7 +105,8 @@ def _split(images: Path, labels: Path) -> Labelled:
 
 
 def _array(file: Any, name: str) -> Any:
-    """A data set that lies in the file itself: HDF5 can refer to any other file."""
+    """Return an array stored in the file itself, because HDF5 can refer to any other file. ValueError for any other
+    object."""
     link, found = file.get(name, getlink=True), _h5py()
     if not isinstance(link, found.HardLink):
         raise ValueError(f"no {name}" if link is None else f"{name} lies in another place")

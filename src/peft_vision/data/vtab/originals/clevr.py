@@ -1,5 +1,5 @@
-"""CLEVR: 70,000 and 15,000 rendered scenes of 3 to 10 objects, with all that is in them (Johnson et al., 2017,
-arXiv:1612.06890).
+"""This module reads CLEVR: 70,000 and 15,000 rendered scenes of 3 to 10 objects, with descriptions of the objects
+(Johnson et al., 2017, arXiv:1612.06890).
 
 CLEVR_v1.0/images/train/CLEVR_train_000000.png  CLEVR_v1.0/scenes/CLEVR_train_scenes.json
 """
@@ -21,7 +21,7 @@ from peft_vision.data.vtab.release import Reader, Release
 from peft_vision.regular import open_regular
 
 _FOLDER = "CLEVR_v1.0"
-_FAR = 1e6  # no object is as far
+_FAR = 1e6  # no object is this far away
 _TRAIN = 90  # percent; the last tenth of train is VTAB's validation part
 _LABELS: Mapping[str, Callable[[list[float]], int]] = {
     "clevr_count": lambda depths: clevr_count(len(depths)),
@@ -30,7 +30,8 @@ _LABELS: Mapping[str, Callable[[list[float]], int]] = {
 
 
 def read(task: str, root: Path) -> Release:
-    """Tested on the official validation scenes: those for testing were published without their objects."""
+    """Return the release; its test part is the official validation scenes, because the test scenes were published
+    without their objects."""
     folder = home(root, "clevr")
     scenes = {split: f"{_FOLDER}/scenes/CLEVR_{split}_scenes.json" for split in ("train", "val")}
     require(
@@ -69,7 +70,7 @@ def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
 
 
 def _depths(file: Path) -> dict[str, list[float]]:
-    """How far each object is from the camera, by the name of the image."""
+    """Return the distance of each object from the camera, by the name of the image."""
     with reading(file, "scenes with image_filename and objects, each with pixel_coords", remedy="unpack it again"):
         with open_regular(file) as binary, TextIOWrapper(binary, encoding="utf-8") as text:
             scenes = json.load(text, object_hook=_needed)["scenes"]
@@ -87,7 +88,7 @@ def _depths(file: Path) -> dict[str, list[float]]:
 
 
 def _needed(value: dict[str, Any]) -> Any:
-    """Keeps of an object its depth and of a scene its name and objects: the whole would take gigabytes."""
+    """Keep the depth of an object, and the name and objects of a scene, because the whole file would take gigabytes."""
     if "pixel_coords" in value:
         return value["pixel_coords"][2]
     if "image_filename" in value:

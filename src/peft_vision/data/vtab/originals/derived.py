@@ -1,4 +1,5 @@
-"""Pictures that a benchmark made of published ones, made anew whenever they are read."""
+"""This module holds pictures that a benchmark derived from published ones; they are derived again whenever they are
+read."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,7 +10,7 @@ from peft_vision.data.pictures import Pictures
 
 
 class Derived(Pictures):
-    """Each of `pictures` as `derive` makes it, from RGB to RGB."""
+    """The result of `derive`, from RGB to RGB, for each of `pictures`."""
 
     def __init__(self, pictures: Pictures, derive: Callable[[Image.Image], Image.Image]) -> None:
         self.pictures = pictures
@@ -43,6 +44,6 @@ class Derived(Pictures):
         return self.pictures.middle(index)
 
     def _told_apart(self, texts: Iterable[bytes]) -> Iterable[bytes]:
-        """From the published ones."""
+        """Yield bytes that distinguish these pictures from the published ones."""
         yield self.derive.__name__.encode()
         yield from texts

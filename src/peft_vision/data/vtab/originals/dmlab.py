@@ -1,4 +1,5 @@
-"""DMLab: 110,913 views of a maze, 360 x 480, by how far which object is (Beattie et al., 2016, arXiv:1612.03801).
+"""This module reads DMLab: 110,913 views of a maze, 360 x 480, labelled by the kind of an object and its distance
+(Beattie et al., 2016, arXiv:1612.03801).
 
 dmlab-train.tfrecord-*  dmlab-validation.tfrecord-*  dmlab-test.tfrecord-*    of image (JPEG), filename and label
 """
@@ -18,7 +19,7 @@ _CLASSES = tuple(f"distance {distance}" for distance in range(6))
 
 
 def read(root: Path) -> Release:
-    """The official splits."""
+    """Return the official splits."""
     folder = home(root, "dmlab")
     splits = ("train", "validation", "test")
     require(

@@ -1,4 +1,5 @@
-"""dSprites: 737,280 white shapes on black, 64 px, of 3 x 6 x 40 x 32 x 32 properties (Matthey et al., 2017).
+"""This module reads dSprites: 737,280 white shapes on black, 64 px, of 3 x 6 x 40 x 32 x 32 properties (Matthey et al.,
+2017).
 
 dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz
     imgs (n, 64, 64) uint8 of 0 and 1; latents_classes (n, 6) of colour, shape, scale, orientation, x, y
@@ -33,7 +34,7 @@ _CHUNK = 4096  # images unpacked at a time, 16 MiB
 _SIDE = 64  # pixels
 _PROPERTIES = 6
 _LARGEST = 2**28  # bytes of latents_classes, 35 million as published
-# column of latents_classes, what VTAB asks, the highest value
+# column of latents_classes, VTAB's label of it, its highest value
 _LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray], int]] = {
     "dsprites_location": (4, dsprites_location, 31),
     "dsprites_orientation": (3, dsprites_orientation, 39),
@@ -41,7 +42,8 @@ _LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray], int]] = {
 
 
 def read(task: str, root: Path) -> Release:
-    """VTAB's own slices: 80, 10 and 10 %. The images would be 3 GB: those chosen are unpacked, and kept as bits."""
+    """Return VTAB's own slices: 80, 10 and 10 %. All images would take 3 GB, so only the chosen ones are unpacked, and
+    kept as bits."""
     folder = home(root, "dsprites")
     site = "github.com/google-deepmind/dsprites-dataset"
     require(folder, [_FILE], what="dSprites", site=site)
@@ -80,21 +82,21 @@ def _shape_and_classes(file: Path) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _bits(file: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, 512) of 8 pixels a byte."""
+    """Return the images as (n, 512) uint8, 8 pixels per byte."""
     with _opened(file) as archive, archive.open("imgs.npy") as member:
         count = _header(member)[0]
         return picked(_chunks(member, count), rows, lambda chunk: np.packbits(chunk, axis=1))
 
 
 def _chunks(member: IO[bytes], count: int) -> Iterator[np.ndarray]:
-    """(n, 4096) of 0 and 1, from behind the header."""
+    """Yield arrays (n, 4096) of 0 and 1, from the position after the header."""
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
         yield np.frombuffer(member.read(size * _SIDE * _SIDE), np.uint8).reshape(size, _SIDE * _SIDE)
 
 
 def _header(member: IO[bytes]) -> tuple[int, ...]:
-    """The shape of the array that follows, row by row and of one byte a value."""
+    """Return the shape of the array that follows. ValueError unless it is uint8 in row-major order."""
     shape, by_column, kind = read_head(member)
     if by_column or kind != np.uint8:
         raise ValueError(f"images of {kind}, should be of uint8 row by row")
@@ -107,7 +109,7 @@ def _picture(bits: np.ndarray) -> Image.Image:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
-    """ConfigError where it cannot be read as what it should be."""
+    """Yield the opened archive. ConfigError if the block cannot read it as expected."""
     expected = "an archive of imgs and latents_classes"
     with reading(file, expected), open_regular(file) as binary, zipfile.ZipFile(binary) as archive:
         yield archive

@@ -1,8 +1,9 @@
-"""KITTI's object detection images, by the distance of the nearest vehicle (Geiger et al., 2012).
+"""This module reads KITTI's object detection images, labelled by the distance of the nearest vehicle (Geiger et al.,
+2012).
 
 training/image_2/000000.png  training/label_2/000000.txt    an object a line: Truck ... height width length x y z ry
-mapping/train_mapping.txt    which video and frame each line is of: 2011_09_26 2011_09_26_drive_0005_sync 0000000109
-mapping/train_rand.txt       which line of it each image is of, counted from 1, on one line with commas
+mapping/train_mapping.txt    a video and frame in each line: 2011_09_26 2011_09_26_drive_0005_sync 0000000109
+mapping/train_rand.txt       the line of the mapping for each image, counted from 1, on one line with commas
 """
 
 from functools import partial
@@ -18,18 +19,18 @@ from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
 
-_SEED = 123  # of TensorFlow Datasets, which draws the videos
+_SEED = 123  # the seed with which TensorFlow Datasets draws the videos
 _PARTS = ("train", "validation", "test")
-_PERCENT = 10  # of the videos validate, and as many test
+_PERCENT = 10  # of the videos for validation, and as many for testing
 _PARTS_OF_FRAME = 3
-_FIELDS = 15  # of a line of a label file
+_FIELDS = 15  # in each line of a label file
 _Z = 13
 _FAR = 1e6  # metres
 _REMEDY = "unpack it again"
 
 
 def read(root: Path) -> Release:
-    """Divided by video, as TensorFlow Datasets does: neighbouring frames look alike."""
+    """Return splits by video, as in TensorFlow Datasets, because neighbouring frames look alike."""
     folder = home(root, "kitti", "KITTI")
     kit = home(folder, "devkit_object", "devkit")
     site = "www.cvlibs.net/datasets/kitti/eval_object.php"
@@ -53,7 +54,7 @@ def read(root: Path) -> Release:
 
 
 def _by_video(mapping: Path, order: Path, training: Path) -> dict[str, list[str]]:
-    """The names of the images of each split, without their endings."""
+    """Return the names of the images of each split, without their endings."""
     lines, expected = partial(read_lines, encoding="ascii", remedy=_REMEDY), "lines of a date, a video and a frame"
     frames = lines(mapping, expected)
     with reading(mapping, expected, remedy=_REMEDY):
@@ -107,7 +108,7 @@ def _labelled(root: Path, training: Path, names: list[str]) -> Labelled:
 
 def _is_distance(word: str) -> bool:
     try:
-        return abs(float(word)) < _FAR  # which NaN is not
+        return abs(float(word)) < _FAR  # false for NaN
     except ValueError:
         return False
 

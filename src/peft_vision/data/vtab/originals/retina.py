@@ -1,4 +1,5 @@
-"""The eye grounds of VTAB's Retinopathy, as the winner of the competition prepared his (Graham, 2015): btgraham-300.
+"""This module prepares the retina photographs of VTAB's Retinopathy as the winner of the competition did (Graham,
+2015): btgraham-300.
 
 scaled so that the eye's radius is 300 pixels; 4 * image - 4 * blurred + 128; grey outside 90 % of the radius; cropped
 """
@@ -16,11 +17,11 @@ _RADIUS = 300  # pixels
 _BLUR = _RADIUS / 30  # pixels, standard deviation
 _KEPT = int(0.9 * _RADIUS)
 _GREY = 128
-_QUALITY = 72  # of the JPEGs that the benchmark stores
+_QUALITY = 72  # JPEG quality of the images stored for the benchmark
 
 
 def btgraham_300(image: Image.Image) -> Image.Image:
-    """Up to 540 x 540, with the losses of the JPEG that the benchmark reads."""
+    """Return the prepared image, up to 540 x 540, with the losses of the JPEG that the benchmark reads."""
     buffer = io.BytesIO()
     Image.fromarray(prepared(image)).save(buffer, "JPEG", quality=_QUALITY)
     with open_bytes(buffer.getvalue()) as stored:
@@ -28,7 +29,7 @@ def btgraham_300(image: Image.Image) -> Image.Image:
 
 
 def prepared(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3), before it is stored."""
+    """Return the prepared image, uint8 (H, W, 3), before JPEG compression."""
     pixels = np.asarray(scaled(image, _RADIUS / _radius(image)))
     blurred = gaussian_filter(pixels.astype(np.float32), (_BLUR, _BLUR, 0), mode="mirror", truncate=3.0)
     sharp = np.clip(4.0 * pixels - 4.0 * np.rint(blurred) + _GREY, 0, 255).astype(np.uint8)
@@ -41,7 +42,7 @@ def prepared(image: Image.Image) -> np.ndarray:
 
 
 def _radius(image: Image.Image) -> float:
-    """Half of what is not dark in the middle row; where nothing is bright, half the height."""
+    """Return half the number of pixels in the middle row that are not dark; half the height if no pixel is bright."""
     row = np.asarray(image)[image.height // 2].sum(axis=1, dtype=np.int64)
     radius = (row > row.mean() / 10).sum() / 2
     return radius if radius >= 1 else image.height / 2

@@ -1,4 +1,4 @@
-"""Diabetic Retinopathy: 88,702 eye grounds graded 0 to 4 (Kaggle and EyePACS, 2015).
+"""This module reads Diabetic Retinopathy: 88,702 retina photographs graded 0 to 4 (Kaggle and EyePACS, 2015).
 
 train/10_left.jpeg  trainLabels.csv: image,level    test/1_left.jpeg  retinopathy_solution.csv: image,level,Usage
 """
@@ -25,7 +25,8 @@ _CLASSES = ("none", "mild", "moderate", "severe", "proliferative")
 
 
 def read(root: Path) -> Release:
-    """Read the release; the test images of the competition's public score validate, those of the private one test."""
+    """Return the release; the test images of the competition's public score are the validation part, those of the
+    private score the test part."""
     folder = home(root, "diabetic_retinopathy", "diabetic-retinopathy-detection", "retinopathy")
     require(
         folder,
@@ -50,7 +51,7 @@ def read(root: Path) -> Release:
 
 
 def _rows(file: Path, columns: tuple[str, ...], images: Path) -> list[tuple[str, ...]]:
-    """Read the rows of a table with a row for each picture in `images`; ConfigError where it is incomplete or
+    """Read the rows of a table with a row for each picture in `images`; ConfigError if it is incomplete or
     malformed."""
     expected = f"a table with columns {', '.join(columns)}"
     with reading(file, expected), open_regular(file) as binary, _text(binary) as text:

@@ -1,4 +1,4 @@
-"""Images that are rows of one large array in a packed file: the few that are wanted, read in one go at first use."""
+"""This module reads images that are rows of one array in a packed file; all wanted rows are read at first use."""
 
 import hashlib
 import threading
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from peft_vision.data.pictures import Labelled, Pictures
 
-_ONE_READER = threading.Lock()  # of the threads that all find nothing read yet
+_ONE_READER = threading.Lock()  # only one of the threads that need the rows reads them
 
 
 class Rows(Pictures):
-    """`rows`: (n,) ascending, where the images are in `file`. `fetch` gives these rows as (n, ...) of any form, and
-    ConfigError where it cannot; `image` makes a picture of one."""
+    """Pictures at `rows` (n,), ascending, of the array in `file`. `fetch` returns these rows as (n, ...) of any form,
+    or raises ConfigError; `image` converts one of them to a picture."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Rows(Pictures):
         return hashlib.sha256(self._fetched()[index].tobytes()).digest()
 
     def only(self, parts: Sequence[Labelled]) -> list[Labelled]:
-        """`parts` of these pictures, of others that hold no image besides."""
+        """Return `parts` of these pictures, over a new `Rows` that holds no other images."""
         kept = np.unique(np.concatenate([part.indices.numpy() for part in parts]))
         pictures = Rows(self.file, self.rows[kept], fetch=self._fetch, image=self._image)
         places = [torch.from_numpy(np.searchsorted(kept, part.indices.numpy())) for part in parts]
@@ -76,7 +76,7 @@ class Rows(Pictures):
 
 
 def picked(chunks: Iterable[np.ndarray], rows: np.ndarray, kept: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`kept` of those of `rows` (n,), ascending, out of an array (N, ...) that comes in chunks of its rows."""
+    """Return `kept` applied to `rows` (n,), ascending, of an array (N, ...) that arrives in chunks of its rows."""
     found, start = [], 0
     for chunk in chunks:
         first, last = np.searchsorted(rows, [start, start + len(chunk)])

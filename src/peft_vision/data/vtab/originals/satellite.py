@@ -1,4 +1,5 @@
-"""EuroSAT (Helber et al., 2019) and RESISC45 (Cheng et al., 2017): a folder a class, divided by VTAB into 60, 20, 20 %.
+"""This module reads EuroSAT (Helber et al., 2019) and RESISC45 (Cheng et al., 2017): a folder per class, split by VTAB
+into 60, 20, 20 %.
 
 eurosat/2750/AnnualCrop/AnnualCrop_1.jpg    27,000 images of 10 classes, 64 px
 NWPU-RESISC45/airplane/airplane_001.jpg     31,500 images of 45 classes, 256 px
@@ -16,7 +17,7 @@ _TRAIN, _VAL = 60, 80  # percent, the ends of the train and the validation part
 
 
 def eurosat(root: Path) -> Release:
-    """Its RGB version, out of its older or its newer archive."""
+    """Read EuroSAT's RGB version, from the older or the newer archive."""
     folder = home(root, "eurosat/2750", "EuroSAT/2750", "2750", "EuroSAT_RGB", "eurosat/EuroSAT_RGB")
     if folder == root:
         site = "zenodo.org/records/7711810 (EuroSAT_RGB.zip); a run with data=eurosat fetches it to data.root"

@@ -1,4 +1,5 @@
-"""SmallNORB: 24,300 and as many grey pairs of 50 toys, 96 px, from 9 elevations and 18 azimuths (LeCun et al., 2004).
+"""This module reads SmallNORB: 24,300 training and as many test pairs of grey images of 50 toys, 96 px, from 9
+elevations and 18 azimuths (LeCun et al., 2004).
 
 smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat    (24300, 2, 96, 96) uint8, left and right; -testing-dat.mat
 smallnorb-5x46789x9x18x6x2x96x96-training-info.mat   (24300, 4) int32: instance, elevation, azimuth, lighting
@@ -33,16 +34,16 @@ _FILES = {
     "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
 }
 _SIDE = 96  # pixels
-_LARGEST = 2**24  # bytes of an info, 0.4 million as published
+_LARGEST = 2**24  # bytes of an info file, 0.4 million as published
 _CHUNK = 512  # pairs read at a time, 9 MiB
-_LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # column of info, and what VTAB makes of it
+_LABELS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # column of info, and VTAB's label of it
     "smallnorb_azimuth": (2, smallnorb_azimuth),
     "smallnorb_elevation": (1, smallnorb_elevation),
 }
 
 
 def read(task: str, root: Path) -> Release:
-    """The left images. One half of the official test part validates, the other tests."""
+    """Return the left images. One half of the official test part is the validation part, the other the test part."""
     folder = home(root, "smallnorb")
     require(
         folder,
@@ -63,7 +64,7 @@ def read(task: str, root: Path) -> Release:
 
 
 def _either(folder: Path, name: str) -> Path:
-    """Unpacked, where it is there so."""
+    """Return the unpacked file if it exists, else its .gz."""
     return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
 
 
@@ -91,14 +92,14 @@ def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
 
 
 def _left(file: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, 96, 96) uint8."""
+    """Return the left images of `rows`, uint8 (n, 96, 96)."""
     with _opened(file) as opened:
         (count, _, *size), kind = _header(opened)
         return picked(_chunks(opened, count, tuple(size), kind), rows, lambda chunk: chunk[:, 0])
 
 
 def _chunks(file: IO[bytes], count: int, size: tuple[int, ...], kind: np.dtype) -> Iterator[np.ndarray]:
-    """(n, 2, H, W), from behind the header."""
+    """Yield arrays (n, 2, H, W), from the position after the header."""
     for start in range(0, count, _CHUNK):
         shape = (min(_CHUNK, count - start), 2, *size)
         yield np.frombuffer(file.read(int(np.prod(shape))), kind).reshape(shape)
@@ -111,7 +112,7 @@ def _require_size(path: Path, start: int, shape: tuple[int, ...], kind: np.dtype
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the values that follow."""
+    """Return shape and dtype of the values that follow. ValueError for a malformed header."""
     magic, dimensions = np.frombuffer(file.read(8), "<i4").tolist()
     if magic not in _KINDS or not 1 <= dimensions <= 4:
         raise ValueError(f"magic number {magic:#x}")
@@ -123,7 +124,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """ConfigError where it cannot be read as what it should be."""
+    """Yield the file, unpacked. ConfigError if the block cannot read it as expected."""
     with reading(path, "a matrix of SmallNORB"), open_regular(path) as binary:
         yield gzip.GzipFile(fileobj=binary) if path.suffix == ".gz" else binary
 

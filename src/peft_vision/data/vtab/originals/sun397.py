@@ -1,7 +1,7 @@
-"""SUN397: 108,753 pictures of 397 kinds of scene (Xiao et al., 2010).
+"""This module reads SUN397: 108,753 pictures of 397 kinds of scenes (Xiao et al., 2010).
 
 SUN397/a/abbey/sun_aaalbzqrimafwbiv.jpg  SUN397/ClassName.txt
-sun397_tfds_tr.txt  sun397_tfds_va.txt  sun397_tfds_te.txt    the benchmark's split: a line /a/abbey/sun_... an image
+sun397_tfds_tr.txt  sun397_tfds_va.txt  sun397_tfds_te.txt    the benchmark's split: one line /a/abbey/sun_... per image
 """
 
 import math
@@ -24,13 +24,13 @@ from peft_vision.data.vtab.release import Release
 from peft_vision.data.walk import image_files
 
 _LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
-_LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in none of the lists
+_LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in no list
 _PIXELS = 120_000
 _TEST_SHARE = 5  # one in five, as in the benchmark
 
 
 def read(root: Path) -> Release:
-    """By the lists where these lie beside or in the folder, else with a test part that is drawn."""
+    """Return the splits of the lists if these lie next to the folder SUN397, else a release with a drawn test part."""
     parent = home(root, "sun397")
     folder = parent / "SUN397"
     require(
@@ -87,7 +87,7 @@ def _drawn(root: Path, folder: Path, classes: tuple[str, ...], names: Path) -> R
 
 
 def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str, ...], file: Path) -> Labelled:
-    """Return the labelled images of `folder` that `lines` of `file` name as /a/abbey/sun_...; ConfigError for other
+    """Return the labelled images of `folder` that `lines` of `file` name as /a/abbey/sun_...; ConfigError for unknown
     classes."""
     places = {name: place for place, name in enumerate(classes)}
     lines = list(lines)
@@ -102,6 +102,6 @@ def _labelled(root: Path, folder: Path, lines: Iterable[str], classes: tuple[str
 
 
 def at_most_120k(image: Image.Image) -> Image.Image:
-    """Return the image scaled down to 120,000 pixels where it has more, as in the benchmark."""
+    """Return the image, scaled down to 120,000 pixels if it has more, as in the benchmark."""
     pixels = image.width * image.height
     return scaled(image, math.sqrt(_PIXELS / pixels)) if pixels > _PIXELS else image

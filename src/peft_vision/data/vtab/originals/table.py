@@ -1,4 +1,4 @@
-"""Which reader makes a task of a data set as it was first published."""
+"""This module lists the readers of VTAB-1k's tasks for data sets as they were first published."""
 
 from collections.abc import Mapping
 
@@ -31,4 +31,4 @@ READERS: Mapping[str, Reader] = {
     **dsprites.READERS,
     **smallnorb.READERS,
 }
-"""By the names of `tasks.TASKS`."""
+"""The readers by the names of `tasks.TASKS`."""

@@ -1,4 +1,4 @@
-"""CIFAR-100, DTD, Flowers102, Pets and SVHN as torchvision lays them out: official splits, VTAB-1k's own choice.
+"""This module reads CIFAR-100, DTD, Flowers102, Pets and SVHN in torchvision's layout, with VTAB-1k's choice of images.
 
             keys in TensorFlow Datasets     validation images
 cifar100    numbers                         the last tenth of train
@@ -20,7 +20,7 @@ from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.presence import require
 from peft_vision.data.vtab.release import Reader, Release
 
-_KEY_PARTS = {"cifar100": 0, "dtd": 2, "flowers102": 1, "pets": 1, "svhn": 0}  # of the path; 0: the key is a number
+_KEY_PARTS = {"cifar100": 0, "dtd": 2, "flowers102": 1, "pets": 1, "svhn": 0}  # parts of the path; 0: a number
 _TRAIN_PERCENT = {"cifar100": 90, "pets": 80, "svhn": 90}  # the rest is VTAB's validation part
 _LABEL_FILES = {
     "cifar100": ("cifar-100-python/train", "cifar-100-python/test"),
@@ -53,7 +53,7 @@ def read(name: str, root: Path) -> Release:
 
 
 def _keys(name: str, part: Labelled) -> list[str | int]:
-    """By which TensorFlow Datasets orders the images."""
+    """Return the keys by which TensorFlow Datasets orders the images."""
     parts, pictures = _KEY_PARTS[name], part.pictures
     if not isinstance(pictures, Files):
         return list(range(len(part)))
