@@ -1,4 +1,4 @@
-"""This module measures the time and memory of a forward pass and of a training step of every method."""
+"""This module measures time and memory of each method's training step, against a forward pass and full fine-tuning."""
 
 import json
 from collections.abc import Mapping
