@@ -68,7 +68,8 @@ def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
 
 
 def _aligned(its: Beside, labels: Sequence[str]) -> list[Cell]:
-    """Return the cells by `labels`; a method with all its data sets lacks the last one and gets an empty cell."""
+    """Return the cells by `labels`; a method with all its data sets lacks the last label and gets an empty cell
+    there."""
     own = {cell.label: cell for cell in its.cells}
     return [own.get(label, Cell(label, "data", None, None, "")) for label in labels]
 

@@ -160,7 +160,6 @@ def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
     if not comparison.sets:
         return []
     # here, because the import takes most of a second
-
     from peft_vision.report.gallery import save_png
     from peft_vision.report.pictures import SHIFT_PICTURES
 

@@ -41,7 +41,8 @@ class Hung:
 
 
 def hang(picture: Picture, out: Path, formats: Sequence[Format]) -> Hung:
-    """Write the picture to `<name>.<format>` in `out`, for each format."""
+    """Write the picture to `<name>.<format>` in `out`, for each format, and return it with an SVG element for a
+    page."""
     figure = picture.figure
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)

@@ -179,7 +179,7 @@ def _percent(value: float | None) -> Cell:
 
 
 def _number(value: object) -> Cell:
-    """Return a cell with three significant digits, and all digits before the decimal point; a dash for no number."""
+    """Return a cell with three significant digits, and all digits before the decimal point; a dash for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return Cell("—", None, "")
     return Cell(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}", value, "")

@@ -21,8 +21,8 @@ _ANY: tuple[Protocol, ...] = ("all", "final", "peek")
 
 
 def protocol(run: Finished) -> Protocol:
-    """Return the protocol of a run that saw test images; final without validation images, as all others trained
-    then."""
+    """Return the protocol of a run that saw test images. Without validation images it is final, because all images
+    outside the test split trained."""
     stage = run.setting.get("data.stage")
     if stage == "peek":
         return "peek"

@@ -134,8 +134,8 @@ class Choice(Record):
 
 
 def load(path: Path) -> Any:
-    """Read a JSON file, with text that any page, picture or terminal can show. ConfigError for a file that is damaged,
-    edited or missing."""
+    """Read a JSON file, with text that any page, picture or terminal can show. ConfigError for a file that is damaged
+    or edited, or cannot be read as JSON."""
     try:
         return _plain(unsealed(read_json(path, _BOUNDS), path.relative_to(path.parents[1])))
     except Unreadable as error:

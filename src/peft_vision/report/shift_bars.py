@@ -63,7 +63,7 @@ class Labels:
 
 
 def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
-    """Draw the bars, with the standard deviation over seeds. None where no run was scored out of distribution."""
+    """Draw the bars; error bars show the std over seeds. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated and row.scores]
     if not rows or not comparison.sets:
         return None

@@ -1,4 +1,4 @@
-"""This module turns a comparison into a record for JSON: every metric of every row, and each setting's validation."""
+"""This module turns a comparison into a JSON record: every metric of a row, and every setting's validation accuracy."""
 
 import math
 from collections.abc import Mapping

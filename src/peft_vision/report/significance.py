@@ -5,11 +5,9 @@ p-values are corrected for their number (Holm, 1979): sorted, p_(k) (m - k + 1),
 difference that is not significant at 5 % is a tie.
 
 The pairs depend on the question. Over seeds: is the best method better on these data sets, whatever the seed? Each seed
-gives one difference, of the means over the data sets. Over data sets: is it better on data sets such as these, as a
-sample of others? Each data set gives one difference, of the means over the seeds. Pairs of data set and seed are a
+gives one difference, of the means over the data sets. Over data sets: is it better on data sets such as these, of which
+these are a sample? Each data set gives one difference, of the means over the seeds. Pairs of data set and seed are a
 sample of neither kind, because those of one data set, or of one seed, are correlated.
-
-
 
 With groups, data sets are samples of their own groups (strata): the variance of the difference is that of the mean of
 the groups' means, and its degrees of freedom are those of Satterthwaite (1946) and Welch (1947).

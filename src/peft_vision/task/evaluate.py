@@ -27,7 +27,7 @@ from peft_vision.task.own_data import OTHERS, data_of
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 3  # classes that an error names
-_LONGEST = 100  # characters of a data set's name that a file name holds
+_LONGEST = 100  # at most this many characters of a data set's name are in a file name
 
 
 @component

@@ -140,7 +140,7 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
 
 
 def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
-    """Return the file, the logits that onnxruntime computes from it, and None: no line of Python loads it."""
+    """Return the file, the logits that onnxruntime computes from it, and None, because no line of code loads it."""
     path = folder / "model.onnx"
     staging = folder / ".onnx.unfinished"
     shutil.rmtree(staging, ignore_errors=True)
