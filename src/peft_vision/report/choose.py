@@ -1,8 +1,8 @@
 """This module chooses the setting of each method: the one with the highest mean validation accuracy over its seeds.
 
 A setting is everything in a config that can change a result, except the seed. Only the settings with the most seeds
-compete; of equal ones the smallest optimizer.lr wins, then the first in the alphabetical order of their values. Test
-and out-of-distribution accuracies are never used.
+compete; of equal ones the smallest optimizer.lr wins, then the first in the alphabetical order of their values. No
+test/ or ood/ metric is used; with data.stage=peek, however, the validation images are the test images (see `on_test`).
 """
 
 import json
