@@ -1,4 +1,4 @@
-"""The benchmarks that papers report: their data sets, in the order of their tables, and the group of each."""
+"""This module lists the benchmarks that papers report: their data sets, in table order, and the group of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from peft_vision.data.vtab.tasks import TASKS
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`titles`, `groups`: by data set, as data= calls it."""
+    """A benchmark that papers report. `titles`, `groups`: by data set, under the name that data= takes."""
 
     name: str
     titles: Mapping[str, str]

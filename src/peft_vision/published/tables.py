@@ -1,6 +1,6 @@
-"""Tables of papers, as data: accuracies in % with what they were measured on and how settings were chosen.
+"""This module reads tables of papers: accuracies in %, what they were measured on and how settings were chosen.
 
-A table is a file beside this one, or a user's own in the same form.
+A table is a YAML file in this folder, or a user's own file in the same form.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Row(BaseModel):
-    """`name`: in the paper. `values`: of the table's tasks; None where only means are known. `groups`,
-    `mean_of_groups`, `mean`: as they are printed, which figures that were rounded need not give to the last digit.
-    `weights`: where they are not the table's. `read_in`: where this row was read; empty: where the table was.
-    `not_seen`: which of its figures were seen in no source."""
+    """A method's row of a published table. `name`: in the paper. `values`: one for each of the table's tasks; None
+    where only means are known. `groups`, `mean_of_groups`, `mean`: as printed, which may differ in the last digit from
+    means of the rounded values. `weights`: None if they are the table's. `read_in`: where this row was read; empty:
+    where the table was. `not_seen`: the figures that were not seen in any source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,7 +76,7 @@ class Content(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """`name`: of its file, without the ending."""
+    """A published table. `name`: that of its file, without the suffix."""
 
     name: str
     content: Content
@@ -87,20 +87,20 @@ class Table:
 
     @property
     def weights(self) -> str:
-        """As timm calls them."""
+        """Return timm's name of the table's weights."""
         return self.content.weights_like or self.content.weights
 
     def weights_of(self, method: str) -> str:
         return self.content.rows[method].weights or self.weights
 
     def values(self, method: str) -> dict[str, float]:
-        """By data set, as data= calls it; empty where only means are known."""
+        """Return the accuracies in % by data set, named as data= takes it; empty where only means are known."""
         row = self.content.rows[method]
         tasks = [f"{self.content.benchmark}/{task}" for task in self.content.tasks]
         return {} if row.values is None else dict(zip(tasks, row.values, strict=True))
 
     def group(self, method: str, group: str) -> float | None:
-        """The mean of a group as it is printed, else from the figures of its data sets where they are known."""
+        """Return the mean of a group as printed, else computed from its data sets; None if one of these is unknown."""
         values, of_group = self.values(method), self.benchmark.of_group(group)
         if group in self.content.rows[method].groups:
             return self.content.rows[method].groups[group]
@@ -109,19 +109,19 @@ class Table:
         return None
 
     def mean_of_groups(self, method: str) -> float | None:
-        """As it is printed, else from the means of the groups."""
+        """Return the mean of the group means as printed, else computed; None if the mean of a group is unknown."""
         printed = self.content.rows[method].mean_of_groups
         groups = [self.group(method, group) for group in dict.fromkeys(self.benchmark.groups.values())]
         return printed if printed is not None or None in groups else fmean(groups)
 
     def mean(self, method: str) -> float | None:
-        """Over all data sets, as it is printed, else from their figures."""
+        """Return the mean over all data sets as printed, else computed; None if one of these is unknown."""
         printed, values = self.content.rows[method].mean, self.values(method)
         whole = values.keys() == self.benchmark.titles.keys()
         return printed if printed is not None or not whole else fmean(values.values())
 
     def about(self, method: str) -> str:
-        """Notes on a row's figures: where they were read, which were not seen in a source, and the row's remark."""
+        """Return notes on a row: where its figures were read, which were not seen in a source, and the row's remark."""
         row = self.content.rows[method]
         unseen = ", ".join({"values": "its figures"}.get(name, name.replace("_", " ")) for name in row.not_seen)
         told = [
@@ -133,12 +133,12 @@ class Table:
 
 
 def shipped() -> list[str]:
-    """Names of the tables that lie beside this file."""
+    """Return the names of the tables in this folder."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
 
 
 def table(name: str) -> Table:
-    """A shipped one, or that of a user's file. ConfigError where there is none, or it is not of this form."""
+    """Return a shipped table, or that of a user's file. ConfigError if it does not exist or is not of this form."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _HERE / f"{name}.yaml"
     if not exists(path):
         known = ", ".join(shipped())

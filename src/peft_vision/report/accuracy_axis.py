@@ -1,4 +1,4 @@
-"""An axis on which accuracies lie at their probits or logits and are written in %."""
+"""This module sets up an axis on which accuracies lie at their probits or logits and are written in %."""
 
 import math
 
@@ -8,10 +8,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator
 from peft_vision.report.robustness import Transform, scale, unscale
 
 _STEPS = (10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # %, between ticks
-_ROUND = 5  # %: such steps are shown wherever there is room
+_ROUND = 5  # %: steps of this size or more get ticks wherever there is room
 _LEAST, _MOST = 3, 7  # ticks
-_MARGIN = 0.06  # of an axis, around its values
-_EXACT = 10**9  # images, of which no tick is clipped
+_MARGIN = 0.06  # fraction of the values' range, added at both ends
+_EXACT = 10**9  # images: so many that no tick is clipped
 
 
 def limits(values: list[float]) -> tuple[float, float]:
@@ -22,14 +22,14 @@ def limits(values: list[float]) -> tuple[float, float]:
 
 
 def set_ticks(axis: Axis, ends: tuple[float, float], transform: Transform) -> None:
-    """`ends`: the axis's limits, scaled."""
+    """Set the ticks of an axis whose limits, scaled, are `ends`."""
     places = ticks(*ends, transform)
     axis.set_major_locator(FixedLocator(list(places)))
     axis.set_major_formatter(FixedFormatter(list(places.values())))
 
 
 def ticks(low: float, high: float, transform: Transform) -> dict[float, str]:
-    """Round accuracies by their places; less round ones only as long as there are few."""
+    """Return the labels, in %, of round accuracies by their scaled places; less round ones only while there are few."""
     first, last = (100 * unscale(end, transform=transform) for end in (low, high))
     places: dict[float, str] = {}
     for step in _STEPS:

@@ -1,5 +1,5 @@
-"""Accuracy in and out of distribution along the interpolation of weights (Wortsman et al., 2022, arXiv:2109.01903):
-a curve for each method, from alpha = 0, where nothing is tuned, to alpha = 1."""
+"""This module draws accuracy in and out of distribution along the interpolation of weights (Wortsman et al., 2022,
+arXiv:2109.01903): a curve for each method, from alpha = 0, where nothing is tuned, to alpha = 1."""
 
 import itertools
 import math
@@ -32,14 +32,15 @@ _OOD = f"{MEAN}/accuracy"
 _TOGETHER = 3  # methods that one panel can show with labels
 _COLUMNS = 3
 _PANEL = 2.7  # inches
-_DISTANCES = (6, 8, 10)  # pt, of a label from its point
+_DISTANCES = (6, 8, 10)  # pt, between a label and its point
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _OTHERS = Look(colour="#d8d8d8", marker="", area=1.0, hatch="")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """`points`: ID and OOD accuracy in %, means over seeds, by alpha; `chosen`: the mean of the seeds' chosen ones."""
+    """The curve of one method. `points`: ID and OOD accuracy in %, means over seeds, by alpha; `chosen`: the means at
+    the alpha that validation chose for each seed."""
 
     points: Mapping[float, tuple[float, float]]
     chosen: tuple[float, float]
@@ -62,8 +63,8 @@ def curve(row: Row) -> Curve | None:
 
 
 def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
-    """Up to three methods in one panel, more in a panel each, with the others faint behind. None where nothing was
-    interpolated and scored out of distribution."""
+    """Draw up to three methods in one panel, or more in a panel each with the others faint behind. None where nothing
+    was interpolated and scored out of distribution."""
     its_looks = its_looks or looks(row.label for row in comparison.rows if not row.is_interpolated)
     interpolated = [row for row in comparison.rows if row.is_interpolated]
     curves = {row.cell.method: found for row in interpolated if (found := curve(row)) is not None}
@@ -118,7 +119,7 @@ def _handle(look: Look, name: str) -> Line2D:
 
 
 def _write_alphas(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> None:
-    """Each alpha beside its point where there is room, the ends first; none over another, a marker or a curve."""
+    """Write each alpha next to its point where there is room, ends first, without covering a label, marker or curve."""
     renderer = axes.figure.canvas.get_renderer()
     taken = [_around(place, 9) for its in curves for place in _places(axes, [its.chosen])]
     for its in curves:
@@ -143,7 +144,7 @@ def _write_alphas(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -
 
 
 def _places(axes: Axes, points: Sequence[tuple[float, float]]) -> np.ndarray:
-    """(n, 2), in pixels."""
+    """Return the points in pixels, (n, 2)."""
     return axes.transData.transform(points)
 
 
@@ -157,5 +158,5 @@ def _annotation(
     label = axes.annotate(
         text, place, offset, textcoords="offset points", fontsize=SMALL - 1, color=colour, ha="center", va="center"
     )
-    label.set_in_layout(False)  # panels keep the size that it was placed for
+    label.set_in_layout(False)  # panels keep the size for which the label was placed
     return label

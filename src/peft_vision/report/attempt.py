@@ -1,4 +1,4 @@
-"""A run that came to no result, as the name of its folder and its config.yaml tell it."""
+"""This module reads a run without a result from the name of its folder and its config.yaml."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from peft_vision.report.finished import Finished, settled
 
 @dataclass(frozen=True)
 class Attempt:
-    """`setting`: as of a finished run; empty where config.yaml does not tell."""
+    """A run without a result. `setting`: as in a finished run; empty where config.yaml cannot be read."""
 
     method: str
     backbone: str
@@ -25,8 +25,10 @@ class Attempt:
 
 
 def attempts(folders: Mapping[str, Path], finished: Iterable[Finished]) -> dict[str, Attempt]:
-    """By the same keys; none where the name of a folder is no run's, or could be that of several: a hyphen in the name
-    of an option is understood only where a finished run has the same options, a slash where one has that option."""
+    """Return the attempts by the same keys, without folders whose name is not a run's or could be that of several runs.
+
+    A hyphen in the name of an option is recognised only where a finished run has the same options, a slash only where
+    one has that option."""
     options = {(run.method, run.backbone, run.data) for run in finished}
     known = {_plain("-".join(names)): names for names in options}
     single = {_plain(name): name for names in options for name in names}
@@ -50,7 +52,7 @@ def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]], single: Mapping
 
 def _setting(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(json.dumps(read_yaml(path)))  # as of a finished run: all keys are texts
+        values = json.loads(json.dumps(read_yaml(path)))  # as in a finished run, all keys become strings
         return settled(values) if isinstance(values, dict) else {}
     except ConfigError:
-        return {}  # the run is named as left out in any case
+        return {}  # the report lists the run as left out in any case

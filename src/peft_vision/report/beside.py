@@ -1,5 +1,5 @@
-"""Measured figures beside published ones: each data set of a benchmark, the means of its groups, the mean of these, and
-the mean over all its data sets. What has not been measured stays a row without a figure.
+"""This module compares measured figures with published ones: each data set of a benchmark, the means of its groups,
+the mean of these, and the mean over all its data sets. What has not been measured stays a row without a figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,8 @@ Kind = Literal["data", "group", "mean of groups", "mean", "measured so far"]
 
 @dataclass(frozen=True)
 class Cell:
-    """`published`: in %, None where the paper has none; `measured`: fractions, None where `status` says why not."""
+    """A compared figure. `published`: in %, None where the paper has none; `measured`: as fractions, None where
+    `status` says why there is none."""
 
     label: str
     kind: Kind
@@ -27,7 +28,7 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Measured less published, in points."""
+        """Return measured minus published in percentage points; None if either is missing."""
         if self.published is None or self.measured is None:
             return None
         return 100 * self.measured.mean - self.published
@@ -35,8 +36,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Beside:
-    """One method of a `table` on one backbone, by one protocol; `title` names both. `differs`: in what its runs are not
-    as published; `miniature`: whether any of its images are of a rehearsal."""
+    """The comparison of one method of a `table`, on one backbone by one protocol. `title`: the backbone, and the
+    protocol where there are several. `differs`: how its runs differ from the published ones; `miniature`: whether any
+    of them used miniature data of a rehearsal."""
 
     table: Table
     method: str
@@ -49,8 +51,8 @@ class Beside:
 
 
 def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[Beside]:
-    """For each table of these `names`, in the order of its rows, each method that has runs. ConfigError for a name that
-    is none."""
+    """Return a comparison for each table of `names` and each method with runs, in the order of the table's rows.
+    ConfigError for an unknown name."""
     tables = [table(name) for name in names]
     return [
         _beside(its, board, line)
@@ -67,7 +69,7 @@ def _concerns(board: Leaderboard, its: Table) -> bool:
 
 
 def _plain(data: str) -> str:
-    """A run that came to no result is known by the name of its folder, which has no slash."""
+    """Return the name without slashes, as a run without a result has it: its folder's name has none."""
     return data.replace("/", "_")
 
 
@@ -122,7 +124,7 @@ def _cell(
     entries: Mapping[str, Entry | str],
     strata: Strata | None = None,
 ) -> Cell:
-    """Return the cell of the mean over `entries`, or over the means of `strata` of them."""
+    """Return the cell of the mean over `entries`, or over the means of their `strata`."""
     without = [entry for entry in entries.values() if not _is_scored(entry)]
     if without:
         first = without[0] if isinstance(without[0], str) else without[0].status

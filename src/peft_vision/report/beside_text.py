@@ -1,4 +1,4 @@
-"""Published and measured figures side by side: for a terminal, as CSV, as LaTeX and on a page."""
+"""This module writes published and measured figures side by side: for a terminal, as CSV, as LaTeX and on a page."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,7 +19,7 @@ _COLUMNS = ("published", "measured", "difference")
 
 
 def by_table(found: Sequence[Beside]) -> list[list[Beside]]:
-    """Those of one table, backbone and protocol together."""
+    """Group comparisons of the same table, backbone and protocol."""
     return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.title))]
 
 
@@ -47,7 +47,7 @@ def beside_notes(found: Sequence[Beside]) -> list[str]:
 
 
 def _whose(words: str, found: Sequence[Beside]) -> str:
-    """Nothing where it is of all."""
+    """Return the methods that a note concerns as a prefix; empty if it concerns all."""
     methods = [its.method for its in found if words in its.differs]
     return "" if len(methods) == len(found) else f"{', '.join(methods)}: "
 
@@ -68,7 +68,8 @@ def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
 
 
 def _aligned(its: Beside, labels: Sequence[str]) -> list[Cell]:
-    """By these labels, of which a method whose data sets are all there has not the last."""
+    """Return the cells by `labels`; a method with all its data sets lacks the last label and gets an empty cell
+    there."""
     own = {cell.label: cell for cell in its.cells}
     return [own.get(label, Cell(label, "data", None, None, "")) for label in labels]
 
@@ -78,7 +79,7 @@ def _words(cell: Cell) -> tuple[str, str, str]:
 
 
 def _published(cell: Cell) -> str:
-    """Figures as papers print them, means with a digit more."""
+    """Return the published figure with one decimal, as papers print it, or two for a mean."""
     return _NONE if cell.published is None else f"{cell.published:.{1 if cell.kind == 'data' else 2}f}"
 
 
@@ -93,7 +94,7 @@ def _difference(cell: Cell) -> str:
 
 
 def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
-    """Tidy: one for each method and cell; accuracies in %, None is unknown."""
+    """Return tidy rows, one for each method and cell; accuracies in %, differences in points, None is unknown."""
     return [
         {
             "table": its.table.name,
@@ -120,7 +121,7 @@ def beside_csv(found: Sequence[Beside]) -> str:
 
 
 def beside_latex(found: Sequence[Beside]) -> str:
-    """To be read with \\input, after \\usepackage{booktabs}; three columns for each method."""
+    """Return LaTeX for \\input after \\usepackage{booktabs}, with three columns for each method."""
     return "\n".join(["% \\usepackage{booktabs}", *map(_latex, by_table(found))])
 
 
@@ -153,7 +154,7 @@ def _latex(found: Sequence[Beside]) -> str:
 
 
 def beside_page(found: Sequence[Beside]) -> Markup:
-    """A table for each table of a paper and backbone, with its notes."""
+    """Return an HTML table, with notes, for each published table, backbone and protocol."""
     return joined([_on_page(its) for its in by_table(found)])
 
 

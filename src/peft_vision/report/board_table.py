@@ -1,4 +1,4 @@
-"""A leaderboard for a terminal, and as tidy rows: one for each method and column."""
+"""This module formats a leaderboard for a terminal, and as tidy rows: one for each method and column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def board_tables(board: Leaderboard, *, width: int) -> list[Table]:
 
 
 def board_rows(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
-    """Accuracies as fractions; None is unknown."""
+    """Return tidy rows; accuracies are fractions, None is unknown."""
     return [
         _row(board, line, number) for board in boards for line in board.lines for number in range(len(board.columns))
     ]
@@ -78,7 +78,7 @@ def _selection(entry: Entry) -> str | None:
 
 
 def _text(entry: Entry, board: Leaderboard) -> str:
-    """Such as "97.31 ± 0.20 [97.01 to 97.61] ≈"; every figure ends in room for a mark."""
+    """Return text such as "97.31 ± 0.20 [97.01 to 97.61] ≈"; every figure ends with room for a mark."""
     if entry.score is None:
         return f"{absent(entry)}  "
     between = interval(entry.score)

@@ -1,4 +1,4 @@
-"""The words of a leaderboard, the same in a terminal, in LaTeX and on a page."""
+"""This module words a leaderboard, in the same way for a terminal, for LaTeX and for a page."""
 
 from collections.abc import Sequence
 
@@ -16,27 +16,27 @@ ABOUT = {
 
 
 def figure(score: Score) -> str:
-    """Such as "97.31 ± 0.20", in %."""
+    """Return a score in %, such as "97.31 ± 0.20"."""
     return f"{100 * score.mean:.2f}" + ("" if score.std is None else f" ± {100 * score.std:.2f}")
 
 
 def interval(score: Score) -> str:
-    """Such as "97.01 to 97.61", in %; empty where there is none."""
+    """Return the interval in %, such as "97.01 to 97.61"; empty where there is none."""
     return "" if score.low is None or score.high is None else f"{100 * score.low:.2f} to {100 * score.high:.2f}"
 
 
 def fewer_seeds(entry: Entry, board: Leaderboard) -> str:
-    """Such as "(2)", where others have more; else empty."""
+    """Return the number of seeds, such as "(2)", where others have more; else an empty string."""
     return f"({entry.score.n})" if entry.score and entry.score.n < board.seeds else ""
 
 
 def absent(entry: Entry) -> str:
-    """Why there is no figure."""
+    """Return why an entry has no figure."""
     return f"— ({entry.covered} of {entry.of})" if entry.status == "incomplete" else entry.status
 
 
 def tried(line: Line) -> str:
-    """Such as "9", or "3 to 9" where data sets differ."""
+    """Return how many settings were tried, such as "9", or "3 to 9" where data sets differ."""
     fewest, most = line.tried
     return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
@@ -46,7 +46,7 @@ def parameters(line: Line) -> str:
 
 
 def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> list[str]:
-    """Return the notes that a reader needs. `marks`: of the best, of a tie, and of methods that test images tuned."""
+    """Return the notes that a reader needs. `marks`: for the best, for a tie, and for methods tuned on test images."""
     entries = [entry for line in board.lines for entry in line.entries]
     scored = [entry for entry in entries if entry.score]
     best, tie, on_test = marks
@@ -91,7 +91,7 @@ def _tie_note(board: Leaderboard, tie: str) -> str:
 
 
 def _mean_notes(board: Leaderboard) -> list[str]:
-    """Say what a verdict on a mean is about, and of which methods the other question had to be asked."""
+    """Return notes on the sample over which means are compared, and on methods that needed the other sample."""
     means = [number for number, column in enumerate(board.columns) if column.kind != "data"]
     tested = {
         (number, line.method): verdict.over
@@ -110,7 +110,7 @@ def _mean_notes(board: Leaderboard) -> list[str]:
 
 
 def _untestable(board: Leaderboard) -> list[str]:
-    """Methods that could not be compared with the best, by column."""
+    """Return notes, by column, on the methods that could not be compared with the best."""
     said = []
     for number, column in enumerate(board.columns):
         names = [
@@ -133,7 +133,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _twin_notes(board: Leaderboard) -> list[str]:
-    """Test and validation images that are among others too, by column."""
+    """Return notes, by column, on test and validation images that also occur in another split."""
     said: dict[str, None] = {}
     for line in board.lines:
         for column, entry in zip(board.columns, line.entries, strict=True):

@@ -1,8 +1,8 @@
-"""Which setting speaks for a method: the one with the highest mean validation accuracy over its seeds.
+"""This module chooses the setting of each method: the one with the highest mean validation accuracy over its seeds.
 
-A setting is all of a config that can change a result, but for the seed. Only the settings with the most seeds compete;
-of equal ones the smallest optimizer.lr wins, then the first by name. No figure of test or out-of-distribution images is
-looked at.
+A setting is everything in a config that can change a result, except the seed. Only the settings with the most seeds
+compete; of equal ones the smallest optimizer.lr wins, then the first in the alphabetical order of their values. No
+test/ or ood/ metric is used; with data.stage=peek, however, the validation images are the test images (see `on_test`).
 """
 
 import json
@@ -16,25 +16,26 @@ from peft_vision.report.finished import Finished
 RULE = (
     "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
 )
-DIGITS = 12  # beyond these, equal accuracies differ by the order of the sum
+DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Its runs, by seed, and the values by which it differs from the others of its cell."""
+    """A setting: its `runs`, sorted by seed, and the values by which it differs from the others of its cell."""
 
     runs: tuple[Finished, ...]
     own: Mapping[str, Any]
 
     @property
     def validation(self) -> float | None:
-        """Mean accuracy; None where a run has none, of its own or of the runs that its sweep chose by."""
+        """Return the mean validation accuracy; None if a run has none, neither its own nor one that its sweep
+        recorded."""
         found = [accuracy for run in self.runs if (accuracy := _validation(run)) is not None]
         return round(fmean(found), DIGITS) if len(found) == len(self.runs) else None
 
     @property
     def on_test(self) -> bool:
-        """True if the setting or its epoch was chosen on the very images that its figures are of."""
+        """Return whether the setting or its epoch was chosen on the same test images that its figures are from."""
         return any(
             run.setting.get("data.stage") == "peek" or (run.choice is not None and run.choice.selection == "test")
             for run in self.runs
@@ -42,13 +43,14 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Such as "optimizer.lr=0.001, trainer.epochs=20"; empty for the only setting of a cell."""
+        """Return text such as "optimizer.lr=0.001, trainer.epochs=20"; empty for the only setting of a cell."""
         return ", ".join(f"{key.removesuffix('._target_')}={_text(key, value)}" for key, value in self.own.items())
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one backbone and data set. `chosen`: None where validation cannot tell, as `undecided` says."""
+    """The settings of one method on one backbone and data set. `chosen`: None where validation cannot decide, for the
+    reason in `undecided`."""
 
     method: str
     settings: tuple[Setting, ...]
@@ -57,12 +59,12 @@ class Cell:
 
     @property
     def fewer(self) -> int:
-        """Settings that have not as many seeds as others."""
+        """Return how many settings have fewer seeds than others."""
         return sum(len(setting.runs) < len(self.settings[0].runs) for setting in self.settings)
 
 
 def cell(method: str, runs: Iterable[Finished]) -> Cell:
-    """Return the cell of all runs of this method, with its settings sorted by the rule as far as it applies."""
+    """Return the cell of all runs of this method, its settings sorted by the rule with the best first."""
     grouped: dict[str, list[Finished]] = {}
     for run in runs:
         grouped.setdefault(_key(run.setting), []).append(run)
@@ -99,8 +101,8 @@ def _order(setting: Setting) -> tuple[float, float, float, str]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Keys of which there are several values. A key that a setting lacks differs too, unless its group is another
-    class there, which says enough."""
+    """Return the keys with several values. A key that a setting lacks differs too, unless its group has another class
+    there, which already tells the settings apart."""
     classes: dict[str, set[str]] = {}
     values: dict[str, set[str | None]] = {}
     for key in {key for setting in settings for key in setting}:

@@ -1,4 +1,4 @@
-"""The finished runs below folders; whatever else lies there as a run's folder is named, with what is wrong with it."""
+"""This module collects the finished runs below folders; every other run folder is listed with what is wrong with it."""
 
 import json
 import os
@@ -19,8 +19,8 @@ _SIGNS = ("result.json", "state.pt", "metrics.jsonl", "failed.json")  # files th
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run's folder, below those that were asked for, that no figure comes from. `attempt`: what was tried there, of a
-    run without a result whose folder tells."""
+    """A run folder that was found but left out of all figures. `attempt`: what was tried there, for a run without a
+    result whose folder shows it."""
 
     folder: str
     reason: str
@@ -29,8 +29,8 @@ class LeftOut:
 
 
 def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
-    """Collect the finished runs from the run folders in `folders`, or one level below, and those left out. ConfigError
-    where there is no finished run."""
+    """Return the finished runs from the run folders in `folders`, or one level below, and the run folders left out.
+    ConfigError where there is no finished run."""
     finished: list[Finished] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
@@ -64,22 +64,22 @@ def _kind(path: Path) -> Literal["failed", "unfinished", "unreadable"]:
 
 
 def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """Run folders by what tells them apart: the way from the folder that was asked for, or from where we are if there
-    are several of these. A folder that is named twice counts once."""
+    """Return run folders by a unique name: the path below the given folder, or the whole path if several were given. A
+    folder given twice counts once; ConfigError for one that does not exist."""
     named: dict[str, Path] = {}
     for folder in {folder.resolve(): folder for folder in folders}.values():
         if not folder.is_dir():
             raise ConfigError(f"runs: no folder {folder.absolute()}")
         for path in _run_folders(folder):
             name = one_line((path if folders[1:] else path.relative_to(folder)).as_posix(), longest=4096)
-            while named.get(name, path) != path:  # they differ in what cannot be printed
+            while named.get(name, path) != path:  # paths that differ only in unprintable characters
                 name += "'"
             named[name] = path
     return named
 
 
 def _run_folders(folder: Path, levels: int = 2) -> Iterator[Path]:
-    """Folders that a run has begun to fill, by name; none within another."""
+    """Yield the folders that a run has begun to fill, in the order of their names; none within another."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -94,6 +94,6 @@ def _run_folders(folder: Path, levels: int = 2) -> Iterator[Path]:
 
 
 def _design(run: Finished) -> str:
-    """Equal for two runs that are one."""
+    """Return a text that is equal for two copies of the same run."""
     parts = (run.method, run.backbone, run.weights, run.data, run.source, run.seed, run.setting)
     return json.dumps(parts, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""From folders of finished runs to their report: tables, pictures and a page."""
+"""This module turns folders of finished runs into a report: tables, pictures and a page."""
 
 import gc
 import json
@@ -34,13 +34,13 @@ from peft_vision.run import place, tidy, writing
 from peft_vision.sharing import Lock
 
 _log = logging.getLogger("peft_vision")
-_WIDEST = 200  # columns, where nobody's terminal says how many
+_WIDEST = 200  # columns, where the output is not a terminal
 
 
 @dataclass(frozen=True)
 class Report:
-    """The files made of the runs. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by the name of
-    what they show, in the first of the requested formats."""
+    """The contents of a report. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by picture name,
+    in the first of the requested formats. `page`: the HTML file."""
 
     rows: tuple[Mapping[str, Any], ...]
     pictures: Mapping[str, Path]
@@ -48,7 +48,7 @@ class Report:
 
 
 def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
-    """Prints the tables of the runs below `folders`, and writes them, the pictures and the page to `out`. ConfigError
+    """Print the tables of the runs below `folders`, and write them, the pictures and the page to `out`. ConfigError
     where there is no finished run."""
     runs, left_out = collect(*folders)
     compared = comparisons(
@@ -64,7 +64,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
         "leaderboard.tex": latex(boards),
         **({"published.csv": beside_csv(against), "published.tex": beside_latex(against)} if against else {}),
     }
-    # here, because it takes most of a second to import what draws
+    # here, because importing the drawing modules takes most of a second
     from peft_vision.report.gallery import hang
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures
@@ -85,7 +85,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Makes the folder, and writes there once others have: two sweeps over the same runs may end together."""
+    """Create the folder and hold its lock within the block, because two sweeps over the same runs may end together."""
     with writing(out, key="out"):
         out.mkdir(parents=True, exist_ok=True)
         lock = Lock(out / ".lock")
@@ -155,10 +155,11 @@ def _json(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
 
 
 def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
-    """Names of the files in `out`, `<stem>-<picture>.png`; none where no run was scored out of distribution."""
+    """Draw the pictures to `<stem>-<picture>.png` in `out` and return the file names; none without a run scored out of
+    distribution."""
     if not comparison.sets:
         return []
-    # here, because it takes most of a second
+    # here, because the import takes most of a second
     from peft_vision.report.gallery import save_png
     from peft_vision.report.pictures import SHIFT_PICTURES
 

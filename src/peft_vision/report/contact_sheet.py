@@ -1,4 +1,5 @@
-"""A contact sheet: pictures in a grid under headings, each with a caption that is wrapped rather than cut."""
+"""This module draws a contact sheet: pictures in a grid under headings, each with a caption that is wrapped, not
+cut."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ _PAPER, _INK, _FAINT, _FRAME = "white", "#202020", "#707070", "#d8d8d8"
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture that `fitted` made; `name` is written in ink below it, `remark` fainter below that, and last `file`,
-    the name of the picture's own, where it has one."""
+    """A picture that `fitted` made, with its caption: `name` in ink, `remark` fainter below it, and last the name of
+    the picture's `file`, if it has one."""
 
     picture: Image.Image
     name: str
@@ -24,20 +25,20 @@ class Tile:
 
 
 def fitted(picture: Image.Image) -> Image.Image:
-    """As large as a tile allows, whole."""
+    """Return the whole picture, scaled to the size of a tile."""
     scale = TILE / max(picture.size)
     width, height = (max(1, round(scale * side)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def open_font(name: str | None, size: int = _CAPTION) -> ImageFont.FreeTypeFont:
-    """A font file, or a font that the system knows by its file's name; None: Pillow's own, which has ASCII only.
+    """Return a font from a file, or by the name of its file from the system; None: Pillow's own, which has ASCII only.
     OSError where there is no such font."""
     return ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
 
 
 def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, font_name: str | None) -> Image.Image:
-    """Each section under its heading; RGB, COLUMNS tiles wide or as wide as the longest section."""
+    """Return an RGB sheet of each section under its heading, at most COLUMNS tiles wide."""
     font, heading_font = open_font(font_name), open_font(font_name, _HEADING)
     rows = {
         heading: [_Row(tiles[start : start + COLUMNS], font) for start in range(0, len(tiles), COLUMNS)]
@@ -59,7 +60,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, font_name: str | No
 
 
 class _Row:
-    """Tiles side by side; as high as the longest of their captions needs."""
+    """A row of tiles, as high as its longest caption needs."""
 
     def __init__(self, tiles: Sequence[Tile], font: ImageFont.FreeTypeFont) -> None:
         self.tiles = tiles
@@ -69,19 +70,19 @@ class _Row:
         self.height = TILE + _GAP // 2 + self.line * max(map(len, self.texts)) + _GAP
 
     def _texts(self, tile: Tile) -> list[tuple[str, str]]:
-        """The lines below a tile, and the colour of each."""
+        """Return the lines below a tile, with the colour of each."""
         names, files = (wrapped(text, TILE, self.font.getlength) for text in (tile.name, tile.file))
         last = [(line, _FAINT) for line in files] if tile.file else []
         return [*((line, _INK) for line in names), (tile.remark, _FAINT), *last]
 
     def paste(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-        """Below `top`."""
+        """Paste the tiles and their captions into the sheet, starting at `top` px."""
         for column, (tile, texts) in enumerate(zip(self.tiles, self.texts, strict=True)):
             left = _GAP + column * (TILE + _GAP)
             width, height = tile.picture.size
             corner = (left + (TILE - width) // 2, top + TILE - height)
             sheet.paste(tile.picture, corner)
-            # around it, for a white picture on white paper
+            # a frame, because a picture may be white like the paper
             draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + width, corner[1] + height), outline=_FRAME)
             for number, (text, colour) in enumerate(texts):
                 below = top + TILE + _GAP // 2 + number * self.line
@@ -89,12 +90,12 @@ class _Row:
 
 
 def line_height(font: ImageFont.FreeTypeFont) -> int:
-    """px from one line to the next, so that they do not touch."""
+    """Return the px from one line to the next, so that they do not touch."""
     return sum(font.getmetrics()) + 2
 
 
 def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
-    """Lines of at most `width` by `measure`, broken at spaces, or within a word that is wider than a line."""
+    """Return lines of at most `width` by `measure`, broken at spaces, or within a word that is wider than a line."""
     lines: list[str] = []
     line = ""
     for word in text.split():

@@ -1,5 +1,5 @@
-"""A finished run, as the files in its folder tell it: result.json, ood.json where it was scored out of distribution,
-and choice.json where a sweep chose its setting."""
+"""This module reads a finished run from the files in its folder: result.json, ood.json where it was scored out of
+distribution, and choice.json where a sweep chose its setting."""
 
 import json
 import math
@@ -20,15 +20,15 @@ from peft_vision.run import Run
 from peft_vision.trust import check_targets
 from peft_vision.user_code import CODE
 
-OVER_SETS = ("mean", "worst")  # take a set's place in the name of a metric
-TUNE = "tune"  # data.stage of runs that only choose, without test images
-_LARGEST = 1e30  # so that sums and squares of scores are finite too
+OVER_SETS = ("mean", "worst")  # stand in place of a set's name in a metric
+TUNE = "tune"  # data.stage of runs that only compare settings, without test images
+_LARGEST = 1e30  # largest score, so that sums and squares are finite too
 _FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Version and commit (empty from a wheel) of the tool that made a run, and the day its result was written."""
+    """The version and commit (empty from a wheel) of the tool that made a run, and the day its result was written."""
 
     version: str
     commit: str
@@ -37,13 +37,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Finished:
-    """`setting`: what in its config can change a result, but for the seed, by dotted key. `source`: its images, in
-    words; `group`: of data sets, or empty; `weights`: the backbone's, by name; `choices`: the option of each config
-    group. `images`: how many, by split, and as ood/<set> or ood/<set>/<shift>; `marks`: of such a shift, equal where
-    accuracies are of the same images and classes. `solved`: what its solver tried, None where none did. `curve`:
-    metrics along the interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a
-    sweep came to the setting. `test_reads`: how often the test images were scored, 0 where nobody counted. `twins`: how
-    many pictures of a split are among another's too."""
+    """A finished run. `setting`: the config values that can change a result, except the seed, by dotted key. `source`:
+    its images, in words; `group`: its group of data sets, or empty; `weights`: the name of the backbone's weights;
+    `choices`: the option of each config group. `images`: image counts by split, and by ood/<set> or ood/<set>/<shift>;
+    `marks`: a text for each such shift, equal where accuracies are of the same images and classes. `solved`: the
+    settings that its solver tried, None without a solver. `curve`: metrics along the interpolation, by alpha; `alpha`:
+    the chosen one, None without an interpolation. `choice`: how a sweep chose the setting. `test_reads`: how often the
+    test images were scored, 0 where this was not counted. `twins`: how many pictures of a split are in another too, by
+    pair of splits."""
 
     folder: Path
     method: str
@@ -69,12 +70,12 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """The name of the run's folder, safe to display."""
+        """Return the name of the run's folder, safe to display."""
         return one_line(self.folder.name)
 
     @property
     def tunes(self) -> bool:
-        """True if the run only helps to choose a setting, and saw no test image."""
+        """Return whether the run only helps to choose a setting, and saw no test image."""
         return is_tuning(self.setting)
 
 
@@ -83,7 +84,7 @@ def is_tuning(setting: Mapping[str, Any]) -> bool:
 
 
 def read(folder: Path) -> Finished:
-    """ConfigError with the reason why it is no finished run of this tool."""
+    """Read a finished run. ConfigError with the reason if the folder does not hold one of this tool."""
     path = folder / "result.json"
     if not exists(path):
         failure = Run(folder).read_failure()
@@ -134,24 +135,24 @@ def read(folder: Path) -> Finished:
 def _day(path: Path) -> date:
     try:
         return date.fromtimestamp(path.stat().st_mtime)
-    except (OSError, ValueError, OverflowError) as error:  # a file system may say any year
+    except (OSError, ValueError, OverflowError) as error:  # a file system may report any year
         raise ConfigError(f"{path.name}: no day when it was written ({error})") from error
 
 
 def _of_tuning(raw: Any) -> bool:
-    """Before it is known to be a result at all."""
+    """Return whether a result that is not validated yet belongs to a run with data.stage=tune."""
     for key in ("config", "data"):
         raw = raw.get(key) if isinstance(raw, dict) else None
     return isinstance(raw, dict) and raw.get("stage") == TUNE
 
 
 def _optional(path: Path, model: type) -> Any:
-    """None where there is no such file."""
+    """Return the parsed file, or None where there is no such file."""
     return parsed(path, load(path), model) if exists(path) else None
 
 
 def _check_sets(shifts: Shifts) -> None:
-    """Every set that has images has an accuracy, and the other way round."""
+    """Raise ConfigError unless every set that has images has an accuracy, and vice versa."""
     pictured = {shift.split("/")[0] for shift in shifts.images}
     scored = {name.split("/")[1] for name in shifts.metrics if name.startswith("ood/") and name.endswith("/accuracy")}
     if unpictured := sorted(scored - pictured - set(OVER_SETS)):
@@ -172,7 +173,7 @@ def _curve(interpolation: Interpolation) -> dict[float, dict[str, float]]:
 
 
 def _solved(selection: Solved | None) -> Solved | None:
-    """Return it if its accuracies are those of the run itself, and not of a phase before the last."""
+    """Return `selection` if its accuracies are those of the run itself, not of an earlier phase; else None."""
     if selection is None or selection.group != "optimizer":
         return None
     for row in selection.tried:
@@ -183,7 +184,7 @@ def _solved(selection: Solved | None) -> Solved | None:
 def _check_scores(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         score = name.rpartition("/")[2]
-        if score in _FRACTIONS and not 0 <= value <= 1:  # NaN is not
+        if score in _FRACTIONS and not 0 <= value <= 1:  # false for NaN too
             raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
         too_much = _LARGEST < abs(value) < math.inf or value == -math.inf
         if too_much or (score == "loss" and not math.isfinite(value)):
@@ -193,7 +194,7 @@ def _check_scores(metrics: Mapping[str, float]) -> None:
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config values, by dotted key, that a run's identity is made of, without the seed."""
+    """Return the config values, by dotted key, that make up a run's identity, without the seed."""
     setting: dict[str, Any] = {}
     for group in sorted((KINDS.keys() - LATER) & config.keys()):
         if isinstance(config[group], dict) and "_target_" in config[group]:
@@ -206,7 +207,7 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache  # thousands of runs have few different components
 def _canonical(node: str, group: str) -> Mapping[str, Any]:
-    """As the identity has the values of a component; as they were written, where it can no longer be built."""
+    """Return a component's values as the identity hashes them, or as written where it can no longer be built."""
     values = json.loads(node)
     try:
         return hashed(build(values, KINDS[group], group))

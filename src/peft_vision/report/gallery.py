@@ -1,4 +1,4 @@
-"""Pictures as files: PNG for a slide, SVG for a paper, and SVG inside a page, the same bytes for the same figures."""
+"""This module saves pictures as PNG for a slide, SVG for a paper and SVG inside a page, with reproducible bytes."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from peft_vision.report.pictures import Picture
 from peft_vision.run import place
 
 _DPI = 150
-# colours that follow the page's: its ink, its paper, and what is fainter
+# colours of figures, and the CSS colours of the page that replace them so that they follow its theme
 _THEMED = {
     "#000000": "currentColor",
     "#ffffff": "var(--paper)",
@@ -28,12 +28,12 @@ _THEMED = {
     "#0072b2": "var(--blue)",
     "#882255": "var(--wine)",
 }
-_STABLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no metadata: nothing that changes
+_STABLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no metadata, which would change between runs
 
 
 @dataclass(frozen=True)
 class Hung:
-    """A picture, its files, and an element that shows it on a page."""
+    """A saved picture: its files, and an SVG element that shows it on a page."""
 
     picture: Picture
     files: tuple[Path, ...]
@@ -41,11 +41,12 @@ class Hung:
 
 
 def hang(picture: Picture, out: Path, formats: Sequence[Format]) -> Hung:
-    """Writes its files into `out`, `<name>.<format>`."""
+    """Write the picture to `<name>.<format>` in `out`, for each format, and return it with an SVG element for a
+    page."""
     figure = picture.figure
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
-        figure.set_layout_engine("none")  # all has its place now, and need not find it again for each file
+        figure.set_layout_engine("none")  # the layout is now fixed, and need not be computed again for each file
     svg = _svg(figure, picture.name)
     files = {form: out / f"{picture.name}.{form}" for form in formats}
     if "png" in files:
@@ -56,7 +57,7 @@ def hang(picture: Picture, out: Path, formats: Sequence[Format]) -> Hung:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Without savefig, which draws twice."""
+    """Save the figure as PNG without savefig, which draws twice."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -65,7 +66,8 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(svg: str, name: str) -> str:
-    """For a page of several: ids begin with `name`, colours are the page's, and no address is left."""
+    """Return an SVG for a page of several: ids begin with `name`, colours are the page's, namespace URLs are
+    removed."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", svg, count=3)
     svg = svg.replace("xlink:href=", "href=")
@@ -76,7 +78,7 @@ def inline_svg(svg: str, name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Letters stay letters."""
+    """Return the figure as SVG, in which text stays text."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         FigureCanvasSVG(figure).print_svg(file, metadata=_STABLE)

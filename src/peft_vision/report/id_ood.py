@@ -1,8 +1,8 @@
-"""In distribution beside out of distribution: the methods that were trained on one data set from one backbone.
+"""This module compares accuracy in and out of distribution of methods trained on one data set from one backbone.
 
-A row shows one method, or a method with one value of what has rows of its own, at its chosen setting. Two more may
-follow it: what the head was worth before anything else trained, and the weights interpolated at the alpha that
-validation chose.
+A row shows one method, or a method with one value of a key that has separate rows, at its chosen setting. A row of the
+head before anything else trained may precede it, and one of the weights interpolated at the alpha that validation chose
+may follow it.
 """
 
 import json
@@ -28,7 +28,7 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Statistic:
-    """Over the seeds that have it; `std` with n - 1, None for one seed."""
+    """The mean and standard deviation over the seeds that have a value; `std` with n - 1, None for one seed."""
 
     mean: float
     std: float | None
@@ -36,7 +36,7 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Statistic | None":
-        """None of nothing."""
+        """Return the statistic of these values; None if there are none."""
         found = tuple(values)
         if not found:
             return None
@@ -46,8 +46,9 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Row:
-    """`scores`: one for each seed of the chosen setting, none where nothing could be chosen, which `setting` then says.
-    `all_scores`: of every seed and setting. `parameters`: that trained. `is_interpolated`: between two models."""
+    """A row of a comparison. `scores`: one for each seed of the chosen setting, none where no setting could be chosen,
+    as `setting` then says. `all_scores`: of every seed and setting. `parameters`: how many trained. `is_interpolated`:
+    whether its weights lie between two models."""
 
     label: str
     cell: Cell
@@ -58,16 +59,16 @@ class Row:
     is_interpolated: bool = False
 
     def statistic(self, metric: str) -> Statistic | None:
-        """Over the seeds that have it."""
+        """Return the statistic of a metric over the seeds that have it."""
         return Statistic.of(scores[metric] for scores in self.scores if metric in scores)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`sets`: the shifts of each, with their images. `images`: those behind each accuracy, by its metric. `lines`: of
-    the reference runs, for each set and ood/mean; `no_line`: why there is none. `costs`: whether they are
-    shown. `notes`: what a reader must know. `title`: the data set, the backbone and, where another comparison is of
-    the same two, the protocol."""
+    """A comparison of methods on one data set from one backbone. `sets`: for each set, the image counts of its shifts.
+    `images`: the image count behind each accuracy, by metric. `lines`: fitted through the reference runs, for each set
+    and ood/mean; `no_line`: why there is none. `costs`: whether memory and time are shown. `notes`: what a reader must
+    know. `title`: the data set, the backbone and, where another comparison is of the same two, the protocol."""
 
     backbone: str
     data: str
@@ -93,9 +94,9 @@ def comparisons(
     rows: Sequence[str] = (),
     costs: bool = False,
 ) -> list[Comparison]:
-    """One for each backbone, data set and protocol, of the runs that saw test images. `reference`: the methods whose
-    runs the lines go through; None: all. `rows`: what has rows of its own beside the method: a config group, or a value
-    such as optimizer.rank."""
+    """Return a comparison for each backbone, data set and protocol of the runs that saw test images. `reference`: the
+    methods whose runs the lines are fitted through; None: all. `rows`: keys whose values get separate rows, as methods
+    do: a config group, or a value such as optimizer.rank."""
     tested = [run for run in runs if ID in run.metrics]
     telling = telling_keys(tested, rows)
     problems: dict[tuple[str, str, str, str, Protocol], list[Finished]] = {}
@@ -107,7 +108,7 @@ def comparisons(
 
 
 def backbone_label(run: Finished) -> str:
-    """Return the option of the backbone, or its name in timm."""
+    """Return the option of the backbone, or its name in timm where the option is timm."""
     return run.backbone if run.backbone != "timm" else run.weights
 
 
@@ -119,7 +120,7 @@ def _comparison(
     costs: bool,
     found: Mapping[tuple[str, str], set[Protocol]],
 ) -> Comparison:
-    """`found`: the protocols of each data set and backbone."""
+    """Return the comparison of these runs. `found`: the protocols of each data set and backbone."""
     kept, sets, notes = comparable(runs)
     methods = sorted({run.method for run in kept}, key=rank)
     images = {ID: max(run.images["test"] for run in kept)}
@@ -158,22 +159,22 @@ def _comparison(
 
 
 def rank(method: str) -> tuple[int, str]:
-    """Where it stands among others."""
+    """Return the sort key of a method: linear, then full, then the others by name."""
     return _FIRST.get(method, len(_FIRST)), method
 
 
 def telling_keys(runs: Sequence[Finished], own_rows: Sequence[str]) -> list[str]:
-    """Those of `own_rows` that have several values among `runs`."""
+    """Return the keys of `own_rows` that have several values among `runs`."""
     return [key for key in own_rows if len({_value(run, key) for run in runs} - {None}) > 1]
 
 
 def label(run: Finished, telling: Sequence[str]) -> str:
-    """Its method, and the values that tell its row from others."""
+    """Return the run's method, and the values that distinguish its row from others."""
     return ", ".join(filter(None, [run.method, *(_value(run, key) for key in telling)]))
 
 
 def _value(run: Finished, key: str) -> str | None:
-    """None where the run has no such value."""
+    """Return the run's option or value of `key`, as text; None where it has none."""
     if "." not in key:
         return run.choices.get(key)
     return f"{key.rpartition('.')[2]}={json.dumps(run.setting[key])}" if key in run.setting else None
@@ -188,7 +189,7 @@ def _labelled(runs: Sequence[Finished], method: str, telling: Sequence[str]) -> 
 
 
 def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Transform) -> Line:
-    """ValueError where the points are too few."""
+    """Fit the line through the points that have the metric. ValueError where these are too few."""
     scored = [scores for scores in points if metric in scores]
     return fit(
         [scores[ID] for scores in scored],
@@ -200,7 +201,7 @@ def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Tran
 
 
 def _rows(its: Cell, lines: Mapping[str, Line]) -> list[Row]:
-    """The head alone, the method, the weights between."""
+    """Return the rows of the head alone, of the method, and of the interpolated weights."""
     everything = [run for setting in its.settings for run in setting.runs]
     chosen = its.chosen.runs if its.chosen else ()
     said = _said(its)
@@ -225,7 +226,7 @@ def _rows(its: Cell, lines: Mapping[str, Line]) -> list[Row]:
 
 
 def _said(its: Cell) -> str:
-    """How the setting came about."""
+    """Return how the setting was chosen; empty where only one was tried."""
     several = len(its.settings)
     if its.chosen is None:
         return f"none chosen of {several}"
@@ -233,12 +234,12 @@ def _said(its: Cell) -> str:
 
 
 def _probe(run: Finished) -> dict[str, float]:
-    """The metrics of the head of the first phase, under the names of a run's own."""
+    """Return the metrics of the first phase's head, under the names of a run's own metrics."""
     return {name.removeprefix(_PROBE): value for name, value in run.metrics.items() if name.startswith(_PROBE)}
 
 
 def _robustness(scores: Scores, lines: Mapping[str, Line]) -> dict[str, float]:
-    """Effective robustness, where a line foretells the accuracy."""
+    """Return the effective robustness on each target whose accuracy a line predicts."""
     return {
         f"{target}/effective_robustness": scores[f"{target}/accuracy"] - line.predict(scores[ID])
         for target, line in lines.items()

@@ -1,5 +1,5 @@
-"""Accuracy out of distribution against accuracy in distribution, on axes on which the reference runs lie on a line
-(Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean."""
+"""This module plots accuracy out of distribution against accuracy in distribution, on axes on which the reference runs
+lie on a line (Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ _FIT = {"color": "black", "linewidth": 1.0}
 
 
 def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
-    """Every run faint, those of chosen settings strong. None where no run was scored out of distribution."""
+    """Draw every run faintly, those of chosen settings strongly. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated]
     every = [scores for row in rows for scores in row.all_scores]
     candidates = [*(f"ood/{name}" for name in comparison.sets), *([MEAN] if len(comparison.sets) > 1 else [])]
@@ -73,7 +73,7 @@ def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None 
 
 
 def _points(comparison: Comparison, target: str, every: Iterable[Scores]) -> np.ndarray:
-    """(n, 2): ID and OOD, scaled, of those that have both."""
+    """Return (n, 2): the scaled ID and OOD accuracies of the scores that have both."""
     metrics = (ID, f"{target}/accuracy")
     points = [
         [scale(scores[metric], images=comparison.images[metric], transform=comparison.transform) for metric in metrics]
@@ -84,7 +84,7 @@ def _points(comparison: Comparison, target: str, every: Iterable[Scores]) -> np.
 
 
 def _finish(axes: Axes, comparison: Comparison, target: str) -> None:
-    """All but the points."""
+    """Draw everything except the points."""
     axes.axline((0, 0), slope=1, zorder=1, **_DIAGONAL)
     if target in comparison.lines:
         _draw_line(axes, comparison.lines[target])
@@ -101,7 +101,7 @@ def _title(target: str) -> str:
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
-    """Solid where it was fitted, dotted beyond."""
+    """Draw the line, solid over the range it was fitted on and dotted beyond."""
     ends = [scale(accuracy, images=line.id_images, transform=line.transform) for accuracy in (line.low, line.high)]
     label = f"y = {line.slope:.2f} x {'-' if line.intercept < 0 else '+'} {abs(line.intercept):.2f}"
     label += "" if line.r2 is None else f"\nR² = {line.r2:.2f}"

@@ -1,5 +1,5 @@
-"""A leaderboard as a LaTeX table with the rules of booktabs: the best of a column bold, ties marked, and below each
-figure, small, its 95 % interval."""
+"""This module writes a leaderboard as a LaTeX table with the rules of booktabs: the best of a column bold, ties
+marked, and the 95 % interval in small type below each figure."""
 
 from collections.abc import Sequence
 
@@ -20,12 +20,12 @@ _ESCAPED = {
 
 
 def latex(boards: Sequence[Leaderboard]) -> str:
-    """To be read with \\input, after \\usepackage{booktabs}."""
+    """Return LaTeX for \\input after \\usepackage{booktabs}."""
     return "\n".join(["% \\usepackage{booktabs}", *map(_table, boards)])
 
 
 def escaped(text: str) -> str:
-    """As LaTeX prints it."""
+    """Return the text with special characters escaped, as LaTeX prints it."""
     return "".join(_ESCAPED.get(sign, sign) for sign in text)
 
 

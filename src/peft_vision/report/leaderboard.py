@@ -1,7 +1,7 @@
-"""The leaderboard: a line for each method, a column for each data set, then their means; test accuracy.
+"""This module ranks methods by test accuracy: a line for each method, a column for each data set, then their means.
 
-A method's figure on a data set is that of the setting that validation chose. A mean is of methods that have a figure on
-every data set it is over. What has no figure says why.
+A method's figure on a data set is that of the setting that validation chose. A method has a mean only if it has a
+figure on every data set of that mean. An entry without a figure says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,9 @@ COSTS = ("cost/peak_mib", "cost/train_seconds")
 
 @dataclass(frozen=True)
 class Entry:
-    """`score`: None unless `status` is scored. `values`: test accuracy by data set and seed. `of`, `covered`: the data
-    sets that a mean is over, and how many of them have a figure. `setting`: that was chosen, of `tried`."""
+    """An entry of a line, in one column. `score`: None unless `status` is scored. `values`: test accuracy by data set
+    and seed. `of`, `covered`: the number of data sets that a mean is over, and how many of them have a figure.
+    `setting`: the chosen one of `tried` settings."""
 
     status: Status
     score: Score | None
@@ -39,8 +40,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """`on_test`: whether test images chose a setting. `parameters`: that trained, and `costs`: each a mean over the
-    data sets it was scored on, None where nobody measured."""
+    """The line of one method. `on_test`: whether test images chose a setting. `parameters`: how many trained, and
+    `costs`: both are means over the data sets it was scored on, None where one was not measured."""
 
     method: str
     entries: tuple[Entry, ...]
@@ -49,7 +50,7 @@ class Line:
     costs: Mapping[str, float | None]
 
     def cost(self, number: int, what: str) -> float | None:
-        """Return the cost in the column of this number: parameters, or one of COSTS; for a mean, over data sets."""
+        """Return the cost in column `number`: parameters, or one of COSTS; for a mean, averaged over data sets."""
         setting = self.entries[number].setting
         if setting is None:
             return self.parameters if what == "parameters" else self.costs[what]
@@ -57,16 +58,16 @@ class Line:
 
     @property
     def tried(self) -> tuple[int, int]:
-        """The fewest and the most settings on one data set."""
+        """Return the fewest and the most settings tried on one data set."""
         counts = [entry.tried for entry in self.entries if entry.tried] or [0]
         return min(counts), max(counts)
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The leaderboard of one backbone and protocol, which `title` names where there are several. `problems`: its data
-    sets, in the order of their columns. `seeds`: the largest number of seeds in an entry of a data set. `ties_over`:
-    what the test of a mean was asked to take for a sample. The last column orders the lines."""
+    """The leaderboard of one backbone and protocol. `title`: the backbone, and the protocol where there are several.
+    `problems`: its data sets, in the order of their columns. `seeds`: the largest number of seeds in an entry of a data
+    set. `ties_over`: the requested sample of the test of a mean. The last column orders the lines."""
 
     backbone: str
     protocol: Protocol
@@ -79,7 +80,7 @@ class Leaderboard:
 
     @property
     def told(self) -> str:
-        """The protocol in words, where its backbone has several; else empty."""
+        """Return the protocol in words where its backbone has several; else an empty string."""
         return "" if self.title == self.backbone else WORDS[self.protocol]
 
     @property
@@ -90,7 +91,8 @@ class Leaderboard:
 def leaderboards(
     compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
 ) -> list[Leaderboard]:
-    """One for each backbone, and for each protocol of its runs. `compared`: of the same runs."""
+    """Return a leaderboard for each backbone and each protocol of its runs. `compared`: comparisons of the same
+    runs."""
     by_backbone: dict[str, dict[Protocol, list[Problem]]] = {}
     for its in problems(compared, runs, left_out, options):
         by_backbone.setdefault(its.backbone, {}).setdefault(its.protocol, []).append(its)
@@ -154,7 +156,7 @@ def _mean(column: Column, entries: Mapping[str, Entry]) -> Entry:
 
 
 def _judged(columns: Sequence[Column], lines: Sequence[Line], options: Options) -> list[Line]:
-    """With verdicts, a column at a time."""
+    """Return the lines with verdicts, judged one column at a time."""
     by_column = []
     for number, column in enumerate(columns):
         scored = {line.method: line.entries[number] for line in lines if line.entries[number].score}
@@ -190,7 +192,7 @@ def trained(setting: Setting) -> float:
 
 
 def mean_cost(setting: Setting, cost: str) -> float | None:
-    """Over the seeds; None where one was not measured."""
+    """Return the mean cost over the seeds; None where one was not measured."""
     return _average([run.metrics.get(cost) for run in setting.runs])
 
 

@@ -1,4 +1,4 @@
-"""How the methods learned: validation accuracy and training loss by epoch, of the settings that were chosen."""
+"""This module draws learning curves: validation accuracy and training loss by epoch, of the chosen settings."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ from peft_vision.report.picture import NORMAL, Look, plain
 
 _log = logging.getLogger("peft_vision")
 _PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}
-_LAST_EPOCH, _LARGEST = 10**7, 1e30  # beyond which a line is no epoch, and a value no loss
+_LAST_EPOCH, _LARGEST = 10**7, 1e30  # above these a line is not an epoch, and a value not a loss
 _WIDTH, _HEIGHT = 2.8, 2.1  # inches, of a panel
 
 
 @dataclass(frozen=True)
 class Curve:
-    """By epoch, over the seeds; `std` is 0 of one."""
+    """The mean and standard deviation of a metric over the seeds, by epoch; `std` is 0 for one seed."""
 
     epochs: tuple[int, ...]
     mean: tuple[float, ...]
@@ -34,9 +34,9 @@ class Curve:
 
 
 def curves(setting: Setting) -> dict[str, Curve]:
-    """By metric; over the epochs that all its runs have, of those that tell of it."""
+    """Return the curves by metric, over the epochs that all runs which recorded the metric have in common."""
     files = [run.folder / "metrics.jsonl" for run in setting.runs]
-    if gone := [file for file in files if not exists(file)]:  # as where results alone were passed on
+    if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
         _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
     runs = [_epochs(file) for file in files if file not in gone]
     found = {metric: [its[metric] for its in runs if its[metric]] for metric in _PANELS}
@@ -53,7 +53,7 @@ def _curve(runs: Sequence[Mapping[int, float]]) -> Curve | None:
 
 
 def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look], title: str) -> Figure | None:
-    """A line for each method. None where no run has epochs."""
+    """Draw a line for each method. None where no run has epochs."""
     found = {method: curves(setting) for method, setting in chosen.items()}
     panels = {metric: {method: its[metric] for method, its in found.items() if metric in its} for metric in _PANELS}
     panels = {metric: lines for metric, lines in panels.items() if lines}
@@ -86,7 +86,7 @@ def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look]
 
 
 def _epochs(path: Path) -> dict[str, dict[int, float]]:
-    """By metric and epoch; of a file that was torn, the lines that are whole. A solver's lines are settings and no
+    """Return values by metric and epoch, from the intact lines of the file; a solver's lines are settings, not
     epochs."""
     found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
     for row in _rows(path):
@@ -101,7 +101,7 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Read what can be read, and say what cannot."""
+    """Return the lines that can be read, and warn of the others."""
     try:
         found, torn = read_json_lines(path)
     except Unreadable as error:
@@ -124,7 +124,7 @@ def _draw(axes: Axes, its: Curve, look: Look, factor: float) -> None:
 
 
 def _band(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
-    """A deviation around the mean, and above zero where the mean is, for a logarithmic axis."""
+    """Return the ends of one deviation around the mean, above zero where the mean is, for a logarithmic axis."""
     low = [value - spread if value > spread else value / 10 for value, spread in zip(mean, std, strict=True)]
     return low, [value + spread for value, spread in zip(mean, std, strict=True)]
 

@@ -1,4 +1,4 @@
-"""A logarithmic axis with few, plain figures: 200, 1k, 85M."""
+"""This module sets up a logarithmic axis with few, plain tick labels: 200, 1k, 85M."""
 
 import math
 
@@ -8,11 +8,11 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 _MOST = 6  # ticks
 _STEPS = ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))  # within a power of ten, the finest first
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-_MARGIN = 0.1  # of an axis, around its values
+_MARGIN = 0.1  # fraction of the values' logarithmic range, added at both ends
 
 
 def set_log(axis: Axis, values: list[float]) -> None:
-    """Shows them all, which are above zero."""
+    """Make the axis logarithmic and show all `values`, which must be above zero."""
     low, high = math.log10(min(values)), math.log10(max(values))
     margin = _MARGIN * (high - low) or 0.3
     ends = (10 ** (low - margin), 10 ** (high + margin))
@@ -25,7 +25,7 @@ def set_log(axis: Axis, values: list[float]) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values between two, as many as have room."""
+    """Return round values between `low` and `high`, as many as have room."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
         found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
@@ -35,7 +35,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Four digits at most, of a round value."""
+    """Return a value with four significant digits at most, and k, M or G."""
     for size, unit in _UNITS:
         if value >= size:
             return f"{value / size:.4g}{unit}"

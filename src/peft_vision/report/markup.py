@@ -1,4 +1,4 @@
-"""HTML that is safe to show: what is text is escaped, and a table is scrolled by itself."""
+"""This module builds HTML that is safe to show: text is escaped, and each table scrolls by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 
 
 class Markup(str):
-    """Is HTML already."""
+    """A string that is HTML already."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`value`: what its column is ordered by; None: it stays below. `classes`: of its look."""
+    """A cell of a table. `value`: what its column is ordered by; None: it stays at the bottom. `classes`: its CSS
+    classes."""
 
     shown: str
     value: float | str | None
@@ -21,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heading:
-    """`words`: whether the column holds words and no figures."""
+    """A column's heading. `words`: whether the column holds words, not figures."""
 
     text: str
     words: bool
@@ -29,7 +30,8 @@ class Heading:
 
 
 def element(tag: str, *content: str, **attributes: Any) -> Markup:
-    """`class_` is the attribute class; one that is None or False is left out, one that is True has no value."""
+    """Return an element. `class_` sets the attribute class; attributes that are None, False or empty are left out, and
+    one that is True gets no value."""
     named = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
     said = "".join(
         f" {name}" if value is True else f' {name}="{escape(str(value))}"'
@@ -48,7 +50,7 @@ def joined(parts: Sequence[str], between: str = "") -> Markup:
 
 
 def table(caption: str, headings: Sequence[Heading], rows: Sequence[Sequence[Cell]], *, classes: str) -> Markup:
-    """One that can be ordered by each column. The first cell of a row is its heading."""
+    """Return a table that can be ordered by each column. The first cell of a row is its heading."""
     top = [
         element(
             "th",

@@ -1,7 +1,7 @@
-"""Means over data sets, of both kinds that papers report: over all data sets, and over the means of their groups.
+"""This module computes both means that papers report: over all data sets, and over the means of their groups.
 
-VTAB's authors report the first, of 19 tasks; the papers on prompts and adapters the second, of natural, specialized and
-structured. They differ where groups are not of one size.
+VTAB's authors report the first, over 19 tasks; the papers on prompts and adapters report the second, over natural,
+specialized and structured. They differ where groups differ in size.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,8 @@ from peft_vision.report.significance import Pair, Score, Strata
 
 @dataclass(frozen=True)
 class Column:
-    """`strata`: the data sets of its figure, which is the mean of the means over each group."""
+    """A column of the leaderboard. `strata`: its data sets by group; its figure is the mean of the means over each
+    group."""
 
     label: str
     kind: Literal["data", "group", "mean of groups", "mean"]
@@ -22,12 +23,13 @@ class Column:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The data sets of its figure."""
+        """Return the data sets of the column's figure."""
         return tuple(label for its in self.strata for label in its)
 
 
 def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[Column]:
-    """`group_of`: of each data set, empty where it has none. `wanted`: whole groups; one that is not whole says so."""
+    """Return the columns of means. `group_of`: the group of each data set, empty where it has none. `wanted`: the data
+    sets of whole groups; the label of an incomplete group says so."""
     if len(group_of) < 2:
         return []
     groups: dict[str, list[str]] = {}
@@ -43,7 +45,7 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
 
 def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
     """Return the mean of a method's accuracies over the means of the `strata`. Where all data sets have the same seeds,
-    the score is of each seed's mean; else it is the mean of the data sets' means, with no spread."""
+    the score is over the seeds' means; else it is the mean of the data sets' means, without a spread."""
     labels = [label for its in strata for label in its]
     by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in labels}
     seeds = {frozenset(found) for found in by_data.values()}

@@ -1,4 +1,4 @@
-"""Declares the options of a report, besides the folders of runs."""
+"""This module declares the options of a report, other than the folders of runs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -14,11 +14,12 @@ Format = Literal["png", "svg"]
 
 @component
 class Options:
-    """`reference`: the methods whose runs make the line of effective robustness; None: all. `rows`: what has rows of
-    its own beside the method. `costs`: whether memory and time are columns of the table in and out of distribution.
-    `groups`: the data sets of each, in place of what results say; None: as they say. `pictures`: the formats.
-    `published`: tables to set measured figures beside, by name or as a user's file. `ties_over`: what the test of a
-    mean takes for a sample: the seeds, on these data sets, or the data sets, of others such as these."""
+    """The options of a report. `reference`: the methods whose runs define the line of effective robustness; None: all.
+    `rows`: keys whose values get separate rows, as methods do. `costs`: whether memory and time are columns of the
+    table in and out of distribution. `groups`: the data sets of each group, in place of the groups in results; None: as
+    in results. `pictures`: the formats. `published`: tables to compare measured figures with, by name or as a user's
+    file. `ties_over`: the sample of the test of a mean: the seeds, on these data sets, or the data sets, as a sample of
+    others such as these."""
 
     reference: Annotated[tuple[str, ...], Field(min_length=1)] | None
     transform: Transform

@@ -1,4 +1,4 @@
-"""The report as one page: a file that needs nothing else, neither a network nor a program to make it work."""
+"""This module writes the report as one HTML file that needs nothing else, neither other files nor a network."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from peft_vision.report.page_summary import summary, title
 from peft_vision.report.page_tables import absent_table, board_table, left_out_table, runs_table, settings_table
 
 _HERE = Path(__file__).parent
-_ENLARGED = 124  # px for an inch of a picture: letters of 8 pt are then as large as those of a table
+_ENLARGED = 124  # px per inch of a picture, so that its letters of 8 pt are as large as a table's
 _SECTIONS = {
     "leaderboard": "Leaderboard",
     "published": "Beside published figures",
@@ -38,7 +38,7 @@ def page(
     hung: Sequence[Hung],
     out: Path,
 ) -> str:
-    """A document in HTML. `out`: the folder that it will lie in."""
+    """Return the report as an HTML document. `out`: the folder that it will lie in."""
     sections = {
         "leaderboard": joined([_board(board) for board in boards]),
         "published": beside_page(against),
@@ -75,7 +75,7 @@ def _board(board: Leaderboard) -> Markup:
 
 
 def _figures(hung: Sequence[Hung]) -> Markup:
-    """By what they show; of each kind the first is explained."""
+    """Return the pictures by section; only the first of each kind gets its whole caption."""
     parts: list[Markup] = []
     first: dict[str, int] = {}
     section = None
@@ -104,14 +104,14 @@ def _gaps(boards: Sequence[Leaderboard], left_out: Sequence[LeftOut]) -> Markup:
 
 
 def _sources(boards: Sequence[Leaderboard]) -> list[Markup]:
-    """The images of each data set."""
+    """Return a fold-out list of the images of each data set; empty where none was tested."""
     tested = [(its, board) for board in boards for its in board.problems if its.comparison]
     told = [element("li", f"{its.label}, {board.title}: {its.comparison.source}") for its, board in tested]
     return [element("details", element("summary", "The images of each data set"), element("ul", *told))] if told else []
 
 
 def _common(runs: Sequence[Finished]) -> list[Markup]:
-    """Return the config values that all runs share, as a fold-out list; nothing where there are none."""
+    """Return the config values that all runs share, as a fold-out list; empty where there are none."""
     first, *others = [run.setting for run in runs]
     alike = {
         key: value for key, value in first.items() if all(key in other and other[key] == value for other in others)

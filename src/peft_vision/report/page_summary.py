@@ -1,4 +1,4 @@
-"""The top of a page: what was compared, how settings were chosen, and what made the runs."""
+"""This module writes the top of the page: what was compared, how settings were chosen, and what made the runs."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from peft_vision.report.finished import Finished, Origin
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.markup import Markup, element
 
-_NAMED = 2  # data sets whose images are told here
+_NAMED = 2  # at most this many data sets have their images described here
 
 
 def title(boards: Sequence[Leaderboard]) -> str:
-    """Such as "5 methods on digits"."""
+    """Return a title such as "5 methods on digits"."""
     data = sorted(_data(boards))
     return f"{_count(len(_methods(boards)), 'method')} on {data[0] if len(data) == 1 else f'{len(data)} data sets'}"
 
@@ -70,7 +70,7 @@ def _reads(runs: Sequence[Finished]) -> str:
 
 
 def _origins(runs: Sequence[Finished]) -> str:
-    """Versions and commits, with the runs of each where there are several."""
+    """Return versions and commits, with the number of runs of each where there are several."""
     made = Counter(_made_by(run.origin) for run in runs)
     if len(made) == 1:
         return next(iter(made))

@@ -1,4 +1,4 @@
-"""The tables of a page: the leaderboard, what is left out, the chosen settings and every run."""
+"""This module builds the tables of the page: the leaderboard, what is left out, the chosen settings and every run."""
 
 import math
 import os
@@ -45,7 +45,7 @@ def _score(entry: Entry, board: Leaderboard) -> Cell:
 
 
 def _tie(verdict: Verdict) -> str:
-    """Say what the mark means, to who points at it."""
+    """Return the tooltip that explains the mark of a tie."""
     over = {"seeds": "seeds", "data_sets": "data sets"}[verdict.over]
     return f"not significantly different from the best (p = {verdict.p:.2g}, {verdict.pairs} {over})"
 
@@ -60,7 +60,7 @@ def left_out_table(left_out: Sequence[LeftOut]) -> Markup:
 
 
 def absent_table(board: Leaderboard) -> Markup | None:
-    """The cells without a figure; None where all have one."""
+    """Return the table of the cells without a figure; None where all have one."""
     found = [
         (line, column, entry)
         for line in board.lines
@@ -135,7 +135,7 @@ def _setting(line: Line, data: str, entry: Entry) -> list[Cell]:
 
 
 def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
-    """`out`: where the page lies, from which each run's folder is linked."""
+    """Return the table of every run. `out`: the folder of the page, from which each run's folder is linked."""
     headings = [
         Heading("folder", True, ""),
         Heading("method", True, ""),
@@ -179,7 +179,7 @@ def _percent(value: float | None) -> Cell:
 
 
 def _number(value: object) -> Cell:
-    """Three digits that count, all of those before the point."""
+    """Return a cell with three significant digits, and all digits before the decimal point; a dash for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return Cell("—", None, "")
     return Cell(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}", value, "")

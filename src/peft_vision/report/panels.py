@@ -1,7 +1,7 @@
-"""A figure of equal panels side by side, with a title above and a legend below.
+"""This module lays out a figure of equal panels side by side, with a title above and a legend below.
 
-Everything has its place in inches from the start: to ask every word for its size, as matplotlib's own layouts do, takes
-a fifth of the time of a report.
+Everything is placed in inches from the start: measuring every word, as matplotlib's own layouts do, takes a fifth of
+the time of a report.
 """
 
 import math
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from peft_vision.report.picture import NORMAL, SMALL, inches, legend_columns, legend_height, legend_width, plain
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.58, 0.14, 0.26, 0.44  # inches, of a panel, around its axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.58, 0.14, 0.26, 0.44  # inches around the axes of a panel
 _UNTITLED_TOP = 0.08
-_NARROW_LEFT = 0.12  # inches, of a panel that shares the axis of the one before
+_NARROW_LEFT = 0.12  # inches, of a panel that shares the axis of the panel before it
 _TITLE = 0.26  # inches, of the figure's title
 
 
@@ -31,8 +31,8 @@ def panel_figure(
     shares_y: bool,
     titled: bool,
 ) -> tuple[Figure, list[Axes]]:
-    """`width`, `height`: in inches, of a panel's axes. `shares_y`: whether panels in a row have one axis. `titled`:
-    whether each gets a title."""
+    """Return the figure and the axes of its `count` panels. `width`, `height`: of a panel's axes, in inches. `handles`:
+    of the legend. `shares_y`: whether the panels in a row share the y axis. `titled`: whether each gets a title."""
     labels = [str(handle.get_label()) for handle in handles]
     lines = math.ceil(count / columns)
     left = _NARROW_LEFT if shares_y else _LEFT

@@ -1,5 +1,7 @@
-"""Draws test accuracy against its costs: trained parameters, peak memory and training time. The Pareto front has the
-methods than which no other is both better and cheaper."""
+"""This module draws test accuracy against costs: trained parameters, peak memory and training time.
+
+The Pareto front consists of the methods for which no other method is both better and cheaper.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ _FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}
 
 @dataclass(frozen=True)
 class Point:
-    """`accuracy` and `std` in %."""
+    """The cost and accuracy of a method; `accuracy` and `std` in %."""
 
     method: str
     cost: float
@@ -30,7 +32,7 @@ class Point:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """From the cheapest to the most accurate."""
+    """Return the points on the Pareto front, from the cheapest to the most accurate."""
     found: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
         if not found or point.accuracy > found[-1].accuracy:
@@ -52,7 +54,7 @@ def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
 
 
 def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Figure | None:
-    """Draw the panels of a column; None where fewer than two methods have a figure. Bars: std over seeds."""
+    """Draw the panels of a column; None where fewer than two methods have a figure. Error bars: std over seeds."""
     panels = points(board, number)
     if max((len(its) for its in panels.values()), default=0) < 2:
         return None

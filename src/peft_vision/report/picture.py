@@ -1,4 +1,4 @@
-"""Gives all pictures of a report one look for each method, and creates their figures."""
+"""This module gives all pictures of a report one look for each method, and creates their figures."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ FAINT = "#9a9a9a"
 SMALL, NORMAL = 7.0, 8.0  # pt, sizes of letters
 # Okabe and Ito's colours, which colour-blind readers tell apart, with a wine red for their yellow, which fades on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
-# with the area that makes each look as large as the others
+# each with the area factor that makes it look as large as the others
 _MARKERS = {
     "o": 1.0,
     "s": 0.9,
@@ -34,8 +34,8 @@ _HATCHES = ("", "/////", "....", "xxxxx")
 
 @dataclass(frozen=True)
 class Look:
-    """`area`: a factor of the marker's. No two of the first 24 methods share colour and marker, nor of the first 32
-    colour and hatch."""
+    """The look of a method. `area`: a factor of the marker's area. No two of the first 24 methods share colour and
+    marker, and no two of the first 32 share colour and hatch."""
 
     colour: str
     marker: str
@@ -44,7 +44,7 @@ class Look:
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """By label, in their order."""
+    """Return a look for each label, assigned in the order of the labels."""
     markers = list(_MARKERS.items())
     return {
         label: Look(
@@ -58,7 +58,7 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """In inches; of its own, with no window and no global state, and laid out so that nothing overlaps."""
+    """Return a figure of `width` by `height` inches, without a window or global state, laid out so nothing overlaps."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(plain(title), fontsize=NORMAL + 1)
@@ -72,26 +72,26 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def legend_height(labels: Sequence[str], width: float) -> float:
-    """In inches, of a figure's legend below it."""
+    """Return the height, in inches, of the legend below a figure of `width` inches."""
     return 0.17 * math.ceil(len(labels) / legend_columns(labels, width)) + 0.1
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """That a figure of `width` inches has room for."""
+    """Return how many columns of the legend fit into a figure of `width` inches."""
     return max(1, min(len(labels), int(width / legend_width(labels))))
 
 
 def legend_width(labels: Sequence[str]) -> float:
-    """Inches of one column."""
+    """Return the width, in inches, of one column of the legend."""
     return max(inches(label, SMALL) for label in labels) + 0.55
 
 
 @cache
 def inches(text: str, size: float) -> float:
-    """Width of a line in letters of `size` points."""
+    """Return the width, in inches, of a line in letters of `size` points."""
     return TextPath((0, 0), plain(text), size=size).get_extents().width / 72 if text.strip() else 0.0
 
 
 def plain(text: str) -> str:
-    """Letters only: a dollar sign begins no formula."""
+    """Escape dollar signs, so that matplotlib does not read a formula."""
     return text.replace("$", r"\$")

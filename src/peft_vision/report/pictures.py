@@ -1,4 +1,4 @@
-"""All pictures of a report, in the order in which one looks at them, each with the words that explain it."""
+"""This module draws all pictures of a report in reading order, each with a caption."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +59,8 @@ _CAPTIONS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """`name`: of its files. `section`: the data set, or mean, that it shows. `words`: for who cannot see it."""
+    """A picture of the report. `name`: of its files. `section`: the data set, or mean, that it shows. `words`: its text
+    alternative."""
 
     name: str
     section: str
@@ -70,7 +71,7 @@ class Picture:
 
 
 def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
-    """Means first; then, by data set."""
+    """Yield the pictures of each leaderboard: those of the mean, then those of each data set."""
     found = [(problem, _marked(board)) for board in boards for problem in board.problems]
     stems = dict(zip((id(problem) for problem, _ in found), _stems(found), strict=True))
     for board in boards:
@@ -107,7 +108,7 @@ def _looks(board: Leaderboard) -> dict[str, Look]:
 
 
 def _marked(board: Leaderboard) -> str:
-    """Return the backbone and, where its runs are of several protocols, this one's name."""
+    """Return the backbone and, where its runs have several protocols, the name of this one."""
     return f"{board.backbone}-{board.protocol}" if board.told else board.backbone
 
 

@@ -1,5 +1,5 @@
-"""Groups the runs of a report by backbone, data set and protocol: those that saw test images, those that only tuned,
-and those that ended without a result."""
+"""This module groups the runs of a report by backbone, data set and protocol: those that saw test images, those that
+only tuned, and those that ended without a result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +20,10 @@ _AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of
 
 @dataclass(frozen=True)
 class Problem:
-    """`label`: of the data set, unlike those of others on the same backbone by the same protocol. `comparison`: None
-    where no run saw test images. `tuning`, `attempts`: by method, as rows are labelled. `is_one_of_several_amounts`:
-    another problem has the same data set with another number of images to train on."""
+    """The runs on one data set from one backbone by one protocol. `label`: of the data set, unique on the same backbone
+    by the same protocol. `comparison`: None where no run saw test images. `tuning`, `attempts`: by method, as rows are
+    labelled.
+    `is_one_of_several_amounts`: another problem has the same data set with another number of images to train on."""
 
     label: str
     is_one_of_several_amounts: bool
@@ -35,7 +36,7 @@ class Problem:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """The methods themselves, without probes and interpolations."""
+        """Return the rows of the methods themselves, without probes and interpolations."""
         rows = self.comparison.rows if self.comparison else ()
         return {row.label: row for row in rows if row.label == row.cell.method}
 
@@ -48,19 +49,21 @@ class Problem:
         return {method: self._told(method, row.cell.chosen) for method, row in self.rows.items() if row.cell.chosen}
 
     def _told(self, method: str, chosen: Setting) -> Setting:
-        """With the values by which it differs from others, also where only runs that tuned had those."""
+        """Return the setting with all values by which it differs from others, including those of runs that only
+        tuned."""
         differing = {key for setting in self.candidates(method) for key in setting.own}
         values = chosen.runs[0].setting
         return replace(chosen, own={key: values[key] for key in values if key in differing or key in chosen.own})
 
     def candidates(self, method: str) -> tuple[Setting, ...]:
-        """Settings among which one was chosen: by runs that only tuned, where there are any."""
+        """Return the settings among which one was chosen: those of runs that only tuned, where there are any."""
         if method in self.tuning:
             return cell(method, self.tuning[method]).settings
         return self.rows[method].cell.settings if method in self.rows else ()
 
     def tried(self, method: str) -> int:
-        """Settings: as the sweep counted them, or as there are here, failed ones as well."""
+        """Return how many settings were tried, as the sweep counted them, or as found here with failed ones
+        included."""
         chosen = self.chosen.get(method)
         if chosen and (counted := [run.choice.settings for run in chosen.runs if run.choice]):
             return max(counted)
@@ -69,7 +72,7 @@ class Problem:
         return len(set(map(_key, settings)))
 
     def why_none(self, method: str) -> Literal["undecided", "failed", "unfinished", "only tuned", "missing"]:
-        """The reason for having no figure."""
+        """Return the reason why the method has no figure."""
         if method in self.rows:
             return "undecided"
         kinds = {run.kind for run, its in self.attempts.get(method, ()) if not is_tuning(its.setting)}
@@ -78,7 +81,8 @@ class Problem:
         return "only tuned" if method in self.tuning or method in self.attempts else "missing"
 
     def group(self, wanted: Mapping[str, tuple[str, ...]] | None) -> str:
-        """Return the name of the group that the data set belongs to; empty for none."""
+        """Return the name of the group that the data set belongs to; empty for none. `wanted` replaces the groups in
+        runs."""
         if wanted is None:
             return next((run.group for run in self._runs() if run.group), "")
         return next((group for group, its in wanted.items() if {self.label, self.data} & set(its)), "")
@@ -91,7 +95,7 @@ class Problem:
 def problems(
     compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
 ) -> list[Problem]:
-    """In the order of `compared`; what no run has been tested on follows."""
+    """Return the problems in the order of `compared`, followed by those on which no run has been tested."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
     parts = [_Part(its.data, its.backbone, its.protocol, its) for its in compared]
     for run in runs:
@@ -118,7 +122,7 @@ def problems(
 
 
 class _Part:
-    """A problem that is being put together."""
+    """A problem under construction."""
 
     def __init__(self, data: str, backbone: str, protocol: Protocol, comparison: Comparison | None) -> None:
         self.data, self.backbone, self.protocol, self.comparison = data, backbone, protocol, comparison
@@ -136,20 +140,20 @@ class _Part:
 
     @cached_property
     def designs(self) -> set[str]:
-        """The designs of the runs that have test figures."""
+        """Return the designs of the runs that have test figures."""
         rows = self.comparison.rows if self.comparison else ()
         return {_design(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
 
     @cached_property
     def images(self) -> set[str]:
-        """Of the same runs, whatever their stage."""
+        """Return the designs of the same runs without their stage."""
         rows = self.comparison.rows if self.comparison else ()
         return {_images(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
 
 
 def _home(parts: list[_Part], data: str, backbone: str, setting: Mapping[str, Any]) -> _Part:
-    """Return the problem that a run without test figures belongs to: the one of its data set, backbone and protocol, of
-    several the one whose images are chosen alike; a new one where there is none."""
+    """Return the problem of a run without test figures: that of its data set, backbone and protocol, and of several the
+    one with the same config of data; a new one, added to `parts`, where there is none."""
     alike = [part for part in parts if part.data == data and _same_backbone(part.backbone, backbone, setting)]
     for part in alike:
         if _design(setting) in part.designs:
@@ -170,12 +174,12 @@ def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> boo
 
 
 def _design(setting: Mapping[str, Any]) -> str:
-    """Return the config's values of data and backbone as a text."""
+    """Return the config's values of data and backbone as text."""
     return repr(sorted((key, value) for key, value in setting.items() if key.startswith(("data.", "backbone."))))
 
 
 def _images(setting: Mapping[str, Any]) -> str:
-    """Return the same without the stage: equal for equal images."""
+    """Return the design without the stage, which is equal for equal images."""
     return _design({key: value for key, value in setting.items() if key != _STAGE})
 
 
@@ -184,7 +188,7 @@ def _key(setting: Mapping[str, Any]) -> str:
 
 
 def _attempt_label(its: Attempt, runs: Sequence[Finished], telling: Sequence[str]) -> str:
-    """As of a finished run with the same classes and values, so far as there is one."""
+    """Return the label of a finished run with the same classes and values, or the method where there is none."""
     alike = [run for run in runs if run.method == its.method and not run.tunes]
     for run in alike:
         told = [f"{key}._target_" if "." not in key else key for key in telling]

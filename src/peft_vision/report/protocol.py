@@ -1,7 +1,7 @@
-"""The protocol of a test figure: which images trained beside the training part, and which ones chose.
+"""This module finds the protocol of a test figure: which images were trained on, and which images chose the setting.
 
-It is the other axis of a report, beside the data: figures of two protocols are of the same test images, and neither
-compare nor have a mean. Leaderboards and tables are of one each.
+The protocol is an axis of a report, as the data set is: figures of two protocols are of the same test images, but can
+neither be compared nor averaged. Each leaderboard and each table shows one protocol.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,13 @@ WORDS: Mapping[Protocol, str] = {
     "final": "trained on validation images too",
     "peek": "chosen on test images",
 }
-_TUNED_FOR: tuple[Protocol, ...] = ("final", "all", "peek")  # in the order of what runs of data.stage=tune are for
+_TUNED_FOR: tuple[Protocol, ...] = ("final", "all", "peek")  # what runs of data.stage=tune prepare, the likeliest first
 _ANY: tuple[Protocol, ...] = ("all", "final", "peek")
 
 
 def protocol(run: Finished) -> Protocol:
-    """Return the protocol of a run that saw test images. Without validation images, all that are not of the test
-    trained."""
+    """Return the protocol of a run that saw test images. Without validation images it is final, because all images
+    outside the test split trained."""
     stage = run.setting.get("data.stage")
     if stage == "peek":
         return "peek"
@@ -38,5 +38,5 @@ def protocols(setting: Mapping[str, Any]) -> tuple[Protocol, ...]:
 
 
 def titled(name: str, its: Protocol, among: Iterable[Protocol]) -> str:
-    """Return the name with the protocol in words, where there are several `among` which to tell it."""
+    """Return the name, with the protocol in words where `among` holds several."""
     return f"{name}, {WORDS[its]}" if len(set(among)) > 1 else name

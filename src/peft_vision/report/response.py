@@ -1,5 +1,7 @@
-"""How validation accuracy answers to learning rate and weight decay, or to the strength C of a solver, among the
-settings that were tried: those of runs, and those that a solver tried within a run."""
+"""This module finds how validation accuracy responds to learning rate and weight decay, or to a solver's strength C.
+
+It covers the settings that were tried: those of runs, and those that a solver tried within a run.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +17,7 @@ RATES = ("learning rate", "weight decay")
 STRENGTHS = ("C (the larger, the weaker the penalty)", "")
 
 Place = tuple[float, float | None]
-"""A learning rate and a weight decay, None of a setting that has none; or a C alone."""
+"""A learning rate and a weight decay (None for a setting without one), or a C and None."""
 
 Axes = tuple[str, str]
 """The names of the two values of a place."""
@@ -23,7 +25,7 @@ Axes = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tried:
-    """`accuracy`: mean over seeds; the best of the settings at this place."""
+    """The result at a place. `accuracy`: mean over seeds, of the best setting there; `seeds`: how many these are."""
 
     accuracy: float
     seeds: int
@@ -43,8 +45,8 @@ class Response:
 
 
 def responses(problem: Problem) -> dict[str, Response]:
-    """By method; of those with several places, two of which have an accuracy at least. A method of which both rates and
-    strengths were tried has a response to each."""
+    """Return the responses by method, for methods with an accuracy at two places or more. A method for which both rates
+    and strengths were tried has a response to each."""
     found: dict[str, Response] = {}
     for method in problem.methods:
         its = [response for axes in (RATES, STRENGTHS) if len((response := _response(problem, method, axes)).tried) > 1]
@@ -74,7 +76,7 @@ def _response(problem: Problem, method: str, axes: Axes) -> Response:
 
 
 def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, Tried]]:
-    """Yield the places of a setting: one, or of a solver one for each that it tried."""
+    """Yield the places of a setting with their results: those of its config, or those that its solver tried."""
     if any(run.solved for run in setting.runs):
         accuracies: dict[Place, list[float]] = {}
         for run in setting.runs:
@@ -88,7 +90,7 @@ def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, Tried]]:
 
 
 def _chosen(setting: Setting | None, tried: Mapping[Place, Tried], axes: Axes) -> Place | None:
-    """Where the chosen setting lies, if it is one of those tried, and the solver's the same for all seeds."""
+    """Return the place of the chosen setting; None unless it was tried and the solver chose the same for all seeds."""
     if setting is None:
         return None
     solved = {_solvers(run.solved.chosen, axes) for run in setting.runs if run.solved}
@@ -98,7 +100,7 @@ def _chosen(setting: Setting | None, tried: Mapping[Place, Tried], axes: Axes) -
 
 
 def _own_places(setting: Mapping[str, Any], axes: Axes) -> list[Place]:
-    """Return the place that a run's config names; none where it names no number, as of a solver that has lists."""
+    """Return the places that a run's config names: one for a single rate, or one for each C of a list; else none."""
     if axes == STRENGTHS:
         values = setting.get(C)
         return (
@@ -111,7 +113,7 @@ def _own_places(setting: Mapping[str, Any], axes: Axes) -> list[Place]:
 
 
 def _solvers(row: Mapping[str, float], axes: Axes) -> Place | None:
-    """Return the place of what a solver tried; None where it has none on these axes."""
+    """Return the place of a setting that a solver tried; None where it has none on these axes."""
     rate = _number(row.get("C" if axes == STRENGTHS else "lr"))
     return None if rate is None else (rate, None if axes == STRENGTHS else _number(row.get("weight_decay")))
 

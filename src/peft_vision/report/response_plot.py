@@ -1,5 +1,5 @@
-"""The picture of a response: a heat map of learning rate and weight decay, or a line where only one of them varies, and
-of the strengths of a solver."""
+"""This module draws a response: a heat map of learning rate and weight decay, or a line where only one of them varies
+or for the strengths of a solver."""
 
 from collections.abc import Mapping
 
@@ -16,17 +16,17 @@ from peft_vision.report.response import Place, Response, Tried
 
 _COLUMNS = 3
 _CELL, _LEAST, _LOWEST = 0.44, 1.5, 1.1  # inches, of a cell, and the least width and height of a panel
-_MOST = 25.0  # inches, which hundreds of settings share
-_AROUND = 0.6  # inches, that a title may be wider than its panel
+_MOST = 25.0  # inches, the most for a panel of hundreds of settings
+_AROUND = 0.6  # inches by which a title may be wider than its panel
 _SMALL = 1e-3  # rates and decays below it are written as powers of ten
-_INK, _PAPER = "#111111", "#fefefe"  # of figures on a coloured cell, whatever the page's colours
+_INK, _PAPER = "#111111", "#fefefe"  # colours of text on a coloured cell, which do not follow the page's theme
 _HATCHED = {"facecolor": "none", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0.0}
 _CHOSEN = "#D55E00"
 _LINE = "#4878a8"
 
 
 def response_plot(found: Mapping[str, Response], title: str) -> Figure | None:
-    """A panel for each method. None where nothing was varied."""
+    """Draw a panel for each method. None where nothing was varied."""
     if not found:
         return None
     figure, axes = panel_figure(
@@ -84,7 +84,7 @@ def _heat_map(axes: Axes, its: Response) -> None:
 
 
 def _line(axes: Axes, its: Response) -> None:
-    """The values stand apart evenly, so that one far away hides no other."""
+    """Draw the values evenly spaced, so that a distant value does not crowd the others together."""
     of_rate = len(its.rates) > 1
     values = its.rates if of_rate else its.decays
     places: list[Place] = [(value, its.decays[0]) if of_rate else (its.rates[0], value) for value in values]
@@ -134,7 +134,7 @@ def _write(axes: Axes, x: int, y: int, text: str, colour: str) -> None:
 
 
 def _text(value: float | None) -> str:
-    """Short enough for its cell: 1e-4."""
+    """Return a value short enough for its cell, such as 1e-4."""
     if value is None:
         return "none"
     small = 0 < abs(value) < _SMALL

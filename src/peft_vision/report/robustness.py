@@ -1,4 +1,4 @@
-"""Effective robustness: accuracy out of distribution beyond what accuracy in distribution foretells
+"""Effective robustness: accuracy out of distribution beyond what accuracy in distribution predicts
 (Taori et al., 2020, arXiv:2007.00644; Miller et al., 2021, arXiv:2107.04649).
 
 beta(id) = inverse(slope * scale(id) + intercept), a least-squares line through the reference models
@@ -16,13 +16,14 @@ from typing import Literal
 import numpy as np
 
 Transform = Literal["probit", "logit"]
-LEAST = 3  # different accuracies, through which a line means anything
+LEAST = 3  # different ID accuracies, the fewest for a meaningful line
 
 
 @dataclass(frozen=True)
 class Line:
-    """`r2`: of the line, in the scale; None where all reference models are equal out of distribution. `low`, `high`:
-    the accuracies in distribution that it was fitted on. `id_images`: how many images these are fractions of."""
+    """A line fitted through reference models. `r2`: on the scale; None where all reference models are equal out of
+    distribution. `low`, `high`: the range of accuracies in distribution that it was fitted on. `id_images`: how many
+    images these are fractions of."""
 
     transform: Transform
     slope: float
@@ -34,7 +35,7 @@ class Line:
     id_images: int
 
     def predict(self, id_accuracy: float) -> float:
-        """The accuracy out of distribution that the reference models foretell."""
+        """Return the accuracy out of distribution that the reference models predict."""
         scaled = scale(id_accuracy, images=self.id_images, transform=self.transform)
         return unscale(self.slope * scaled + self.intercept, transform=self.transform)
 
@@ -47,7 +48,7 @@ def fit(
     ood_images: int,
     transform: Transform,
 ) -> Line:
-    """Through a point for each reference model. ValueError where these are too few."""
+    """Fit the line through a point for each reference model. ValueError for fewer than 3 different ID accuracies."""
     different = len(set(id_accuracies))
     if different < LEAST:
         raise ValueError(f"{different} different ID accuracies, a line takes {LEAST}")
@@ -77,5 +78,5 @@ def scale(accuracy: float, *, images: int, transform: Transform) -> float:
 
 
 def unscale(scaled: float, *, transform: Transform) -> float:
-    """The accuracy."""
+    """Return the accuracy whose probit or logit is `scaled`."""
     return NormalDist().cdf(scaled) if transform == "probit" else (1 + math.tanh(scaled / 2)) / 2

@@ -1,4 +1,4 @@
-"""Checks the files in a run's folder that a report compares: result.json, ood.json and choice.json."""
+"""This module checks the files in a run's folder that a report compares: result.json, ood.json and choice.json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from peft_vision.records import RECORD, Count, Finite, Record, Seed, Unreadable,
 
 _BOUNDS = replace(RECORD, text=5000)  # characters that a page, a picture or a terminal has room for
 _Short = Annotated[str, StringConstraints(max_length=200)]
-_Option = Annotated[str, StringConstraints(min_length=1, max_length=100)]  # of which names of pictures are made
+_Option = Annotated[str, StringConstraints(min_length=1, max_length=100)]  # used in the names of pictures
 _Metrics = Annotated[dict[_Short, float], Field(max_length=5000)]
 _Some = Annotated[int, Field(ge=1, le=2**53)]
 _Shifts = 2000  # of a run, at most
@@ -123,8 +123,8 @@ class Shifts(Record):
 
 
 class Choice(Record):
-    """How a sweep came to a run's setting. `settings`: that it tried; `validation`: what the setting came to;
-    `superseded`: whether a better setting has been found since."""
+    """The record of how a sweep chose a run's setting. `settings`: how many it tried; `validation`: the accuracy of the
+    chosen one; `superseded`: whether a better setting has been found since."""
 
     settings: _Some
     rule: str
@@ -134,8 +134,8 @@ class Choice(Record):
 
 
 def load(path: Path) -> Any:
-    """In texts that any page, picture or terminal can show. ConfigError for a file that was torn or edited, or is
-    none."""
+    """Read a JSON file, with text that any page, picture or terminal can show. ConfigError for a file that is damaged
+    or edited, or cannot be read as JSON."""
     try:
         return _plain(unsealed(read_json(path, _BOUNDS), path.relative_to(path.parents[1])))
     except Unreadable as error:
@@ -143,7 +143,7 @@ def load(path: Path) -> Any:
 
 
 def parsed(path: Path, raw: Any, model: type[Record]) -> Any:
-    """ConfigError with the first thing that `raw` lacks."""
+    """Validate `raw` as `model`. ConfigError with the first fault."""
     try:
         return validated(raw, path, model)
     except Unreadable as error:

@@ -1,4 +1,4 @@
-"""Accuracy under every shift: a group of bars for each, a bar for each method."""
+"""This module draws accuracy under every shift: a group of bars for each shift, a bar for each method."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ from peft_vision.report.shifts import Counts
 
 _WIDEST = 11.0  # inches, of a picture
 _NARROWEST = 3.5
-_SIDE = 0.7  # inches, beside all panels
-_BAR, _GROUP = 0.045, 0.68  # inches, the least of a bar and of a group
-_FILLED = 0.82  # of a group's width, by its bars
+_SIDE = 0.7  # inches of the figure's width outside its panels
+_BAR, _GROUP = 0.045, 0.68  # inches, the least widths of a bar and of a group
+_FILLED = 0.82  # fraction of a group's width that its bars fill
 _HEIGHT = 1.3  # inches, of a panel without words
 _TITLE, _LINE = 0.45, 0.13  # inches, of a panel's title and of a line of its labels
 
 
 @dataclass(frozen=True)
 class Group:
-    """Shifts that share their bars: one, or the severities of a corruption. `prefixes`: of their metrics."""
+    """The shifts that share bars: one, or the severities of a corruption. `prefixes`: of their metrics."""
 
     label: str
     prefixes: tuple[str, ...]
@@ -43,13 +43,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Panel:
-    """The shifts of one set, or all sets of one shift; `title` is empty for these."""
+    """A panel of the shifts of one set, or of all sets with a single shift, for which `title` is empty."""
 
     title: str
     groups: tuple[Group, ...]
 
     def size(self, group: float) -> int:
-        """In groups of so many inches, with room for its title."""
+        """Return the width in groups of `group` inches, with room for the title."""
         return max(len(self.groups), math.ceil(inches(self.title, NORMAL) / group))
 
 
@@ -63,7 +63,7 @@ class Labels:
 
 
 def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
-    """Error bars: standard deviation over seeds. None where no run was scored out of distribution."""
+    """Draw the bars; error bars show the std over seeds. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated and row.scores]
     if not rows or not comparison.sets:
         return None
@@ -94,21 +94,23 @@ def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = No
 
 
 def statistic(row: Row, group: Group) -> Statistic | None:
-    """Over the seeds, of each one's mean over the shifts of the group; seeds that lack one of them do not count."""
+    """Return the statistic of each seed's mean over the shifts of the group; seeds that lack one of them do not
+    count."""
     metrics = [f"{prefix}/accuracy" for prefix in group.prefixes]
     whole = [scores for scores in row.scores if all(metric in scores for metric in metrics)]
     return Statistic.of(fmean(scores[metric] for metric in metrics) for scores in whole)
 
 
 def _panels(sets: Mapping[str, Counts]) -> list[Panel]:
-    """All sets of one shift together, then a panel for each of the others."""
+    """Return one panel of all sets with a single shift, then a panel for each of the others."""
     single = tuple(Group(name, (f"ood/{name}",)) for name, prefixes in sets.items() if len(prefixes) == 1)
     several = [_of_set(name, prefixes) for name, prefixes in sets.items() if len(prefixes) > 1]
     return [*([Panel("", single)] if single else []), *several]
 
 
 def _of_set(name: str, prefixes: Counts) -> Panel:
-    """fog-1 to fog-5 are one; shifts that end on no number, or that are alone with their name, stay what they are."""
+    """Return the panel of a set, in which fog-1 to fog-5 share a group; shifts without a number, or whose corruption
+    has one severity, keep their names."""
     grouped: dict[str, list[str]] = {}
     for prefix in prefixes:
         shift = prefix.removeprefix(f"ood/{name}/")
@@ -123,7 +125,8 @@ def _of_set(name: str, prefixes: Counts) -> Panel:
 
 
 def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
-    """Each in the first line that has room for it; a panel that is too long for a line goes on in the next."""
+    """Put each panel into the first line that has room for it; one that is too long for a line continues in the
+    next."""
     most = int((_WIDEST - _SIDE) / group)
     lines: list[list[Panel]] = []
     for panel in panels:
@@ -139,7 +142,8 @@ def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
 
 
 def _labels(panel: Panel, width: float) -> Labels:
-    """Horizontal, in one line or broken after _ and -, where each fits into so many inches; else all upright."""
+    """Return horizontal labels, in one line or broken after _ and -, if each fits into `width` inches; else vertical
+    ones."""
     fitting: list[str] = []
     for group in panel.groups:
         broken = group.label.replace("_", "_\n").replace("-", "-\n")
@@ -152,7 +156,7 @@ def _labels(panel: Panel, width: float) -> Labels:
 
 
 def _letters(text: str) -> list[float]:
-    """Inches of each line."""
+    """Return the width, in inches, of each line."""
     return [inches(line, SMALL) for line in text.split("\n")]
 
 

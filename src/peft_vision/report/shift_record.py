@@ -1,4 +1,4 @@
-"""A comparison as a record for JSON: every metric of every row, and what each setting came to on validation."""
+"""This module turns a comparison into a JSON record: every metric of a row, and every setting's validation accuracy."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from peft_vision.report.id_ood import Comparison, Row
 
 
 def record(comparison: Comparison) -> dict[str, Any]:
-    """Plain values only."""
+    """Return the comparison as plain values."""
     return {
         "data": comparison.data,
         "backbone": comparison.backbone,
@@ -42,7 +42,7 @@ def _row_record(row: Row) -> dict[str, Any]:
 
 
 def _finite(statistic: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """Return the statistic with None for NaN and infinity, which JSON does not have."""
     mean, std, values = statistic["mean"], statistic["std"], statistic["values"]
     plain = [None if value is None or not math.isfinite(value) else value for value in (mean, std, *values)]
     return {"mean": plain[0], "std": plain[1], "values": plain[2:]}

@@ -1,4 +1,4 @@
-"""The table of what became of a run out of distribution."""
+"""This module prints the scores of a run out of distribution."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,12 @@ from rich.table import Table
 
 from peft_vision.console import Console
 
-_SHOWN = 8  # shifts of a set that get a row each
+_SHOWN = 8  # shifts of a set that get a row each, at most
 _COLUMNS = {"accuracy": "accuracy", "calibration_error": "calibration error"}
 
 
 def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
-    """On standard output."""
+    """Print the table, and the lines below it, on standard output."""
     console = Console()
     metrics, images = record["metrics"], record["images"]
     if images:
@@ -34,7 +34,7 @@ def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def _table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
-    """A row for each shift, and the means; in percent. A second column of the accuracy for the first phase's head."""
+    """Return a table in percent with a row for each shift and the means, and a column for the first phase's head."""
     table = Table(title="out of distribution")
     table.add_column("%")
     for column in _COLUMNS.values():
@@ -65,7 +65,7 @@ def _table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
 
 
 def _interpolation(interpolation: Mapping[str, Any]) -> list[str]:
-    """Along alpha, and the chosen one."""
+    """Return a line of each metric along alpha, and a line of the chosen alpha."""
     rows = interpolation["rows"]
     metrics = {"val/accuracy": "val", "test/accuracy": "test", "ood/mean/accuracy": "ood"}
     names = {metric: name for metric, name in metrics.items() if metric in rows[0]}

@@ -1,5 +1,5 @@
-"""The table of a comparison: a row for each method, its figures in and out of distribution as mean ± standard deviation
-over seeds (n - 1); for a terminal, as Markdown and as CSV."""
+"""This module makes the table of a comparison, for a terminal, as Markdown and as CSV: a row for each method, with its
+figures in and out of distribution as mean ± standard deviation over seeds (n - 1)."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ _PLACES = 2  # after the decimal point of a percentage
 
 @dataclass(frozen=True)
 class Column:
-    """`unit`: percent, of a fraction; points, a difference of such; digits: 3 that count."""
+    """A column of figures. `unit`: percent, of a fraction; points, of a difference of fractions; digits: 3 significant
+    ones."""
 
     heading: str
     metric: str
@@ -28,7 +29,7 @@ class Column:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """Those of which a row has a statistic."""
+    """Return the columns for which some row has a statistic."""
     sets = [Column(name, f"ood/{name}/accuracy", "percent") for name in comparison.sets]
     every = [
         Column("ID val", "val/accuracy", "percent"),
@@ -53,12 +54,12 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def rich_tables(comparison: Comparison, *, width: int) -> list[Table]:
-    """For a terminal: as many columns side by side as `width` has room for, the methods beside each part."""
+    """Return tables for a terminal: as many columns side by side as fit into `width`, each table with the methods."""
     return tables(_grid(comparison), words=_WORDS, width=width)
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table, and below it what it says and how it came about."""
+    """Return the table as Markdown, with the remarks below it."""
     heading, *lines = zip(*_grid(comparison), strict=True)
     rows = [heading, ["---" if name in _WORDS else "---:" for name in heading], *lines]
     table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
@@ -67,7 +68,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
-    """All comparisons in one table; fractions, and of each figure the mean, the standard deviation and the seeds."""
+    """Return all comparisons in one CSV table: the mean, standard deviation and seeds of each figure, as fractions."""
     named = {column.metric: None for comparison in comparisons for column in columns(comparison)}
     figures = [f"{metric} {part}" for metric in named for part in ("mean", "std", "seeds")]
     rows: list[list[object]] = [["data", "backbone", "protocol", "method", "setting", "parameters", *figures]]
@@ -110,7 +111,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def _grid(comparison: Comparison) -> list[list[str]]:
-    """By column, the heading first."""
+    """Return the texts of the table by column, the heading first."""
     rows = comparison.rows
     grid = [["method", *(row.label for row in rows)], ["setting", *(row.setting or _MISSING for row in rows)]]
     grid.append(["seeds", *(str(_seeds(row)) for row in rows)])
@@ -125,7 +126,7 @@ def _seeds(row: Row) -> int:
 
 
 def _text(statistic: Statistic | None, column: Column, seeds: int) -> str:
-    """Such as "97.31 ± 0.20", and of how many seeds where some are missing."""
+    """Return text such as "97.31 ± 0.20", with the number of seeds where some are missing."""
     if statistic is None:
         return _MISSING
     factor = 1 if column.unit == "digits" else 100
@@ -137,7 +138,7 @@ def _text(statistic: Statistic | None, column: Column, seeds: int) -> str:
 
 
 def _significant(value: float, digits: int = 3) -> int:
-    """Places after the decimal point that show so many digits."""
+    """Return the number of decimal places that show `digits` significant digits."""
     if value == 0 or not math.isfinite(value):
         return digits
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))

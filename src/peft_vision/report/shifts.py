@@ -1,7 +1,7 @@
-"""Which out-of-distribution sets a run was scored on, and which runs may be compared on them.
+"""This module finds which out-of-distribution sets runs were scored on, and which runs may be compared on them.
 
 A mean over sets compares only runs that were scored on the same sets, and a set only runs that saw the same images.
-Figures that cannot be compared are dropped here, and named.
+Figures that cannot be compared are dropped here, and noted.
 """
 
 from collections import Counter
@@ -13,11 +13,11 @@ from peft_vision.report.finished import OVER_SETS, Finished
 _NAMED = 3  # runs that a note names
 
 Counts = Mapping[str, int]
-"""Images, by shift: ood/<set>/<shift>, or ood/<set> for a set that is one shift."""
+"""Image counts by shift: ood/<set>/<shift>, or ood/<set> for a set with a single shift."""
 
 
 def sets_of(run: Finished) -> dict[str, Counts]:
-    """By name of the set."""
+    """Return the image counts of the run's shifts, by set."""
     sets: dict[str, dict[str, int]] = {}
     for prefix, count in run.images.items():
         if prefix.startswith("ood/"):
@@ -26,9 +26,9 @@ def sets_of(run: Finished) -> dict[str, Counts]:
 
 
 def comparable(runs: Sequence[Finished]) -> tuple[list[Finished], dict[str, Counts], list[str]]:
-    """`runs` with the figures that can be compared, the sets these are of, and a note for whatever was dropped.
+    """Return `runs` with the figures that can be compared, the sets of these, and a note for whatever was dropped.
 
-    What most runs have counts, of equally many the most images or sets.
+    The images and sets that most runs share are kept; of equally frequent ones, the most images or sets.
     """
     notes: list[str] = []
     scored = {run.folder: sets_of(run) for run in runs}
@@ -59,7 +59,7 @@ def comparable(runs: Sequence[Finished]) -> tuple[list[Finished], dict[str, Coun
 
 
 def _only(run: Finished, names: set[str], *, over_sets: bool) -> Finished:
-    """Without the figures of other sets."""
+    """Return the run without the figures of other sets than `names`."""
     allowed = names | (set(OVER_SETS) if over_sets else set())
 
     def remaining(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -70,13 +70,13 @@ def _only(run: Finished, names: set[str], *, over_sets: bool) -> Finished:
 
 
 def _set_name(metric: str) -> str | None:
-    """cifar10_c for ood/cifar10_c/fog-1/accuracy and for the probe's; None for a metric of no set."""
+    """Return cifar10_c for ood/cifar10_c/fog-1/accuracy and for the probe's; None for a metric of no set."""
     parts = metric.removeprefix("probe/").split("/")
     return parts[1] if parts[0] == "ood" else None
 
 
 def _mark(run: Finished, counts: Counts) -> tuple[tuple[str, int, str], ...]:
-    """Equal for two runs that were scored alike on a set."""
+    """Return a value that is equal for two runs that were scored in the same way on a set."""
     return tuple((shift, count, run.marks.get(shift, "")) for shift, count in sorted(counts.items()))
 
 

@@ -1,13 +1,13 @@
-"""How sure a mean is, and whether the best of several is better than the others.
+"""This module computes how certain a mean is, and whether the best of several methods is better than the others.
 
-The interval is Student's, of 95 %, over seeds. Each method is compared with the best by a paired t-test, and the
-p-values are corrected for their number (Holm, 1979): sorted, p_(k) (m - k + 1), never less than the one before. Not
-significant, at 5 %, is a tie.
+The interval is Student's 95 % interval over seeds. Each method is compared with the best by a paired t-test, and the
+p-values are corrected for their number (Holm, 1979): sorted, p_(k) (m - k + 1), never less than the one before. A
+difference that is not significant at 5 % is a tie.
 
-What is paired depends on the question. Over seeds: is the best one better on these data sets, whatever the seed? Each
-seed has one difference, of the means over the data sets. Over data sets: is it better on data sets such as these, of
-which these are a sample? Each data set has one difference, of the means over the seeds. Pairs of data set and seed are
-no sample of either kind: those of one data set, or of one seed, resemble each other.
+The pairs depend on the question. Over seeds: is the best method better on these data sets, whatever the seed? Each seed
+gives one difference, of the means over the data sets. Over data sets: is it better on data sets such as these, of which
+these are a sample? Each data set gives one difference, of the means over the seeds. Pairs of data set and seed are a
+sample of neither kind, because those of one data set, or of one seed, are correlated.
 
 With groups, data sets are samples of their own groups (strata): the variance of the difference is that of the mean of
 the groups' means, and its degrees of freedom are those of Satterthwaite (1946) and Welch (1947).
@@ -22,23 +22,23 @@ from typing import Literal
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
-_DIGITS = 12  # beyond these, equal accuracies differ by the order of a sum
+_DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 
 Pair = tuple[str, int]
-"""Data set and seed: what two accuracies must share to be a pair."""
+"""A data set and a seed, which two accuracies must share to be a pair."""
 
 Over = Literal["seeds", "data_sets"]
-"""What a test takes for a sample: the seeds, on these data sets; or the data sets, of others such as these."""
+"""The sample of a test: the seeds, on these data sets; or the data sets, as a sample of others such as these."""
 
 Strata = tuple[tuple[str, ...], ...]
-"""Data sets by group; a figure is the mean of the means over each."""
+"""Data sets by group; a figure is the mean of the means over each group."""
 
 
 @dataclass(frozen=True)
 class Score:
     """The mean of accuracies, as fractions, and its uncertainty. `std`: with n - 1; it and the interval from `low` to
-    `high` are None where there is one value, or where the values are not of the same seeds. The interval ends at 0 and
-    1."""
+    `high` are None where there is one value, or where the values are not of the same seeds. The interval is clipped to
+    0 and 1."""
 
     mean: float
     std: float | None
@@ -48,7 +48,7 @@ class Score:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Score":
-        """At least one value."""
+        """Return the score of `values`, of which there must be at least one."""
         if len(values) == 1:
             return cls(values[0], None, None, None, 1)
         mean, std = fmean(values), stdev(values)
@@ -58,8 +58,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`p`: corrected; None of the best and where nothing could be tested. `pairs`: the differences that were tested,
-    `over` seeds or data sets; None of the best and where neither could be asked."""
+    """The verdict on a method. `p`: corrected; None for the best and where nothing could be tested. `pairs`: how many
+    differences were tested, `over` seeds or data sets; None for the best and where neither could be tested."""
 
     kind: Literal["best", "tie", "worse", "untestable"]
     p: float | None
@@ -69,8 +69,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Test:
-    """The test of one method against the best. `p`: before correction; None where the differences say nothing.
-    `behind`: whether it is the method that the differences find worse."""
+    """The test of one method against the best. `p`: before correction; None where the differences allow no test.
+    `behind`: whether the method is worse than the best by the mean difference."""
 
     p: float | None
     pairs: int
@@ -82,7 +82,7 @@ def verdicts(
     samples: Mapping[str, Mapping[Pair, float]], means: Mapping[str, float], strata: Strata, over: Over
 ) -> dict[str, Verdict]:
     """Judge each method of a column. `samples`: its accuracies; `means`: the figure that is compared, over `strata`;
-    `over`: what is asked wherever it can be, and else the other question."""
+    `over`: the sample to test wherever that is possible; elsewhere the other one is tested."""
     if not means:
         return {}
     highest = round(max(means.values()), _DIGITS)
@@ -98,7 +98,7 @@ def verdicts(
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """Corrected p-values."""
+    """Return the p-values corrected by Holm's method."""
     corrected: dict[str, float] = {}
     least = 0.0
     for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
@@ -108,17 +108,17 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
-    """Two-sided, of a mean difference of zero; None for less than two, and for differences that are all the same, of
-    which the test says nothing."""
+    """Return the two-sided p-value of a mean difference of zero; None for fewer than two differences, and for equal
+    ones, which the test cannot judge."""
     return stratified_p([differences])
 
 
 def stratified_p(strata: Sequence[Sequence[float]]) -> float | None:
-    """Two-sided, of a mean of zero over the strata's mean differences; None where a stratum has less than two, and
-    where the differences of each are all the same."""
+    """Return the two-sided p-value of a zero mean of the strata's mean differences; None where a stratum has fewer than
+    two differences, and where the differences within every stratum are equal."""
     if not strata or min(map(len, strata)) < 2 or all(len(_distinct(its)) < 2 for its in strata):
         return None
-    from scipy.special import stdtr  # here, because it takes a moment
+    from scipy.special import stdtr  # here, because the import takes a moment
 
     parts = [variance(its) / len(its) / len(strata) ** 2 for its in strata]
     freedom = sum(parts) ** 2 / sum(part**2 / (len(its) - 1) for part, its in zip(parts, strata, strict=True))
@@ -131,7 +131,7 @@ def _distinct(values: Iterable[float]) -> set[float]:
 
 
 def _test(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Strata, over: Over) -> _Test:
-    """Ask what is wanted; where there are too few differences for it, the other question."""
+    """Test over `over`, or over the other sample where `over` gives too few differences."""
     by_data = _shared(first, second, strata)
     asked: dict[Over, list[list[float]]] = {
         "seeds": [_over_seeds(by_data, strata)],
@@ -165,6 +165,6 @@ def _over_seeds(by_data: Mapping[str, Mapping[int, float]], strata: Strata) -> l
 
 @cache
 def _quantile(freedom: int) -> float:
-    from scipy.special import stdtrit  # here, because it takes a moment
+    from scipy.special import stdtrit  # here, because the import takes a moment
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,4 +1,4 @@
-"""The table that closes a run."""
+"""This module prints the summary at the end of a run: a table of metrics, and lines on costs and files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ METRICS = {
 
 
 def print_summary(result: Mapping[str, Any], folder: Path) -> None:
-    """On standard output."""
+    """Print the summary of a result on standard output."""
     console = Console()
     choices = result["choices"]
     title = f"{choices['method']} on {choices['data']}, {choices['backbone']}, seed {result['seed']}"
@@ -28,7 +28,7 @@ def print_summary(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
-    """A row for each metric, a column for each split that was scored; everything in percent. `images`: how many."""
+    """Return a table in percent, with a row for each metric and a column for each scored split. `images`: by split."""
     splits = [split for split in ("train", "val", "test") if f"{split}/accuracy" in metrics]
     table = Table(title=title)
     table.add_column("%")
@@ -40,7 +40,7 @@ def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str,
 
 
 def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """Costs, and where everything is."""
+    """Return the lines below the table: what was trained, costs, special cases, and where the files are."""
     parameters, costs = result["parameters"], [_duration(result["wall_seconds"])]
     tuned = parameters["method"]
     share = 100 * tuned / parameters["backbone"]
@@ -58,7 +58,7 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         f"cost      {', '.join(costs)}",
         f"saved     {folder}/adapter.safetensors and result.json",
     ]
-    if result.get("optimizer"):  # of runs before there was one: none
+    if result.get("optimizer"):  # results of early versions have none
         lines.insert(2, f"optimizer {_holdings(result['optimizer'])}")
     if result["selection"] is not None:
         selection = result["selection"]
@@ -73,7 +73,7 @@ def closing_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
     if "test" not in result["data"]["images"]:
         lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
-    if result["config"]["data"].get("stage") == "peek":  # of results from before there were stages: none
+    if result["config"]["data"].get("stage") == "peek":  # results of early versions have no stage
         lines.insert(0, "val       are the test images (data.stage=peek): what they choose is no honest figure")
     lines[:0] = [f"twins     {text}" for text in worded(result["data"].get("twins") or {})]
     if skipped:

@@ -1,4 +1,4 @@
-"""A grid of words and figures for a terminal: as many columns side by side as there is room for."""
+"""This module lays out words and figures for a terminal, with as many columns side by side as there is room for."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ _PADDING = 2  # columns of a terminal
 
 
 def tables(grid: Sequence[Sequence[str]], *, words: Sequence[str], width: int, beside: int = 1) -> list[Table]:
-    """`grid`: by column, the heading first. `words`: headings of columns that hold no figures. The first `beside`
-    columns stand beside each part."""
+    """Return `grid` as tables of at most `width`, where possible. `grid`: by column, the heading first. `words`:
+    headings of columns that hold no figures. The first `beside` columns are repeated in each table."""
     first, rest = list(grid[:beside]), grid[beside:]
     parts: list[list[Sequence[str]]] = []
     taken = width
@@ -29,7 +29,7 @@ def _table(grid: Sequence[Sequence[str]], words: Sequence[str]) -> Table:
     for heading, *_ in grid:
         table.add_column(justify="left" if heading in words else "right", no_wrap=True)
     for line in zip(*grid, strict=True):
-        table.add_row(*map(Text, line))  # not as markup, which a list in brackets would be
+        table.add_row(*map(Text, line))  # not as markup, as which a list in brackets would be read
     return table
 
 

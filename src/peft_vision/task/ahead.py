@@ -1,4 +1,4 @@
-"""Checks before a run's training for what would stop the run only after it."""
+"""This module checks, before training, for faults that would otherwise stop a run only after it."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from peft_vision.shift.scoring import NO_VALIDATION
 
 
 def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:
-    """ConfigError for what would stop the run only after its training."""
+    """Raise ConfigError for faults that would otherwise stop the run only after its training."""
     if splits.val is None and experiment.trainer.keep == "best":
         raise ConfigError("trainer.keep: best needs validation images to tell the best epoch; set data.val_fraction")
     if splits.val is None and experiment.interpolation.alphas:
         raise ConfigError(NO_VALIDATION)
     if any(phase.lasso for phase in model.phases):
-        head_columns(model.head)  # a ConfigError for a head that has none
+        head_columns(model.head)  # raises ConfigError for a head without a linear layer
     if experiment.ood:
         parts = experiment.data.parts()
         seen = [parts[split] for split in ("train", "val") if split in parts]
@@ -31,6 +31,6 @@ def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:
 
 
 def rehearse(model: Model, facts: Mapping[str, Any]) -> None:
-    """Raise now for what could not be written once the training is over, except for faults of the disk."""
+    """Raise now if the facts or the adapter could not be written after training; disk faults are not covered."""
     json.dumps(facts, default=repr)
     write_adapter(model, os.devnull)

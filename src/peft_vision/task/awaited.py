@@ -1,4 +1,4 @@
-"""Reports figures to the agent of a W&B sweep, which waits for those of the run that it started, new or not."""
+"""This module reports a run's metrics to the W&B sweep agent that started it, even if the run was finished before."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _COSTS = ("images_per_second", "peak_mib", "train_seconds", "wall_seconds")
 
 
 def tell_epochs(log: Log, experiment: Experiment) -> None:
-    """Those that are done, of which the agent's own run knows nothing."""
+    """Log the epochs that metrics.jsonl already holds if a W&B agent waits: the agent's own run lacks them."""
     if not experiment.tracker.is_awaited():
         return
     try:
@@ -29,7 +29,7 @@ def tell_epochs(log: Log, experiment: Experiment) -> None:
 
 
 def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> None:
-    """All of a run that was done before."""
+    """Send the epochs and the summary of a run that was finished before, if a W&B agent waits."""
     if not experiment.tracker.is_awaited():
         return
     with mirrored(experiment, run) as log:
@@ -38,6 +38,6 @@ def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> N
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a run and its costs, in one table."""
+    """Return the metrics of a run, its costs and its optimizer's footprint in one dict."""
     costs = {name: result[name] for name in _COSTS if name in result}
     return {**result["metrics"], **costs, **(result.get("optimizer") or {})}

@@ -1,4 +1,4 @@
-"""Defines a task: the action that a command carries out."""
+"""This module defines the task: the action that a command carries out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,11 +9,13 @@ from peft_vision.config import component
 
 @component
 class Task(ABC):
-    """`shares_work`: whether several processes under torchrun can do it together, as `distributed.world` has them."""
+    """The action that a command carries out. `shares_work`: whether several processes under torchrun can share it, as
+    `distributed.world` sets them up."""
 
     shares_work: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float | None:
-        """Run the task. `config` is resolved and plain; `choices` the option chosen in each group, for names. Returns
-        the figure that a search maximises, if there is one."""
+        """Run the task and return the figure that a search maximises, if there is one.
+
+        `config` is resolved and plain; `choices` holds the option chosen in each group, for names."""

@@ -1,4 +1,4 @@
-"""Time and memory of a training step of every method, beside a forward pass and full fine-tuning."""
+"""This module measures time and memory of each method's training step, against a forward pass and full fine-tuning."""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ _WIDEST = 200
 
 @component
 class Bench(Task):
-    """`methods`: None for all there are. `weights`: whether the backbone's are loaded, else they are random. `warmup`,
-    `repeats`, `steps`: see `Setting`."""
+    """A task that measures a training step of each method. `methods`: None for all that exist. `weights`: whether the
+    backbone's weights are loaded; else they are random. `warmup`, `repeats`, `steps`: see `Setting`."""
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] | None
     num_classes: Annotated[int, Field(ge=2)]
@@ -43,7 +43,7 @@ class Bench(Task):
     steps: PositiveInt
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-        """ConfigError, after the others were measured and written, where a method could not be."""
+        """Measure, print and write the table; then raise ConfigError if a method could not be measured."""
         setting = self._setting(config)
         methods = method_configs(self.methods, config, choices["method"])
         key = "runs" if config["out"] is None else "out"
@@ -62,7 +62,7 @@ class Bench(Task):
         stem = f"{choices['backbone'].replace('/', '_')}-b{facts['batch_size']}-{setting.world.device.type}"
         for suffix, text in texts.items():
             place(folder / f"{stem}.{suffix}", lambda path, text=text: path.write_text(text), key=key)
-        console = Console(width=_WIDEST)  # as wide as it is, in any terminal
+        console = Console(width=_WIDEST)  # the table keeps its width in any terminal
         console.print(in_words(facts), soft_wrap=True)
         console.print(rich_table(records))
         console.print(f"written to {folder / stem}.md and .json", soft_wrap=True)
@@ -70,7 +70,7 @@ class Bench(Task):
             raise ConfigError(f"{len(failed)} of {len(outcomes)} not measured: {', '.join(failed)}; the table says why")
 
     def _setting(self, config: Mapping[str, Any]) -> Setting:
-        """ConfigError for what can be known before anything is measured."""
+        """Build the setting. ConfigError for faults that show before anything is measured."""
         if missing := [f"{group}: missing" for group in _KINDS if group not in config]:
             raise ConfigError("\n".join(missing))
         components = build_all(config, _KINDS)
@@ -82,7 +82,7 @@ class Bench(Task):
         backbone: Backbone = components["backbone"]
         backbone.check()
         if self.weights:
-            backbone.load()  # a download happens once, and what is wrong with a file is said once
+            backbone.load()  # here, so that a download happens once and a faulty file is reported once
         else:
             size = backbone.preprocessing().size
             components["backbone"] = replace(backbone, pretrained=False, checkpoint=None, img_size=size)
@@ -98,7 +98,7 @@ class Bench(Task):
 
 
 def _measured(setting: Setting, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
-    """The forward pass and every method, one after the other."""
+    """Measure the forward pass and every method, one after the other, each in its own process."""
     jobs = {FORWARD: (measure_forward, setting)}
     jobs |= {name: (measure_step, setting, method) for name, method in methods.items()}
     named = track(jobs.items(), label="measuring", total=len(jobs), unit="methods")

@@ -1,4 +1,4 @@
-"""The feature store's folder: list, verify or clear it."""
+"""This module lists, verifies or clears the feature store's folder."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,13 +17,14 @@ from peft_vision.progress import track
 from peft_vision.task.base import Task
 
 _WIDEST = 200
-_LONGEST = 100  # letters of what a file says of itself
+_LONGEST = 100  # characters shown of each value that a file states
 _COLUMNS = ("entry", "backbone", "split", "images", "type", "MiB", "last used", "state")
 
 
 @component
 class Cache(Task):
-    """list names every entry; verify reads every byte of them and removes what is broken; clear removes all."""
+    """A task on the feature store: list shows every entry, verify reads every byte and removes broken entries, clear
+    removes all entries."""
 
     action: Literal["list", "verify", "clear"]
 
@@ -43,7 +44,7 @@ class Cache(Task):
         verify = self.action == "verify"
         found = [(inspect(path, thoroughly=verify), num_bytes) for path, num_bytes in entries]
         if found:
-            Console(width=_WIDEST).print(_table(found, verified=verify))  # as wide as it is, in any terminal
+            Console(width=_WIDEST).print(_table(found, verified=verify))  # the table keeps its width in any terminal
         console.print(f"{len(found)} entries, {total} of at most {features.disk_gib:g} GiB, in {shelf.folder}")
         if verify:
             broken = [entry for entry, _ in found if entry.fault]
@@ -68,7 +69,7 @@ def _table(found: list[tuple[Found, int]], *, verified: bool) -> Table:
 
 
 def _used(path: Path) -> str:
-    """When, empty where it is gone or has an impossible time."""
+    """Return when the entry was last used; empty where it is gone or has an impossible time."""
     try:
         return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     except (OSError, ValueError, OverflowError):

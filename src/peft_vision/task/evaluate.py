@@ -1,4 +1,4 @@
-"""Score a saved adapter, on its run's own data or on any others whose classes it knows."""
+"""This module scores a saved adapter, on its run's own data or on other data whose classes it knows."""
 
 import json
 import logging
@@ -27,19 +27,19 @@ from peft_vision.task.own_data import OTHERS, data_of
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 3  # classes that an error names
-_LONGEST = 100  # letters of the name of a data set in that of a file
+_LONGEST = 100  # at most this many characters of a data set's name are in a file name
 
 
 @component
 class Evaluate(Task):
-    """`split`: of the run's own data, or of those that the command line chooses."""
+    """A task that scores a saved adapter. `split`: of the run's own data, or of those that the command line chooses."""
 
     shares_work: ClassVar[bool] = True
 
     split: Literal["test", "val", "train"]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
-        """Returns the accuracy. Under torchrun the processes share the images."""
+        """Score the split and return its accuracy. Under torchrun the processes share the images."""
         node, name, own = data_of(saved_folder(str(config["run"])), config, choices)
         with _saying(own):
             data: Data = build(node, Data, "data")
@@ -79,7 +79,7 @@ class Evaluate(Task):
         return metrics[f"{self.split}/accuracy"]
 
     def _images(self, splits: Splits, positions: Tensor) -> Images:
-        """Those to score, labelled with the adapter's class ids."""
+        """Return the images to score, labelled with the adapter's class ids. ConfigError if the data lack the split."""
         images = splits.parts()
         if self.split not in images:
             raise ConfigError(
@@ -91,7 +91,7 @@ class Evaluate(Task):
 
 @contextmanager
 def _saying(own: bool) -> Iterator[None]:
-    """Add to an error of one line, where the data are the run's own, how others are chosen."""
+    """Add how to choose other data to a ConfigError of one line, if the data are the run's own."""
     try:
         yield
     except ConfigError as error:
@@ -101,7 +101,9 @@ def _saying(own: bool) -> Iterator[None]:
 
 
 def _positions(classes: tuple[str, ...], known: tuple[str, ...]) -> Tensor:
-    """(num_classes of the data,) int64: which of the adapter's classes each is, by name."""
+    """Return (num_classes of the data,) int64: the adapter's class id of each of the data's classes, matched by name.
+
+    ConfigError for classes that the adapter does not know."""
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise ConfigError(
@@ -125,7 +127,7 @@ def _say_resize(saved: Saved, data: Data) -> None:
 
 
 def _report(facts: Mapping[str, Any], folder: Path, *, data: str, mark: str) -> None:
-    """The file, whole, and the table. `mark`: what the file's name says beside the data set."""
+    """Write the facts to a JSON file in one step and print the table. The file is called `data`-`mark`.json."""
     path = folder / f"{data}-{mark}.json"
     place(path, lambda unfinished: unfinished.write_text(json.dumps(facts, indent=2) + "\n"), key="out")
     console = Console()

@@ -1,4 +1,4 @@
-"""Write a saved adapter in a format that other tools read, and check that it computes the same."""
+"""This module writes a saved adapter in a format that other tools read, and checks that it computes the same logits."""
 
 import json
 import os
@@ -28,19 +28,20 @@ from peft_vision.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
 _CHECKED = 8  # random images that the logits are compared on
-_TOLERANCE = 0.01  # of the largest logit: rounding is far below, another model far above
-_WEIGHTS = "backbone.safetensors"  # beside a LoRA for `peft`
+_TOLERANCE = 0.01  # fraction of the largest logit: rounding errs by far less, another model by far more
+_WEIGHTS = "backbone.safetensors"  # the backbone, in the folder of a LoRA for `peft`
 
 
 @component
 class Export(Task):
-    """timm: weights of a plain timm model with a classifier; peft: a folder for Hugging Face's `peft`; onnx: the whole
-    model; adapter: the run's own safetensors file."""
+    """A task that exports a saved adapter. timm: weights of a plain timm model with a classifier; peft: a folder for
+    Hugging Face's `peft`; onnx: the whole model; adapter: the run's own safetensors file."""
 
     format: Literal["timm", "peft", "onnx", "adapter"]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-        """ConfigError where the format cannot hold what the run trained."""
+        """Write and check the export, and print how it loads. ConfigError where the format cannot hold what the run
+        trained."""
         if self.format == "onnx" and (missing := onnx_model.missing()):
             raise ConfigError(f"task.format=onnx needs {', '.join(missing)}: pip install 'peft-vision[onnx]'")
         saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=torch.device("cpu"))
@@ -68,8 +69,8 @@ class Export(Task):
             console.print(f"loads by  {line.replace(str(staging), str(folder))}")
 
     def _compared(self, found: Tensor, expected: Tensor) -> str:
-        """Return in words how far the logits of what was written are from the model's own. ConfigError where they are
-        another model's."""
+        """Return in words the largest difference between the exported logits and the model's own. ConfigError where it
+        exceeds the tolerance."""
         difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
         said = f"logits of {_CHECKED} random images differ by {difference:.1e} at most, of {largest:.3g}"
         if not difference <= _TOLERANCE * largest:
@@ -80,14 +81,14 @@ class Export(Task):
 
 
 def _put(staging: Path, folder: Path, saved: Saved) -> None:
-    """Move what was written and checked to where it belongs; weights of an export before this one do not stay beside a
-    LoRA that needs none."""
+    """Move the checked files into the output folder, and delete backbone weights that an earlier export left with a
+    LoRA that now needs none."""
     if (staging / "peft").is_dir() and not (staging / "peft" / _WEIGHTS).exists():
         (folder / "peft" / _WEIGHTS).unlink(missing_ok=True)
-    # the model after the weights that lie beside it
+    # reverse order places a model after its weights file
     for file in sorted((path for path in staging.rglob("*") if path.is_file()), reverse=True):
         target = folder / file.relative_to(staging)
-        if target.resolve() != (saved.folder / "adapter.safetensors").resolve():  # the run's own stays as it is
+        if target.resolve() != (saved.folder / "adapter.safetensors").resolve():  # the run's own file is never replaced
             target.parent.mkdir(exist_ok=True)
             place(target, partial(os.replace, file), key="out")
 
@@ -111,13 +112,13 @@ def _backbone(saved: Saved) -> Backbone:
 
 
 def _untrained(saved: Saved) -> VisionTransformer:
-    """timm's own model of the run's shape, with random weights."""
+    """Return timm's own model in the run's shape, with random weights."""
     return replace(_backbone(saved), pretrained=False, checkpoint=None).load()
 
 
 def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str]:
-    """Return the folder, the logits of a model that has read it again, and the line that loads it. Weights that the hub
-    does not have lie in the folder too."""
+    """Return the folder, the logits of a model that was loaded from it, and the line that loads it. Backbone weights
+    that the hub does not have are saved in the folder too."""
     path, backbone = folder / "peft", _backbone(saved)
     path.mkdir(exist_ok=True)
     vit, weights = _untrained(saved), path / _WEIGHTS
@@ -139,14 +140,14 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
 
 
 def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
-    """Return the file, and what onnxruntime computes from it."""
+    """Return the file, the logits that onnxruntime computes from it, and None, because no line of code loads it."""
     path = folder / "model.onnx"
     staging = folder / ".onnx.unfinished"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir()
         onnx_model.write(saved.model, staging / path.name)
-        for part in sorted(staging.iterdir(), reverse=True):  # the model after the weights that lie beside it
+        for part in sorted(staging.iterdir(), reverse=True):  # places the model after its weights file
             place(folder / part.name, partial(os.replace, part), key="out")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -154,7 +155,7 @@ def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, Non
 
 
 def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
-    """Return a copy of the run's own, and the logits of the model it was opened as."""
+    """Return a copy of the run's adapter file, the logits of the model loaded from the run, and None."""
     path = folder / "adapter.safetensors"
     place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
     return path, saved.model(images), None

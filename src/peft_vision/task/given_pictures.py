@@ -1,4 +1,4 @@
-"""The pictures that a command names: a folder, a file, a pattern, or several of these in a list."""
+"""This module finds the pictures that a command names: a folder, a file, a pattern, or several of these in a list."""
 
 import glob
 import os
@@ -17,8 +17,8 @@ _KEY = "images"
 
 @dataclass(frozen=True)
 class Given:
-    """`files` have names below the folder that holds them all. `place`: that folder, or the only file; `name`: what
-    their predictions are filed under."""
+    """The pictures that a command names. `files`: named relative to the folder that holds them all. `place`: that
+    folder, or the only file; `name`: the folder name of their predictions."""
 
     files: Files
     place: Path
@@ -48,7 +48,7 @@ def given_pictures(images: Any) -> Given:
 
 
 def _named(text: str) -> list[Path]:
-    """Return the absolute files and folders that one text names."""
+    """Return the absolute paths that a file, folder or pattern names. ConfigError where there are none."""
     path = Path(os.path.abspath(Path(text).expanduser()))
     if os.path.lexists(path):
         return [path]
@@ -61,7 +61,7 @@ def _named(text: str) -> list[Path]:
 
 
 def _below(named: Iterable[Path], root: Path) -> Iterator[str]:
-    """Yield the names below `root` of the pictures in each folder, and of each file that is named itself."""
+    """Yield the paths, relative to `root`, of the pictures in each named folder and of each named file."""
     for path in named:
         if path.is_dir():
             yield from image_files(path, root, key=_KEY)

@@ -1,4 +1,4 @@
-"""Read a LoRA of Hugging Face's `peft` for a timm ViT, as a folder that task=evaluate, predict and export take."""
+"""This module turns a Hugging Face `peft` LoRA of a timm ViT into a folder for task=evaluate, predict and export."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +20,14 @@ from peft_vision.task.base import Task
 
 @component
 class ImportPeft(Task):
-    """`classes`: their names, in the order of the logits; None: as the folder says, else numbers. `resize`: how images
-    are brought to size, for task=predict."""
+    """A task that imports a LoRA of `peft`. `classes`: their names, in the order of the logits; None: as the folder
+    says, else numbers. `resize`: how images are resized, for task=predict."""
 
     classes: tuple[str, ...] | None
     resize: Literal["squash", "crop"]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-        """`backbone` of the command line is the one that the LoRA was trained on."""
+        """Import the LoRA that was trained on `backbone`. ConfigError if the folder names other weights by hash."""
         folder = Path(str(config["file"])).expanduser().absolute()
         backbone: Backbone = build(config["backbone"], Backbone, "backbone")
         try:
@@ -66,7 +66,7 @@ class ImportPeft(Task):
         console.print(f"saved     {out}/adapter.safetensors and config.yaml")
 
     def _recipe(self, imported: Imported, backbone: Backbone) -> Recipe:
-        """With the hash of the weights that the LoRA was trained on, None where the folder does not say."""
+        """Return the recipe, with the hash of the weights that the LoRA was trained on, or None if it is unknown."""
         notes = imported.notes
         classes = tuple(str(index) for index in range(imported.num_classes))
         preprocessing, trained_on = backbone.preprocessing(), {"name": backbone.name, "hash": None}

@@ -1,4 +1,4 @@
-"""Shows labels of pictures on a terminal: each of a few pictures, or the number in each class of many."""
+"""This module tabulates predicted labels for a terminal: a row per picture of a few, a count per class of many."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from peft_vision.printable import one_line
 
-FEW = 12  # pictures that have a row each
-_NEXT = 2  # further classes of each
-_CLASSES = 30  # rows of classes
+FEW = 12  # at most this many pictures get a row each
+_NEXT = 2  # runner-up classes shown for each picture
+_CLASSES = 30  # at most this many classes get a row each
 
 
 def labels_table(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -> Table:
-    """`probabilities` (n, num_classes) of the pictures that are called `names`."""
+    """Return the table of labels of the pictures `names`, whose `probabilities` are (n, num_classes)."""
     return _each(names, classes, probabilities) if len(names) <= FEW else _counts(classes, probabilities)
 
 
@@ -31,7 +31,7 @@ def _each(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -
 
 
 def _counts(classes: Sequence[str], probabilities: Tensor) -> Table:
-    """The most frequent classes first; those that no picture is of are left out."""
+    """Return the table of classes, the most frequent first, without classes that no picture was given."""
     confidence, predicted = probabilities.max(dim=1)
     counts = torch.bincount(predicted, minlength=len(classes))
     sums = torch.zeros(len(classes), dtype=torch.double).index_add(0, predicted, confidence.double())

@@ -1,4 +1,4 @@
-"""The mirror of a run, whose failing is never the run's: a line says what it does not have, and that is all."""
+"""This module mirrors a run in its tracker; a tracker that fails costs a warning, and never the run."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ _log = logging.getLogger("peft_vision")
 
 
 class _Forgiven(Log):
-    """Passes all on to `log` until that fails."""
+    """A log that passes everything on to another log, until that one fails."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         self._log: Log | None = log
@@ -36,19 +36,19 @@ class _Forgiven(Log):
         self._attempt(lambda log: log.table(name, columns, rows))
 
     def close(self, opened: AbstractContextManager[Log], error: BaseException | None) -> None:
-        """Ends the block that gave the log."""
+        """Close the context that opened the log."""
         try:
             opened.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except Exception as fault_of_its:
             self._say(fault_of_its)
 
     def _attempt(self, send: Callable[[Log], object]) -> None:
-        """Nothing more is sent once something has failed."""
+        """Send to the log, unless something has failed before."""
         if self._log is None:
             return
         try:
             send(self._log)
-        except Exception as error:  # of a tracker of anyone's
+        except Exception as error:  # a tracker may be user code, which raises anything
             self._say(error)
 
     def _say(self, error: Exception) -> None:
@@ -59,13 +59,13 @@ class _Forgiven(Log):
 
 @contextmanager
 def mirrored(experiment: Experiment, run: Run, *, anew: bool = False) -> Iterator[Log]:
-    """Opened as its tracker opens it, which may refuse; whatever fails later is said, and the run goes on. `anew`:
-    whether the run begins, and goes on with no mirror of an earlier attempt."""
+    """Open the run's log in its tracker, which may refuse; whatever fails later is logged, and the run goes on. `anew`:
+    whether the run begins anew, and so does not continue the log of an earlier attempt."""
     names = [experiment.choices[group] for group in ("method", "backbone", "data")]
     opened = experiment.tracker.open(
         run_id=mirrored_as(experiment.identity, run.folder, anew=anew),
         name=experiment.name,
-        group="-".join(names),  # the seeds and settings of one comparison; a sweep names its own
+        group="-".join(names),  # groups the seeds and settings of one comparison; tracker.group overrides it
         job_type="train" if experiment.data.stage == "all" else experiment.data.stage,
         tags=names,
         config=experiment.config,

@@ -1,4 +1,4 @@
-"""The data that a saved run is scored on: its own, as its config.yaml has them, unless a command chooses others.
+"""This module finds the data that a saved run is scored on: its own, from its config.yaml, unless others are chosen.
 
 task=evaluate run=R                  the run's own
 task=evaluate run=R data.path=NEW    the same with another value
@@ -26,7 +26,7 @@ OTHERS = "these are the run's own data; data=... chooses others"
 def data_of(folder: Path, config: Mapping[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, Any], str, bool]:
     """Return the config of the data, the name of their option, and whether they are those of the run in `folder`.
 
-    ConfigError where `config`, of the command, chooses none and the run says nothing of its own.
+    ConfigError where the command chooses no data and the run's config.yaml does not name any.
     """
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     given = {override.key_or_group: override for override in overrides}
@@ -47,7 +47,7 @@ def data_of(folder: Path, config: Mapping[str, Any], choices: Mapping[str, str])
 
 
 def _take(own: dict[str, Any], command: Any, path: list[str], *, delete: bool) -> None:
-    """Put the value that lies at `path` within the values of the command into `own`, or take it out of there."""
+    """Copy the value at `path` from the command's values into `own`, or delete it from `own`."""
     *outer, last = path
     for key in outer:
         own = own.setdefault(key, {})
@@ -61,8 +61,8 @@ def _take(own: dict[str, Any], command: Any, path: list[str], *, delete: bool) -
 
 
 def _name(folder: Path) -> str:
-    """The option that the run's data were chosen by, as far as its result tells."""
+    """Return the option that the run's data were chosen by, or "own" if the run has no readable result."""
     result = None
-    with suppress(ConfigError):  # a result that cannot be read is no reason not to score the adapter
+    with suppress(ConfigError):  # the adapter can be scored without a readable result
         result = Run(folder).read_result()
     return "own" if result is None else result["choices"]["data"]

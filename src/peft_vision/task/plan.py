@@ -1,4 +1,4 @@
-"""Estimates what a run, or a whole sweep, will cost before it starts."""
+"""This module estimates what a run, or a whole sweep, will cost before it starts."""
 
 import logging
 import math
@@ -35,9 +35,9 @@ _WIDEST = 200
 
 @component
 class Plan(Train):
-    """`rate`: images per second that the bare backbone passes without gradients where the runs will take place;
-    None: as here. `warmup`, `repeats`: of each measurement; `images`: at most in a batch of it, None: as the runs
-    have them. `devices`: that will work at a time."""
+    """A task that prints the estimated cost of runs. `rate`: images per second of a bare backbone's forward pass,
+    without gradients, where the runs will take place; None: as measured here. `warmup`, `repeats`: of each measurement;
+    `images`: the largest batch to measure, None: the runs' batch size. `devices`: how many will work at a time."""
 
     rate: PositiveFloat | None
     warmup: NonNegativeInt
@@ -51,7 +51,7 @@ class Plan(Train):
         self.tell([Expected(experiment, ended=Served().result(experiment) is not None)])
 
     def tell(self, runs: Iterable[Expected]) -> None:
-        """Prints the plan of these runs. Measures first."""
+        """Measure the steps of these runs and print their plan, or log that all of them are done."""
         runs = list(runs)
         ended = sum(its.times for its in runs if its.ended)
         found = demands(runs)
@@ -82,8 +82,8 @@ class Plan(Train):
         console.print(f"slurm    {line}", soft_wrap=True)
 
     def _priced(self, found: list[Demand], here: World) -> list[Priced]:
-        """Measured once for each kind, and where a head reads the store for the fewest and the most classes, between
-        which its time rises evenly."""
+        """Price each demand from rates that are measured once per kind of run. Where a head reads the feature store,
+        they are measured for the fewest and the most classes and interpolated linearly in between."""
         kinds: dict[str, list[Demand]] = {}
         for demand in found:
             kinds.setdefault(kind(demand.experiment), []).append(demand)
@@ -117,7 +117,7 @@ class Plan(Train):
         size = experiment.backbone.preprocessing().size
         images = max(demand.images["train"] for demand in same)
         return Setting(
-            # random weights take as long
+            # random weights take the same time
             backbone=replace(experiment.backbone, pretrained=False, checkpoint=None, img_size=size),
             head=experiment.head,
             optimizer=experiment.optimizer,

@@ -1,4 +1,4 @@
-"""Label pictures with a saved adapter: on the terminal, in a table of probabilities and on a contact sheet."""
+"""This module labels pictures with a saved adapter: on the terminal, in a CSV of probabilities, on a contact sheet."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,16 +35,17 @@ _log = logging.getLogger("peft_vision")
 
 @component
 class Predict(Task):
-    """`resize`: as in data; None: the run's own. `sheet_images`: half the most certain, half the least. `font`:
-    for the sheet, a file or a name that the system knows; None: Pillow's own."""
+    """A task that labels pictures with a saved adapter. `resize`: as in data; None: the run's own. `sheet_images`:
+    pictures on the contact sheet, half the most certain, half the least. `font`: for the sheet, a file or a name that
+    the system knows; None: Pillow's own."""
 
     resize: Literal["squash", "crop"] | None
     sheet_images: PositiveInt
     font: str | None
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-        """Pictures are read twice, first to leave out the unreadable, and held a batch at a time."""
-        data: Data = build(config["data"], Data, "data")  # for its workers
+        """Label the pictures, which are read once to leave out the unreadable, then again a batch at a time."""
+        data: Data = build(config["data"], Data, "data")  # used for its number of workers
         given = given_pictures(config["images"])
         files = given.files
         with world(config["device"]) as here:
@@ -77,7 +78,7 @@ class Predict(Task):
         return Geometry(size=own.size, resize=resize, crop=own.crop, interpolation=own.interpolation)
 
     def _check_font(self, names: Sequence[str]) -> None:
-        """ConfigError where there is no such font; a warning where it cannot show one of the `names`."""
+        """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
         try:
             open_font(self.font)
         except OSError as error:
@@ -88,7 +89,7 @@ class Predict(Task):
             _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
 
     def _sections(self, pictures: Labelled, classes: tuple[str, ...], probabilities: Tensor) -> dict[str, list[Tile]]:
-        """The most and the least certain pictures, none twice; of a single picture there is only the most certain."""
+        """Return tiles of the most and the least certain pictures, none twice; a single one is most certain."""
         confidence, predicted = probabilities.max(dim=1)
         order = confidence.argsort(descending=True, stable=True).tolist()
         shown = min(self.sheet_images, len(order))
@@ -109,7 +110,8 @@ class Predict(Task):
 
 
 def _readable(files: Files, place: Path, *, threads: int) -> Labelled:
-    """Without the pictures that cannot be read, which a warning names. The labels mean nothing."""
+    """Return the readable pictures (their labels mean nothing) and warn of the others. ConfigError if there are
+    none."""
     pictures = labelled(files, [0] * len(files))
     faults = verify(pictures, threads=threads, label="given")
     if len(faults) == len(files):
@@ -123,7 +125,7 @@ def _readable(files: Files, place: Path, *, threads: int) -> Labelled:
 
 @torch.no_grad()
 def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: int, device: torch.device) -> Tensor:
-    """(n, num_classes), on the CPU."""
+    """Return the class probabilities, (n, num_classes), on the CPU."""
     rows: list[Tensor] = []
     with Progress(label="predicting", total=len(images), unit="images") as progress, trainer.autocast(device):
         for pixels, _ in images.in_order(batch_size=trainer.eval_batch_size, workers=workers):
@@ -134,13 +136,13 @@ def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: i
 
 
 def _write_csv(path: Path, names: list[str], classes: tuple[str, ...], probabilities: Tensor) -> None:
-    """A row for each picture: its file below the folder, the class and its probability, and those of all classes."""
+    """Write a row for each picture: its path below the folder, class and probability, then those of all classes."""
     predicted = probabilities.argmax(dim=1)
     figures = ([f"{figure:.6g}" for figure in row.tolist()] for row in probabilities)
     rows = (
         [Path(name).as_posix(), classes[label], own[label], *own]
         for name, label, own in zip(names, predicted.tolist(), figures, strict=True)
     )
-    # a file name may be no text in any encoding: its bytes are kept
+    # a file name may be invalid in any encoding, so its bytes are kept
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         write_csv(file, chain([["file", "class", "probability", *classes]], rows))

@@ -1,4 +1,4 @@
-"""Compare finished runs: a leaderboard, tables, pictures and a page."""
+"""This module compares finished runs in a leaderboard, tables, pictures and a page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from peft_vision.task.base import Task
 
 @component
 class Report(Options, Task):
-    """The report on the runs in the folder `runs`, or in several."""
+    """A task that reports on the runs in the folder `runs`, or in several folders."""
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         folders = _folders(config["runs"])
@@ -21,7 +21,7 @@ class Report(Options, Task):
 
 
 def _folders(runs: Any) -> list[Path]:
-    """`runs`: a folder, or a list of them."""
+    """Return the paths of `runs`, a folder or a list of folders. ConfigError for neither."""
     folders = runs if isinstance(runs, list) else [runs]
     if not folders or None in folders:
         raise ConfigError(f"runs: got {runs!r}, should be a folder or a list of folders")

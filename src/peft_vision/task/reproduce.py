@@ -1,6 +1,6 @@
-"""Run a paper's table, or go on with it, and set it beside what was published.
+"""This module runs a paper's table, or continues it, and compares the results with the published figures.
 
-Each run is a training as any other; it is the sweep that ends with the comparison.
+Each run is an ordinary training; the comparison is made at the end of the sweep.
 """
 
 from peft_vision.config import component
@@ -14,4 +14,4 @@ NO_TABLE = (
 
 @component
 class Reproduce(Train):
-    """As Train, in a sweep whose report names published tables."""
+    """A training in a sweep whose report names published tables."""

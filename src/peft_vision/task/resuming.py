@@ -1,4 +1,4 @@
-"""Where a run that was stopped goes on."""
+"""This module resumes a run that was stopped from its saved state."""
 
 import math
 from collections.abc import Mapping
@@ -23,13 +23,14 @@ _COUNTS = ("epochs", "stepped_epochs", "rows", "test_reads")
 
 
 def origin(model: Model, splits: Splits) -> dict[str, str]:
-    """Hashes of what a run starts from."""
+    """Return the hashes of the backbone and of the data that a run starts from."""
     return {"backbone": model.recipe.backbone["hash"], "data": splits.fingerprint}
 
 
 def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
-    """Puts the saved state, if there is one, into `model`, in the phase it was saved in. Damaged where nothing may
-    go on from it; `model` is of no use then."""
+    """Load the saved state, if there is one, into `model`, in the phase it was saved in. ConfigError if the backbone or
+    the data have changed, or another version saved the state; Damaged if the state cannot be resumed from, in which
+    case `model` must be discarded."""
     state = run.read_state()
     if state is None:
         return Standing()
@@ -55,7 +56,8 @@ def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> St
 
 
 def _standing(values: Mapping[str, Any], run: Run) -> Standing:
-    """Damaged where a value is of another type, or impossible. ConfigError for names of another version."""
+    """Build the state of training from saved values. Damaged for a value of a wrong type or an impossible one;
+    ConfigError for names of another version."""
     types = get_type_hints(Standing)
     if {*values} - types.keys():
         raise ConfigError(f"{run.folder}/state.pt {OTHER_VERSION}")
@@ -67,13 +69,13 @@ def _standing(values: Mapping[str, Any], run: Run) -> Standing:
     standing = Standing(**values)
     counts = [getattr(standing, name) for name in _COUNTS]
     seconds = [getattr(standing, name) for name in _SECONDS]
-    if min(counts) < 0 or not all(0 <= value < math.inf for value in seconds):  # NaN is not
+    if min(counts) < 0 or not all(0 <= value < math.inf for value in seconds):  # false for NaN too
         raise Damaged("its counts are none")
     return standing
 
 
 def _check_probe(standing: Standing, run: Run) -> None:
-    """Check that the probe left by a phase that is over can be read; Damaged where it cannot."""
+    """Raise Damaged if the probe that a finished phase saved cannot be read."""
     if standing.probe:
         try:
             read_adapter(run.probe)
@@ -82,7 +84,7 @@ def _check_probe(standing: Standing, run: Run) -> None:
 
 
 def resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> Standing:
-    """Damaged in every process, where it is in any."""
+    """Resume the run in every process; raise Damaged in all of them if any finds the state damaged."""
     try:
         standing, damage = resume(model, splits, run, experiment), None
     except Damaged as error:

@@ -1,6 +1,6 @@
-"""Shows a run once its records are written: tables on the terminal, pictures in its folder.
+"""This module shows a run once its records are written: tables on the terminal, pictures in its folder.
 
-No failure here may cost the result: what cannot be shown is reported in a line.
+No failure here may lose the result: what cannot be shown is reported in a warning.
 """
 
 import json
@@ -19,15 +19,15 @@ from peft_vision.task.mirrored import mirrored
 from peft_vision.wording import fault
 
 _log = logging.getLogger("peft_vision")
-_OF = ("metrics", "images", "interpolation")  # what of the record pictures show
+_OF = ("metrics", "images", "interpolation")  # keys of the record that pictures depend on
 PICTURES = "pictures"
 
 
 def told(what: str, tell: Callable[[], object], folder: Path) -> None:
-    """Calls `tell`; where that fails, a line says so, and `folder`, where all of it is."""
+    """Call `tell`; if that fails, warn that `what` cannot be shown and that `folder` has all of it."""
     try:
         tell()
-    except BrokenPipeError:  # nobody reads any more, which is no fault
+    except BrokenPipeError:  # nobody reads the output any more, which is not a fault
         raise
     except Exception as error:
         _log.warning("cannot show %s: %s; all of it is in %s", what, fault(error), folder)
@@ -35,7 +35,7 @@ def told(what: str, tell: Callable[[], object], folder: Path) -> None:
 
 def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
     """Return whether all pictures that belong to the out-of-distribution record are in the run's folder."""
-    if PICTURES not in record:  # of version 0.1.0
+    if PICTURES not in record:  # a record of version 0.1.0
         return any(run.folder.glob("ood-*.png"))
     drawn = record[PICTURES]
     if not isinstance(drawn, Mapping) or drawn.get("of") != _mark(record):
@@ -54,8 +54,8 @@ def is_settled(experiment: Experiment) -> bool:
 
 
 def show_pictures(experiment: Experiment, run: Run, record: Mapping[str, Any]) -> None:
-    """Draws them, in the run's folder and in its mirror, and writes down that they are."""
-    run.write_ood({**record, PICTURES: None})  # begun: a process that is killed here leaves some of them
+    """Draw the pictures in the run's folder, add them to its tracker, and record that they are drawn."""
+    run.write_ood({**record, PICTURES: None})  # not drawn yet: a process killed below leaves only some of them
     (comparison,) = comparisons([read(run.folder)], reference=None, transform="probit")
     names = draw(comparison, run.folder, "ood")
     run.write_ood({**record, PICTURES: {"of": _mark(record), "files": names}})

@@ -1,4 +1,4 @@
-"""Train, then score the test set once: the main job."""
+"""This module trains a model and then scores the test set once: the main task."""
 
 import logging
 from collections.abc import Mapping
@@ -50,8 +50,9 @@ def _built(pruner: Any) -> Pruner | None:
 
 @component
 class Train(Task):
-    """`retry`: whether a run that failed is tried again, from its last saved epoch; None: unless in a sweep. `wait`:
-    for another process that is at work on the same run, until it ends or dies. `pruner`: what may give the run up."""
+    """A task that trains a model and scores the test set. `retry`: whether a run that failed is tried again, from its
+    last saved epoch; None: only outside a sweep. `wait`: whether to wait for another process that works on the same
+    run, until it ends or dies. `pruner`: decides after each epoch whether to give the run up; None: never."""
 
     shares_work: ClassVar[bool] = True
 
@@ -60,7 +61,7 @@ class Train(Task):
     pruner: Annotated[Pruner | None, BeforeValidator(_built)]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
-        """Returns the accuracy on the validation split, or on test where there is none to choose by."""
+        """Train the run unless it is finished; return its validation accuracy, or test accuracy without that split."""
         experiment = Experiment.of(config, choices)
         run = experiment.run
         if run.read_result() is None or experiment.ood:
@@ -75,7 +76,7 @@ class Train(Task):
             if result is None:
                 result = _to_the_end(experiment, run, here, pruner=self.pruner)
             elif here.is_main:
-                run.forget_way()  # which a process that was killed left
+                run.forget_way()  # deletes the state that a killed process left
                 logger.info("done before, with the same config; this is its result")
                 tell_again(experiment, run, result)
             if here.is_main:
@@ -91,18 +92,18 @@ class Train(Task):
 
 
 def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
-    """From the saved state, or from the start where there is none or it is damaged, to a result."""
+    """Train from the saved state, or from the start where there is none or it is damaged, and return the result."""
     try:
         return _train(experiment, run, here, pruner=pruner)
     except Damaged as damage:
         if here.is_main:
             run.set_state_aside(damage)
-        here.gather(None)  # nobody looks for a state before it is gone
+        here.gather(None)  # no process looks for a state before it is set aside
     return _train(experiment, run, here, pruner=pruner)
 
 
 def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
-    """Every process computes, the main one writes. Damaged before anything is trained, where the saved state is."""
+    """Train in every process and write in the main one. Damaged, before anything is trained, if the saved state is."""
     started = monotonic()
     for group, optimizer in experiment.optimizers.items():
         experiment.trainer.check(optimizer, group=group, processes=here.size)
@@ -201,7 +202,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
         )
         peak = most_mib(here.gather(peak_mib(here.device)))
         standing.test_reads += splits.test is not None
-        save(standing)  # before the test set is looked at: a run killed there looks again, and then says so
+        save(standing)  # before the test set is scored: a run killed there scores it again, and counts both reads
         metrics = {**score(), **standing.probe}
         counts = model.parameter_counts()
         costs = {
@@ -233,7 +234,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
 
 
 def _features_read(model: Model) -> int:
-    """How many a head reads; one that chooses among them in its own way reads all."""
+    """Return how many features the head reads: the inputs of its first linear layer, or all if it has none."""
     linear = next((module for module in model.head.modules() if isinstance(module, nn.Linear)), None)
     return model.readout.width if linear is None else linear.in_features
 
@@ -248,7 +249,7 @@ def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experimen
 
 
 def _backbone_images(earlier: Mapping[str, int], splits: Splits, here: World) -> dict[str, int]:
-    """How many images of each split went through the backbone, in every process and before a resume."""
+    """Return how many images of each split went through the backbone, over all processes and before a resume."""
     shares = here.gather({split: images.handed_out for split, images in splits.parts().items()})
     return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in splits.parts()}
 
@@ -277,7 +278,7 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
 
 
 def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standing, backbone_size: int) -> None:
-    """Log what is about to be run, before it takes its time."""
+    """Log the run's folder, backbone, images, data and number of trained parameters before training."""
     parameters, choices = model.parameter_counts(), facts["choices"]
     lines = {
         "run": run.folder,
