@@ -36,7 +36,7 @@ from peft_vision.tensor_header import FLOATS, read_header
 from peft_vision.trust import check_targets
 
 FORMAT = "peft-vision adapter 3"
-_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # a tenth of them for ImageNet-21k's classes
+_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # ImageNet-21k has a tenth as many classes
 _RECIPE_VALUES = 5_000
 _PARTS = ("method", "head", "classes", "preprocessing", "backbone")
 _PHASES = 16
@@ -132,7 +132,7 @@ class Adapter:
 
 
 def write_adapter(model: Model, path: str | Path) -> None:
-    """Write the tensors that `model` tuned. Disk errors are OSErrors, and the file gets the default permissions."""
+    """Write what `model` tuned. A disk error is raised as OSError, and the file gets the default permissions."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
     metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
     if (seen := likeness(model)) is not None:

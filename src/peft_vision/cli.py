@@ -78,7 +78,7 @@ def _check_working_folder() -> None:
 
 
 def main() -> None:
-    """Run the command. The exit code is 0, or mostly 1 after one or two lines on standard error that name the fault."""
+    """Run the command. The exit code is 0; after a fault, named by a line or two on standard error, it is mostly 1."""
     hold()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
     try:
@@ -144,8 +144,8 @@ def _readable(arguments: list[str]) -> list[str]:
 
 
 def _of_own_data(overrides: list[str]) -> list[str]:
-    """Prefix `data.key=value` with `++` in task=evaluate: such values are for the data of a saved run, whose keys are
-    in its config.yaml and not in the config of the default data set."""
+    """Return the overrides, with `++` before `data.key=value` in task=evaluate unless other data are chosen: such
+    values are for the data of a saved run, whose keys are in its config.yaml, not in the default data set's."""
     if "task=evaluate" not in overrides or any(re.match(r"(data|experiment)=", word) for word in overrides):
         return overrides
     return [f"++{word}" if re.match(r"data\.[\w.]+=", word) else word for word in overrides]

@@ -11,11 +11,7 @@ from peft_vision.identity import spelled
 from peft_vision.records import read_yaml
 
 _YAML = (".yaml", ".yml")
-_USUAL = {
-    "method": "linear",
-    "head": "linear",
-    "data": "digits",
-}  # options that give values to the fields that every component of a group has
+_USUAL = {"method": "linear", "head": "linear", "data": "digits"}  # for fields that every component of a group has
 
 
 def component_values(given: object, kind: type, group: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _Values = Annotated[list[Annotated[list[Finite], Field(min_length=1, max_length=
 
 
 class Likeness(Record):
-    """A record of evenly spaced features and logits of each picture; `eps`: the encoder's norms' values, sorted."""
+    """A record of evenly spaced features and logits of each picture; `eps`: those of the encoder's norms, sorted."""
 
     features: _Values
     logits: _Values

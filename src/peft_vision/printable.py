@@ -41,12 +41,12 @@ def shown(path: Path) -> str:
 
 
 def say(text: str) -> None:
-    """Print one or more lines on standard output."""
+    """Print text on standard output, made printable."""
     print(printable(text))
 
 
 def complain(text: str) -> None:
-    """Print one or more lines on standard error, at once."""
+    """Print text on standard error at once, made printable."""
     print(printable(text), file=sys.stderr, flush=True)
 
 

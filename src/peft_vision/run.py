@@ -1,5 +1,4 @@
-"""This module reads and writes the folder of a run, which is named by the identity of its config, and holds these
-files:
+"""This module reads and writes the folder of a run, which is named by the identity of its config; it holds:
 
 config.yaml           resolved config
 metrics.jsonl         one line an epoch
@@ -59,8 +58,8 @@ class Run:
         return _read(self.folder / "result.json", ResultRecord)
 
     def read_state(self) -> dict[str, Any] | None:
-        """Return the newest saved state, on the CPU, or None. Raise Damaged if it is not what was written, and
-        ConfigError if it is of another version or cannot be read."""
+        """Return the newest saved state, on the CPU, or None without one. Raise Damaged if it is not what was written,
+        and ConfigError if it is of another version or cannot be read."""
         path = self.folder / "state.pt"
         try:
             state = read_state(path)
@@ -122,8 +121,7 @@ class Run:
         return True
 
     def _leave(self, *, with_parent: bool) -> None:
-        """Remove the folder if it holds nothing but the lock, which this process holds; and its parent if
-        `with_parent`."""
+        """Remove the folder if it holds only the lock, which this process holds; and its parent if `with_parent`."""
         with suppress(OSError):  # another process has entered since: the folder is its own
             if [path.name for path in self.folder.iterdir()] == [".lock"]:
                 (self.folder / ".lock").unlink()
@@ -148,7 +146,7 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Write down what stops the run, but not that somebody stopped it or gave it up, nor faults of the disk."""
+        """Write what stops the run to failed.json, except stops, pruning, a damaged state, and faults of the disk."""
         try:
             yield
         except (DiskFault, Pruned, Damaged):
@@ -173,7 +171,7 @@ class Run:
         place(self.folder / "config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)))
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """Append one line for one epoch."""
+        """Append the metrics of one epoch as a line."""
         with writing(self.folder), (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -212,7 +210,7 @@ class Run:
 
     @property
     def probe(self) -> Path:
-        """The file of a first phase's head; it exists only if a phase trained the head alone before all else."""
+        """Return the path of a first phase's head; it exists only if a phase trained the head alone before all else."""
         return self.folder / "probe.safetensors"
 
     def read_ood(self) -> dict[str, Any] | None:

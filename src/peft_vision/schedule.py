@@ -25,7 +25,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def after_warmup(self, progress: float) -> float:
-        """Return the factor for `progress` in [0, 1) of what follows the warm-up."""
+        """Return the factor after the warm-up, for `progress` in [0, 1)."""
 
 
 @component

@@ -24,7 +24,7 @@ _MOST_IMAGES = 300_000  # listing a larger published data set takes longer than 
 
 @dataclass(frozen=True)
 class Served:
-    """The finished results that serve one command, which reads each data set and weights file once and says each remark
+    """The finished results that serve one command. Each data set and weights file is read once, each remark said
     once."""
 
     _found: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 _COMMENT = b"peft-vision crc32 %08x"
 _COMMENT_LENGTH = len(_COMMENT % 0)
-_END = b"PK\5\6"  # a zip's end record, its last 22 bytes if it has no comment; the last two are the comment's length
+_END = b"PK\5\6"  # begins the last 22 bytes of a zip without a comment, whose last two are the comment's length
 _CHUNK = 2**24
 
 
@@ -39,7 +39,7 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def read_state(path: Path) -> Any:
-    """Return the state, on the CPU, or None without a file. Raise Damaged with the reason, OSError for the disk."""
+    """Return the state, on the CPU, or None without a file. Raise Damaged with the reason, or the disk's OSError."""
     if not path.is_file():
         if path.exists() or path.is_symlink():
             raise Damaged("it is no file")

@@ -51,8 +51,7 @@ def tiny_backbone(**architecture: object) -> VisionTransformer:
 def adapted(
     method: str | Path | Method | type[Method], *, architecture: dict[str, object] | None = None, **options: object
 ) -> Model:
-    """Return a tiny backbone adapted by `method`, in training mode, in the phase after the probe if it begins with
-    one."""
+    """Return a tiny backbone adapted by `method`, in training mode, in the phase after the probe if one comes first."""
     model = library.adapt(tiny_backbone(**(architecture or {})), method=method, num_classes=_CLASSES, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
@@ -162,8 +161,7 @@ METHOD_CHECKS = (
 
 
 def check_method(method: str | Path | Method | type[Method], **options: object) -> None:
-    """Run METHOD_CHECKS on a method, given as to `adapt`, with its own layers and, if it changes layers, with the last
-    layer alone."""
+    """Run METHOD_CHECKS on a method, given as to `adapt`: with its own layers and, if it changes any, the last one."""
     makes = [partial(adapted, method, **options)]
     if makes[0]().parameter_counts().method:
         makes.append(partial(adapted, method, **{**options, "layers": "last-1"}))

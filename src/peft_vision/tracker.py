@@ -228,7 +228,7 @@ class _Mirror(Log):
 
 
 class _Notice:
-    """A notice that prints the first warning of a run, and how to repair it; W&B reports to it as to a logger."""
+    """A logger for W&B that prints the first warning of a run, and how to repair it."""
 
     def __init__(self) -> None:
         self.remedy: str | None = None  # None until the run has started: until then faults are exceptions
