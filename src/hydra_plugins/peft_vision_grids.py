@@ -1,4 +1,4 @@
-"""hydra/sweeper=grids, where Hydra looks for it."""
+"""This module puts hydra/sweeper=grids where Hydra looks for plugins."""
 
 from peft_vision.launch.deferred import Deferred
 

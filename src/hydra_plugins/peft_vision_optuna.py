@@ -1,4 +1,4 @@
-"""hydra/sweeper=optuna, where Hydra looks for it."""
+"""This module puts hydra/sweeper=optuna where Hydra looks for plugins."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""hydra/launcher=pool, where Hydra looks for it."""
+"""This module puts hydra/launcher=pool where Hydra looks for plugins."""
 
 from peft_vision.launch.pool import PoolOfProcesses
 

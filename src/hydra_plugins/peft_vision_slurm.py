@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm, where Hydra looks for it."""
+"""This module puts hydra/launcher=slurm where Hydra looks for plugins."""
 
 from peft_vision.launch.slurm import JobsOfSlurm
 

@@ -1,5 +1,5 @@
-"""Parameter-efficient fine-tuning of Vision Transformers: `adapt`, `save`, `load`, `merged`; the command is
-`peft-vision`."""
+"""This package fine-tunes Vision Transformers parameter-efficiently: `adapt`, `save`, `load` and `merged` are its
+library, `peft-vision` is its command."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,11 +1,11 @@
-"""Adapter files: what a run tuned, with all that is needed to put it on the same backbone again.
+"""This module writes and reads adapter files, which hold what a run tuned and how to attach it to the same backbone.
 
-A safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head` (their configs),
-`classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (how many of the
-method's phases have begun) and, since there are such, `crc32` (of the tensors, so that a flipped bit is noticed) and
-`likeness` (what the model computes of two fixed pictures).
-Whoever wrote it: nothing in it is believed before it is checked, nothing is built that its tensors do not account for,
-and no module is imported for it but those of `trust`.
+An adapter file is a safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head`
+(their configs), `classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (the
+number of the method's phases that have begun) and, except in older files, `crc32` (of the tensors, so that a flipped
+bit is noticed) and `likeness` (features and logits that the model computes for two fixed pictures). No file is trusted,
+whoever wrote it: nothing is used before it is checked, nothing is built that the tensors do not account for, and only
+the modules that `trust` allows are imported for it.
 """
 
 import json
@@ -36,13 +36,13 @@ from peft_vision.tensor_header import FLOATS, read_header
 from peft_vision.trust import check_targets
 
 FORMAT = "peft-vision adapter 3"
-_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # of which ImageNet-21k's classes are a tenth
+_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # ImageNet-21k has a tenth as many classes
 _RECIPE_VALUES = 5_000
 _PARTS = ("method", "head", "classes", "preprocessing", "backbone")
 _PHASES = 16
 _CHECKSUM = "crc32"
-_SPARE = 2**22  # numbers that may be made beside those that are tuned
-_WIDEST = 2**18  # features of a head that is thrown away before the last one is made
+_SPARE = 2**22  # elements that may be allocated in addition to the tuned tensors
+_WIDEST = 2**18  # input features of a temporary head, which a later phase replaces
 
 
 class _Weights(Record):
@@ -62,8 +62,8 @@ class _Metadata(Record):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model was assembled: configs of method and head, class names, preprocessing, and the backbone's name and
-    the hash of its weights before anything was attached."""
+    """A record of how a model was assembled: the configs of method and head, class names, preprocessing, and the
+    backbone's name and the hash of its weights before anything was attached."""
 
     method: dict[str, Any]
     head: dict[str, Any]
@@ -72,7 +72,7 @@ class Recipe:
     backbone: dict[str, str]
 
     def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
-        """Takes `vit` over."""
+        """Assemble the model around `vit`, which becomes part of it and is changed in place."""
         model = assemble(
             vit,
             method=build(self.method, Method, "method"),
@@ -85,7 +85,7 @@ class Recipe:
         return model
 
     def metadata(self) -> dict[str, str]:
-        """As safetensors keeps it: texts."""
+        """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""
         values = {
             "method": self.method,
             "head": self.head,
@@ -98,7 +98,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Adapter:
-    """The contents of an adapter file. `phases`: how many have begun; `likeness`: None in files of older versions."""
+    """The checked contents of an adapter file. `phases`: the number of phases that have begun; `likeness`: None in
+    files of older versions and of models that have no likeness."""
 
     path: Path
     recipe: Recipe
@@ -107,8 +108,9 @@ class Adapter:
     likeness: Likeness | None
 
     def assemble(self, vit: VisionTransformer) -> Model:
-        """A model of the file's shapes, in the file's phase, with initial values; takes `vit` over. Unreadable where
-        the recipe cannot be followed, or asks for more than the tensors are."""
+        """Return a model with the file's shapes, in the file's phase and with initial values; `vit` becomes part of it
+        and is changed in place. Raise Unreadable if the recipe cannot be built, or allocates more than the tensors
+        account for."""
         backbone = sum(parameter.numel() for parameter in vit.parameters())
         tuned = sum(tensor.numel() for tensor in self.tensors.values())
         try:
@@ -124,13 +126,13 @@ class Adapter:
             raise
         except ConfigError as error:
             raise Unreadable(self.path, str(error)) from error
-        except Exception as error:  # whatever a class makes of values that it was never given
+        except Exception as error:  # a class may fail in any way on values that it was not written for
             raise Unreadable(self.path, f"its recipe cannot be built: {type(error).__name__}: {error}") from error
         return model
 
 
 def write_adapter(model: Model, path: str | Path) -> None:
-    """Writes what `model` tuned. An OSError is the disk's, and the file is as readable as any other."""
+    """Write what `model` tuned. A disk error is raised as OSError, and the file gets the default permissions."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
     metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
     if (seen := likeness(model)) is not None:
@@ -139,7 +141,7 @@ def write_adapter(model: Model, path: str | Path) -> None:
 
 
 def write_probe(model: Model, path: str | Path) -> None:
-    """Writes the head alone, and how `model` was assembled: all there is of a phase that trained nothing else."""
+    """Write the head alone, with the recipe of `model`: enough to restore a phase that trained nothing else."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if _of_head(name)}
     _write(tensors, {**model.recipe.metadata(), "phases": str(model.begun)}, path)
 
@@ -159,7 +161,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_probe(model: Model, path: str | Path) -> None:
-    """Puts such a head into `model`, which is in its first phase."""
+    """Load a head that `write_probe` wrote into `model`, which must be in its first phase."""
     load_tuned(model, {**model.tuned_state(), **read_adapter(path).tensors})
 
 
@@ -168,8 +170,8 @@ def _of_head(name: str) -> bool:
 
 
 def read_adapter(path: str | Path) -> Adapter:
-    """An adapter file, checked for all that can be known without a backbone. Unreadable, a ValueError, where it is
-    none."""
+    """Read an adapter file and check everything that can be checked without a backbone. Raise Unreadable, a ValueError,
+    if it is not a valid adapter file."""
     path = Path(path)
     header = read_header(path, dtypes=FLOATS | {"I64"})
     if header.metadata.get("format") != FORMAT:
@@ -205,7 +207,7 @@ def read_adapter(path: str | Path) -> Adapter:
 
 
 def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
-    """None where there is no such key."""
+    """Return the parsed value of a metadata key, or None if there is no such key."""
     if key not in metadata:
         return None
     bounds = _METADATA if key == "classes" else replace(_METADATA, values=_RECIPE_VALUES)
@@ -216,7 +218,8 @@ def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 
 
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Puts tuned tensors back; ValueError where they are not exactly those that `model` tunes."""
+    """Load tuned tensors into `model`; raise ValueError unless they have exactly the names, shapes and kinds
+    (floating-point or not) of those that `model` tunes."""
     own = model.tuned_state()
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shared = sorted(own.keys() & tensors.keys())
@@ -232,10 +235,11 @@ def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
-    """The model whose adapter is in `path`, on the backbone it was trained on; takes `vit` over.
+    """Return the model whose adapter is in `path`, in evaluation mode, on the backbone it was trained on; `vit` becomes
+    part of the model and is changed in place.
 
-    ValueError where `vit` has other weights than the adapter was trained on and keeps any of them, or computes
-    something else with them.
+    Raise ValueError if `vit` has other weights than the adapter was trained on and any of them stay frozen, if it
+    computes something else with equal weights, or if the image size or the tensors do not fit.
     """
     adapter = read_adapter(path)
     recipe = adapter.recipe

@@ -1,4 +1,4 @@
-"""A bound on what is allocated: a recipe may ask for a thousand million prompts in forty bytes."""
+"""This module bounds what a recipe may allocate: forty bytes of it can ask for a thousand million prompts."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,16 +7,17 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _VIEWS = ("view", "reshape", "expand", "as_strided", "unflatten", "_reshape_alias", "_unsafe_view", "sum_to_size")
-_LENGTHS = ("end", "steps", "n")  # of arange, linspace and eye
+_LENGTHS = ("end", "steps", "n")  # arguments of arange, linspace and eye
 
 
 class TooLarge(Exception):
-    """More was asked for than is allowed."""
+    """The error for an allocation beyond the allowed number of elements."""
 
 
 class Bounded(TorchDispatchMode):
-    """Within the block, new tensors have at most `numbers` elements together; TooLarge before the one that exceeds it
-    is made. Results of sums and products are not counted: they are no larger than what they are made of."""
+    """A context in which tensors made from sizes, such as zeros or repeats, have at most `numbers` elements together;
+    it raises TooLarge before making the tensor that exceeds this. Results of computations, such as sums and products,
+    are not counted."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class Bounded(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Iterable[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Every operation passes here before it is carried out."""
+        """Count the elements that an operation is about to allocate, then carry it out."""
         names = (argument.name for argument in function._schema.arguments)
         values = dict(zip(names, args, strict=False)) | dict(kwargs or {})
         self._left -= _asked_for(function._schema.name.rpartition("::")[2], values)
@@ -35,7 +36,7 @@ class Bounded(TorchDispatchMode):
 
 
 def _asked_for(name: str, values: Mapping[str, Any]) -> int:
-    """Elements of the tensor that an operation makes from sizes alone."""
+    """Return the number of elements of the tensor that an operation makes from sizes alone; 0 for other operations."""
     if name in _VIEWS:
         return 0
     if "repeats" in values and "self" in values and isinstance(values["repeats"], list | tuple):

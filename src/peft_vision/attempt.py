@@ -1,4 +1,4 @@
-"""The attempt at a run: one that begins anew is another one, and to whoever watches from afar another run."""
+"""This module identifies the attempt at a run: one that begins anew is a new attempt, another run to a tracker."""
 
 import re
 import secrets
@@ -12,7 +12,7 @@ _LARGEST = 64  # bytes of the file
 
 
 def attempt(folder: Path, *, anew: bool) -> str:
-    """8 hex digits, which stay in the folder until it is tried anew; "" for what an earlier version began."""
+    """Return the 8 hex digits of the folder's attempt, drawn afresh if `anew`; "" if an earlier version began it."""
     path = folder / _NAME
     if anew:
         place(path, lambda path: path.write_text(f"{secrets.token_hex(4)}\n"))
@@ -23,5 +23,5 @@ def attempt(folder: Path, *, anew: bool) -> str:
 
 
 def mirrored_as(identity: str, folder: Path, *, anew: bool) -> str:
-    """The id of what stands for it elsewhere."""
+    """Return the id under which a tracker mirrors the present attempt at a run."""
     return "-".join(filter(None, (identity, attempt(folder, anew=anew))))

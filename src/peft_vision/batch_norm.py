@@ -1,8 +1,7 @@
-"""Normalising a head's input by its batch, which is the whole batch of an update (Ioffe & Szegedy, 2015,
-arXiv:1502.03167).
+"""This module normalises a head's input by the whole batch of an update (Ioffe & Szegedy, 2015, arXiv:1502.03167).
 
-    training     (x - mean) / sqrt(var + eps)     of the images of the batch, over all processes
-    evaluation   the same by their running averages
+training     (x - mean) / sqrt(var + eps)     with statistics of the batch's images, over all processes
+evaluation   the same with their running averages
 """
 
 import torch
@@ -13,15 +12,15 @@ from torch.nn import functional as F
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """torch's, without an affine part. Where several processes divide a batch, of which some may have no image, each
-    normalises by the statistics of all. One image has no spread: as the last batch of an epoch it is normalised by the
-    running averages, and leaves them alone."""
+    """A `BatchNorm1d` that has no affine part and works on batches divided among processes, some of which may have no
+    image: each process normalises by the statistics of the whole batch. A batch of a single image, such as the last of
+    an epoch, has no variance: it is normalised by the running averages and does not update them."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, affine=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, W) to the same."""
+        """Return the normalised features, (B, W) like the input."""
         if self.training and _processes() > 1:
             return self._over_processes(features)
         if self.training and len(features) == 1:
@@ -29,13 +28,13 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(features)
 
     def _over_processes(self, features: Tensor) -> Tensor:
-        """Gradients pass through the statistics to the images of every process."""
+        """Normalise by the statistics of all processes; gradients pass through them to the images of every process."""
         count = _summed(features.new_tensor(len(features)))
         mean = _summed(features.sum(dim=0)) / count
         var = _summed((features - mean).square().sum(dim=0)) / count
         several = count > 1
         with torch.no_grad():
-            share = self.momentum * several  # none of a single image
+            share = self.momentum * several  # 0 for a single image
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(var * count / (count - 1).clamp(min=1), share)
             self.num_batches_tracked += several
@@ -48,5 +47,5 @@ def _processes() -> int:
 
 
 def _summed(part: Tensor) -> Tensor:
-    """Over all processes."""
+    """Return the sum of `part` over all processes, which gradients pass through."""
     return differentiable.all_reduce(part)

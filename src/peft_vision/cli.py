@@ -1,6 +1,6 @@
-"""The command `peft-vision`: Hydra composes a config, the task in it does the work.
+"""This module is the command `peft-vision`: Hydra composes a config, and the task in it does the work.
 
-Nothing here imports torch, so that help and shell completion answer at once.
+Importing it does not import torch, so that help and shell completion answer at once.
 """
 
 import logging
@@ -30,12 +30,12 @@ from peft_vision.stopping import STOPPED, Stopped, at_once
 from peft_vision.wording import HOMELESS, fault, is_homeless, reword
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
-USAGE_ERROR = 2  # argparse's exit code, after it has printed its own words
+USAGE_ERROR = 2  # argparse's exit code, after it has printed its own message
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def run(config: DictConfig) -> float | None:
-    """One config, from the command line or one point of a sweep."""
+    """Run the task of one config, which comes from the command line or is one point of a sweep."""
     from peft_vision.task.base import Task
 
     logger = logging.getLogger("peft_vision")
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     sweeps = settings.mode is RunMode.MULTIRUN
     try:
-        ranks()  # incomplete ones are no matter of one task
+        ranks()  # raises ConfigError for incomplete variables, whatever the task
         asked = Request.of(config, settings.runtime.choices)
         if "retry" in asked.config["task"] and asked.config["task"]["retry"] is None:
             asked.config["task"]["retry"] = not sweeps
@@ -57,7 +57,7 @@ def run(config: DictConfig) -> float | None:
     except Exception as error:
         ours = isinstance(error, ConfigError | OmegaConfBaseException) or is_homeless(error)
         if not sweeps:
-            if ours:  # here, because Hydra would add words of its own
+            if ours:  # here, because Hydra would add its own message
                 _fail(fault(error), getattr(error, "exit_code", 1))
             raise
         if not ours:
@@ -68,7 +68,8 @@ def run(config: DictConfig) -> float | None:
 
 
 def _check_working_folder() -> None:
-    """ConfigError where relative paths lead nowhere: the folder was deleted, or this user may not enter it."""
+    """Raise ConfigError if the current folder was deleted or this user may not enter it, so that relative paths lead
+    nowhere."""
     try:
         os.stat(os.getcwd())
         os.stat(".")
@@ -77,9 +78,9 @@ def _check_working_folder() -> None:
 
 
 def main() -> None:
-    """Exit code 0, or another, 1 mostly, after one or two lines on standard error that say what was wrong."""
+    """Run the command. The exit code is 0; after a fault, named by a line or two on standard error, it is mostly 1."""
     hold()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print in its own words
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
     try:
         _check_working_folder()
         _answer(sys.argv[1:])
@@ -103,7 +104,7 @@ def main() -> None:
     except (KeyboardInterrupt, Stopped) as error:
         _say(STOPPED)
         sys.exit(error.exit_code if isinstance(error, Stopped) else 1)
-    except BrokenPipeError:  # `peft-vision --help | head`: nobody reads any more, which is no error
+    except BrokenPipeError:  # `peft-vision --help | head`: the reader has closed the pipe, which is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:
         if error.code == USAGE_ERROR and sys.argv[1:]:
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def _answer(arguments: list[str]) -> None:
-    """End here where the command only asks for a version or the help of a task, or asks for nothing at all."""
+    """Print and exit if the command asks only for a version or the help of a task, or has no arguments at all."""
     if not arguments:
         complain(FIRST_PAGE)
         sys.exit(USAGE_ERROR)
@@ -126,7 +127,8 @@ def _answer(arguments: list[str]) -> None:
 
 
 def _readable(arguments: list[str]) -> list[str]:
-    """As argparse and Hydra can read them: flags first, for `method=linear -m seed=0,1`, and no `~` for home."""
+    """Return the arguments as argparse and Hydra can read them: flags first, for `method=linear -m seed=0,1`, and the
+    home folder in place of `~`. Raise ConfigError for unknown flags."""
     if "-sc" in arguments and (typed := re.search(r"--config-dir[= ](\S+)", os.environ.get("COMP_LINE", ""))):
         arguments = [*arguments, f"--config-dir={typed[1]}"]  # completion offers the user's own options too
     parsed, unknown = get_args_parser().parse_known_intermixed_args(arguments)
@@ -142,8 +144,8 @@ def _readable(arguments: list[str]) -> list[str]:
 
 
 def _of_own_data(overrides: list[str]) -> list[str]:
-    """The same, where values `data.key=value` are for the data of a saved run: which keys these have its config.yaml
-    tells, and not the data set that a run would have by default."""
+    """Return the overrides, with `++` before `data.key=value` in task=evaluate unless other data are chosen: such
+    values are for the data of a saved run, whose keys are in its config.yaml, not in the default data set's."""
     if "task=evaluate" not in overrides or any(re.match(r"(data|experiment)=", word) for word in overrides):
         return overrides
     return [f"++{word}" if re.match(r"data\.[\w.]+=", word) else word for word in overrides]

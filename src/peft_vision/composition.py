@@ -1,4 +1,4 @@
-"""Composes config groups on their own with Hydra, and spells out methods that are made of other methods."""
+"""This module composes config groups on their own with Hydra, and spells out methods that are made of other methods."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,9 +13,9 @@ from peft_vision.config import CONFIG_DIR, ConfigError, nearest
 
 
 def option(group: str, name: str) -> dict[str, Any]:
-    """The values of `<group>/<name>.yaml`, of the user's config folders too where a command is running.
+    """Return the values of `<group>/<name>.yaml`, which may be in the user's config folders if a command is running.
 
-    ValueError where there is none.
+    Raise ValueError if there is no such option.
     """
     with _hydra():
         try:
@@ -27,16 +27,16 @@ def option(group: str, name: str) -> dict[str, Any]:
 
 
 def options(group: str) -> list[str]:
-    """Their names, sorted."""
+    """Return the names of a group's options, sorted."""
     with _hydra():
         return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 def complete(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's values with its `parts`, if it has any, spelled out.
+    """Return a method's values with its `parts`, if it has any, spelled out.
 
-    Parts are names of methods, or names with values that override those of `method/<name>.yaml`. ConfigError where a
-    name is none.
+    Parts are names of methods, or names with values that override those of `method/<name>.yaml`. Raise ConfigError for
+    an unknown name, or parts of another form.
     """
     if "parts" not in method or method["parts"] is None:
         return dict(method)
@@ -56,7 +56,7 @@ def _own(name: Any) -> dict[str, Any]:
 
 
 def _named(parts: Any) -> Mapping[str, Any]:
-    """Each part's own values, None where there are none."""
+    """Return the given values of each part by its name, None for a part without any."""
     if isinstance(parts, Mapping):
         return parts
     names = parts if isinstance(parts, list | tuple) else [parts]
@@ -68,7 +68,7 @@ def _named(parts: Any) -> Mapping[str, Any]:
 
 
 def _hydra():
-    """The Hydra of the running command, else one that knows the shipped configs."""
+    """Return a context in which Hydra is that of the running command, or else one that knows the shipped configs."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
     return initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3")

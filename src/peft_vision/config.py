@@ -1,7 +1,7 @@
-"""From YAML to checked objects: where the configs lie, what a component is, and how one is built.
+"""This module turns YAML into checked objects: it locates the configs, and defines and builds components.
 
 A component is a frozen dataclass without defaults whose numbers live in `conf/`. `build` imports the class that
-`_target_` names and turns every fault into one line that says which key, what came and what would be right.
+`_target_` names and turns every fault into one line that names the key, the given value and what would be right.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 _HERE = Path(__file__).resolve().parent
-# beside the module in a wheel, at the repository root in a checkout
+# next to this module in a wheel, at the repository root in a checkout
 CONFIG_DIR = next(p for p in (_HERE / "conf", _HERE.parents[1] / "conf") if (p / "config.yaml").is_file())
 
 component = partial(
@@ -27,19 +27,19 @@ component = partial(
 )
 
 INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
-"""Marks a field: `workers: Annotated[int, INCIDENTAL]`."""
+"""The mark of a field that cannot change a result: `workers: Annotated[int, INCIDENTAL]`."""
 
 FILE = "names a file or a folder"
-"""Marks a field whose text means the same file wherever a command is given: the identity holds its absolute path."""
+"""The mark of a field that holds a path. The identity holds the absolute path, so it is the same in every folder."""
 
 FUNCTION = "may name a function of the user's own by its dotted path"
-"""Marks a field whose text, where it has a dot, leads to a function: the identity holds a digest of its source."""
+"""The mark of a field whose text, if it has a dot, names a function: the identity holds a digest of its source."""
 
 
 @plain_dataclass(frozen=True)
 class Neutral:
-    """Marks a field that a component can do without: with this value it is what it was before it had the field, and so
-    is the identity of a run. A config that was written before there was the field is built with this value.
+    """A mark for a field that was added to a component later. With this value the component behaves as before it had
+    the field, and the identity of a run is the same; a config written before that is built with this value. Used as
     `stage: Annotated[str, Neutral("all")]`."""
 
     value: Any
@@ -47,8 +47,8 @@ class Neutral:
 
 @plain_dataclass(frozen=True)
 class OnlyWith:
-    """Marks a field that changes a result only where the field `name` of its component has this `value`; elsewhere it
-    is no part of a run's identity. `momentum: Annotated[float, OnlyWith("algorithm", "sgd")]`."""
+    """A mark for a field that changes a result only where the field `name` of its component has this `value`; elsewhere
+    it is not part of a run's identity. Used as `momentum: Annotated[float, OnlyWith("algorithm", "sgd")]`."""
 
     name: str
     value: Any
@@ -60,10 +60,10 @@ class OnlyWith:
 
 @plain_dataclass(frozen=True)
 class IdleWith(OnlyWith):
-    """The contrary: it changes a result only where that field has another value than this."""
+    """A mark for a field that changes a result only where the field `name` of its component is not `value`."""
 
     def acts_in(self, component: Any) -> bool:
-        """As above."""
+        """Return whether the marked field changes what this component does."""
         return not super().acts_in(component)
 
 
@@ -75,25 +75,25 @@ class ConfigError(Exception):
 
 
 class Busy(ConfigError):
-    """Another process is doing it."""
+    """The error for work that another process is doing."""
 
-    exit_code = 75  # the shell's for what may go well later
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: a later attempt may succeed
 
 
 class Pruned(ConfigError):
-    """A search found the run not worth its time. Its state is saved: the same command by itself finishes it."""
+    """The error for a run that a search gave up. Its state is saved: the same command by itself finishes it."""
 
     exit_code = 76
 
 
 def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
-    """A hint such as "; did you mean num_prompts?", or nothing when no option is close."""
+    """Return a hint such as "; did you mean num_prompts?", or an empty string if no option is close."""
     match = difflib.get_close_matches(word, [str(option) for option in options], n=1, cutoff=0.6)
     return f"; did you mean {match[0]}?" if match else ""
 
 
 def locate(target: str, where: str) -> type:
-    """The class a dotted path names."""
+    """Return the class that a dotted path names. Raise ConfigError, with the config group `where`, if there is none."""
     if not isinstance(target, str):
         raise ConfigError(f"{where}._target_: got {target!r}, should be a dotted path to a class")
     module_name, _, class_name = target.rpartition(".")
@@ -112,9 +112,9 @@ def locate(target: str, where: str) -> type:
 
 
 def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
-    """The component that `node` (plain, resolved values with a `_target_`) describes; it must be a `kind`.
+    """Return the component that `node` (plain, resolved values with a `_target_`) describes; it must be a `kind`.
 
-    Raises ConfigError with one line for each fault. `where` is the config group, for the message.
+    Raise ConfigError with one line for each fault. `where` is the config group, for the message.
     """
     values = dict(node)
     if "_target_" not in values:
@@ -132,7 +132,7 @@ def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
 
 
 def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:
-    """One component for each group in `kinds`; the ConfigError lists the faults of all groups together."""
+    """Return one component for each group in `kinds`; raise a ConfigError that lists the faults of all groups."""
     built: dict[str, Any] = {}
     faults: list[str] = []
     for group, kind in kinds.items():
@@ -146,7 +146,7 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 
 def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` of a component without the fields marked INCIDENTAL, and without those whose value is Neutral."""
+    """Return a component's `values`, at any depth, without those marked INCIDENTAL and those that are Neutral."""
     of_fields = marks(cls)
     return {
         key: _lasting_within(value)
@@ -163,13 +163,13 @@ def marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
 
 
 def _neutral(cls: type) -> dict[str, Any]:
-    """The values of the fields that can be done without."""
+    """Return the Neutral values of a class's fields, by field name."""
     found = ((name, mark) for name, of_field in marks(cls).items() for mark in of_field)
     return {name: mark.value for name, mark in found if isinstance(mark, Neutral)}
 
 
 def _lasting_within(value: Any) -> Any:
-    """The same for the components that a component is made of."""
+    """Apply `lasting` to the components that a value contains."""
     if not isinstance(value, Mapping):
         return value
     if "_target_" not in value:

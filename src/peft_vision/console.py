@@ -1,5 +1,5 @@
-"""rich's console for text that comes from others: names with brackets or colons are no markup, and no control character
-in them reaches the terminal."""
+"""This module prints text that comes from others with rich: names with brackets or colons are not markup, and no
+control character in them reaches the terminal."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from peft_vision.printable import printable
 
 
 class Console(RichConsole):
-    """Plain text as it is; colours come from styles alone."""
+    """A rich console that prints plain text as it is; colours come from styles alone."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)

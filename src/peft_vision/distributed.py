@@ -1,4 +1,4 @@
-"""One process, or several of one node under torchrun, that together see each batch once."""
+"""This module divides each batch among torchrun's processes on one node, or gives all of it to a single process."""
 
 import os
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True for the process that writes."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, indices: Tensor) -> Tensor:
-        """This process's part of a batch; the parts of all processes are the batch."""
+        """Return this process's part of a batch; the parts of all processes together are the batch."""
         return indices[self.rank :: self.size]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's `value`, by rank, on every process."""
+        """Return every process's `value`, by rank, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -41,14 +41,14 @@ class World:
         return values
 
     def agree(self, value: Any) -> Any:
-        """Rank 0's `value`, on every process."""
+        """Return rank 0's `value` on every process."""
         return self.gather(value)[0]
 
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """Joins the other processes when torchrun started this one; `device`: auto, cpu, cuda, cuda:1, mps. ConfigError
-    for variables that are not what torchrun sets."""
+    """Join the other processes if torchrun started this one, and yield its World. `device`: auto, cpu, cuda, cuda:1 or
+    mps. Raise ConfigError for a device that is not available, or for variables that are not what torchrun sets."""
     its = ranks()
     if its.size == 1:
         yield World(rank=0, size=1, device=choose_device(device, local_rank=0))
@@ -66,7 +66,8 @@ def world(device: str) -> Iterator[World]:
 
 
 def choose_device(name: str, *, local_rank: int) -> torch.device:
-    """auto: the local rank's GPU when there is one, else mps, else cpu."""
+    """Return a torch device: for auto a GPU if there is one, else mps, else cpu; a GPU without a number is the local
+    rank's. Raise ConfigError for a device that is unknown or not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -1,6 +1,6 @@
-"""Records what a result depends on besides its config (versions, machine, commit), and the memory that it cost.
+"""This module records what a result depends on besides its config (versions, machine, commit), and its peak memory.
 
-No failure here may end a run: what cannot be found out is None.
+No failure here may end a run: values that cannot be determined are None.
 """
 
 import platform
@@ -24,7 +24,8 @@ PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow")
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, str | int | None]:
-    """Versions, platform, device and, in a git checkout, the commit of this source; None where it cannot be told."""
+    """Return versions, platform, device, the numbers of processes and threads and, in a git checkout, the commit of
+    this source; None for values that cannot be determined."""
     return {
         "python": platform.python_version(),
         "peft-vision": __version__,
@@ -40,13 +41,13 @@ def environment(device: torch.device, world_size: int) -> dict[str, str | int | 
 def _told(ask: Callable[[], str]) -> str | None:
     try:
         return ask()
-    except Exception:  # a package under another name, a driver that fails: no fault of the run
+    except Exception:  # such as a package under another name, or a failing driver: not a fault of the run
         return None
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this source lies in, with "+changes" where it was edited; None from a wheel, and where
-    git is not installed or does not answer."""
+    """Return the commit of the checkout that holds this source, with "+changes" if it was edited; None for a wheel, or
+    if git is not installed or does not answer."""
     source = Path(__file__).resolve().parent
     if source.parent.name != "src":
         return None
@@ -63,16 +64,16 @@ def git_commit() -> str | None:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begins `peak_mib` anew, where that can be done: on a GPU, and on Linux."""
+    """Reset the peak that `peak_mib` returns, where that is possible: on a GPU, and on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the most resident memory so far becomes the present one
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present resident memory
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """The most memory held since `forget_peak`: on a GPU what torch allocated there, else all that this process had
-    resident, libraries included. None where the system does not tell."""
+    """Return the peak memory in MiB since `forget_peak`: on a GPU what torch allocated there, else the resident memory
+    of this process, libraries included. None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -86,5 +87,5 @@ def peak_mib(device: torch.device) -> float | None:
 
 
 def most_mib(parts: Iterable[float | None]) -> float | None:
-    """The highest peak of several processes, None where none of them was told."""
+    """Return the highest of several processes' peaks in MiB; None if none of them is known."""
     return max((mib for mib in parts if mib is not None), default=None)

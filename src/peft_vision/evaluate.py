@@ -1,6 +1,6 @@
-"""Predictions of a model on a data split, and what they are worth.
+"""This module predicts the classes of a data split's images and scores the predictions.
 
-Expected calibration error: the mean over 15 equal bins of confidence, weighted by their share of the images, of
+The expected calibration error is the mean over 15 equal bins of confidence, weighted by their share of the images, of
 |accuracy - confidence| (Guo et al., 2017, arXiv:1706.04599).
 """
 
@@ -22,8 +22,8 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Predictions:
-    """For n images, each (n,): true `labels`, the `predicted` class, its `confidence` in [0, 1], the cross-entropy
-    `loss`, and `in_top5`: whether the true class is among the five likeliest."""
+    """The predictions for n images, each field (n,): the true `labels`, the `predicted` class, its `confidence` from 0
+    to 1, the cross-entropy `loss`, and `in_top5`: whether the true class is among the five likeliest."""
 
     labels: Tensor
     predicted: Tensor
@@ -32,9 +32,11 @@ class Predictions:
     in_top5: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Shares in [0, 1]; `accuracy_per_class` is the mean of the recalls of the classes that occur.
+        """Return the mean cross-entropy `loss`, and fractions in [0, 1], of which `accuracy_per_class` is the mean of
+        the recalls of the classes that occur.
 
-        ConfigError where the model did not answer with numbers."""
+        Raise ConfigError if the loss of any image is not finite.
+        """
         unanswered = len(self.loss) - self.loss.isfinite().sum().item()
         if unanswered:
             raise ConfigError(
@@ -108,7 +110,7 @@ def columns(
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """The columns of Predictions, for one batch of logits (B, C)."""
+    """Return the columns of Predictions for one batch of logits (B, C) and labels (B,)."""
     confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
     top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
     loss = F.cross_entropy(logits, labels, reduction="none")

@@ -1,4 +1,4 @@
-"""One point of a sweep: a config turned into checked components, with its name and identity."""
+"""This module turns a config, which is one point of a sweep, into checked components with a name and an identity."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -46,19 +46,19 @@ KINDS = {
     "tracker": Tracker,
     "interpolation": Interpolation,
 }
-LATER = frozenset(("tracker", "interpolation"))  # groups that act on what a training came to, and not on the training
+LATER = frozenset(("tracker", "interpolation"))  # groups that act on the result of a training, not on the training
 _TRAINING = sorted(KINDS.keys() - LATER)
 OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
 _DIGITS = 12
-"""How much of an identity names a folder; 8 are not enough to tell a million settings apart."""
+"""The number of an identity's digits in a folder's name; 8 are too few to distinguish a million settings."""
 _FIRST_DIGITS = 8  # up to version 0.1.0
 _SEED = TypeAdapter(Annotated[int, Field(ge=0)])
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Checked components. `composed`: the plain values they were built from, as they were written; `config`: the same
-    as they were understood; `choices`: the option of each group."""
+    """The checked components of a run. `composed`: the plain values they were built from, as written; `config`: the
+    same values as parsed; `choices`: the option chosen in each group."""
 
     backbone: Backbone
     data: Data
@@ -80,14 +80,15 @@ class Experiment:
 
     @classmethod
     def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
-        """Checked for everything that can be before weights or images are read. ConfigError with all faults."""
+        """Build the components and check everything that can be checked before weights or images are read. Raise
+        ConfigError with all values that are wrong, or else with the first check that fails."""
         experiment = cls.of(config, choices)
         experiment.check()
         return experiment
 
     @classmethod
     def of(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
-        """The values are right one by one, and nothing of the machine has been looked at."""
+        """Build the components, checking each value but nothing of the machine. Raise ConfigError with all faults."""
         faults = _faults(config)
         components: dict[str, Any] = {}
         try:
@@ -114,12 +115,12 @@ class Experiment:
         )
 
     def check(self) -> None:
-        """Make all of `checks`."""
+        """Run all of `checks`; raise the first ConfigError."""
         for check in self.checks().values():
             check()
 
     def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
-        """Return checks that raise ConfigError where things cannot work, by the groups of the config they depend on."""
+        """Return checks that raise ConfigError if the config cannot work, by the config groups that they depend on."""
         return {
             ("backbone",): self.backbone.check,
             ("method",): self.method.check,
@@ -141,35 +142,36 @@ class Experiment:
 
     @property
     def fitting(self) -> dict[str, Optimizer]:
-        """Those of `optimizers` that this method is fitted by."""
+        """Return those of `optimizers` that fit this method."""
         probes = self.method.probe_first
         return {group: own for group, own in self.optimizers.items() if group == "optimizer" or probes}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
-        """By config group: of all phases but one, and of the one that fits the head before all else."""
+        """Return both optimizers by config group: `probe` fits the head before all else, `optimizer` the rest."""
         return {"optimizer": self.optimizer, "probe": self.probe}
 
     @cached_property
     def identity(self) -> str:
-        """Stands for all that can change the training."""
+        """Return a digest of everything that can change the training, the seed included."""
         return digest({**self.setting, "seed": self.seed})
 
     @cached_property
     def setting(self) -> dict[str, dict[str, Any]]:
-        """All that can change the training but the seed, by group, in canonical form: not the tracker, the device or
-        where files lie, and not what is scored afterwards. The source of the user's own components is part of it."""
+        """Return everything but the seed that can change the training, by group, in canonical form: not the tracker,
+        the device, fields that cannot change a result, or what is scored afterwards. The digests of the user's own
+        components are included."""
         code = {key: its for key, its in self.config.items() if key == CODE}
         return {group: hashed(getattr(self, group)) for group in _TRAINING} | code
 
     @cached_property
     def first_identity(self) -> str:
-        """The identity of this run as versions up to 0.1.0 computed it."""
+        """Return the identity of this run as versions up to 0.1.0 computed it."""
         return first_identity({group: self.composed[group] for group in _TRAINING}, self.seed)
 
     @property
     def name(self) -> str:
-        """Such as vpt_deep-vit_micro-digits-s0-1a2b3c4d5e6f."""
+        """Return the name of the run's folder, such as vpt_deep-vit_micro-digits-s0-1a2b3c4d5e6f."""
         return f"{self._stem}-{self.identity[:_DIGITS]}"
 
     @property
@@ -179,8 +181,8 @@ class Experiment:
 
     @cached_property
     def run(self) -> Run:
-        """Its folder: of this name, or of the name that version 0.1.0 gave it, or of the name that the same run had
-        before its files were moved. Where 0.1.0 trained something else by these values its runs are none of this."""
+        """Return the run in the folder of this name, else in that of the name that version 0.1.0 gave it, or that it
+        had before its files were moved, unless 0.1.0 trained something else with these values; else a run not begun."""
         runs = Path(self.config["runs"]).expanduser()
         own, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
         if own.exists():
@@ -189,13 +191,13 @@ class Experiment:
         return Run(next((folder for folder in earlier if self._trained_alike(folder)), own))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
-        """Return whether a config that an earlier command resolved means the same training, wherever its files lay."""
+        """Return whether a config that an earlier command resolved means the same training, wherever its files were."""
         try:
             check_targets(config, "config.yaml")
             other = Experiment.of(config, self.choices)
         except ConfigError:
             return False
-        same_code = CODE not in config or config[CODE] == self.setting.get(CODE)  # 0.1.0 noted none
+        same_code = CODE not in config or config[CODE] == self.setting.get(CODE)  # 0.1.0 recorded none
         return same_code and (other.seed, other._placeless) == (self.seed, self._placeless)
 
     @property
@@ -207,7 +209,7 @@ class Experiment:
         if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS:
             return True
         result = None
-        with suppress(ConfigError):  # one that is damaged is named where it is needed
+        with suppress(ConfigError):  # a damaged one is reported where it is needed
             result = Run(folder).read_result()
         groups = ("method", "backbone", "optimizer", "head", "trainer", "features")
         return not trained_otherwise(**{group: getattr(self, group) for group in groups}, result=result)
@@ -217,12 +219,12 @@ class Experiment:
         return written is not None and self.is_of(written)
 
     def _moved(self, runs: Path) -> Iterator[Path]:
-        """Folders of the same run on files that lay elsewhere: they are gone there, or equal to those here."""
+        """Yield folders of the same run on files that were elsewhere: they are gone there, or equal to those here."""
         mine = [name for group in _TRAINING for name in files(getattr(self, group))]
         for folder in sorted(runs.glob(f"{self._stem}-*")) if mine else ():
             config = folder / "config.yaml"
             if not config.is_file() or all(name in config.read_text(errors="replace") for name in mine):
-                continue  # on files in the same places it is another setting
+                continue  # the same files under another identity are another setting
             run = Run(folder)
             if self._has_begun(run) and self._is_on_the_same_files(run):
                 yield folder
@@ -239,7 +241,7 @@ class Experiment:
 def open_store(
     experiment: Experiment, model: Model, images: Mapping[str, Images], world: World, *, quiet: bool = False
 ) -> Store:
-    """Open the store of the observations that the backbone of `model` gives of `images`, by split."""
+    """Open the store of what the backbone of `model` computes from `images`, which are given by split."""
     backbone, trainer = experiment.backbone, experiment.trainer
     return Store(
         experiment.features,
@@ -264,7 +266,7 @@ def open_store(
 
 
 def _faults(config: Mapping[str, Any]) -> list[str]:
-    """Return the faults of the values that belong to no component; ConfigError where keys are unknown or missing."""
+    """Return the faults of the values that belong to no component; raise ConfigError if keys are unknown or missing."""
     if "experiment" in config:
         raise ConfigError("experiment: begin its file with '# @package _global_', else its values reach nothing")
     known = [*KINDS, *OTHER_KEYS]
@@ -284,7 +286,7 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def _is_seed(value: Any) -> bool:
-    """Also a number in text, as an environment variable holds it."""
+    """Return whether a value is a seed; a number in a string counts, as an environment variable holds it."""
     try:
         _SEED.validate_python(value)
     except ValidationError:

@@ -1,11 +1,11 @@
-"""Tells which runs version 0.1.0 trained differently with the same values, so that they are not reused today:
+"""This module finds the runs that version 0.1.0 trained differently with the same values, so that they are not reused:
 
 drop rates        a backbone that was not trained as a whole never dropped anything
-initial values    FacT's factors and VPT's projection began elsewhere than in their codes
+initial values    FacT's factors and VPT's projection were not initialised as in their authors' code
 precision         under bf16 the head computed in bf16 too, so that logits were rounded
 random bases      were drawn without the run's seed
 views             were fresh augmentations where there was no room to store them
-head.norm=batch   was of parts of a batch, or of one process's images
+head.norm=batch   used statistics of parts of a batch, or of one process's images
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,8 @@ def trained_otherwise(
     features: Features,
     result: Mapping[str, Any] | None,
 ) -> bool:
-    """`result`: of the run in question, None where it has not ended."""
+    """Return whether version 0.1.0 trained something else with these values. `result`: that of the run in question,
+    None if it has not ended."""
     environment = {} if result is None else result["environment"]
     on_gpu = environment.get("device", "cpu") != "cpu"
     rounded = trainer.precision == "bf16" or (trainer.precision == "auto" and on_gpu)

@@ -1,4 +1,4 @@
-"""Turns what a caller of the library gives for a component into the values that its YAML file would hold."""
+"""This module turns what a caller of the library gives for a component into the values of its YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -11,16 +11,15 @@ from peft_vision.identity import spelled
 from peft_vision.records import read_yaml
 
 _YAML = (".yaml", ".yml")
-_USUAL = {"method": "linear", "head": "linear", "data": "digits"}  # for what every component of a group has
+_USUAL = {"method": "linear", "head": "linear", "data": "digits"}  # for fields that every component of a group has
 
 
 def component_values(given: object, kind: type, group: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, `_target_` among them, of the `kind` that `given` stands for, with `options` in place of its
-    own.
+    """Return the values, `_target_` among them, of the `kind` that `given` stands for, overridden by `options`.
 
-    `given`: the name of a file in conf/<group>/, the path of a YAML file of one's own, a component, or its class; what
-    every `kind` has is then as in a shipped one. ConfigError where it is none, or could not be found again by its name,
-    which is what a saved adapter holds.
+    `given`: the name of a file in conf/<group>/, the path of a user's YAML file, a component, or its class; a class
+    takes the values that every `kind` has from a shipped option. Raise ConfigError if it is none of these or its class
+    cannot be found again by its name, which is what a saved adapter holds; raise ValueError for an unknown name.
     """
     if isinstance(given, str) and not given.endswith(_YAML):
         return complete({**option(group, given), **options})
@@ -47,7 +46,7 @@ def component_values(given: object, kind: type, group: str, options: Mapping[str
 
 
 def _check_found(target: Any, given: object, group: str) -> None:
-    """ConfigError where the class that is meant is not the one that its name leads to."""
+    """Raise ConfigError if the dotted path `target` does not lead to the class of `given`."""
     cls = given if isinstance(given, type) else type(given)
     if isinstance(given, str | Path):
         return

@@ -1,5 +1,5 @@
-"""Tells of the command itself: its version, a first page, and the keys and examples of a task, which are those that
-stand in the task's config file."""
+"""This module writes the texts about the command itself: its version, a first page, and a task's keys and examples,
+which are those in the task's config file."""
 
 import platform
 import re
@@ -29,14 +29,13 @@ peft-vision task=train is a run of nothing but defaults. docs/runs.md says what 
 
 
 def version_line() -> str:
-    """Return the version of this tool, and those of what it stands on."""
+    """Return the version of this tool, and the versions of the libraries it is built on."""
     beside = [f"{name} {version(package)}" for name, package in _BESIDE.items()]
     return f"peft-vision {__version__} ({', '.join([*beside, f'Python {platform.python_version()}'])})"
 
 
 def task_help(name: str) -> str | None:
-    """Return what a task is for, examples of it, and its keys with their defaults; None where none of this name is
-    shipped."""
+    """Return what a task is for, examples of it, and its keys with their defaults; None if no such task is shipped."""
     path = _TASKS / f"{name}.yaml"
     if not re.fullmatch(r"\w+", name) or not path.is_file():
         return None
@@ -44,7 +43,7 @@ def task_help(name: str) -> str | None:
     header = [line for line in lines if line.startswith("#") and not line.startswith("# @package")]
     examples = [found[1] for line in header if (found := _EXAMPLE.fullmatch(line))]
     said = [line.removeprefix("# ") for line in header if not _EXAMPLE.fullmatch(line)]
-    keys = dict(sorted(_keys(path), key=lambda pair: not pair[1].startswith(_NEEDED)))  # these first
+    keys = dict(sorted(_keys(path), key=lambda pair: not pair[1].startswith(_NEEDED)))  # needed keys first
     widest = max(map(len, keys), default=0)
     rows = [f"  {key:{widest}}  {remark}".rstrip() for key, remark in keys.items()]
     others = ", ".join(sorted(other.stem for other in _TASKS.glob("*.yaml") if other.stem != name))
@@ -58,8 +57,8 @@ def task_help(name: str) -> str | None:
 
 
 def _keys(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a task's file, and of the one that it begins from, as a command line gives them their defaults,
-    and what the file says of each."""
+    """Yield the keys of a task's file, and of the file that it begins from, with their defaults as a command line gives
+    them, and the file's remark on each."""
     said = read_yaml(path)
     for start in said.pop("defaults", []):
         if start != "_self_":

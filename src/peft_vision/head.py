@@ -1,4 +1,4 @@
-"""From features to logits."""
+"""This module defines the head, which maps features to logits."""
 
 from typing import Annotated, Literal
 
@@ -13,9 +13,9 @@ from peft_vision.config import component
 class Head:
     """A linear classifier, with optional normalisation of its input and hidden layers before it.
 
-    `norm`: batch (no affine part, as MAE's linear probe uses it; of the whole batch of an update) or layer. `hidden`:
-    widths of hidden layers, each with GELU and dropout. `std`: standard deviation of the last layer's initial weights;
-    fan_out: the square root of 2 / C, as in VPT's and VQT's codes; its bias starts at zero.
+    `norm`: none, batch (over the whole batch of an update; no affine part, as in MAE's linear probe) or layer.
+    `hidden`: widths of hidden layers, each with GELU and dropout. `std`: standard deviation of the last layer's initial
+    weights, or fan_out: the square root of 2 / C, as in the code of VPT and VQT; its bias starts at zero.
     """
 
     norm: Literal["none", "batch", "layer"]
@@ -29,7 +29,7 @@ class Head:
         return self.norm == "none" and not self.hidden and self.dropout == 0
 
     def build(self, width: int, num_classes: int) -> nn.Sequential:
-        """A module from features (B, width) to logits (B, num_classes)."""
+        """Return a module from features (B, width) to logits (B, num_classes)."""
         parts: list[nn.Module] = []
         if self.norm == "batch":
             parts.append(BatchNorm(width))

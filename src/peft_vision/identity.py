@@ -1,9 +1,9 @@
-"""The identity of a run: a digest of every value that can change what its training comes to.
+"""This module computes the identity of a run: a digest of every value that can change the result of its training.
 
     identity = sha256(JSON of {group: canonical(component)} and the seed)
 
 The values are those that pydantic built, so 1e-3 and 0.001, 0 and 0.0, or 100 and 1e2 are one value. A component is
-named by its class; one of ours by the bare name, so that moving it to another module changes no identity.
+named by its class; a class of this package by its bare name, so that moving it to another module changes no identity.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from typing import Any
 from peft_vision.config import FILE, INCIDENTAL, Neutral, OnlyWith, lasting, locate, marks
 
 PACKAGED = "package:"
-"""Begins the name of a file that lies inside this package and not on the user's disk."""
-_EXACT = 2**53  # beyond it a float no longer tells neighbouring whole numbers apart
+"""The prefix of the name of a file that is shipped inside this package."""
+_EXACT = 2**53  # beyond it floats no longer represent every whole number
 
 
 def digest(values: Any) -> str:
-    """16 hex digits that stand for `values`, in canonical form already."""
+    """Return 16 hex digits that stand for `values`, which must be in canonical form."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
-    """The class of a component and its values in canonical form, without those that cannot change a result. `places`:
-    whether it counts where the files lie that it names."""
+    """Return the class of a component and its values in canonical form, without those that cannot change a result.
+    `places`: whether the paths of the files that it names count."""
     cls = type(component)
     kept = {"_target_": class_name(cls)}
     for field in fields(cls):
@@ -41,14 +41,14 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
 
 
 def class_name(cls: type) -> str:
-    """The bare name of a class of ours, the dotted path of a user's."""
+    """Return the bare name of a class of this package, or the dotted path of a user's class."""
     ours = cls.__module__.partition(".")[0] == "peft_vision"
     return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def canonical(value: Any) -> Any:
-    """One JSON form for equal values: whole numbers as integers, mappings by key. Components keep their order, since
-    the order of a method's parts decides what it computes."""
+    """Return one JSON form for equal values: whole numbers as integers, mappings by key. Components keep their order,
+    since the order of a method's parts decides what it computes."""
     if is_dataclass(value):
         return hashed(value)
     if isinstance(value, Mapping):
@@ -65,25 +65,26 @@ def canonical(value: Any) -> Any:
 
 
 def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
-    """`node` with the values that were built from it, as YAML and JSON can hold them and as they read anywhere."""
+    """Return `node` with the values of the component built from it, in types that YAML and JSON can hold."""
     return {key: node[key] if key == "_target_" else spelled(getattr(component, key)) for key in node}
 
 
 def files(component: Any) -> list[str]:
-    """The absolute paths of the user's files and folders that a component names."""
+    """Return the absolute paths of the user's files and folders that a component names."""
     named = [getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks]
     texts = [text for value in named for text in (value.values() if isinstance(value, Mapping) else [value])]
     return [absolute(text) for text in texts if text is not None and not text.startswith(PACKAGED)]
 
 
 def located(component: Any) -> Any:
-    """The same component, with the absolute paths of the files that it names."""
+    """Return the same component with absolute paths for the files that it names."""
     named = {name: getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks}
     return replace(component, **{name: absolute(value) for name, value in named.items()}) if named else component
 
 
 def absolute(name: Any) -> Any:
-    """The file or folder that a text means, wherever a command is given; texts within a mapping likewise."""
+    """Return the absolute path of a file or folder, also for paths within a mapping, so that it does not depend on the
+    current folder; return other values and files of this package as they are."""
     if isinstance(name, Mapping):
         return {key: absolute(inner) for key, inner in name.items()}
     if not isinstance(name, str) or name.startswith(PACKAGED):

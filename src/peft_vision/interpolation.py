@@ -1,13 +1,14 @@
-"""Between a backbone as it was and as tuning left it (WiSE-FT: Wortsman et al., 2022, arXiv:2109.01903).
+"""This module interpolates between a backbone as it was and as tuning left it (WiSE-FT: Wortsman et al., 2022,
+arXiv:2109.01903).
 
     theta(alpha) = before + alpha * (after - before)
 
-`before` is what the method started from: the pretrained weights of all that it changes by a change of weights, which
-is merged in `after` (so that a LoRA's product is scaled, and not its factors), and else the method's initial values. So
-at alpha = 0 the backbone is the pretrained one with every method that can be merged; with prompts, queries, adapters
-and convolutions, which no weight of a backbone computes, it is the backbone with these as they began. The head is
-interpolated from the one that was fitted first, where there is one, and otherwise stays the tuned one: a fresh head
-knows nothing.
+`before` is what the method started from: the pretrained weights of everything that it changes by a change of weights,
+which is merged in `after` (so that LoRA's product is scaled, and not its factors), and otherwise the method's initial
+values. At alpha = 0 the backbone is thus the pretrained one with every method that can be merged; with prompts,
+queries, adapters and convolutions, which no weight of a backbone computes, it is the backbone with their initial
+values. The head is interpolated from the one that was fitted first, if there is one, and otherwise stays the tuned one,
+since a fresh head is untrained.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +26,15 @@ from peft_vision.model import Model
 
 @component
 class Interpolation:
-    """`alphas`: of the models that are scored beside the tuned one; validation chooses among them. None: none is."""
+    """The models between the pretrained and the tuned one that are scored. `alphas`: one for each model, among which
+    validation chooses; empty: none is scored."""
 
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...]
 
 
 def changed(before: Model, after: Model) -> dict[str, Tensor]:
-    """The tensors of `before`, without what `after` can merge, that differ in `after` with that merged, by name. A bias
-    that merging brings along was zero."""
+    """Return the tensors of `before`, without what `after` can merge, that differ from those of `after` with that
+    merged, by name. A bias that only merging adds counts as zero in `before`."""
     with unwrapped(before.encoder), merged(after.encoder):
         others = before.state_dict()
         ends = {name: tensor for name, tensor in after.state_dict().items() if tensor.is_floating_point()}
@@ -42,8 +44,8 @@ def changed(before: Model, after: Model) -> dict[str, Tensor]:
 
 @contextmanager
 def between(before: Mapping[str, Tensor], after: Model) -> Iterator[Callable[[float], None]]:
-    """Within the block, what this gives sets `after` to an alpha in [0, 1]; afterwards it is as it was, bit for bit.
-    `before`: what `changed` found."""
+    """Yield a function that sets `after` to an alpha in [0, 1]; after the block `after` is as it was, bit for bit.
+    `before`: the result of `changed`."""
     with merged(after.encoder), torch.no_grad():
         tensors = after.state_dict()
         ends = {name: tensors[name].clone() for name in before}

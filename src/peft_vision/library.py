@@ -1,4 +1,4 @@
-"""peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, load it again."""
+"""This module is peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, and load it again."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -33,13 +33,14 @@ def adapt(
     seed: int = 0,
     **options: object,
 ) -> Model:
-    """An `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the path of a
-    YAML file like those, a class derived from `Method`, or one built.
+    """Return an `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the
+    path of a YAML file like those, a class derived from `Method`, or an instance of one.
 
-    `options` override its values (`num_prompts=50`). `head` gives values in place of those of `conf/head/linear.yaml`
-    (`{"norm": "batch"}`), or is a head in one of the four ways. Images are (B, 3, S, S): uint8, or floats normalised as
-    the backbone's own data config says. What `vit` drops (`drop_path_rate` and the like) is dropped in training while
-    anything beside the head trains. `vit` itself is not changed. ConfigError where an option is wrong.
+    `options` override the method's values (`num_prompts=50`). `head` overrides values of `conf/head/linear.yaml`
+    (`{"norm": "batch"}`), or gives a head in one of the same four ways. Images are (B, 3, S, S): uint8, or floats
+    normalised as the backbone's own data config says. The drop rates of `vit` (`drop_path_rate` and the like) act in
+    training while anything besides the head trains. `vit` itself is not changed. Raise ConfigError if an option is
+    wrong, and ValueError for an unknown name or a wrong number of `classes`.
     """
     if type(num_classes) is not int or num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
@@ -65,11 +66,12 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def load(path: str | Path, vit: VisionTransformer) -> Model:
-    """The model that was saved, on a copy of the backbone it was trained on, in evaluation mode, with identical logits.
+    """Return the model that was saved, in evaluation mode and with identical logits, on a copy of the backbone it was
+    trained on.
 
-    Reads the `adapter.safetensors` of a run as well. ValueError where the file is no sound adapter, where it and `vit`
-    do not belong together, or `vit` computes something else than the backbone it was trained on. What the file says is
-    checked before anything is made of it, and no module is imported for it that does not use peft_vision.
+    `path` may also be the `adapter.safetensors` of a run. Raise ValueError if the file is not a valid adapter file, if
+    it and `vit` do not belong together, or if `vit` computes something else than the backbone it was trained on. What
+    the file says is checked before it is used, and no module is imported for it that does not use peft_vision.
     """
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
@@ -78,11 +80,11 @@ def load(path: str | Path, vit: VisionTransformer) -> Model:
 
 @contextmanager
 def merged(model: Model) -> Iterator[VisionTransformer]:
-    """Within the block `model` computes with merged weights, as fast as its backbone, and so does the timm model that
-    this gives, whose `state_dict` is then plain timm's; afterwards all is bit for bit as it was.
+    """Merge the weights of `model` within the block, so that it is as fast as its backbone, and yield its timm model,
+    whose `state_dict` is then plain timm's; afterwards everything is bit for bit as it was.
 
-    ValueError, and nothing is merged, where what was added is no change of weights, or a change of weights that timm's
-    model lacks.
+    Raise ValueError, and leave the model as it was, if what was added is not a change of weights, or changes weights
+    that timm's model lacks.
     """
     if strangers := unmergeable(model.encoder):
         raise ValueError(f"{', '.join(strangers)}: no weight of a plain backbone computes that")
@@ -99,7 +101,7 @@ def _head_values(head: object) -> dict[str, Any]:
 
 
 def _preprocessing(vit: VisionTransformer) -> Preprocessing:
-    """As timm resolves it for this model."""
+    """Return the preprocessing that timm resolves for this model."""
     config = resolve_data_config({}, model=vit)
     return Preprocessing(
         size=vit.patch_embed.img_size[0],

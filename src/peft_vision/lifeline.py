@@ -1,4 +1,7 @@
-"""A process that ends with the one that started it, however that ended: the system closes what the other kept open."""
+"""This module ends a process when the one that started it has ended, even if that one was killed.
+
+A lifeline is a pipe that the starter keeps open: the system closes it, however the starter ends.
+"""
 
 import ctypes
 import os
@@ -15,7 +18,7 @@ from time import sleep
 
 _VARIABLE = "PEFT_VISION_LIFELINE"
 _POLL_SECONDS = 1.0
-_DIES_WITH_PARENT, _ADOPTS = 1, 36  # of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
+_DIES_WITH_PARENT, _ADOPTS = 1, 36  # options of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 
 
 def follow_parent(then: Callable[[], object] | None = None) -> None:
@@ -37,8 +40,8 @@ def follow_launcher() -> None:
 
 @contextmanager
 def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
-    """The descriptor that a command inherits, and variables that tell it so; whatever comes between this process and
-    the one that takes hold of it may exec, fork or end."""
+    """Yield a file descriptor that a command inherits, and environment variables that announce it; processes between
+    this one and the one that calls `hold` may exec, fork or end."""
     held, kept = os.pipe()
     try:
         yield held, {_VARIABLE: f"{held}:{os.fstat(held).st_ino}"}
@@ -64,12 +67,12 @@ def hold() -> None:
 
 
 def die_with_parent() -> None:
-    """Has the system kill this process with its parent, even where it is in the middle of an import; on Linux."""
+    """Make the system kill this process when its parent ends, even in the middle of an import; this needs Linux."""
     _prctl(_DIES_WITH_PARENT, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
-    """Processes below this one become its children when their own parents end; on Linux."""
+    """Make processes below this one its children when their own parents end; this needs Linux."""
     _prctl(_ADOPTS, 1)
 
 
@@ -79,7 +82,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _once(waits: Callable[[], object], then: Callable[[], object]) -> None:
-    """`then`, in a thread, once `waits` has returned."""
+    """Call `then`, in a thread, once `waits` has returned."""
     threading.Thread(target=lambda: (waits(), then()), daemon=True).start()
 
 

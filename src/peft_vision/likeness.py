@@ -1,5 +1,7 @@
-"""Compares models by what they compute of two fixed pictures. Equal weights do not make equal models: the pooling, the
-number of heads, the activation and the eps of a norm are no weights.
+"""This module compares models by what they compute for two fixed pictures.
+
+Equal weights do not make equal models: the pooling, the number of heads, the activation and the eps of a norm are not
+weights.
 """
 
 import math
@@ -15,14 +17,13 @@ from peft_vision.model import Model
 from peft_vision.records import Finite, Record
 
 _PICTURES = 2
-_SHOWN = 64  # features, and logits, of each picture
-_TOLERANCE = 1e-3  # of their length: other threads, devices and versions of torch differ by 1e-5 at most
+_SHOWN = 64  # most features, and most logits, that are saved of each picture
+_TOLERANCE = 1e-3  # relative to their length: other threads, devices and versions of torch differ by 1e-5 at most
 _Values = Annotated[list[Annotated[list[Finite], Field(min_length=1, max_length=_SHOWN)]], Field(max_length=_PICTURES)]
 
 
 class Likeness(Record):
-    """A record of evenly spaced features and logits of each picture; `eps`: all that norms of the encoder have,
-    sorted."""
+    """A record of evenly spaced features and logits of each picture; `eps`: those of the encoder's norms, sorted."""
 
     features: _Values
     logits: _Values
@@ -31,8 +32,8 @@ class Likeness(Record):
 
 @torch.no_grad()
 def likeness(model: Model) -> Likeness | None:
-    """In evaluation mode, whatever the model is in; it stays as it is. None of a model that is not all in single
-    precision, or computes no finite numbers."""
+    """Return the likeness of a model in evaluation mode, and leave the model as it is. None if some parameter is not in
+    single precision, or an output is not finite."""
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return None
     device = next(model.parameters()).device
@@ -46,13 +47,13 @@ def likeness(model: Model) -> Likeness | None:
 
 
 def pictures(size: int) -> Tensor:
-    """(2, 3, size, size) floats as normalised images have them, equal on every machine."""
+    """Return (2, 3, size, size) floats in the range of normalised images, equal on every machine."""
     count = _PICTURES * 3 * size * size
     return torch.arange(count, dtype=torch.float64).square().mul(0.7).sin().mul(1.5).float().view(-1, 3, size, size)
 
 
 def unlike(model: Model, saved: Likeness) -> str | None:
-    """In which way `model` computes something else than what was saved; None where it does not."""
+    """Return in words how `model` computes something else than the saved model; None if it does not."""
     own = likeness(model)
     if own is None:
         return "it computes no finite numbers, or not in single precision"
@@ -67,7 +68,7 @@ def unlike(model: Model, saved: Likeness) -> str | None:
 
 @contextmanager
 def _plainly(model: Model, device: str) -> Iterator[None]:
-    """Without dropout, autocast, rounding of what is observed, and TF32."""
+    """Compute without dropout, autocast, rounding of observations and TF32 within the block."""
     modes = {module: module.training for module in model.modules()}
     observed, precision = model.observed_type, torch.get_float32_matmul_precision()
     model.eval()
@@ -84,14 +85,14 @@ def _plainly(model: Model, device: str) -> Iterator[None]:
 
 
 def _some(values: Tensor) -> list[list[float]]:
-    """To seven digits."""
+    """Return evenly spaced values of each row, at most _SHOWN, rounded to seven digits."""
     width = values.shape[1]
     index = torch.linspace(0, width - 1, min(width, _SHOWN), dtype=torch.float64).round().long()
     return [[float(f"{value:.7g}") for value in row] for row in values.double().cpu()[:, index].tolist()]
 
 
 def _difference(own: Sequence[Sequence[float]], saved: Sequence[Sequence[float]]) -> float:
-    """The length of the difference, by that of what was saved; infinite for other shapes."""
+    """Return the largest distance between rows relative to the length of the saved row; infinite for other shapes."""
     if list(map(len, own)) != list(map(len, saved)):
         return math.inf
     return max((math.dist(a, b) / (math.hypot(*b) or 1) for a, b in zip(own, saved, strict=True)), default=0)

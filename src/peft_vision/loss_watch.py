@@ -1,4 +1,4 @@
-"""Keeps an eye on the training loss without making the device wait at every step."""
+"""This module watches the training loss without making the device wait at every step."""
 
 import math
 
@@ -20,17 +20,17 @@ class LossWatch:
         self._read: list[float] = []
 
     def add(self, loss: Tensor, *, lr: float) -> None:
-        """The mean loss over one batch (this process's part) and the rate it was stepped with."""
+        """Note the mean loss over one batch (this process's part) and the learning rate of its step."""
         self._unread.append((loss, lr))
         if len(self._unread) >= STEPS_BETWEEN_LOOKS:
             self._look()
 
     def shown(self) -> dict[str, str]:
-        """The newest loss that was read, for a progress bar."""
+        """Return the newest loss that was read, for a progress bar."""
         return {"loss": f"{self._read[-1]:.3f}"} if self._read else {}
 
     def mean(self, world: World) -> float:
-        """Over all steps of the epoch and all processes."""
+        """Return the mean loss over all steps of the epoch and all processes."""
         self._look()
         means = world.gather(math.fsum(self._read) / len(self._read))
         return math.fsum(means)

@@ -1,4 +1,4 @@
-"""The adapted model: images to logits, with frozen and tuned parts that `requires_grad` tells apart."""
+"""This module defines the adapted model, from images to logits; `requires_grad` marks the parts that are tuned."""
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from peft_vision.seeding import derive
 
 
 class Model(nn.Module):
-    """Three stages: `encoder`, images to what is observed of them; `readout`, to features; `head`, to logits.
+    """A model in three stages: `encoder`, from images to what is observed of them; `readout`, to features; `head`, to
+    logits.
 
-    What is frozen at the beginning can be computed once: `forward` goes on from an observation or from features.
-    `frozen`: the kinds of observation that never change, of a frozen encoder what the readout reads, of one that is
-    changed from layer `depth` on, or drops from there on, the tokens that enter that layer; None where there is nothing
-    to compute once.
-    `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`:
-    what is trained one after the other; the first `begun` of them have begun.
+    What is frozen from the start can be computed once: `forward` also takes an observation or features. `frozen`: the
+    kinds of observation that never change: those that the readout reads for a frozen encoder, the tokens that enter
+    layer `depth` for one that is changed or drops from that layer on, None if nothing can be computed once.
+    `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`: the trainings in
+    their order, of which the first `begun` have begun.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Model(nn.Module):
         self._saved_body = self._tuned_body | {name for name, its in parameters.items() if its not in backbone}
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
-        """Logits (B, num_classes), of images (B, 3, S, S), uint8 or normalised floats; of what was observed of them; or
-        of features (B, W)."""
+        """Return logits (B, num_classes) for images (B, 3, S, S), uint8 or normalised floats, for an observation of
+        them, or for features (B, W)."""
         return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, num_classes), of features (B, W). In fp32 where autocast rounds all else: several rounded logits may be
-        the largest, and which of them is predicted then hangs on their order."""
+        """Return logits (B, num_classes) for features (B, W), in fp32 even under autocast: several rounded logits may
+        be the largest, and their order would then decide which class is predicted."""
         device = features.device.type
         if not torch.is_autocast_enabled(device):
             return self.head(features)
@@ -84,11 +84,11 @@ class Model(nn.Module):
 
     @property
     def phase(self) -> Phase:
-        """The one that began last."""
+        """Return the phase that began last."""
         return self.phases[self.begun - 1]
 
     def begin_next_phase(self, *, seed: int) -> None:
-        """Sets what trains in it, and gives it the head it begins with, drawn from `seed`."""
+        """Begin the next phase: set what trains in it, and make the head it begins with, drawn from `seed`."""
         self.begun += 1
         for name, parameter in self.named_parameters():
             if name in self._tuned_body:
@@ -102,13 +102,13 @@ class Model(nn.Module):
 
     @property
     def dropping(self) -> list[str]:
-        """The options that ask for what the backbone drops in the present phase's training: none in a phase that trains
-        the head alone, whose features are the same in every step."""
+        """Return the options that make the backbone drop in the present phase: none in a phase that trains the head
+        alone, whose features are the same in every step."""
         return [] if self._head_alone or self.encoder.evaluates else self.encoder.asked_to_drop
 
     @property
     def frozen(self) -> frozenset[Kind] | None:
-        """In the present phase."""
+        """Return the kinds of observation that never change in the present phase, or None if there are none."""
         before_all = self.begun <= 1 and self.phases[0].probe and self.encoder.is_bare
         if before_all or (self._constant and not self.dropping):
             return self.readout.reads
@@ -121,8 +121,8 @@ class Model(nn.Module):
         return self.phase.probe or not self._tuned_body
 
     def train(self, mode: bool = True) -> "Model":
-        """Set training mode, except for what does not train: it stays in evaluation mode, but for the backbone's
-        dropping modules while anything besides the head trains, and for a readout that the phase keeps live."""
+        """Set training mode. Modules that do not train stay in evaluation mode, except for the backbone's dropping
+        modules while anything besides the head trains, and for a readout that the phase keeps live."""
         super().train(mode)
         if self._head_alone:
             self.encoder.eval()
@@ -133,7 +133,7 @@ class Model(nn.Module):
 
     def tuned_state(self) -> dict[str, Tensor]:
         """Return what an adapter file holds: the parameters that train in any phase, those that the method and the head
-        brought along and that never train, such as random projections, and the buffers that training changes."""
+        added and that never train, such as random projections, and the buffers that training changes."""
         state = {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -167,7 +167,8 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """`method`: trained in the backbone or in what reads it; `head`: trained in the head; `frozen`: the rest."""
+    """The numbers of parameters. `method`: trained in the encoder or the readout; `head`: trained in the head;
+    `frozen`: the rest."""
 
     method: int
     head: int
@@ -183,7 +184,8 @@ def assemble(
     preprocessing: Preprocessing,
     seed: int,
 ) -> Model:
-    """Freezes `vit`, attaches `method` and a new head; takes `vit` over. The new parameters depend on `seed` only."""
+    """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
+    depend on `seed` only."""
     vit.requires_grad_(False)
     encoder = Encoder(vit)
     with torch.random.fork_rng(devices=[]):

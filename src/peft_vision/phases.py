@@ -1,4 +1,4 @@
-"""Every phase of a method, one after the other."""
+"""This module trains all phases of a method, one after the other."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,13 +14,13 @@ from peft_vision.trainer import Standing, Trainer
 
 
 def begin_phases(model: Model, standing: Standing, *, trainer: Trainer, seed: int) -> None:
-    """The phases up to the one that `standing` is in, so that `model` has the shape of a state saved there."""
+    """Begin the phases up to the one that `standing` is in, so that `model` has the shape of a state saved there."""
     while model.begun * trainer.epochs < standing.epochs:
         begin_next_phase(model, seed=seed)
 
 
 def begin_next_phase(model: Model, *, seed: int) -> None:
-    """With the initial values of a run of this `seed`."""
+    """Begin the next phase with the initial values of a run of this `seed`."""
     model.begin_next_phase(seed=derive(seed, "initialisation"))
 
 
@@ -40,18 +40,18 @@ def fit_phases(
     save: Callable[[Standing], None],
     score_probe: Callable[[], None],
 ) -> None:
-    """From where `standing` is to the end.
+    """Train `model` from the state `standing` to the end of its last phase.
 
-    `sources` gives what the present phase reads of a split, None where there is no such split; `optimizers` are by
+    `sources` returns what the present phase reads of a split, None if there is no such split; `optimizers` are by
     config group. `memory_bytes`: what the features of a phase that trains the head alone may take. `score_probe` is
-    called when the phase is over that fits the head before all else.
+    called after the phase that fits the head before everything else.
     """
     common = {"schedule": schedule, "seed": seed, "workers": workers, "world": world, "standing": standing}
 
     def probed(source: Source | None) -> Source | None:
-        """The head's input itself, where all else is frozen: the readout then runs once and not in each epoch."""
+        """Return the head's input if all else is frozen, so that the readout runs once and not in each epoch."""
         stored = isinstance(source, Observed) and source.views == 1
-        # what a method added may show other things than a bare backbone, which no other run could read
+        # features of a backbone with a method's modules are not stored, since no other run could read them
         own = isinstance(source, Images) and source.augment == "none" and model.frozen is None
         fixed = model.phase.probe and not model.phase.live_readout and (stored or own)
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:

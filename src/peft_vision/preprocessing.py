@@ -1,5 +1,4 @@
-"""Describes the images that a backbone's weights expect: the contract of backbone (which knows) and data (which
-does)."""
+"""This module describes the images that a backbone's weights expect: the backbone states them, and the data follow."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -24,8 +23,8 @@ class _Recorded(Record, extra="forbid"):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Square `size` in pixels; channel `mean` and `std` for images in [0, 1]; `interpolation` a torchvision
-    InterpolationMode value; `crop` the share of the resized short side that a centre crop keeps."""
+    """The images that a backbone expects: squares of `size` pixels; channel `mean` and `std` for images in [0, 1];
+    `interpolation`, a torchvision InterpolationMode value; `crop`, the share of the resized short side to keep."""
 
     size: int
     mean: tuple[float, float, float]
@@ -34,12 +33,12 @@ class Preprocessing:
     crop: float
 
     def record(self) -> dict[str, Any]:
-        """As plain values, for result.json and adapter metadata."""
+        """Return the fields as plain values, for result.json and adapter metadata."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
     def restore(cls, record: Any) -> "Preprocessing":
-        """The inverse of `record`. ValueError for what is none."""
+        """Return the preprocessing of a `record`; raise ValueError if it is not a valid one."""
         try:
             read = _Recorded.model_validate(record)
         except ValidationError as error:
@@ -54,7 +53,7 @@ class Preprocessing:
 
 
 class Normalize(nn.Module):
-    """uint8 images (B, 3, S, S) to normalised floats, on the device the images are on."""
+    """A module that turns uint8 images (B, 3, S, S) into normalised floats, on the device the images are on."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -62,7 +61,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images that are floats already are taken as normalised by the caller."""
+        """Return normalised images; floats are returned as they are, as normalised by the caller."""
         if images.is_floating_point():
             return images
         return (images.float() / 255 - self.mean) / self.std

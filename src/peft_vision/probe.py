@@ -1,4 +1,4 @@
-"""Solving for a linear head on features that do not change."""
+"""This module solves for a linear head on features that do not change."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from peft_vision.trainer import Standing, Trainer
 
 
 def check_head(solver: Solver, head: Head, *, group: str) -> None:
-    """ConfigError unless the head is one linear layer."""
+    """Raise ConfigError unless the head is one linear layer."""
     if not head.is_linear:
         raise ConfigError(
             f"{group}: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "
@@ -30,8 +30,8 @@ def check_head(solver: Solver, head: Head, *, group: str) -> None:
 
 
 def check_linear(model: Model, *, group: str) -> None:
-    """ConfigError unless the head of `model` computes what its last linear layer does alone, tried on random features,
-    since only for such a head does a solver's solution mean anything."""
+    """Raise ConfigError unless the head of `model` computes what its last linear layer does alone, tried on random
+    features, since a solver's solution is valid for such a head only."""
     head, name = copy.deepcopy(model.head), type(model.head).__name__
     linear = next((module for module in reversed([*head.modules()]) if isinstance(module, nn.Linear)), None)
     if linear is None or linear.bias is None:
@@ -49,8 +49,8 @@ def check_linear(model: Model, *, group: str) -> None:
 
 
 def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: str, has_val: bool) -> None:
-    """ConfigError where a solver meets a phase in which something beside the head trains, or nothing to choose by;
-    where a stepper cannot fit what trains; and where the backbone is to drop and never would."""
+    """Raise ConfigError if a solver meets a phase in which more than the head trains, or has no validation images to
+    choose by; if a stepper cannot fit what trains; or if the backbone is to drop and never would."""
     check_drops(model, method=method)
     for group, optimizer in optimizers.items():
         if not any(phase.group == group for phase in model.phases):
@@ -62,7 +62,7 @@ def check_model(optimizers: Mapping[str, Optimizer], model: Model, *, method: st
 
 
 def check_drops(model: Model, *, method: str) -> None:
-    """ConfigError where a drop rate of the backbone would act in no phase of the training."""
+    """Raise ConfigError if a drop rate of the backbone would act in no phase of the training."""
     if not (options := model.encoder.asked_to_drop):
         return
     if model.encoder.evaluates:
@@ -89,8 +89,8 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
 
 
 def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augment: str, views: int) -> dict[str, str]:
-    """Return a line for each group that a solver fits, which says what the solver does not take into account; and one
-    where steps of a fixed rate train a head alone that a solver could fit, as the rate decides much there."""
+    """Return a line for each config group that a solver fits, which says what the solver ignores; or one if steps of a
+    fixed learning rate train a head alone that a solver could fit, since the rate matters much there."""
     alone = not model.parameter_counts().method and len(model.phases) == 1 and head.is_linear and augment == "none"
     if alone and isinstance(optimizers["optimizer"], Stepper):
         advice = (
@@ -107,7 +107,7 @@ def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augme
 
 
 def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> Table:
-    """Return a table of what `model`'s head reads of `source`, computed as `trainer` computes."""
+    """Return a table of the features that `model`'s head reads of `source`, computed in the precision of `trainer`."""
     return tabulated(
         model,
         source,
@@ -132,9 +132,10 @@ def solve(
     standing: Standing,
     record: Callable[[dict[str, float]], str | None],
 ) -> Mapping[str, Any]:
-    """Puts the chosen head into `model` and returns how it was chosen; `record` gets a row for each setting tried.
+    """Solve for the head, put it into `model`, and return how it was chosen; `record` gets a row for each setting
+    tried.
 
-    Every process solves the same.
+    Every process solves the same problem.
     """
 
     home = torch.device("cpu") if world.device.type == "mps" else world.device  # mps has no float64
@@ -160,7 +161,7 @@ def solve(
     standing.train_seconds += monotonic() - started
     phase = {"phase": model.phase.name} if len(model.phases) > 1 else {}
     for number, row in enumerate(solution.tried):
-        record({"epoch": number + 1, **row, **phase})  # a line a setting
+        record({"epoch": number + 1, **row, **phase})  # one line for each setting
     rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
     return {
         "group": model.phase.group,

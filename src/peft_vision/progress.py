@@ -1,7 +1,7 @@
-"""Progress of work longer than a second, on stderr: live bars on a terminal, else a line now and then.
+"""This module shows the progress of work longer than a second on stderr: bars on a terminal, else a line now and then.
 
-Bars nest (batches inside epochs) and share one display: the outermost bar opens it, and closes it. Drawing
-happens inside `advance`, so there is no thread whose locks a forked data worker could inherit.
+Bars nest (batches inside epochs) and share one display: the outermost bar opens it, and closes it. Drawing happens
+inside `advance`, so there is no thread whose locks a forked data worker could inherit.
 """
 
 import sys
@@ -31,7 +31,7 @@ _open: list["Progress"] = []  # outermost first; module state, because a process
 
 
 def track(iterable: Iterable[Item], *, label: str, total: int, unit: str = "it") -> Iterator[Item]:
-    """The items of `iterable`; each counts for one when the next is asked for."""
+    """Yield the items of `iterable`; each counts as done when the next is asked for."""
     with Progress(label=label, total=total, unit=unit) as progress:
         for item in iterable:
             yield item
@@ -39,9 +39,9 @@ def track(iterable: Iterable[Item], *, label: str, total: int, unit: str = "it")
 
 
 class Progress:
-    """`with Progress(label="train", total=50000, unit="images") as bar: bar.advance(64, loss="0.41")`.
+    """A bar, as in `with Progress(label="train", total=50000, unit="images") as bar: bar.advance(64, loss="0.41")`.
 
-    `done` is where resumed work stands already: it fills the bar and does not count for the rate.
+    `done`: how much resumed work had done before; it fills the bar and does not count for the rate.
     """
 
     def __init__(self, *, label: str, total: int, unit: str = "it", done: int = 0) -> None:
@@ -65,7 +65,7 @@ class Progress:
             self._display.close()
 
     def advance(self, n: int = 1, **shown: str) -> None:
-        """`n` more of the total are done; `shown` are short live values that stay until replaced."""
+        """Count `n` more of the total as done; `shown` are short live values that stay until replaced."""
         self.done += n
         self.shown |= shown
         now = monotonic()
@@ -76,7 +76,7 @@ class Progress:
             self._display.draw(_open, now)
 
     def status(self, now: float) -> str:
-        """Such as `310 images/s, 0:12 left, loss 0.41`."""
+        """Return rate, time left and shown values, such as `310 images/s, 0:12 left, loss 0.41`."""
         (since, before), (last, done) = self._samples[0], self._last
         parts = [f"{name} {value}" for name, value in self.shown.items()]
         if done == before or last == since:
@@ -89,7 +89,7 @@ class Progress:
 
 
 class _Bars:
-    """On a terminal: one row per bar, gone when the work is."""
+    """A display that draws one row per bar on a terminal, and removes them when the work is done."""
 
     def __init__(self, console: Console) -> None:
         # rich sends a redirected stream to its own console, here stderr: `> file` must keep what is printed
@@ -114,7 +114,7 @@ class _Bars:
 
 
 class _Lines:
-    """In a log: one line, the bars from the outermost in, at most every LINE_SECONDS."""
+    """A display that logs one line of all bars, from the outermost in, at most every LINE_SECONDS."""
 
     def __init__(self) -> None:
         self.next_draw = monotonic() + QUIET_SECONDS
@@ -133,7 +133,7 @@ class _Lines:
 
 
 class _Nothing:
-    """For all but one of several processes that do the same work."""
+    """A display that shows nothing, for all but one of several processes that do the same work."""
 
     next_draw = inf
 
@@ -142,7 +142,7 @@ class _Nothing:
 
 
 def terminal() -> Console | None:
-    """Standard error, where something that moves can be drawn there."""
+    """Return a console for standard error, or None if nothing that moves can be drawn there."""
     # rich alone would call a file a terminal under FORCE_COLOR, and fill a log with escape codes
     if not sys.stderr.isatty():
         return None
@@ -158,7 +158,7 @@ def _display() -> "_Bars | _Lines | _Nothing":
 
 
 def clock(seconds: float) -> str:
-    """Such as 0:12, or 1:02:03."""
+    """Return a duration as text, such as 0:12 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Defines a pruner, which may end a run between two epochs because other runs are ahead of it by then."""
+"""This module defines a pruner, which may end a run between two epochs because other runs are ahead of it by then."""
 
 from abc import ABC, abstractmethod
 
@@ -9,4 +9,4 @@ from peft_vision.config import component
 class Pruner(ABC):
     @abstractmethod
     def verdict(self, epoch: int, accuracy: float) -> str | None:
-        """Why to give up after this epoch of the last phase, from 1 on, with this validation accuracy; None: go on."""
+        """Return why to give up after this epoch (from 1) of the last phase, at this validation accuracy, or None."""

@@ -1,6 +1,6 @@
-"""The variables that torchrun gives each process that it starts: one of how many this one is.
+"""This module reads the variables that torchrun gives each process: its rank, and how many processes there are.
 
-A name of them that another program left behind is no torchrun: what is there is complete, or the user is told.
+Some of these variables may come from another program and not from torchrun: unless they are complete, the user is told.
 """
 
 import os
@@ -15,7 +15,7 @@ _LARGEST_PORT = 2**16 - 1
 
 @dataclass(frozen=True)
 class Ranks:
-    """`rank` of all `size` processes, `local_rank` of those on this machine, each from 0 on."""
+    """The `rank` of a process among all `size` processes and its `local_rank` among those on this machine, from 0."""
 
     rank: int
     local_rank: int
@@ -26,7 +26,7 @@ ALONE = Ranks(rank=0, local_rank=0, size=1)
 
 
 def ranks() -> Ranks:
-    """ConfigError where the variables are incomplete, or contradict each other."""
+    """Return this process's ranks; raise ConfigError if the variables are incomplete or contradict each other."""
     size = number("WORLD_SIZE", least=1)
     given = {name: number(name) for name in ("RANK", "LOCAL_RANK")}
     if size is None or size == 1:
@@ -48,7 +48,7 @@ def ranks() -> Ranks:
 
 
 def check_alone(why: str) -> None:
-    """ConfigError that begins so, where this process is one of several."""
+    """Raise ConfigError with a message that begins with `why` if this process is one of several."""
     if ranks().size > 1:
         raise ConfigError(f"{why}; start it without torchrun")
 
@@ -57,13 +57,13 @@ def speaks() -> bool:
     """Return whether this process prints what all processes do: the first does, or the only one."""
     try:
         return ranks().rank == 0
-    except ConfigError:  # whoever needs the ranks says so
+    except ConfigError:  # reported where the ranks are needed
         return True
 
 
 def number(name: str, *, least: int = 0) -> int | None:
-    """Return the value of an environment variable; None where it is not set, or empty. ConfigError for all but a whole
-    number from `least` on."""
+    """Return an environment variable as a whole number; None if it is not set, or empty. Raise ConfigError for anything
+    but a whole number from `least` on."""
     text = os.environ.get(name, "").strip()
     if not text:
         return None

@@ -1,8 +1,8 @@
-"""Files that are read back, from whoever wrote them: JSON and YAML. `tensor_header` does it for safetensors files.
+"""This module reads back JSON and YAML files, whoever wrote them; `tensor_header` does it for safetensors files.
 
 Nothing is trusted before it is checked: a file must be a regular one (a pipe or a device never ends), no larger than
-its kind can be, nested no deeper, with texts no longer, and hold whole characters. What it must hold
-beyond that says a pydantic model. All faults are one `Unreadable`, whose first line names the file and what is wrong.
+its kind can be, nested no deeper, with texts no longer, and hold whole characters. A pydantic model says what it must
+hold beyond that. All faults are one `Unreadable`, whose first line names the file and what is wrong.
 """
 
 import json
@@ -42,9 +42,9 @@ LINES = Bounds(size=2**25, depth=8, text=20_000, values=5_000)
 """The limits of files with one record a line; all but `size` hold for a single line."""
 _CHECKSUM = "checksum"
 _log = logging.getLogger("peft_vision")
-_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # between them are the bytes of file names that are no UTF-8
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the gap holds the bytes of file names that are not UTF-8
 _LONGEST_LINE = 2**20  # bytes
-_LARGEST = 2**63  # whole numbers beyond it are no count, index or seed
+_LARGEST = 2**63  # no count or index is larger; seeds may be twice as large
 
 Model = TypeVar("Model", bound=BaseModel)
 Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
@@ -57,14 +57,14 @@ Name = Annotated[str, StringConstraints(max_length=1000)]
 
 
 class Record(BaseModel):
-    """The fields that a file must hold. A number in quotes is refused; unnamed keys belong to later versions."""
+    """A model of the fields that a file must hold. Numbers in quotes are refused, keys of later versions ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
 class Unreadable(ConfigError, ValueError):
-    """A file that cannot be used; a ValueError for those who use the library. `reason`: in a few words, without its
-    name."""
+    """The error for a file that cannot be used; a ValueError too, for users of the library. `reason`: the fault in a
+    few words, without the file's name."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
         self.path, self.reason = path, one_line(reason)
@@ -72,39 +72,38 @@ class Unreadable(ConfigError, ValueError):
 
 
 def read_bytes(path: Path, *, largest: int, remedy: str = "") -> bytes:
-    """All of a regular file of at most `largest` bytes."""
+    """Return the content of a regular file of at most `largest` bytes; raise Unreadable for any other."""
     with open_record(path, remedy=remedy) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
             raise Unreadable(path, f"it has {size:,} bytes, more than the {largest:,} of any such file", remedy)
         content = file.read(largest + 1)
-    if len(content) > largest:  # it grew, or its size was a lie
+    if len(content) > largest:  # it grew meanwhile, or its reported size was wrong
         raise Unreadable(path, f"it has more than the {largest:,} bytes of any such file", remedy)
     return content
 
 
 def read_json(path: Path, bounds: Bounds = RECORD, *, remedy: str = "") -> Any:
-    """The value in a JSON file. NaN and infinities are read as Python writes them: what a number may be says a
-    `Record`."""
+    """Return the value in a JSON file. NaN and infinities are read as Python writes them: a `Record` limits numbers."""
     content = read_bytes(path, largest=bounds.size, remedy=remedy)
     return parse_json(content, path, bounds, remedy=remedy)
 
 
 def parse_json(text: str | bytes, path: Path, bounds: Bounds = RECORD, *, remedy: str = "") -> Any:
-    """The value of a text that was found in the file `path`."""
+    """Return the value of a JSON text that was found in the file `path`."""
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise Unreadable(path, f"nested more than {bounds.depth} levels deep", remedy) from error
-    except ValueError as error:  # of a text that is no UTF-8 as well, and of numbers of thousands of digits
+    except ValueError as error:  # also for text that is not UTF-8, and numbers of thousands of digits
         raise Unreadable(path, f"no JSON: {error}", remedy) from error
     _check(value, path, bounds, remedy)
     return value
 
 
 def read_json_lines(path: Path, bounds: Bounds = LINES) -> tuple[list[dict[str, Any]], int]:
-    """Read the records of a file with one a line. Lines that hold none are left out, and counted in the second value:
-    a crash tears the last one."""
+    """Return the records of a file with one on each line, and the number of lines that hold none and are left out: a
+    crash tears the last one."""
     lines = read_bytes(path, largest=bounds.size).splitlines()
     records = [_parsed_line(line, path, bounds) for line in lines]
     whole = [record for record in records if record is not None]
@@ -120,7 +119,7 @@ def _parsed_line(line: bytes, path: Path, bounds: Bounds) -> dict[str, Any] | No
 
 
 def read_yaml(path: Path, bounds: Bounds = CONFIG, *, remedy: str = "") -> Any:
-    """The plain values in a YAML file: no dates, no sets, nothing that refers to itself."""
+    """Return the plain values in a YAML file: no dates, no sets, nothing that refers to itself."""
     content = read_bytes(path, largest=bounds.size, remedy=remedy)
     try:
         value = yaml.load(content.decode(), _Loader)
@@ -131,12 +130,12 @@ def read_yaml(path: Path, bounds: Bounds = CONFIG, *, remedy: str = "") -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses at once what would take long: nesting, and merge keys (`<<`), which double what they name."""
+    """A YAML loader that refuses what would take long: nesting, and merge keys (`<<`), which double what they name."""
 
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """Any node, with all that is in it."""
+        """Compose a node with everything in it; raise YAMLError if it is nested too deep."""
         self._depth += 1
         if self._depth > CONFIG.depth:
             raise yaml.YAMLError(f"nested more than {CONFIG.depth} levels deep")
@@ -151,12 +150,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_record(path: Path, kind: type[Model], bounds: Bounds = RECORD, *, remedy: str = "") -> Model:
-    """A JSON file that holds a `kind`."""
+    """Return the content of a JSON file as a `kind`."""
     return validated(read_json(path, bounds, remedy=remedy), path, kind, remedy=remedy)
 
 
 def validated(value: Any, path: Path, kind: type[Model], *, remedy: str = "") -> Model:
-    """`value`, found in the file `path`, as a `kind`; Unreadable with the first thing that is wrong."""
+    """Return `value`, found in the file `path`, as a `kind`; raise Unreadable with the first fault."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -164,7 +163,7 @@ def validated(value: Any, path: Path, kind: type[Model], *, remedy: str = "") ->
 
 
 def first_fault(error: ValidationError) -> str:
-    """Where, what is wrong and what came, in one line."""
+    """Return, in one line, the place of the first fault, what is wrong, and the value that was given."""
     fault = error.errors(include_url=False)[0]
     where = one_line(".".join(str(part) for part in fault["loc"]), longest=100)
     got = "" if fault["type"] == "missing" else f"; got {one_line(repr(fault['input']), longest=60)}"
@@ -172,14 +171,14 @@ def first_fault(error: ValidationError) -> str:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with a checksum of its values, as JSON keeps them. What JSON does not know, of a user's own part,
+    """Return a record as JSON keeps it, with a checksum of its values. What JSON does not know, of a user's own type,
     is kept as Python prints it."""
     kept = json.loads(json.dumps(record, default=repr))
     return {**kept, _CHECKSUM: _checksum(kept)}
 
 
 def unsealed(record: Any, path: Path) -> Any:
-    """Return a record without its checksum, and warn where its values are not those that were written: a damaged digit
+    """Return a record without its checksum, and warn if its values are not those that were written: a damaged digit
     leaves a figure that looks as good as any. Records of version 0.1.0 have no checksum."""
     if not isinstance(record, dict) or _CHECKSUM not in record:
         return record
@@ -199,15 +198,15 @@ def exists(path: Path) -> bool:
 
 
 def open_record(path: Path, *, remedy: str = "") -> BinaryIO:
-    """Open a record for reading bytes. Unreadable where there is none, or something that is no regular file."""
+    """Open a record for reading bytes; raise Unreadable if there is none, or if it is not a regular file."""
     try:
         return open_regular(path)
-    except (OSError, ValueError) as error:  # ValueError of a name with a zero in it
+    except (OSError, ValueError) as error:  # ValueError for a name with a null byte
         raise Unreadable(path, getattr(error, "strerror", None) or str(error), remedy) from error
 
 
 def _check(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
-    """Walks over every value without recursion, so that neither depth nor aliases can be too much for it."""
+    """Check every value without recursion, so that neither depth nor aliases can be too much for the check itself."""
     left, waiting = bounds.values, [(value, 0)]
     while waiting:
         its, depth = waiting.pop()

@@ -1,4 +1,4 @@
-"""Opens files only where they are regular files: a FIFO or a device would be waited for without end."""
+"""This module opens files only if they are regular: reading a FIFO or a device could wait without end."""
 
 import os
 import stat
@@ -17,8 +17,8 @@ _FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NON
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """For reading. OSError where there is nothing, or something that is no regular file; a link to one will do."""
-    require_regular(path)  # first, for to open some devices does something
+    """Open a regular file, or a link to one, for reading; raise OSError if there is nothing, or anything else."""
+    require_regular(path)  # before opening, since opening some devices has side effects
     handle = os.open(path, _FLAGS)
     try:
         _refuse_others(os.fstat(handle))  # again: it may be another file by now
@@ -29,21 +29,21 @@ def open_regular(path: Path | str) -> BinaryIO:
 
 
 def read_regular(path: Path | str) -> bytes:
-    """All of a regular file; OSError as of `open_regular`."""
+    """Return the content of a regular file; raise OSError as `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_middle(path: Path | str, start: int, length: int) -> bytes:
-    """Return a few bytes from the middle of the `length` that begin at `start` of a regular file; OSError as of
-    `open_regular`."""
+    """Return at most _FEW bytes from the middle of the `length` that begin at `start` of a regular file; raise OSError
+    as `open_regular` does."""
     with open_regular(path) as file:
         file.seek(start + max(0, length - _FEW) // 2)
         return file.read(min(length, _FEW))
 
 
 def require_regular(path: Path | str) -> None:
-    """OSError unless `path` is a regular file, for readers that want a name and not an open file."""
+    """Raise OSError unless `path` is a regular file, for readers that want a name and not an open file."""
     _refuse_others(os.stat(path))
 
 

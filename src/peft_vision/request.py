@@ -1,4 +1,4 @@
-"""Holds the resolved config that a command asks for, in plain values, and the option chosen of each group."""
+"""This module holds the resolved config that a command asks for, in plain values, and the chosen group options."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from peft_vision.config import ConfigError
 
 @dataclass(frozen=True)
 class Request:
-    """`config` as a task takes it; `choices` by group."""
+    """The resolved config and the chosen group options. `config` is in plain values; `choices` are by group."""
 
     config: dict[str, Any]
     choices: dict[str, str]
 
     @classmethod
     def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
-        """`config` without Hydra's own part, which chose `choices`."""
+        """Resolve `config` and keep the `choices` of groups that are not Hydra's own. Raise ConfigError if several
+        values are missing, or the task is; a single missing value raises OmegaConf's own error."""
         try:
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:  # of the first key only

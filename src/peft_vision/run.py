@@ -1,16 +1,16 @@
-"""A run is its config: the identity that names its folder, and the files in there.
+"""This module reads and writes the folder of a run, which is named by the identity of its config; it holds:
 
 config.yaml           resolved config
 metrics.jsonl         one line an epoch
 result.json           written once, at the end, whole; where it is, the run is done
 adapter.safetensors   the tuned tensors and the head
 probe.safetensors     the head of a first phase that trained nothing else
-failed.json           why it stopped, where it did
-choice.json           how a tuning chose its setting, where one did
-ood.json, ood-*.png   what became of the model out of distribution, scored after the end
-state.pt              where to go on from; gone when the run is done
-state.pt.damaged      one that could not be gone on from
-.attempt              tells one that was begun anew from the one before, in its mirror
+failed.json           why the run stopped, if it failed
+choice.json           how a tuning chose the run's setting, if one did
+ood.json, ood-*.png   scores of the model out of distribution, computed after the end
+state.pt              the state to resume from; gone when the run is done
+state.pt.damaged      a state that could not be resumed from
+.attempt              the attempt's id: a run that began anew is another one in its tracker
 """
 
 import errno
@@ -36,7 +36,7 @@ from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
 _OF_A_STATE = {"tuned", "standing", "origin"}
-_METRICS = "metrics_crc32"  # in a state: of the rows that it counts on; states of version 0.1.0 have none
+_METRICS = "metrics_crc32"  # in a state: of the metrics up to then; states of version 0.1.0 have none
 OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
 _UNFINISHED = ".unfinished"
 _TRIES = 100
@@ -44,22 +44,22 @@ _REMEDY = "it is of another version, or edited: mend it, or delete it to do its 
 
 
 class DiskFault(ConfigError):
-    """A file that could not be written, which says nothing of the run."""
+    """The error for a file that could not be written, which is not a fault of the run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run. Files are written beside their place and moved there whole."""
+    """The folder of one run. Files are written next to their place and moved there whole."""
 
     folder: Path
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result of a run that is done."""
+        """Return the result of a run that is done, None for any other."""
         return _read(self.folder / "result.json", ResultRecord)
 
     def read_state(self) -> dict[str, Any] | None:
-        """The newest saved state, on the CPU. Damaged for one that is not what was written; ConfigError for one of
-        another version."""
+        """Return the newest saved state, on the CPU, or None without one. Raise Damaged if it is not what was written,
+        and ConfigError if it is of another version or cannot be read."""
         path = self.folder / "state.pt"
         try:
             state = read_state(path)
@@ -77,7 +77,7 @@ class Run:
         return state
 
     def set_state_aside(self, reason: object) -> None:
-        """Nothing goes on from a damaged state, and nobody loses it: it is kept under another name."""
+        """Rename a damaged state, so that nothing resumes from it and nobody loses it."""
         path = self.folder / "state.pt"
         with writing(path):
             os.replace(path, path.with_name(f"{path.name}.damaged"))
@@ -85,17 +85,17 @@ class Run:
 
     @contextmanager
     def locked(self, *, wait: bool) -> Iterator[None]:
-        """Makes the folder, and keeps every other process out of it. Busy where one is in there and not waited for. A
-        folder that an error left empty, such as that of a run whose data were refused, is gone afterwards."""
+        """Create the folder and keep every other process out of it within the block. Raise Busy if another process is
+        in there and `wait` is False. Remove a folder that an error left empty, as where a run's data were refused."""
         is_first = not self.folder.parent.exists()
         lock = Lock(self.folder / ".lock")
         for left in reversed(range(_TRIES)):
             if self._entered(lock, wait=wait, last=not left):
                 break
         try:
-            tidy(self.folder, but=("choice.json",))  # which others write
+            tidy(self.folder, but=("choice.json",))  # which other processes write
             yield
-        except DiskFault:  # the same command will go on here
+        except DiskFault:  # the same command will resume here
             raise
         except BaseException:
             self._leave(with_parent=is_first)
@@ -104,8 +104,8 @@ class Run:
             lock.release()
 
     def _entered(self, lock: Lock, *, wait: bool, last: bool) -> bool:
-        """Make the folder and take its lock; return False where whoever left it took it away in between, which a `last`
-        try does not believe."""
+        """Create the folder and take its lock. If another process removed the folder meanwhile, return False, or raise
+        FileNotFoundError in the `last` try."""
         with writing(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,8 @@ class Run:
         return True
 
     def _leave(self, *, with_parent: bool) -> None:
-        """Remove the folder if it holds nothing but the lock, which this process holds; and the one around it."""
-        with suppress(OSError):  # of a process that has come in since: the folder is its own
+        """Remove the folder if it holds only the lock, which this process holds; and its parent if `with_parent`."""
+        with suppress(OSError):  # another process has entered since: the folder is its own
             if [path.name for path in self.folder.iterdir()] == [".lock"]:
                 (self.folder / ".lock").unlink()
                 self.folder.rmdir()
@@ -130,23 +130,23 @@ class Run:
                     self.folder.parent.rmdir()
 
     def has_leftovers(self) -> bool:
-        """Return whether a killed process left files besides the result: a saved state, or files half written."""
+        """Return whether a killed process left a saved state, or files half written."""
         return (self.folder / "state.pt").exists() or any(self.folder.glob(f".*{_UNFINISHED}"))
 
     def forget_way(self) -> None:
-        """Removes what led to the result: it says nothing beside one."""
+        """Remove the saved state and the failure, which mean nothing once there is a result."""
         for name in ("state.pt", "failed.json"):
-            with suppress(OSError):  # harmless, and gone the next time
+            with suppress(OSError):  # harmless, and removed the next time
                 (self.folder / name).unlink(missing_ok=True)
 
     def read_failure(self) -> str | None:
-        """Why the run stopped, where it did by itself and has not been finished since."""
+        """Return why the run stopped, if it did by itself and has not been finished since."""
         record = _read(self.folder / "failed.json", FailureRecord)
         return None if record is None else record["error"]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Writes down what stops the run; not that somebody stopped it or gave it up, nor what is the disk's fault."""
+        """Write what stops the run to failed.json, except stops, pruning, a damaged state, and faults of the disk."""
         try:
             yield
         except (DiskFault, Pruned, Damaged):
@@ -158,7 +158,7 @@ class Run:
             raise
 
     def read_config(self) -> dict[str, Any] | None:
-        """The resolved config; None where there is none that can be read."""
+        """Return the resolved config, or None if there is none that can be read."""
         path = self.folder / "config.yaml"
         try:
             config = read_yaml(path) if exists(path) else None
@@ -167,72 +167,72 @@ class Run:
         return config if isinstance(config, dict) else None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """The resolved config, for people and for `--config-dir`."""
+        """Write the resolved config, for people and for `--config-dir`."""
         place(self.folder / "config.yaml", lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)))
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """One line for one epoch."""
+        """Append the metrics of one epoch as a line."""
         with writing(self.folder), (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())  # on the disk before a state that counts on it
 
     def keep_metrics(self, epochs: int) -> None:
-        """Drops the lines of epochs that will be done again, and a line that a crash tore."""
+        """Drop the lines of epochs that will be trained again, and a line that a crash tore."""
         kept = self._metrics(epochs)
         place(self.folder / "metrics.jsonl", lambda path: path.write_bytes(kept))
 
     def _metrics(self, rows: int | None = None) -> bytes:
-        """The first lines, or all."""
+        """Return the first lines of the metrics, or all."""
         path = self.folder / "metrics.jsonl"
         with writing(path):
             lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         return b"".join(lines[:rows])
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Replaces the state to go on from."""
+        """Replace the state to resume from, and add a checksum of the metrics."""
 
         whole = {**state, _METRICS: zlib.crc32(self._metrics())}
         place(self.folder / "state.pt", lambda path: write_state(whole, path))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Ends the run. A value that JSON does not know, of a user's own part, is written as Python prints it."""
+        """Write the result and end the run. A value of a user's own type is written as Python prints it."""
         _write(self.folder / "result.json", result)
         self.forget_way()
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
-        """`write(path)` writes the adapter file."""
+        """Put the adapter file that `write(path)` writes into its place."""
         place(self.folder / "adapter.safetensors", write)
 
     def place_probe(self, write: Callable[[Path], object]) -> None:
-        """The same of the head of a first phase."""
+        """Put the file of a first phase's head, which `write(path)` writes, into its place."""
         place(self.probe, write)
 
     @property
     def probe(self) -> Path:
-        """Its file; there is none where no phase trained the head alone before all else."""
+        """Return the path of a first phase's head; it exists only if a phase trained the head alone before all else."""
         return self.folder / "probe.safetensors"
 
     def read_ood(self) -> dict[str, Any] | None:
-        """Read the record of what has been scored out of distribution; None where there is none."""
+        """Return the record of what has been scored out of distribution, or None if there is none."""
         return _read(self.folder / "ood.json", ShiftsRecord)
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
-        """Replaces it."""
+        """Replace the record of what has been scored out of distribution."""
         _write(self.folder / "ood.json", record)
 
     def read_choice(self) -> dict[str, Any] | None:
-        """How its setting was chosen, where a tuning chose it."""
+        """Return how a tuning chose the run's setting, or None if none did."""
         return _read(self.folder / "choice.json", ChoiceRecord)
 
     def write_choice(self, record: Mapping[str, Any]) -> None:
-        """Replaces it."""
+        """Replace the record of how the run's setting was chosen."""
         _write(self.folder / "choice.json", record)
 
 
 def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
-    """Read the file as a record of this `kind`; None where there is none. ConfigError for one that was edited or
-    truncated, or is of another version: such files are written whole."""
+    """Return the file as a record of this `kind`, or None if there is no file. Raise ConfigError if it does not fit:
+    files are written whole, so it was edited or truncated, or is of another version."""
     if not exists(path):
         return None
     record = unsealed(read_json(path.absolute(), remedy=_REMEDY), path)
@@ -246,23 +246,23 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def place(path: Path, write: Callable[[Path], object], *, key: str = "runs") -> None:
-    """`write` fills a file beside `path`, which moves there once it is on the disk. `key`: see `writing`."""
+    """Let `write` fill a file next to `path`, and move it to `path` once it is on the disk. `key`: see `writing`."""
     unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     with writing(path, key=key):
         try:
-            unfinished.unlink(missing_ok=True)  # of a process that was killed; it may be anything
+            unfinished.unlink(missing_ok=True)  # of a process that was killed; it may be a link
             write(unfinished)
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
             _sync_folder(path.parent)
         finally:
-            with suppress(OSError):  # what stopped the writing says more
+            with suppress(OSError):  # the error that stopped the writing says more
                 unfinished.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut too, on systems where a folder can be opened."""
+    """Sync the folder, so that a new name outlives a power cut too, on systems where a folder can be opened."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -272,7 +272,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def tidy(folder: Path, *, but: Sequence[str] = ()) -> None:
-    """Removes what processes that were killed left in `folder`, where nobody else writes now, `but` these files."""
+    """Remove the unfinished files of killed processes in `folder`, where nobody else writes now, `but` those named."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         if path.name not in [f".{name}{_UNFINISHED}" for name in but]:
             with suppress(OSError):
@@ -281,7 +281,7 @@ def tidy(folder: Path, *, but: Sequence[str] = ()) -> None:
 
 @contextmanager
 def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
-    """A disk that is full or a folder that may not be written becomes one clear line; `key` chose the folder."""
+    """Raise DiskFault, in one clear line, for a full disk or a folder that may not be written; `key` chose it."""
     try:
         yield
     except (OSError, RuntimeError) as error:

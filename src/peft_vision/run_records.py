@@ -1,6 +1,5 @@
-"""Checks the files in a run's folder from which a later command continues: result.json, ood.json, choice.json and
-failed.json. A report requires less, and leaves out what it cannot use: `report.run_files`.
-"""
+"""This module checks the files in a run's folder from which a later command continues: result.json, ood.json,
+choice.json and failed.json. A report requires less, and leaves out what it cannot use: `report.run_files`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -67,7 +66,7 @@ class _Selection(Record):
 
 
 class ResultRecord(Record):
-    """result.json."""
+    """A record of the content of result.json."""
 
     choices: _Choices
     seed: Seed
@@ -79,7 +78,7 @@ class ResultRecord(Record):
     store: _Store
     optimizer: _Footprint | None = None
     images_per_second: _Costs
-    peak_mib: _Costs | None  # where the machine does not tell
+    peak_mib: _Costs | None  # None where the system does not report it
     wall_seconds: _Costs
     config: dict[Name, Any]
 
@@ -118,7 +117,7 @@ class _Split(Record):
 
 
 class ShiftsRecord(Record):
-    """ood.json. Its summary is made of `splits` anew."""
+    """A record of the content of ood.json, whose summary is computed anew from `splits`."""
 
     splits: dict[Name, _Split]
 
@@ -133,7 +132,7 @@ class ShiftsRecord(Record):
 
 
 class ChoiceRecord(Record):
-    """choice.json."""
+    """A record of the content of choice.json."""
 
     setting: Name
     superseded: bool
@@ -143,15 +142,15 @@ class ChoiceRecord(Record):
 
 
 class FailureRecord(Record):
-    """failed.json."""
+    """A record of the content of failed.json."""
 
     error: str
 
 
 def check_fractions(metrics: Mapping[str, float]) -> None:
-    """ValueError for an accuracy, or an error of calibration, that is none."""
+    """Raise ValueError for an accuracy or a calibration error that is not a fraction from 0 to 1."""
     for name, value in metrics.items():
-        if name.rpartition("/")[2] in _FRACTIONS and not 0 <= value <= 1:  # NaN is not
+        if name.rpartition("/")[2] in _FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
             raise ValueError(f"{name} is {value:g}, should be a fraction from 0 to 1")
 
 

@@ -1,7 +1,7 @@
-"""A saved run, opened again: its backbone, as config.yaml builds it, with its adapter on it.
+"""This module opens a saved run again: its backbone, built as config.yaml says, with its adapter attached.
 
-A folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not come from a
-run of this machine. Nothing in it is unpickled.
+A saved run's folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not
+come from a run on this machine. Nothing in it is unpickled.
 """
 
 import logging
@@ -32,7 +32,7 @@ _NAMED = 3  # runs that an error names
 
 @dataclass(frozen=True)
 class Saved:
-    """`model` is in evaluation mode on the device it was asked for; `config` is what config.yaml holds."""
+    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's."""
 
     folder: Path
     model: Model
@@ -40,17 +40,17 @@ class Saved:
 
     @property
     def recipe(self) -> Recipe:
-        """Classes and preprocessing, as the adapter file has them."""
+        """Return the recipe in the adapter file, with classes and preprocessing."""
         return self.model.recipe
 
     def says(self, group: str, key: str) -> Any:
-        """The value that config.yaml has for `group.key`; None where it has none."""
+        """Return the value that config.yaml has for `group.key`, or None if it has none."""
         if group not in self.config or not isinstance(self.config[group], dict):
             return None
         return self.config[group].get(key)
 
     def output(self, out: str | None, default: str) -> Path:
-        """The folder `out`, else `default` in the run's own; made, or a ConfigError."""
+        """Return the folder `out`, else `default` in the run's own, and create it; raise ConfigError if that fails."""
         folder = self.folder / default if out is None else Path(str(out)).expanduser().absolute()
         with writing(folder, key="out"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,9 @@ class Saved:
 
 
 def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> Saved:
-    """`checkpoint`: where the backbone's weights lie on this machine; None: where the run had them.
+    """Open a saved run. `checkpoint`: where the backbone's weights are on this machine; None: where the run had them.
 
-    ConfigError where the folder is no saved run, or its adapter does not belong on the backbone.
+    Raise ConfigError if the folder is not a saved run, or its adapter does not belong on the backbone.
     """
     path = saved_folder(folder)
     config = read_config(path)
@@ -91,7 +91,7 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     parts = [build(recipe, kind, "run") for recipe, kind in ((model.recipe.method, Method), (model.recipe.head, Head))]
     for name in edited(config, parts):
         _log.warning("run: %s was edited since %s was trained; what follows is the edited code's", name, path.name)
-    dtype = saved.says("features", "dtype") or "fp32"  # what no store rounded
+    dtype = saved.says("features", "dtype") or "fp32"  # a run without a store rounded nothing
     if not isinstance(dtype, str) or dtype not in TYPES:
         raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
     model.observed_type = TYPES[dtype]
@@ -99,7 +99,7 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
 
 
 def saved_folder(folder: str) -> Path:
-    """Return the absolute path of a finished run's folder; ConfigError where it is none."""
+    """Return the absolute path of a finished run's folder; raise ConfigError if it is not one."""
     path = Path(folder).expanduser().absolute()
     _check_files(path)
     return path
@@ -122,7 +122,7 @@ def _check_files(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """Return what config.yaml in a saved run's folder holds; ConfigError unless these are the keys of a run."""
+    """Return the content of config.yaml in a saved run's folder; raise ConfigError unless it has the keys of a run."""
     path = folder / "config.yaml"
     try:
         config = read_yaml(path)

@@ -1,4 +1,4 @@
-"""Learning rate over the run, as a factor of `optimizer.lr`."""
+"""This module computes the learning rate over the run, as a factor of `optimizer.lr`."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,12 +11,13 @@ from peft_vision.config import component
 
 @component
 class Schedule(ABC):
-    """`warmup`: the share of all steps in which the factor rises linearly to 1; the first step is above zero."""
+    """A schedule of the learning rate. `warmup`: the share of all steps in which the factor rises linearly to 1; that
+    of the first step is above zero."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)]
 
     def factor(self, step: int, num_steps: int) -> float:
-        """For `step` in [0, num_steps)."""
+        """Return the factor for `step` in [0, num_steps)."""
         warmup_steps = round(self.warmup * num_steps)
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
@@ -24,12 +25,12 @@ class Schedule(ABC):
 
     @abstractmethod
     def after_warmup(self, progress: float) -> float:
-        """For `progress` in [0, 1)."""
+        """Return the factor after the warm-up, for `progress` in [0, 1)."""
 
 
 @component
 class Cosine(Schedule):
-    """1 down to 0 along half a cosine."""
+    """A schedule that falls from 1 to 0 along half a cosine."""
 
     def after_warmup(self, progress: float) -> float:
         return (1 + math.cos(math.pi * progress)) / 2
@@ -37,7 +38,7 @@ class Cosine(Schedule):
 
 @component
 class Constant(Schedule):
-    """1 all along."""
+    """A schedule that stays at 1."""
 
     def after_warmup(self, progress: float) -> float:
         return 1.0
@@ -45,14 +46,14 @@ class Constant(Schedule):
 
 @component
 class CosineByEpoch(Cosine):
-    """One factor for all steps of an epoch, and none at all in the first epoch of a warm-up: VPT's and VQT's codes set
-    the rate before each of `epochs` epochs."""
+    """A cosine that has one factor for all steps of an epoch, which is 0 in the first epoch of a warm-up: the code of
+    VPT and VQT sets the rate before each of `epochs` epochs."""
 
     epochs: PositiveInt
 
     @property
     def warmup_epochs(self) -> int:
-        """Of all."""
+        """Return the number of epochs in the warm-up."""
         return round(self.warmup * self.epochs)
 
     def factor(self, step: int, num_steps: int) -> float:
@@ -64,9 +65,9 @@ class CosineByEpoch(Cosine):
 
 @component
 class CosineOfTimm(CosineByEpoch):
-    """The cosine of timm's scheduler as NOAH's code and those after it step it, when an epoch is over: each epoch
-    trains with the rate of the one before, and the cosine falls from the first epoch on, also under the warm-up.
-    `start`: the factor with which the warm-up begins; `floor`: that with which the cosine ends."""
+    """The cosine of timm's scheduler, stepped as in NOAH's code and later code when an epoch is over: each epoch trains
+    with the rate of the one before, and the cosine falls from the first epoch on, also under the warm-up. `start`: the
+    factor at which the warm-up begins; `floor`: the factor at which the cosine ends."""
 
     start: Annotated[float, Field(ge=0, le=1)]
     floor: Annotated[float, Field(ge=0, le=1)]

@@ -1,7 +1,7 @@
-"""A finished run's result serves the same command again, if it is the same run on the same images.
+"""This module lets a finished run's result serve the same command again, if it is the same run on the same images.
 
-Compared are the identity, the fingerprint of the images (of files their names and sizes, of arrays every byte) and the
-checksum of a weights file. What costs more than it is worth, or is no longer here, is not compared, and a line says so.
+It compares the identity, the fingerprint of the images (names and sizes of files, every byte of arrays) and the
+checksum of a weights file. What costs too much to compare, or is no longer here, is not compared, and a line says so.
 """
 
 import logging
@@ -19,19 +19,20 @@ from peft_vision.identity import PACKAGED
 
 _log = logging.getLogger("peft_vision")
 _PACKAGES = ("torch", "timm")  # whose next version may compute something else
-_MOST_IMAGES = 300_000  # a published data set of more takes longer to list than a user waits
+_MOST_IMAGES = 300_000  # listing a larger published data set takes longer than a user waits
 
 
 @dataclass(frozen=True)
 class Served:
-    """The results of one command. Each data set and each weights file is looked at once, each remark said once."""
+    """The finished results that serve one command. Each data set and weights file is read once, each remark said
+    once."""
 
     _found: dict[str, Any] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
     def result(self, experiment: Experiment) -> dict[str, Any] | None:
-        """That of a finished run, None where there is none. ConfigError where another run lies in its folder, or where
-        its images or weights have changed since."""
+        """Return the result of a finished run, or None if there is none. Raise ConfigError if another run is in its
+        folder, or if its images or weights have changed since."""
         result = experiment.run.read_result()
         if result is None:
             return None
@@ -63,8 +64,8 @@ class Served:
         return [("data", result["data"]["fingerprint"], self._found[key])]
 
     def _weights(self, experiment: Experiment, result: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
-        """Return the key and the checksums, then and now, of a local weights file; nothing for shipped weights and
-        those of the hub, which do not change under their name."""
+        """Return the key and the checksums, then and now, of a local weights file; an empty list for shipped weights
+        and those of the hub, which do not change under their name."""
         name, was = experiment.config["backbone"]["checkpoint"], result.get("checkpoint")
         if was is None:
             return []
@@ -91,13 +92,13 @@ class Served:
 
 
 def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
-    """Whole identities are compared, since a folder's name holds only the beginning of one; or whole configs, where it
-    is of version 0.1.0, or its files have been moved since."""
+    """Return whether whole identities are equal, since a folder's name holds only the beginning of one; or whole
+    configs, for a result of version 0.1.0, or one whose files have been moved since."""
     return result["identity"] == experiment.identity or experiment.is_of(result["config"])
 
 
 def checkpoint_sum(experiment: Experiment) -> str | None:
-    """Return the checksum of the user's own weights file; None where there is none."""
+    """Return the checksum of the user's own weights file, or None if there is none."""
     name = experiment.config["backbone"]["checkpoint"]
     if name is None or name.startswith(PACKAGED) or not Path(name).is_file():
         return None

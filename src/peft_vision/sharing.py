@@ -1,4 +1,4 @@
-"""Folders that several people write in: what one makes there, the others can use.
+"""This module handles folders that several people write in: what one creates there, the others can use.
 
 A folder that its group may write in is meant to be shared, whatever the umask of those who use it says.
 """
@@ -15,8 +15,8 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Lock:
-    """One process at a time. The file stays, unless who holds it removes it; whoever may write in its folder can take
-    it, or may read it where another's umask has kept it from being written."""
+    """A lock file that one process at a time can hold. The file stays, unless its holder removes it; whoever may write
+    in its folder can take it, even if another's umask lets them only read it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,16 +24,16 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self, *, wait: bool) -> bool:
-        """Take the lock, waiting for it if `wait`, and return whether it is held now. OSError where that cannot be:
-        FileNotFoundError where whoever held it has removed its folder."""
+        """Take the lock, waiting for it if `wait`, and return whether it is held now. Raise OSError if that is not
+        possible: FileNotFoundError if a former holder has removed the folder."""
         while self._take(wait=wait):
             if self._is_in_place():
                 return True
-            self.release()  # of a file that was removed: others take the one that has its place now
+            self.release()  # the locked file was removed: others lock the one in its place
         return False
 
     def _is_in_place(self) -> bool:
-        """Return whether the file that is held is the one that others find."""
+        """Return whether the file that is locked is the one that others find."""
         held = self._descriptor if self._lock is None else self._lock._context.lock_file_fd
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(held), os.stat(self._path))
@@ -52,7 +52,7 @@ class Lock:
         return True
 
     def _acquire_unwritten(self, *, wait: bool) -> bool:
-        """The same lock, of a file that may be read alone."""
+        """Take the same lock on a file that may only be read."""
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -65,7 +65,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Nothing where it is not held."""
+        """Release the lock; do nothing if it is not held."""
         if self._lock is not None:
             self._lock.release()
         if self._descriptor is not None:
@@ -74,7 +74,7 @@ class Lock:
 
 
 def share(path: Path) -> None:
-    """Lets the group read and replace a new file, where it may do so in the folder. Nothing where that cannot be."""
+    """Let the group read and write a new file if it may write in the folder; do nothing if that is not possible."""
     with suppress(OSError):
         if path.parent.stat().st_mode & stat.S_IWGRP:
             os.chmod(path, path.stat().st_mode | stat.S_IRGRP | stat.S_IWGRP)

@@ -1,6 +1,4 @@
-"""What the shipped config files hold, read without composing them: the values of options, and which are chosen unless
-a command chooses others.
-"""
+"""This module reads the shipped config files without composing them: the values of options, and the default options."""
 
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,21 @@ def keys_of_every_run() -> list[str]:
 
 
 def unless_chosen(group: str) -> str:
-    """Return the option of `group` that a command has which chooses none."""
+    """Return the option of `group` that a command has if it chooses none."""
     defaults = read_yaml(CONFIG_DIR / "config.yaml")["defaults"]
     return next(entry[group] for entry in defaults if isinstance(entry, dict) and group in entry)
 
 
 def owners(group: str, key: str) -> list[str]:
-    """Return the options of a config group that have this key: those first that cannot do without a value of it, then
-    those of the shortest names, which are the plainest."""
+    """Return the options of a config group that have this key: first those that need a value for it, then those of the
+    shortest names, which are the plainest."""
     values = {path.stem: _values(path) for path in (CONFIG_DIR / group).glob("*.yaml")} if group else {}
     found = {name: its[key] for name, its in values.items() if key in its}
     return sorted(found, key=lambda name: (found[name] != "???", len(name), name))
 
 
 def _values(path: Path) -> dict[str, Any]:
-    """Return the values of an option, with those of the options of the same group that it begins from."""
+    """Return the values of an option, with those of the options of the same group that its defaults list names."""
     own = dict(read_yaml(path) or {})
     for start in own.pop("defaults", []):
         if isinstance(start, str) and start != "_self_" and "@" not in start:

@@ -1,9 +1,9 @@
-"""Checks that the rest of a run's config fits its `data.stage`, which is one of:
+"""This module checks that a run's config fits its `data.stage`, which is one of:
 
 all     train, choose by validation, test: one run that is complete in itself
-tune    a setting is tried: trained on the training part and scored on validation; the test images are left alone
-final   a setting that was chosen: trained on training and validation images together, then tested
-peek    as some papers do: trained on both too, and whatever validation chooses the test images choose. No honest figure
+tune    try a setting: train on the training part and score on validation; the test images are left alone
+final   train a chosen setting on training and validation images together, then test
+peek    train on both too, as some papers do, and choose by the test images instead of validation. No honest figure
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ _WHY = "and data.stage=final trains on the validation images"
 def check_stage(
     stage: str, *, trainer: Trainer, optimizers: Mapping[str, Optimizer], interpolation: Interpolation
 ) -> None:
-    """ConfigError for all that would choose by validation images in a run that trains on them. `optimizers`: those
-    that fit something, by config group."""
+    """Raise ConfigError if a run would choose by validation images that it trains on. `optimizers`: those that fit
+    something, by config group."""
     if stage != "final":
         return
     faults = []

@@ -1,7 +1,7 @@
-"""State files: what torch saves, with a CRC-32 of every byte at the end, so that damage is noticed before it is used.
+"""This module handles state files: what torch saves, with a CRC-32 of every byte at the end, so that damage is noticed.
 
 torch's format is a zip, and the checksum is its comment: torch and any other reader open the file as it is. Files of
-version 0.1.0 have none; there the checksums that a zip keeps of its members are compared.
+version 0.1.0 have no comment; there the checksums that a zip keeps of its members are compared.
 """
 
 import re
@@ -17,16 +17,16 @@ from torch import Tensor
 
 _COMMENT = b"peft-vision crc32 %08x"
 _COMMENT_LENGTH = len(_COMMENT % 0)
-_END = b"PK\5\6"  # of a zip without a comment, 22 bytes before its end; the last two are the comment's length
+_END = b"PK\5\6"  # begins the last 22 bytes of a zip without a comment, whose last two are the comment's length
 _CHUNK = 2**24
 
 
 class Damaged(Exception):
-    """A state that must not be gone on from, and why."""
+    """The error for a state that must not be resumed from, with the reason."""
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Writes tensors, numbers, texts and what is made of them."""
+    """Write tensors, numbers, texts and containers of them."""
     with path.open("wb+") as file:  # given a path, torch hides why it cannot write
         torch.save(dict(state), file)
         file.seek(-2, 2)
@@ -39,7 +39,7 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def read_state(path: Path) -> Any:
-    """On the CPU; None where there is nothing. Damaged with the reason; OSError where the disk does not give it."""
+    """Return the state, on the CPU, or None without a file. Raise Damaged with the reason, or the disk's OSError."""
     if not path.is_file():
         if path.exists() or path.is_symlink():
             raise Damaged("it is no file")
@@ -48,12 +48,12 @@ def read_state(path: Path) -> Any:
     _check(content)
     try:
         return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever it likes
+    except Exception as error:  # torch may raise anything
         raise Damaged(f"torch cannot read it ({type(error).__name__})") from error
 
 
 def _check(content: bytes) -> None:
-    """Damaged where a byte is not what was written."""
+    """Raise Damaged if a byte is not what was written."""
     body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
     if re.fullmatch(rb"peft-vision crc32 [0-9a-f]{8}", comment):
         if comment != _COMMENT % zlib.crc32(body):
@@ -64,14 +64,14 @@ def _check(content: bytes) -> None:
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             broken = archive.testzip()
-    except Exception as error:  # so does zipfile
+    except Exception as error:  # so may zipfile
         raise Damaged(f"it is no whole zip ({type(error).__name__})") from error
     if broken is not None:
         raise Damaged(f"the checksum of its {broken} is wrong")
 
 
 def check_tensors(found: Any, expected: Mapping[str, Tensor], what: str) -> None:
-    """Damaged where `found` is not tensors of the names, shapes and types of `expected`."""
+    """Raise Damaged unless `found` holds tensors of the names, shapes and types of `expected`."""
     if not isinstance(found, Mapping) or found.keys() != expected.keys():
         raise Damaged(f"{what} are of other names than this run's")
     for name, tensor in expected.items():

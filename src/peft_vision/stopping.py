@@ -1,7 +1,7 @@
-"""Being asked to stop: by SIGTERM, or by SIGUSR2, which Slurm sends ahead of a job's end.
+"""This module handles requests to stop: SIGTERM, or SIGUSR2, which Slurm sends ahead of a job's end.
 
-A training ends with the epoch that it is in, its state saved; asked a second time, at once, as everything else does.
-SIGTERM is heard within ten seconds in any case: whoever sends it is about to kill what is left.
+A training ends with the epoch that it is in, its state saved; at a second request it ends at once, as everything else
+does at the first. SIGTERM takes effect within ten seconds in any case: its sender is about to kill what is left.
 """
 
 import os
@@ -12,25 +12,25 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))  # Windows has no other
+SIGNALS = (signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))  # Windows has no SIGUSR2
 STOPPED = "stopped; the same command goes on from the last saved epoch"
-PATIENCE_SECONDS = 6.0  # of SIGTERM, for a training to end its epoch
-LIMIT_SECONDS = 8.5  # of SIGTERM, for the process to end
-_TOGETHER_SECONDS = 1.0  # SIGTERM again is the same asking: sent to a group of processes, and by a parent to each
+PATIENCE_SECONDS = 6.0  # from SIGTERM on, for a training to end its epoch
+LIMIT_SECONDS = 8.5  # from SIGTERM on, for the process to end
+_TOGETHER_SECONDS = 1.0  # a second SIGTERM within it is the same request, sent to a group and by a parent
 _LEFT = 0  # the number of no signal
 
 
 class Stopped(BaseException):
-    """Like KeyboardInterrupt no fault of what was at work: started again, it goes on."""
+    """The exception for a request to stop. Like KeyboardInterrupt it is no fault of the work, which can be resumed."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum  # as a shell has it of a process that a signal ends
+        self.exit_code = 128 + signum  # as a shell reports a process that a signal ended
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Within, a signal raises Stopped wherever the program is. Where that is not enough to leave this block within
+    """Raise Stopped in the block, wherever the program is, when a signal arrives. If the block is not left within
     LIMIT_SECONDS of SIGTERM, the process ends there, as if it were killed."""
 
     def stop(signum: int, _: object) -> None:
@@ -42,10 +42,10 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def when_ready() -> Iterator[Callable[[], int]]:
-    """Within, a signal only becomes what the yielded function returns, 0 before; a second one does what it did before.
-    SIGTERM is followed by one of our own after PATIENCE_SECONDS. Whoever gets to the end all the same is stopped there.
-    """
-    asked: list[tuple[int, float]] = []  # by what, and when
+    """Yield a function that returns the signal that has arrived in the block, or 0; a second signal does what it did
+    before. SIGTERM is followed by one of this process's own after PATIENCE_SECONDS. Raise Stopped at the end of the
+    block if a signal has arrived."""
+    asked: list[tuple[int, float]] = []  # the signal, and when it came
     is_hurried, is_left = threading.Event(), threading.Event()
 
     def note(signum: int, _: object) -> None:
@@ -70,7 +70,7 @@ def when_ready() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def _handling(handler: Callable[[int, Any], object]) -> Iterator[Callable[[], None]]:
-    """`handler` in place of what was there, until the end or until what is yielded is called."""
+    """Install `handler` in place of the former ones, until the block ends or the yielded function is called."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
 
     def restore() -> None:
@@ -85,7 +85,8 @@ def _handling(handler: Callable[[int, Any], object]) -> Iterator[Callable[[], No
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Python's handlers wait for a call into a library to return; what reads a pipe hears of a signal meanwhile."""
+    """End the process in time after SIGTERM. Python's handlers wait for a call into a library to return; a thread that
+    reads a pipe hears of a signal meanwhile."""
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
     is_left = threading.Event()
@@ -95,21 +96,21 @@ def _limited() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        with suppress(BrokenPipeError):  # it has ended the process, as far as it is concerned
+        with suppress(BrokenPipeError):  # the thread has stopped reading, to end the process
             os.write(tell, bytes([_LEFT]))
         is_left.set()
         os.close(tell)
 
 
 def _insist(is_hurried: threading.Event, is_left: threading.Event) -> None:
-    """Asks a second time where the block is not left in time."""
+    """Send a second SIGTERM if the block is not left in time."""
     is_hurried.wait()
     if not is_left.wait(PATIENCE_SECONDS):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_in_time(heard: int, is_left: threading.Event) -> None:
-    """Ends the process if it is told of SIGTERM and the block is not left in time."""
+    """End the process if SIGTERM arrives and the block is not left in time."""
     with open(heard, "rb", buffering=0) as numbers:
         while (number := numbers.read(1)[0]) not in (_LEFT, signal.SIGTERM):
             pass

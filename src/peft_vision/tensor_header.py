@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked against the size of the file before any tensor is made.
+"""This module reads the header of a safetensors file, checked against the file's size before any tensor is made.
 
-Eight bytes that say how long the header is (little endian); the header, JSON of tensors by name, each with type, shape
-and its place among the bytes that follow; those bytes, without holes.
+The file has eight bytes that say how long the header is (little endian); the header, JSON of tensors by name, each with
+type, shape and its place among the bytes that follow; and those bytes, without holes.
 """
 
 import math
@@ -39,7 +39,7 @@ class _Header(Record, extra="allow"):
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """`dtype`: as safetensors calls it, such as F32. `begin`, `num_bytes`: in the file."""
+    """A tensor's place in a file. `dtype`: as safetensors calls it, such as F32; `begin`, `num_bytes`: in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,14 +49,14 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """`metadata`: texts; `tensors`: by name."""
+    """A header that was read: `metadata` holds texts, `tensors` are by name."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorPlace]
 
 
 def read_header(path: Path, *, dtypes: Set[str] = FLOATS, remedy: str = "") -> TensorHeader:
-    """Read the header of a file that tensors, all of one of `dtypes`, fill to the last byte; Unreadable for others."""
+    """Read the header of a file; raise Unreadable unless tensors of `dtypes` fill the file to its last byte."""
     with open_record(path, remedy=remedy) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_PREFIX), "little")

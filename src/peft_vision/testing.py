@@ -1,12 +1,12 @@
-"""Checks for the author of a method, a head or a data set: that it keeps what the rest of this package relies on.
+"""This module lets authors of a method, a head or a data set check that it keeps what this package relies on.
 
     from peft_vision.testing import check_method
 
     def test_my_method():
         check_method(MyMethod, rank=4)
 
-Each check raises AssertionError with a sentence. They run on a tiny backbone with random weights and take seconds. The
-methods that are shipped pass the same ones.
+Each check raises AssertionError with a sentence. The checks run on a tiny backbone with random weights and take
+seconds. The shipped methods pass the same ones.
 """
 
 import copy
@@ -51,7 +51,7 @@ def tiny_backbone(**architecture: object) -> VisionTransformer:
 def adapted(
     method: str | Path | Method | type[Method], *, architecture: dict[str, object] | None = None, **options: object
 ) -> Model:
-    """Return a tiny backbone adapted by `method`, in training mode, behind a probe if there is one in front."""
+    """Return a tiny backbone adapted by `method`, in training mode, in the phase after the probe if one comes first."""
     model = library.adapt(tiny_backbone(**(architecture or {})), method=method, num_classes=_CLASSES, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
@@ -59,7 +59,7 @@ def adapted(
 
 
 def what_moves_is_what_trains(make: Make) -> None:
-    """Exactly the tensors that are saved as trained, and no other, change in training."""
+    """Check that training changes exactly the tensors that are saved as trained, and no other."""
     model = make()
     before = copy.deepcopy(model.state_dict())
     _train(model, steps=2)
@@ -71,7 +71,7 @@ def what_moves_is_what_trains(make: Make) -> None:
 
 
 def every_trained_tensor_is_read(make: Make) -> None:
-    """A backward pass reaches every tensor that trains."""
+    """Check that a backward pass reaches every tensor that trains."""
     model = make()
     unreached = Unreached(model)
     _loss(model).backward()
@@ -82,7 +82,7 @@ def every_trained_tensor_is_read(make: Make) -> None:
 
 
 def the_seed_alone_decides(make: Make) -> None:
-    """What is drawn depends on the seed, not on the global random state, which is left as it was."""
+    """Check that what is drawn depends on the seed, and not on the global random state, which is left as it was."""
     states = []
     for noise in (1, 2):
         torch.manual_seed(noise)
@@ -94,7 +94,7 @@ def the_seed_alone_decides(make: Make) -> None:
 
 
 def a_saved_model_is_the_same_model(make: Make) -> None:
-    """A file that was written after training gives identical logits, though it is read with another seed."""
+    """Check that a file written after training gives identical logits, though it is read with another seed."""
     model = make(seed=11)
     _train(model, steps=2)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def a_saved_model_is_the_same_model(make: Make) -> None:
 
 
 def a_copy_trains_apart(make: Make) -> None:
-    """A deep copy computes the same and shares nothing with the original."""
+    """Check that a deep copy computes the same and shares nothing with the original."""
     model = make().eval()
     twin = copy.deepcopy(model)
     logits = model(_images())
@@ -116,7 +116,7 @@ def a_copy_trains_apart(make: Make) -> None:
 
 
 def checkpointing_changes_no_gradient(make: Make) -> None:
-    """Recomputing activations in the backward pass gives the same gradients."""
+    """Check that recomputing activations in the backward pass gives the same gradients."""
     plain = make()
     recomputed = copy.deepcopy(plain)
     recomputed.encoder.set_checkpointing(True)
@@ -130,7 +130,7 @@ def checkpointing_changes_no_gradient(make: Make) -> None:
 
 
 def what_is_stored_is_what_is_computed(make: Make) -> None:
-    """Going on from what a frozen part of the model showed of images gives the logits of the images."""
+    """Check that observations of images by a frozen part of the model give the logits of the images."""
     model = make().eval()
     if model.frozen is None:
         return
@@ -140,7 +140,7 @@ def what_is_stored_is_what_is_computed(make: Make) -> None:
 
 
 def every_pooling_works(make: Make) -> None:
-    """It trains on a backbone that pools the class token, the mean or by attention."""
+    """Check that the method trains on a backbone that pools the class token, the mean, or by attention."""
     for pool in ("token", "avg", "map"):
         model = make(architecture={"global_pool": pool})
         _train(model, steps=1)
@@ -161,8 +161,7 @@ METHOD_CHECKS = (
 
 
 def check_method(method: str | Path | Method | type[Method], **options: object) -> None:
-    """Run METHOD_CHECKS on a method, given as to `adapt`, in its own layers, and in the last one alone where it changes
-    layers."""
+    """Run METHOD_CHECKS on a method, given as to `adapt`: with its own layers and, if it changes any, the last one."""
     makes = [partial(adapted, method, **options)]
     if makes[0]().parameter_counts().method:
         makes.append(partial(adapted, method, **{**options, "layers": "last-1"}))

@@ -1,7 +1,7 @@
-"""Trackers mirror a run somewhere people look: Weights & Biases, or nowhere.
+"""This module mirrors a run to where people look at it: Weights & Biases, or nowhere.
 
-The record is the run folder. So whatever breaks in a mirror after the start is one warning, never the end of
-a training; what cannot be mirrored online is written offline, and one line says how to upload it.
+The run folder is the record. So whatever breaks in a mirror after the start is one warning, and never ends a training;
+what cannot be mirrored online is written offline, and one line says how to upload it.
 """
 
 import re
@@ -29,31 +29,30 @@ NAME_FORBIDS = "/\\#?%:"
 
 
 class Log:
-    """Where the numbers of one run go; this one keeps none."""
+    """A log that takes the numbers of one run; this one keeps none."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """The values after epoch `step`."""
+        """Mirror the values after epoch `step`."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Mirror the final figures of the run; later values replace earlier ones of the same name."""
 
     def pictures(self, files: Mapping[str, Path]) -> None:
-        """PNG files, by what they show."""
+        """Mirror PNG files, by what they show."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Values of one kind in each column, None where there is none."""
+        """Mirror a table with values of one kind in each column, None where there is none."""
 
 
 class Tracker(ABC):
-    """Opens a log for each run."""
+    """A tracker that opens a log for each run."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ConfigError for what can be seen to fail without a connection."""
+        """Raise ConfigError for what can be seen to fail without a connection."""
 
     def is_awaited(self) -> bool:
-        """Return whether somebody waits for the figures of just this process, even those of a run that was done
-        before."""
+        """Return whether somebody waits for the figures of just this process, even if the run was done before."""
         return False
 
     @abstractmethod
@@ -68,15 +67,16 @@ class Tracker(ABC):
         config: Mapping[str, Any],
         folder: Path,
     ) -> AbstractContextManager[Log]:
-        """A log that is closed with the block, as failed if an exception leaves it; `folder` must exist.
+        """Open a log that is closed with the block, as failed if an exception leaves it; `folder` must exist.
 
-        The same `run_id` again goes on with the same run; an agent's run is that of the agent, whatever the `run_id`.
+        Opening the same `run_id` again continues the same run; an agent's run is that of the agent, whatever the
+        `run_id`.
         """
 
 
 @component
 class NoTracker(Tracker):
-    """Mirrors nothing."""
+    """A tracker that mirrors nothing."""
 
     def check(self) -> None:
         pass
@@ -87,7 +87,7 @@ class NoTracker(Tracker):
 
 @component
 class WandbTracker(Tracker):
-    """Weights & Biases, by its own client. `group` and `tags` add to what the run itself brings."""
+    """A tracker that mirrors to Weights & Biases, by its own client. `group` replaces the run's, `tags` are added."""
 
     mode: Literal["auto", "online", "offline"]
     project: str
@@ -108,7 +108,7 @@ class WandbTracker(Tracker):
                 raise ConfigError(f"tracker.tags: got {tag!r}, a tag is 1 to {TAG_LENGTH} printable characters")
 
     def is_awaited(self) -> bool:
-        """By the agent of a W&B sweep."""
+        """Return whether the agent of a W&B sweep started this process."""
         return awaited_run() is not None
 
     @contextmanager
@@ -187,7 +187,7 @@ class WandbTracker(Tracker):
 
 
 class _Mirror(Log):
-    """One run of W&B. Whatever fails in it is noticed, not raised."""
+    """A log that mirrors to one run of W&B. Whatever fails in it is noticed, not raised."""
 
     def __init__(self, run: "wandb.Run", notice: "_Notice") -> None:
         self._run = run
@@ -228,7 +228,7 @@ class _Mirror(Log):
 
 
 class _Notice:
-    """Says the first warning of a run, and how to repair it; W&B reports to it as to a logger."""
+    """A logger for W&B that prints the first warning of a run, and how to repair it."""
 
     def __init__(self) -> None:
         self.remedy: str | None = None  # None until the run has started: until then faults are exceptions
@@ -245,20 +245,21 @@ class _Notice:
 
 
 def _last_epoch(run: "wandb.Run") -> float:
-    """That W&B has of an attempt that goes on; after a kill it has some that are done again, to the same figures."""
+    """Return the last epoch that W&B has of a resumed run, else -inf; after a kill, some of its epochs are trained
+    again, with the same figures."""
     epoch = run.summary.get("epoch") if run.resumed else None
     return epoch if isinstance(epoch, int | float) else -inf
 
 
 def _reason(error: Exception, server: str) -> str:
-    """Why W&B did not start, in one clause."""
+    """Return why W&B did not start, in one clause."""
     if "No API key" in str(error):
         return "no API key: set WANDB_API_KEY or call wandb login"
     return f"{server} does not accept this run: {_sentence(str(error))}"
 
 
 def _sentence(message: str) -> str:
-    """The first sentence, without W&B's prefix for terminals."""
+    """Return the first sentence of a message, without W&B's prefix for terminals."""
     plain = re.sub(r"^wandb: (WARNING |ERROR )?", "", message.strip())
     return plain.partition("\n")[0].partition(". ")[0].rstrip(".")
 

@@ -1,4 +1,4 @@
-"""Epochs and steps: how what trains in a model is fitted to the training images."""
+"""This module trains a model: in epochs and steps it fits what trains in the model to the training images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -33,15 +33,16 @@ from peft_vision.unreached import Unreached
 
 @dataclass
 class Standing:
-    """How far a fit has come, over all phases, with what it needs to go on beside the model's tensors.
+    """Resumable state of a training run, over all its phases, besides the model's tensors.
 
-    `train_seconds`: spent in training steps; `wall_seconds`: in all, over every process that worked on it;
-    `test_reads`: how often scoring the test set has begun; `backbone_images`: how many images of each split went
-    through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: those that were trained step by step;
-    `rows`: how many rows of metrics there are; `selection`: how a solver chose among its settings; `probe`: what the
-    head was worth before anything else trained, scored once its phase was over; `footprint`: what the latest stepper
-    holds and did beside stepping; `kept_epochs`: of each phase that is over and keeps its best epoch, which that is;
-    `best`: of the present phase, its best `epoch` so far, the validation `accuracy` and the `tuned` tensors.
+    `epochs`: how many are done; `train_seconds`: time spent in training steps; `wall_seconds`: time in all, over every
+    process that worked on it; `test_reads`: how often scoring the test set has begun; `backbone_images`: how many
+    images of each split went through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: epochs that
+    were trained step by step, and their time; `rows`: how many rows of metrics there are; `selection`: how a solver
+    chose among its settings; `probe`: the head's metrics before anything else trained, scored once its phase was over;
+    `footprint`: what the latest stepper holds and did besides stepping; `kept_epochs`: the best epoch of each phase
+    that is over and keeps it; `best`: the present phase's best `epoch` so far, its validation `accuracy` and the
+    `tuned` tensors.
     """
 
     epochs: int = 0
@@ -62,7 +63,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a batch of `size` images, itself in `parts` that are computed one after the other."""
+    """One process's part of a batch of `size` images, divided into `parts` that are computed one after the other."""
 
     parts: list[tuple[Tensor | Observation, Tensor]]
     size: int
@@ -70,10 +71,10 @@ class Batch:
 
 @component
 class Trainer:
-    """`accumulate`: parts in which each batch is computed, for less memory and the same gradient. `checkpointing`:
-    recompute activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each
-    phase of the method. `keep`: the weights at the end of a phase; best: those of the epoch with the highest validation
-    accuracy, of equal ones the first."""
+    """A trainer that fits models by steps. `accumulate`: parts in which each batch is computed, for less memory and the
+    same gradient. `checkpointing`: recompute activations in the backward pass. `save_seconds`: least time between two
+    saved states. `epochs`: of each phase of the method. `keep`: last keeps the weights at the end of a phase, best
+    those of the epoch with the highest validation accuracy, of equal ones the first."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -88,17 +89,17 @@ class Trainer:
     keep: Literal["last", "best"]
 
     def computes_in(self, device: torch.device) -> torch.dtype:
-        """bf16 where asked for, or where `auto` meets a GPU that computes it natively; else fp32."""
+        """Return bf16 where asked for, or where `auto` meets a GPU that computes it natively; else fp32."""
         natively = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         bf16 = self.precision == "bf16" or (self.precision == "auto" and natively)
         return torch.bfloat16 if bf16 else torch.float32
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """To `computes_in`."""
+        """Return an autocast context for the type of `computes_in`."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.computes_in(device) is torch.bfloat16)
 
     def check(self, optimizer: Optimizer, *, group: str, processes: int) -> None:
-        """ConfigError where gradients have to be seen together that are to be freed one by one."""
+        """Raise ConfigError if gradients that the optimizer frees one by one have to be seen together."""
         if not isinstance(optimizer, Stepper) or not optimizer.steps_during_backward:
             return
         together = {
@@ -124,15 +125,14 @@ class Trainer:
         record: Callable[[dict[str, float]], str | None],
         save: Callable[[Standing], None],
     ) -> None:
-        """Trains `model` in its present phase, from `standing` to the phase's last epoch.
+        """Train `model` in its present phase, from `standing` to the phase's last epoch.
 
         `record` gets the metrics of each epoch and may return why to give up: that raises Pruned. `save` is called when
         `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
-        asked to stop, which it then does.
-        Everything random is a function of `seed` and the epoch, so a run that stopped and goes on ends in the same
-        weights. A loss that is not finite raises ConfigError, and nothing after the last save is kept; so does a tensor
-        that should train and gets no gradient in the first step. Damaged where the optimizer's state in `standing` is
-        not this one's.
+        asked to stop, which then raises Stopped. Everything random is a function of `seed` and the epoch, so a run that
+        stopped and goes on ends in the same weights. Raise ConfigError for a loss that is not finite, and keep nothing
+        after the last save; likewise for a tensor that should train and gets no gradient in the first step. Raise
+        Damaged if the optimizer's state in `standing` is not this one's.
         """
         stepper = optimizer.create(model, seed=derive(seed, "optimizer", model.begun))
         if standing.optimizer is not None:
@@ -195,13 +195,13 @@ class Trainer:
                     raise Stopped(asked)
 
     def _remember_best(self, model: Model, standing: Standing, accuracy: float) -> None:
-        """The tuned tensors of the best epoch, where it is kept."""
+        """Note the tuned tensors of the best epoch in `standing`, if `keep` is best."""
         if self.keep == "best" and (standing.best is None or accuracy > standing.best["accuracy"]):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
             standing.best = {"epoch": standing.epochs, "accuracy": accuracy, "tuned": tuned}
 
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
-        """The metrics of `model` on a split, as `val/accuracy` and so on."""
+        """Return the metrics of `model` on a split, as `val/accuracy` and so on."""
         predictions = predict(
             model,
             images,
@@ -231,9 +231,9 @@ class Trainer:
         return torch.compile(compute) if self.compile else compute
 
     def batches(self, images: Source, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
-        """The batches of one epoch in an order that depends on seed and epoch only."""
+        """Yield the batches of one epoch in an order that depends on seed and epoch only."""
         batches = shuffled(len(images), batch_size=self.batch_size, seed=seed, epoch=epoch)
-        # as many parts on every process, so that they meet in the same backward passes
+        # equally many parts on every process, so that all take part in the same backward passes
         parts = [world.share(batch).tensor_split(min(self.accumulate, len(batch))) for batch in batches]
         fetched = images.batches(
             [part for batch in parts for part in batch],
@@ -252,7 +252,7 @@ class Trainer:
         world: World,
         penalty: Callable[[], Tensor] | None = None,
     ) -> Tensor:
-        """One update; returns this process's part of the mean loss over the batch, the penalty left out."""
+        """Update the model once; return this process's part of the mean loss over the batch, without the penalty."""
         for group in stepper.param_groups:
             group["lr"] = lr
         stepper.zero_grad(set_to_none=True)
@@ -283,5 +283,5 @@ class Trainer:
 
 
 def stepping(optimizer: Stepper, stepper: torch.optim.Optimizer) -> AbstractContextManager[None]:
-    """While it lasts, backward passes step what steps during them."""
+    """Return a context in which backward passes step the parameters, if the optimizer steps during them."""
     return stepper.during_backward() if optimizer.steps_during_backward else nullcontext()

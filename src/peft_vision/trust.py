@@ -1,8 +1,8 @@
-"""Decides which modules a file may have imported.
+"""This module decides which modules may be imported because a file names them.
 
-An adapter, a result or a config names classes, and to import a module is to run it. So what comes out of a file may
-name classes of this package, of a module that is imported already, and of a package that uses this one, which is known
-from its source before a line of it runs: what was written to be used here, on the path of whoever runs it.
+An adapter, a result or a config names classes, and to import a module is to run it. So a file may name only classes of
+this package, of a module that is imported already, and of a package that uses this one, which is known from its source
+before a line of it runs: such a package was written to be used here, and is on the path of whoever runs it.
 """
 
 import importlib.util
@@ -19,12 +19,13 @@ from peft_vision.config import ConfigError
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _USES_US = re.compile(r"^\s*(from|import)\s+peft_vision\b", re.MULTILINE)
 _LONGEST = 300  # characters of a dotted path
-_FILES = 500  # of a package that are looked at
-_CHARACTERS = 1_000_000  # of each
+_FILES = 500  # of a package that are searched
+_CHARACTERS = 1_000_000  # of each file that are searched
 
 
 def check_targets(node: Any, where: str) -> None:
-    """ConfigError for the first `_target_` within `node`, at any depth, that is no class a file may name."""
+    """Raise ConfigError for the first `_target_`, or function of an `augment`, within `node`, at any depth, that a file
+    may not name."""
     for path, target in _targets(node, where):
         if not isinstance(target, str) or len(target) > _LONGEST or not _DOTTED.fullmatch(target):
             raise ConfigError(f"{path}: got {str(target)[:60]!r}, should be a dotted path to a class")
@@ -57,7 +58,7 @@ def _uses_us(top: str) -> bool | None:
     """Return whether a module or package imports this one in its source, of which at most _FILES files are searched;
     None where no such module is found."""
     try:
-        spec = importlib.util.find_spec(top)  # of a name without a dot: nothing is imported
+        spec = importlib.util.find_spec(top)  # for a name without a dot this imports nothing
     except (ImportError, ValueError):
         return None
     if spec is None:

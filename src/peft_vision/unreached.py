@@ -1,4 +1,4 @@
-"""Finds what is said to train and never would: a tensor that no backward pass reaches."""
+"""This module finds tensors that should train and never would, because no backward pass reaches them."""
 
 from functools import partial
 
@@ -9,10 +9,10 @@ from peft_vision.printable import one_line
 
 
 class Unreached:
-    """Watches the parameters of `model` that train now, from its creation until `check`.
+    """A watch that observes the parameters of `model` that train now, from its creation until `check`.
 
     A module that no forward pass calls, put into a place that does not exist, leaves its parameters without a gradient,
-    and an optimizer passes over them without a word.
+    and an optimizer silently skips them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,7 +24,7 @@ class Unreached:
         ]
 
     def check(self) -> None:
-        """Stop watching. ConfigError where a parameter got no gradient since."""
+        """Stop watching; raise ConfigError if a parameter got no gradient since."""
         for hook in self._hooks:
             hook.remove()
         if self._unreached:

@@ -1,7 +1,8 @@
-"""Digests of the source of a user's own components, so that a run of an edited formula is another run.
+"""This module computes digests of the source of a user's own components, so that a run of an edited formula is another
+run.
 
 A component's source is the module that defines its class, and what this module imports, directly or not, from its own
-package or, where it belongs to none, from the files beside it.
+package or, if it belongs to none, from the files in its folder.
 """
 
 import ast
@@ -17,14 +18,14 @@ from typing import Any
 from peft_vision.config import FUNCTION, marks
 
 CODE = "user_code"
-"""The key of a run's config under which these digests are noted."""
+"""The key of a run's config that holds these digests."""
 _OURS = "peft_vision"
 _INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
 
 
 def user_code(components: Iterable[Any]) -> dict[str, str]:
-    """Return 16 hex digits for each class and function that `components` name, at any depth, and that are not this
-    package's, by dotted name. What has no source file, such as a class of a notebook, has none."""
+    """Return 16 hex digits for each class and function of the user's that `components` name, at any depth, by dotted
+    name; those without a source file, such as classes of a notebook, are left out."""
     named = {place for component in components for place in _named(component)}
     digests = {
         f"{module}.{name}": _digest(module) for module, name in sorted(named) if module.partition(".")[0] != _OURS
@@ -33,20 +34,20 @@ def user_code(components: Iterable[Any]) -> dict[str, str]:
 
 
 def source_of(function: str) -> str:
-    """Return the name of a function of the user's with the digest of its source; other names as they are."""
+    """Return the dotted name of a user's function with the digest of its source; names without a dot as they are."""
     module, _, _ = function.rpartition(".")
     return f"{function} {_digest(module)}" if module else function
 
 
 def edited(config: Mapping[str, Any], components: Iterable[Any]) -> list[str]:
-    """Return the names of the user's classes whose source is not what a run's `config` notes of it."""
+    """Return the names of the user's classes and functions whose source is not what a run's `config` noted."""
     noted = [its for key, its in config.items() if key == CODE and isinstance(its, Mapping)]
     now, then = user_code(components), noted[0] if noted else {}
     return [name for name, digest in now.items() if name in then and then[name] != digest]
 
 
 def _named(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the module and the name of each class and function within."""
+    """Yield the module and the name of each class, and each user's function, within a value."""
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         yield cls.__module__, cls.__qualname__
@@ -66,7 +67,8 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=256)
 def _digest(module: str) -> str | None:
-    """Return the digest of a module's sources; computed once a process, which goes on with what it imported."""
+    """Return the digest of a module's sources, computed once, since a process goes on with what it imported; None
+    without a source file."""
     if (first := _file(module)) is None:
         return None
     files, waiting = {module: first}, [module]
@@ -95,7 +97,7 @@ def _belongs(other: str, file: Path, module: str, first: Path) -> bool:
 
 
 def _imported(module: str, file: Path) -> Iterator[str]:
-    """Yield the names of modules that `module` may import, as far as they stand in its source."""
+    """Yield the names of modules that the source of `module` imports, or may import."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):  # compiled, or edited since it was imported

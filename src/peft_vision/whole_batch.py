@@ -1,4 +1,4 @@
-"""Checks that a module which computes statistics of a whole batch never sees a part of one, or a single image."""
+"""This module checks that a module with statistics of a whole batch never sees a part of one, or a single image."""
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -9,7 +9,7 @@ from peft_vision.trainer import Trainer
 
 
 def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None:
-    """ConfigError where the statistics of a batch would be those of a part of it, or of a single image."""
+    """Raise ConfigError if the statistics of a batch would be those of a part of it, or of a single image."""
     held = set(model.encoder.held())
     norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and part not in held}
     if not norms:

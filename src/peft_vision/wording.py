@@ -1,4 +1,4 @@
-"""Hydra's complaints about a command line, in the user's words.
+"""This module puts Hydra's complaints about a command line into the user's words.
 
 Hydra answers a misspelt key with the advice to prepend `+`, which hides the misspelling until the run has failed.
 """
@@ -24,7 +24,7 @@ HOMELESS = "a path begins with ~, and no home folder is known for it; write the 
 
 
 def reword(error: Exception) -> str:
-    """One or two lines for an exception of ours, Hydra or OmegaConf."""
+    """Return one or two lines for an exception of this package, Hydra or OmegaConf."""
     return printable(_reword(error))
 
 
@@ -32,7 +32,7 @@ def _reword(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     cause = error.__cause__ or error.__context__
-    if isinstance(cause, ConfigError):  # of a launcher or a sweeper, which Hydra builds
+    if isinstance(cause, ConfigError):  # raised in a launcher or a sweeper, which Hydra builds
         return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = error.missing_cfg_file
@@ -74,12 +74,12 @@ def _reword(error: Exception) -> str:
 
 
 def is_homeless(error: Exception) -> bool:
-    """Return whether a path's `~` cannot be resolved, as HOME is not set and the user is in no list of users."""
+    """Return whether a path's `~` cannot be resolved, because HOME is not set and no list of users has this user."""
     return isinstance(error, RuntimeError) and str(error).startswith("Could not determine home directory")
 
 
 def fault(error: Exception) -> str:
-    """The same, and one line for any other: its kind and what it says."""
+    """Return the same as `reword`, but for an exception of any other package one line: its type and its first line."""
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return reword(error)
     if is_homeless(error):
@@ -105,7 +105,7 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key but Hydra's own."""
+    """Yield every dotted key except Hydra's own."""
     for key in node:
         if key == "hydra":
             continue
@@ -116,5 +116,5 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message."""
+    """Return the first line of an error's message."""
     return str(error).strip().splitlines()[0]
