@@ -118,7 +118,7 @@ class Shelf:
         try:
             taken = lock.acquire(wait=False)
         except OSError:
-            return True  # nobody knows
+            return True  # unknown, so assume that it is
         lock.release()
         return not taken
 

@@ -127,7 +127,7 @@ class Store:
     def source(self, split: str) -> Source:
         """Return what the model's present phase reads of a split: observations, computed now unless they are stored, or
         the images or views themselves where observations cannot be stored."""
-        if self._kinds != self._model.frozen:  # another phase
+        if self._kinds != self._model.frozen:  # a new phase has begun
             self._kinds = self._model.frozen
             self._sources.clear()
             self._memory_left = self._features.memory_gib * _GIB
