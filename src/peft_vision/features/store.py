@@ -39,10 +39,10 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @component
 class Features:
-    """The settings of the store. `use`: auto stores what can be stored, always raises an error where the training
-    images cannot be, never computes everything each time. `dtype`: the type that observations are rounded to, stored or
-    not. `views`: number of augmented views of each training image. `also`: kinds that other runs of a sweep will read,
-    so that one pass serves them all."""
+    """The settings of the store. `use`: with auto what can be stored is stored; with always it is an error where the
+    training images cannot be; with never everything is computed each time. `dtype`: the type that observations are
+    rounded to, stored or not. `views`: number of augmented views of each training image. `also`: kinds that other runs
+    of a sweep will read, so that one pass serves them all."""
 
     use: Annotated[Literal["auto", "always", "never"], INCIDENTAL]
     dtype: Literal["fp32", "bf16", "fp16"]
