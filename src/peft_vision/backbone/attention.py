@@ -1,10 +1,11 @@
-"""The attention primitive: a block updates queries by looking at a context.
+"""This module provides the attention primitive: a block updates queries by attending to a context.
 
     z = q + Wo softmax(Wq LN(q) (Wk LN(c))^T) Wv LN(c),    then    z + MLP(LN(z))
 
-With queries = context = tokens it is timm's block. Rows that nobody reads are never queries, and tokens that only
-serve as context (prompts before a block whose prompt outputs are thrown away) are projected to keys and values once.
-A few queries that look at a context which no gradient reaches need no keys and values at all, see `look`.
+With queries = context = tokens it is timm's block. Rows whose outputs are not read are never queries, and tokens that
+only serve as context (prompts before a block whose prompt outputs are discarded) are projected to keys and values once.
+A few queries on a context that no gradient reaches need no keys and values at all, see `look`.
+
 Letters: B images, N tokens, D width, H heads, Q queries.
 """
 
@@ -26,12 +27,13 @@ _SINGLE = ("entrance", "context")
 class Layer(nn.Module):
     """A timm `Block`, under the same parameter names, that computes only the rows that are read.
 
-    `rows`: how many leading tokens are updated (None: all of them). `observer`: is called with the layer's context,
-    LN(tokens), (B, N, D), prompts behind them; None unless somebody looks. What a method may add, all of it absent at
-    first: `entrance`, a module that the tokens pass before anything else; `context`, one that gives further context,
-    (B or 1, P, D), for a batch size B; `beside_attention` and `beside_mlp`, modules from the tokens that enter that
-    branch and the same tokens normed, (B, Q, D) each, to what is added to the branch; `behind`, modules from the tokens
-    that leave the layer to what is added to them.
+    `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context,
+    LN(tokens) (B, N, D), with the prompts appended; None when nothing observes it.
+
+    A method may add modules, all absent at first: `entrance` maps the tokens before anything else; `context` returns
+    further context, (B or 1, P, D), for a batch size B; each of `beside_attention` and `beside_mlp` maps the tokens
+    that enter the branch and the same tokens normed, (B, Q, D) each, to a term added to the branch; each of `behind`
+    maps the tokens that leave the layer to a term added to them.
     """
 
     def __init__(self, block: Block) -> None:
@@ -47,8 +49,8 @@ class Layer(nn.Module):
         self.behind = nn.ModuleList()
 
     def __setattr__(self, name: str, value: object) -> None:
-        """ConfigError for what would silently throw away what another method put into the same place, or could not be
-        computed with."""
+        """Raise ConfigError for an assignment that would discard what another method put in the same place, or put a
+        module there that the layer cannot compute with."""
         there = self.__dict__.get("_modules", {}).get(name)
         if name in _LISTS and there is not None:
             raise ConfigError(f"method: layer.{name} is a list that several methods add to; append to it")
@@ -61,7 +63,7 @@ class Layer(nn.Module):
         super().__setattr__(name, value)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, rows or N, D)."""
+        """Map (B, N, D) to (B, rows or N, D)."""
         if self.entrance is not None:
             tokens = self.entrance(tokens)
         normed = self.norm1(tokens)
@@ -76,11 +78,11 @@ class Layer(nn.Module):
 
 
 def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor) -> Tensor:
-    """(B, Nq, D) queries, `normed` by the layer's first norm, after the layer; keys and values come from `contexts`,
-    each (B or 1, N, D) and normed as well.
+    """Return the queries (B, Nq, D), `normed` by the layer's first norm, after the layer.
 
-    A context that does not depend on the image has batch size 1 and is projected once for the whole batch. What
-    wraps a sub-module (a LoRA on `attn.qkv`) is seen by queries and contexts alike.
+    Keys and values come from `contexts`, each (B or 1, N, D) and normed as well. A context that does not depend on the
+    image has batch size 1 and is projected once for the whole batch. A wrapper around a sub-module (a LoRA on
+    `attn.qkv`) applies to queries and contexts alike.
     """
     attention = layer.attn
     keys, values = [], []
@@ -100,30 +102,30 @@ def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor) -> 
 
 
 def look(layer: Layer, queries: Tensor, context: Tensor) -> Tensor:
-    """(B or 1, Q, D) queries, each for itself, after the layer: (B, Q, D). Keys and values come from `context`,
-    (B, N, D), which the layer's first norm has normed already.
+    """Return the queries (B or 1, Q, D), each processed independently, after the layer: (B, Q, D).
 
-    Where no gradient reaches the context, the key projection is folded into the queries and the values are projected
-    after mixing: q_h (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key
-    biases shift all scores of a query alike and drop out of the softmax; value biases pass it unchanged, as its weights
-    sum to one. So nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
+    Keys and values come from `context`, (B, N, D), which the layer's first norm has already normed. Where no gradient
+    reaches the context, the key projection is folded into the queries and the values are projected after mixing: q_h
+    (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key biases shift all
+    scores of a query equally and cancel in the softmax; value biases pass unchanged, as the weights of the softmax sum
+    to one. So nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
     """
     attention = layer.attn
     normed = layer.norm1(queries)
     (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
     bare = type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity)
     bare = bare and not _attention_dropout(attention)
-    # an exported graph can hold no function with a gradient of its own
+    # an exported graph cannot hold a function that defines its own gradient
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(attention, attention.q_norm(q), context)
-    else:  # a norm of the keys, or dropped weights, stand between; what a wrapper computes cannot be known here
+    else:  # a norm of keys, dropped weights or a wrapper of unknown effect prevents folding
         key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
         mixed = _mix(attention, q.expand(context.shape[0], -1, -1, -1), key, value)
     return _finish(layer, queries, normed, mixed, apart=True)
 
 
 def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Values (B, H, N, d) weighted for queries (B, H, Q, d): (B, Q, H * d)."""
+    """Return the values (B, H, N, d) weighted by attention for queries (B, H, Q, d): (B, Q, H * d)."""
     mixed = F.scaled_dot_product_attention(
         attention.q_norm(q),
         attention.k_norm(key),
@@ -135,12 +137,14 @@ def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _attention_dropout(attention: nn.Module) -> float:
-    """The share of attention weights that is dropped now. The module in there tells: all around it may be held."""
+    """Return the current dropout rate of attention weights, read from the dropout module itself: the modules around it
+    may be held in evaluation mode."""
     return attention.attn_drop.p if attention.attn_drop.training else 0.0
 
 
 def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
-    """The same for normed queries (B or 1, H, Q, d) from a context (B, N, D)."""
+    """Return what `_mix` does, for normed queries (B or 1, H, Q, d) and a context (B, N, D), without keys and
+    values."""
     _, heads, count, head_dim = q.shape
     _, w_key, w_value = attention.qkv.weight.view(3, heads, head_dim, -1).unbind(0)
     folded = torch.einsum("bhqd,hde->bqhe", q * attention.scale, w_key).flatten(1, 2)
@@ -150,7 +154,8 @@ def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
 
 
 def _finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apart: bool) -> Tensor:
-    """From mixed values (B, Q, H * d) to the layer's output for `queries`. `apart`: these are no rows of an image."""
+    """Return the layer's output for `queries`, given their mixed values (B, Q, H * d). `apart`: whether they are
+    queries of `look`, not rows of an image."""
     attention = layer.attn
     mixed = attention.norm(mixed)
     if attention.gate is not None:
@@ -176,7 +181,8 @@ def _beside(module: nn.Module, tokens: Tensor, normed: Tensor, *, apart: bool) -
 
 
 def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
-    """Parts `first` to `last` (exclusive) of the query, key and value projections, (B, N, (last - first) * width)."""
+    """Return parts `first` to `last` (exclusive) of the query, key and value projections, (B, N, (last - first) *
+    width)."""
     if isinstance(qkv, nn.Linear | Wrapper):
         width = qkv.out_features // 3
         return part(qkv, tokens, slice(first * width, last * width))
@@ -186,7 +192,7 @@ def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
 
 
 def split_heads(attention: nn.Module, projected: Tensor, *, parts: int) -> tuple[Tensor, ...]:
-    """(B, N, parts * H * d) to `parts` tensors (B, H, N, d)."""
+    """Split (B, N, parts * H * d) into `parts` tensors (B, H, N, d)."""
     batch, length, _ = projected.shape
     heads = projected.reshape(batch, length, parts, attention.num_heads, attention.head_dim)
     return heads.permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,6 +1,7 @@
-"""Finds what a backbone drops at random while it is adapted: stochastic depth, and the dropouts of timm's models.
+"""This module finds the modules of a backbone that drop values at random while it is adapted: stochastic depth and
+timm's dropouts.
 
-A module drops in training where its rate is above zero, whether the weights around it train or not, as in the codes of
+A module drops in training where its rate is above zero, whether the weights around it train or not, as in the code of
 FacT, Adapter+ and NOAH's LoRA. In evaluation nothing is dropped.
 """
 
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from timm.layers import DropPath
 from torch import nn
 
-_OPTIONS = {  # by the end of the module's name; all other dropouts are those behind a projection
+_OPTIONS = {  # by the last part of the module's name; all other dropouts follow a projection
     "pos_drop": "backbone.architecture.pos_drop_rate",
     "head_drop": "backbone.architecture.drop_rate",
     "attn_drop": "backbone.architecture.attn_drop_rate",
@@ -24,7 +25,7 @@ def drops(module: nn.Module) -> bool:
 
 
 def dropping_options(vit: nn.Module, own: Iterable[nn.Module]) -> list[str]:
-    """The options that ask for what the modules `own` of `vit` would drop."""
+    """Return the sorted names of the options that make the modules `own` of `vit` drop."""
     own = set(own)
     return sorted({_option(name, module) for name, module in vit.named_modules() if module in own and drops(module)})
 

@@ -1,4 +1,4 @@
-"""Images to features: a timm Vision Transformer whose blocks are seen as queries and context."""
+"""This module maps images to features by a timm Vision Transformer whose blocks take queries and a context."""
 
 from collections.abc import Collection, Iterator, Set
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,7 +17,7 @@ from peft_vision.config import ConfigError
 
 
 class Encoder(nn.Module):
-    """Owns `vit` and replaces its blocks by `Layer`s; the forward and all parameter names stay timm's.
+    """A module that owns `vit` and replaces its blocks by `Layer`s; the forward and all parameter names stay timm's.
 
     The last layer computes only what the pooling reads: the class token, or the backbone's own tokens. `evaluates`:
     whether the backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         for index, block in enumerate(vit.blocks):
             vit.blocks[index] = Layer(block)
         self.evaluates = False
-        self._backbone = list(vit.modules())  # plain lists: what a method adds later is not in them
+        self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
         self._drops = [module for module in self._backbone if drops(module)]
@@ -38,25 +38,26 @@ class Encoder(nn.Module):
 
     @property
     def layers(self) -> nn.Sequential:
-        """The `Layer`s, first to last."""
+        """Return the `Layer`s, first to last."""
         return self.vit.blocks
 
     @property
     def num_tokens(self) -> int:
-        """N: class and register tokens and patches, as the backbone itself makes them."""
+        """Return N, the number of class, register and patch tokens that the backbone itself makes."""
         return self.vit.num_prefix_tokens + self.vit.patch_embed.num_patches
 
     @property
     def width(self) -> int:
-        """D, the width of a token and of a feature."""
+        """Return D, the width of a token and of a feature."""
         return self.vit.num_features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone does."""
+        """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
+        does."""
         return self._pooled(self._through(self._embedded(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
-        """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where nothing
+        """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where no part
         of the encoder trains. An encoder that does not train keeps no activations: each layer's are freed once the next
         one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
@@ -97,8 +98,8 @@ class Encoder(nn.Module):
 
     @property
     def untouched(self) -> int:
-        """How many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where what embeds
-        images is not so."""
+        """Return how many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where this
+        does not hold for the modules before the first layer."""
         modules = [part for part in self._before() if isinstance(part, nn.Module)]
         if any(map(_trains, self._before())) or any(map(self._changes, modules)):
             return 0
@@ -107,26 +108,26 @@ class Encoder(nn.Module):
 
     @property
     def asked_to_drop(self) -> list[str]:
-        """The options that ask the backbone to drop in training."""
+        """Return the names of the options that make the backbone drop in training."""
         return dropping_options(self.vit, self._drops)
 
     def parts(self, indices: Collection[int]) -> list[nn.Module | nn.Parameter]:
-        """The backbone's own modules and single parameters that belong to the layers at `indices`: what stands before
-        the layers goes with the first, what stands behind them with the last."""
+        """Return the backbone's own modules and single parameters of the layers at `indices`: the modules before the
+        layers belong to the first, those after the layers to the last."""
         before = self._before() if 0 in indices else []
         behind = self._behind() if len(self.layers) - 1 in indices else []
         return [*before, *(self.layers[index] for index in indices), *behind]
 
     def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
-        """The backbone's own modules in these parts, down to the smallest."""
+        """Return the backbone's own modules in `parts(indices)`, at every depth."""
         own = set(self._backbone)
         found = [module for part in self.parts(indices) if isinstance(part, nn.Module) for module in part.modules()]
         return [module for module in found if module in own]
 
     def part(self, name: str) -> nn.Module:
-        """Return what stands in the place `name` of `vit`, such as blocks.0.mlp.fc1: the backbone's own module, or what
-        a method put around it. The place stays the same where a module that contains it was wrapped. ConfigError where
-        this backbone has no such place."""
+        """Return the module at `name` in `vit`, such as blocks.0.mlp.fc1: the backbone's own, or a wrapper that a
+        method put around it. Names stay the same where a module that contains them was wrapped. Raise ConfigError where
+        this backbone has no such module."""
         holder, last = self._holder(name)
         try:
             return holder.get_submodule(last)
@@ -140,12 +141,12 @@ class Encoder(nn.Module):
             ) from error
 
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put `module` in the place `name`; it should contain, or compute with, what `part(name)` returned."""
+        """Put `module` in the place of `part(name)`; it should contain, or compute with, what `part(name)` returned."""
         holder, last = self._holder(name)
         setattr(holder, last, module)
 
     def _holder(self, name: str) -> tuple[nn.Module, str]:
-        """Return the backbone's own module that has the place `name` as its child, and the child's name in it."""
+        """Return the backbone's own module that has `name` as its child, and the child's name in it."""
         parent, _, last = name.rpartition(".")
         return self._places[parent], last
 
@@ -155,27 +156,27 @@ class Encoder(nn.Module):
         return {name: module for name, module in self.vit.named_modules() if module not in own}
 
     def _before(self) -> list[nn.Module | nn.Parameter]:
-        """Patches and positions."""
+        """Return the modules and parameters before the layers: patches and positions."""
         behind = [self.layers, *self._behind()]
         single = self.vit.parameters(recurse=False)
         return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
 
     def _behind(self) -> list[nn.Module]:
-        """Norms, pooling and what is dropped from features."""
+        """Return the modules after the layers: norms, pooling and the dropout of features."""
         behind = (self.vit.norm, self.vit.attn_pool, self.vit.fc_norm, self.vit.head_drop)
         return [module for module in behind if module is not None]
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Unless all of the backbone trains it stays in evaluation mode but for what drops, see `drops.py`; what the
-        method added follows `mode`."""
+        """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
+        that drop, see `drops.py`, unless all of it trains."""
         super().train(mode)
         for module in self.held():
             module.training = False
         return self
 
     def held(self) -> list[nn.Module]:
-        """The backbone's own modules that stay in evaluation mode: all but those that drop, unless every parameter of
-        theirs trains."""
+        """Return the backbone's own modules that stay in evaluation mode: none if all parameters of the backbone train,
+        otherwise all except those that drop; all of them with `evaluates`."""
         if self.evaluates:
             return self._backbone
         parameters = [own for module in self._backbone for own in module.parameters(recurse=False)]
@@ -184,24 +185,24 @@ class Encoder(nn.Module):
         return [module for module in self._backbone if module not in self._drops]
 
     def set_checkpointing(self, enable: bool) -> None:
-        """Trade a second forward pass for the activations of all layers but one."""
+        """Set whether a second forward pass replaces the stored activations of all layers but one."""
         self.vit.set_grad_checkpointing(enable)
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """The tokens (B, N, D) that enter the first layer."""
+        """Return the tokens (B, N, D) that enter the first layer."""
         return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
 
     def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
-        """The tokens after layers `first` to `last` (exclusive)."""
+        """Return the tokens after layers `first` to `last` (exclusive)."""
         layers = self.layers[first:last]
         return checkpoint_seq(layers, tokens) if self.vit.grad_checkpointing and len(layers) else layers(tokens)
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        """Features (B, D) of the tokens that leave the last layer."""
+        """Return the features (B, D) of the tokens that leave the last layer."""
         return self.vit.forward_head(self.vit.norm(tokens), pre_logits=True)
 
     def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int) -> Observation:
-        """Features, and contexts where they are asked for, of tokens that enter layer `first`."""
+        """Return the features, and the contexts if requested, of tokens that enter layer `first`."""
         with self._noted_contexts() if "contexts" in kinds else nullcontext() as contexts:
             features = self._pooled(self._through(tokens, first=first))
         noted = None if contexts is None else (*[None] * first, *contexts)
@@ -214,7 +215,7 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _noted_contexts(self) -> Iterator[list[Tensor]]:
-        """A list that a forward pass within the block fills with each layer's context."""
+        """Yield a list that a forward pass within the block fills with each layer's context."""
         contexts: list[Tensor] = []
         try:
             for layer in self.layers:
@@ -226,7 +227,7 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _noted_intermediates(self) -> Iterator[list[Tensor]]:
-        """A list that a forward pass within the block fills; meanwhile the last layer computes every row."""
+        """Yield a list that a forward pass within the block fills; meanwhile the last layer computes every row."""
         last = self.layers[-1]
         rows, last.rows = last.rows, None
         try:

@@ -1,4 +1,4 @@
-"""Attention to a context that no gradient reaches: keys and values are the context itself.
+"""This module computes attention to a context that no gradient reaches, whose keys and values are the context itself.
 
     mixed = softmax(q c^T) c
     d q   = w (d w - sum(w d w)) c,     w = softmax(q c^T),  d w = d mixed c^T
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_CACHE_BYTES = 1280 * 1024  # of a context that two products in a row find in the cache of a CPU core
+_CACHE_BYTES = 1280 * 1024  # so much context stays in the cache of a CPU core between two products
 
 
 class FixedContextAttention(torch.autograd.Function):
-    """Queries (B, K, D) and a context (B, N, D) of any floating type, which is all that is kept beside the weights: a
-    store's 16 bits stay 16 bits and are widened a few images at a time."""
+    """An autograd function of queries (B, K, D) and a context (B, N, D) of any floating type. It keeps only the context
+    and the attention weights: 16-bit contexts of a store stay 16-bit and are widened a few images at a time."""
 
     @staticmethod
     def forward(ctx, queries: Tensor, context: Tensor) -> Tensor:
-        """(B, K, D), in the type that autocast asks for, else that of the queries."""
+        """Return (B, K, D), in autocast's type where autocast is on, otherwise in that of the queries."""
         device = queries.device.type
         ctx.queries_dtype = queries.dtype
         cast = torch.is_autocast_enabled(device)
@@ -35,7 +35,7 @@ class FixedContextAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the queries."""
+        """Return the gradient of the queries, and None for the context."""
         weights, context = ctx.saved_tensors
         gradient = gradient.to(weights.dtype)
         of_queries = torch.empty_like(gradient)
@@ -47,7 +47,8 @@ class FixedContextAttention(torch.autograd.Function):
 
 
 def _widened(context: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """A few images' context at a time, in `dtype`, in memory that the next ones overwrite; all at once on a GPU."""
+    """Yield slices of images with their context in `dtype`, a few images at a time in memory that the next ones
+    overwrite; on a GPU all at once."""
     size = len(context)
     if context.device.type == "cpu":
         size = max(1, _CACHE_BYTES // (context.shape[1:].numel() * dtype.itemsize))

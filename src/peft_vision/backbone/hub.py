@@ -1,4 +1,5 @@
-"""Weights from the Hugging Face hub: from the cache without a network, else downloaded or soon refused."""
+"""This module gets weights of the Hugging Face hub: from the local cache without a network, otherwise by a download
+that fails early."""
 
 import http.client
 import ssl
@@ -11,13 +12,14 @@ from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from
 
 from peft_vision.config import ConfigError
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them, the better one first
+FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names, in order of preference
 PROBE_SECONDS = 5
 WAYS_OUT = "backbone.checkpoint=FILE (safetensors, npz or torch), or experiment=demo, which needs no network"
 
 
 def hub_file(name: str, repository: str) -> Path:
-    """The local path of the weights `name`. A cached file is used as it is: no request is made for it."""
+    """Return the local path of the weights `name`. A cached file is used without any request. Raise ConfigError where
+    the file cannot be downloaded."""
     cached = [try_to_load_from_cache(repository, file) for file in FILES]
     found = next((path for path in cached if isinstance(path, str)), None)
     return Path(found) if found else _download(name, repository)
@@ -40,7 +42,7 @@ def _download(name: str, repository: str) -> Path:
 
 
 def unreachable(url: str) -> str | None:
-    """Why `url` cannot be reached, or None. huggingface_hub itself would retry for 23 s for each file."""
+    """Return why `url` cannot be reached, or None. huggingface_hub itself would retry for 23 s for each file."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     answer: list[str | None] = []
@@ -55,7 +57,7 @@ def _probe(url: str) -> str | None:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError as error:
-        error.close()  # whoever refuses a HEAD request is there
+        error.close()  # a server that refuses a HEAD request is reachable
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         # huggingface_hub may trust other certificates than urllib: let it try

@@ -1,5 +1,5 @@
-"""Collects a ViT's intermediate values, averaged over the tokens: the features of Head2Toe (Evci et al., 2022,
-arXiv:2201.03529).
+"""This module collects a ViT's intermediate values, averaged over the tokens: the features of Head2Toe (Evci et al.,
+2022, arXiv:2201.03529).
 
 The groups are the tokens that enter the first layer; for each layer its normed input, the output of its attention, the
 hidden units of its MLP and the MLP's output; and the final norm's output. The pooled features follow as the last group.
@@ -16,8 +16,8 @@ Part = Callable[[str], nn.Module]
 
 
 def group_widths(vit: VisionTransformer, part: Part | None = None) -> list[int]:
-    """The width of each group, the pooled features last. `part` finds a place of `vit` also where what contains it was
-    wrapped."""
+    """Return the width of each group, the pooled features last. `part` finds a module of `vit` by name even where a
+    module that contains it was wrapped."""
     width, part = vit.embed_dim, part or vit.get_submodule
     hidden = [part(f"blocks.{index}.mlp.fc2").in_features for index in range(len(vit.blocks))]
     return [width, *(group for units in hidden for group in (width, width, units, width)), width, vit.num_features]
@@ -25,7 +25,8 @@ def group_widths(vit: VisionTransformer, part: Part | None = None) -> list[int]:
 
 @contextmanager
 def gathered(vit: VisionTransformer, part: Part | None = None) -> Iterator[list[Tensor]]:
-    """A list that a forward pass of every token fills within the block: (B, width) for each group but the last."""
+    """Yield a list that a forward pass over all tokens within the block fills: (B, width) for each group but the
+    last."""
     groups: list[Tensor] = []
     part = part or vit.get_submodule
 

@@ -1,4 +1,4 @@
-"""Linear layers that a method changes: what wraps one, and a part of what it computes.
+"""This module wraps linear layers for methods that change them, and computes a part of their outputs.
 
 The rows of a weight matrix are output features, so a range of rows is, say, the keys of a fused projection.
 """
@@ -20,11 +20,12 @@ class Mergeable(nn.Module, ABC):
 
     @abstractmethod
     def merged(self) -> nn.Module:
-        """A new module of the kind of `inner`, which is plain by then; computed in float64, rounded once."""
+        """Return a plain module of the kind of `inner`, which must itself be plain by then; it is computed in float64
+        and rounded once."""
 
 
 class Wrapper(Mergeable):
-    """Around a linear layer, or around another wrapper of one."""
+    """A module around a linear layer, or around another wrapper of one, that changes what it computes."""
 
     @property
     def in_features(self) -> int:
@@ -35,27 +36,28 @@ class Wrapper(Mergeable):
         return self.inner.out_features
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features)."""
         return self.part(tokens, ALL)
 
     @abstractmethod
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """`rows` of the output features alone, so that nothing else need be computed."""
+        """Return only `rows` of the output features, so that nothing else need be computed."""
 
 
 def part(linear: nn.Module, tokens: Tensor, rows: slice) -> Tensor:
-    """`rows` of the output features of a linear layer, of a wrapper, or of anything that stands in its place."""
+    """Return `rows` of the output features of a linear layer, of a wrapper, or of any module that replaces one."""
     if rows == ALL:
         return linear(tokens)
     if type(linear) is nn.Linear:
         return F.linear(tokens, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
     if isinstance(linear, Wrapper):
         return linear.part(tokens, rows)
-    return linear(tokens)[..., rows]  # whatever it is, it must not be bypassed
+    return linear(tokens)[..., rows]  # an unknown module must be called, not bypassed
 
 
 def linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
-    """A plain layer of this weight and bias, in the type and on the device of `like`."""
+    """Return a plain linear layer with this weight and bias, in the type and on the device of `like`, that does not
+    train."""
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     plain.weight = nn.Parameter(weight.detach().to(like.weight), requires_grad=False)
     if bias is not None:

@@ -1,4 +1,5 @@
-"""A plain timm Vision Transformer by name, checked before anything is read, and what its weights expect."""
+"""This module creates a plain timm Vision Transformer by name, checks it before any weights are read, and finds its
+preprocessing."""
 
 import inspect
 from dataclasses import replace
@@ -36,10 +37,13 @@ _OWNED = {
 
 @component
 class Backbone:
-    """Weights come from the file `checkpoint` where one is named, else from the hub where `pretrained`, else
-    they are random. `package:FILE` is shipped beside this module. `architecture` holds further arguments of
-    timm's VisionTransformer; None leaves `img_size` and `pool` as the weights have them. `normalization` and
-    `interpolation`: of images, for protocols that do not follow the weights."""
+    """The settings of a backbone.
+
+    Weights come from the file `checkpoint` if one is set, otherwise from the hub if `pretrained`, otherwise they are
+    random. `package:FILE` names a file shipped next to this module. `architecture`: further arguments of timm's
+    VisionTransformer. `img_size` and `pool`: None keeps those of the weights. `normalization` and `interpolation` of
+    images: own keeps those of the weights; the others are for protocols that do not follow the weights.
+    """
 
     name: str
     pretrained: bool
@@ -52,7 +56,8 @@ class Backbone:
     architecture: dict[str, Any]
 
     def check(self) -> None:
-        """ConfigError for what can be known without weights: names, files, sizes, what is no plain ViT."""
+        """Raise ConfigError for errors that show without reading weights: names, files, sizes, and models that are not
+        plain ViTs."""
         if not timm.is_model(self.name.partition(".")[0]):
             known = timm.list_pretrained() if "." in self.name else timm.list_models()
             raise ConfigError(f"backbone.name: timm has no model {self.name!r}{nearest(self.name, known)}")
@@ -66,7 +71,7 @@ class Backbone:
                 f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
                 "or backbone.pretrained=false for random weights"
             )
-        # shapes alone tell whether the model is plain: no memory, no download
+        # shapes suffice to check that the model is plain, without memory or a download
         with torch.device("meta"):
             refuse_unusual(timm.create_model(self.name, pretrained=False, num_classes=0))
             vit = self._create()
@@ -85,8 +90,8 @@ class Backbone:
         return self.drop_path > 0 or any(rates)
 
     def preprocessing(self) -> Preprocessing:
-        """As recorded in our own safetensors files, else as timm records it for the weights called `name`, but for what
-        is asked for otherwise."""
+        """Return the preprocessing recorded in a safetensors file of ours, otherwise timm's for the weights `name`,
+        with `img_size`, `normalization` and `interpolation` replaced where they are set."""
         recorded = recorded_preprocessing(self._file()) if self.checkpoint is not None else None
         own = recorded or self._timm_preprocessing()
         mean, std = (own.mean, own.std) if self.normalization == "own" else _NORMALIZATIONS[self.normalization]
@@ -94,7 +99,8 @@ class Backbone:
         return replace(own, size=self.img_size or own.size, mean=mean, std=std, interpolation=interpolation)
 
     def load(self) -> VisionTransformer:
-        """Images to pooled features: no head, fp32, on the CPU, in training mode, everything trainable."""
+        """Return the model from images to pooled features: no head, fp32, on the CPU, in training mode, all parameters
+        trainable. Raise ConfigError as `check` does, and where the weights cannot be read or do not fit."""
         self.check()
         source = self._source()
         vit = self._create()
@@ -138,7 +144,7 @@ class Backbone:
 
     def _timm_preprocessing(self) -> Preprocessing:
         config = _config(self.name)
-        # random weights have seen no crops: the centre crop of other weights would only hide borders
+        # random weights were not trained on crops, and a centre crop would only hide the borders
         crop = config.crop_pct if self.pretrained or self.checkpoint is not None else 1.0
         return Preprocessing(
             size=config.input_size[-1],
@@ -150,14 +156,14 @@ class Backbone:
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
-    """Loaded, or drawn from the run's seed where no weights are asked for."""
+    """Return the loaded backbone; random weights are drawn from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "backbone"))
         return backbone.load()
 
 
 def refuse_unusual(vit: nn.Module) -> None:
-    """ConfigError with name and reason unless every block of `vit` is attention and MLP over all tokens."""
+    """Raise ConfigError with name and reason unless every block of `vit` is attention and MLP over all tokens."""
     reason = _oddity(vit)
     if reason is not None:
         raise ConfigError(f"backbone: {architecture(vit)} is not a plain ViT: {reason}")
@@ -180,13 +186,13 @@ def _oddity(vit: nn.Module) -> str | None:
 
 
 def architecture(vit: nn.Module) -> str:
-    """Return timm's name of what `vit` is, or the name of its class where it was built directly."""
+    """Return timm's architecture name of `vit`, or the name of its class where it was built directly."""
     return getattr(vit, "pretrained_cfg", {}).get("architecture") or type(vit).__name__
 
 
 def _config(name: str) -> PretrainedCfg:
-    """Return timm's record of the weights `name`. ConfigError for untagged old names, which hide which weights they
-    mean."""
+    """Return timm's record of the weights `name`. Raise ConfigError for unknown weights, and for old names without a
+    tag, which do not say which weights they mean."""
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -1,5 +1,5 @@
-"""Wrapped layers replaced by plain ones, that compute the same or what they did before, for as long as somebody needs a
-plain backbone."""
+"""This module temporarily replaces wrapped layers by plain ones, which compute either the same or what the backbone did
+before it was wrapped."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,23 +13,23 @@ from peft_vision.backbone.linear import Mergeable
 
 @contextmanager
 def merged(encoder: Encoder) -> Iterator[None]:
-    """Within the block every wrapper that can be merged is; afterwards all is bit for bit as it was. What cannot be
-    merged stays; `unmergeable` names it."""
+    """Replace every mergeable wrapper by its merged layer within the block; afterwards the encoder is bit for bit as
+    before. Modules that cannot be merged stay; `unmergeable` names them."""
     with _replaced(encoder, _plain):
         yield
 
 
 @contextmanager
 def unwrapped(encoder: Encoder) -> Iterator[None]:
-    """Within the block every wrapper that can be merged is replaced by what it wraps, as if it had not been added;
-    afterwards all is as it was."""
+    """Replace every mergeable wrapper by the module it wraps within the block, as if it had not been added; afterwards
+    the encoder is as before."""
     with _replaced(encoder, _innermost):
         yield
 
 
 @contextmanager
 def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iterator[None]:
-    """The outermost wrappers of those that can be merged."""
+    """Replace the outermost mergeable wrappers by `other(wrapper)` within the block."""
     strangers = unmergeable(encoder)
     wrappers = [
         name
@@ -46,14 +46,15 @@ def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iter
 
 
 def plain_names(encoder: Encoder) -> set[str]:
-    """Return the names of the backbone's tensors without the wrappers that can be merged. The merged backbone has more
-    where a layer has no bias and what is merged into it needs one."""
+    """Return the names of the backbone's tensors without mergeable wrappers. The merged backbone has more where a layer
+    has no bias and what is merged into it needs one."""
     with unwrapped(encoder):
         return set(encoder.vit.state_dict())
 
 
 def unmergeable(encoder: Encoder) -> list[str]:
-    """The names of modules that were added to the backbone and are no wrapper, or wrap something that is none."""
+    """Return the names of modules added to the backbone that are not mergeable wrappers, and of those that such a
+    wrapper wraps."""
     added = encoder.added()
     wrappers = {name: module for name, module in added.items() if isinstance(module, Mergeable)}
     own_parts = tuple(f"{name}." for name in wrappers)
@@ -64,8 +65,8 @@ def unmergeable(encoder: Encoder) -> list[str]:
 
 
 def _plain(module: Mergeable) -> nn.Module:
-    """From the innermost out."""
-    module = copy.copy(module)  # shallow: the wrapper itself keeps its inner one
+    """Return a plain module with this wrapper and all wrappers inside it merged, innermost first."""
+    module = copy.copy(module)  # shallow, so that the original wrapper keeps its `inner`
     module._modules = dict(module._modules)
     module.inner = _plain(module.inner) if isinstance(module.inner, Mergeable) else copy.deepcopy(module.inner)
     return module.merged()

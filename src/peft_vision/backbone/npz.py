@@ -1,4 +1,5 @@
-"""Google's ViT files (gs://vit_models/*.npz), Flax names and layouts, as a state dict with those of timm."""
+"""This module reads Google's ViT files (gs://vit_models/*.npz), with Flax names and layouts, as a state dict with those
+of timm."""
 
 import re
 from pathlib import Path
@@ -26,8 +27,9 @@ _NAMES = (
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
-    """Names that are not Google's ViT stay as they are, for the caller to refuse."""
-    # numpy leaves a file that it opened itself open when it turns out to be no archive
+    """Return the tensors of the file by timm's names. Names that Google's ViT does not have stay as they are, for the
+    caller to refuse."""
+    # numpy does not close a file that it opened itself if the file is not an archive
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = {_renamed(name): archive[name] for name in archive.files}
     state = {name: _transposed(name, array) for name, array in arrays.items()}
@@ -44,7 +46,8 @@ def _renamed(name: str) -> str:
 
 
 def _transposed(name: str, array: np.ndarray) -> Tensor:
-    """Flax has outputs last and heads apart: (D, heads, head width) before, (heads, head width, D) after."""
+    """Return the array in torch's layout. Flax puts outputs last and keeps heads apart: (D, heads, head width) before
+    attention, (heads, head width, D) after it."""
     tensor = torch.from_numpy(array)
     if name == "patch_embed.proj.weight":
         return tensor.permute(3, 2, 0, 1)

@@ -1,9 +1,9 @@
-"""Holds the observations that a frozen encoder makes of its images; no gradient flows into them.
+"""This module holds the observations that a frozen encoder makes of its images; no gradient flows into them.
 
-features        (B, D)     the pooled output of the final norm
-contexts        L (B, N, D) what the keys and values of each layer come from: its input after its first norm
-intermediates   (B, W)     averages over the tokens of what the layers compute on their way (Head2Toe)
-tokens          (B, N, D)  those that enter the first layer a method works in, where the layers before it stay frozen
+features        (B, D)       the pooled output of the final norm
+contexts        L (B, N, D)  the input of each layer after its first norm, from which keys and values are projected
+intermediates   (B, W)       averages over the tokens of the layers' intermediate values (Head2Toe)
+tokens          (B, N, D)    the input of the first layer that a method changes, where the layers before it stay frozen
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Kind = Literal["features", "contexts", "intermediates", "tokens"]
 
 @dataclass(frozen=True)
 class Observation:
-    """The observations of B images: the kinds that somebody reads; the others are None."""
+    """The observations of B images; kinds that are not read are None."""
 
     features: Tensor | None = None
     contexts: tuple[Tensor | None, ...] | None = None
@@ -26,20 +26,21 @@ class Observation:
     tokens: Tensor | None = None
 
     def pack(self, kind: Kind) -> Tensor:
-        """One kind as one tensor (B, ...), contexts as (B, L, N, D)."""
+        """Return one kind as one tensor (B, ...); contexts are (B, L, N, D)."""
         tensor = getattr(self, kind)
         return torch.stack(tensor, dim=1) if kind == "contexts" else tensor
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
-        """On a device."""
+        """Return the observations on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def rounded(self, dtype: torch.dtype) -> Self:
-        """As if it had been stored in `dtype`: contexts and tokens in that type, the others in fp32 again."""
+        """Return the observations as if they had been stored in `dtype`: contexts and tokens in that type, the others
+        in fp32 again."""
         return self._each(lambda tensor: tensor.to(dtype)).readable()
 
     def readable(self) -> Self:
-        """Features and intermediates in fp32; what reads contexts or tokens takes any type."""
+        """Return the observations with features and intermediates in fp32; contexts and tokens keep their type."""
         return replace(
             self,
             features=None if self.features is None else self.features.float(),

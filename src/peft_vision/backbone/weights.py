@@ -1,7 +1,8 @@
-"""Weights from a file into a timm ViT: safetensors, Google's npz or a torch file, all of it or an error.
+"""This module loads weights from a file into a timm ViT: safetensors, Google's npz or a torch file, completely or not
+at all.
 
-timm's `checkpoint_filter_fn` converts names (OpenAI CLIP, DINOv2, ...) and resamples position embeddings and
-patches; classifier heads are dropped; after that every tensor must fit.
+timm's `checkpoint_filter_fn` converts names (OpenAI CLIP, DINOv2, ...) and resamples position embeddings and patches;
+classifier heads are dropped; after that every tensor must fit.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from peft_vision.backbone.npz import read_npz
 from peft_vision.config import ConfigError
 from peft_vision.preprocessing import Preprocessing
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "encoder")  # the first counts
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "encoder")  # in order of preference
 _PREFIXES = re.compile(r"^(_orig_mod\.|module\.|backbone\.|encoder\.vit\.)+")  # compile, DDP, DINO, our own
 _HEADS = ("head.", "head_dist.", "decoder_")  # the last is MAE's
 _UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError)
@@ -32,7 +33,8 @@ _NAMED = 3  # tensors of each kind that an error names
 
 
 def load_weights(vit: VisionTransformer, path: Path) -> None:
-    """Fill `vit`, whose num_classes is 0, from the file. fp16 and bf16 become the fp32 of `vit`."""
+    """Fill `vit`, whose num_classes is 0, from the file; fp16 and bf16 are converted to fp32. Raise ConfigError where
+    the file cannot be read, or a tensor is missing, unexpected or of another shape."""
     state = _stripped(_read(path), path)
     try:
         state = checkpoint_filter_fn(state, vit, **_resampling(vit))
@@ -48,7 +50,8 @@ def load_weights(vit: VisionTransformer, path: Path) -> None:
 
 
 def recorded_preprocessing(path: Path) -> Preprocessing | None:
-    """Return the preprocessing recorded in the metadata of a safetensors file of ours; None for any other file."""
+    """Return the preprocessing recorded in a safetensors file of ours; None for any other file. Raise ConfigError where
+    the file cannot be read."""
     if path.suffix != ".safetensors":
         return None
     try:
@@ -60,7 +63,7 @@ def recorded_preprocessing(path: Path) -> Preprocessing | None:
 
 
 def weights_hash(vit: VisionTransformer) -> str:
-    """sha256 over names, types, shapes and bytes: equal weights, equal hash, on any machine."""
+    """Return the sha256, in hex, of names, types, shapes and bytes: equal weights have equal hashes on any machine."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -74,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         if path.suffix == ".npz":
             return read_npz(path)
-        # training scripts put their arguments beside the weights; a Namespace runs no code
+        # training scripts save their arguments with the weights; a Namespace runs no code
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors themselves, without what trainers wrap around them and before their names."""
+    """Return the tensors by name, without the dicts that trainers wrap around them and the prefixes of their names."""
     while isinstance(state, Mapping) and (wrapper := next((w for w in _WRAPPERS if w in state), None)):
         state = state[wrapper]
     if not isinstance(state, Mapping):
@@ -97,14 +100,14 @@ def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _resampling(vit: VisionTransformer) -> dict[str, Any]:
-    """FlexiViT was trained with bilinear resampling; timm does the same."""
+    """Return the options of timm's resampling: bilinear for FlexiViT, which was trained with it, as in timm."""
     flexible = "flexi" in (getattr(vit, "pretrained_cfg", {}).get("architecture") or "")
     return {"interpolation": "bilinear", "antialias": False} if flexible else {}
 
 
 def _moved_norm(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A final norm on the other side of the pool starts afresh, as in the official MAE code and in timm: the
-    pretrained one belongs to single tokens and not to their mean."""
+    """Return the state with the model's fresh final norm where the file has one on the other side of the pooling, as in
+    the official MAE code and in timm: the pretrained norm belongs to single tokens and not to their mean."""
     for here, there in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
         fresh = {name: tensor for name, tensor in own.items() if name.startswith(here)}
         moved = {name for name in state if name.startswith(there)}

@@ -1,7 +1,9 @@
-"""adapter_config.json of Hugging Face's `peft`, for a LoRA that computes here exactly what it computes there.
+"""This module reads adapter_config.json of Hugging Face's `peft` for LoRAs that compute here exactly what they compute
+there.
 
-What `peft` does with a key is done here (its version 0.21), or the key is refused: of patterns the first key that ends
-the name of a module counts, as a regular expression; what a config does not target is not loaded.
+Every key is handled as in `peft` (version 0.21) or refused: in a pattern the first key that, as a regular expression,
+matches the end of a module's name applies; tensors of a module that the config does not target are refused, as `peft`
+would not load them.
 """
 
 import math
@@ -13,15 +15,15 @@ from typing import Any
 from peft_vision.printable import one_line
 from peft_vision.records import Unreadable, read_json
 
-_SUPPORTED = {  # what else may be set, and to what
+_SUPPORTED = {  # keys that may be set, with the values that are accepted
     "bias": ("none",),
     "fan_in_fan_out": (False, None),
     "lora_bias": (False, None),
     "modules_to_save": (["head"],),
     "use_rslora": (False, True, None),
     "use_dora": (False, True, None),
-    # those that leave the weights of the backbone as they are; pissa, olora, corda, loftq and lora_ga take from them
-    # what the LoRA begins with, and a file holds no such weights
+    # these leave the backbone's weights unchanged; pissa, olora, corda, loftq and lora_ga change them to fit what the
+    # LoRA begins with, and a file does not hold the changed weights
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
 }
 _READ = (
@@ -36,7 +38,7 @@ _READ = (
     "layers_to_transform",
     "layers_pattern",
 )
-_MEANS_NOTHING = (  # to what the tensors compute
+_MEANS_NOTHING = (  # for what the tensors compute
     "auto_mapping",
     "base_model_name_or_path",
     "eva_config",
@@ -50,14 +52,14 @@ _MEANS_NOTHING = (  # to what the tensors compute
 _NOTHING = (None, False, {}, [], "")
 _LONGEST = 200  # characters of a pattern
 _QUANTIFIED = r"(?<!\\)[*+?{]"
-_COSTLY = re.compile(r"\)[*+?{]|\\\d|\(\?(?!:)")  # a repeated group, a reference back, a look around
+_COSTLY = re.compile(r"\)[*+?{]|\\\d|\(\?(?!:)")  # a repeated group, a backreference, a lookaround
 
 
 class Settings:
     """The settings of one LoRA, read from an adapter_config.json."""
 
     def __init__(self, path: Path) -> None:
-        """Unreadable for what cannot be rebuilt exactly."""
+        """Read the file. Raise Unreadable where the LoRA cannot be rebuilt exactly."""
         said = read_json(path)
         if not isinstance(said, dict):
             raise Unreadable(path, "it holds no JSON object")
@@ -74,8 +76,8 @@ class Settings:
         return bool(self._said.get("use_dora"))
 
     def scale(self, module: str, *, rank: int) -> float:
-        """By what the update of `module`, which is of this rank, is multiplied. Unreadable where `peft` would not load
-        it, or make it of another rank."""
+        """Return the factor of the update of `module`, which has this rank. Raise Unreadable where `peft` would not
+        load it, or would give it another rank."""
         if not self._targets(module):
             raise Unreadable(self._path, f"it does not target {module}, of which there are tensors")
         own = self._first("rank_pattern", module, self._said.get("r", 8))
@@ -90,7 +92,7 @@ class Settings:
         return next((its for name, its in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), otherwise)
 
     def _targets(self, module: str) -> bool:
-        """As `peft` decides it."""
+        """Return whether the config targets `module`, by the rules of `peft`."""
         if _named(self._said.get("exclude_modules"), module):
             return False
         targets = self._said.get("target_modules")
@@ -102,7 +104,7 @@ class Settings:
         if isinstance(targets, str) or module in targets or layers in (None, []):
             return True
         patterns = _listed(self._said.get("layers_pattern"))
-        # without a pattern `peft` asks for a name before that of the blocks, and so finds none in a timm model
+        # without a pattern `peft` requires a name before that of the blocks, so it finds no layer in a timm model
         every = [rf"(?:^|.*?\.){its}\.(?P<index>\d+)\." for its in patterns] or [r".*?\.[^.]*\.(?P<index>\d+)\."]
         found = (re.match(pattern, module) for pattern in every)
         index = next((int(match["index"]) for match in found if match), None)
@@ -149,7 +151,7 @@ class Settings:
 
 
 def _listed(value: Any) -> Any:
-    """A text alone as the list of it."""
+    """Return a single text as a list of one, a list as it is, and an empty list for nothing."""
     return [value] if isinstance(value, str) else value or []
 
 
@@ -158,7 +160,8 @@ def _are_texts(value: Any) -> bool:
 
 
 def _named(names: str | Iterable[str] | None, module: str) -> bool:
-    """Return whether `module` is one of `names`, or ends with one; a string is a regular expression of the whole."""
+    """Return whether `module` is one of `names`, or ends with one; a string is a regular expression for the whole
+    name."""
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return any(f".{module}".endswith(f".{name}") for name in names or ())

@@ -1,9 +1,10 @@
-"""LoRA in the format of Hugging Face's `peft`: a folder with adapter_config.json and adapter_model.safetensors.
+"""This module reads and writes LoRA in the format of Hugging Face's `peft`: a folder with adapter_config.json and
+adapter_model.safetensors.
 
-There a LoRA belongs to a module of the backbone, and timm's q, k and v are one. So updates of q and v at rank r are
-written as one of rank 2r: its `lora_A` is both `down` above each other, its `lora_B` holds each `up` in the rows and
-columns of its own; updates by several LoRAs likewise. alpha / rank stays what it was. The classifier is saved as
-`head`, a module of timm's.
+There a LoRA belongs to a module of the backbone, and timm's q, k and v are one module. So updates of q and v at rank r
+are written as a single one of rank 2r: its `lora_A` stacks both `down`, its `lora_B` holds each `up` in its own rows
+and columns; updates by several LoRAs are written likewise. alpha / rank stays the same. The classifier is saved as
+timm's module `head`.
 """
 
 import json
@@ -34,8 +35,8 @@ _A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.f
 
 
 def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) -> None:
-    """Write the folder's files. ValueError where the model is more than a LoRA with a linear head. `timm`: the name and
-    the arguments that timm makes the backbone of, for the notes."""
+    """Write the folder's files. Raise ValueError where the model is more than a LoRA with a linear head. `timm`: the
+    name and arguments with which timm creates the backbone, for the notes."""
     chains = _chains(model)
     weight, bias = plain_head(model)
     tensors, ranks, alphas, dora = {f"{_HEAD}.weight": weight, f"{_HEAD}.bias": bias}, {}, {}, False
@@ -72,16 +73,17 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
     files = {
         NOTES: f"{json.dumps(notes, indent=2)}\n".encode(),
         WEIGHTS: save(tensors, {"format": "pt"}),
-        CONFIG: f"{json.dumps(config, indent=2)}\n".encode(),  # the last: without it a folder is no adapter
+        CONFIG: f"{json.dumps(config, indent=2)}\n".encode(),  # last: without it a folder is not an adapter
     }
-    for name in files:  # of an export before this one
+    for name in files:  # files of an earlier export
         (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         place(folder / name, lambda path, content=content: path.write_bytes(content), key="out")
 
 
 def _chains(model: Model) -> dict[str, list[LowRank]]:
-    """The LoRAs of each matrix, the outermost first. ValueError where anything else was tuned beside the head."""
+    """Return the LoRAs of each matrix, the outermost first. Raise ValueError where there is no LoRA, or where anything
+    else but the head was tuned."""
     wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRank)}
     known = {id(p) for m in wrappers.values() for d in (m.down, m.up, m.magnitude) for p in d.values()}
     tuned = {name: id(p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
@@ -89,7 +91,7 @@ def _chains(model: Model) -> dict[str, list[LowRank]]:
     if not wrappers or others:
         raise ValueError(f"the format is for LoRA alone, and this run tuned {others[0] if others else 'none'}")
     chains: dict[str, list[LowRank]] = {}
-    for name, wrapper in wrappers.items():  # an inner one follows its outer one
+    for name, wrapper in wrappers.items():  # inner wrappers follow their outer ones
         outer = name.removesuffix(".inner")
         while outer.endswith(".inner"):
             outer = outer.removesuffix(".inner")
@@ -98,8 +100,8 @@ def _chains(model: Model) -> dict[str, list[LowRank]]:
 
 
 def _fused(name: str, chain: list[LowRank]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`down` (R, I), `up` (O, R) and the length of each row (O,) of all updates of a matrix together, which are
-    multiplied by the scale of the first."""
+    """Return `down` (R, I), `up` (O, R) and, with DoRA, the length of each row (O,) for all updates of a matrix
+    together, to be multiplied by the scale of the first one. Raise ValueError where `peft` cannot express them."""
     updates = [(wrapper, target, rows) for wrapper in chain for target, rows in wrapper.rows.items()]
     down = torch.cat([wrapper.down[target].detach() for wrapper, target, _ in updates])
     ups, weight = [], chain[-1].inner.weight.detach()
@@ -114,7 +116,7 @@ def _fused(name: str, chain: list[LowRank]) -> tuple[Tensor, Tensor, Tensor | No
     lengths = (weight.double() + chain[0].scale * up.double() @ down.double()).norm(dim=1)
     if (lengths == 0).any():
         raise ValueError(f"{name} has a row of zeros, which peft divides by")
-    magnitude = lengths.to(weight)  # of rows whose length is not learned
+    magnitude = lengths.to(weight)  # for rows whose length is not learned
     for wrapper, target, rows in directed:
         if sum(other.start < rows.stop and rows.start < other.stop for _, _, other in updates) > 1:
             raise ValueError(f"{name}: DoRA and another update of the same rows, and peft knows one of them")
@@ -129,11 +131,11 @@ class _Notes(Record):
 
 
 class Imported:
-    """A LoRA read from such a folder: `tensors` by the names of our model, and `notes`, what a folder that was written
-    here says of classes, preprocessing and backbone, else nothing."""
+    """A LoRA read from a folder of `peft`. `tensors`: by the names of our model. `notes`: what a folder written here
+    records of classes, preprocessing and backbone; empty for others."""
 
     def __init__(self, folder: Path) -> None:
-        """ValueError where the folder holds no LoRA, or one that cannot be rebuilt."""
+        """Read the folder. Raise ValueError where it holds no LoRA, or one that cannot be rebuilt."""
         if not exists(folder / CONFIG):
             raise ValueError(f"no {CONFIG} in {folder}, so it is no adapter of `peft`")
         if not exists(folder / WEIGHTS):
@@ -144,7 +146,7 @@ class Imported:
         if exists(folder / NOTES):
             self.notes = read_record(folder / NOTES, _Notes, remedy="remove it to go without").model_dump()
         self.tensors: dict[str, Tensor] = {}
-        self._layers: dict[tuple[str, int, float], list[int]] = defaultdict(list)  # of each matrix, rank and scale
+        self._layers: dict[tuple[str, int, float], list[int]] = defaultdict(list)  # by matrix, rank and scale
         for name, tensor in tensors.items():
             if name in (f"{_HEAD}.weight", f"{_HEAD}.bias"):
                 own = name.rpartition(".")[2]
@@ -167,7 +169,8 @@ class Imported:
             raise ValueError(f"{folder / WEIGHTS} holds no LoRA")
 
     def method(self) -> dict[str, Any]:
-        """A LoRA of ours; where rank, scale or layers differ between matrices, several of them combined."""
+        """Return the config of an equal LoRA of ours, or of several combined where rank, scale or layers differ between
+        matrices."""
         alike: dict[tuple[int, float, tuple[int, ...]], list[str]] = defaultdict(list)
         for (target, rank, scale), layers in self._layers.items():
             alike[rank, scale, tuple(sorted(layers))].append(target)
@@ -195,7 +198,7 @@ class Imported:
 
 
 def _own_name(name: str, path: Path) -> tuple[str, str]:
-    """The module of a tensor, and what our LoRA calls it."""
+    """Return the module of a tensor, and the name of the tensor in our LoRA. Raise ValueError for any other tensor."""
     kinds = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"}
     for ending, own in kinds.items():
         module = name.removeprefix(_PREFIX).removesuffix(ending)
@@ -205,7 +208,7 @@ def _own_name(name: str, path: Path) -> tuple[str, str]:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """All of the file, in the floating type it has them. ValueError where they are no finite floats."""
+    """Return all tensors of the file in their floating types. Raise ValueError where they are not finite floats."""
     header = read_header(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in header.tensors}

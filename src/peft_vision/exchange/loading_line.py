@@ -1,5 +1,5 @@
-"""The line of Python that loads an exported file with nothing of ours: timm builds the backbone, with whatever its
-config says of size, pooling and architecture."""
+"""This module writes the line of Python that loads an exported file without this package: timm builds the backbone,
+with the size, pooling and architecture of its config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,21 +9,22 @@ from peft_vision.backbone.load import Backbone
 
 
 def timm_arguments(backbone: Backbone) -> dict[str, Any]:
-    """Return what timm's `create_model` takes beside the name and the number of classes to build such a backbone."""
+    """Return the arguments of timm's `create_model`, besides the name and the number of classes, that build such a
+    backbone."""
     pool = {} if backbone.pool is None else {"global_pool": backbone.pool}
     return {"img_size": backbone.preprocessing().size, **pool, **backbone.architecture}
 
 
 def of_timm(name: str, arguments: Mapping[str, Any], num_classes: int, file: Path) -> str:
-    """Return the line that makes `model`, with its classifier, of the weights in `file`."""
+    """Return the line that creates `model`, with its classifier, from the weights in `file`."""
     made = _created(name, {"num_classes": num_classes, **arguments})
     loaded = f"model.load_state_dict(safetensors.torch.load_file({str(file)!r}))"
     return f"import timm, safetensors.torch; model = {made}; {loaded}; model.eval()"
 
 
 def of_peft(name: str, arguments: Mapping[str, Any], num_classes: int, folder: Path, weights: Path | None) -> str:
-    """Return the line that makes `model` of the LoRA in `folder` on a backbone of the hub's weights, or of those in the
-    file `weights`."""
+    """Return the line that creates `model` from the LoRA in `folder` and a backbone with the hub's weights, or with
+    those in the file `weights`."""
     if weights is None:
         modules = "timm, peft"
         made = f"vit = {_created(name, {'pretrained': True, 'num_classes': num_classes, **arguments})}"

@@ -1,4 +1,5 @@
-"""The whole model, normalisation and head included, as an ONNX file: uint8 images (B, 3, S, S) to logits (B, C)."""
+"""This module exports the whole model, normalisation and head included, to an ONNX file: uint8 images (B, 3, S, S) to
+logits (B, C)."""
 
 import importlib
 import json
@@ -19,7 +20,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def missing() -> list[str]:
-    """The packages that are needed and not there."""
+    """Return the names of the required packages that are not installed."""
     absent = []
     for name in NEEDED:
         try:
@@ -30,9 +31,9 @@ def missing() -> list[str]:
 
 
 def write(model: Model, path: Path) -> None:
-    """For any number of images; what can be merged is. Class names and preprocessing are in the file's metadata.
+    """Write the model for any number of images, with wrappers merged where they can be.
 
-    The model is to be on the CPU, in evaluation mode.
+    Class names and preprocessing are in the file's metadata. The model must be on the CPU, in evaluation mode.
     """
     import onnx
 
@@ -51,13 +52,13 @@ def write(model: Model, path: Path) -> None:
     program.model.metadata_props.update(
         classes=json.dumps(list(model.recipe.classes)), preprocessing=json.dumps(model.recipe.preprocessing.record())
     )
-    program.save(path)  # beyond 2 GB, which one file may not hold, with the weights in a second one
+    program.save(path)  # beyond 2 GB, the limit of one file, the weights go to a second one
     onnx.checker.check_model(path)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's many lines, all about itself."""
+    """Silence the exporter's many warnings, which concern only itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -1,4 +1,5 @@
-"""A trained model as a plain timm Vision Transformer with a classifier: what was tuned is merged into the weights."""
+"""This module turns a trained model into a plain timm Vision Transformer with a classifier: tuned parameters are merged
+into the weights."""
 
 from collections.abc import Set
 
@@ -11,7 +12,8 @@ from peft_vision.model import Model
 
 
 def timm_state(model: Model) -> dict[str, Tensor]:
-    """Under timm's names, head included. ValueError with the reason where the model is more than that."""
+    """Return the tensors under timm's names, head included. Raise ValueError with the reason where the model is more
+    than a plain ViT."""
     weight, bias = plain_head(model)
     if strangers := unmergeable(model.encoder):
         named = f"{', '.join(strangers[:2])}{' and others' if strangers[2:] else ''}"
@@ -24,7 +26,7 @@ def timm_state(model: Model) -> dict[str, Tensor]:
 
 
 def check_loadable(merged_names: Set[str], names: Set[str]) -> None:
-    """ValueError where a merged backbone has more tensors than `names`, those of the plain one."""
+    """Raise ValueError where a merged backbone has more tensors than `names`, those of the plain one."""
     if lacking := sorted(merged_names - names):
         raise ValueError(
             f"{lacking[0]}: this backbone has no such weight, and what was tuned needs one, so timm could not load it; "
@@ -33,7 +35,8 @@ def check_loadable(merged_names: Set[str], names: Set[str]) -> None:
 
 
 def plain_head(model: Model) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one linear layer that the head amounts to in evaluation. ValueError where it is more."""
+    """Return weight and bias of the single linear layer that equals the head in evaluation. Raise ValueError where the
+    head is more than that."""
     if not isinstance(model.readout, Pooled):
         raise ValueError("its head reads more than the backbone's pooled features; task.format=onnx takes any method")
     *before, last = [module for module in model.head.modules() if not isinstance(module, nn.Sequential | nn.Dropout)]

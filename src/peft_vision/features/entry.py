@@ -1,7 +1,7 @@
-"""One stored tensor: a safetensors file that is written row by row and appears whole or not at all.
+"""This module stores one tensor as a safetensors file that is written row by row and appears complete or not at all.
 
-Any safetensors reader opens it. Its metadata hold the format, the key, what it is made of (`origin`, JSON, for people)
-and a CRC-32 of origin and rows, so that whatever was cut off, flipped or written by another version is noticed.
+Any safetensors reader can open it. Its metadata hold the format, the key, the `origin` (the sources of the tensor as
+JSON, for people) and a CRC-32 of origin and rows, so that truncation, flipped bits and other versions are detected.
 """
 
 import json
@@ -30,12 +30,13 @@ _CHUNK = 2**26  # bytes read at a time
 
 
 class Broken(Exception):
-    """An entry that must not be used, and why."""
+    """A stored tensor that must not be used, with the reason."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor of `shape` and `dtype` belongs, `key` standing for all that it was computed from."""
+    """A tensor of `shape` and `dtype` with the path where it belongs; `key` identifies all inputs it was computed
+    from."""
 
     path: Path
     key: str
@@ -44,11 +45,12 @@ class Entry:
 
     @property
     def num_bytes(self) -> int:
-        """The size of the rows in bytes."""
+        """Return the size of the rows in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def open(self) -> Tensor:
-        """The rows, memory-mapped, after every byte has been checked. FileNotFoundError, or Broken with the reason."""
+        """Return the rows, memory-mapped, after checking every byte. Raise FileNotFoundError, or Broken with the
+        reason."""
         rows, metadata = _mapped(self.path)
         if metadata.get("format") != FORMAT:
             raise Broken(f"written by another version ({metadata.get('format')!r}, this is {FORMAT!r})")
@@ -65,13 +67,13 @@ def file_bytes(entry: Entry, origin: Mapping[str, Any]) -> int:
 
 
 class Writer:
-    """Takes the rows of an entry in order; `place` puts the file under its name, `discard` leaves nothing behind.
+    """A writer that takes the rows of an entry in order; `place` moves the file to its path, `discard` removes it.
 
-    The unfinished file has its whole length from the beginning, so that others see what room it will take.
+    The unfinished file has its full length from the beginning, so that other processes see how much room it will take.
     """
 
     def __init__(self, entry: Entry, origin: Mapping[str, Any]) -> None:
-        """OSError where the disk does not take it; nothing is left then."""
+        """Open an unfinished file. Raise OSError where the disk refuses it; no file is left then."""
         self._entry = entry
         self._origin = json.dumps(origin)
         self._crc = zlib.crc32(self._origin.encode())
@@ -80,20 +82,20 @@ class Writer:
         self._file = self._path.open("wb")
         try:
             self._file.truncate(file_bytes(entry, origin))
-            self._file.write(_header(entry, self._origin, 0))  # holds its place until the checksum is known
+            self._file.write(_header(entry, self._origin, 0))  # a placeholder until the checksum is known
         except OSError:
             self.discard()
             raise
 
     def write(self, rows: Tensor) -> None:
-        """The next rows."""
+        """Append the next rows."""
         content = memoryview(rows.to("cpu", self._entry.dtype).contiguous().view(-1).view(torch.uint8).numpy())
         self._file.write(content)
         self._crc = zlib.crc32(content, self._crc)
         self._written += len(content)
 
     def place(self) -> None:
-        """Puts the checksum in and the file in its place. ValueError where rows are missing."""
+        """Write the checksum and move the file to its path. Raise ValueError where rows are missing."""
         if self._written != self._entry.num_bytes:
             raise ValueError(f"{self._written} of {self._entry.num_bytes} bytes were written")
         self._file.seek(0)
@@ -105,25 +107,25 @@ class Writer:
         os.replace(self._path, self._entry.path)
 
     def discard(self) -> None:
-        """Harmless after `place`."""
-        with suppress(OSError):  # a full disk says so again when what it did not take is closed
+        """Close and remove the unfinished file; this does nothing after `place`."""
+        with suppress(OSError):  # on a full disk closing the file fails again
             self._file.close()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
 
 def _header(entry: Entry, origin: str, crc: int) -> bytes:
-    """As long for any `crc`."""
+    """Return the header of the file, whose length is the same for any `crc`."""
     metadata = {"format": FORMAT, "key": entry.key, "crc32": f"{crc:08x}", "origin": origin}
     tensor = {"dtype": _NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [0, entry.num_bytes]}
     text = json.dumps({"__metadata__": metadata, _ROWS: tensor}).encode()
-    text += b" " * (-(len(text) + 8) % 64)  # rows begin on a cache line
+    text += b" " * (-(len(text) + 8) % 64)  # so that rows begin on a cache line
     return len(text).to_bytes(8, "little") + text
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file in the folder, for listing: its `origin` if it is one of ours that is whole, else the `fault`."""
+    """A file found in the folder, for listing: its `origin` if it is a valid entry, otherwise the `fault`."""
 
     path: Path
     origin: dict[str, Any] | None
@@ -131,7 +133,7 @@ class Found:
 
 
 def inspect(path: Path, *, thoroughly: bool) -> Found:
-    """`thoroughly` reads every byte."""
+    """Return the origin of an entry, or the fault of the file; `thoroughly` also checks every byte."""
     try:
         rows, metadata = _mapped(path)
         if metadata.get("format") != FORMAT:
@@ -160,7 +162,7 @@ def _mapped(path: Path) -> tuple[Tensor, dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(_ROWS), file.metadata() or {}
     except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError) as error:
-        if isinstance(error.__cause__, OSError):  # not to be allowed to read it is no fault of the file
+        if isinstance(error.__cause__, OSError):  # missing permissions are not a fault of the file
             raise error.__cause__ from None
         reason = error.reason if isinstance(error, Unreadable) else error
         raise Broken(f"no whole safetensors file: {reason}") from error

@@ -1,4 +1,5 @@
-"""One pass of a frozen encoder over a split's images, and where what it shows goes: memory, a file, or both."""
+"""This module passes a split's images once through a frozen encoder and writes the observations to memory, a file, or
+both."""
 
 import logging
 from collections.abc import Mapping
@@ -16,15 +17,17 @@ from peft_vision.model import Model
 from peft_vision.progress import Progress
 
 _log = logging.getLogger("peft_vision")
-_BATCH_BYTES = 2**28  # of observations at a time
+_BATCH_BYTES = 2**28  # observations held at a time
 _CPU_BATCH = 16  # images at a time; more leave a CPU's cache, and ViT-B/16 takes a fifth longer with 128
 
 
 class Sink:
-    """Takes the rows of an entry in order. What the disk does not take is said, and then kept in memory alone."""
+    """A destination for the rows of an entry, written in order. If the disk refuses them, a warning is logged and only
+    memory keeps them."""
 
     def __init__(self, entry: Entry, origin: Mapping[str, Any], *, in_memory: bool, shelf: Shelf | None) -> None:
-        """`shelf`: where it is written too, if there is room."""
+        """Allocate memory, open a file, or both. `shelf`: the folder in which the rows are also written if there is
+        room."""
         self.entry = entry
         self._memory = torch.empty(entry.shape, dtype=entry.dtype) if in_memory else None
         self._writer: Writer | None = None
@@ -38,7 +41,7 @@ class Sink:
         return self._memory is None and self._writer is None
 
     def write(self, rows: Tensor) -> None:
-        """The next rows."""
+        """Append the next rows."""
         if self._memory is not None:
             self._memory[self._taken : self._taken + len(rows)] = rows
         self._taken += len(rows)
@@ -46,18 +49,18 @@ class Sink:
             self._try(lambda: self._writer.write(rows))
 
     def finish(self) -> Tensor | None:
-        """Every row: in memory, or mapped from the file; None where they are lost."""
+        """Return all rows, in memory or mapped from the file; None where they are lost."""
         if self._writer is not None:
             self._try(self._writer.place)
         if self._memory is None and self._writer is not None:
             try:
                 return self.entry.open()
-            except (Broken, OSError):  # another process has removed it already, or the disk does not give it back
+            except (Broken, OSError):  # another process has removed it already, or the disk cannot read it
                 return None
         return self._memory
 
     def discard(self) -> None:
-        """Leaves no unfinished file."""
+        """Remove an unfinished file."""
         if self._writer is not None:
             self._writer.discard()
 
@@ -72,7 +75,7 @@ class Sink:
 
 
 def observed_at_once(batch_size: int, device: torch.device) -> int:
-    """Images in a pass, where a run scores batches of this size."""
+    """Return the number of images per pass for a run with this batch size in evaluation; at most 16 on a CPU."""
     return min(batch_size, _CPU_BATCH) if device.type == "cpu" else batch_size
 
 
@@ -90,12 +93,12 @@ def fill(
     device: torch.device,
     label: str,
 ) -> dict[Kind, Tensor]:
-    """The rows of each kind that some sink has kept: of all images as they are, or of `views` augmented views of all,
-    one view after the other. Ends early when a needed kind is lost."""
+    """Return the rows of each kind that its sink kept: of all images as they are, or of `views` augmented views of
+    each, one view after the other. Stop early, and return nothing, when a needed kind is lost."""
     wanted = needed & sinks.keys()
 
     def lost() -> bool:
-        """Return whether a pass would be in vain: there is no sink, or one of a needed kind keeps nothing."""
+        """Return whether a pass would be useless: there is no sink, or the sink of a needed kind keeps nothing."""
         return not sinks or any(sinks[kind].lost for kind in wanted)
 
     if lost():

@@ -1,4 +1,5 @@
-"""The cache folder: which entries it holds, room for new ones, and one process at a time that computes one."""
+"""This module manages the cache folder: its entries, room for new ones, and locks so that one process at a time
+computes an entry."""
 
 import logging
 import os
@@ -19,29 +20,29 @@ _log = logging.getLogger("peft_vision")
 _GIB = 2**30
 _SUFFIX = ".safetensors"
 _NAME = rf"([0-9a-f]+)-[a-z]+\d*{re.escape(_SUFFIX)}"
-_OURS = re.compile(_NAME)  # what else lies in the folder is not touched
+_OURS = re.compile(_NAME)  # other files in the folder are not touched
 _LEFT = re.compile(rf"\.{_NAME}\.[0-9a-f]+{re.escape(UNFINISHED)}")
-_SPARE_BYTES = 2 * _GIB  # of the disk, for whatever else writes there
+_SPARE_BYTES = 2 * _GIB  # of the disk stay free for other programs
 
 
 def size(num_bytes: float) -> str:
-    """Such as 3.5 GiB, or 12.0 MiB."""
+    """Return a size such as 3.5 GiB, or 12.0 MiB."""
     return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.1f} MiB"
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """A folder of entries that together hold at most `limit_bytes`; the least recently used go first."""
+    """A folder of entries that together hold at most `limit_bytes`; the least recently used are removed first."""
 
     folder: Path
     limit_bytes: int
 
     def path(self, name: str) -> Path:
-        """Where an entry of this name belongs."""
+        """Return the path of an entry of this name."""
         return self.folder / f"{name}{_SUFFIX}"
 
     def fault(self) -> str | None:
-        """Why nothing can be written here; None after the folder was made."""
+        """Return why the folder cannot be written, or None after creating it."""
         if self.folder.parts[:1] and self.folder.parts[0].startswith("~"):
             return f"no home folder is known for {self.folder}; set features.folder or HOME"
         try:
@@ -51,7 +52,8 @@ class Shelf:
         return None if os.access(self.folder, os.W_OK) else f"cannot write in {self.folder}"
 
     def find(self, entry: Entry) -> Tensor | None:
-        """The rows of an entry that is there and whole; one that is not is removed, and a line says why."""
+        """Return the rows of an entry if it is present and valid. An invalid one is removed and logged, and an
+        unreadable one is logged; None is returned then."""
         try:
             rows = entry.open()
         except FileNotFoundError:
@@ -63,13 +65,13 @@ class Shelf:
         except OSError as error:
             _log.warning("store     cannot read %s: %s", entry.path, error.strerror or error)
             return None
-        with suppress(OSError):  # of others, or on a disk that is read-only
-            os.utime(entry.path)  # for what is evicted first
+        with suppress(OSError):  # the file of another user, or a read-only disk
+            os.utime(entry.path)  # the time decides what is evicted first
         return rows
 
     def writer(self, entry: Entry, origin: Mapping[str, Any]) -> Writer | None:
-        """Takes its rows, once others have made room for it; None, and a line says why, where there is none. OSError
-        where the disk does not take it."""
+        """Return a writer for an entry after making room for it by removing others, or log the reason and return None
+        where there is no room. Raise OSError where the disk refuses the file."""
         with self._room():
             refusal = self.refusal(file_bytes(entry, origin))
             if refusal is None:
@@ -78,7 +80,7 @@ class Shelf:
         return None
 
     def refusal(self, num_bytes: int) -> str | None:
-        """Why so much cannot be written; otherwise None, after others have made room for it."""
+        """Return why this many bytes cannot be written, or None after removing entries to make room for them."""
         if num_bytes > self.limit_bytes:
             return f"{size(num_bytes)}, more than features.disk_gib={self.limit_bytes / _GIB:g}"
         coming = num_bytes + sum(self._unfinished())
@@ -100,14 +102,14 @@ class Shelf:
         return None
 
     def _unfinished(self) -> Iterator[int]:
-        """The bytes that each file will have which a process writes now; what killed ones left is removed."""
+        """Yield the final size of each file that a process is writing; files of killed processes are removed."""
         for path in self.folder.glob(f".*{UNFINISHED}"):
             if (name := _LEFT.fullmatch(path.name)) is None:
                 continue
             if not self._is_at_work(name[1]):
                 removal(path)
                 continue
-            with suppress(OSError):  # it has been placed meanwhile
+            with suppress(OSError):  # it was placed in the meantime
                 yield path.stat().st_size
 
     def _is_at_work(self, name: str) -> bool:
@@ -116,7 +118,7 @@ class Shelf:
         try:
             taken = lock.acquire(wait=False)
         except OSError:
-            return True  # nobody knows
+            return True  # unknown, so assume that it is
         lock.release()
         return not taken
 
@@ -125,9 +127,9 @@ class Shelf:
 
     @contextmanager
     def _room(self) -> Iterator[None]:
-        """One process at a time looks for room: two would find the same."""
+        """Let one process at a time look for room, as two would count the same free space."""
         lock = self._lock("room")
-        with suppress(OSError):  # where there are no locks each looks for itself
+        with suppress(OSError):  # without locks each process looks for itself
             lock.acquire(wait=True)
         try:
             yield
@@ -135,7 +137,7 @@ class Shelf:
             lock.release()
 
     def held(self) -> list[tuple[Path, int]]:
-        """Every entry with its bytes, the least recently used first."""
+        """Return every entry with its size in bytes, the least recently used first."""
         found = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             if not _OURS.fullmatch(path.name):
@@ -146,20 +148,22 @@ class Shelf:
         return [(path, size) for _, path, size in sorted(found)]
 
     def clear(self) -> int:
-        """Removes every entry that it may, and what killed processes left. How many entries."""
+        """Remove every entry that can be removed, and unfinished files of killed processes. Return the number of
+        entries removed."""
         removed = sum(removal(path) for path, _ in self.held())
         sum(self._unfinished())
         return removed
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Lets one process at a time into the block; what a killed one left there is removed."""
+        """Let one process at a time into the block; unfinished files of this name from killed processes are removed
+        first."""
         lock, alone = self._lock(name), True
         try:
             if not lock.acquire(wait=False):
                 _log.info("store     another process computes %s; waiting for it", name)
                 lock.acquire(wait=True)
-        except OSError:  # no locks here: then it may be computed twice, and each file is whole all the same
+        except OSError:  # without locks it may be computed twice, but each file is still complete
             alone = False
         try:
             for left in self.folder.glob(f".{name}-*{UNFINISHED}") if alone else ():
@@ -170,7 +174,7 @@ class Shelf:
 
 
 def removal(path: Path) -> bool:
-    """Remove the file and return whether it is gone; the system may refuse."""
+    """Remove the file and return whether it is gone; the operating system may refuse."""
     try:
         path.unlink(missing_ok=True)
     except OSError:

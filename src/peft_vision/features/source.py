@@ -1,5 +1,5 @@
-"""Inputs to fit to beside the images as they are: what was observed of them, or of N augmented views of each, and the
-features a head reads."""
+"""This module provides training inputs other than the images themselves: observations of them, or of N augmented views
+of each, and the features that a head reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,7 +11,7 @@ from peft_vision.data.counter_random import below
 from peft_vision.data.images import Images, Source
 from peft_vision.seeding import derive
 
-_VIEW = 4  # stream of random numbers beside those of the augmentations
+_VIEW = 4  # random stream, different from those of the augmentations
 
 
 def view_seed(view: int) -> int:
@@ -21,15 +21,15 @@ def view_seed(view: int) -> int:
 
 
 def drawn_views(views: int, indices: Tensor, *, seed: int | None) -> Tensor:
-    """Which view (B,) an epoch with this seed shows of each image; without a seed it is the first."""
+    """Return which view (B,) of each image an epoch with this seed uses; without a seed, the first."""
     if seed is None or views <= 1:
         return torch.zeros_like(indices)
     return torch.from_numpy(below(views, indices, seed=seed, stream=_VIEW))
 
 
 class Observed(Source):
-    """Packed observations of n images in `rows`: (views * n, ...) a kind, view by view. An epoch's seed draws the view
-    of each image; without a seed it is the first."""
+    """A source of packed observations of n images. `rows`: a tensor (views * n, ...) for each kind, view by view. An
+    epoch's seed draws the view of each image; without a seed it is the first."""
 
     def __init__(self, labels: Tensor, rows: Mapping[Kind, Tensor]) -> None:
         self.labels = labels
@@ -39,24 +39,24 @@ class Observed(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Observation, Tensor]]:
-        """For each (B,) of indices, an Observation and labels (B,)."""
+        """Yield for each (B,) of indices an Observation and labels (B,)."""
         for indices in index_batches:
             places = indices + len(self) * drawn_views(self.views, indices, seed=seed)
             yield self._fetched(places), self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:
-        """Every view of every image."""
+        """Yield every view of every image, view by view."""
         labels = self.labels.repeat(self.views)
         for start in range(0, len(labels), batch_size):
             part = torch.arange(start, min(start + batch_size, len(labels)))
             yield self._fetched(part), labels[part]
 
     def _fetched(self, places: Tensor) -> Observation:
-        """The observations at `places` (B,)."""
+        """Return the observations at `places` (B,)."""
         fetched: dict[Kind, Tensor | tuple[Tensor, ...]] = {}
         for kind, rows in self.rows.items():
             if kind == "contexts":
-                # a layer at a time: blocks of some MB stay in the process's heap, larger ones are mapped anew each time
+                # a layer at a time: blocks of a few MB reuse the process's heap, larger ones are mapped anew each time
                 layers = rows.flatten(0, 1)
                 fetched[kind] = tuple(
                     layers.index_select(0, places * rows.shape[1] + layer) for layer in range(rows.shape[1])
@@ -67,8 +67,8 @@ class Observed(Source):
 
 
 class Views(Source):
-    """`views` augmented views of images, made when they are asked for: the images of which `Observed` holds what was
-    observed, and drawn as it draws them, so that what is trained does not hang on the room there is to store it."""
+    """A source of `views` augmented views of images, computed when requested. The views are drawn as in `Observed`,
+    which holds observations of the same images, so that training does not depend on the room to store them."""
 
     def __init__(self, images: Images, views: int) -> None:
         self.labels = images.labels
@@ -78,7 +78,7 @@ class Views(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each (B,) of indices, images uint8 (B, 3, S, S) and labels (B,)."""
+        """Yield for each (B,) of indices, images uint8 (B, 3, S, S) and labels (B,)."""
         drawn = [drawn_views(self.views, indices, seed=seed) for indices in index_batches]
         shown = [
             self.images.batches(
@@ -95,14 +95,14 @@ class Views(Source):
             yield pixels, self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every view of every image, view by view."""
+        """Yield every view of every image, view by view."""
         batches = torch.arange(len(self)).split(batch_size)
         for view in range(self.views):
             yield from self.images.batches(batches, seed=view_seed(view), workers=workers)
 
 
 class Table(Source):
-    """`features` (n, W) in memory."""
+    """A source of `features` (n, W) in memory."""
 
     def __init__(self, labels: Tensor, features: Tensor) -> None:
         self.labels = labels
@@ -111,6 +111,6 @@ class Table(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each (B,) of indices, features (B, W) and labels (B,)."""
+        """Yield for each (B,) of indices, features (B, W) and labels (B,)."""
         for indices in index_batches:
             yield self.features[indices], self.labels[indices]

@@ -1,8 +1,9 @@
-"""The feature store: what a frozen encoder shows of each image, computed once and read by every run that asks the same.
+"""This module is the feature store: observations that a frozen encoder makes of each image, computed once and read by
+every run that needs the same.
 
-A key stands for all that an observation depends on: the backbone's weights and shape, preprocessing, precision, and
-the bytes of the images in their order. Entries lie in a folder (see `shelf.py`); what fits in memory is kept there too,
-what does not is memory-mapped, and what fits nowhere is computed again each time.
+A key identifies all that an observation depends on: the backbone's weights and shape, preprocessing, precision, and the
+bytes of the images in their order. Entries are in a folder (see `shelf.py`); those that fit in memory are kept there
+too, others are memory-mapped, and those that fit nowhere are computed again each time.
 """
 
 import hashlib
@@ -32,15 +33,16 @@ from peft_vision.user_code import source_of
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
-KEY_LENGTH = 16  # hex digits of it in a file's name
+KEY_LENGTH = 16  # hex digits of the key in a file's name
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @component
 class Features:
-    """`use`: auto stores what can be stored, always is an error where the training images cannot, never computes
-    everything each time. `dtype`: what observations are rounded to, stored or not. `views`: augmented views of each
-    training image. `also`: kinds that other runs of a sweep will read, so that one pass serves them all."""
+    """The settings of the store. `use`: with auto what can be stored is stored; with always it is an error where the
+    training images cannot be; with never everything is computed each time. `dtype`: the type that observations are
+    rounded to, stored or not. `views`: number of augmented views of each training image. `also`: kinds that other runs
+    of a sweep will read, so that one pass serves them all."""
 
     use: Annotated[Literal["auto", "always", "never"], INCIDENTAL]
     dtype: Literal["fp32", "bf16", "fp16"]
@@ -51,15 +53,15 @@ class Features:
     also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], INCIDENTAL]
 
     def check(self, augment: str) -> None:
-        """ConfigError for views of images that are not augmented."""
+        """Raise ConfigError for views of images that are not augmented."""
         if self.views and augment == "none":
             raise ConfigError(f"features.views: got {self.views}, but with data.augment=none all views are the same")
 
     @property
     def shelf(self) -> Shelf:
-        """The folder. Where nobody's home is known, one that keeps nothing."""
+        """Return the shelf of the folder. Where the home folder is unknown, it is one that can keep nothing."""
         folder = Path(self.folder)
-        with suppress(RuntimeError):  # Python's own of a user without a home
+        with suppress(RuntimeError):  # raised for a user without a home folder
             folder = folder.expanduser()
         return Shelf(folder, limit_bytes=int(self.disk_gib * _GIB))
 
@@ -67,7 +69,7 @@ class Features:
 @dataclass
 class Held:
     """The outcome of one split: the `key` of its entries, or the `reason` why it is not stored; the kinds that were
-    `found` and those that were `computed`; the bytes that this run reads, and how many of them from memory."""
+    `found` and `computed`; the bytes that this run reads, and how many of them from memory."""
 
     key: str | None = None
     reason: str | None = None
@@ -88,8 +90,8 @@ class Held:
 class Store:
     """The stored observations of one run's splits.
 
-    `origin`: what decides them beside the images; `method`, `augment` and `autocast` are the run's. ConfigError where
-    the training images are to be stored and cannot be.
+    `origin`: the inputs that the observations depend on besides the images. `method`, `augment` and `autocast` are the
+    run's. Raise ConfigError where the training images must be stored and cannot be.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Store:
     def source(self, split: str) -> Source:
         """Return what the model's present phase reads of a split: observations, computed now unless they are stored, or
         the images or views themselves where observations cannot be stored."""
-        if self._kinds != self._model.frozen:  # another phase
+        if self._kinds != self._model.frozen:  # a new phase has begun
             self._kinds = self._model.frozen
             self._sources.clear()
             self._memory_left = self._features.memory_gib * _GIB
@@ -140,15 +142,15 @@ class Store:
         return self._sources[split]
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """For the result, by split."""
+        """Return the outcome of each split for the result file, by split name."""
         return {split: vars(held) for split, held in self.held.items()}
 
     def _others(self, name: str) -> list[Held]:
         return [held for other, held in self.held.items() if other != name]
 
     def _require(self) -> None:
-        """ConfigError where the training images are to be stored, or a few views of them to be shown, and cannot be in
-        the first phase."""
+        """Raise ConfigError where the first phase needs stored training images, or a few views of them, and cannot have
+        them."""
         if "train" not in self._splits:
             return
         if self._features.use == "always" and (reason := self._refusal("train")):
@@ -157,7 +159,7 @@ class Store:
             raise ConfigError(f"features.views={self._features.views}: {reason}")
 
     def _refusal(self, split: str) -> str | None:
-        """Why what the present phase reads of a split is not stored."""
+        """Return why what the present phase reads of a split is not stored, or None where it is."""
         if self._features.use == "never":
             return "features.use=never"
         if split == "train" and self._augment != "none" and not self._features.views and self._model.frozen:
@@ -165,7 +167,8 @@ class Store:
         return self._changes()
 
     def _changes(self) -> str | None:
-        """Why what the backbone shows of an image is not the same in each epoch of the present phase."""
+        """Return why the backbone's observations of an image differ between epochs of the present phase, or None where
+        they do not."""
         if self._model.frozen is not None:
             return None
         if self._model.dropping:
@@ -174,7 +177,8 @@ class Store:
         return f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
 
     def _observed(self, split: str, held: Held) -> Source:
-        """Found in the folder as far as it is there, else computed; what it is observed of where there is no room."""
+        """Load the stored observations of a split and compute the rest; where they fit nowhere, return the images or
+        views instead."""
         images, views = self._splits[split], self._views(split)
         held.key = self.key(split)
         needed = self._model.frozen
@@ -212,22 +216,22 @@ class Store:
         return Observed(images.labels, {kind: rows[kind] for kind in needed})
 
     def _views(self, split: str) -> int:
-        """How many augmented views of each image are shown; 0: the images as their augmentation has them."""
+        """Return the number of augmented views of each image; 0 means the images as their augmentation makes them."""
         return self._features.views if split == "train" and self._augment != "none" else 0
 
     def _unstored(self, split: str) -> Source:
-        """Return the inputs that pass the backbone each time: the augmented views that would be stored if the model has
-        frozen observations, else the images."""
+        """Return the inputs that the backbone processes each time: the augmented views that would be stored if the
+        model has frozen observations, otherwise the images."""
         images, views = self._splits[split], self._views(split)
         return Views(images, views) if views and self._model.frozen else images
 
     def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, Entry]:
-        """Those that are needed, and those that a sweep asks for and nobody has written yet."""
+        """Return the entries of the needed kinds, and of the kinds that a sweep requests and no run has written yet."""
         depth = self._model.depth
         shapes = self._model.encoder.observed_shapes(depth=depth)
         names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
         path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
-        # an encoder that is changed further on shows nothing but the tokens that others could read
+        # of an encoder that a method changes in later layers, other runs could read only the tokens
         also = {kind for kind in self._features.also if "tokens" not in needed and not os.path.isfile(path[kind])}
         return {
             kind: Entry(

@@ -1,4 +1,4 @@
-"""The features a head reads, of a whole split, for whatever trains nothing but the head."""
+"""This module computes the head's features of a whole split, for training that only fits the head."""
 
 import torch
 
@@ -12,7 +12,8 @@ from peft_vision.progress import Progress
 def tabulated(
     model: Model, source: Source, *, batch_size: int, workers: int, autocast: torch.autocast, device: torch.device
 ) -> Table:
-    """`model`'s features of every input that `source` may give, in evaluation mode, in memory, on the CPU."""
+    """Return the features and labels of all inputs of `source`, every view included, computed in evaluation mode and
+    kept in memory on the CPU."""
     was_training = model.training
     model.eval()
     features, labels = [], []

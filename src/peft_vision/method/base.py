@@ -1,4 +1,4 @@
-"""Defines a method: it adds what it tunes to a frozen encoder and lets it train, in one phase or in several."""
+"""This module defines a method, which adds or unfreezes the parameters that train, in one phase or in several."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from peft_vision.method.readout import Pooled, Readout
 
 @dataclass(frozen=True)
 class Phase:
-    """One training of `trainer.epochs` epochs.
+    """A training phase of `trainer.epochs` epochs.
 
-    `probe`: the head alone trains, everything else stays as the phases before left it. `head`: the head to begin with,
-    made from the old one by a function that makes a fresh head for a width (None: the old one goes on).
-    `lr_factor`: of `optimizer.lr`. `lasso`: weight of the sum of the L2 norms of the head's input columns in the loss.
-    `live_readout`: the readout stays in training mode though nothing of it trains, so that its dropout acts.
-    `group`: the config group of the optimizer that fits it.
+    `probe`: only the head trains; everything else stays as the earlier phases left it. `head`: makes the phase's
+    initial head from the old head and a function that builds a fresh head for a feature width (None: the old head goes
+    on training). `lr_factor`: multiplies the optimizer's learning rate. `lasso`: weight in the loss of the sum of the
+    L2 norms of the head's input columns. `live_readout`: the readout stays in training mode although none of its
+    parameters trains, so that its dropout is active. `group`: the config group of the optimizer that this phase uses.
     """
 
     name: str
@@ -40,41 +40,45 @@ PROBE = Phase("probe", probe=True, group="probe")
 
 @component
 class Method(ABC):
-    """`layers`: those that the method works in: all, first-N, last-N, or a list of indices. `probe_first`: whether the
-    head is fitted before anything else trains, by the optimizer `probe`. `lr`: the learning rate that suits this method
-    with an optimizer, by the name that the optimizer's YAML refers to; `optimizer.lr` starts from it."""
+    """A method that selects or adds the parameters that train.
+
+    `layers`: the layers that the method works in: all, first-N, last-N, or a list of indices. `probe_first`: whether
+    the head is fitted before anything else trains, by the optimizer `probe`. `lr`: the learning rates that suit this
+    method, keyed by optimizer; `optimizer.lr` takes its default from them, under the name that the optimizer's YAML
+    refers to.
+    """
 
     layers: Layers
     probe_first: bool
     lr: Annotated[dict[str, PositiveFloat], INCIDENTAL]
 
     def check(self, where: str = "method") -> None:
-        """ConfigError for values that could not act; called before a training, and not where one that ended is read."""
+        """Raise ConfigError for values that cannot work; called before a training, not when a finished run is read."""
         return None
 
     def trained_otherwise(self, *, drops: bool) -> bool:
-        """Return whether version 0.1.0 trained something else with the same values, so that its runs do not count as
-        runs of this method. `drops`: whether the backbone is configured to drop, which in 0.1.0 only a backbone trained
-        as a whole did."""
+        """Return whether version 0.1.0 trained differently with the same values, so that its runs do not count as runs
+        of this method. `drops`: whether the backbone is configured with dropout or stochastic depth, which 0.1.0
+        applied only where the whole backbone trained."""
         return drops
 
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:
-        """The indices of `layers` in this encoder. ConfigError where it has no such layer."""
+        """Return the indices of `layers` in this encoder. Raise ConfigError where it has no such layer."""
         return chosen(self.layers, encoder)
 
     @abstractmethod
     def attach(self, encoder: Encoder) -> None:
-        """Adds parameters to `encoder`, or sets `requires_grad` on its own; all of it is frozen before. What trains
-        afterwards is what `requires_grad` says, and exactly that is saved."""
+        """Add parameters to `encoder`, or set `requires_grad` on its own; all of them are frozen on entry. Exactly the
+        parameters that require a gradient afterwards are trained and saved."""
 
     def reads(self) -> frozenset[Kind]:
         """Return the kinds of observation that the readout will need from the encoder."""
         return Pooled.reads
 
     def readout(self, encoder: Encoder) -> Readout:
-        """Return the readout that computes what the head reads; its parameters that train are tuned as well."""
+        """Return the readout that computes the head's input; its trainable parameters are tuned as well."""
         return Pooled(encoder.width)
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
-        """Return the training phases, in their order."""
+        """Return the training phases in order."""
         return (Phase("train"),)

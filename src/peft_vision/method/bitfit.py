@@ -8,7 +8,8 @@ from peft_vision.method.base import Method
 @component
 class BitFit(Method):
     def attach(self, encoder: Encoder) -> None:
-        """Every bias, those of norms and of the patches' projection too: 102,912 parameters for ViT-B/16."""
+        """Unfreeze every bias of the chosen layers, including norms and the patch projection: 102,912 parameters for
+        ViT-B/16."""
         for module in encoder.own_modules(self.chosen(encoder)):
             bias = getattr(module, "bias", None)
             if bias is not None:

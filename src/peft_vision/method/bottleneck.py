@@ -2,10 +2,10 @@
 
     f(x) = scale * up(dropout(activation(down(x))))
 
-houlsby       behind attention and behind the MLP, before each is added to the stream     (arXiv:1902.00751)
-pfeiffer      behind the MLP, before it is added                                          (arXiv:2005.00247)
-adaptformer   beside the MLP, from the stream itself, before the MLP's norm               (arXiv:2205.13535)
-adapter_plus  behind the layer, with a learned scale for each channel and stochastic depth (arXiv:2406.06820)
+houlsby       after attention and after the MLP, before each is added to the residual stream  (arXiv:1902.00751)
+pfeiffer      after the MLP, before it is added                                               (arXiv:2005.00247)
+adaptformer   parallel to the MLP, reading the residual stream before the MLP's norm          (arXiv:2205.13535)
+adapter_plus  after the layer, with a learned scale per channel and stochastic depth          (arXiv:2406.06820)
 """
 
 from typing import Annotated, Literal
@@ -20,15 +20,19 @@ from peft_vision.config import component
 from peft_vision.method.base import Method
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "quick_gelu": QuickGELU}
-_SMALL = 0.01  # standard deviation of the small initial weights, cut off at two of these
-_BACKBONE = 0.02  # that of timm's linear layers
+_SMALL = 0.01  # standard deviation of the small initial weights, truncated at two standard deviations
+_BACKBONE = 0.02  # standard deviation of timm's linear layers
 
 
 @component
 class Bottleneck(Method):
-    """`placement`: behind attention and MLP, behind the MLP, beside it, or behind the layer. `rank`: hidden units.
-    `initial`: small weights; Kaiming's for `down` and zero for `up`, with which attaching changes nothing; or weights
-    as a fresh backbone has them. `channel_scale`: whether `scale` is where a learned scale of each channel starts."""
+    """A method that adds bottleneck adapters to the chosen layers.
+
+    `placement`: after both attention and MLP, after the MLP, parallel to the MLP, or after the layer. `rank`: number of
+    hidden units. `initial`: small weights; Kaiming's for `down` and zero for `up`, so that attaching changes nothing;
+    or weights as in a fresh backbone. `channel_scale`: whether `scale` is the initial value of a learned scale per
+    channel.
+    """
 
     placement: Literal["attention_and_mlp", "mlp", "beside_mlp", "layer"]
     rank: PositiveInt
@@ -40,7 +44,8 @@ class Bottleneck(Method):
     drop_path: Annotated[float, Field(ge=0, lt=1)]
 
     def attach(self, encoder: Encoder) -> None:
-        """2 * rank * D + rank + D parameters for each adapter in a stream of width D, D more with channel scales."""
+        """Add adapters of 2 * rank * D + rank + D parameters each for a stream of width D, and D more with channel
+        scales."""
         for layer in (encoder.layers[index] for index in self.chosen(encoder)):
             match self.placement:
                 case "attention_and_mlp":
@@ -67,7 +72,7 @@ class Bottleneck(Method):
 
 
 class Adapter(nn.Module):
-    """f, without the connection that skips it."""
+    """An adapter that computes f, without the skip connection."""
 
     def __init__(
         self,
@@ -102,12 +107,12 @@ class Adapter(nn.Module):
                     nn.init.trunc_normal_(weight, std=_BACKBONE)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
+        """Map (B, N, D) to (B, N, D)."""
         return self.drop_path(self.scale * self.up(self.dropout(self.activation(self.down(tokens)))))
 
 
 class Behind(nn.Module):
-    """An adapter on what `inner` gives, with a connection that skips it."""
+    """A module that applies an adapter with a skip connection to the output of `inner`."""
 
     def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -115,18 +120,18 @@ class Behind(nn.Module):
         self.adapter = adapter
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
+        """Map (B, N, D) to (B, N, D)."""
         tokens = self.inner(tokens)
         return tokens + self.adapter(tokens)
 
 
 class Beside(nn.Module):
-    """An adapter beside a branch, which reads the stream and not its norm."""
+    """An adapter parallel to a branch that reads the residual stream rather than its normed tokens."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.adapter = adapter
 
     def forward(self, tokens: Tensor, normed: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
+        """Map (B, N, D) to (B, N, D)."""
         return self.adapter(tokens)

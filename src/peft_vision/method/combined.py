@@ -1,6 +1,6 @@
-"""Several methods in one run: each attaches what it tunes to the same encoder, in order.
+"""This module combines several methods in one run: each attaches its parameters to the same encoder, in order.
 
-At most one of them decides what the head reads, and with that in which phases it is trained.
+At most one of them determines what the head reads, and thereby the phases in which it is trained.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def _built(parts: Any) -> dict[str, Method]:
 
 @component
 class Combined(Method):
-    """`parts`: methods by name. `layers` other than all are those of every part. A probe in front is asked for here,
-    and not of a part."""
+    """A method that attaches several methods. `parts`: the methods by name. `layers` other than all apply to every
+    part. `probe_first` is set here and not in a part."""
 
     parts: Annotated[dict[str, Method], BeforeValidator(_built)]
 
     def check(self, where: str = "method") -> None:
-        """ConfigError where a part asks for what is decided here."""
+        """Raise ConfigError where a part sets an option that is set here, or fails its own check."""
         for name, part in self.parts.items():
             own = f"{where}.parts.{name}"
             if part.probe_first:
@@ -48,11 +48,12 @@ class Combined(Method):
             part.check(own)
 
     def trained_otherwise(self, *, drops: bool) -> bool:
-        """Where a part of it did."""
+        """Return whether version 0.1.0 trained any part differently."""
         return any(part.trained_otherwise(drops=drops) for part in self.parts.values())
 
     def attach(self, encoder: Encoder) -> None:
-        """Attach each part's modules to the encoder. ConfigError where one throws away what another attached."""
+        """Attach each part in order. Raise ConfigError where one discards parameters of the backbone or of an earlier
+        part."""
         known = dict.fromkeys(encoder.parameters(), "the backbone")
         for name, part in self._parts().items():
             part.attach(encoder)
@@ -68,11 +69,13 @@ class Combined(Method):
         return self._reader().reads()
 
     def readout(self, encoder: Encoder) -> Readout:
-        """That of the part which reads more than pooled features, if there is one."""
+        """Return the readout of the part that determines what the head reads; without such a part, the pooled
+        features."""
         return self._reader().readout(encoder)
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
-        """Those of the part that reads. ConfigError where none of them trains what the other parts attached."""
+        """Return the phases of the part that provides the readout. Raise ConfigError where no phase trains what the
+        other parts attached."""
         phases = self._reader().phases(encoder)
         if encoder.trains and all(phase.probe for phase in phases):
             raise ConfigError(
@@ -81,7 +84,7 @@ class Combined(Method):
         return phases
 
     def _parts(self) -> dict[str, Method]:
-        """Each in the layers that were chosen here, where they were."""
+        """Return the parts; `layers` other than all replace those of each part."""
         if self.layers == "all":
             return self.parts
         return {name: replace(part, layers=self.layers) for name, part in self.parts.items()}

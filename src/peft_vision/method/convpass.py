@@ -3,8 +3,9 @@
     x + attention(LN x) + scale * bypass(LN x),    x + MLP(LN x) + scale * bypass(LN x)
     bypass(x) = up(dropout(act(conv3x3(act(down(x))))))
 
-The convolution runs on the grid of patches; the class token, registers and prompts are images of one pixel each. The
-backbone's stochastic depth leaves out a bypass as it does a branch, each drawn for itself, as in the authors' code.
+The convolution runs on the grid of patches; the class token, register tokens and prompts are treated as images of one
+pixel each. The backbone's stochastic depth also drops bypasses, each independently of its branch, as in the authors'
+code.
 """
 
 from typing import Annotated, Literal
@@ -20,7 +21,8 @@ from peft_vision.method.base import Method
 
 @component
 class Convpass(Method):
-    """`rank`: channels of the convolution. `initial`: of the convolution, the identity or Xavier's values."""
+    """A method that adds a bypass to attention and one to the MLP. `rank`: channels of the convolution. `initial`:
+    initial weights of the convolution, the identity or Xavier's."""
 
     rank: PositiveInt
     scale: PositiveFloat
@@ -28,7 +30,8 @@ class Convpass(Method):
     initial: Annotated[Literal["identity", "xavier"], Neutral("identity")]
 
     def attach(self, encoder: Encoder) -> None:
-        """2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters a layer of width D; nothing changes at first."""
+        """Add 2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters per layer of width D; the outputs stay the
+        same at first."""
         vit = encoder.vit
         for layer in (encoder.layers[index] for index in self.chosen(encoder)):
             branches = ((layer.beside_attention, layer.drop_path1), (layer.beside_mlp, layer.drop_path2))
@@ -42,15 +45,15 @@ class Convpass(Method):
 
 
 class Bypass(nn.Module):
-    """`grid`: rows and columns of patches; `single`: tokens before them that stand for no patch; `drop_path`: the
-    backbone's own, which is no part of this."""
+    """A convolutional bypass. `grid`: rows and columns of patches; `single`: number of tokens before the patches;
+    `drop_path`: the backbone's own module, which is not registered as a submodule here."""
 
     grid: tuple[int, int]
     single: int
 
     def __init__(self, width: int, rank: int, drop_path: nn.Module, *, scale: float, dropout: float) -> None:
         super().__init__()
-        self._drop_path = (drop_path,)  # a tuple: it belongs to the layer
+        self._drop_path = (drop_path,)  # in a tuple, so not registered here: it belongs to the layer
         self.down = nn.Linear(width, rank)
         self.convolution = nn.Conv2d(rank, rank, 3, padding=1)
         self.up = nn.Linear(rank, width)
@@ -63,7 +66,8 @@ class Bypass(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, normed: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D); fewer tokens than an image's are all single."""
+        """Map (B, N, D) to (B, N, D); where N is less than the tokens of an image, every token counts as a single
+        pixel."""
         hidden = _quick_gelu(self.down(normed))
         rows, columns = self.grid
         patches = slice(self.single, self.single + rows * columns)
@@ -82,7 +86,8 @@ class Bypass(nn.Module):
         return self._drop_path[0](self.scale * self.up(self.dropout(_quick_gelu(hidden))))
 
     def _single(self, hidden: Tensor) -> Tensor:
-        """The convolution of one pixel, which meets its centre alone: (B, N, rank) to the same."""
+        """Apply the convolution to images of one pixel, which only its centre weights reach: (B, N, rank) to (B, N,
+        rank)."""
         return nn.functional.linear(hidden, self.convolution.weight[:, :, 1, 1], self.convolution.bias)
 
 

@@ -1,6 +1,6 @@
-"""How deep a method works: in every layer, in the first or last few, or in those of a list.
+"""This module resolves which layers a method works in: all, the first or last few, or those of a list.
 
-What stands before the layers (patches, positions) goes with the first of them, what stands behind with the last.
+The modules before the layers (patches, positions) belong to the first layer, those after the layers to the last.
 """
 
 import re
@@ -28,7 +28,8 @@ Layers = Annotated[str | tuple[int, ...], BeforeValidator(_readable)]
 
 
 def chosen(layers: Layers, encoder: Encoder) -> tuple[int, ...]:
-    """Indices of the encoder's layers, ascending. ConfigError where it has no such layer."""
+    """Return the indices of the chosen layers in ascending order. Raise ConfigError where the encoder has no such
+    layer."""
     depth = len(encoder.layers)
     if layers == "all":
         return tuple(range(depth))

@@ -1,18 +1,19 @@
 """FacT: one factorised update of all weights of the backbone (Jie and Deng, 2023, arXiv:2212.03145).
 
-Every D x D block i of the weights (three of qkv, one of proj, four of fc1, four of fc2) gets x -> scale * x U S_i V.
-U (D, rank) and V (rank, D) are shared by all blocks of all layers.
+Every D x D block i of the weights (three of qkv, one of proj, four of fc1, four of fc2) gets x -> scale * x U S_i V. U
+(D, rank) and V (rank, D) are shared by all blocks of all layers.
 
     TT   S_i is free, rank x rank
     TK   S_i = sum_k P_ik C_k,    a core C (rank, rank, rank) and a row P_i (rank) for each block
 
-V is zero at the start: attaching changes nothing. Where the side of a weight is no multiple of D, as in the MLPs of
-DINOv2's giant, the last block is cut off: it uses the first rows of U, or columns of V, that it has place for.
+V is zero at the start: attaching changes nothing. Where the side of a weight is not a multiple of D, as in the MLPs of
+DINOv2's giant, the last block is truncated: it uses only as many rows of U, or columns of V, as fit.
 
-All else begins as in the authors' code (JieShibo/PETL-ViT), uniform within +- a bound, for n blocks in all:
+The other factors are initialised as in the authors' code (JieShibo/PETL-ViT), uniformly within +- a bound, for n blocks
+in total:
 
     U               1 / sqrt(D)
-    TT   S          1 / sqrt(rank); of the blocks of fc2, which there are one map, 1 / sqrt(blocks * rank)
+    TT   S          1 / sqrt(rank); for fc2, whose blocks are one linear map there, 1 / sqrt(blocks * rank)
     TK   C          sqrt(3) / rank
          P          sqrt(6 / (rank + n))
 """
@@ -34,7 +35,8 @@ _PLACES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 @component
 class FacT(Method):
-    """`dropout`: of the rank values before V."""
+    """A method that updates the linear layers of the chosen layers by shared factors. `dropout`: probability of
+    dropping each of the rank values before V."""
 
     factorisation: Literal["tt", "tk"]
     rank: PositiveInt
@@ -42,11 +44,12 @@ class FacT(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     def trained_otherwise(self, *, drops: bool) -> bool:
-        """It began with other values."""
+        """Return True: version 0.1.0 initialised the factors differently."""
         return True
 
     def attach(self, encoder: Encoder) -> None:
-        """2 * D * rank parameters, and for n blocks n * rank^2 (TT) or rank^3 + n * rank (TK)."""
+        """Add 2 * D * rank parameters, and for n blocks n * rank^2 (TT) or rank^3 + n * rank (TK). Raise ConfigError
+        where the rank exceeds D, or a weight has no side of D."""
         width = encoder.vit.embed_dim
         if self.rank > width:
             raise ConfigError(f"method.rank: got {self.rank}, but the blocks are {width} x {width}: at most {width}")
@@ -67,12 +70,13 @@ class FacT(Method):
 
 
 def _blocks(inner: nn.Module, width: int) -> int:
-    """How many blocks a weight is made of; the last one may be cut off."""
+    """Return the number of blocks of a weight; the last block may be truncated."""
     return -(-max(inner.in_features, inner.out_features) // width)
 
 
 class Factors(nn.Module):
-    """U and V, and with `num_blocks`, those of all weights, the core C."""
+    """The factors that all weights share: U, V and, with `num_blocks`, the number of blocks of all weights, the core
+    C."""
 
     def __init__(self, width: int, rank: int, *, num_blocks: int | None) -> None:
         super().__init__()
@@ -82,25 +86,26 @@ class Factors(nn.Module):
         self.num_blocks = num_blocks
 
     def own(self, blocks: int, *, added: bool) -> nn.Parameter:
-        """Return the parameter that one weight of `blocks` blocks has of its own: P (blocks, rank) for TK, S (blocks,
-        rank, rank) for TT; `added`: the outputs of its blocks are summed rather than concatenated."""
+        """Return the parameter of a single weight of `blocks` blocks: P (blocks, rank) for TK, S (blocks, rank, rank)
+        for TT. `added`: whether the outputs of its blocks are summed rather than concatenated."""
         rank = len(self.v)
         if self.core is not None:
             return _uniform((blocks, rank), math.sqrt(6 / (rank + self.num_blocks)))
         return _uniform((blocks, rank, rank), 1 / math.sqrt(blocks * rank if added else rank))
 
     def inner(self, own: Tensor) -> Tensor:
-        """S of each block, (n, rank, rank), from what each has of its own."""
+        """Return S of each block, (n, rank, rank), from the parameter of its weight."""
         return own if self.core is None else torch.einsum("nk,kab->nab", own, self.core)
 
 
 class Factorised(Wrapper):
-    """A linear layer of D x D blocks, beside each other or above each other, and the shared factors."""
+    """A wrapper around a linear layer of D x D blocks, side by side or stacked, that adds the update by the shared
+    factors."""
 
     def __init__(self, inner: nn.Module, factors: Factors, *, scale: float, dropout: float) -> None:
         super().__init__(inner)
         width = len(factors.u)
-        self._shared = (factors,)  # a tuple: they belong to the encoder, once
+        self._shared = (factors,)  # in a tuple, so not registered here: the encoder owns them once
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.own = factors.own(_blocks(inner, width), added=inner.in_features > width)
@@ -110,11 +115,11 @@ class Factorised(Wrapper):
         return self._shared[0]
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """(..., I) to (..., rows)."""
+        """Map (..., I) to (..., rows)."""
         width = len(self.factors.u)
         first, last, _ = rows.indices(self.out_features)
         s = self.factors.inner(self.own)
-        if self.in_features > width:  # blocks beside each other: each has a part of the inputs, and all are added
+        if self.in_features > width:  # blocks side by side: each reads a part of the inputs, and outputs are summed
             missing = len(s) * width - self.in_features
             whole = nn.functional.pad(tokens, (0, missing)) if missing else tokens
             low = torch.einsum("...nd,da,nab->...b", whole.unflatten(-1, (len(s), width)), self.factors.u, s)
@@ -127,7 +132,7 @@ class Factorised(Wrapper):
         return part(self.inner, tokens, rows) + self.scale * update
 
     def merged(self) -> nn.Linear:
-        """The blocks' updates added to the weight."""
+        """Return a linear layer with the blocks' updates added to the weight."""
         s = self.factors.inner(self.own).detach().double()
         u, v = self.factors.u.detach().double(), self.factors.v.detach().double()
         blocks = torch.einsum("da,nab,bo->nod", u, s, v)  # a weight is outputs x inputs

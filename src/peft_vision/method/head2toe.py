@@ -1,7 +1,8 @@
 """Head2Toe: a linear head on selected intermediate features (Evci et al., 2022, arXiv:2201.03529).
 
-features = averages over the tokens of what every layer computes, see `backbone/intermediates.py`
-choose the share `keep_fraction` by a group lasso, give what is left of each group length one, train a linear head
+The features are averages over the tokens of what every layer computes, see `backbone/intermediates.py`. A group lasso
+selects the share `keep_fraction` of them, what is left of each group is scaled to length one, and a linear head is
+trained on that.
 """
 
 from typing import Annotated
@@ -20,25 +21,27 @@ from peft_vision.method.selection import selection_phases
 
 @component
 class Head2Toe(Method):
-    """`keep_fraction`: share of the features that the last phase keeps. `lasso`: weight of the penalty that selects."""
+    """A method that trains a head on selected intermediate features. `keep_fraction`: share of the features that the
+    last phase keeps. `lasso`: weight of the penalty that selects."""
 
     keep_fraction: Annotated[float, Field(gt=0, le=1)]
     lasso: NonNegativeFloat
 
     def attach(self, encoder: Encoder) -> None:
-        """The backbone stays as it is."""
+        """Leave the backbone unchanged."""
 
     def reads(self) -> frozenset[Kind]:
         return Intermediates.reads
 
     def readout(self, encoder: Encoder) -> Intermediates:
-        """66,816 features for ViT-B/16."""
+        """Return the readout of the intermediates of the chosen layers: 66,816 features for ViT-B/16."""
         _, groups = self._groups(encoder)
         kept = torch.isin(groups, torch.tensor(self._read(encoder)))
         return Intermediates(kept.nonzero().squeeze(1))
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
-        """A head that chooses features, and one that reads them."""
+        """Return two phases: one with a head that selects features, and one with a head that reads the selected
+        ones."""
         count, groups = self._groups(encoder)
         place = torch.zeros(count, dtype=torch.int64)
         read = self._read(encoder)
@@ -47,13 +50,13 @@ class Head2Toe(Method):
         return selection_phases(keep_fraction=self.keep_fraction, lasso=self.lasso, groups=groups)
 
     def _groups(self, encoder: Encoder) -> tuple[int, torch.Tensor]:
-        """How many groups there are, and the group of each column."""
+        """Return the number of groups, and the group of each column."""
         widths = torch.tensor(group_widths(encoder.vit, encoder.part))
         return len(widths), torch.arange(len(widths)).repeat_interleave(widths)
 
     def _read(self, encoder: Encoder) -> list[int]:
-        """Those of the chosen layers; the tokens that enter the first layer go with it, the norm's output and the
-        pooled features with every choice."""
+        """Return the groups of the chosen layers. The tokens that enter the first layer are included with that layer,
+        the norm's output and the pooled features with every choice."""
         indices = self.chosen(encoder)
         layers = [1 + GROUPS_A_LAYER * index + number for index in indices for number in range(GROUPS_A_LAYER)]
         last = 1 + GROUPS_A_LAYER * len(encoder.layers)

@@ -10,7 +10,8 @@ from peft_vision.method.base import Method
 @component
 class LayerNorm(Method):
     def attach(self, encoder: Encoder) -> None:
-        """Every norm, the final one too: 38,400 parameters for ViT-B/16."""
+        """Unfreeze every norm of the chosen layers, the final norm with the last layer: 38,400 parameters for
+        ViT-B/16."""
         for module in encoder.own_modules(self.chosen(encoder)):
             if isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.requires_grad_(True)

@@ -8,7 +8,7 @@ from peft_vision.method.base import Method
 @component
 class Linear(Method):
     def attach(self, encoder: Encoder) -> None:
-        """Adds nothing."""
+        """Add nothing. Raise ConfigError for `layers` other than all."""
         if self.layers != "all":
             raise ConfigError(
                 f"method.layers: got {self.layers!r}, but a linear probe works in no layer; leave it at all"

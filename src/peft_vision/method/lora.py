@@ -2,12 +2,13 @@
 
 W' = W + scale * up @ down,    scale = alpha / rank, or alpha / sqrt(rank) when rank-stabilised (arXiv:2312.03732)
 
-`up` is zero at the start: attaching changes nothing. DoRA (Liu et al., 2024, arXiv:2402.09353) learns the length of
-each row of the updated matrix apart from its direction, and lets no gradient through the division by its length:
+`up` is zero at the start, unless `initial` says otherwise: attaching changes nothing. DoRA (Liu et al., 2024,
+arXiv:2402.09353) learns the length of each row of the updated matrix separately from its direction, and passes no
+gradient through the division by its length:
 
 W'_i = magnitude_i * (W + scale * up @ down)_i / ||(W + scale * up @ down)_i||
 
-A row of zeros has no direction: it is left as it is, a row of zeros, and `up` trains as without DoRA until it has one.
+A row of zeros has no direction, so it stays a row of zeros, and `up` trains as without DoRA until the row is non-zero.
 """
 
 import math
@@ -37,10 +38,13 @@ def _distinct(targets: tuple[Target, ...]) -> tuple[Target, ...]:
 
 @component
 class LoRA(Method):
-    """`targets`: the matrices that are updated; q, k and v are rows of timm's fused projection, each with an update of
-    its own, qkv is all of it with one `down`. `dropout`: of what enters the updates. `initial`: `up` of
-    zeros, or both factors as the linear layers of a fresh backbone, with which attaching changes what is computed, as
-    in NOAH's code."""
+    """A method that adds low-rank updates to weight matrices.
+
+    `targets`: the matrices that are updated; q, k and v are rows of timm's fused projection, each with its own update,
+    and qkv is the whole projection with one `down`. `dropout`: probability of dropping the inputs of the updates.
+    `initial`: zeros for `up`, or both factors initialised like the linear layers of a fresh backbone, so that attaching
+    changes the outputs, as in NOAH's code.
+    """
 
     targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_distinct)]
     rank: PositiveInt
@@ -52,11 +56,13 @@ class LoRA(Method):
 
     @property
     def scale(self) -> float:
-        """The factor of the product of `up` and `down`."""
+        """Return the factor of the product of `up` and `down`."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
     def attach(self, encoder: Encoder) -> None:
-        """rank * (inputs + outputs) parameters for each target of each layer; with DoRA one more for each output."""
+        """Add rank * (inputs + outputs) parameters for each target of each layer, with DoRA one more for each output.
+        Raise ConfigError for a rank above a side of a target, and for DoRA on a module that another part has
+        wrapped."""
         for index in self.chosen(encoder):
             for place, names in PLACES.items():
                 targets = [name for name in names if name in self.targets]
@@ -82,8 +88,8 @@ class LoRA(Method):
 
 
 class LowRank(Wrapper):
-    """A linear layer O x I with an update of each of `targets`: `down` (rank, I) and `up` (rows, rank); q, k and v are
-    a third of the O rows each, anything else is all of them."""
+    """A linear layer O x I with an update for each of `targets`: `down` (rank, I) and `up` (rows, rank). The targets q,
+    k and v are a third of the O rows each, any other target is all rows."""
 
     def __init__(
         self, inner: nn.Module, targets: list[str], rank: int, *, scale: float, dropout: float, dora: bool
@@ -103,17 +109,17 @@ class LowRank(Wrapper):
                 self.magnitude[target] = nn.Parameter(inner.weight[rows].detach().norm(dim=1))
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """(..., I) to (..., rows)."""
+        """Map (..., I) to (..., rows)."""
         cut = self._cut(rows)
         fixed = type(self.inner) is nn.Linear and not any(p.requires_grad for p in self.inner.parameters())
         drops = self.training and self.dropout.p > 0
-        # autocast would round W' as a whole, and small updates away
+        # autocast would round W' itself, and small updates would be lost
         if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
             updates = [item for target, own, _ in cut for item in (self.down[target], self.up[target][own])]
             weight, bias = self.inner.weight[rows], None if self.inner.bias is None else self.inner.bias[rows]
             return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
         plain = part(self.inner, tokens, rows)
-        # a linear layer's output is nobody else's, and its backward pass does not need it
+        # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
         outputs = plain if type(self.inner) is nn.Linear and not self.magnitude else plain.clone()
         dropped = self.dropout(tokens)
         for target, own, here in cut:
@@ -126,7 +132,7 @@ class LowRank(Wrapper):
         return outputs
 
     def merged(self) -> nn.Linear:
-        """W', and the bias as it is."""
+        """Return a linear layer with the weight W' and the same bias."""
         weight = self.inner.weight.detach().to(torch.float64, copy=True)
         for target, rows in self.rows.items():
             weight[rows] += self.scale * self.up[target].detach().double() @ self.down[target].detach().double()
@@ -135,7 +141,7 @@ class LowRank(Wrapper):
         return linear(weight, self.inner.bias, like=self.inner)
 
     def _factor(self, target: str) -> Tensor:
-        """DoRA's magnitude over the length of each row, (rows,)."""
+        """Return DoRA's magnitude divided by the length of each row, (rows,)."""
         update = self.scale * self.up[target].detach() @ self.down[target].detach()
         return _stretch(self.magnitude[target], self.inner.weight[self.rows[target]].detach() + update)
 
@@ -152,7 +158,7 @@ class LowRank(Wrapper):
 
 
 def _stretch(magnitude: Tensor, weight: Tensor) -> Tensor:
-    """By what each row of `weight` (rows, I) is multiplied to have the length in `magnitude`; a row of zeros by 1."""
+    """Return the factors that give each row of `weight` (rows, I) the length in `magnitude`; 1 for a row of zeros."""
     lengths = weight.norm(dim=1)
     zero = lengths == 0
     return torch.where(zero, 1, magnitude / lengths.masked_fill(zero, 1))

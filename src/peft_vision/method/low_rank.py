@@ -1,11 +1,11 @@
-"""A linear layer with low-rank updates of a fixed weight, computed as one product.
+"""This module computes a linear layer with low-rank updates of a fixed weight as one product.
 
     outputs = inputs (W + scale * up @ down)^T + bias
     d inputs = d outputs W + scale * (d outputs up) down
     d down = scale * (d outputs up)^T inputs,    d up = scale * d outputs^T (inputs down^T)
 
-The updated weight is a small matrix, so no second pass over the outputs adds the update to them, and nothing but the
-inputs is kept for the backward pass. Each update has `rows`, a range of outputs that it belongs to.
+The updated weight is a small matrix, so adding the updates to it saves a second pass over the outputs; of the
+activations only the inputs are kept for the backward pass. Each update applies to its `rows`, a range of outputs.
 """
 
 import torch
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 
 class Updated(torch.autograd.Function):
-    """inputs (..., I), weight (O, I) and bias (O,) that do not train, and for each of `rows` a `down` (rank, I) and an
-    `up` (rows, rank), one behind the other."""
+    """An autograd function of inputs (..., I), of weight (O, I) and bias (O,) that do not train, and, for each of
+    `rows`, of a `down` (rank, I) followed by an `up` (rows, rank)."""
 
     @staticmethod
     def forward(
         ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: list[slice], *updates: Tensor
     ) -> Tensor:
-        """(..., O)."""
+        """Return the outputs (..., O)."""
         ctx.scale, ctx.rows = scale, rows
         ctx.save_for_backward(inputs, weight, *updates)
         updated = weight.clone()

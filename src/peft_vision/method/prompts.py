@@ -1,6 +1,7 @@
-"""Learned tokens: the prompts of VPT, the queries of VQT.
+"""This module provides learned tokens: the prompts of VPT and the queries of VQT.
 
-Their initial values are uniform within +- sqrt(6 / (3 * patch height * patch width + width)), as in both papers' codes.
+Their initial values are uniform within +- sqrt(6 / (3 * patch height * patch width + width)), as in the code of both
+papers.
 """
 
 import math
@@ -12,7 +13,7 @@ from peft_vision.backbone.encoder import Encoder
 
 
 class Prompts(nn.Module):
-    """P learned tokens of the encoder's width, or of `project`'s input width."""
+    """A module that holds P learned tokens of the encoder's width, or of `project`'s input width."""
 
     def __init__(self, encoder: Encoder, num_prompts: int, *, dropout: float, project: nn.Linear | None = None) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class Prompts(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: int) -> Tensor:
-        """(1, P, D), or (batch, P, D) while dropout draws a mask for each image."""
+        """Return the tokens (1, P, D), or (batch, P, D) while dropout draws a mask for each image."""
         prompts = self.prompts if self.project is None else self.project(self.prompts)
         if self.training and self.dropout.p > 0:
             return self.dropout(prompts.expand(batch, -1, -1))
@@ -32,8 +33,8 @@ class Prompts(nn.Module):
 
 
 def projection(width: int | None, out_width: int) -> nn.Linear | None:
-    """A linear map from prompts of another width; None for None. Its weights are normal with the standard deviation
-    sqrt(2 / out_width), as in the code of VPT."""
+    """Return a linear map from prompts of another width; None for None. Its weights are normal with the standard
+    deviation sqrt(2 / out_width), as in the code of VPT."""
     if width is None:
         return None
     project = nn.Linear(width, out_width)

@@ -1,4 +1,4 @@
-"""Computes what the head reads: features from the observations of a frozen or a tuned encoder."""
+"""This module computes the head's input from the observations of a frozen or a tuned encoder."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,8 +10,9 @@ from peft_vision.backbone.observation import Kind, Observation
 
 
 class Readout(nn.Module, ABC):
-    """`reads`: the kinds of observation that `forward` needs; `first_layer`: the first layer that these show (infinite:
-    none); `width`: of the features that it gives."""
+    """A module that computes the head's features from observations. `reads`: the kinds of observation that `forward`
+    needs; `first_layer`: the first layer whose inner values these show (infinite: none); `width`: width of the
+    features."""
 
     reads: ClassVar[frozenset[Kind]]
     first_layer: float
@@ -19,11 +20,11 @@ class Readout(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, seen: Observation) -> Tensor:
-        """Features (B, width) for the head."""
+        """Return features (B, width) for the head."""
 
 
 class Pooled(Readout):
-    """The backbone's own pooled features."""
+    """A readout that returns the backbone's own pooled features."""
 
     reads = frozenset({"features"})
     first_layer = math.inf
@@ -33,12 +34,12 @@ class Pooled(Readout):
         self.width = width
 
     def forward(self, seen: Observation) -> Tensor:
-        """(B, D), as the backbone pools."""
+        """Return the features (B, D) as the backbone pools them."""
         return seen.features
 
 
 class Intermediates(Readout):
-    """Columns of everything the backbone computes on its way, see `backbone/intermediates.py`."""
+    """A readout that returns columns of the backbone's intermediate values, see `backbone/intermediates.py`."""
 
     reads = frozenset({"intermediates"})
     first_layer = 0
@@ -49,6 +50,6 @@ class Intermediates(Readout):
         self.width = len(columns)
 
     def forward(self, seen: Observation) -> Tensor:
-        """(B, W), group behind group."""
+        """Return the chosen columns (B, W), group after group."""
         whole = len(self.columns) == seen.intermediates.shape[1]
         return seen.intermediates if whole else seen.intermediates[:, self.columns]

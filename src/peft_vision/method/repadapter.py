@@ -1,8 +1,9 @@
-"""RepAdapter: a linear adapter that the layer behind it takes in afterwards (Luo et al., 2023, arXiv:2302.08106).
+"""RepAdapter: a linear adapter that is merged into the next layer after training (Luo et al., 2023, arXiv:2302.08106).
 
     x <- x + scale * B(dropout(A x)),    A: D to rank, B: rank to D in `groups`, both with biases
 
-before qkv and before the MLP's first layer. B is zero at the start: attaching changes nothing. Merged:
+It stands before qkv and before the MLP's first layer. B is zero at the start: attaching changes nothing. After merging:
+
 W' = W (I + scale B A),    b' = b + W scale (B a + b_B)
 """
 
@@ -28,7 +29,8 @@ class RepAdapter(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     def attach(self, encoder: Encoder) -> None:
-        """2 * (rank * D + rank + rank * D / groups + D) parameters a layer of width D."""
+        """Add 2 * (rank * D + rank + rank * D / groups + D) parameters per layer of width D. Raise ConfigError where
+        the rank exceeds D, or `groups` does not divide both."""
         width = encoder.vit.embed_dim
         if self.rank > width or self.rank % self.groups or width % self.groups:
             raise ConfigError(
@@ -43,7 +45,8 @@ class RepAdapter(Method):
 
 
 class Before(Wrapper):
-    """An adapter of what enters `inner`. `up` (D, rank / groups): a group of outputs reads its group of hidden ones."""
+    """A wrapper that adapts the inputs of `inner`. `up` (D, rank / groups): each group of outputs reads its own group
+    of hidden units."""
 
     def __init__(self, inner: nn.Module, rank: int, *, groups: int, scale: float, dropout: float) -> None:
         super().__init__(inner)
@@ -58,12 +61,12 @@ class Before(Wrapper):
         nn.init.zeros_(self.down.bias)
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """(..., D) to (..., rows)."""
+        """Map (..., D) to (..., rows)."""
         hidden = self.dropout(self.down(tokens))
         return part(self.inner, tokens + self.scale * (hidden @ self._up().mT + self.bias), rows)
 
     def merged(self) -> nn.Linear:
-        """W' and b'."""
+        """Return a linear layer with the weight W' and the bias b'."""
         weight, bias = self.inner.weight.detach().double(), self.inner.bias
         up, down = self._up().detach().double(), self.down.weight.detach().double()
         shift = up @ self.down.bias.detach().double() + self.bias.detach().double()
@@ -72,5 +75,5 @@ class Before(Wrapper):
         return linear(weight + self.scale * (weight @ up) @ down, bias, like=self.inner)
 
     def _up(self) -> Tensor:
-        """B as a matrix (D, rank) with a block for each group."""
+        """Return B as a block-diagonal matrix (D, rank) with a block for each group."""
         return torch.block_diag(*self.up.chunk(self.groups))

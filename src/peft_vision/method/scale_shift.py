@@ -1,15 +1,15 @@
-"""A learned scale and shift of every feature, the building block of SSF (see `ssf.py`)."""
+"""This module provides a learned scale and shift of every feature, the building block of SSF (see `ssf.py`)."""
 
 import torch
 from torch import Tensor, nn
 
 from peft_vision.backbone.linear import ALL, Wrapper, part
 
-_STD = 0.02  # of the initial scales around one, and of the initial shifts around zero
+_STD = 0.02  # standard deviation of the initial scales around one, and of the initial shifts around zero
 
 
 class ScaleShift(Wrapper):
-    """Around a linear layer, a norm or the patches' convolution of `width` outputs: scale * inner(x) + shift."""
+    """A wrapper around a linear layer, a norm or the patch convolution of `width` outputs: scale * inner(x) + shift."""
 
     def __init__(self, inner: nn.Module, width: int) -> None:
         super().__init__(inner)
@@ -17,17 +17,18 @@ class ScaleShift(Wrapper):
         self.shift = nn.Parameter(torch.empty(width).normal_(0, _STD))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As `inner`; a convolution's outputs are scaled by channel."""
+        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; a convolution is scaled per
+        channel."""
         if isinstance(self.inner, nn.Conv2d):
             return self.inner(inputs) * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
         return self.part(inputs, ALL)
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """(..., I) to (..., rows)."""
+        """Map (..., I) to (..., rows)."""
         return part(self.inner, tokens, rows) * self.scale[rows] + self.shift[rows]
 
     def merged(self) -> nn.Module:
-        """The same with its weight and bias scaled, and the bias shifted."""
+        """Return `inner` itself with its weight and bias scaled in place, and the bias shifted."""
         plain = self.inner
         scale, shift = self.scale.detach().double(), self.shift.detach().double()
         weight = plain.weight.detach().double()

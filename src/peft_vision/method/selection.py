@@ -1,9 +1,9 @@
-"""Choosing features: a head under a group lasso tells which columns it needs (Evci et al., 2022, arXiv:2201.03529).
+"""This module selects features by a head under a group lasso (Evci et al., 2022, arXiv:2201.03529).
 
     select     loss + lasso * sum_j ||W[:, j]||_2        a fresh head on all features
     retrain    loss                                      a fresh head on the share with the largest ||W[:, j]||_2
 
-Both train nothing but the head. Head2Toe and the second stage of VQT are these two phases.
+Both phases train nothing but the head. Head2Toe and the second stage of VQT consist of these two phases.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from peft_vision.method.base import Phase
 
 
 class Columns(nn.Module):
-    """The columns `index` (K,) of the features, ascending (None: all); where `groups` (W,) tells the group of each
-    feature, what is left of a group gets length one, and a group of zeros stays zero."""
+    """A module that selects the columns `index` (K,) of the features, ascending (None: all). With `groups` (W,), the
+    group of each feature, what is left of each group is scaled to length one; a group of zeros stays zero."""
 
     def __init__(self, index: Tensor | None, groups: Tensor | None) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Columns(nn.Module):
         self.num_groups = None if groups is None else int(groups.max()) + 1
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, W) to (B, K)."""
+        """Map (B, W) to (B, K)."""
         if self.index is not None:
             features = features[:, self.index]
         if self.groups is None:
@@ -44,16 +44,16 @@ def selection_phases(
     live_readout: bool = False,
     groups: Tensor | None = None,
 ) -> tuple[Phase, Phase]:
-    """`selecting_lr`, `retraining_lr`: factors of the learning rate in the two phases. `live_readout`: whether the
-    readout's dropout acts in both. `groups` (W,): the group of each feature; what is read of a group then gets length
-    one."""
+    """Return the two phases, select and retrain. `selecting_lr`, `retraining_lr`: factors of the learning rate in them.
+    `live_readout`: whether the readout's dropout is active in both. `groups` (W,): the group of each feature; the
+    features read of each group are then scaled to length one."""
 
     def all_features(old: nn.Module, build: Callable[[int], nn.Module]) -> nn.Module:
-        """A fresh head."""
+        """Return a fresh head on all features."""
         return nn.Sequential(Columns(None, groups), build(head_columns(old).shape[1]))
 
     def chosen_features(old: nn.Module, build: Callable[[int], nn.Module]) -> nn.Module:
-        """A fresh head on the columns that the old one gives the largest weights."""
+        """Return a fresh head on the columns with the largest weights in the old one."""
         norms = head_columns(old).detach().norm(dim=0)
         index = norms.topk(max(1, int(keep_fraction * len(norms)))).indices.sort().values
         return nn.Sequential(Columns(index, groups), build(len(index)))
@@ -65,8 +65,8 @@ def selection_phases(
 
 
 def head_columns(head: nn.Module) -> Tensor:
-    """The weights (outputs, W) of a head's first linear layer; column j multiplies feature j. ConfigError where it
-    has none."""
+    """Return the weights (outputs, W) of a head's first linear layer; column j multiplies feature j. Raise ConfigError
+    where the head has no linear layer."""
     linear = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
     if linear is None:
         raise ConfigError(

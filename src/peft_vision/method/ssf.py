@@ -1,6 +1,6 @@
-"""SSF: scale and shift the features behind every operation (Lian et al., 2022, arXiv:2210.08823).
+"""SSF: scale and shift the features after every operation (Lian et al., 2022, arXiv:2210.08823).
 
-y = scale * x + shift    behind patches, norms and linear layers, the MLP's first one before its activation
+y = scale * x + shift    after patches, norms and linear layers, for the MLP's first one before its activation
 """
 
 from peft_vision.backbone.encoder import Encoder
@@ -14,7 +14,7 @@ _PLACES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 @component
 class SSF(Method):
     def attach(self, encoder: Encoder) -> None:
-        """L * (16 + 6) * D + 4 * D parameters for L layers of width D whose MLP is four times as wide."""
+        """Add L * (16 + 6) * D + 4 * D parameters for L layers of width D whose MLP is four times as wide."""
         vit, indices = encoder.vit, self.chosen(encoder)
         places = [f"blocks.{index}.{place}" for index in indices for place in _PLACES]
         if 0 in indices:

@@ -1,12 +1,12 @@
-"""Visual Prompt Tuning: learned tokens beside the image's (Jia et al., 2022, arXiv:2203.12119).
+"""Visual Prompt Tuning: learned tokens next to those of the image (Jia et al., 2022, arXiv:2203.12119).
 
-    deep      tokens_i = layer_i(tokens_{i-1} | tokens_{i-1}, prompts_i)      the prompts' outputs are thrown away
-    shallow   tokens_0 = [tokens, prompts]                                    the prompts travel through every layer
+    deep      tokens_i = layer_i(tokens_{i-1} | tokens_{i-1}, prompts_i)      the prompts' outputs are discarded
+    shallow   tokens_0 = [tokens, prompts]                                    the prompts pass through every layer
 
-Shallow prompts may also enter a later layer and travel from there to the end.
+Shallow prompts may also enter a later layer and pass from there to the end.
 
-For VPT-deep the outputs that the paper throws away are never computed: prompts are context, not queries. Prompts have
-no position, so they stand behind the image's tokens, and they are gone before pooling.
+For VPT-deep the outputs that the paper discards are never computed: prompts are context, not queries. Prompts have no
+position, so they follow the image's tokens, and they are dropped before pooling.
 """
 
 from typing import Annotated
@@ -23,7 +23,8 @@ from peft_vision.method.prompts import Prompts, projection
 
 @component
 class VPT(Method):
-    """`projection`: width of the prompts before a shared linear map to the encoder's width (None: no map)."""
+    """A method that adds prompts to the chosen layers. `projection`: width of the prompts before a shared linear map to
+    the encoder's width (None: no map)."""
 
     num_prompts: PositiveInt
     deep: bool
@@ -31,11 +32,13 @@ class VPT(Method):
     projection: PositiveInt | None
 
     def trained_otherwise(self, *, drops: bool) -> bool:
-        """A projection began with smaller weights."""
+        """Return whether the backbone drops or the prompts are projected: 0.1.0 gave the projection smaller initial
+        weights."""
         return drops or self.projection is not None
 
     def attach(self, encoder: Encoder) -> None:
-        """VPT-deep: L * P * D parameters for L layers, P prompts, width D; VPT-shallow: P * D."""
+        """Add L * P * D parameters for VPT-deep in L layers with P prompts of width D, P * D for VPT-shallow. Raise
+        ConfigError for shallow prompts in layers other than all or last-N."""
         indices = self.chosen(encoder)
         layers = [encoder.layers[index] for index in indices]
         project = projection(self.projection, encoder.width)
@@ -55,13 +58,13 @@ class VPT(Method):
 
 
 class Append(nn.Module):
-    """Puts the prompts behind the tokens: (B, N, D) to (B, N + P, D)."""
+    """A module that appends the prompts to the tokens: (B, N, D) to (B, N + P, D)."""
 
     def __init__(self, prompts: Prompts) -> None:
         super().__init__()
         self.prompts = prompts
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The tokens keep their places, so that the last layer drops the prompts by reading the first N."""
+        """Append the prompts after the tokens, so that the last layer drops them by reading only the first N."""
         prompts = self.prompts(tokens.shape[0])
         return torch.cat([tokens, prompts.expand(tokens.shape[0], -1, -1)], dim=1)

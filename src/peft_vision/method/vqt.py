@@ -1,10 +1,10 @@
 """Visual Query Tuning: learned queries summarise each layer of a frozen backbone (Tu et al., 2023, arXiv:2212.03220).
 
-    z_l = block_l(queries_l | tokens_{l-1})       queries look, nobody looks at them: the tokens are the backbone's own
+    z_l = block_l(queries_l | tokens_{l-1})       no token attends to the queries: the tokens are the backbone's own
     features = [norm(pooled), norm(z_1), ..., norm(z_L)],     norm(z_l) = z_l / ||z_l||, over all queries of a layer
 
-The paper's optional second stage chooses features, see `selection.py`. The tokens never change, so each layer's normed
-input is all that has to be known of an image (see `features/`), and no gradient passes through the backbone.
+The paper's optional second stage selects features, see `selection.py`. The tokens never change, so each layer's normed
+input is all that must be stored of an image (see `features/`), and no gradient passes through the backbone.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,14 @@ Summary = Literal["concatenate", "mean", "weighted_sum"]
 
 @component
 class VQT(Method):
-    """`summary`: what becomes of a layer's queries. `normalize`: whether the pooled features and each layer's summary
-    get length one. `keep_fraction`: share of the features that the last phase keeps (None: all, in one phase).
-    `selects_as_released`: whether both phases of choosing train at half the rate and drop out of the queries, as in the
-    authors' code; else the last one trains at the whole rate, and nothing is dropped in either."""
+    """A method that trains queries on each chosen layer.
+
+    `summary`: how the outputs of a layer's queries become features. `normalize`: whether the pooled features and each
+    layer's summary are scaled to length one. `keep_fraction`: share of the features that the last phase keeps (None:
+    all, in one phase). `selects_as_released`: whether both selection phases train at half the learning rate and with
+    dropout on the queries, as in the authors' code; otherwise the last one trains at the full rate, and neither uses
+    dropout.
+    """
 
     num_queries: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -43,13 +47,14 @@ class VQT(Method):
     selects_as_released: Annotated[bool, Neutral(False), IdleWith("keep_fraction", None)]
 
     def attach(self, encoder: Encoder) -> None:
-        """The backbone stays as it is."""
+        """Leave the backbone unchanged."""
 
     def reads(self) -> frozenset[Kind]:
         return Queries.reads
 
     def readout(self, encoder: Encoder) -> "Queries":
-        """L * Q * D parameters for L layers, Q queries, width D; L * Q more for a weighted sum."""
+        """Return a readout with L * Q * D parameters for L layers, Q queries, width D; L * Q more for a weighted
+        sum."""
         return Queries(
             encoder,
             self.chosen(encoder),
@@ -60,11 +65,12 @@ class VQT(Method):
         )
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
-        """Queries and head; then, with `keep_fraction`, a head that chooses features and one that reads them."""
+        """Return the phase of queries and head; with `keep_fraction`, also one whose head selects features and one
+        whose head reads them."""
         train = Phase("train")
         if self.keep_fraction is None:
             return (train,)
-        half = 0.5  # of the rate that trained the queries, as in the paper's code
+        half = 0.5  # times the rate that trained the queries, as in the paper's code
         choosing = selection_phases(
             keep_fraction=self.keep_fraction,
             lasso=self.lasso,
@@ -76,7 +82,8 @@ class VQT(Method):
 
 
 class Queries(Readout):
-    """Q learned queries for each of the encoder's layers at `indices`, which they share and do not own."""
+    """A readout with Q learned queries for each of the encoder's layers at `indices`; it uses these layers and does not
+    own them."""
 
     reads = frozenset({"features", "contexts"})
 
@@ -98,12 +105,12 @@ class Queries(Readout):
         self.weights = nn.Parameter(torch.ones(len(indices), num_queries)) if summary == "weighted_sum" else None
         self.summary = summary
         self.normalize = normalize
-        # a tuple: the encoder's parameters are no part of this
+        # in a tuple, so the encoder's parameters are not registered here
         self.layers: Sequence[nn.Module] = tuple(encoder.layers[index] for index in indices)
         self.width = encoder.width + len(self.layers) * width * (num_queries if summary == "concatenate" else 1)
 
     def forward(self, seen: Observation) -> Tensor:
-        """(B, D + L * Q * D), or (B, D + L * D) where a layer's queries are summed up."""
+        """Return features (B, D + L * Q * D), or (B, D + L * D) where a layer's queries are averaged or summed."""
         contexts = [seen.contexts[index] for index in self.indices]
         summaries = [
             self._summarised(look(layer, queries(context.shape[0]), context), number)
@@ -115,7 +122,7 @@ class Queries(Readout):
         return torch.cat([pooled, summaries.flatten(1)], dim=-1)
 
     def _summarised(self, outputs: Tensor, number: int) -> Tensor:
-        """A layer's outputs (B, Q, D) to (B, Q * D) or (B, D)."""
+        """Map a layer's outputs (B, Q, D) to (B, Q * D) or (B, D)."""
         if self.summary == "mean":
             return outputs.mean(dim=1)
         if self.summary == "weighted_sum":

@@ -14,7 +14,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @component
 class AdamW(Stepper):
-    """`eps`: added to the root of the second moment, after its bias is put right. `decays`: what is decayed."""
+    """A stepper with decoupled weight decay. `eps`: added to the root of the second moment after its bias correction.
+    `decays`: the parameters that are decayed."""
 
     betas: tuple[Beta, Beta]
     eps: Annotated[PositiveFloat, Neutral(1e-8)]

@@ -1,4 +1,5 @@
-"""Defines an optimizer, which steps a model batch by batch or solves for a linear head at once, and what it decays."""
+"""This module defines an optimizer, which steps a model batch by batch or solves for a linear head at once, and what it
+decays."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,33 +15,35 @@ from peft_vision.model import Model
 from peft_vision.schedule import Schedule
 
 Decays = Literal["matrices", "weights", "all"]
-"""Parameters that weight decay acts on: matrices and prompts; all but biases, as in VPT's code; all, as torch has
-it."""
+"""The parameters that weight decay acts on: matrices and prompts; all but biases, as in VPT's code; all, as in
+torch."""
 
 
 @component
 class Optimizer:
-    """How a model is fitted: a Stepper or a Solver."""
+    """The settings of an optimizer that fits a model: a Stepper or a Solver."""
 
 
 @component
 class Stepper(Optimizer, ABC):
-    """Batch by batch, by the gradient of the loss."""
+    """An optimizer that fits a model batch by batch, by the gradient of the loss."""
 
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
 
     @property
     def steps_during_backward(self) -> bool:
-        """True if each parameter steps as soon as its gradient is there; the optimizer then has `during_backward`."""
+        """True if each parameter steps as soon as its gradient is computed; the optimizer then has
+        `during_backward`."""
         return False
 
     def check(self, model: Model) -> None:
-        """ConfigError where it cannot fit what trains in any phase of `model`."""
+        """Raise ConfigError where the optimizer cannot fit the trainable parameters of any phase of `model`."""
 
     @abstractmethod
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
-        """An optimizer of what trains in `model`. `seed`: of whatever it draws itself."""
+        """Return an optimizer of the parameters that train in `model`. `seed`: of the optimizer's own random
+        numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Solution:
-    """The head that was chosen, `weight` (C, W) and `bias` (C,); its setting; and a row of every setting tried, with
+    """The chosen head, `weight` (C, W) and `bias` (C,), its setting, and a row for every setting tried, with
     `train/loss` and, where there are validation images, `val/accuracy`."""
 
     weight: Tensor
@@ -67,20 +70,20 @@ class Solution:
 
 @component
 class Solver(Optimizer, ABC):
-    """A linear head on features that do not change, for one setting or for several of which validation chooses: the
-    highest accuracy, and of equal ones the first. `heeds`: what it takes of the groups trainer and schedule, none of
-    whose other options change what it finds."""
+    """An optimizer that solves for a linear head on features that do not change, for one setting or for several.
+    Validation chooses the setting with the highest accuracy, the first of equal ones. `heeds`: the options it uses of
+    the groups trainer and schedule; their other options do not change the result."""
 
     heeds: ClassVar[str]
 
     @property
     @abstractmethod
     def num_settings(self) -> int:
-        """How many are tried."""
+        """Return the number of settings that are tried."""
 
     @abstractmethod
     def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
-        """For a fresh `head`, which stays as it is; everything on its device."""
+        """Return the solution for a fresh `head`, which stays unchanged; all tensors must be on its device."""
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -89,10 +92,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matrices") -> list[dict[str, object]]:
-    """Return the parameters that train, in a decayed and an undecayed group.
+    """Return the parameters that train, in a decayed and an undecayed group; a group without parameters is left out.
 
-    Decay is for matrices and prompts. Biases, norms and scales (one axis), and what timm itself exempts (class token,
-    position embeddings), have none. With `decays` "weights" only biases have none, and with "all" nothing.
+    Matrices and prompts are decayed. Biases, norms and scales (one axis), and what timm itself exempts (class token,
+    position embeddings), are not. With `decays` "weights" all but biases are decayed, and with "all" everything is.
     """
     exempt = {f"encoder.vit.{name}" for name in model.encoder.vit.no_weight_decay()}
     decayed: list[nn.Parameter] = []

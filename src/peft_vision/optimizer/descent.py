@@ -2,8 +2,8 @@
 
     step = -H gradient     H = the known inverse, scaled, and corrected by the last steps and the gradient's changes
 
-A step is judged by slopes alone: near the minimum values of the objective differ by less than their rounding, slopes do
-not, so a gradient can be followed far below the square root of the machine's precision.
+The line search uses slopes only: near the minimum, values of the objective differ by less than their rounding error and
+slopes do not, so the gradient can be reduced far below the square root of the machine's precision.
 """
 
 from collections import deque
@@ -15,12 +15,12 @@ from torch import Tensor
 from peft_vision.optimizer.logistic import Logistic
 
 _HISTORY = 10  # steps that correct the known inverse
-_REFRESH = 30  # iterations until the inverse is taken anew, where the search has got to
-_FALLEN = 0.9  # a slope beyond the lowest point, in units of the slope before, at which a step is still taken
+_REFRESH = 30  # iterations until the inverse is recomputed at the current weights
+_FALLEN = 0.9  # a step beyond the lowest point is taken up to this slope, relative to the slope before it
 
 
 class Pair(NamedTuple):
-    """A step, the gradient's change over it, and their product, which is positive as the problem is convex."""
+    """A step, the change of the gradient over it, and their product, which is positive as the problem is convex."""
 
     step: Tensor
     change: Tensor
@@ -28,8 +28,8 @@ class Pair(NamedTuple):
 
 
 class End(NamedTuple):
-    """Where a search ended: `gradient` is the largest entry there, `evaluations` count pairs of products with the
-    features."""
+    """The end of a search: the weights, the largest entry of the `gradient` there, and the number of `evaluations`,
+    which are pairs of products with the features."""
 
     weights: Tensor
     gradient: float
@@ -37,7 +37,8 @@ class End(NamedTuple):
 
 
 def descend(problem: Logistic, start: Tensor, *, penalty: float, tolerance: float, max_iterations: int) -> End:
-    """From `start` until no entry of the gradient exceeds `tolerance`."""
+    """Return the end of a search from `start`, which stops once no entry of the gradient exceeds `tolerance`, or at
+    rounding or `max_iterations`."""
     weights, gradient = start, problem.gradient(start, penalty)
     evaluations = 1
     pairs: deque[Pair] = deque(maxlen=_HISTORY)
@@ -50,11 +51,11 @@ def descend(problem: Logistic, start: Tensor, *, penalty: float, tolerance: floa
         step = -_quasi_newton(gradient, pairs, inverse_hessian)
         slope = _dot(gradient, step)
         if not slope < 0:
-            break  # only rounding is left, or nothing is a number
+            break  # only rounding errors are left, or NaN
         following = problem.gradient(weights + step, penalty)
         evaluations += 1
         while (beyond := _dot(following, step)) > -_FALLEN * slope:
-            # too far: along a line slopes of a convex function only grow, so go where a straight one is zero
+            # too far: along a line the slope of a convex function only grows, so interpolate linearly to its zero
             fraction = slope / (slope - beyond)
             step, slope = fraction * step, fraction * slope
             following = problem.gradient(weights + step, penalty)
@@ -67,7 +68,7 @@ def descend(problem: Logistic, start: Tensor, *, penalty: float, tolerance: floa
 
 
 def _quasi_newton(gradient: Tensor, pairs: Sequence[Pair], inverse_hessian: Callable[[Tensor], Tensor]) -> Tensor:
-    """The inverse Hessian that agrees with all pairs, times `gradient`."""
+    """Return the product of `gradient` with the inverse Hessian that agrees with all pairs."""
     if not pairs:
         return inverse_hessian(gradient)
     direction, shares = gradient, []

@@ -1,4 +1,4 @@
-"""Reports the memory that an optimizer holds, and its refreshes of subspaces and skipped gradients."""
+"""This module reports the memory that an optimizer holds, its refreshes of subspaces and its skipped gradients."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from peft_vision.optimizer.low_rank import LowRank
 
 
 def footprint(stepper: torch.optim.Optimizer) -> dict[str, float]:
-    """After a step: `state_bytes` and `gradient_bytes`, and `refreshes` of subspaces with `refresh_seconds`, and
-    `skipped_gradients`, those that were not finite."""
+    """Return, after a step, `state_bytes`, `gradient_bytes`, the number of `refreshes` of subspaces, their
+    `refresh_seconds`, and the number of `skipped_gradients`, which were not finite."""
     tensors = {
         value.data_ptr(): value.nbytes
         for state in stepper.state.values()

@@ -24,11 +24,15 @@ logger = logging.getLogger("peft_vision")
 
 @component
 class GaLore(Stepper):
-    """`algorithm`: what moves the weights, with `betas` and `eps` (adamw) or `momentum` (sgd). `matrices`: a regular
-    expression that finds the names of those to project; everything else is stepped whole. `rank`, `side`, `basis`:
-    of their subspaces; `gap`, `adaptive_gap`, `staggered`, `moments`, `scale`, `update`: see `Following`. `bits`: of a
-    moment. `per_layer`: whether each parameter steps during the backward pass. `conventions`: torch, or those of
-    galore-torch: eps before the bias correction, decay after the update, singular vectors with LAPACK's signs."""
+    """A stepper that projects the gradients of matrices to subspaces.
+
+    `algorithm`: the update rule, with `betas` and `eps` (adamw) or `momentum` (sgd). `matrices`: a regular expression
+    that matches the names of the matrices to project; all other parameters are stepped in full. `rank`, `side` and
+    `basis` define the subspaces. `gap`, `adaptive_gap`, `staggered`, `moments`, `scale`, `update`: see `Following`.
+    `bits`: bits per entry of a moment. `per_layer`: whether each parameter steps during the backward pass.
+    `conventions`: those of torch, or of galore-torch: eps before the bias correction, decay after the update, singular
+    vectors with LAPACK's signs.
+    """
 
     algorithm: Literal["adamw", "sgd"]
     betas: Annotated[tuple[Beta, Beta], OnlyWith("algorithm", "adamw")]
@@ -84,7 +88,7 @@ class GaLore(Stepper):
         return self.per_layer
 
     def check(self, model: Model) -> None:
-        """ConfigError where nothing in `model` can be projected like this, in any phase."""
+        """Raise ConfigError where no phase of `model` has a matrix that can be projected like this."""
         check_matrices(model.trained(), self.matrices, self.rank)
 
     def create(self, model: Model, *, seed: int) -> LowRank:
@@ -123,7 +127,7 @@ class GaLore(Stepper):
 
 
 def _without(groups: list[dict[str, object]], parameters: list[nn.Parameter]) -> list[dict[str, object]]:
-    """Groups of what is left of theirs."""
+    """Return the groups without `parameters`; a group that becomes empty is left out."""
     taken = {id(parameter) for parameter in parameters}
     left = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
     return [group for group in left if group["params"]]

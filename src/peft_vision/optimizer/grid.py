@@ -1,8 +1,8 @@
-"""Every learning rate times every weight decay at once: one batched problem on stored features.
+"""This module fits every pair of learning rate and weight decay at once, as one batched problem on stored features.
 
-The heads of all settings lie one behind the other, so a step is one product of the batch's features with all of them;
-each then moves by its own rate and decay, as it would alone (batches, initial weights and schedule are the same for
-all). Validation chooses one.
+The heads of all settings are stacked, so a step is one product of the batch's features with all of them; each head then
+steps by its own rate and decay, as it would alone (batches, initial weights and schedule are the same for all).
+Validation chooses one of them.
 """
 
 from itertools import product
@@ -23,7 +23,8 @@ from peft_vision.progress import Progress
 
 @component
 class Grid(Solver):
-    """`algorithm`: what each head moves by, with `betas` (adamw) or `momentum` (sgd)."""
+    """A solver that trains a head for each setting. `algorithm`: the update rule, with `betas` (adamw) or `momentum`
+    (sgd)."""
 
     heeds: ClassVar[str] = "trainer.precision, epochs, batch_size and label_smoothing, and schedule"
 
@@ -38,7 +39,8 @@ class Grid(Solver):
         return len(self.lr) * len(self.weight_decay)
 
     def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
-        """The last epoch's heads; the first in order of rate, then of decay, wins a tie."""
+        """Return the best of the heads after the last epoch; on a tie the first in order of rate, then of decay, and
+        without validation the first."""
         settings = list(product(sorted(self.lr), sorted(self.weight_decay)))
         heads = Heads(head, len(settings))
         stepper = self._stepper(heads, settings)
@@ -71,7 +73,7 @@ class Grid(Solver):
 
 
 class Heads:
-    """S copies of a linear head, (S * C, W) and (S * C,), that share each product and move apart."""
+    """S copies of a linear head, (S * C, W) and (S * C,), that share each product and step separately."""
 
     def __init__(self, head: nn.Linear, count: int) -> None:
         self.weight = head.weight.detach().repeat(count, 1).requires_grad_()
@@ -81,7 +83,8 @@ class Heads:
         self.count = count
 
     def members(self) -> list[tuple[Tensor, Tensor]]:
-        """The weight and bias of each: views, whose gradients are views as well, for an optimizer to move."""
+        """Return the weight and bias of each copy: views, whose gradients are views as well, for an optimizer to
+        step."""
         members = []
         for whole in (self.weight, self.bias):
             parts = whole.detach().chunk(self.count)
@@ -91,12 +94,12 @@ class Heads:
         return list(zip(*members, strict=True))
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, W) to (S, B, C)."""
+        """Map (B, W) to (S, B, C)."""
         logits = F.linear(features, self.weight, self.bias)
         return logits.unflatten(1, (self.count, -1)).transpose(0, 1)
 
     def losses(self, features: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """The mean cross-entropy of each, (S,)."""
+        """Return the mean cross-entropy of each copy, (S,)."""
         logits = self.logits(features)
         repeated = labels.expand(self.count, -1)
         loss = F.cross_entropy(
@@ -105,7 +108,7 @@ class Heads:
         return loss.view(self.count, -1).mean(dim=1)
 
     def backward(self, losses: Tensor) -> None:
-        """Into the gradients that `members` know: each loss moves its own head only."""
+        """Compute the gradients in the buffers that `members` return; each loss affects only its own head."""
         self.weight.grad.zero_()
         self.bias.grad.zero_()
         losses.sum().backward()

@@ -2,10 +2,10 @@
 
     min_W,b   mean cross-entropy(W x + b) + ||W||^2 / (2 C n)          the bias is not penalised
 
-which is scikit-learn's LogisticRegression(C). A path of strengths C is solved from the strongest regularisation on,
-each from where the solutions before it point to, and validation chooses, as in LP-FT (Kumar et al., 2022,
-arXiv:2202.10054).
-Full batch, float64, L-BFGS in coordinates in which the Hessian is nearly known (`descent`, `logistic`).
+It equals scikit-learn's LogisticRegression(C). A path of strengths C is solved from the strongest regularisation on,
+each from a point extrapolated from the previous solutions, and validation chooses, as in LP-FT (Kumar et al., 2022,
+arXiv:2202.10054). The solver is full-batch L-BFGS in float64, in coordinates in which the Hessian is nearly known
+(`descent`, `logistic`).
 """
 
 from collections import deque
@@ -25,13 +25,14 @@ from peft_vision.optimizer.descent import descend
 from peft_vision.optimizer.logistic import Logistic
 from peft_vision.progress import track
 
-_SOLUTIONS = 4  # of the path that the next one is foreseen from: up to a cubic
+_SOLUTIONS = 4  # previous solutions that the next one is extrapolated from: up to a cubic
 
 
 @component
 class LBFGS(Solver):
-    """`C`: strengths, each the inverse of the penalty. `normalize`: by the mean and the standard deviation of all
-    training features together, two numbers, as LP-FT does. `tolerance`: largest entry of the gradient at the end."""
+    """A solver by logistic regression. `C`: strengths, each the inverse of the penalty. `normalize`: whether features
+    are normalised by the mean and the standard deviation of all training features together, two numbers, as in LP-FT.
+    `tolerance`: largest entry of the gradient at which a search ends."""
 
     heeds: ClassVar[str] = "trainer.precision and label_smoothing"
 
@@ -45,7 +46,8 @@ class LBFGS(Solver):
         return len(self.C)
 
     def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
-        """From zero weights; of `fitting` only the label smoothing counts."""
+        """Return the best solution of the path, which begins at zero weights; of `fitting` only the label smoothing
+        matters."""
         mean, std = 0.0, 1.0
         if self.normalize:
             std, mean = torch.std_mean(train.features.double())
@@ -67,8 +69,8 @@ class LBFGS(Solver):
         return Solution(weight.to(head.weight.dtype), bias.to(head.weight.dtype), chosen, tried)
 
     def path(self, problem: Logistic) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """For each strength, the strongest penalty first: the weights in `problem`'s coordinates, and a row of how the
-        search ended. Its `evaluations` count pairs of products with the features."""
+        """Yield for each strength, the strongest penalty first, the weights in `problem`'s coordinates and a row with
+        the state at the end of the search. Its `evaluations` count pairs of products with the features."""
         solved: deque[tuple[float, Tensor]] = deque(maxlen=_SOLUTIONS)
         for strength in sorted(self.C):
             penalty = 1 / (strength * len(problem.labels))
@@ -82,13 +84,14 @@ class LBFGS(Solver):
 
 
 def _foreseen(solved: Iterable[tuple[float, Tensor]], strength: float) -> list[Tensor]:
-    """The last solution, and where the line, the parabola and the cubic of log C through the last ones get to."""
+    """Return the last solution, and the values at `strength` of the line, the parabola and the cubic in log C through
+    the last solutions."""
     latest_first = list(solved)[::-1]
     return [_polynomial(latest_first[:count], strength) for count in range(1, len(latest_first) + 1)]
 
 
 def _polynomial(solutions: Sequence[tuple[float, Tensor]], strength: float) -> Tensor:
-    """Lagrange's, of log C through `solutions`, at `strength`."""
+    """Return Lagrange's polynomial in log C through `solutions`, at `strength`."""
     strengths = [own for own, _ in solutions]
     shares = [
         prod(log(strength / other) / log(own / other) for other in strengths if other != own) for own in strengths

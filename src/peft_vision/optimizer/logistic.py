@@ -2,14 +2,14 @@
 
     objective(W, b) = mean cross-entropy(W x + b) + penalty / 2 ||W||^2
 
-Centring the features moves only b, which has no penalty, and turning them leaves ||W|| as it is: the minimum is that of
+Centring the features changes only b, which has no penalty, and rotating them preserves ||W||: the minimum is that of
 the original problem, in other coordinates. Where the features are uncorrelated the Hessian is about a Kronecker product
 with a diagonal second factor (compare Martens & Grosse, 2015, arXiv:1503.05671):
 
     Hessian ~ E[diag(p) - p p^T] (x) E[v x^2] / E[v] + penalty      p probabilities, v = 1 - ||p||^2
 
-Two small eigendecompositions invert that. Letters: n images, W width, K classes that are fitted; weights are
-(K, W + 1), whose last column is the bias.
+Two small eigendecompositions invert it. Letters: n images, W width, K classes that are fitted; weights are (K, W + 1),
+whose last column is the bias.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,13 @@ from torch.nn import functional as F
 
 
 class Logistic:
-    """For `features` (n, W) in float64, which are left as they are; everything stays on their device."""
+    """A logistic regression problem on `features` (n, W) in float64, which stay unchanged; all tensors stay on their
+    device."""
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, label_smoothing: float) -> None:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
-        # a class without images has no minimum, its bias falls for ever; unless smoothing asks for some of every class
+        # without label smoothing a class without images has no minimum: its bias would fall for ever
         self.fitted, self.labels = torch.unique(labels, return_inverse=True)
         if label_smoothing:
             self.fitted, self.labels = torch.arange(num_classes, device=labels.device), labels
@@ -45,7 +46,7 @@ class Logistic:
         return self.loss(weights) + penalty / 2 * weights[:, :-1].square().sum().item()
 
     def gradient(self, weights: Tensor, penalty: float) -> Tensor:
-        """(K, W + 1), by two products with the features."""
+        """Return the gradient (K, W + 1), by two products with the features."""
         errors = self._logits(weights).softmax(dim=1)
         errors -= self.label_smoothing / self.num_classes
         errors.scatter_add_(1, self.labels[:, None], errors.new_full((len(errors), 1), self.label_smoothing - 1))
@@ -55,7 +56,7 @@ class Logistic:
         return gradient
 
     def largest(self, gradient: Tensor) -> float:
-        """The largest entry of a gradient as it is in the original coordinates."""
+        """Return the largest absolute entry of a gradient, converted to the original coordinates."""
         original = gradient[:, :-1] @ self.basis.T + torch.outer(gradient[:, -1], self.mean)
         return max(original.abs().max().item(), gradient[:, -1].abs().max().item())
 
@@ -66,14 +67,14 @@ class Logistic:
         between = probabilities.sum(dim=0).diag() - probabilities.T @ probabilities
         scales, directions = torch.linalg.eigh(between / len(spread))
         second_moments = torch.cat([spread @ self.features.square(), spread.sum()[None]]) / spread.sum()
-        floor = torch.finfo(scales.dtype).eps * scales[-1]  # below it an eigenvalue is rounding, of either sign
+        floor = torch.finfo(scales.dtype).eps * scales[-1]  # smaller eigenvalues are rounding errors, of either sign
         curvature = torch.outer(scales.clamp(min=floor), second_moments)
         curvature[:, :-1] += penalty
-        curvature[0, -1] = torch.inf  # the same added to every bias changes nothing
+        curvature[0, -1] = torch.inf  # adding a constant to every bias changes nothing
         return lambda gradient: directions @ ((directions.T @ gradient) / curvature)
 
     def head(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """`weight` (C, W) and `bias` (C,) of all classes, for the features as they came."""
+        """Return `weight` (C, W) and `bias` (C,) of all classes, in the coordinates of the original features."""
         weight = weights.new_zeros(self.num_classes, len(self.mean))
         weight[self.fitted] = weights[:, :-1] @ self.basis.T
         # a class that is not fitted gets no more than a rounding error of any image's probability
@@ -83,5 +84,5 @@ class Logistic:
         return weight, bias - weight @ self.mean
 
     def _logits(self, weights: Tensor) -> Tensor:
-        """(n, K)."""
+        """Return the logits (n, K)."""
         return torch.addmm(weights[:, -1], self.features, weights[:, :-1].T)

@@ -1,11 +1,11 @@
 """GaLore: the moments of a matrix live in a subspace that follows its gradient (Zhao et al., 2024, arXiv:2403.03507).
 
-    low = left^T G right                  the gradient in the subspace; one of the two for a matrix as a rule
+    low = left^T G right                  the gradient in the subspace; usually only one of the two is used
     direction = rule(low)                 Adam, or momentum
     W <- (1 - lr weight_decay) W - lr scale left direction right^T
 
-The subspace is that of a mini-batch's gradient, found anew every `gap` steps. Published code keeps the moments then,
-in coordinates that are no longer theirs; here they turn with the coordinates.
+The subspace is that of a mini-batch's gradient, computed anew every `gap` steps. Published code then keeps the moments
+in coordinates of the old subspace; here they can be rotated with the coordinates.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,16 +26,19 @@ from peft_vision.optimizer.projection import Projection, Subspaces, cosine
 from peft_vision.optimizer.rule import Rule
 from peft_vision.seeding import derive
 
-_REMEMBERED = 5  # refreshes whose turns are looked at before a gap is doubled
-_LASTING = ("rank", "side", "bits", "update")  # what state that was saved must agree with
+_REMEMBERED = 5  # refreshes whose cosines decide whether a gap is doubled
+_LASTING = ("rank", "side", "bits", "update")  # options that a saved state must agree with
 
 
 @dataclass(frozen=True)
 class Following:
-    """How a matrix's subspace follows its gradient. `gap`: steps between refreshes; `adaptive_gap`: doubled where the
-    first vector's cosine, between each of the last five refreshes and the one before, is at least this in the mean;
-    None: never. `staggered`: the matrices take turns, instead of all in the same step. `moments`: turn with the
-    coordinates or stay as they are. `scale`: of the update."""
+    """The settings of how a matrix's subspace follows its gradient.
+
+    `gap`: steps between refreshes. `adaptive_gap`: the gap is doubled where the mean absolute cosine of the first basis
+    vectors before and after each of the last five refreshes is at least this (None: never). `staggered`: matrices are
+    refreshed in turn instead of all in the same step. `moments`: whether they are rotated with the coordinates or kept.
+    `scale`: factor of the update.
+    """
 
     subspaces: Subspaces
     gap: int
@@ -47,10 +50,10 @@ class Following:
 
 
 class LowRank(torch.optim.Optimizer):
-    """Steps `matrices` in subspaces and `others` whole, by the same rule.
+    """An optimizer that steps `matrices` in subspaces and `others` in full, by the same rule.
 
-    State is plain numbers and tensors. A gradient that is not finite leaves its parameter as it is, and is counted.
-    `decay_first`: decay acts on the weights before the update, as in torch; else after it.
+    Its state is plain numbers and tensors. A gradient that is not finite leaves its parameter unchanged, and is
+    counted. `decay_first`: whether decay acts on the weights before the update, as in torch, or after it.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class LowRank(torch.optim.Optimizer):
         decay_first: bool,
         seed: int,
     ) -> None:
-        """`others`: parameter groups with a `weight_decay` each. `seed`: of the random vectors of subspaces."""
+        """Store the parameters. `others`: parameter groups with a `weight_decay` each. `seed`: of the random vectors of
+        subspaces."""
         lasting = {
             "rank": following.subspaces.rank,
             "side": following.subspaces.side,
@@ -84,7 +88,7 @@ class LowRank(torch.optim.Optimizer):
         self._places = {parameter: number for number, parameter in enumerate(matrices)}
         self._group_of = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
         self.gradient_bytes = 0
-        """The most that gradients took at once when they were read."""
+        """The largest number of bytes that gradients took at once, measured before an update."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:
@@ -92,15 +96,16 @@ class LowRank(torch.optim.Optimizer):
         assert closure is None
         ready = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not ready:
-            return  # all was done during the backward pass
+            return  # all parameters stepped during the backward pass
         self._note_gradients()
-        finite = torch.stack([p.grad.isfinite().all() for p in ready]).tolist()  # one wait for the device
+        finite = torch.stack([p.grad.isfinite().all() for p in ready]).tolist()  # one synchronisation for all
         for parameter, is_finite in zip(ready, finite, strict=True):
             self._update(parameter, is_finite=is_finite)
 
     @contextmanager
     def during_backward(self) -> Iterator[None]:
-        """While it lasts, each parameter steps as soon as the backward pass has its gradient, which is freed then."""
+        """Step each parameter within the block as soon as the backward pass has computed its gradient, which is then
+        freed."""
 
         @torch.no_grad()
         def step(parameter: Tensor) -> None:
@@ -117,7 +122,8 @@ class LowRank(torch.optim.Optimizer):
                 hook.remove()
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Copies, in the types that were saved. ConfigError where the state is of other subspaces."""
+        """Load copies of the saved state, keeping their types. Raise ConfigError where the state is of other
+        subspaces."""
         for ours, theirs in zip(self.param_groups, saved["param_groups"], strict=False):
             for key in _LASTING:
                 if theirs.get(key) != ours[key]:
@@ -131,14 +137,15 @@ class LowRank(torch.optim.Optimizer):
         super().load_state_dict(saved)
         numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
         for number, parameter in zip(numbers, self._group_of, strict=True):
-            if number in saved["state"]:  # as it was: torch's own casts everything to the parameter's type
+            if number in saved["state"]:  # torch's own version casts everything to the parameter's type
                 self.state[parameter] = {
                     key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
                     for key, value in saved["state"][number].items()
                 }
 
     def counts(self) -> dict[str, float]:
-        """`refreshes` of subspaces, the `refresh_seconds` they took, and `skipped_gradients`, over the whole run."""
+        """Return the number of `refreshes` of subspaces, their `refresh_seconds`, and `skipped_gradients`, over the
+        whole run."""
         states = self.state.values()
         return {
             "refreshes": sum(state.get("refreshes", 0) for state in states),
@@ -194,7 +201,7 @@ class LowRank(torch.optim.Optimizer):
             parameter.mul_(kept)
 
     def _direction(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
-        """Moves the moments in `state`."""
+        """Return the direction for a gradient, and update the moments in `state`."""
         if state["step"] == 0:
             state |= moments.new(self._rule.moments, gradient, bits=self._bits)
         found = moments.read(state, self._rule.moments)
@@ -217,7 +224,7 @@ class LowRank(torch.optim.Optimizer):
             self._change(state, before, projection)
         state |= {side: basis for side, basis in projection._asdict().items() if basis is not None}
         gap = state.setdefault("gap", following.gap)
-        # the first time all are found at once; from then on each has its own step in a gap
+        # the first time all are computed at once; afterwards each has its own step within a gap
         turn = following.gap * place // len(self._places) if following.staggered and before is None else 0
         state["next_refresh"] += turn or gap
         state["refreshes"] = state.get("refreshes", 0) + 1
@@ -225,7 +232,8 @@ class LowRank(torch.optim.Optimizer):
         return True
 
     def _change(self, state: dict[str, Any], before: Projection, projection: Projection) -> None:
-        """Brings the moments into new coordinates, and doubles the gap where these hardly moved."""
+        """Rotate the moments to the new coordinates if configured, and double the gap where the subspace hardly
+        moved."""
         names = self._rule.moments
         if self._following.moments == "rotate":
             found = moments.read(state, names)
@@ -238,7 +246,7 @@ class LowRank(torch.optim.Optimizer):
                 state["gap"] *= 2
 
     def _now(self, parameter: Tensor) -> float:
-        """Seconds, when the device has done all it was asked to."""
+        """Return the time in seconds, once the device has finished all queued work."""
         if parameter.is_cuda:
             torch.cuda.synchronize(parameter.device)
         return perf_counter()

@@ -1,4 +1,5 @@
-"""Which of the parameters that train are matrices to project: those whose names a regular expression finds."""
+"""This module selects the trainable parameters that are projected matrices: those whose names a regular expression
+matches."""
 
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from peft_vision.config import ConfigError
 
 
 def check_matrices(named: Mapping[str, Tensor], pattern: str, rank: int) -> None:
-    """ConfigError where `pattern` matches none, or one that has no such rank."""
+    """Raise ConfigError where `pattern` matches no matrix, or one with a side shorter than `rank`."""
     matched = {name: tensor for name, tensor in named.items() if is_matrix(name, tensor, pattern)}
     if not matched:
         there = summary((name, tensor) for name, tensor in named.items() if tensor.ndim > 1)
@@ -32,16 +33,16 @@ def is_matrix(name: str, parameter: Tensor, pattern: str) -> bool:
 
 
 def shape(parameter: Tensor) -> tuple[int, int]:
-    """As a matrix."""
+    """Return the rows and columns of a parameter as a matrix."""
     return parameter.shape[0], parameter.numel() // parameter.shape[0]
 
 
 def short(name: str) -> str:
-    """As timm calls it."""
+    """Return the name that timm uses."""
     return name.removeprefix("encoder.vit.")
 
 
 def summary(named: Iterable[tuple[str, Tensor]]) -> str:
-    """Such as "12 blocks.N.attn.qkv.weight (576 x 192)"."""
+    """Return a text such as "12 blocks.N.attn.qkv.weight (576 x 192)"."""
     kinds = Counter((re.sub(r"\b\d+\b", "N", short(name)), shape(parameter)) for name, parameter in named)
     return ", ".join(f"{count} {name} ({rows} x {columns})" for (name, (rows, columns)), count in kinds.items())

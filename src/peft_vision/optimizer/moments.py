@@ -1,8 +1,8 @@
-"""How an optimizer's moments are kept between steps: in fp32, or in 8 bit in blocks (Dettmers et al., 2022,
-arXiv:2110.02861), by the library bitsandbytes, which is optional.
+"""This module stores an optimizer's moments between steps: in fp32, or block-wise in 8 bit (Dettmers et al., 2022,
+arXiv:2110.02861), by the optional library bitsandbytes.
 
-Eight bits are only how they lie in memory: a step reads them into fp32, moves them, and rounds them again, which is
-what bitsandbytes' own optimizers compute.
+Eight bits are only the storage format: a step converts them to fp32, updates them, and rounds them again, which is what
+bitsandbytes' own optimizers compute.
 """
 
 import functools
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 
 _BLOCK = 256  # entries that share a scale
-_LEAST = 4096  # entries below which a tensor stays in fp32, as with bitsandbytes: its scales would not pay
+_LEAST = 4096  # smaller tensors stay in fp32, as in bitsandbytes: the scales would cost more than they save
 _UNSIGNED = frozenset({"exp_avg_sq"})  # moments that are never negative
 
 
 def is_installed() -> bool:
-    """The library for 8 bit."""
+    """Return whether the library for 8 bit is installed."""
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def new(names: tuple[str, ...], like: Tensor, *, bits: int) -> dict[str, Tensor]:
-    """Zeros, one of the shape of `like` under each name."""
+    """Return a zero tensor of the shape of `like` under each name, as it is stored."""
     return stored({name: torch.zeros_like(like) for name in names}, bits=bits)
 
 
 def stored(moments: dict[str, Tensor], *, bits: int) -> dict[str, Tensor]:
-    """fp32 as it is kept: under its own name, with `<name>_scales` where that is in 8 bit."""
+    """Return fp32 moments as they are stored: under their names, with `<name>_scales` for those in 8 bit."""
     kept: dict[str, Tensor] = {}
     for name, moment in moments.items():
         if bits == 32 or moment.numel() < _LEAST:
@@ -45,7 +45,7 @@ def stored(moments: dict[str, Tensor], *, bits: int) -> dict[str, Tensor]:
 
 
 def read(state: dict[str, Any], names: tuple[str, ...]) -> list[Tensor]:
-    """fp32; of what is kept in fp32 the tensor itself."""
+    """Return the moments in fp32; for those that are stored in fp32 the stored tensor itself."""
     return [
         _library().dequantize_blockwise(
             A=state[name],
@@ -61,7 +61,7 @@ def read(state: dict[str, Any], names: tuple[str, ...]) -> list[Tensor]:
 
 @functools.cache
 def _library() -> ModuleType:
-    """Its import says on every CPU that a part of it we do not use is not there."""
+    """Return the library; its import logs on every CPU that an unused part is missing, which is silenced."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -73,5 +73,5 @@ def _library() -> ModuleType:
 
 @functools.cache
 def _code(name: str, device: torch.device) -> Tensor:
-    """The 256 values that 8 bit stand for, from -1 or 0 to 1."""
+    """Return the 256 values that 8 bit encode, from -1 or 0 to 1."""
     return _library().create_dynamic_map(signed=name not in _UNSIGNED).to(device)

@@ -1,8 +1,8 @@
-"""A gradient within a subspace: which of its sides are projected, to what, and back.
+"""This module projects a gradient into a subspace on one or both of its sides, and back.
 
     low = left^T @ gradient @ right        up(low) = left @ low @ right^T
 
-where a side that is not projected is left out.
+A side that is not projected is left out of both.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Side = Literal["std", "reverse_std", "left", "right", "full"]
 
 
 class Projection(NamedTuple):
-    """The projection of a matrix (m, n): `left` (m, rank) or None, `right` (n, rank) or None; not both None."""
+    """A projection of a matrix (m, n): `left` (m, rank) or None, `right` (n, rank) or None; not both None."""
 
     left: Tensor | None
     right: Tensor | None
@@ -29,7 +29,7 @@ class Projection(NamedTuple):
         return low if self.right is None else low @ self.right
 
     def add_up(self, matrix: Tensor, low: Tensor, *, alpha: float) -> None:
-        """Adds `alpha` times what `low` are the coordinates of, in place and without a matrix of its size."""
+        """Add `alpha` times up(low) to `matrix` in place, without creating another matrix of its size."""
         if self.left is not None and self.right is not None:
             matrix.addmm_(self.left @ low, self.right.T, alpha=alpha)
         elif self.left is not None:
@@ -38,18 +38,19 @@ class Projection(NamedTuple):
             matrix.addmm_(low, self.right.T, alpha=alpha)
 
     def turn_from(self, before: "Projection") -> "Projection":
-        """Takes coordinates in `before` to coordinates in this one, by `down`."""
+        """Return the projection whose `down` maps coordinates in `before` to coordinates in this one."""
         return Projection(*(None if new is None else old.T @ new for old, new in zip(before, self, strict=True)))
 
     def squared(self) -> "Projection":
-        """Entry by entry: what variances of independent coordinates are turned by."""
+        """Return the projection with squared entries, by which variances of independent coordinates are rotated."""
         return Projection(*(None if basis is None else basis.square() for basis in self))
 
 
 @dataclass(frozen=True)
 class Subspaces:
-    """How projections are found. `side`: std, the shorter one (of equal ones the right); reverse_std, the longer; both
-    for full. `lapack_signs`: singular vectors as `torch.linalg.svd` returns them."""
+    """The settings of how projections are computed. `side`: std, the shorter side (of equal ones the right);
+    reverse_std, the longer; full, both. `lapack_signs`: whether singular vectors keep the signs of
+    `torch.linalg.svd`."""
 
     rank: int
     side: Side
@@ -66,7 +67,7 @@ class Subspaces:
             return Projection(rows[:, :rank] if left else None, columns[:rank].T if right else None)
 
         def basis(matrix: Tensor, old: Tensor | None, name: str) -> Tensor:
-            own = derive(seed, name)  # of one seed both sides would be random in the same way
+            own = derive(seed, name)  # with one seed both sides would draw the same numbers
             return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=own).contiguous()
 
         old_left, old_right = before or (None, None)
@@ -86,6 +87,6 @@ class Subspaces:
 
 
 def cosine(new: Projection, old: Projection) -> float:
-    """Between the first vectors of two bases, without its sign."""
+    """Return the absolute cosine between the first vectors of two bases, the smaller one for two sides."""
     pairs = [(first, second) for first, second in zip(new, old, strict=True) if first is not None]
     return min(float(torch.dot(first[:, 0], second[:, 0]).abs()) for first, second in pairs)

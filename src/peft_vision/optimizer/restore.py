@@ -1,6 +1,7 @@
-"""The state of an optimizer, put back where it belongs or not at all.
+"""This module restores the state of an optimizer, or raises Damaged where it does not fit.
 
-torch takes whatever it is given: it casts other types to the parameters', and leaves other shapes to the first step.
+torch accepts whatever state it is given: it casts other types to the parameters', and other shapes fail only at the
+first step.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from peft_vision.config import ConfigError
 from peft_vision.optimizer.low_rank import LowRank
 from peft_vision.state import Damaged
 
-_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, LowRank)  # nobody knows what others keep
+_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, LowRank)  # the state of other optimizers is unknown
 _NUMBERS = ("step", "full_rank_norm")
 
 
 def restore(stepper: torch.optim.Optimizer, saved: Any) -> None:
-    """Damaged where `saved` is not the state of such an optimizer of such parameters. ConfigError where it is of other
-    options."""
+    """Load `saved` into the optimizer. Raise Damaged where it is not the state of such an optimizer of such parameters,
+    and ConfigError where it is of other options."""
     try:
         parameters = list(chain.from_iterable(group["params"] for group in stepper.param_groups))
         numbers = list(chain.from_iterable(group["params"] for group in saved["param_groups"]))
@@ -34,7 +35,7 @@ def restore(stepper: torch.optim.Optimizer, saved: Any) -> None:
         stepper.load_state_dict(saved)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a thing raises that is no such state
+    except Exception as error:  # malformed state may raise anything
         raise Damaged(f"its optimizer is none of this run's ({type(error).__name__})") from error
     if misfits and isinstance(stepper, _KNOWN):
         raise Damaged(f"its optimizer is none of this run's ({misfits[0]})")

@@ -1,5 +1,5 @@
-"""From a gradient to a direction: the moments a rule keeps, how a gradient enters them, and how they turn when the
-coordinates they are in do."""
+"""This module turns a gradient into a direction: it defines the moments a rule keeps, how a gradient updates them, and
+how they rotate with their coordinates."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,27 +11,31 @@ from peft_vision.optimizer.projection import Projection
 
 
 class Rule(ABC):
-    """`moments`: the names of the tensors it keeps, each of the gradient's shape, zero at first."""
+    """A rule that turns gradients into directions. `moments`: the names of the tensors it keeps, each of the gradient's
+    shape, zero at first."""
 
     moments: tuple[str, ...]
 
     @abstractmethod
     def direction(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
-        """Return the direction for the `step`-th gradient, from 1 on, before the learning rate. Updates `moments` in
-        place."""
+        """Return the direction for the gradient of number `step`, counted from 1, before the learning rate. Update
+        `moments` in place."""
 
     @abstractmethod
     def turned(self, moments: list[Tensor], turn: Projection, step: int) -> list[Tensor]:
-        """The moments after `step` gradients, in other coordinates."""
+        """Return the moments after `step` gradients, converted to other coordinates by `turn`."""
 
 
 @dataclass(frozen=True)
 class Adam(Rule):
-    """Adam (Kingma & Ba, 2015, arXiv:1412.6980). `eps_first`: eps is added before the second moment's bias is put
-    right, as old Hugging Face code does and galore-torch; else after it, as in the paper and torch.
+    """Adam (Kingma & Ba, 2015, arXiv:1412.6980).
 
-    Turning treats the coordinates as independent, with means and variances that the moments estimate (Robert et al.,
-    2025, arXiv:2410.16103):  m' = m Q,  v' - m'^2 = (v - m^2) (Q o Q)."""
+    `eps_first`: whether eps is added before the bias correction of the second moment, as old Hugging Face code and
+    galore-torch do, or after it, as in the paper and torch.
+
+    A rotation treats the coordinates as independent, with means and variances that the moments estimate (Robert et al.,
+    2025, arXiv:2410.16103):  m' = m Q,  v' - m'^2 = (v - m^2) (Q o Q).
+    """
 
     betas: tuple[float, float]
     eps: float
@@ -62,7 +66,7 @@ class Adam(Rule):
 
 @dataclass(frozen=True)
 class Momentum(Rule):
-    """Stochastic gradient descent with momentum, as torch has it."""
+    """Stochastic gradient descent with momentum, as in torch."""
 
     momentum: float
     moments = ("momentum_buffer",)
