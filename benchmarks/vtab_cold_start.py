@@ -27,7 +27,8 @@ started = perf_counter()
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from peft_vision.config import CONFIG_DIR, build
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files
 from peft_vision.data.vtab.benchmark import Vtab

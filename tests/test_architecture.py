@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import peft_vision
-from peft_vision.config import CONFIG_DIR, locate
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import locate
 
 SOURCE = Path(peft_vision.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -16,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-printable spreadsheet allocation regular
+printable spreadsheet allocation regular component_names
 config console
 identity ranks sweep_agent user_code records
 shipped guide

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 import peft_vision
 from command import call, command, start
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.composition import complete
-from peft_vision.config import CONFIG_DIR, build
+from peft_vision.config import build
 from peft_vision.experiment import KINDS, Experiment
 from peft_vision.guide import FIRST_PAGE
 from peft_vision.ood.opened import build_sets

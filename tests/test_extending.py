@@ -11,7 +11,7 @@ from PIL import Image
 
 import peft_vision
 from command import call, results
-from peft_vision.config import CONFIG_DIR
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.testing import check_data, check_head
 from peft_vision.user_code import _digest
 

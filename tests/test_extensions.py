@@ -16,7 +16,8 @@ from torch.nn import functional as F
 import peft_vision
 from command import SMOKE, call, results, run_folder, start
 from conftest import tiny_vit
-from peft_vision.config import CONFIG_DIR, ConfigError
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import ConfigError
 from peft_vision.data.digits import Digits
 from peft_vision.method.lora import LoRA
 from peft_vision.testing import check_data, check_head, check_method

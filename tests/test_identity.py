@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from composed import composed
-from peft_vision.config import CONFIG_DIR, FILE, INCIDENTAL, ConfigError, component, locate, marks
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import FILE, INCIDENTAL, ConfigError, component, locate, marks
 from peft_vision.experiment import KINDS, LATER, Experiment
 from peft_vision.identity import canonical, class_name, digest, hashed
 

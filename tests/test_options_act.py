@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from low_rank_steps import gradient
-from peft_vision.config import CONFIG_DIR, INCIDENTAL, OnlyWith, build
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import INCIDENTAL, OnlyWith, build
 from peft_vision.features.source import Table, Views
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head import Head

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from peft_vision.allocation import Bounded, TooLarge
 from peft_vision.backbone.weights import weights_hash
+from peft_vision.component_names import shortened
 from peft_vision.config import ConfigError, build
 from peft_vision.head import Head
 from peft_vision.likeness import Likeness, likeness, unlike
@@ -87,8 +88,8 @@ class Recipe:
     def metadata(self) -> dict[str, str]:
         """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""
         values = {
-            "method": self.method,
-            "head": self.head,
+            "method": shortened(self.method),
+            "head": shortened(self.head),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.record(),
             "backbone": self.backbone,

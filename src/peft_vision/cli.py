@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from peft_vision.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import Busy, ConfigError, Pruned, build
 from peft_vision.guide import FIRST_PAGE, task_help, version_line
 from peft_vision.lifeline import hold
 from peft_vision.printable import PRINTABLE, complain, say

@@ -9,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from peft_vision.config import CONFIG_DIR, ConfigError, nearest
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import ConfigError, nearest
 
 
 def option(group: str, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""This module turns YAML into checked objects: it locates the configs, and defines and builds components.
+"""This module turns YAML into checked objects: it defines and builds components.
 
 A component is a frozen dataclass without defaults whose numbers live in `conf/`. `build` imports the class that
 `_target_` names and turns every fault into one line that names the key, the given value and what would be right.
@@ -12,15 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
-_HERE = Path(__file__).resolve().parent
-# next to this module in a wheel, at the repository root in a checkout
-CONFIG_DIR = next(p for p in (_HERE / "conf", _HERE.parents[1] / "conf") if (p / "config.yaml").is_file())
+from peft_vision.component_names import import_path, moved
 
 component = partial(
     dataclass, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -93,18 +90,30 @@ def nearest(word: str, options: Mapping[str, Any] | list[str]) -> str:
 
 
 def locate(target: str, where: str) -> type:
-    """Return the class that a dotted path names. Raise ConfigError, with the config group `where`, if there is none."""
+    """Return the class that an import path names, or that has this short name, of this package. Raise ConfigError, with
+    the key `where`, if there is none. A class that has moved within this package is found where it is today."""
     if not isinstance(target, str):
         raise ConfigError(f"{where}._target_: got {target!r}, should be a dotted path to a class")
-    module_name, _, class_name = target.rpartition(".")
+    path = target if "." in target else import_path(target, where) or target
+    try:
+        return _imported(path, where)
+    except ConfigError:
+        today = moved(path, where)
+        if today is None:
+            raise
+        return _imported(today, where)
+
+
+def _imported(path: str, where: str) -> type:
+    module_name, _, class_name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, what it imports is not
-        raise ConfigError(f"{where}._target_: no module {error.name!r} for {target!r}") from error
+        raise ConfigError(f"{where}._target_: no module {error.name!r} for {path!r}") from error
     except (ValueError, TypeError) as error:  # an empty name, or one that begins with a dot
-        raise ConfigError(f"{where}._target_: {target!r} is no dotted path to a class") from error
+        raise ConfigError(f"{where}._target_: {path!r} is no dotted path to a class") from error
     found = vars(module).get(class_name)
     if not isinstance(found, type):
         raise ConfigError(f"{where}._target_: {module_name} has no class {class_name!r}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from peft_vision.backbone.load import Backbone
+from peft_vision.component_names import shortened
 from peft_vision.config import ConfigError, build_all, nearest
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
@@ -110,7 +111,7 @@ class Experiment:
             seed=seed,
             device=config["device"],
             composed=config,
-            config={**config, **understood, "seed": seed} | ({CODE: code} if code else {}),
+            config=shortened({**config, **understood, "seed": seed}) | ({CODE: code} if code else {}),
             choices=choices,
         )
 

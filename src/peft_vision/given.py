@@ -5,8 +5,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.composition import complete, option
-from peft_vision.config import CONFIG_DIR, ConfigError, build, locate
+from peft_vision.config import ConfigError, build, locate
 from peft_vision.identity import spelled
 from peft_vision.records import read_yaml
 

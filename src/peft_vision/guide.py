@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from peft_vision import __version__
-from peft_vision.config import CONFIG_DIR
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.records import read_yaml
 
 _TASKS = CONFIG_DIR / "task"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import CONFIG_DIR
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.records import read_yaml
 
 

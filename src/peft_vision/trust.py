@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from peft_vision.component_names import import_path
 from peft_vision.config import ConfigError
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -27,6 +28,8 @@ def check_targets(node: Any, where: str) -> None:
     """Raise ConfigError for the first `_target_`, or function of an `augment`, within `node`, at any depth, that a file
     may not name."""
     for path, target in _targets(node, where):
+        if isinstance(target, str) and import_path(target, path) is not None:
+            continue
         if not isinstance(target, str) or len(target) > _LONGEST or not _DOTTED.fullmatch(target):
             raise ConfigError(f"{path}: got {str(target)[:60]!r}, should be a dotted path to a class")
         module = target.rpartition(".")[0]

@@ -16,7 +16,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from peft_vision.config import CONFIG_DIR, ConfigError, nearest
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import ConfigError, nearest
 from peft_vision.printable import printable
 from peft_vision.shipped import keys_of_every_run, owners
 

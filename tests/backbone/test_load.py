@@ -13,7 +13,8 @@ from timm.layers import resample_abs_pos_embed
 
 from peft_vision.backbone import hub, load
 from peft_vision.backbone.load import Backbone, refuse_unusual
-from peft_vision.config import CONFIG_DIR, ConfigError, build
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import ConfigError, build
 from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
 

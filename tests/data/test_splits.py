@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import CONFIG_DIR, ConfigError, lasting
+from peft_vision.component_names import CONFIG_DIR
+from peft_vision.config import ConfigError, lasting
 from peft_vision.data.base import Data
 from peft_vision.data.image_folder import ImageFolder
 from peft_vision.data.stratify import draw

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import peft_vision
 from conftest import tiny_vit
 from peft_vision import composition, given
-from peft_vision.config import CONFIG_DIR
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.model import Model
 
 METHODS = sorted(

@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from peft_vision.config import CONFIG_DIR
+from peft_vision.component_names import CONFIG_DIR
 from peft_vision.experiment import Experiment
 from peft_vision.request import Request
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from peft_vision.config import ConfigError, build, lasting, locate
 from peft_vision.experiment import KINDS, LATER
-from peft_vision.identity import canonical, hashed
+from peft_vision.identity import canonical, class_name, hashed
 from peft_vision.printable import one_line
 from peft_vision.records import exists
 from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, Solved, TuningResult, load, parsed
@@ -216,7 +216,7 @@ def _canonical(node: str, group: str) -> Mapping[str, Any]:
         cls = locate(target, f"config.{group}")
         if not issubclass(cls, KINDS[group]):
             raise ConfigError(f"config.{group}: {cls.__name__} is not a {KINDS[group].__name__}") from None
-        return canonical({"_target_": target, **lasting(cls, values)})
+        return canonical({"_target_": class_name(cls), **lasting(cls, values)})
 
 
 def _flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from peft_vision.bench.measure import measure_forward, measure_step
 from peft_vision.bench.methods import method_configs
 from peft_vision.bench.process import Failure, apart
 from peft_vision.bench.setting import Setting
+from peft_vision.component_names import shortened
 from peft_vision.config import ConfigError, build_all, component
 from peft_vision.console import Console
 from peft_vision.distributed import World, choose_device
@@ -56,7 +57,7 @@ class Bench(Task):
         facts = conditions(setting, weights=self.weights, num_parameters=size)
         records = ladder(outcomes)
         texts = {
-            "json": json.dumps({**facts, "methods": records, "config": config}, indent=2) + "\n",
+            "json": json.dumps({**facts, "methods": records, "config": shortened(config)}, indent=2) + "\n",
             "md": f"    {facts['command']}\n\n{in_words(facts)}\n\n{markdown_table(records)}",
         }
         stem = f"{choices['backbone'].replace('/', '_')}-b{facts['batch_size']}-{setting.world.device.type}"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from peft_vision.component_names import shortened
 from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
 from peft_vision.data.base import Data
@@ -65,7 +66,7 @@ class Evaluate(Task):
                         "source": splits.source,
                         "fingerprint": splits.fingerprint,
                         "corrupt_images_skipped": splits.skipped,
-                        "config": node,
+                        "config": shortened(node),
                     },
                     "method": saved.recipe.method,
                     "backbone": saved.recipe.backbone,

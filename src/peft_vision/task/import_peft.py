@@ -9,6 +9,7 @@ import yaml
 from peft_vision.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.backbone.weights import weights_hash
+from peft_vision.component_names import shortened
 from peft_vision.composition import option
 from peft_vision.config import ConfigError, build, component
 from peft_vision.console import Console
@@ -53,13 +54,19 @@ class ImportPeft(Task):
         with writing(out, key="out"):
             out.mkdir(parents=True, exist_ok=True)
         place(out / "adapter.safetensors", lambda path: write_adapter(model, path), key="out")
-        kept = {
-            "backbone": dict(config["backbone"]),
-            "method": recipe.method,
-            "data": {"resize": self.resize},
-            "seed": config["seed"],
-        }
-        place(out / "config.yaml", lambda path: path.write_text(yaml.safe_dump(kept, sort_keys=False)), key="out")
+        kept = shortened(
+            {
+                "backbone": config["backbone"],
+                "method": recipe.method,
+                "data": {"resize": self.resize},
+                "seed": config["seed"],
+            }
+        )
+        place(
+            out / "config.yaml",
+            lambda path: path.write_text(yaml.safe_dump(kept, sort_keys=False)),
+            key="out",
+        )
         counts = model.parameter_counts()
         console = Console(soft_wrap=True)
         console.print(f"read      {counts.method:,} parameters of a LoRA, {counts.head:,} of its head")
