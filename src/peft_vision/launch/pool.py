@@ -1,4 +1,4 @@
-"""This module runs every run of a sweep in a fresh process of this machine, several at a time.
+"""This module executes every run of a sweep in a fresh process of this machine, several at a time.
 
 A server that has imported torch and timm forks the processes, so that each takes well under a second to start. They end
 with the sweep, however it ends.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import time
 
 _ENDS = "PEFT_VISION_JOB_ENDS"  # seconds since 1970
-_MARGIN_SECONDS = 15.0  # before the end: a run still in the epoch in which Slurm warned it must be queued again now
+_MARGIN_SECONDS = 15.0  # to queue a run again that is still in the epoch in which it was warned
 
 
 def noted(minutes: int) -> str:

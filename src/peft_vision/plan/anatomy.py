@@ -1,5 +1,5 @@
-"""This module finds what decides which images pass a model's backbone: for each phase, what is frozen and what fits
-it."""
+"""This module finds what decides which images pass a model's backbone: what is frozen in each phase, and what fits the
+phase."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

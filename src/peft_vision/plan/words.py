@@ -12,7 +12,7 @@ from peft_vision.report.terminal import tables
 
 _GIB = 2**30
 _DAY = 86_400
-_SLACK = 2.0  # times the longest run is the time limit of each Slurm job
+_SLACK = 2.0  # time limit of each Slurm job, in multiples of the longest run
 
 
 def plan_tables(bill: Bill, *, width: int) -> list[Table]:

@@ -30,7 +30,7 @@ class TrialPruner(Pruner):
         """Report an epoch's accuracy, and return why the run is pruned or None. After a restart no epoch is reported
         twice, and of those reported before only the last is judged again."""
         trial = self._trial()
-        if trial.state.is_finished():  # by a search that took this process for dead
+        if trial.state.is_finished():  # another search took this process for dead and ended it
             return None
         last = -1 if trial.last_step is None else trial.last_step
         if epoch > last:

@@ -10,7 +10,7 @@ _NAMED = 3  # points of one fault, and faults of data, that a message lists
 
 
 def check(experiment: Experiment, checked: dict[str, str | None]) -> None:
-    """Raise ConfigError if an experiment cannot work. A check that several points share runs once; its fault, or None,
+    """Raise ConfigError if an experiment cannot run. A check that several points share runs once; its fault, or None,
     is kept in `checked`."""
     for groups, its_check in experiment.checks().items():
         key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)

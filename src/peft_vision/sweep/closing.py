@@ -1,4 +1,4 @@
-"""This module ends a sweep: it reports on all runs in the folder of its own, and mirrors the report to the tracker."""
+"""This module ends a sweep: it reports on all runs in the folders of its runs, and mirrors the report."""
 
 from collections.abc import Sequence
 from numbers import Real

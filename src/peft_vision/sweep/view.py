@@ -69,7 +69,7 @@ class View:
         figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
         place = f"run {len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}{self._of}  "
-        if self._of and len(self._points) == 1:  # its label says it all
+        if self._of and len(self._points) == 1:  # its label is enough
             place = ""
         line = f"{place}{word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
         self._say(line if self._live or skipped else f"{line}{self._outlook()}")

@@ -122,7 +122,7 @@ def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision
 
 def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
     """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
-    accuracy of that choice, or None where it is not the accuracy of the run."""
+    accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
     selections = [its.result["selection"] for its in chosen]
     if not selections or None in selections:
         return (), None

@@ -1,4 +1,4 @@
-"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run of it.
+"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned.
 
 settings    number of settings tried in the cell, those within a run included
 runs        number of tuning runs of the cell
