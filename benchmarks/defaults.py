@@ -1,12 +1,13 @@
-"""Does a method's default learning rate do it justice? The default beside the best of a grid chosen on validation.
+"""This benchmark compares each method's default learning rate with the best of a grid, chosen on validation.
 
     python benchmarks/defaults.py --methods linear lora --data "digits: data=digits data.train_size=500" \\
         "photos: data=image_folder data.path=photos" --backbones "micro: backbone=vit_micro"
 
-For each method, data set and backbone: one sweep over the default rate times 1/100 to 10 and, where it decays weights,
-the default decay, none and a tenfold one. Of each seed, validation chooses the setting (of equal ones the smallest
-rate). The last column is what the default loses in test accuracy against what was chosen, mean over seeds; more than
---bound points is marked, and is the exit code. With --solvers a probe may also choose optimizer=grid and lbfgs.
+For each method, data set and backbone one sweep tries the default rate times 1/100 to 10 and, if weights are decayed,
+the default decay, none and a tenfold one. For each seed validation chooses the setting (of equal ones the smallest
+rate). The last column is the test accuracy that the default loses against the chosen setting, mean over seeds; a loss
+of more than --bound points is marked and sets the exit code. With --solvers a probe may also choose optimizer=grid and
+lbfgs.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Scored:
-    """One run: whether it is the default, its setting in words, and its accuracies in percent."""
+    """The scores of one run: whether it is the default, its setting in words, and its accuracies in percent."""
 
     is_default: bool
     setting: str
@@ -52,12 +53,12 @@ class Scored:
 
 
 def named(texts: list[str]) -> dict[str, tuple[str, ...]]:
-    """Arguments of the command by the name in front of the colon."""
+    """Return arguments of the command by the name in front of the colon."""
     return {name.strip(): tuple(words.split()) for name, _, words in (text.partition(":") for text in texts)}
 
 
 def sweeps(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """The commands of one case, without seeds."""
+    """Yield the arguments of each sweep of one case, without seeds."""
     lr = option("method", case.method)["lr"][options.optimizer]
     rates = ",".join(f"{lr * factor:.3g}" for factor in options.factors)
     decays = ",".join(f"{options.decay * factor:g}" for factor in options.decays)
@@ -68,7 +69,7 @@ def sweeps(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, ...]]
 
 
 def scored(case: Case, folder: Path, options: argparse.Namespace) -> list[Scored]:
-    """Run what is not there yet, and read all of it."""
+    """Run what has not been run yet, and return the scores of all runs."""
     for sweep in sweeps(case, options):
         seeds = ",".join(map(str, range(options.seeds)))
         words = ["-m", f"method={case.method}", *case.arguments, *sweep, f"seed={seeds}", f"runs={folder}"]
@@ -88,8 +89,8 @@ def scored(case: Case, folder: Path, options: argparse.Namespace) -> list[Scored
 
 
 def loss(runs: list[Scored]) -> tuple[float, float, float, dict[str, int]]:
-    """The default's test accuracy and that of the settings that validation chose, means over seeds; what the default
-    loses, its standard deviation over seeds; and how often each setting was chosen."""
+    """Return the default's test accuracy, mean over seeds; what it loses against the settings that validation chose, as
+    mean and standard deviation over seeds; and how often each setting was chosen."""
     chosen: dict[str, int] = defaultdict(int)
     default, best = [], []
     for seed in sorted({run.seed for run in runs}):

@@ -1,4 +1,4 @@
-"""Does anything get lost, wrong or stuck? Kills, full disks and damaged files, one at a time, at every place there is.
+"""This benchmark tries faults on commands one at a time, at every place: kills, full disks and damaged files.
 
     python benchmarks/faults.py            # some thousand cases
     python benchmarks/faults.py --sample 60 --seed 1
@@ -7,10 +7,10 @@ kill     SIGKILL before or after each rename, unlink and fsync of a command
 full     no room at each of these, or for files above a size
 damage   a file of each kind emptied, cut, with a bit flipped, of another type, a pipe, a folder, endless, ...
 
-After each, the same command again, when the fault is over, and of damaged files a report before and after. All must end
-within a minute, without a traceback. `lost`: the command does not come to an end. `wrong`: it ends otherwise than it
-does undisturbed, in tensors, metrics or files, and does not say so. A damaged file that is refused is put back as it
-was, and then the command must end as undisturbed. Commands are forked from one process that has imported everything.
+After each fault the same command runs again without it, and for damaged files a report before and after. All must end
+within a minute, without a traceback. `lost`: the repeated command fails. `wrong`: its tensors, metrics or files differ
+from those of an undisturbed command, and it does not say so. A damaged file that is refused is put back as it was, and
+then the command must end as undisturbed. Commands are forked from one process that has imported everything.
 """
 
 import argparse
@@ -42,42 +42,43 @@ from safetensors.numpy import load_file
 import peft_vision
 
 PATIENCE = 60  # seconds for a command
-CHANGES = {  # what a result says of its circumstances
+CHANGES = {  # keys of a result that describe its circumstances
     "wall_seconds", "train_seconds", "images_per_second", "peak_mib", "store", "environment", "test_reads",
     "backbone_images", "optimizer", "checksum",
 }  # fmt: skip
-SIZES = (0, 100, 1000, 3000, 20_000)  # bytes above which no file may be
-LARGEST = 2**26  # bytes of a file of ours here
+SIZES = (0, 100, 1000, 3000, 20_000)  # limits on the bytes of a file
+LARGEST = 2**26  # bytes that no file written by a command exceeds here
 REPORT = ("task=report", "runs=runs", "out=report")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code`: 137 where it was killed, None where it did not end."""
+    """The outcome of a command. `code`: its exit code, 137 if it was killed, None if it did not end; `said`: what it
+    printed."""
 
     code: int | None
     said: str
 
     @property
     def fault(self) -> str | None:
-        """What no command may do."""
+        """The fault that no command may have, "hangs" or "traceback", or None."""
         if self.code is None:
             return "hangs"
         return "traceback" if "Traceback" in self.said or self.code not in (0, 1, 75, 137) else None
 
 
 def import_everything() -> None:
-    """So that a command takes no time for it."""
+    """Import every module, so that commands take no time for it."""
     Plugins.instance()
     for module in pkgutil.walk_packages(peft_vision.__path__, "peft_vision."):
-        with suppress(ImportError):  # what an optional package is needed for
+        with suppress(ImportError):  # modules that need an optional package
             importlib.import_module(module.name)
     gc.collect()
     gc.freeze()
 
 
 def command(arguments: Iterable[str], folder: Path, begin: Callable[[], object] = lambda: None) -> Outcome:
-    """In a fork of this process; `begin` is called there first."""
+    """Run a command in a fork of this process; `begin` is called there first."""
     said = folder / ".said"
     sys.stdout.flush()
     child = os.fork()
@@ -95,7 +96,7 @@ def command(arguments: Iterable[str], folder: Path, begin: Callable[[], object] 
 
 
 def _become(arguments: list[str], folder: Path, said: Path, begin: Callable[[], object]) -> None:
-    """The command, in this process, which ends."""
+    """Turn this process into the command and exit; do not return."""
     from peft_vision import cli
 
     code = 1
@@ -120,7 +121,7 @@ def _become(arguments: list[str], folder: Path, said: Path, begin: Callable[[], 
 
 
 class Calls:
-    """Counts the renames, unlinks and fsyncs in `folder`, and lets `strike` at the one of this number."""
+    """A counter of the renames, unlinks and fsyncs in `folder` that replaces the call of this `number` by `strike`."""
 
     def __init__(self, folder: Path, number: int, strike: Callable[[Callable[[], object]], object]) -> None:
         self.folder, self.left, self.strike, self.count = str(folder), number, strike, 0
@@ -161,7 +162,8 @@ def no_room(_: Callable[[], object]) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What must not depend on what befell a command: every file but locks and stores, by its name."""
+    """Return what no fault of a command may change: the contents of every file but locks, stores and reports, by
+    name."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -193,7 +195,7 @@ def _without_reads(record: dict) -> None:
 
 
 def difference(found: dict[str, object], expected: dict[str, object], but: str = "") -> str | None:
-    """The first, `but` of this file."""
+    """Return the name of the first file that differs, except `but`, or None."""
     names = sorted({*found} ^ {*expected})
     names += [name for name in found.keys() & expected.keys() if found[name] != expected[name]]
     names = [name for name in names if name != but and not name.endswith(".damaged")]
@@ -201,13 +203,14 @@ def difference(found: dict[str, object], expected: dict[str, object], but: str =
 
 
 def _remarks(outcome: Outcome) -> list[str]:
-    """What it says beside where its files are."""
+    """Return the lines of a command's output, without those that name the files it saved."""
     return [line for line in outcome.said.splitlines() if not line.startswith("saved ")]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`begin` is called in the command's process; `spoil` changes a file of `scene` and is given its folder."""
+    """A case that is tried. `begin`: given the folder, returns what the command's process calls first; `spoil`: damages
+    `file`, whose path it is given."""
 
     scene: Scene
     kind: str
@@ -268,7 +271,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def damages(scene: Scene, folder: Path, flips: int) -> Iterator[Case]:
-    """Of each kind of file that the scene begins with."""
+    """Yield the cases of damage for each kind of file that the scene begins with."""
     for pattern in scene.files:
         for path in sorted(folder.glob(pattern))[:1]:
             name = path.relative_to(folder).as_posix()
@@ -278,14 +281,14 @@ def damages(scene: Scene, folder: Path, flips: int) -> Iterator[Case]:
 
 
 def afresh(base: Path, scratch: Path) -> Path:
-    """What `base` holds, always in the same place: where a command runs stands in what it writes."""
+    """Copy `base` to a place that is always the same, since the files of a command hold the path it ran in."""
     folder = scratch / "here"
     shutil.rmtree(folder, ignore_errors=True)
     return Path(shutil.copytree(base, folder, symlinks=True))
 
 
 def judged(case: Case, base: Path, expected: dict[str, object], scratch: Path) -> str | None:
-    """What is wrong, None where all is well."""
+    """Try a case and return what is wrong, or None if all is well."""
     folder = afresh(base, scratch)
     if case.begin is not None:
         first = command(case.scene.command, folder, case.begin(folder))
@@ -299,7 +302,7 @@ def judged(case: Case, base: Path, expected: dict[str, object], scratch: Path) -
         first = command(case.scene.command, folder)
         if first.fault:
             return f"{first.fault}: {first.said[-600:]}"
-        if first.code != 0:  # it was refused, which must not have cost anything
+        if first.code != 0:  # the file was refused, which must not have cost anything
             path = folder / case.file
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             shutil.copy2(base / case.file, path)
@@ -313,7 +316,7 @@ def judged(case: Case, base: Path, expected: dict[str, object], scratch: Path) -
         return f"report {report.fault}: {report.said[-600:]}"
     served = case.file if case.file and Path(case.file).name in case.scene.tolerates else ""
     if served and first.code == 0 and any(Path(served).name in line for line in _remarks(first)):
-        return None  # it is served without, and says so
+        return None  # the result is served without the file, and the command says so
     found = contents(folder)
     if case.begin is not None and first.code == 1:  # a sweep said which of its runs failed, and chose among the others
         extra = {Path(name).parent for name in found if name.endswith("/result.json") and name not in expected}
@@ -323,7 +326,7 @@ def judged(case: Case, base: Path, expected: dict[str, object], scratch: Path) -
 
 
 def campaign(scenes: Iterable[Scene], *, sample: int | None, seed: int, flips: int, scratch: Path) -> Counter:
-    """Cases and failures by kind; prints what failed."""
+    """Try all cases of the scenes, print the failures, and return the numbers of cases and failures by kind."""
     tally: Counter = Counter()
     for scene in scenes:
         base = scratch / "base"
@@ -371,7 +374,7 @@ def main() -> None:
     for kind in sorted({kind for kind, _ in tally}):
         print(f"{kind:8s} {tally[kind, 'cases']} cases, {tally[kind, 'failures']} failures")
     sys.stdout.flush()
-    # at once: what is imported here complains of leaks at a proper end
+    # at once, since imported libraries complain of leaks at a regular exit
     os._exit(any(count for (_, what), count in tally.items() if what == "failures"))
 
 

@@ -1,4 +1,4 @@
-"""What `faults.py` does its harm to: a command, and the folder that it begins in."""
+"""This module defines the scenes that `faults.py` damages: a command, and the folder in which it begins."""
 
 import os
 import signal
@@ -27,9 +27,10 @@ OF_A_RUN = ("result.json", "adapter.safetensors", "probe.safetensors", "config.y
 
 @dataclass(frozen=True)
 class Scene:
-    """`prepare` fills a folder; `files` are patterns of those that are damaged there, one of each; `tolerates`: those
-    that a finished run is served without, or as they stand where they can be read. `reads`: whether the command leaves
-    the files as they are. `writes`: whether kills and full disks are tried."""
+    """A command and its folder. `prepare` fills the folder; `files`: patterns of the files that are damaged there, one
+    for each pattern; `tolerates`: files that a finished run is served without, or with whatever they hold if they can
+    be read. `reads`: whether the command leaves the files as they are. `writes`: whether kills and full disks are
+    tried."""
 
     name: str
     command: tuple[str, ...]
@@ -41,7 +42,7 @@ class Scene:
 
 
 def digits(folder: Path) -> None:
-    """Three classes as folders of pictures: to train and test on, and the test pictures inverted."""
+    """Write three classes of digits as folders of pictures: to train and test on, and the test pictures inverted."""
     data = load_digits()
     for label in range(3):
         for number, index in enumerate((data.target == label).nonzero()[0][:18].tolist()):
@@ -54,7 +55,7 @@ def digits(folder: Path) -> None:
 
 
 def done(*commands: tuple[str, ...]) -> Callable[[Path, Command], None]:
-    """After these commands, each of which must have ended well; with pictures."""
+    """Return a function that writes the pictures and runs these commands, each of which must succeed."""
 
     def prepare(folder: Path, command: Command) -> None:
         digits(folder)
@@ -66,14 +67,14 @@ def done(*commands: tuple[str, ...]) -> Callable[[Path, Command], None]:
 
 
 def saved(folder: Path, command: Command) -> None:
-    """A finished run under a name that needs no looking up."""
+    """Prepare a finished run and give it a fixed name."""
     done(LORA)(folder, command)
     (run,) = (folder / "runs").glob("lora-*")
     run.rename(folder / "runs" / "the_run")
 
 
 def stopped(arguments: tuple[str, ...], states: int) -> Callable[[Path, Command], None]:
-    """Killed when so many states have been written."""
+    """Return a function that writes the pictures and runs a command that is killed after this many saved states."""
 
     def prepare(folder: Path, command: Command) -> None:
         digits(folder)

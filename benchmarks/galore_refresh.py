@@ -1,11 +1,11 @@
-"""What finding the subspaces of all matrices of a backbone costs, beside galore-torch, and how far they are the same.
+"""This benchmark compares the time to find the subspaces of a backbone's matrices with galore-torch's, and the results.
 
     python benchmarks/galore_refresh.py [--model vit_base_patch16_224] [--rank 64] [--batch 96] [--device cpu]
 
 The gradients are those of one batch of noise and random weights; in the last block only the class token counts, so that
-theirs have no more dimensions than the batch has images. Each algorithm takes its turn at each matrix. `overlap`
-is the squared cosine between two subspaces, the mean over their dimensions, and of all matrices the least: with the
-subspace that a decomposition in float64 finds. `power` starts from the subspace of another batch's gradient.
+the gradients there have no more dimensions than the batch has images. The algorithms take turns at each matrix.
+`overlap` is the squared cosine to the subspace that a decomposition in float64 finds, the mean over its dimensions and
+the least over all matrices. `power` starts from the subspace of another batch's gradient.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ALGORITHMS = ("eigh", "svd", "randomised", "power")
 
 
 def gradients(options: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
-    """Of each matrix, in one batch and in another."""
+    """Return the gradients of each matrix, in one batch and in another."""
     torch.manual_seed(0)
     vit = timm.create_model(options.model, num_classes=0)
     model = peft_vision.adapt(vit, method="full", num_classes=100).to(options.device).train()
@@ -46,7 +46,7 @@ def gradients(options: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
 
 
 def theirs(gradient: Tensor, rank: int) -> Tensor:
-    """(d, rank), of the shorter side."""
+    """Return galore-torch's basis of the shorter side, (d, rank)."""
     projector = GaLoreProjector(rank)
     if gradient.shape[0] >= gradient.shape[1]:
         return projector.get_orthogonal_matrix(gradient, rank, type="right").T
@@ -54,7 +54,7 @@ def theirs(gradient: Tensor, rank: int) -> Tensor:
 
 
 def ours(gradient: Tensor, rank: int, algorithm: str, before: Tensor | None = None) -> Tensor:
-    """The same."""
+    """Return the basis of the shorter side, (d, rank), as this project finds it."""
     matrix = gradient.T if gradient.shape[0] >= gradient.shape[1] else gradient
     return leading(matrix, rank, algorithm=algorithm, before=before, seed=0)
 

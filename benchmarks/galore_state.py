@@ -1,4 +1,4 @@
-"""What optimizers keep between steps: the bytes of every tensor in their state, after two steps of noise.
+"""This benchmark measures what optimizers keep between steps: the bytes of their state after two steps of noise.
 
 python benchmarks/galore_state.py [--model vit_base_patch16_224] [--rank 64]
 """
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def state_bytes(model_name: str, *choices: str) -> float:
-    """Of the optimizer that these overrides compose."""
+    """Return the bytes of the state of the optimizer that these overrides compose."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("config", ["data=digits", *choices], return_hydra_config=False)
     node, method = config.optimizer, config.method

@@ -1,11 +1,11 @@
-"""Does a sweep survive? Kills it at random moments, starts the same command again until it ends, and compares.
+"""This benchmark kills a sweep at random moments, restarts the same command until it ends, and compares the results.
 
     python benchmarks/kills.py --kills 200
 
 Each round is a sweep of four methods and three seeds on the embedded default, two runs at a time. A kill is SIGKILL to
 the whole sweep, to its process alone, or to one of its runs. When a round's sweep has ended, every result must equal
-that of an undisturbed sweep bit for bit: metrics, and the tensors of the adapter. Kills come when runs are at work,
-mostly: not before a sweep has had the time to import what it needs.
+that of an undisturbed sweep bit for bit: metrics, and the tensors of the adapter. Most kills come while runs are at
+work: none comes before a sweep has had most of the time that it needs for its imports.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SWEEP += [
 
 
 def start(folder: Path) -> subprocess.Popen:
-    """The command, as the leader of a session, so that all that it starts can be killed together."""
+    """Start the sweep as the leader of a session, so that all its processes can be killed together."""
     return subprocess.Popen(
         [sys.executable, "-m", "peft_vision.cli", *SWEEP, f"runs={folder}"],
         stdout=subprocess.DEVNULL,
@@ -44,7 +44,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session that train: neither the sweep nor what serves it."""
+    """Return the processes of a session that train, without the sweep and the processes that serve it."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -58,7 +58,7 @@ def members(session: int) -> list[int]:
 
 
 def kill(process: subprocess.Popen, kind: str) -> bool:
-    """Whether there was something to kill."""
+    """Kill the whole sweep, its process or one of its runs, and return whether there was something to kill."""
     if process.poll() is not None:
         return False
     if kind == "all":
@@ -77,7 +77,7 @@ def kill(process: subprocess.Popen, kind: str) -> bool:
 
 
 def contents(folder: Path) -> dict[str, tuple]:
-    """Of every run that is done, what must not depend on how often it was killed."""
+    """Return, for every finished run, the results that must not depend on how often it was killed."""
     found = {}
     for path in sorted(folder.glob("*/result.json")):
         result = json.loads(path.read_text())
@@ -106,7 +106,7 @@ def main() -> None:
         rounds = resumed = unequal = 0
         again = time.monotonic()
         start(calm).wait()
-        idle = time.monotonic() - again  # of a sweep in which nothing is left to do
+        idle = time.monotonic() - again  # seconds of a sweep in which nothing is left to do
         while sum(kills.values()) < options.kills:
             folder = Path(scratch) / f"round-{rounds}"
             ended = False

@@ -1,9 +1,9 @@
-"""The same as kills.py on Slurm, for which SLURM_CONF may name a one-node one (tests/launch/one_node.sh).
+"""This benchmark does the same as kills.py on Slurm; SLURM_CONF may name a one-node setup (tests/launch/one_node.sh).
 
     python benchmarks/kills_slurm.py --rounds 1
 
-A kill is SIGKILL to a run, Slurm's warning to one, Slurm queueing one again of its own accord, SIGKILL to the sweep,
-whose jobs then go on, or Ctrl-C, which cancels them.
+A kill is one of: SIGKILL to a run; Slurm's warning to a run; a requeue of a run by Slurm; SIGKILL to the sweep, whose
+jobs then go on; Ctrl-C, which cancels the jobs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PAUSE_SECONDS = (2.0, 10.0)  # between two kills
 
 
 def start(folder: Path, launcher: list[str]) -> subprocess.Popen:
-    """The command."""
+    """Start the sweep with this launcher."""
     return subprocess.Popen(
         [sys.executable, "-m", "peft_vision.cli", *SWEEP, *launcher, f"runs={folder}"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -35,7 +35,7 @@ def start(folder: Path, launcher: list[str]) -> subprocess.Popen:
 
 
 def process_of(job: str) -> int:
-    """The one that trains."""
+    """Return the id of the process that trains in this job; ProcessLookupError if there is none."""
     array, _, number = job.partition("_")
     wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={number}"} if number else {f"SLURM_JOB_ID={array}"}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -50,7 +50,7 @@ def process_of(job: str) -> int:
 
 
 def strike(kind: str, sweep: subprocess.Popen) -> bool:
-    """Whether there was something to strike."""
+    """Strike a running job or the sweep, and return whether there was something to strike."""
     listed = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
     running = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
     if kind in ("sweep", "Ctrl-C"):

@@ -1,12 +1,12 @@
-"""What LP-FT's path of 50 linear probes costs beside scikit-learn, and how far from the exact minimum each ends.
+"""This benchmark compares LP-FT's path of 50 linear probes with scikit-learn's: time, and distance from the minimum.
 
     python benchmarks/lbfgs_path.py [--images 5000] [--width 768] [--classes 10] [--repeats 3] [--compared 5]
 
-Features are class means and noise in directions whose standard deviations fall as 1 / rank, mixed and shifted, as a
-backbone's do; both get them normalised by their mean and standard deviation. scikit-learn runs the paper's loop
-(warm_start, max_iter=200, its own tolerance). They take turns, and the fastest turn of each counts. `difference` is the
-largest in any coefficient from scikit-learn's Newton method, run to 1e-12, at `--compared` strengths spread over the
-path.
+Features are class means and noise in directions whose standard deviations fall as 1 / rank, mixed and shifted, like a
+backbone's; both solvers get them normalised by their mean and standard deviation. scikit-learn runs the paper's loop
+(warm_start, max_iter=200, its default tolerance). The two take turns, and the fastest turn of each counts. `difference`
+is the largest deviation of any coefficient from scikit-learn's Newton method, run to 1e-12, at `--compared` strengths
+spread over the path.
 """
 
 import argparse
@@ -28,7 +28,7 @@ EXACT = 1e-12
 
 
 def features_and_labels(images: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
-    """float64, normalised as the paper does."""
+    """Return features (n, W), float64 and normalised as in the paper, and labels (n,)."""
     generator = np.random.default_rng(0)
     labels = np.arange(images) % classes
     scales = 1 / np.arange(1, width + 1)
@@ -40,7 +40,7 @@ def features_and_labels(images: int, width: int, classes: int) -> tuple[Tensor, 
 
 
 def ours(features: Tensor, labels: Tensor, classes: int) -> tuple[list[np.ndarray], int]:
-    """Coefficients (C, W) of every strength, and the products with the features that they took."""
+    """Return the coefficients (C, W) of every strength, and the pairs of products with the features that they took."""
     problem = Logistic(features, labels, classes, label_smoothing=0.0)
     solver = LBFGS(C=tuple(STRENGTHS), normalize=False, tolerance=TOLERANCE, max_iterations=1000)
     ends = list(solver.path(problem))
@@ -49,7 +49,7 @@ def ours(features: Tensor, labels: Tensor, classes: int) -> tuple[list[np.ndarra
 
 
 def papers_loop(features: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """The same of scikit-learn, and its iterations."""
+    """Return scikit-learn's coefficients (C, W) of every strength, and the number of its iterations."""
     model = LogisticRegression(warm_start=True, max_iter=200, random_state=0)
     coefficients, iterations = [], 0
     for strength in STRENGTHS:
@@ -61,7 +61,7 @@ def papers_loop(features: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarr
 
 
 def converged(features: np.ndarray, labels: np.ndarray, indices: list[int]) -> list[np.ndarray]:
-    """scikit-learn's at some strengths, each started from the one before."""
+    """Return scikit-learn's exact coefficients at some strengths, each started from the one before."""
     model = LogisticRegression(solver="newton-cg", warm_start=True, tol=EXACT, max_iter=1000)
     return [model.set_params(C=STRENGTHS[index]).fit(features, labels).coef_.copy() for index in indices]
 

@@ -1,11 +1,11 @@
-"""How fast a LoRA training step is here, beside Hugging Face's `peft` on the same timm backbone.
+"""This benchmark compares a LoRA training step with that of Hugging Face's `peft` on the same timm backbone.
 
     python benchmarks/lora_step.py [--model vit_small_patch16_224] [--rank 8] [--batch 16] [--device cpu]
 
 Both update the fused qkv of every layer at the same rank with the same scale and train a linear head; a step is
-forward, backward and an update by AdamW. They take turns; medians are printed as ratios. `kept` is what one forward
-pass makes autograd keep; `peak` the most memory that a few steps need beyond what was held before them, each contender
-in a process of its own; `logits` the largest difference after both got the same updates.
+forward, backward and an update by AdamW. They take turns; medians are printed as ratios. `kept` is the memory that
+autograd keeps after one forward pass; `peak` is the most memory that a few steps need beyond what was held before them,
+each contender in a process of its own; `logits` is the largest difference of logits after both got the same updates.
 """
 
 import argparse
@@ -25,13 +25,13 @@ _STEPS = 3
 
 
 def by_peft(vit: nn.Module, rank: int) -> nn.Module:
-    """The same updates by the peer."""
+    """Return `vit` with the same updates by Hugging Face's peft."""
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"], modules_to_save=["head"])
     return peft.get_peft_model(vit, config)
 
 
 def copy_updates(theirs: nn.Module, ours: nn.Module) -> None:
-    """Makes both compute the same, with updates that are not zero."""
+    """Make both models compute the same, with updates that are not zero."""
     state = theirs.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""What a training step of each method needs beyond the weights.
+"""This benchmark measures the memory that a training step of each method needs beyond the weights.
 
     python benchmarks/memory.py [--model vit_base_patch16_224] [--batch 16] [--device cpu] [METHOD ...]
 
@@ -23,7 +23,7 @@ METHODS = ["vpt_shallow", "linear", "vqt", "vqt:num_queries=10", "vqt:num_querie
 
 
 def measure(method: str, options: argparse.Namespace) -> float:
-    """MiB."""
+    """Return the MiB that training steps of the method need beyond what was held before them."""
     device = torch.device(options.device)
     torch.manual_seed(0)
     name, _, values = method.partition(":")

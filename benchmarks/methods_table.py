@@ -1,11 +1,11 @@
-"""Every method on the same small task, each with the same budget: the table of docs/results.md.
+"""This benchmark runs every method on the same small task with the same budget, for the table of docs/results.md.
 
     python benchmarks/methods_table.py --out FOLDER [--methods lora,ssf] experiment=cifar10_1000 data.path=... [...]
 
 Further arguments go to `peft-vision` as they are. For each method three learning rates are tried with seed 0 on the
-training images less a fifth, and scored on that fifth; the best (of equal ones the smallest) then trains on all of them
-with seeds 0, 1 and 2, and each of these runs reads the test images once. Runs that are done are not done again, so the
-same command goes on where it was stopped, and prints the table when all are there.
+training images less a fifth, and scored on that fifth; the best rate (of equal ones the smallest) is then used on all
+training images with seeds 0, 1 and 2, and each of these runs reads the test images once. Finished runs are not
+repeated, so the same command continues where it was stopped, and prints the table once all runs are done.
 """
 
 import argparse
@@ -29,14 +29,14 @@ HEADER = "| method | trained in the method, in the head | validation at each rat
 
 
 def results(folder: Path, *arguments: str) -> list[dict]:
-    """Of the sweep that `arguments` describe, run as far as it has not been."""
+    """Run what is left of the sweep that `arguments` describe, and return all its results."""
     command = [sys.executable, "-m", "peft_vision.cli", "-m", f"runs={folder}", "tracker=none", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
 
 
 def row(name: str, out: Path, common: list[str]) -> tuple[float, str]:
-    """Its mean test accuracy, and its line of the table."""
+    """Return the method's mean test accuracy in percent, and its line of the table."""
     options = OPTIONS.get(name, (f"method={name}",))
     rates = f"optimizer.lr={','.join(METHODS[name])}"
     tuned = results(out / "tune" / name, *common, *options, rates, "seed=0", "data.val_fraction=0.2")

@@ -1,13 +1,14 @@
-"""How near task=plan comes to what sweeps take: passes through the backbone, what the store saves and holds, seconds.
+"""This benchmark compares task=plan with real sweeps: backbone passes, what the store saves and holds, and seconds.
 
     python benchmarks/plan_accuracy.py [--only digits] [--backbone vit_ti16_augreg] [--images 48] [--epochs 2]
 
-Sweeps of a tiny ViT on digits, and a sample of VPT's and VQT's tables: two tasks of VTAB-1k as miniature copies, JPEGs
-of about 300 x 300, few images and epochs of the real protocols, tuning and final runs. One run at a time. Planned: what
-task=plan says before anything ran. Recorded: `backbone_images` of all results, and the files of the store; saved: how
-many more there are in the same sweep with features.use=never, which is run for this on digits. Taken: how much longer
-the sweep's command takes than the same again, which finds all done. Ends with 1 where a count or the store's MiB differ
-from the plan's by as much as their last digit, or seconds by more than a fifth.
+The sweeps are some of a tiny ViT on digits, and a sample of VPT's and VQT's tables: two tasks of VTAB-1k as miniature
+copies, JPEGs of about 300 x 300, with the real protocols of tuning and final runs on few images and epochs, one run at
+a time. Planned figures are those that task=plan prints before anything has run. Recorded figures are `backbone_images`
+of all results, and the files of the store; saved passes are how many more the same sweep makes with features.use=never,
+which is run for this on digits. The seconds taken are how much longer the sweep's command takes than its repetition,
+which finds all runs done. The exit code is 1 if a count or the store's MiB differ from the plan's by as much as their
+last digit, or seconds by more than a fifth.
 """
 
 import argparse
@@ -36,13 +37,13 @@ SAMPLES = {
     "full fine-tuning": ("experiment=vtab/vpt", "method=full", "optimizer.lr=0.00015"),
     "VQT, 1 query, selected": ("experiment=vtab/vqt", "method=vqt", "method.num_queries=1", "method.keep_fraction=0.7"),
 }
-STORED = 20  # times as many epochs of what reads the store, which are short
+STORED = 20  # times as many epochs for runs that read the store, since their epochs are short
 FIFTH = 0.2
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a plan says: passes, and how many the store saves; MiB of the store; seconds."""
+    """The figures of a plan: passes, and how many the store saves; MiB of the store; seconds."""
 
     passes: int
     saved: int
@@ -71,7 +72,7 @@ def write_copies(root: Path, images: int) -> None:
 
 
 def run(folder: Path, *words: str) -> tuple[str, float]:
-    """What it printed, and seconds."""
+    """Run a command in `folder`, and return what it printed and its seconds."""
     environment = {**os.environ, "PEFT_VISION_CACHE": str(folder / "store")}
     started = perf_counter()
     done = subprocess.run([*COMMAND, *words], cwd=folder, env=environment, check=True, capture_output=True, text=True)
@@ -84,7 +85,7 @@ def recorded(runs: Path) -> int:
 
 
 def written_mib(store: Path) -> float:
-    """Of the rows, without the header of each file."""
+    """Return the MiB of the rows in the store, without the header of each file."""
     total = 0
     for path in store.glob("*.safetensors"):
         with path.open("rb") as file:

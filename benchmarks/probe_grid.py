@@ -1,10 +1,10 @@
-"""What a grid of linear probes costs beside the one pass of the backbone that it needs.
+"""This benchmark compares the time of a grid of linear probes with the one pass of the backbone that it needs.
 
     python benchmarks/probe_grid.py [--model vit_base_patch16_224] [--images 1000] [--classes 100] [--epochs 100]
 
-Runs the command itself, from the start of Python to the result, on generated pictures and random weights: 40 settings
-(8 learning rates x 5 weight decays) with an empty store, then again with a full one; and one plain pass of timm's own
-model over as many images, before and after, whose mean is the unit.
+It runs the command itself, from the start of Python to the result, on generated pictures and random weights: 40
+settings (8 learning rates x 5 weight decays) with an empty store, then again with a full one. The unit is the mean of
+one plain pass of timm's own model over as many images before, and one after.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def pictures(folder: Path, *, images: int, classes: int, size: int) -> None:
-    """train/<class>/ with all images, test/<class>/ with one of each class."""
+    """Write train/<class>/ with all images, and test/<class>/ with one of each class."""
     generator = np.random.default_rng(0)
     for number in range(images + classes):
         split = "train" if number < images else "test"
@@ -35,7 +35,7 @@ def pictures(folder: Path, *, images: int, classes: int, size: int) -> None:
 
 @torch.no_grad()
 def one_pass(name: str, images: int) -> float:
-    """Seconds that timm's model takes for so many images, nothing but its forward."""
+    """Return the seconds that the forward pass of timm's model takes for this many images."""
     vit = timm.create_model(name, num_classes=0).eval()
     batch = torch.randn(BATCH, 3, *vit.patch_embed.img_size)
     vit(batch)
@@ -46,7 +46,7 @@ def one_pass(name: str, images: int) -> float:
 
 
 def command(folder: Path, *arguments: str) -> float:
-    """Seconds of the whole command."""
+    """Run a command in `folder` and return its seconds."""
     started = perf_counter()
     subprocess.run(
         [sys.executable, "-m", "peft_vision.cli", *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL

@@ -1,10 +1,10 @@
-"""How long a person waits for the report of many finished runs.
+"""This benchmark measures how long a person waits for the report of many finished runs.
 
     python benchmarks/report_speed.py [--runs 1000]
 
-Makes up runs of ten methods at four settings, with five seeds, on as many data sets as it takes, whose files are as
-large as real ones. Prints the seconds of `peft-vision task=report`, start of Python included: by the clock, and those
-that a processor was busy with it.
+It makes up runs of ten methods at four settings, with five seeds, on as many data sets as it takes, with files as large
+as real ones. It prints the wall-clock seconds and the processor seconds of `peft-vision task=report`, start of Python
+included.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EPOCHS = 100
 
 
 def design() -> Iterator[tuple[str, str, float, float, int]]:
-    """Data set, method, rate, decay and seed of each run, without end."""
+    """Yield data set, method, rate, decay and seed of each run, without end."""
     for data in itertools.count():
         for method, lr, decay, seed in itertools.product(METHODS, RATES, DECAYS, range(SEEDS)):
             yield f"data_{data}", method, lr, decay, seed

@@ -1,8 +1,8 @@
-"""How long a person waits: for `peft-vision --help`, and for the demo's first training step.
+"""This benchmark measures how long a person waits for `peft-vision --help`, and for the demo's first epoch.
 
     python benchmarks/startup.py [--repeats 5]
 
-Prints medians in seconds, and each as a share of importing torch and timm alone, measured in turn with them.
+It prints medians in seconds, and each as a multiple of the time to import torch and timm alone, measured in turns.
 """
 
 import argparse
@@ -17,14 +17,15 @@ COMMAND = [sys.executable, "-m", "peft_vision.cli"]
 
 
 def seconds(command: list[str], folder: str) -> float:
-    """Until `command` ends."""
+    """Run `command` and return its seconds."""
     started = perf_counter()
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return perf_counter() - started
 
 
 def seconds_to_first_epoch(folder: str) -> tuple[float, float]:
-    """Until the demo has written its first epoch's metrics, an upper bound of its first step; and to its end."""
+    """Return the seconds until the demo has written its first epoch's metrics, and those until it ends. The former are
+    an upper bound of those until its first training step."""
     started = perf_counter()
     process = subprocess.Popen([*COMMAND, "experiment=demo"], cwd=folder, stdout=subprocess.DEVNULL)
     while not any(path.stat().st_size for path in Path(folder).glob("runs/*/metrics.jsonl")):

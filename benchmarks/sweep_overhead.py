@@ -1,11 +1,11 @@
-"""What a sweep costs beside its runs: for one that is done already, and for one that has to be started.
+"""This benchmark measures the overhead of a sweep for each run: for a run that is done, and for one that is started.
 
     python benchmarks/sweep_overhead.py [--skipped 200] [--tiny 12]
 
-A skipped run: how much longer a sweep takes that finds all of its runs done than one of a single such run, for each; of
-one method with many seeds, and of all methods with one, each of which Hydra has to compose. A tiny run: how much longer
-a sweep of them takes in the pool, one at a time, than one that finds them done, for each; and that less the seconds in
-which the run trained. All without the report at a sweep's end.
+For a skipped run it is how much longer, for each run, a sweep that finds all its runs done takes than one of a single
+such run: with one method and many seeds, and with all methods, each of which Hydra has to compose, and one seed. For a
+tiny run it is how much longer, for each run, a sweep of them takes in the pool, one at a time, than one that finds them
+done; and that less the seconds in which the run trained. No sweep makes the report at its end.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COMMAND = [
 
 
 def sweep(folder: str, *arguments: str) -> float:
-    """Seconds."""
+    """Run a sweep in `folder` and return its seconds."""
     started = perf_counter()
     subprocess.run([*COMMAND, *arguments], cwd=folder, check=True, capture_output=True)
     return perf_counter() - started

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: contenders that take turns, and what autograd keeps."""
+"""This module measures the time of contenders that take turns, and the memory that autograd keeps."""
 
 from collections.abc import Callable
 from statistics import median
@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Forward and backward."""
+    """Run forward and backward on one batch."""
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(images), labels).backward()
 
 
 def kept_mib(model: nn.Module, images: Tensor) -> float:
-    """What one forward pass makes autograd keep."""
+    """Return the MiB that autograd keeps after one forward pass, without the parameters."""
     parameters = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -32,7 +32,8 @@ def kept_mib(model: nn.Module, images: Tensor) -> float:
 
 
 def medians(contenders: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Seconds; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    """Return the median seconds of each; the contenders take turns, so that a slow moment of the machine affects all of
+    them."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats + 2):  # two rounds to warm up
         for name, contender in contenders.items():

@@ -1,10 +1,10 @@
-"""How much VPT-deep gains from never computing the prompts' outputs.
+"""This benchmark measures how much VPT-deep gains from never computing the prompts' outputs.
 
     python benchmarks/vpt_step.py [--model vit_small_patch16_224] [--prompts 10 50 100] [--batch 8] [--device cpu]
 
-Times a training step (forward and backward) of VPT-deep here, of the same model with prompts concatenated in front of
-every timm block, and a forward pass without gradients, in turn, and prints medians as ratios. `kept` is what autograd
-keeps for the backward pass, parameters left out.
+It times, in turns, a training step (forward and backward) of VPT-deep here, one of the same model with prompts
+concatenated in front of every timm block, and a forward pass without gradients, and prints medians as ratios. `kept` is
+the memory that autograd keeps for the backward pass, parameters left out.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class ConcatenatingBlock(nn.Module):
 
 
 def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
-    """The same function as `model`, computed by concatenation."""
+    """Return a module that computes the same function as `model` by concatenation."""
     vit = copy.deepcopy(vit).requires_grad_(False)
     for index, block in enumerate(vit.blocks):
         vit.blocks[index] = ConcatenatingBlock(block, model.encoder.layers[index].context.prompts, first=index == 0)

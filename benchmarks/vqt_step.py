@@ -1,12 +1,12 @@
-"""How much VQT gains from the feature store and from folding the key projection into the queries.
+"""This benchmark measures how much VQT gains from the feature store and from folding the keys into the queries.
 
     python benchmarks/vqt_step.py [--model vit_base_patch16_224] [--queries 1 10] [--batch 16] [--device cpu]
 
-Times a training step (forward and backward, queries with the dropout of the paper's runs) of VQT on stored
-observations, the fetch of a random batch from memory included; of the official way, which concatenates the queries with
-the image's tokens, attends explicitly and lets autograd follow all of it; and of the same with torch's fused attention.
-They take turns; medians are printed as ratios. `logits` is the largest difference of logits from the official way,
-without dropout.
+It times a training step (forward and backward, queries with the dropout of the paper's runs) of VQT here, from images
+and from stored observations, the fetch of a random batch from memory included; of the official way, which concatenates
+the queries with the image's tokens, attends explicitly and lets autograd follow all of it; and of the same with torch's
+fused attention. They take turns; medians are printed as ratios. `logits` is the largest difference of logits from the
+official way, without dropout.
 """
 
 import argparse
@@ -24,7 +24,8 @@ TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Concatenating(nn.Module):
-    """VQT as its authors compute it, around untouched timm blocks, with the queries and the head of `model`."""
+    """A module that computes VQT as its authors do, around untouched timm blocks, with the queries and the head of
+    `model`."""
 
     def __init__(self, vit: nn.Module, model: nn.Module, *, fused: bool) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Concatenating(nn.Module):
         self.fused = fused
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) to logits."""
+        """Return the logits of images (B, 3, S, S)."""
         tokens = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         summaries = []
         for block, queries in zip(self.vit.blocks, self.queries, strict=True):
@@ -61,7 +62,7 @@ class Concatenating(nn.Module):
 
 
 def stored(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Observed:
-    """Observations of `images`, four times over, so that a batch is not always the same memory."""
+    """Return observations of `images`, four times over, so that a batch is not always the same memory."""
     model.observed_type = dtype
     with torch.no_grad():
         seen = model.observe(images)
@@ -72,7 +73,7 @@ def stored(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Observed:
 
 
 def stored_step(model: nn.Module, source: Observed, labels: Tensor) -> None:
-    """Fetch, forward, backward."""
+    """Fetch a batch from `source`, and run forward and backward."""
     indices = torch.randperm(len(source))[: len(labels)]
     seen, _ = next(source.batches([indices], seed=None, workers=0))
     training_step(model, seen, labels)

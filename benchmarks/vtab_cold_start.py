@@ -1,9 +1,9 @@
-"""How long a run of VTAB-1k waits for its images in a fresh process, and that no later epoch decodes any.
+"""This benchmark measures how long a fresh run of VTAB-1k waits for its images, and checks that each is decoded once.
 
     python benchmarks/vtab_cold_start.py [--repeats 5]
 
-Makes a processed copy of KITTI's numbers, of JPEGs of about 400 x 300, in a temporary folder: 800 + 200 of them are
-decoded to 224 px, 711 test images are left alone. Prints medians in seconds.
+It makes a processed copy with KITTI's numbers of images, JPEGs of about 400 x 300, in a temporary folder: 800 + 200 of
+them are decoded to 224 px, 711 test images are not read. It prints medians in seconds.
 """
 
 import argparse
@@ -58,7 +58,7 @@ print(json.dumps({{"seconds": seconds, "decoded": decoded, "later": len(reads) -
 
 
 def write_copy(root: Path) -> float:
-    """Mean size of its JPEGs, in KiB."""
+    """Write the processed copy, and return the mean size of its JPEGs in KiB."""
     generator, sizes = np.random.default_rng(0), []
     folder = root / "vtab-1k" / "kitti"
     for split, count in COUNTS.items():
@@ -77,7 +77,7 @@ def write_copy(root: Path) -> float:
 
 
 def measured(root: Path) -> tuple[float, dict]:
-    """Seconds of a fresh process in all, and its own account."""
+    """Run a fresh process, and return its seconds in all and its own account."""
     started = perf_counter()
     command = [sys.executable, "-c", CHILD, str(root)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""Breaks one important line at a time and runs the tests that lie nearest: whatever survives is not tested.
+"""This script breaks one important line at a time and runs the tests nearest to it: a mutant that survives is untested.
 
     python scripts/mutants.py                   every mutant of mutants.yaml
     python scripts/mutants.py optimizer head    those whose file has one of these words in its path
@@ -31,8 +31,8 @@ NO_TESTS = 5  # pytest's exit code
 
 @dataclass(frozen=True)
 class Mutant:
-    """`line` stands once in `file`, below src/peft_vision, and becomes `broken`; `tests` should notice. `explained`:
-    why none can, for one that is meant to survive."""
+    """A mutant of one line. `line` stands once in `file`, below src/peft_vision, and becomes `broken`, which `tests`
+    should notice. `explained`: why no test can notice, for a mutant that is meant to survive."""
 
     file: str
     line: str
@@ -44,7 +44,8 @@ class Mutant:
         return f"{self.file}: {self.line.strip()}  ->  {self.broken.strip() or '(removed)'}"
 
     def apply(self, source: str) -> str:
-        """The broken source. ValueError unless `line` stands in it exactly once and the rest is still Python."""
+        """Return the broken source. ValueError unless `line` stands exactly once in `source`; SyntaxError if the broken
+        source is no longer Python."""
         count = source.count(self.line)
         if count != 1:
             raise ValueError(f"{self.file} has this line {count} times: {self.line!r}")
@@ -54,7 +55,7 @@ class Mutant:
 
 
 def mutants() -> list[Mutant]:
-    """All of the list."""
+    """Read all mutants of the list."""
     found = []
     for group in yaml.safe_load(LIST.read_text()):
         for entry in group["mutants"]:
@@ -66,7 +67,7 @@ def mutants() -> list[Mutant]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one mutant: `killed`, or `survived`, or what went wrong; and the seconds it took."""
+    """The verdict on one mutant. `word`: `killed`, or `survived`, or what went wrong; and the seconds it took."""
 
     mutant: Mutant
     word: str
@@ -88,7 +89,8 @@ class Trial:
             _run_pytest(Path(self.folder.name), self.tests)
 
     def code(self) -> int | None:
-        """The exit code of pytest, None while it is at work; tests that hang are killed, and have noticed."""
+        """Return the exit code of pytest, or None while it is at work. Tests that hang are killed and count as having
+        noticed, with -1."""
         pid, status = os.waitpid(self._child, os.WNOHANG)
         late = time.monotonic() > self.started + self.seconds
         if not pid and not late:
@@ -102,7 +104,7 @@ class Trial:
 
 
 def mutated(mutant: Mutant) -> tempfile.TemporaryDirectory:
-    """A copy of the source with the broken line."""
+    """Return a folder with a copy of the source that has the broken line."""
     folder = tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True)
     copy = Path(folder.name)
     shutil.copytree(ROOT / "src", copy / "src", copy_function=_copied)
@@ -113,19 +115,19 @@ def mutated(mutant: Mutant) -> tempfile.TemporaryDirectory:
 
 
 def _copied(source: str, target: str) -> None:
-    """With its date, so that bytecode stays valid; weights are not copied a hundred times."""
+    """Copy a file with its date, so that bytecode stays valid; weights are linked, not copied a hundred times."""
     os.symlink(source, target) if source.endswith(".safetensors") else shutil.copy2(source, target)
 
 
 def unbroken() -> tempfile.TemporaryDirectory:
-    """The source as it is."""
+    """Return a folder with the source as it is."""
     folder = tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True)
     (Path(folder.name) / "src").symlink_to(ROOT / "src")
     return folder
 
 
 def carried_out(trials: Sequence[Callable[[], Trial]], at_once: int) -> Iterator[tuple[int, int]]:
-    """The number of each trial and its exit code, as they end."""
+    """Yield the number of each trial and its exit code as it ends."""
     waiting = list(enumerate(trials))[::-1]
     running: dict[int, Trial] = {}
     while waiting or running:
@@ -140,7 +142,7 @@ def carried_out(trials: Sequence[Callable[[], Trial]], at_once: int) -> Iterator
 
 
 def _run_pytest(copy: Path, tests: Sequence[str]) -> None:
-    """In the child; never returns."""
+    """Run pytest in the child and exit; never return."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -149,10 +151,10 @@ def _run_pytest(copy: Path, tests: Sequence[str]) -> None:
             os.dup2(quiet, stream)
         os.chdir(ROOT)
         sys.path.insert(0, str(copy / "src"))
-        os.environ["PYTHONPATH"] = str(copy / "src")  # of the processes that tests start
+        os.environ["PYTHONPATH"] = str(copy / "src")  # for the processes that tests start
         import pytest
 
-        # plugins that torch's friends have imported already
+        # pytest warns that plugins have been imported already, with torch's dependencies
         options = [
             "-W",
             "ignore::pytest.PytestAssertRewriteWarning",
@@ -173,7 +175,7 @@ def _run_pytest(copy: Path, tests: Sequence[str]) -> None:
 
 
 def failing(sets: Sequence[tuple[str, ...]], options: argparse.Namespace) -> list[tuple[str, ...]]:
-    """Return those sets of tests that fail on the source as it is."""
+    """Return the sets of tests that fail on the source as it is."""
     trials = [partial(Trial, unbroken(), tests, 2 * options.seconds) for tests in sets]
     return [sets[number] for number, code in carried_out(trials, options.jobs) if code != 0]
 
@@ -193,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     useless = failing(
         failing(sorted({one.tests for one in chosen}), options), options
-    )  # again: it may be a busy machine
+    )  # twice, since a busy machine may fail tests once
     for tests in useless:
         print(f"these tests fail on the source as it is, and would kill anything: {' '.join(tests)}", flush=True)
     chosen = [one for one in chosen if one.tests not in useless]

@@ -1,4 +1,4 @@
-"""Turns a run of full fine-tuning into a backbone file: the encoder in half precision, with its preprocessing.
+"""This script turns a run of full fine-tuning into a backbone file: the encoder in half precision, its preprocessing.
 
 python scripts/pack_backbone.py runs/full-vit_micro-.../ src/peft_vision/backbone/vit_micro.safetensors
 """

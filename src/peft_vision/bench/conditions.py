@@ -1,4 +1,4 @@
-"""Describes the conditions that the benchmark's figures depend on, as a record for JSON and in words for a document."""
+"""This module describes the conditions that the benchmark's figures depend on, as a record for JSON and in words."""
 
 import shlex
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ _FOLDERS = ("out=", "runs=", "features.folder=")  # belong to a machine and chan
 
 
 def conditions(setting: Setting, *, weights: bool, num_parameters: int | None) -> dict[str, Any]:
-    """`weights`: whether they were loaded; `num_parameters`: of the backbone, where it could be measured."""
+    """Return the conditions as a record. `weights`: whether weights were loaded; `num_parameters`: of the backbone,
+    None if it could not be measured."""
     device, trainer = setting.world.device, setting.trainer
     return {
         "command": shlex.join(["peft-vision", *filter(_lasting, HydraConfig.get().overrides.task)]),
@@ -32,7 +33,7 @@ def conditions(setting: Setting, *, weights: bool, num_parameters: int | None) -
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
-    """Two or three sentences."""
+    """Describe the conditions in two sentences."""
     machine = facts["environment"]
     size = facts["backbone_parameters"]
     parameters = f", {size:,} parameters" if size else ""

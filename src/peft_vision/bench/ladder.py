@@ -1,5 +1,5 @@
-"""The table of a comparison: the forward pass, the probe, the other methods by the time of a step in forward passes,
-full fine-tuning."""
+"""This module makes the table of a comparison: the forward pass, the probe, the other methods by the time of a step in
+forward passes, and full fine-tuning."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,15 +30,16 @@ Outcome = Measured | Failure
 
 
 def ladder(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """A record for each, ready for JSON, in the table's order; what failed comes last. `of_forward`: the time of a step
-    in units of the forward pass in the same process; `of_full`: that figure in units of full fine-tuning's."""
+    """Return a record of each outcome, ready for JSON, in the table's order; failures come last. `of_forward`: the time
+    of a step divided by that of the forward pass in the same process; `of_full`: `of_forward` divided by that of full
+    fine-tuning."""
     full = _per_forward(outcomes[FULL])
     records = [_record(name, outcome, full) for name, outcome in outcomes.items()]
     return sorted(records, key=_order)
 
 
 def rich_table(records: list[Mapping[str, Any]]) -> Table:
-    """For a terminal."""
+    """Return the table for a terminal."""
     table = Table.grid(padding=(0, 2, 0, 0))
     columns = _columns(records)
     for column in columns:
@@ -50,7 +51,7 @@ def rich_table(records: list[Mapping[str, Any]]) -> Table:
 
 
 def markdown_table(records: list[Mapping[str, Any]]) -> str:
-    """For a document."""
+    """Return the table in Markdown."""
     columns = _columns(records)
     rows = [columns, ["---", *["---:"] * (len(columns) - 1)], *([*_cells(record)] for record in records)]
     width = len(columns)
@@ -86,7 +87,7 @@ def _order(record: Mapping[str, Any]) -> tuple[bool, int, float]:
 
 
 def _cells(record: Mapping[str, Any]) -> list[str]:
-    """In the order of the columns; blank where a figure has no meaning."""
+    """Return the cells of a record in the order of the columns; blank where a figure has no meaning."""
     name = record["method"]
     if "reason" in record:
         return [name, *[""] * (len(_COLUMNS) - 1), record["reason"]]

@@ -1,4 +1,4 @@
-"""Measures, in one process, a training step as a run makes it and the forward pass it is compared with.
+"""This module measures, in one process, a training step as a run makes it and the forward pass it is compared with.
 
 A step begins with a random batch in memory and ends with updated weights. The forward pass, measured in turns with it,
 is timm's own, of the bare backbone and a head, without gradients.
@@ -32,9 +32,10 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Measured:
-    """`parameters`: what trains, in `method` and `head`, or how large the `backbone` is. `seconds`: medians of
-    `forward`, `step` and, where what is frozen can be stored, `stored_step`. `memory_mib`: what the steps needed beyond
-    what was held before them; `peak_mib`: both together. `phase`: the one that was measured, the method's first."""
+    """The measurements of one method. `parameters`: numbers of trained parameters in `method` and `head`, or the size
+    of the `backbone`. `seconds`: medians of `forward`, `step` and, if observations can be stored, `stored_step`.
+    `memory_mib`: memory that the steps needed beyond what was held before them; `peak_mib`: both together. `phase`: the
+    phase that was measured, the first that is not a probe before all else."""
 
     parameters: dict[str, int]
     seconds: dict[str, float]
@@ -44,7 +45,7 @@ class Measured:
 
 
 def measure_forward(setting: Setting) -> Measured:
-    """The forward pass alone."""
+    """Measure the forward pass alone."""
     bare = _bare(setting)
     forward = _forward(bare, setting)
     memory = _memory(forward, bare, setting)
@@ -53,9 +54,9 @@ def measure_forward(setting: Setting) -> Measured:
 
 
 def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
-    """A training step, and a forward pass beside it."""
+    """Measure a training step of `method`, in turns with a forward pass."""
     model = setting.model(build(method, Method, "method"))
-    if model.phase.group == "probe":  # as every probe
+    if model.phase.group == "probe":  # which costs what every probe does
         model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
     counts = model.parameter_counts()
     setting.optimizer.check(model)
@@ -80,7 +81,7 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
 
 
 def _bare(setting: Setting) -> nn.Sequential:
-    """Images to logits, nothing of it trains: normalisation, timm's model, a head."""
+    """Return a frozen module from images to logits: normalisation, timm's model and a head."""
     vit = setting.vit()
     head = setting.head.build(vit.num_features, setting.num_classes)
     bare = nn.Sequential(Normalize(setting.backbone.preprocessing()), vit, head)
@@ -105,13 +106,13 @@ def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
 
 
 def endless(source: Source, setting: Setting) -> Iterator[Batch]:
-    """Random batches, epoch after epoch."""
+    """Yield random batches, epoch after epoch."""
     for epoch in count():
         yield from setting.trainer.batches(source, setting.seed, epoch, workers=0, world=setting.world)
 
 
 def observed(model: Model, images: Source, setting: Setting) -> Observed:
-    """Return in memory the observations that the store would hold of `images`."""
+    """Return, in memory, the observations that the store would hold of `images`."""
     device = setting.world.device
     at_once = observed_at_once(setting.trainer.eval_batch_size, device)
     with torch.no_grad(), setting.trainer.autocast(device):
@@ -122,8 +123,8 @@ def observed(model: Model, images: Source, setting: Setting) -> Observed:
 
 
 def _memory(act: Callable[[], object], model: nn.Module, setting: Setting) -> tuple[float, float]:
-    """MiB that `act` needs beyond what is held before its first call, gradients and the optimizer's state included; and
-    all that is held at the peak."""
+    """Return the MiB that `act` needs beyond what is held before its first call, gradients and the optimizer's state
+    included, and the MiB held at the peak."""
     device = setting.world.device
     _rehearse(model, setting)
     forget_peak(device)
@@ -138,7 +139,7 @@ def _memory(act: Callable[[], object], model: nn.Module, setting: Setting) -> tu
 
 
 def _rehearse(model: nn.Module, setting: Setting) -> None:
-    """One image through `model`, for what libraries allocate once."""
+    """Pass one image through `model`, so that libraries allocate what they allocate once."""
     mode = model.training
     size = setting.backbone.preprocessing().size
     with torch.no_grad(), setting.trainer.autocast(setting.world.device):
@@ -147,7 +148,8 @@ def _rehearse(model: nn.Module, setting: Setting) -> None:
 
 
 def medians(contenders: Mapping[Name, Callable[[], object]], setting: Setting) -> dict[Name, float]:
-    """Seconds of one call; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    """Return the median seconds of one call of each; the contenders take turns, so that a slow moment of the machine
+    affects all of them."""
     wait = torch.get_device_module(setting.world.device).synchronize
     seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     for _ in range(setting.warmup + setting.repeats):

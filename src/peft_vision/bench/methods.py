@@ -1,4 +1,4 @@
-"""Which methods are measured: those of the group `method`, shipped or a user's own, as this command finds them."""
+"""This module finds the methods to measure: those of the config group `method`, shipped or a user's own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ FULL = "full"
 
 
 def method_configs(names: tuple[str, ...] | None, config: Mapping[str, Any], chosen: str) -> dict[str, dict[str, Any]]:
-    """The config of each method that `names` lists, of all there are without such a list, and of full fine-tuning.
+    """Return the config of each method that `names` lists, or of all methods without a list, and of full fine-tuning.
 
     The method `chosen` on the command line is taken with the values it has there, in `config`. ConfigError for a name
     that does not exist.

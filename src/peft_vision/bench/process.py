@@ -1,4 +1,4 @@
-"""A fresh process for a function: its memory holds nothing of others, and it may die."""
+"""This module calls a function in a fresh process, whose memory holds nothing else and which may die."""
 
 import logging
 import multiprocessing
@@ -16,7 +16,7 @@ from peft_vision.wording import first_line
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a function returned nothing, in a line; `traceback` is for whoever wrote it."""
+    """The reason, in one line, why a function returned nothing; `traceback` is for the author of the function."""
 
     reason: str
     traceback: str
@@ -35,7 +35,7 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
     except EOFError:
         process.join()
         outcome = Failure(_ending(process.exitcode), "")
-    except BaseException:  # Ctrl-C, SIGTERM: it only measures, so that nothing is lost
+    except BaseException:  # such as Ctrl-C or SIGTERM: the process only measures, so that nothing is lost
         if process.pid is not None:
             process.kill()
         raise

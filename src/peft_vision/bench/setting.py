@@ -1,4 +1,5 @@
-"""Holds the setting in which all methods are measured: one backbone, head, optimizer and trainer on random images."""
+"""This module holds the setting in which all methods are measured: one backbone, head, optimizer and trainer, on random
+images."""
 
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ _BATCHES = 2  # so that a batch is not always the same memory
 
 @dataclass(frozen=True)
 class Setting:
-    """`warmup` rounds of `steps` steps come before the `repeats` rounds that count."""
+    """The setting that all methods share; `warmup` rounds of `steps` steps precede the `repeats` rounds that count."""
 
     backbone: Backbone
     head: Head
@@ -36,11 +37,11 @@ class Setting:
     steps: int
 
     def vit(self) -> VisionTransformer:
-        """The backbone, on the CPU."""
+        """Load the backbone, on the CPU."""
         return load_backbone(self.backbone, seed=self.seed)
 
     def model(self, method: Method) -> Model:
-        """As a run begins with it."""
+        """Return the model with which a run begins, on the device."""
         model = assemble(
             self.vit(),
             method=method,
@@ -53,7 +54,7 @@ class Setting:
         return model.to(self.world.device)
 
     def images(self) -> Images:
-        """uint8 noise at the backbone's size, some batches of it, in memory."""
+        """Return a few batches of uint8 noise, (n, 3, S, S) at the backbone's size, in memory."""
         count, size = _BATCHES * self.trainer.batch_size, self.backbone.preprocessing().size
         generator = torch.Generator().manual_seed(self.seed)
         pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)

@@ -1,6 +1,7 @@
-"""Every run of a sweep as a task of Ray, in a fresh process of a cluster, or of this machine where there is none.
+"""This module starts every run of a sweep as a Ray task, in a fresh process of a cluster or, without one, of this
+machine.
 
-Ray starts a run again whose process or machine died; it goes on from its saved state.
+Ray restarts a run whose process or machine died, and the run continues from its saved state.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ _DIED = 1
 
 
 class TasksOfRay(Elsewhere):
-    """`init`: of ray.init, such as a cluster's address; `task`: what each run asks for, as ray.remote takes it."""
+    """A launcher that starts runs as Ray tasks. `init`: arguments of ray.init, such as a cluster's address; `task`: the
+    resources that each run requests, as ray.remote takes them."""
 
     at_once = None
 

@@ -1,4 +1,5 @@
-"""A sweeper that Hydra can import with every command, --help too, because what it needs is imported when one begins."""
+"""This module holds a sweeper that Hydra can import with every command, even --help, because the imports that a sweep
+needs wait until one begins."""
 
 from typing import Any
 
@@ -8,7 +9,7 @@ from peft_vision.config import locate
 
 
 class Deferred(Sweeper):
-    """`target`: the dotted path of the class that sweeps."""
+    """A sweeper that hands all calls to another one. `target`: the dotted path of that sweeper's class."""
 
     target: str
 

@@ -1,6 +1,6 @@
-"""Hydra launchers that give every run of a sweep a process of its own.
+"""This module is the base of Hydra launchers that give every run of a sweep a process of its own.
 
-Runs that share a process leak state into each other: the threads of torch, its default type, what a library keeps.
+Runs that share a process leak state into each other: torch's threads, its default dtype, the caches of libraries.
 """
 
 import os
@@ -21,21 +21,23 @@ _OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.swe
 
 
 class Elsewhere(Launcher):
-    """A subclass says how jobs are carried out."""
+    """A launcher that turns runs into jobs; a subclass carries the jobs out."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
 
     @abstractmethod
     def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-        """The number of each job and its exit code, as they end; a signal that killed it is negative.
+        """Yield the number of each job and its exit code as it ends; a job that a signal killed has the negative signal
+        number.
 
-        `starts(number)` is called when one begins; where it is called before, False says that there is nothing left to
-        do, which is exit code 0. When the iterator is closed, what still runs is ended.
+        `starts(number)` is called when a job begins. If it is called before the job is started and returns False, there
+        is nothing left to do, and the exit code is 0. Closing the iterator ends the jobs that still run, unless the
+        launcher is told to leave them.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """As Hydra's own sweepers call it."""
+        """Run the jobs for one of Hydra's own sweepers; the return value of each is its error, or None."""
         setup_globals()
         jobs = [
             self.job(overrides, self.folder / f"{initial_job_idx + n}") for n, overrides in enumerate(job_overrides)
@@ -53,7 +55,7 @@ class Elsewhere(Launcher):
         return Path(str(self.config.hydra.sweep.dir))
 
     def job(self, overrides: Sequence[str], folder: Path) -> Job:
-        """The command of one point, logged to `folder`; a command line like the sweep's own, but of one run."""
+        """Return the job of one point, whose log goes to `folder`: the sweep's own command line, reduced to one run."""
         given = get_args_parser().parse_known_args(sys.argv[1:])[0]
         flags = {
             "--config-dir": given.config_dir,

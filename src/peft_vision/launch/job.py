@@ -1,4 +1,4 @@
-"""One run of a sweep as a command of its own, wherever its process is started."""
+"""This module describes one run of a sweep as a command of its own, wherever its process is started."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from peft_vision.config import ConfigError
 from peft_vision.printable import complain
 
 _SAID = "peft-vision: "
-_READ_BYTES = 2**16  # of the end of a log
-_OF_SHELLS = 128  # which end with that much more than the number of the signal that killed what they ran
+_READ_BYTES = 2**16  # read from the end of a log
+_OF_SHELLS = 128  # a shell's exit code is this plus the number of the signal that killed its command
 
 
 @dataclass(frozen=True)
 class Job:
-    """`arguments`: what follows `peft-vision` on the command line. `log`: receives what the run prints; `begins`: from
-    which byte on."""
+    """The command of one run. `arguments`: what follows `peft-vision` on the command line. `log`: the file that
+    receives what the run prints; `begins`: the byte of the log at which this attempt's output begins."""
 
     arguments: tuple[str, ...]
     log: Path
@@ -27,11 +27,11 @@ class Job:
 
     @classmethod
     def of(cls, arguments: Sequence[str], log: Path) -> "Job":
-        """`log` goes on where earlier attempts at the same run ended it."""
+        """Return a job that appends to `log`, after the output of earlier attempts at the same run."""
         return cls(tuple(arguments), log, log.stat().st_size if log.exists() else 0)
 
     def __call__(self) -> int:
-        """Runs it in this process, which can do nothing else afterwards; returns the exit code."""
+        """Run the command in this process, which can do nothing else afterwards, and return the exit code."""
         from peft_vision.cli import main  # here, because the process that starts others does not need it
 
         self.take_output()
@@ -49,7 +49,7 @@ class Job:
         return 0
 
     def take_output(self) -> None:
-        """Whatever this process and those it starts print from now on goes to `log`."""
+        """Redirect all further output of this process, and of those it starts, to `log`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream in (1, 2):
@@ -57,13 +57,13 @@ class Job:
         os.close(descriptor)
 
     def say(self, message: str) -> None:
-        """Last words of whoever ended it, where it could say none itself."""
+        """Append a final message to the log of a run that ended without one."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
             file.write(f"\n{_SAID}{message}\n")
 
     def fault(self, exit_code: int) -> ConfigError | None:
-        """Why it ended so, by its last words; None where all is well."""
+        """Return the error of a run that ended with this exit code, in the words of its log; None for code 0."""
         if exit_code == 0:
             return None
         said, reason = self._last_words()
@@ -76,7 +76,8 @@ class Job:
         return kinds.get(exit_code, ConfigError)(reason or said or f"ended with exit code {exit_code}")
 
     def _last_words(self) -> tuple[str, str]:
-        """The last line; and the message of the command, else the exception of a traceback, if there is one."""
+        """Return the log's last line, and the command's last message or else the exception of a traceback; "" for
+        either that is missing."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(self.begins, os.fstat(file.fileno()).st_size - _READ_BYTES))

@@ -1,4 +1,4 @@
-"""Options of launchers and sweepers, which Hydra builds itself and does not check."""
+"""This module checks the options of launchers and sweepers, which Hydra builds itself without checking them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from peft_vision.config import build
 
 
 def checked(kind: type, options: Mapping[str, Any], where: str) -> Any:
-    """The component of that `kind`, of values as Hydra passes them. ConfigError with all faults."""
+    """Build the component `kind` from options as Hydra passes them; ConfigError lists all faults."""
     plain = {
         key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in options.items()
     }

@@ -1,7 +1,7 @@
-"""Every run in a fresh process of this machine, several at a time.
+"""This module executes every run of a sweep in a fresh process of this machine, several at a time.
 
-A server that has imported torch and timm forks them, so that one costs well under a second to start. They end with the
-sweep, whatever ends that.
+A server that has imported torch and timm forks the processes, so that each takes well under a second to start. They end
+with the sweep, however it ends.
 """
 
 import shlex
@@ -21,15 +21,16 @@ from peft_vision.launch.job import Job
 from peft_vision.launch.options import checked
 from peft_vision.launch.worker import Worker
 
-_GRACE_SECONDS = 7.5  # for runs to end by themselves, once they are told to: within the sweep's own time
-_KILLED_SECONDS = 1.0  # for the system to end what it was told to kill
+_GRACE_SECONDS = 7.5  # for runs to end by themselves after SIGTERM: within the time that the sweep itself has to end
+_KILLED_SECONDS = 1.0  # for the system to end processes after SIGKILL
 
 
 @component
 class PoolOptions:
-    """`jobs`: runs at a time; None: one for each device. `devices`: GPUs by number or name, each run sees one of them.
-    `threads`: of torch, in each run; None: what torch takes by itself, divided among the runs, or OMP_NUM_THREADS.
-    `prefix`: words in front of each command, such as srun's, which then starts a Python of its own."""
+    """The options of the pool. `jobs`: runs at a time; None: one for each device. `devices`: GPUs by number or name, of
+    which each run sees one. `threads`: torch's threads in each run; None: OMP_NUM_THREADS or else torch's default
+    divided among the runs. `prefix`: words in front of each command, such as srun's; each run then starts a Python of
+    its own."""
 
     jobs: PositiveInt | None
     devices: tuple[int | str, ...] | None
@@ -70,26 +71,26 @@ class PoolOfProcesses(Elsewhere):
 
 
 def _ended(workers: dict[int, Worker], seconds: float | None) -> list[tuple[int, int]]:
-    """The numbers and exit codes of those that have, once one may have, or after so long."""
+    """Wait until a worker may have ended, or for `seconds`; return the numbers and exit codes of those that have."""
     numbers = {workers[number].sentinel: number for number in workers}
     codes = [(numbers[ready], workers[numbers[ready]].exit_code()) for ready in wait(list(numbers), seconds)]
     return [(number, code) for number, code in codes if code is not None]
 
 
 def _end(workers: dict[int, Worker]) -> None:
-    """All of them: told to, then killed."""
+    """Terminate all workers, then kill those that are left."""
     for worker in workers.values():
         worker.send(signal.SIGTERM)
     try:
         _await(workers, _GRACE_SECONDS)
-    finally:  # in spite of a second Ctrl-C
+    finally:  # even after a second Ctrl-C
         for worker in workers.values():
             worker.send(signal.SIGKILL)
         _await(workers, _KILLED_SECONDS)
 
 
 def _await(workers: dict[int, Worker], seconds: float) -> None:
-    """Takes out of `workers` what ends within that time."""
+    """Wait for up to `seconds`, and remove the workers that end from `workers`."""
     deadline = monotonic() + seconds
     while workers and (left := deadline - monotonic()) > 0:
         for number, _ in _ended(workers, left):

@@ -1,6 +1,6 @@
-"""Has the process that forks runs end with its sweep, even during the imports that follow, which take seconds.
+"""This module makes the process that forks runs end with its sweep, even during its other imports, which take seconds.
 
-That process imports this module before all else, and no other may import it.
+That process imports this module before all else, and no other process may import it.
 """
 
 from peft_vision.lifeline import die_with_parent

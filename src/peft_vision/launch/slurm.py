@@ -1,6 +1,7 @@
-"""Every run of a sweep as a job of Slurm, through submitit; all of them are one array.
+"""This module submits every run of a sweep as a Slurm job, through submitit, in arrays as large as Slurm allows.
 
-The sweep waits for its jobs. Where it is killed they go on, and the same sweep again submits what is not done by then.
+The sweep waits for its jobs. If the sweep is killed they go on, and the same sweep again submits what is not done by
+then.
 """
 
 import logging
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from peft_vision.launch.submitted import Submitted
 
 logger = logging.getLogger("peft_vision")
-_LATE_POLLS = 3  # a shared file system may show that much later what a job wrote at its end
+_LATE_POLLS = 3  # a shared file system may show what a job wrote at its end that many polls late
 
 
 class JobsOfSlurm(Elsewhere):
-    """`folder`: for submitit's files, which all nodes have to see. `poll_seconds`: between two looks at the queue.
-    `max_num_timeout`: how often a job is queued again when its time is up. `cancel`: whether the jobs end with the
-    sweep. `sbatch`: what else submitit knows of sbatch, in its words. None: Slurm's default."""
+    """A launcher that submits runs to Slurm. `folder`: for submitit's files, which all nodes have to see.
+    `poll_seconds`: between two looks at the queue. `max_num_timeout`: how often a job is queued again when its time is
+    up. `cancel`: whether the jobs end with the sweep. `sbatch`: further options of sbatch, under submitit's names.
+    None stands for Slurm's default."""
 
     at_once = None
 
@@ -58,11 +60,11 @@ class JobsOfSlurm(Elsewhere):
             "job_name": name,
             "time": timeout_min,
             "cpus_per_task": cpus_per_task,
-            # which srun does not take from sbatch any more, since 22.05
+            # since Slurm 22.05 srun does not inherit this from sbatch
             "srun_args": None if cpus_per_task is None else [f"--cpus-per-task={cpus_per_task}"],
             "ntasks_per_node": tasks_per_node,
             "mem": None if mem_gb is None else f"{round(1024 * mem_gb)}M",
-            # first, since the user's commands take of the job's time
+            # first, since the user's commands count towards the job's time limit
             "setup": [noted(timeout_min), *setup],
         }
         self.parameters = {name: _plain(value) for name, value in of_submitit.items() if value is not None}
@@ -78,7 +80,8 @@ class JobsOfSlurm(Elsewhere):
                 logger.info("%d jobs of Slurm go on by themselves", len(waiting))
 
     def _submit(self, jobs: Sequence[Job]) -> list["Submitted"]:
-        """In arrays as large as Slurm takes them."""
+        """Submit the jobs in arrays as large as Slurm allows. If one cannot be submitted, cancel the others and raise
+        ConfigError."""
         if find_spec("submitit") is None:
             raise ConfigError("hydra/launcher: jobs of Slurm need submitit; pip install 'peft-vision[slurm]'")
         if shutil.which("sbatch") is None:
@@ -111,7 +114,7 @@ class JobsOfSlurm(Elsewhere):
         return submitted
 
     def _followed(self, waiting: dict[int, "Submitted"], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-        """Takes out of `waiting` what has ended."""
+        """Yield the number and exit code of each job as it ends, and remove it from `waiting`."""
         queue = Queue()
         begun: set[str] = set()
         held: set[str] = set()
@@ -138,5 +141,5 @@ class JobsOfSlurm(Elsewhere):
 
 
 def _plain(value: object) -> object:
-    """Lists and dictionaries of Python's, for submitit."""
+    """Return OmegaConf's lists and dictionaries as Python's, for submitit, and other values as they are."""
     return OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value

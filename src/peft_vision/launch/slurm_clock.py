@@ -1,4 +1,4 @@
-"""When a job of Slurm ends, which not every Slurm tells its jobs."""
+"""This module keeps the time at which a Slurm job will end, which not every Slurm tells its jobs."""
 
 import os
 import threading
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from time import time
 
 _ENDS = "PEFT_VISION_JOB_ENDS"  # seconds since 1970
-_MARGIN_SECONDS = 15.0  # for a run that is still in the epoch in which it was warned, to be queued again
+_MARGIN_SECONDS = 15.0  # to queue a run again that is still in the epoch in which it was warned
 
 
 def noted(minutes: int) -> str:
-    """The command of the shell that a job begins with."""
+    """Return the shell command that a job begins with, which exports the time of its end; `minutes`: its time limit."""
     return f"export {_ENDS}=$(($(date +%s) + {60 * minutes}))"
 
 
 @contextmanager
 def reminded(signum: int) -> Iterator[None]:
-    """Within, this process gets the signal shortly before the end of its job."""
+    """Send this process the signal shortly before the end of its job, unless the block has ended by then."""
     reminder = threading.Timer(float(os.environ[_ENDS]) - time() - _MARGIN_SECONDS, os.kill, (os.getpid(), signum))
     reminder.daemon = True
     reminder.start()

@@ -1,4 +1,4 @@
-"""A run as a job of Slurm, from the inside: ahead of its time limit it saves its state and has Slurm queue it again."""
+"""This module runs inside a Slurm job: ahead of the time limit the run saves its state and has Slurm queue it again."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from peft_vision.launch.slurm_clock import reminded
 from peft_vision.ranks import number
 
 _WARNING = signal.SIGUSR2  # submitit's choice
-_FATE_SECONDS = 300.0  # for Slurm to end a job that it told to end
+_FATE_SECONDS = 300.0  # for Slurm to end a job that it has sent SIGTERM
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class SlurmJob:
     job: Job
 
     def __call__(self) -> int:
-        """The exit code of the run. Does not return where the job is queued again."""
-        queue_again = signal.getsignal(_WARNING)  # submitit's; but a warned run ends when it is ready to
+        """Run the job and return its exit code; do not return if the job is queued again."""
+        queue_again = signal.getsignal(_WARNING)  # submitit's handler, called once a warned run has ended by itself
         if "SLURM_CPUS_PER_TASK" in os.environ:
             os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
         if (number("SLURM_NTASKS", least=1) or 1) > 1:
@@ -40,17 +40,17 @@ class SlurmJob:
             except UncompletedJobError as error:
                 self.job.say(f"{error} The same command goes on from the last saved epoch")
         if exit_code == 128 + signal.SIGTERM:
-            sleep(_FATE_SECONDS)  # cancelled, or making room and queued again: it is for Slurm to say, not for a result
+            sleep(_FATE_SECONDS)  # cancelled, or preempted and queued again: Slurm decides which, so report no result
         return exit_code
 
     def checkpoint(self) -> DelayedSubmission:
-        """As submitit asks for what to do after the queue: the same."""
+        """Return what submitit runs after the job was queued again, which is the same job."""
         return DelayedSubmission(self)
 
 
 @contextmanager
 def _output_kept() -> Iterator[None]:
-    """Gives this process its output back, for what submitit has to say."""
+    """Restore this process's output after the block, for submitit's own messages."""
     kept = [os.dup(stream) for stream in (1, 2)]
     try:
         yield

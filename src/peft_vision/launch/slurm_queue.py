@@ -1,4 +1,4 @@
-"""Asks Slurm for the states of its jobs with squeue, since sacct reports nothing where there is no accounting."""
+"""This module asks Slurm for the states of jobs with squeue, since sacct reports nothing without accounting."""
 
 import re
 import subprocess
@@ -21,35 +21,37 @@ _OVER = (
 )
 _FORGOTTEN = "forgotten by Slurm"
 _UNKNOWN = "unknown, as Slurm does not answer"
-_SILENT_SECONDS = 3600.0  # without an answer, until Slurm is given up: its controller restarts now and then
+_SILENT_SECONDS = 3600.0  # without an answer until the sweep gives up: Slurm's controller restarts now and then
 
 
 @dataclass(frozen=True)
 class Standing:
-    """`state` in Slurm's words, or one of the above; `reason`: why it does not run."""
+    """The state of a Slurm job. `state`: Slurm's word, or _FORGOTTEN or _UNKNOWN; `reason`: why the job does not
+    run."""
 
     state: str
     reason: str
 
     @property
     def is_over(self) -> bool:
-        """So it seems: Slurm may still queue it again."""
+        """Whether the job seems to be over; Slurm may still queue it again."""
         return self.state in (*_OVER, _FORGOTTEN)
 
     @property
     def is_held(self) -> bool:
-        """It waits for a person."""
+        """Whether the job waits for a person to release it."""
         return "held" in self.reason.lower()
 
 
 class Queue:
-    """The queue, looked at time and again."""
+    """A reader of Slurm's queue that puts up with a controller that is silent for a while."""
 
     def __init__(self) -> None:
         self._answered = monotonic()
 
     def look(self, jobs: Sequence[str]) -> dict[str, Standing]:
-        """Return the standing of each job by its id, which is `<array>_<number>` in an array."""
+        """Return the standing of each job by its id, which is `<array>_<number>` in an array. ConfigError if Slurm has
+        not answered for too long."""
         arrays = sorted({job.partition("_")[0] for job in jobs})
         answer = subprocess.run(
             ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%T|%r"],
@@ -68,13 +70,13 @@ class Queue:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Those that are over already are none of its concern."""
+    """Cancel the jobs, and ignore those that are over already."""
     if listed := list(jobs):
         subprocess.run(["scancel", "--quiet", *listed], capture_output=True, check=False)
 
 
 def largest_array() -> int:
-    """Jobs in one array, at most."""
+    """Return the largest number of jobs in one array. ConfigError if Slurm does not answer."""
     answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", answer.stdout)
     if found is None:

@@ -1,4 +1,4 @@
-"""A run in Slurm's hands, from the outside."""
+"""This module reads the outcome of a submitted Slurm job from the outside."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from peft_vision.launch.job import Job
 
 @dataclass(frozen=True)
 class Submitted:
-    """`job_id`: as squeue has it; `folder`: of submitit's files, which are removed once the run has ended."""
+    """A run that was submitted to Slurm. `job_id`: the id in squeue; `folder`: the folder of submitit's files, which
+    are removed once the run has ended."""
 
     job_id: str
     folder: Path
@@ -20,7 +21,7 @@ class Submitted:
     def exit_code(self) -> int | None:
         """Return the run's exit code once the run has ended and reported it, else None."""
         file = self._paths.result_pickle
-        os.scandir(file.parent).close()  # has a network file system look again for new files
+        os.scandir(file.parent).close()  # makes a network file system look again for new files
         if not file.is_file():
             return None
         outcome, result = pickle_load(file)
@@ -31,7 +32,7 @@ class Submitted:
         return result if outcome == "success" else 1
 
     def lost(self, state: str) -> int:
-        """The exit code of one that ended in Slurm's `state` without a word of its own. The run's log says so."""
+        """Note in the run's log that the job ended in Slurm's `state` without a result, and return exit code 1."""
         file = self._paths.stderr
         lines = file.read_text(errors="replace").split("\n") if file.is_file() else []
         why = [line for line in lines if "error" in line.lower()][-1:]  # such as srun's and slurmstepd's

@@ -1,4 +1,4 @@
-"""A command that forks as it likes, such as a run behind srun, time or a shell, and ends as a whole."""
+"""This module runs a command that may fork freely, such as a run behind srun or a shell, and ends it as a whole."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ from subprocess import Popen
 
 from peft_vision.lifeline import adopt_orphans, die_with_parent, follow_parent, lifeline
 
-_GRACE_SECONDS = 7.0  # for the run to end by itself, once it is told to
-_AGAIN_SECONDS = 0.02  # for what was forked meanwhile
+_GRACE_SECONDS = 7.0  # for the run to end by itself after SIGTERM
+_AGAIN_SECONDS = 0.02  # until processes are looked for again, since some may have been forked meanwhile
 
 
 def carried_out(prefix: Sequence[str], run: Sequence[str]) -> int:
-    """The exit code of the command `run` with `prefix` in front of it; a signal that killed it is negative.
+    """Run the command `run` with `prefix` in front of it, and return the exit code, negative for a signal.
 
-    No process of theirs on this machine is left when this returns, or once this process is gone. SIGTERM and the end of
-    the parent tell the run to end by itself; what is left after a while is killed. For the main thread of a process
-    that does nothing else.
+    None of their processes on this machine is left when this returns, or once this process is gone. SIGTERM and the end
+    of the parent ask the run to end by itself; what is left after a grace period is killed. This must be called in the
+    main thread of a process that does nothing else.
     """
     adopt_orphans()
     with lifeline() as (held, variables):
@@ -28,7 +28,7 @@ def carried_out(prefix: Sequence[str], run: Sequence[str]) -> int:
             [*prefix, *run],
             env={**os.environ, **variables},
             pass_fds=[held],
-            process_group=0,  # Ctrl-C is for the sweep to hear
+            process_group=0,  # so that Ctrl-C reaches the sweep alone
             preexec_fn=die_with_parent,
         )
         signal.signal(signal.SIGALRM, lambda *_: _kill(process))
@@ -38,7 +38,8 @@ def carried_out(prefix: Sequence[str], run: Sequence[str]) -> int:
 
 
 def _followed(process: Popen, run: Sequence[str]) -> int:
-    """The exit code of `process`, or of the run where that goes on without it. What else stays behind is killed."""
+    """Return the exit code of `process`, or if that is 0 the one of a run that outlived it. Kill whatever else stays
+    behind."""
     ended: dict[int, int] = {}
     runs: set[int] = set()
     with suppress(ChildProcessError):
@@ -56,9 +57,9 @@ def _followed(process: Popen, run: Sequence[str]) -> int:
 
 
 def _tell(process: Popen, run: Sequence[str]) -> None:
-    """The run, whatever is in front of it, which ends as it does after any other; where it is on another machine, the
-    process."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second time would be: at once
+    """Send SIGTERM to the run, not to the prefix, which ends by itself after it; or to `process` if the run is on
+    another machine. What is left after the grace period is killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would make the run end at once
     _kill_within(_GRACE_SECONDS)
     for pid in list(_runs(run)) or [process.pid]:
         _send(pid, signal.SIGTERM)
@@ -69,7 +70,7 @@ def _kill_within(seconds: float) -> None:
 
 
 def _kill(process: Popen) -> None:
-    """All that is below this one."""
+    """Kill all descendants of this process, or the process group where the system does not list them."""
     children = _children()
     for pid in _below(os.getpid(), children):
         _send(pid, signal.SIGKILL)
@@ -84,8 +85,8 @@ def _send(pid: int, signum: int) -> None:
 
 
 def _begun_runs(run: Sequence[str]) -> list[int]:
-    """`_runs`, once no fork of the prefix is left that could still become the run: a shell may put it in the background
-    and end before that fork executes it."""
+    """Return the processes of `_runs`, once no fork of the prefix is left that could still become the run: a shell may
+    put the run in the background and end before that fork executes it. Wait for `_GRACE_SECONDS` at most."""
     deadline = time.monotonic() + _GRACE_SECONDS
     while not (alive := list(_runs(run))) and _is_about_to_run(run) and time.monotonic() < deadline:
         time.sleep(_AGAIN_SECONDS)
@@ -93,7 +94,7 @@ def _begun_runs(run: Sequence[str]) -> list[int]:
 
 
 def _is_about_to_run(run: Sequence[str]) -> bool:
-    """Whether a process below this one has the run at the end of its command and no process of its own yet."""
+    """Whether a descendant without children has a command that ends with the run, which it may still execute."""
     children = _children()
     return any(
         not children.get(pid) and _read(Path(f"/proc/{pid}/cmdline")).endswith(_command_line(run))
@@ -102,12 +103,12 @@ def _is_about_to_run(run: Sequence[str]) -> bool:
 
 
 def _runs(run: Sequence[str]) -> Iterator[int]:
-    """The processes below this one that are the run, and not what it has forked itself."""
+    """Return the descendants of this process that are the run, without those that the run has forked itself."""
     return _topmost(os.getpid(), _children(), _command_line(run))
 
 
 def _command_line(command: Sequence[str]) -> bytes:
-    """The command as Linux shows it."""
+    """Return the command as /proc shows it: each word ends in a zero byte."""
     return b"".join(os.fsencode(word) + b"\0" for word in command)
 
 
@@ -126,10 +127,10 @@ def _below(pid: int, children: Mapping[int, Sequence[int]]) -> Iterator[int]:
 
 
 def _children() -> dict[int, list[int]]:
-    """By their parent, all processes of this machine; none where the system does not show them so."""
+    """Return all processes of this machine by their parent; none where the system has no /proc."""
     children = defaultdict(list)
     for path in Path("/proc").glob("[0-9]*/stat"):
-        pid, _, facts = _read(path).rpartition(b")")  # the name, in brackets, may hold some itself
+        pid, _, facts = _read(path).rpartition(b")")  # the name, in brackets, may itself contain brackets
         if facts:
             children[int(facts.split()[1])].append(int(pid.split()[0]))
     return children

@@ -1,4 +1,4 @@
-"""A process of this machine for one job, forked from a server that has imported torch and timm."""
+"""This module starts a process of this machine for one job, forked from a server that has imported torch and timm."""
 
 import os
 import signal
@@ -15,15 +15,16 @@ from peft_vision.lifeline import follow_parent
 
 _IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.request", "peft_vision.task.train"]
 _IMPORTED = ["peft_vision.launch.server", *_IMPORTED]
-_STARTS = 3  # tries, where the server dies meanwhile
-_SERVER_DIED = 255  # what multiprocessing takes for the exit code of a process then, which may be at work all the same
+_STARTS = 3  # tries to start a process, since the server may die meanwhile
+_SERVER_DIED = 255  # multiprocessing's exit code for a process whose server died; the process may still be at work
 
 
 class Worker:
-    """`slot`: its place among those at work at the same time. Told by itself of its end, and else by the server."""
+    """A process that runs one job. `slot`: its place among the processes at work at the same time. The process reports
+    its own exit code; if it cannot, the server does."""
 
     def __init__(self, job: Job, slot: int, *settings: object) -> None:
-        """`settings`: further arguments of `work`. ConfigError where no process can be started."""
+        """Start the process; `settings`: further arguments of `work`. ConfigError if no process can be started."""
         self.job, self.slot = job, slot
         self._is_watched = True
         context = get_context("forkserver")
@@ -43,23 +44,24 @@ class Worker:
 
     @property
     def sentinel(self) -> int | Connection:
-        """Ready, for multiprocessing's `wait`, when `exit_code` may have something new to tell."""
+        """The object that becomes ready, for multiprocessing's `wait`, when `exit_code` may have changed."""
         return self._process.sentinel if self._is_watched else self._said
 
     def exit_code(self) -> int | None:
-        """Once the sentinel is ready. None: still at work, only the server is gone that would have told."""
+        """Return the exit code, once the sentinel is ready; None if the process is still at work and only the server,
+        which would have reported its end, is gone."""
         if self._is_watched:
             self._process.join()
         code = self._process.exitcode
         try:
             if self._said.poll():
                 return self._said.recv()
-        except (EOFError, OSError):  # it ended without a word
+        except (EOFError, OSError):  # the process ended without reporting a code
             if code != _SERVER_DIED:
                 return code
             self.job.say("killed, and so was the process that forks the runs of a sweep")
             return 1
-        if code != _SERVER_DIED:  # a process that it had forked keeps the line open
+        if code != _SERVER_DIED:  # a process that it had forked keeps the pipe open
             return code
         self._is_watched = False
         return None
@@ -72,7 +74,7 @@ class Worker:
 def work(
     says: Connection, job: Job, device: int | str | None, threads: int | None, at_once: int, prefix: Sequence[str]
 ) -> None:
-    """In the new process: becomes the job."""
+    """Run the job in the new process, send the exit code to `says`, and exit with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
@@ -86,7 +88,7 @@ def work(
         follow_parent()
         _share_threads(threads, at_once)
         code = job()
-    with suppress(OSError):  # nobody hears it any more
+    with suppress(OSError):  # the sweep is gone
         says.send(code)
     raise SystemExit(code)
 

@@ -1,4 +1,4 @@
-"""Sets that are published as NumPy files: read without unpickling, and refused unless whole."""
+"""This module reads sets published as NumPy files, without unpickling, and refuses files that are not whole."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,8 @@ from peft_vision.regular import open_regular
 
 
 def require(paths: Iterable[Path], *, source: str) -> None:
-    """ConfigError for the first of `paths` that is not there; `source`: where it comes from, and how large it is."""
+    """Raise ConfigError for the first of `paths` that is not a readable file; `source`: where it comes from, and how
+    large it is."""
     for path in paths:
         if not path.exists():
             raise ConfigError(f"path: no {path}\nit comes from {source}; set path to the folder that holds {path.name}")
@@ -22,7 +23,7 @@ def require(paths: Iterable[Path], *, source: str) -> None:
 
 
 def regular(path: Path) -> Path:
-    """`path` itself. ConfigError, which names it, unless it is a regular file that can be read."""
+    """Return `path` itself. ConfigError, which names it, unless it is a regular file that can be read."""
     try:
         open_regular(path).close()
     except OSError as error:
@@ -31,7 +32,8 @@ def regular(path: Path) -> Path:
 
 
 def read_array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
-    """uint8, mapped rather than read. `shape` has None where any size will do."""
+    """Return a uint8 array, memory-mapped rather than read. `shape` has None where any size will do. ConfigError for
+    another dtype or shape."""
     array = _load(path)
     fits = array.ndim == len(shape) and all(want in (None, size) for want, size in zip(shape, array.shape, strict=True))
     if array.dtype != np.uint8 or not fits:
@@ -41,7 +43,7 @@ def read_array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def class_ids(path: Path, *, of: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
-    """(count,) places in `classes`, of the images in the file `of`."""
+    """Return the labels of the images in the file `of`: (count,) indices into `classes`. ConfigError for others."""
     return whole_numbers(_load(path), path, first=0, last=len(classes) - 1, count=count, of=of.name, key="path")
 
 

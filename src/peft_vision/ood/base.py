@@ -1,4 +1,4 @@
-"""Out-of-distribution sets: pictures from elsewhere, of classes that a run knows from its training data.
+"""This module defines out-of-distribution sets: pictures of other origin, of classes that a run was trained on.
 
 A set is one shift or several (domains, corruptions, regions). Its classes are matched to the run's by name, so that no
 index of one list is ever taken for an index of the other.
@@ -15,7 +15,7 @@ from peft_vision.data.pictures import Labelled
 
 @dataclass(frozen=True)
 class Shift:
-    """Pictures whose labels are places in `classes`, the set's own names of them."""
+    """A shift: pictures whose labels are indices into `classes`, the set's own class names."""
 
     labelled: Labelled
     classes: tuple[str, ...]
@@ -23,9 +23,9 @@ class Shift:
 
 @component
 class OOD(ABC):
-    """`rename`: the set's name of a class to the run's, where they differ. `missing`: classes of the run that the set
-    lacks; allow: they can be predicted like all others, mask: they cannot. `extra`: classes of the set that the run
-    does not know; drop: their pictures are left out."""
+    """A set of out-of-distribution images. `rename`: maps the set's name of a class to the run's, where they differ.
+    `missing`: classes of the run that the set lacks; allow: they can be predicted like all others, mask: they cannot.
+    `extra`: classes of the set that the run does not know; drop: their pictures are left out."""
 
     rename: dict[str, str]
     missing: Literal["allow", "mask", "error"]
@@ -33,10 +33,10 @@ class OOD(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ConfigError for what can be refused at little cost, above all a set that is not there; downloads
+        """Raise ConfigError for what can be refused at little cost, above all a set that is not there; download
         nothing."""
 
     @abstractmethod
     def open(self) -> Mapping[str, Shift]:
-        """By the name of the shift, nothing decoded; one shift alone may have the name "". ConfigError where the files
-        are not as they were published."""
+        """Return the shifts by name, without decoding anything; a single shift may have the name "". ConfigError if the
+        files are not as they were published."""

@@ -1,6 +1,6 @@
 """BREEDS: subclasses that a run was not trained on, of its superclasses (Santurkar et al., 2021, arXiv:2008.04859).
 
-ImageNet's val/ of the target subclasses; `data/breeds.py` has the source.
+The images are those of the target subclasses in ImageNet's val/; `data/breeds.py` has the source subclasses.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class Breeds(OOD):
-    """`path`: ImageNet's folder, the one that holds val/."""
+    """A set of the target subclasses, labelled by superclass. `path`: ImageNet's folder, the one that holds val/."""
 
     path: Annotated[str, FILE]
     name: Literal[NAMES]

@@ -13,7 +13,8 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class CIFAR10_1(OOD):
-    """`path`: the folder that holds `cifar10.1_v6_data.npy` and its labels; v4 has 2,021 images, v6 2,000."""
+    """The set CIFAR-10.1. `path`: the folder that holds `cifar10.1_v6_data.npy` and its labels; v4 has 2,021 images, v6
+    2,000."""
 
     path: Annotated[str, FILE]
     version: Literal["v4", "v6"]

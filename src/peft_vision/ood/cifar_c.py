@@ -31,7 +31,7 @@ _SOURCES = {
 
 @component
 class CIFARC(OOD):
-    """A shift for each corruption and severity, such as fog-3. `path` holds the arrays."""
+    """A set that has a shift for each corruption and severity, such as fog-3. `path`: the folder of the arrays."""
 
     path: Annotated[str, FILE]
     classes: Literal["cifar10", "cifar100"]

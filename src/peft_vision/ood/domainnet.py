@@ -1,4 +1,4 @@
-"""Domains of DomainNet that a run was not trained on (Peng et al., 2019, arXiv:1812.01754), each a shift."""
+"""DomainNet: domains that a run was not trained on (Peng et al., 2019, arXiv:1812.01754), each a shift."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,8 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class DomainNet(OOD):
-    """`lists`: where they lie in `path`, with {domain} and {split} in it."""
+    """A set that has a shift for each domain. `lists`: the path of the domains' lists within `path`, a text with
+    {domain} and {split}."""
 
     path: Annotated[str, FILE]
     domains: Annotated[tuple[Literal[DOMAINS], ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""FMoW-WILDS in regions or years that a run was not trained on (Christie et al., 2018, arXiv:1711.07846; Koh et al.,
+"""FMoW-WILDS: regions or years that a run was not trained on (Christie et al., 2018, arXiv:1711.07846; Koh et al.,
 2021, arXiv:2012.07421), each region a shift."""
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class FMoW(OOD):
-    """`path`: the folder that holds RELEASE_v1.1.txt; `split`: one of WILDS', id_* to 2012, val to 2015, test later."""
+    """A set that has a shift for each region. `path`: the folder that holds RELEASE_v1.1.txt; `split`: a split of
+    WILDS, id_* up to 2012, val up to 2015, test later."""
 
     path: Annotated[str, FILE]
     regions: Annotated[tuple[Literal[REGIONS], ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""A user's own pictures from elsewhere: one folder, or several, each with a sub-folder of pictures for every class.
+"""This module reads a user's own shifted pictures: one folder or several, each with a sub-folder for every class.
 
 path: photos                               path/cat/*.jpg  path/dog/**/*.png
 path: {art: pacs/art, sketch: pacs/sketch} two shifts
@@ -17,7 +17,7 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class ImageFolder(OOD):
-    """`path`: a folder, or a folder for each shift by name."""
+    """A set of the user's own pictures. `path`: a folder, or a folder for each shift by name."""
 
     path: Annotated[str | dict[str, str], FILE]
 
@@ -43,7 +43,8 @@ class ImageFolder(OOD):
 
 
 def read_folder(root: Path) -> Shift:
-    """The class folders in `root`, sorted by name."""
+    """Return the pictures of the class folders in `root`, classes sorted by name. ConfigError for a class without
+    images."""
     folders = sub_folders(root, key="path")
     found = class_files(folders, root, key="path")
     for folder, files in zip(folders, found, strict=True):

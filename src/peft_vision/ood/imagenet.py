@@ -1,6 +1,6 @@
-"""New pictures of ImageNet's classes: ImageNet-V2, -R, -A and -Sketch, in folders of their classes.
+"""This module reads new pictures of ImageNet's classes: ImageNet-V2, -R, -A and -Sketch, in folders of their classes.
 
-number  0/ to 999/, the labels of ImageNet (V2); sorted as text, as torchvision would, they would be other classes
+number  0/ to 999/, the labels of ImageNet (V2); torchvision would sort them as text and so mix up the classes
 wnid    n01440764/ and so on (R, A, Sketch)
 """
 
@@ -16,8 +16,8 @@ from peft_vision.ood.base import OOD, Shift
 
 @component
 class ImageNetLike(OOD):
-    """`synsets`: the classes that the set has, all 1,000, or those of ImageNet-R or -A; `source` is for the user who
-    lacks it."""
+    """A set of new pictures of ImageNet's classes. `synsets`: the set's classes, all 1,000 or those of ImageNet-R or
+    -A; `source`: where to get the set, for a user who lacks it."""
 
     path: Annotated[str, FILE]
     folders: Literal["wnid", "number"]
@@ -32,7 +32,7 @@ class ImageNetLike(OOD):
         return {"": Shift(read_folders(folder, folder, self._labels(), key="path"), synsets(self.synsets))}
 
     def _labels(self) -> dict[str, int]:
-        """By the name of the folder."""
+        """Return the labels by the names of the folders."""
         wnids = synsets(self.synsets)
         if self.folders == "wnid":
             return {wnid: label for label, wnid in enumerate(wnids)}

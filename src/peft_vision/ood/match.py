@@ -1,4 +1,4 @@
-"""Which class of a run each picture of an out-of-distribution set shows: by name, and never by index."""
+"""This module matches the classes of an out-of-distribution set to those of a run: by name, and never by index."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ _NAMED = 3  # classes that a message names
 
 @dataclass(frozen=True)
 class Matched:
-    """`labelled` by the run's class ids. `missing`: classes of the run that no picture shows; `dropped`: classes of the
-    set that the run does not know, whose pictures are left out; `predictable` (num_classes,) bool: those that a
-    prediction may name."""
+    """A shift matched to a run. `labelled`: the pictures, with the run's class ids. `missing`: classes of the run that
+    no picture shows; `dropped`: classes of the set that the run does not know, whose pictures are left out;
+    `predictable`, (num_classes,) bool: the classes that may be predicted."""
 
     labelled: Labelled
     missing: tuple[str, ...]
@@ -35,8 +35,8 @@ class Matched:
 
 
 def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> Matched:
-    """`classes`: the run's. ConfigError, which says which classes, where `ood` allows no difference or nothing is
-    common. `where` names the set in it."""
+    """Match a shift to `classes`, those of the run. ConfigError, which lists the classes, if they differ and `ood` does
+    not allow it, or if none is common; `where` names the set in the message."""
     names = [ood.rename.get(name, name) for name in shift.classes]
     if len(set(names)) < len(names):
         twice = sorted(name for name in set(names) if names.count(name) > 1)
@@ -75,7 +75,7 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
 
 
 def refuse_seen(shift: Labelled, seen: Iterable[Labelled], *, where: str) -> None:
-    """ConfigError where pictures of a shift are among those that a run trains on or chooses by."""
+    """Raise ConfigError if pictures of a shift are among those that a run trains on or chooses by."""
     own = dict(zip(shift.pictures.marks(shift.indices), shift.indices.tolist(), strict=True))
     for part in seen:
         if common := own.keys() & set(part.pictures.marks(part.indices)):
@@ -87,6 +87,6 @@ def refuse_seen(shift: Labelled, seen: Iterable[Labelled], *, where: str) -> Non
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few, quoted."""
+    """Return the first few names, quoted."""
     names = list(names)
     return ", ".join(map(repr, names[:_NAMED])) + (", ..." if names[_NAMED:] else "")

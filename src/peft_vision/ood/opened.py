@@ -1,4 +1,4 @@
-"""The out-of-distribution sets of a run: built, checked, opened and matched to its classes, each under its name.
+"""This module builds, checks and opens a run's out-of-distribution sets and matches them to its classes.
 
 A set's own messages begin with its key (`path: ...`); here they get the name of the set in front.
 """
@@ -18,7 +18,7 @@ RESERVED = ("mean", "worst", "pooled")
 
 
 def build_sets(nodes: Any) -> dict[str, OOD]:
-    """ConfigError with the faults of all of them."""
+    """Build the sets by name from their config nodes; ConfigError lists the faults of all of them."""
     if not isinstance(nodes, Mapping):
         raise ConfigError(f"ood: got {nodes!r}, should be sets by name; ood=stl10 or ood=[stl10,fmow] chooses")
     sets, faults = {}, []
@@ -38,15 +38,15 @@ def build_sets(nodes: Any) -> dict[str, OOD]:
 
 
 def check_sets(sets: Mapping[str, OOD]) -> None:
-    """ConfigError for the first that is not there."""
+    """Raise ConfigError for the first set whose check fails, such as one that is not there."""
     for name, ood in sets.items():
         with _named(name):
             ood.check()
 
 
 def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labelled]) -> dict[str, Matched]:
-    """The shifts of one set, each under `set` or `set/shift`. `seen`: the pictures that the run trains on or chooses
-    by, which no shift may hold."""
+    """Return the shifts of one set, each under `set` or `set/shift`. `seen`: the pictures that the run trains on or
+    chooses by, which no shift may hold. ConfigError if it does, or if set and run do not match."""
     with _named(name):
         shifts = ood.open()
     if not shifts:
@@ -68,7 +68,7 @@ def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labe
 
 
 def foresee(shifts: Mapping[str, Matched], name: str, data: Data) -> None:
-    """ConfigError for pictures of these shifts that cannot be scored, as far as that shows without decoding any."""
+    """Raise ConfigError if pictures of these shifts cannot be scored, where that shows without decoding any."""
     for shift, content in shifts.items():
         if not data.foreseen(content.labelled, label=f"ood {shift}"):
             raise ConfigError(f"ood.{name}: no picture of {shift} can be read")

@@ -4,7 +4,7 @@ path/test_X.bin  uint8 (n, 3, 96, 96), each channel column by column
 path/test_y.bin  uint8 (n,), from 1
 path/class_names.txt
 
-Read here rather than by torchvision, which wants 2.6 GB of unlabelled images beside them.
+The files are read here rather than by torchvision, which also requires 2.6 GB of unlabelled images.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 @component
 class STL10(OOD):
-    """`path`: the folder that holds test_X.bin."""
+    """A set of STL-10's test images. `path`: the folder that holds test_X.bin."""
 
     path: Annotated[str, FILE]
 

@@ -1,4 +1,5 @@
-"""Finds which images pass a model's backbone: what never changes in each phase, and what fits it."""
+"""This module finds what decides which images pass a model's backbone: what is frozen in each phase, and what fits the
+phase."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from peft_vision.seeding import derive
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """`frozen`: what can be stored, None where nothing can; `probe`: whether the head alone trains, on features that
-    are the same in every step; `first`: whether
-    it is the one that fits the head before all else; `solved`: whether a solver fits it."""
+    """The facts of one phase that decide its cost. `frozen`: kinds of observation that can be stored, None if none can;
+    `probe`: whether the head alone trains, on features that are the same in every step; `first`: whether it is the
+    phase that fits the head before all else; `solved`: whether a solver fits it."""
 
     frozen: frozenset[Kind] | None
     probe: bool
@@ -26,8 +27,9 @@ class PhaseFacts:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """`entries`: bytes of an image in the store, by kind; `names`: how their files end; `width`: of what the head
-    reads; `trained`: parameters, head included."""
+    """The facts of a model that decide its cost. `entries`: bytes of an image in the store, by kind; `names`: suffixes
+    of the names of their files, by kind; `width`: of the features that the head reads; `trained`: number of trained
+    parameters, head included."""
 
     phases: tuple[PhaseFacts, ...]
     entries: Mapping[Kind, int]

@@ -1,4 +1,5 @@
-"""Computes what runs cost: passes through the backbone, seconds and bytes; what runs share is counted once."""
+"""This module computes what runs cost: passes through the backbone, seconds and bytes; what runs share is counted
+once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,19 +10,19 @@ from peft_vision.plan.rates import Rates
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import Tally, walk
 
-_RECORDS = 64 * 2**10  # bytes of a run's folder beside its adapter: config, metrics, result, log
-_START = 0.6  # seconds of a process that are neither its model nor its work: benchmarks/sweep_overhead.py
+_RECORDS = 64 * 2**10  # bytes of a run's folder apart from its adapter: config, metrics, result, log
+_START = 0.6  # seconds of a process apart from its model and its work: benchmarks/sweep_overhead.py
 _SERVER = 4.0  # seconds in which a pool imports torch and timm, once for all its runs
 _ELSEWHERE = ("find",)  # acts that another device does no faster
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`runs`: that are left to do. Images that pass the backbone, each pass counted: `trained`, with gradients;
-    `scored`, without, those for the store included; `saved`, that there would be more without the store. Seconds:
-    `device`, which another device may take less of; `reading` pictures and the store; `starting` processes and models.
-    `disk`: bytes of runs; `store`: of what they add there. `unmeasured`: whether a solver is among them, which takes as
-    long as the data make it."""
+    """The cost of some runs. `runs`: the number left to do. Images that pass the backbone, counted at each pass:
+    `trained`, with gradients; `scored`, without, those for the store included; `saved`, how many more there would be
+    without the store. Seconds: `device`, which a faster device reduces; `reading` pictures and the store; `starting`
+    processes and models. `disk`: bytes of the runs' folders; `store`: bytes that they add to the store. `unmeasured`:
+    whether they include a solver, whose time depends on the data."""
 
     runs: float = 0.0
     trained: float = 0.0
@@ -53,8 +54,9 @@ class Cost:
 
 @dataclass
 class Bill:
-    """`costs`: by method and backbone, without what fills the store, which is in `shared`. `longest`: seconds of the
-    run that takes longest. `unread`: data sets that are not here, whose pictures take an unknown time to read."""
+    """The costs of all runs. `costs`: by method and backbone, without the filling of the store, which is in `shared`.
+    `longest`: seconds of the longest run. `unread`: data sets that are not here, so that the time to read their
+    pictures is unknown."""
 
     costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
     shared: Cost = field(default_factory=Cost)
@@ -66,14 +68,14 @@ class Bill:
         return sum(self.costs.values(), self.shared + Cost(starting=_SERVER))
 
     def on(self, devices: int) -> float:
-        """Seconds on so many at a time, at least: the longest run is done by one of them."""
+        """Return the least seconds on this many devices at a time, since one device does the whole longest run."""
         return max(self.total.seconds / devices, self.longest)
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A demand with the anatomy of its model, its rates, and the seconds to read a picture, None where there are none
-    here."""
+    """A demand with the anatomy of its model, its rates, and the seconds to read a picture, None if its pictures are
+    not here."""
 
     demand: Demand
     anatomy: Anatomy
@@ -82,7 +84,8 @@ class Priced:
 
 
 def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> Bill:
-    """In the order of the runs. `faster`: the device that will do it than the one that was measured."""
+    """Return the bill of all demands, taken in the order of the runs. `faster`: the speed of the device that will do
+    the work, as a multiple of the measured one's."""
     whole = Bill()
     for its in priced:
         demand = its.demand
@@ -131,7 +134,7 @@ def _filling(first: Tally, later: Tally, its: Priced, faster: float) -> Cost:
 
 
 def _seconds(tally: Tally, rates: Rates) -> tuple[float, float, bool]:
-    """On the device, elsewhere, and whether something could not be measured."""
+    """Return the seconds on the device, the seconds elsewhere, and whether some act could not be measured."""
     taken = {
         act: line.seconds(images=tally.images[act], calls=tally.calls[act])
         for act, line in rates.lines.items()

@@ -1,4 +1,4 @@
-"""Which images a run reads, told without decoding them: equal ones are stored once, whichever runs read them."""
+"""This module identifies the images that a run reads without decoding them; equal ones are stored once for all runs."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from peft_vision.experiment import Experiment
 from peft_vision.identity import digest, hashed
 from peft_vision.user_code import source_of
 
-_DIVIDES = ("stage", "augment")  # of data: beside what the pictures of a split are
+_DIVIDES = ("stage", "augment")  # keys of data that do not change which pictures there are
 _ROLES = {
     "all": {"train": "train", "val": "val", "test": "test"},
     "tune": {"train": "train", "val": "val"},
@@ -22,34 +22,34 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Content:
-    """The images that one config of data reads. `parts`: the pictures by split, None where they are not here; `marks`:
-    for each split a text that is equal where the pictures are."""
+    """The images that one config of data reads. `parts`: the pictures by split, None if they are not here; `marks`: for
+    each split a digest that is equal for equal pictures."""
 
     extent: Extent
     parts: Mapping[str, Labelled] | None
     marks: Mapping[str, str]
 
     def keys(self, experiment: Experiment) -> dict[str, str]:
-        """Return a key for the observations of each split: it stands for the store's own key, and is made of the same
-        things without reading weights or pixels."""
+        """Return a key for the observations of each split, which stands for the store's own key and is made of the same
+        inputs without reading weights or pixels."""
         data, backbone = experiment.data, experiment.backbone
         views = experiment.features.views if data.augment != "none" else 0
         common = [
             hashed(backbone),
             [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
-            None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which random weights are of
+            None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which decides random weights
         ]
         own = {split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks}
         return {split: digest([common, own[split], mark]) for split, mark in self.marks.items()}
 
 
 def contents(experiment: Experiment) -> Content:
-    """ConfigError where images are neither here nor of a known number."""
+    """Return the images that an experiment reads. ConfigError if they are not here and their number is not known."""
     data = experiment.data
     extent = data.extent()
     try:
         parts = data.parts()
-    except ConfigError:  # planned by the numbers of the benchmark
+    except ConfigError:  # then the plan goes by the known numbers of images
         described = {key: its for key, its in hashed(data).items() if key not in _DIVIDES}
         roles = _ROLES[data.stage]
         return Content(extent, None, {split: digest([described, roles[split]]) for split in extent.images})
@@ -57,7 +57,7 @@ def contents(experiment: Experiment) -> Content:
 
 
 def _seen(part: Labelled) -> str:
-    """Whatever the labels."""
+    """Return a digest of the pictures, whatever their labels."""
     sha = hashlib.sha256()
     for content in part.pictures.identify(part.indices):
         sha.update(content)

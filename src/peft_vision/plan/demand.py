@@ -1,4 +1,4 @@
-"""Counts the runs of a sweep that are still to be done, those of the same cost together."""
+"""This module counts the runs of a sweep that are still to be done, grouped by equal cost."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,13 @@ from peft_vision.optimizer.base import Stepper
 from peft_vision.plan.content import Content, contents
 from peft_vision.plan.expected import Expected
 
-_FREE = ("lr", "weight_decay", "momentum", "betas")  # of an optimizer: as fast with any value
+_FREE = ("lr", "weight_decay", "momentum", "betas")  # values of an optimizer that do not change its speed
 
 
 @dataclass
 class Demand:
-    """Runs of one kind on the same images. `experiment`: one of them; `keys`: what is stored of each split goes by
-    these; `times`: how many are left, not a whole number where it is not known yet which of several kinds they will
-    be."""
+    """The runs of one kind on the same images. `experiment`: one of them; `keys`: keys of the stored observations, by
+    split; `times`: how many runs are left, a fraction while it is unknown which of several kinds they will be."""
 
     experiment: Experiment
     content: Content
@@ -26,13 +25,13 @@ class Demand:
 
     @property
     def images(self) -> Mapping[str, int]:
-        """By split."""
+        """The numbers of images, by split."""
         return self.content.extent.images
 
 
 def demands(runs: Iterable[Expected]) -> list[Demand]:
-    """Return the demands of the runs that have not ended, in their order. ConfigError where images are neither here nor
-    of a known number."""
+    """Return the demands of the runs that have not ended, in their order. ConfigError if images are not here and their
+    number is not known."""
     opened: dict[str, Content] = {}
     found: dict[str, Demand] = {}
     for its in runs:
@@ -51,7 +50,7 @@ def demands(runs: Iterable[Expected]) -> list[Demand]:
 
 
 def kind(experiment: Experiment) -> str:
-    """Equal where a step takes as long, on images and classes as many."""
+    """Return a key that is equal if a step takes equally long, given equal numbers of images and classes."""
     config = experiment.config
     groups: dict[str, Any] = {name: config[name] for name in ("backbone", "method", "head", "features")}
     groups["trainer"] = {key: value for key, value in config["trainer"].items() if key != "epochs"}

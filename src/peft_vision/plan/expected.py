@@ -1,4 +1,4 @@
-"""Runs of a sweep before they are started."""
+"""This module describes the runs of a sweep before they are started."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ from peft_vision.experiment import Experiment
 
 @dataclass(frozen=True)
 class Expected:
-    """`times` runs like `experiment`: not a whole number where it is not known yet which of several kinds a run will be
-    of. `ended`: whether they are over already."""
+    """Some runs that a plan expects: `times` runs like `experiment`, a fraction while it is unknown which of several
+    kinds a run will be. `ended`: whether they are over already."""
 
     experiment: Experiment
     times: float = 1.0
@@ -18,13 +18,13 @@ class Expected:
 
 
 def evenly(experiments: Sequence[Experiment], times: float) -> list[Expected]:
-    """`times` runs in all, each as likely as the others."""
+    """Return `times` runs in all, spread evenly over the experiments."""
     return [Expected(its, times / len(experiments)) for its in experiments]
 
 
 def together(runs: Sequence[Expected]) -> list[Expected]:
-    """As a sweep starts them: where their methods read different things, the first to look at an image stores what any
-    of them reads."""
+    """Return the runs as a sweep starts them: if their methods read different kinds of observation, the first run that
+    reads an image stores all of these kinds."""
     left = [its.experiment for its in runs if not its.ended]
     reads = {frozenset(experiment.method.reads()) for experiment in left}
     if len(reads) < 2 or any(experiment.features.also for experiment in left):

@@ -1,4 +1,4 @@
-"""How long what a run does takes here: measured on random images, by the code that a run goes through."""
+"""This module measures how long the acts of a run take on this machine, on random images, with the code of a run."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -20,13 +20,14 @@ from peft_vision.seeding import derive
 from peft_vision.trainer import stepping
 
 Call = Callable[[], object]
-_SOLVED = 16  # epochs of a solver that are measured together: what comes before and after them takes as long as some
+_SOLVED = 16  # epochs of a solver that are measured together, since set-up and end take as long as some epochs
 _PART = 4  # the second size that is measured is a quarter of the first
 
 
 @dataclass(frozen=True)
 class Line:
-    """Seconds of something that is done to images: `call`, each time, however many; and for each `image`."""
+    """A line for the seconds of an act: `call` for each call, whatever the number of images, and `image` for each
+    image."""
 
     call: float
     image: float
@@ -36,7 +37,7 @@ class Line:
 
     @classmethod
     def through(cls, few: tuple[int, float], many: tuple[int, float]) -> "Line":
-        """Two measurements, each of a number of images and its seconds; never less than nothing for either."""
+        """Fit a line to two measurements, each a number of images and its seconds; both coefficients are at least 0."""
         (fewer, short), (more, long) = few, many
         image = (long - short) / (more - fewer) if more > fewer else long / more
         image = min(max(image, 0.0), long / more)
@@ -45,8 +46,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Rates:
-    """`lines`: of each act that could be measured; a solver takes as long as the data make it. Seconds: `setup`, until
-    a model is there; `forward`, of the bare backbone for an image."""
+    """The rates of one kind of run. `lines`: of each act that could be measured, which leaves out solvers whose time
+    depends on the data. Seconds: `setup`, until a model is built; `forward`, of the bare backbone for one image."""
 
     setup: float
     forward: float
@@ -54,7 +55,7 @@ class Rates:
 
 
 def measure(experiment: Experiment, acts: Collection[Act], setting: Setting) -> Rates:
-    """`setting`: with the batches and the number of classes of these runs."""
+    """Measure the rates of `acts`. `setting`: has the batch size and the number of classes of these runs."""
     started = perf_counter()
     model = setting.model(experiment.method)
     weights_hash(model.encoder.vit)
@@ -73,7 +74,8 @@ def measure(experiment: Experiment, acts: Collection[Act], setting: Setting) -> 
 
 
 def between(low: Rates, high: Rates, share: float) -> Rates:
-    """So far from `low` to `high`: with the number of classes, a head's time rises evenly."""
+    """Interpolate lines from `low` (`share` 0) to `high` (1), since the time of a head is linear in the number of
+    classes."""
 
     def at(first: float, last: float) -> float:
         return first + share * (last - first)
@@ -84,7 +86,7 @@ def between(low: Rates, high: Rates, share: float) -> Rates:
 
 
 class _Sample:
-    """A batch of random images, and what takes place with it in the model's present phase."""
+    """A batch of random images on which the acts of the model's present phase are measured."""
 
     def __init__(self, experiment: Experiment, model: Model, setting: Setting) -> None:
         self.count = setting.trainer.batch_size
@@ -96,7 +98,7 @@ class _Sample:
         self._common = {"trainer": setting.trainer, "workers": 0, "world": setting.world}
 
     def seconds(self, acts: Collection[Act]) -> dict[Act, float]:
-        """A call of each that can be measured."""
+        """Return the seconds of one call of each act that can be measured."""
         stored = any(act.reads == "observed" or act.what == "observe" for act in acts)
         with TemporaryDirectory() as folder:
             sources: dict[str, Source] = {"images": self._batch}
@@ -132,7 +134,7 @@ class _Sample:
         def step() -> None:
             self._model.train()
             with stepping(optimizer, stepper):
-                update(next(batches), 0.0)  # a rate of nothing takes as long and diverges never
+                update(next(batches), 0.0)  # a learning rate of 0 takes as long and never diverges
 
         return step
 

@@ -1,4 +1,4 @@
-"""How long it takes to read a picture of a data set, as a run reads it."""
+"""This module measures how long it takes to read a picture of a data set, as a run reads it."""
 
 from time import perf_counter
 
@@ -10,7 +10,7 @@ _SAMPLE = 48  # pictures
 
 
 def seconds_for_a_picture(demand: Demand) -> float | None:
-    """With the run's threads; None where the pictures are not here."""
+    """Return the seconds to read a picture with the run's threads, or None if the pictures are not here."""
     experiment, parts = demand.experiment, demand.content.parts
     if parts is None:
         return None

@@ -1,8 +1,8 @@
-"""Finds what the store already holds of the images that planned runs will read.
+"""This module finds what the store already holds of the images that planned runs will read.
 
-The key of an entry is made of weights and pixels. These are read only where the folder has an entry that may be theirs:
-of the same backbone and the same number of images. A split with more images than a plan decodes is taken for that of an
-entry that agrees with it in all but its pixels.
+The key of an entry is computed from weights and pixels. These are read only if the folder has an entry that may match:
+one of the same backbone and the same number of images. A split with more images than a plan decodes is matched to an
+entry that agrees with it in all but the pixels, if there is only one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ from peft_vision.features.store import KEY_LENGTH, Store
 from peft_vision.model import Model
 from peft_vision.plan.demand import Demand
 
-_DECODED = 5000  # images of a split at most
-_OF_A_SPLIT = ("split", "kind")  # of an entry's origin: which no key depends on
+_DECODED = 5000  # most images of a split that a plan decodes
+_OF_A_SPLIT = ("split", "kind")  # fields of an entry's origin that its key does not depend on
 
 
 def shelved(found: Sequence[Demand], world: World) -> dict[str, str]:
-    """By the keys of demands, those in the names of entries: of what is there."""
+    """Return the keys in the names of the entries that are there, by the keys of the demands that they match."""
     origins: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     known: dict[str, str] = {}
     looked: set[str] = set()
@@ -56,7 +56,7 @@ def _may_be(demand: Demand, split: str, origin: Mapping[str, Any]) -> bool:
 def _names(
     demand: Demand, splits: Sequence[str], here: Sequence[tuple[str, Mapping[str, Any]]], world: World
 ) -> dict[str, str]:
-    """By split."""
+    """Return the keys in the names of entries for these splits, by split; splits without a match are left out."""
     experiment = demand.experiment
     model = _model(experiment, demand.content.extent.classes)
     few = {split for split in splits if demand.images[split] <= _DECODED}

@@ -1,4 +1,4 @@
-"""The store's folder as it will be: what is there, and what runs will add."""
+"""This module models the store's folder: what it holds now, and what runs will add."""
 
 import os
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from peft_vision.features.store import Features
 
 @dataclass
 class Stock:
-    """`held`: names of entries, files or not yet. `writable`: whether the folder takes any; `limit`: bytes of one that
-    it takes. That the least recently used ones go when there are too many is not foreseen."""
+    """A model of the store's folder. `held`: names of entries that are there or will be. `writable`: whether entries
+    can be written; `limit`: most bytes of one entry. The removal of least recently used entries is not modelled."""
 
     limit: int
     writable: bool
@@ -19,13 +19,13 @@ class Stock:
 
     @classmethod
     def of(cls, features: Features) -> "Stock":
-        """As it is now."""
+        """Return the stock of the folder as it is now."""
         shelf = features.shelf
         folder = next(path for path in (shelf.folder.absolute(), *shelf.folder.absolute().parents) if path.exists())
         return cls(shelf.limit_bytes, _takes(folder), {path.stem for path, _ in shelf.held()})
 
     def has_room(self, num_bytes: int) -> bool:
-        """For one entry."""
+        """Whether the folder takes one entry of this size."""
         return self.writable and num_bytes <= self.limit
 
     def add(self, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""A run in thought: which images pass the backbone, what is stored and found, and how often each thing is done.
+"""This module simulates a run: which images pass the backbone, what is stored and found, and how often each act occurs.
 
-It follows `phases.py`, `features/store.py` and the scoring of `task/train.py` step by step, so that its counts are what
-a result records; tests compare the two.
+It follows `phases.py`, `features/store.py` and the scoring of `task/train.py` step by step, so that its counts equal
+those that a result records; tests compare the two.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Act:
-    """Something that takes time, of the phase of this number. step: a batch that is trained on; score: a pass without
-    gradients; tabulate: the head's input, once; solve: a solver's step; observe: what the store is filled with; find:
-    what is read from it."""
+    """An act of a run that takes time, in the phase of this number. step: training on a batch; score: a pass without
+    gradients; tabulate: computing the head's input once; solve: a solver's step; observe: filling the store; find:
+    reading from it."""
 
     what: Literal["step", "score", "tabulate", "solve", "observe", "find"]
     phase: int
@@ -31,8 +31,8 @@ class Act:
 
 @dataclass
 class Tally:
-    """The counts of one run. Images that pass the backbone, each pass counted, by split: `trained`, with gradients;
-    `scored`, without; `observed`, for the store. `images` and `calls` of each act; `written`: bytes added to the
+    """The counts of one run. Images that pass the backbone, counted at each pass, by split: `trained`, with gradients;
+    `scored`, without; `observed`, for the store. `images` and `calls`: of each act; `written`: bytes added to the
     store."""
 
     trained: Counter[str] = field(default_factory=Counter)
@@ -44,19 +44,19 @@ class Tally:
 
     @property
     def passes(self) -> Counter[str]:
-        """The passes of all kinds together, by split: `backbone_images` of a result."""
+        """The passes of all kinds together, by split, as `backbone_images` of a result has them."""
         return self.trained + self.scored + self.observed
 
 
 def walk(anatomy: Anatomy, demand: Demand, features: Features, stock: Stock) -> Tally:
-    """A run of `demand` with this store, to which it adds."""
+    """Return the counts of a run of `demand` with this store, and add to `stock` what the run stores."""
     its = _Walk(anatomy, demand, features, stock)
     its.go()
     return its.tally
 
 
 def acts(anatomy: Anatomy, demand: Demand) -> frozenset[Act]:
-    """All that such runs may do, whatever the store holds when they begin."""
+    """Return all acts of such runs, with an empty store and with one that an earlier run has filled."""
     features = demand.experiment.features
     stock = Stock(limit=features.shelf.limit_bytes, writable=True)
     return frozenset().union(*(walk(anatomy, demand, features, stock).calls for _ in range(2)))
@@ -103,7 +103,8 @@ class _Walk:
             self._look("val", reads["val"], times=epochs)
 
     def _probed(self, phase: PhaseFacts, split: str, source: Reads) -> Reads:
-        """As `phases.fit_phases` decides whether the head's input is computed once."""
+        """Return what the phase reads of a split, and count a computation of the head's input if `phases.fit_phases`
+        would compute it once."""
         stored = source == "observed" and self._views(split) <= 1
         augmented = split == "train" and self._experiment.data.augment != "none"
         own = source == "images" and not augmented and phase.frozen is None
@@ -148,7 +149,8 @@ class _Walk:
         return max(1, self._features.views) if augmented else 1
 
     def _source(self, split: str) -> Reads:
-        """As `Store.source` decides it, once for each split as long as the same is frozen."""
+        """Return what a split is read as, decided like `Store.source`: once for each split as long as the same kinds
+        are frozen."""
         frozen = self._anatomy.phases[self._number].frozen
         if frozen != self._kinds or not self._sources:
             self._kinds = frozen
@@ -163,7 +165,7 @@ class _Walk:
         return self._kinds is None or fresh or self._features.use == "never"
 
     def _stored(self, split: str) -> Reads:
-        """Found, or computed now; the images where there is no room."""
+        """Return "observed" if observations are found or computed now, or "images" if there is no room for them."""
         needed, rows = self._kinds, self._rows(split)
         names = {kind: f"{self._demand.keys[split]}-{name}" for kind, name in self._anatomy.names.items()}
         size = {kind: rows * num_bytes for kind, num_bytes in self._anatomy.entries.items()}

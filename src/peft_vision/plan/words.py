@@ -1,4 +1,4 @@
-"""A plan for a terminal."""
+"""This module puts a plan into tables and words for a terminal."""
 
 import math
 import shlex
@@ -12,11 +12,11 @@ from peft_vision.report.terminal import tables
 
 _GIB = 2**30
 _DAY = 86_400
-_SLACK = 2.0  # of the longest run, asked of Slurm for each job
+_SLACK = 2.0  # time limit of each Slurm job, in multiples of the longest run
 
 
 def plan_tables(bill: Bill, *, width: int) -> list[Table]:
-    """A line for each method and backbone, one for what they share, and the sum."""
+    """Return tables with a line for each method and backbone, one for what they share, and the sum."""
     lines = [[method, backbone, *_cells(cost)] for (method, backbone), cost in bill.costs.items()]
     if bill.shared.scored:
         lines.append(["filling the store", "", *_cells(bill.shared)])
@@ -59,7 +59,7 @@ def notes(bill: Bill, *, ended: float, device: str, faster: float, disk_gib: flo
 
 
 def slurm_line(bill: Bill, arguments: Sequence[str], *, devices: int) -> str:
-    """The same command as jobs of Slurm, which a sweep starts, if of a single run."""
+    """Return the same command as Slurm jobs, which only a sweep starts, even for a single run."""
     kept = [word for word in arguments if not word.startswith(("task=", "task.", "hydra/launcher", "hydra.launcher"))]
     sweep = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
     minutes = max(10, 10 * math.ceil(_SLACK * bill.longest / 600))
@@ -68,7 +68,7 @@ def slurm_line(bill: Bill, arguments: Sequence[str], *, devices: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as 12 s, 3 min, 4.5 h or 12.0 days."""
+    """Return the duration in words, such as 12 s, 3 min, 4.5 h or 12.0 days."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

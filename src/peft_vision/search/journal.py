@@ -1,4 +1,5 @@
-"""A study's file: one that several processes append to, on one machine or on several that share the folder."""
+"""This module opens a study's journal, a file that several processes append to, on one machine or on several that share
+the folder."""
 
 import logging
 import os
@@ -13,7 +14,7 @@ from peft_vision.run import writing
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Made where there is none."""
+    """Open the journal at `path`, and create it if there is none. ConfigError if it cannot be written."""
     optuna.logging.set_verbosity(logging.ERROR)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,7 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 def _mend(path: Path) -> None:
-    """Cuts off a line that a killed process left unfinished: what the next one appends to it could not be read."""
+    """Cut off a line that a killed process left unfinished, since anything appended to it would be unreadable."""
     with path.open("ab+") as file:
         file.seek(0)
         text = file.read()

@@ -1,4 +1,4 @@
-"""Optuna, which only a search needs."""
+"""This module checks for Optuna, which only a search needs."""
 
 from importlib.util import find_spec
 
@@ -6,6 +6,6 @@ from peft_vision.config import ConfigError
 
 
 def check_optuna() -> None:
-    """ConfigError where it is not installed; imports nothing."""
+    """Raise ConfigError if Optuna is not installed, without importing it."""
     if find_spec("optuna") is None:
         raise ConfigError("hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'")

@@ -1,4 +1,4 @@
-"""How a search goes about it: options, and what Optuna makes of them."""
+"""This module holds the options of a search, and builds Optuna's samplers and pruners from them."""
 
 from typing import Annotated, Literal
 
@@ -10,9 +10,10 @@ from peft_vision.config import component
 
 @component
 class SearchOptions:
-    """`n_trials`: in all, those of earlier and of simultaneous searches of the same study included. `batch`: trials
-    that are drawn and run together; None: as many as the launcher runs at once. `study`: its name; None: one that
-    stands for config and space. `startup_trials`: whole ones before any is pruned; `warmup_epochs`: of each trial."""
+    """The options of a search. `n_trials`: trials in all, those of earlier and of simultaneous searches of the same
+    study included. `batch`: trials that are drawn and run together; None: as many as the launcher runs at once.
+    `study`: the study's name; None: a name derived from config and space. `startup_trials`: trials before the median
+    pruner prunes any; `warmup_epochs`: epochs of each trial before it can be pruned."""
 
     n_trials: PositiveInt | None
     batch: PositiveInt | None
@@ -25,14 +26,14 @@ class SearchOptions:
 
 
 def sampler(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one of the names above."""
+    """Return Optuna's sampler of this name."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed)
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # the liar: trials at work count as bad ones
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # constant liar: running trials count as bad ones
 
 
 def pruner(name: str, *, startup_trials: int, warmup_epochs: int, epochs: int) -> optuna.pruners.BasePruner:
-    """Return the pruner of one of the names above; `epochs`: the length of a whole trial."""
+    """Return Optuna's pruner of this name; `epochs`: the length of a complete trial."""
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs + 1)
     if name == "hyperband":

@@ -1,4 +1,5 @@
-"""A run as a trial of a study: it tells its validation accuracy after each epoch, and the study may give it up."""
+"""This module makes a run the trial of a study: it reports its validation accuracy after each epoch, and the study may
+prune it."""
 
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from peft_vision.search.options import pruner
 
 @component
 class TrialPruner(Pruner):
-    """`journal`: the study's file. `name`: the pruner's, `epochs` of a whole run."""
+    """A pruner that reports to a study. `journal`: the study's file; `name`: the pruner's name in SearchOptions;
+    `epochs`: the length of a complete run."""
 
     journal: str
     study: str
@@ -25,9 +27,10 @@ class TrialPruner(Pruner):
     epochs: int
 
     def verdict(self, epoch: int, accuracy: float) -> str | None:
-        """An epoch that was told before a kill, and is done again, is neither told nor judged again."""
+        """Report an epoch's accuracy, and return why the run is pruned or None. After a restart no epoch is reported
+        twice, and of those reported before only the last is judged again."""
         trial = self._trial()
-        if trial.state.is_finished():  # by a search that took this process for dead
+        if trial.state.is_finished():  # another search took this process for dead and ended it
             return None
         last = -1 if trial.last_step is None else trial.last_step
         if epoch > last:

@@ -1,4 +1,4 @@
-"""Points that a study draws one batch after the other, as the results of those before it suggest."""
+"""This module runs a search: a study draws points batch by batch, each as the results before it suggest."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,24 @@ from peft_vision.sweep.limit import NotStarted
 from peft_vision.sweep.point import Ended, Point
 from peft_vision.sweep.points import Points
 
-_POLL_SECONDS = 1.0  # between two looks at what other searches are at work on
+_POLL_SECONDS = 1.0  # between two looks at the trials that other searches are running
 Trials = dict[int, tuple[FrozenTrial, list[Ended]]]
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search among the points in `space`; `sweep` runs them."""
+    """A search over the points in `space`, which `sweep` runs."""
 
     sweep: Points
     space: Space
     options: SearchOptions
 
     def carry_out(self) -> tuple[Study, Trials]:
-        """Until the study has `n_trials`, whoever runs them; the study, and its trials by number with what became of
-        their runs."""
+        """Run trials until the study has `n_trials`, whichever process runs them, or the limit of failures is reached.
+        Return the study, and its trials by number with the outcomes of their runs."""
         options, launcher = self.options, self.sweep.launcher
         _check_pruner(self.space, options)
-        self.sweep.prepared(self.space.examples())  # what is wrong with any value is said before the first trial
+        self.sweep.prepared(self.space.examples())  # so that a faulty value is reported before the first trial
         name, record = self._study()
         with at_work(self._folder) as mark:
             study = Study(folder=self._folder, name=name, space=self.space, options=options, mark=mark)
@@ -55,8 +55,8 @@ class Search:
                     time.sleep(_POLL_SECONDS)
 
     def foreseen(self) -> tuple[list[Expected], list[Ended]]:
-        """For a plan: the trials that are over, with what became of their runs; then as many as are left, each of the
-        space's corners as often as the others."""
+        """Return the runs that a plan expects, and the outcomes of those that are over. The trials that are left are
+        spread evenly over the corners of the space."""
         name, _ = self._study()
         study = Study(folder=self._folder, name=name, space=self.space, options=self.options, mark="")
         over = [trial for trial in study.trials() if trial.state.is_finished()] if study.journal.is_file() else []
@@ -71,7 +71,7 @@ class Search:
         return Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
 
     def _study(self) -> tuple[str, dict[str, Any]]:
-        """Its name, and what it is a study of."""
+        """Return the name of the study, and a record of the space and of the values that the search does not vary."""
         experiment = self._experiment(self.space.examples()[0])
         record = {"space": self.space.record(), "setting": _without(experiment.setting, self.space.swept)}
         return self.options.study or "-".join([*_names(experiment), digest(record)[:8]]), record
@@ -86,7 +86,7 @@ class Search:
                 owners.append(trial.number)
         try:
             ended = self.sweep.run(points, names, of="the batch")
-        except ConfigError:  # values that do not go together
+        except ConfigError:  # values that cannot be combined
             for trial in drawn:
                 study.tell(trial.number, value=None, pruned=False)
             raise
@@ -96,13 +96,14 @@ class Search:
                 study.tell(trial.number, value=_value(its), pruned=any(isinstance(end.fault, Pruned) for end in its))
 
     def _stopped(self, study: Study) -> Trials:
-        """The trials that are over; what is left of the others counts as not started."""
+        """Return the trials that are over, and count the runs of all others as not started."""
         over = [trial for trial in study.trials() if trial.state.is_finished()]
         self.sweep.limit.held = (study.total - len(over)) * max(1, len(self.space.seeds))
         return self._ended(study, over)
 
     def _ended(self, study: Study, trials: Sequence[FrozenTrial]) -> Trials:
-        """From the folders of the runs, whichever process they were run by."""
+        """Return the trials by number with the outcomes of their runs, read from the runs' folders, whichever process
+        ran them."""
         points = [(trial, point) for trial in trials for point in study.space.points(trial.params)]
         before, prepared = self.sweep.prepared([point for _, point in points])
         found: Trials = {trial.number: (trial, []) for trial in trials}
@@ -120,7 +121,8 @@ class Search:
 
 
 def _value(ended: Sequence[Ended]) -> float | None:
-    """Return the mean validation accuracy of a trial's runs; None where one failed."""
+    """Return the mean validation accuracy of a trial's runs; None if one failed. ConfigError without validation
+    images."""
     if any(its.result is None for its in ended):
         return None
     found = [its.result["metrics"].get("val/accuracy") for its in ended]
@@ -143,7 +145,7 @@ def _check_pruner(space: Space, options: SearchOptions) -> None:
 
 
 def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
-    """The override that lets the study give the trial's run up."""
+    """Return the override that lets the study prune the trial's run; none without a pruner."""
     options = study.options
     if options.pruner == "none":
         return ()
@@ -161,7 +163,7 @@ def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
 
 
 def _quoted(text: str) -> str:
-    """As Hydra's grammar takes any text."""
+    """Quote any text for Hydra's override grammar."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -171,7 +173,8 @@ def _names(experiment: Experiment) -> list[str]:
 
 
 def _without(setting: Mapping[str, Mapping[str, Any]], keys: Mapping[str, object]) -> dict[str, Any]:
-    """All but what the search varies: of a group that it chooses, nothing."""
+    """Return the setting without the values that the search varies; a group whose option it varies is left out
+    whole."""
     kept = {group: dict(values) for group, values in setting.items() if group not in keys}
     for key in keys:
         group, _, rest = key.lstrip("+").partition(".")

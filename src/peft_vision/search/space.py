@@ -1,4 +1,4 @@
-"""Describes what a search may vary, in Hydra's notation for a sweep.
+"""This module describes what a search may vary, in Hydra's notation for a sweep.
 
 optimizer.lr=tag(log,interval(1e-5,1e-1))   a number, tried on a logarithmic scale
 method.dropout=interval(0,0.5)              a number
@@ -16,13 +16,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from peft_vision.config import ConfigError
 
-_DIGITS = 4  # of a number that was drawn; more would only be hard to read
+_DIGITS = 4  # significant digits of a drawn number; more would only be hard to read
 
 
 @dataclass(frozen=True)
 class Space:
-    """`fixed`: overrides of every trial. `swept`: distributions by key. `seeds`: overrides; each trial is trained with
-    each, and what it comes to is the mean."""
+    """The space that a search draws trials from. `fixed`: overrides of every trial. `swept`: distributions by key.
+    `seeds`: overrides of the seed; each trial is trained with each of them, and its value is the mean."""
 
     fixed: tuple[str, ...]
     swept: Mapping[str, BaseDistribution]
@@ -43,22 +43,23 @@ class Space:
         return cls(fixed, swept, _words(seeds) if seeds else ())
 
     def points(self, params: Mapping[str, Any]) -> list[tuple[str, ...]]:
-        """The overrides of a trial's runs, one for each seed."""
+        """Return the overrides of a trial's runs, one run for each seed."""
         own = tuple(f"{key}={self.written(key, params[key])}" for key in self.swept)
         return [(*self.fixed, *own, seed) for seed in self.seeds] or [(*self.fixed, *own)]
 
     def examples(self) -> list[tuple[str, ...]]:
-        """Runs that together have every choice and both ends of every interval, the other values being the first."""
+        """Return runs that together have every choice and both ends of every interval; their other values are each
+        key's first."""
         first = {key: _ends(own)[0] for key, own in self.swept.items()}
         others = [{**first, key: end} for key, own in self.swept.items() for end in _ends(own)[1:]]
         return [self.points(params)[0] for params in (first, *others)]
 
     def written(self, key: str, value: Any) -> str:
-        """As the override of a run has it."""
+        """Return the value as it is written in the override of a run."""
         return _written(value, self.swept[key])
 
     def values(self, key: str) -> Sequence[Any]:
-        """All that there are; none of an interval of numbers, which has no end of them."""
+        """Return all values of a key, or none for an interval of floats, which has no end of them."""
         distribution = self.swept[key]
         if isinstance(distribution, CategoricalDistribution):
             return distribution.choices
@@ -67,7 +68,8 @@ class Space:
         return (distribution.low,) if distribution.single() else ()
 
     def size(self, *keys: str) -> float:
-        """How many settings of these keys there are, of all without any: infinite where numbers have no end."""
+        """Return the number of settings of these keys, or of all keys without any; infinite with an interval of
+        floats."""
         return prod(len(self.values(key)) or inf for key in keys or self.swept)
 
     def record(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
 
 
 def _written(value: Any, distribution: BaseDistribution) -> str:
-    """A number as it is trained with: rounded, but never out of its interval."""
+    """Return the text of a value as a run is given it: a float is rounded, but never out of its interval."""
     if not isinstance(distribution, FloatDistribution):
         return str(value)
     return repr(min(max(float(f"{value:.{_DIGITS}g}"), distribution.low), distribution.high))

@@ -1,8 +1,8 @@
-"""A study that outlives the searches that work on it.
+"""This module keeps a study that outlives the searches that work on it.
 
-It is a file in `<runs>/.studies`. A search claims a trial by drawing it with its own mark; the mark is a lock that the
-system releases when the search ends, however it ends. So another one, or the same command again, knows which of the
-unfinished trials nobody works on any more, and goes on with them: the run's own state says from where.
+The study is a file in `<runs>/.studies`. A search claims a trial by drawing it with its own mark; the mark names a lock
+that the system releases when the search ends, however it ends. So another search, or the same command again, knows
+which unfinished trials nobody works on any more, and continues them from the saved states of their runs.
 """
 
 import json
@@ -25,14 +25,14 @@ from peft_vision.search.options import SearchOptions, sampler
 from peft_vision.search.space import Space
 from peft_vision.search.untried import Untried
 
-_WORKER = "worker"  # who works on a trial
-_LOST = "lost"  # of a trial that was never drawn to its end: it counts as none
+_WORKER = "worker"  # the mark of the search that works on a trial
+_LOST = "lost"  # marks a trial that was killed before all its values were drawn: it does not count
 _SPACE = "space"
 
 
 @dataclass(frozen=True)
 class Study:
-    """`mark`: of this process."""
+    """A study that several searches may work on. `mark`: the mark of this process."""
 
     folder: Path
     name: str
@@ -42,12 +42,12 @@ class Study:
 
     @property
     def journal(self) -> Path:
-        """Its file."""
+        """The study's file."""
         return self.folder / f"{self.name}.log"
 
     def draw(self, count: int) -> list[FrozenTrial]:
-        """At most `count` trials for this process to run, those first that others left undone; none when n_trials, or
-        all settings that there are, are done or at work."""
+        """Return at most `count` trials for this process to run, first those that other searches left unfinished; none
+        when `n_trials` trials, or all settings of the space, are done or running."""
         with FileLock(self.folder / f".{self.name}.lock"):
             study = self._load()
             mine = [trial for trial in study.get_trials() if self._is_left(trial)]
@@ -65,7 +65,8 @@ class Study:
             return [trial for trial in study.get_trials() if trial.number in numbers]
 
     def tell(self, number: int, *, value: float | None, pruned: bool) -> None:
-        """Record the outcome of a trial: its value; or pruned; or failed, where the value is None or not a number."""
+        """Record the outcome of a trial that has none yet: its value; or pruned; or failed, if the value is None or
+        NaN."""
         study = self._load()
         if study.get_trials()[number].state.is_finished():
             return
@@ -77,12 +78,12 @@ class Study:
             study.tell(number, value)
 
     def trials(self) -> list[FrozenTrial]:
-        """All that count."""
+        """Return all trials but those that were killed before all their values were drawn."""
         return [trial for trial in self._load().get_trials() if _LOST not in trial.user_attrs]
 
     @property
     def total(self) -> int:
-        """How many trials there are to be: `n_trials`, but no more than there are settings."""
+        """The number of trials that the study shall have: `n_trials`, but no more than there are settings."""
         return int(min(self.options.n_trials, self.space.size()))
 
     def is_exhausted(self) -> bool:
@@ -94,8 +95,8 @@ class Study:
         return len(tried) < self.options.n_trials and len(_distinct(tried)) < self.space.size()
 
     def _tried(self, study: optuna.Study) -> list[dict[str, str]]:
-        """Return the settings of the trials whose values have all been drawn, written as in their runs' overrides;
-        versions that repeated settings drew some twice."""
+        """Return the settings of the trials whose values have all been drawn, written as in their runs' overrides; a
+        study of an early version may have some twice."""
         return [
             {key: self.space.written(key, value) for key, value in trial.params.items()}
             for trial in study.get_trials(deepcopy=False)
@@ -103,7 +104,7 @@ class Study:
         ]
 
     def _load(self) -> optuna.Study:
-        """With a sampler that draws what it has not drawn before."""
+        """Load the study, or create it, with a sampler that avoids settings that were drawn before."""
         study = optuna.create_study(
             study_name=self.name,
             storage=open_journal(self.journal),
@@ -117,14 +118,16 @@ class Study:
         return study
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial is unfinished and no process works on it; nobody may draw trials meanwhile."""
+        """Return whether a trial is unfinished and no process works on it; the caller holds the study's lock, so that
+        nobody draws trials meanwhile."""
         if trial.state.is_finished():
             return False
         mark = trial.user_attrs.get(_WORKER)
         return mark is None or (mark != self.mark and not _is_held(self.folder / f".{mark}.worker"))
 
     def check(self, record: Mapping[str, Any]) -> None:
-        """ConfigError where the study of this name is of another config or space; `record` stands for both."""
+        """Raise ConfigError if the study of this name has another config or space; `record` stands for both, and a new
+        study keeps it."""
         with FileLock(self.folder / f".{self.name}.lock"):
             study = self._load()
             text = json.dumps(record, sort_keys=True, default=str)
@@ -144,7 +147,7 @@ def _distinct(settings: list[dict[str, str]]) -> set[tuple[tuple[str, str], ...]
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[str]:
-    """The mark of this process, by which others know that it lives."""
+    """Yield a mark for this process, and hold a lock of that name by which others know that the process lives."""
     mark = uuid4().hex
     lock = FileLock(folder / f".{mark}.worker")
     with writing(folder):

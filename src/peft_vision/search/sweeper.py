@@ -1,4 +1,4 @@
-"""A search by Optuna: runs of a sweep whose values are drawn as earlier results suggest."""
+"""This module searches with Optuna: a sweep whose values are drawn as earlier results suggest."""
 
 import logging
 import shlex
@@ -22,7 +22,7 @@ from peft_vision.sweep.points import Points
 
 logger = logging.getLogger("peft_vision")
 _STAGE = "data.stage=tune"  # a search looks at validation alone, unless it is told otherwise
-_SHOWN = 5  # of the best trials
+_SHOWN = 5  # best trials in the summary
 
 
 class SweepOfTrials(Points):
@@ -33,7 +33,8 @@ class SweepOfTrials(Points):
             raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")
 
     def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
-        """ConfigError after the end, where trials failed."""
+        """Search, log the summary, write the report, and return how the trials' runs ended. ConfigError after the end
+        if trials failed."""
         study, trials = Search(self, self._space(overrides), self.options).carry_out()
         for line in account(study, trials):
             logger.info("%s", line)
@@ -42,7 +43,7 @@ class SweepOfTrials(Points):
         return ended
 
     def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
-        """Every trial whole."""
+        """Return the runs that a plan expects, none of them pruned."""
         runs, _ = Search(self, self._space(overrides), self.options).foreseen()
         return runs
 
@@ -52,7 +53,7 @@ class SweepOfTrials(Points):
 
 
 def account(study: Study, trials: Trials) -> list[str]:
-    """Return the lines that sum up the search, with the command of the best trial: of equal ones the first."""
+    """Return the lines that sum up the search, with a command that repeats the best trial, the first of equal ones."""
     states = [trial.state for trial, _ in trials.values()]
     counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     told = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)

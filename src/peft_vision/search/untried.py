@@ -1,4 +1,4 @@
-"""Draws what has not been drawn: a sampler's values, as long as they lead to a setting that nobody has tried."""
+"""This module draws untried settings: it takes a sampler's values if they can lead to a setting that nobody tried."""
 
 from collections.abc import Callable, Mapping
 from math import prod
@@ -11,12 +11,12 @@ from optuna.trial import FrozenTrial
 
 from peft_vision.search.space import Space
 
-_SUGGESTIONS = 10  # of the sampler for a value, before any other that is untried is taken
+_SUGGESTIONS = 10  # of the sampler for one value, before any other untried value is taken
 
 
 class Untried(optuna.samplers.BaseSampler):
-    """Values of `sampler`, one parameter after the other. `tried`: settings as the space writes them, looked up for
-    every value, because others draw as well."""
+    """A sampler that takes values of `sampler`, one parameter after the other. `tried`: returns the settings tried so
+    far, as the space writes them; it is called for every value, because other processes draw as well."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Untried(optuna.samplers.BaseSampler):
         after = prod(self._space.size(key) for key in self._space.swept if key not in before and key != param_name)
 
         def is_open(value: Any) -> bool:
-            """Return whether an untried setting is left that begins with these values."""
+            """Return whether an untried setting is left that has this value and those drawn before it."""
             prefix = {**before, param_name: self._space.written(param_name, value)}
             return sum(prefix.items() <= setting.items() for setting in tried) < after
 

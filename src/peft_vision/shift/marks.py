@@ -1,6 +1,6 @@
-"""Checks whether images that were scored are those that a command asks for.
+"""This module checks whether the images that were scored are those that a command asks for.
 
-A mark stands for a set's options. Where it differs only by the place of its files, the images themselves are compared.
+A mark stands for a set's options. If it differs only by the location of files, the images themselves are compared.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,13 @@ from peft_vision.ood.opened import opened
 
 
 def marks_of(ood: OOD) -> dict[str, str]:
-    """For the entries of a record: `mark`, and `kind`, the same without the places of files."""
+    """Return two digests for the entries of a record: `mark`, of the set's options, and `kind`, the same without the
+    locations of files."""
     return {"mark": digest(hashed(located(ood))), "kind": digest(hashed(ood, places=False))}
 
 
 def current(experiment: Experiment, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The entries of `splits` that are of the images asked for, and those of sets that are not asked for."""
+    """Return the entries of `splits` that are of the images asked for, and those of sets that are not asked for."""
     kept: set[str] = set()
     for name, entries in _by_set(splits).items():
         kept |= _current(experiment, name, entries) if name in experiment.ood else entries.keys()
@@ -35,7 +36,7 @@ def _by_set(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapp
 
 
 def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Those of one set."""
+    """Return the splits of one set whose entries are of the images asked for."""
     ood = experiment.ood[name]
     own = marks_of(ood)
     # version 0.1.0 hashed the values as they were written, wherever the command was given
@@ -44,7 +45,7 @@ def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[st
     moved = {
         split: entry
         for split, entry in entries.items()
-        # of pictures some of which were corrupt the fingerprint is not known without reading all
+        # if some pictures were corrupt, the fingerprint is not known without reading all of them
         if split not in kept and not entry["corrupt_images_skipped"] and (entry["mark"] == first or _is_kin(entry, own))
     }
     return kept | (_on_equal_images(experiment, name, moved) if moved else set())

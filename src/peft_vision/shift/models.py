@@ -1,4 +1,4 @@
-"""The models that one run is scored as: the tuned one, its first phase's, and those in between."""
+"""This module loads the models that one run is scored as: the tuned one, its first phase's, and interpolated ones."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ FINAL, PROBE = "final", "probe"
 
 
 def at(alpha: float) -> str:
-    """The name of the model there."""
+    """Return the name of the model that is interpolated at `alpha`."""
     return f"alpha={alpha:g}"
 
 
@@ -45,18 +45,18 @@ class Models:
         return self.saved.recipe
 
     def pretrained(self) -> Model:
-        """The backbone alone, as it was before anything was tuned."""
+        """Return a model of the bare backbone, as it was before anything was tuned."""
         vit = self._backbone()
         recipe = replace(self.recipe, method=option("method", "linear"))
         return recipe.assemble(vit, seed=0).to(self.device).eval()
 
     def named(self, name: str) -> Model:
-        """FINAL or PROBE."""
+        """Return the model of this name, FINAL or PROBE."""
         return {FINAL: self.final, PROBE: self.probe}[name]
 
     @contextmanager
     def interpolated(self, alpha: float) -> Iterator[Model]:
-        """The tuned model, at `alpha` within the block."""
+        """Yield the tuned model, interpolated at `alpha` within the block."""
         if self._before is None:
             start = self._start(begun=self.final.begun).to(self.device).eval()
             goes_on = self.probe is not None and all(phase.head is None for phase in self.final.phases)
@@ -70,10 +70,10 @@ class Models:
             yield self.final
 
     def _backbone(self) -> VisionTransformer:
-        """As it was before the run."""
+        """Load the backbone as it was before the run."""
         timm = logging.getLogger("timm")
         level = timm.level
-        timm.setLevel(logging.WARNING)  # the run has said already what had to be resampled
+        timm.setLevel(logging.WARNING)  # the run has already logged what was resampled
         try:
             return load_backbone(self._experiment.backbone, seed=self._experiment.seed)
         finally:

@@ -1,4 +1,4 @@
-"""Scores one model on one set of images: its predictions, and how far its features have moved.
+"""This module scores one model on one set of images: its predictions, and how far its features have moved.
 
 Feature distance: the mean Euclidean distance between the final norm's outputs before and after tuning, the distortion
 of LP-FT (Kumar et al., 2022, arXiv:2202.10054); relative: divided by the mean length of the features before.
@@ -18,8 +18,8 @@ from peft_vision.model import Model
 def score(
     model: Model, source: Source, *, predictable: Tensor, before: Tensor | None, **options: Any
 ) -> tuple[Predictions, dict[str, float]]:
-    """Predictions among the classes that are `predictable` (num_classes,) bool, and the distances from the features
-    `before` (n, D), which are none without them. `options` are those of `columns`."""
+    """Return the predictions among the classes that are `predictable`, (num_classes,) bool, and the mean distances from
+    the features `before`, (n, D), or no distances without them. `options` are those of `columns`."""
     kinds = model.readout.reads | {"features"}
     hidden = ~predictable.to(options["world"].device)
 
@@ -30,7 +30,7 @@ def score(
             seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
         logits = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
         own = torch.zeros(len(labels))
-        if before is not None and seen.features is not None:  # a bare encoder may show others, which never move
+        if before is not None and seen.features is not None:  # else the encoder is bare, so its features never move
             own = (seen.features.float().cpu() - before[indices]).norm(dim=1)
         return (*judge(logits, labels), own)
 

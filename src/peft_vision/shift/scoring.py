@@ -1,7 +1,7 @@
-"""Scores a finished run out of distribution, each image once for each model; what has been scored is not scored again.
+"""This module scores a finished run out of distribution, each image once for each model; earlier scores are kept.
 
-ood.json of the run: `splits`, by `val`, `test`, `set` or `set/shift`, with what each model scored there; and, for the
-sets that the command asked for last, `metrics` (see `summary`), `images` and the `interpolation`.
+The run's ood.json holds `splits`: by `val`, `test`, `set` or `set/shift`, the scores of each model there; and, for the
+sets that the last command asked for, `metrics` (see `summary`), `images` and the `interpolation`.
 """
 
 import logging
@@ -31,7 +31,8 @@ NO_VALIDATION = "interpolation: no validation images to choose alpha by; set dat
 
 
 def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World) -> dict[str, Any] | None:
-    """The record, brought up to date; None where nothing was asked for. Every process computes, the main one writes."""
+    """Return the record, brought up to date, or None if nothing was asked for. Every process computes, and the main one
+    writes."""
     if not _asked(experiment):
         return None
     if experiment.interpolation.alphas and not result["parameters"]["method"]:
@@ -62,14 +63,15 @@ def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
 
 
 def _asked(experiment: Experiment) -> bool:
-    """Not while settings are tuned: test images would be scored too."""
+    """Whether sets or interpolation are asked for; not while settings are tuned, since test images would be scored."""
     return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
 def _standing(
     experiment: Experiment, result: Mapping[str, Any], before: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The record without what is no longer of the images that are asked for, and the splits and sets left to score."""
+    """Return the record without entries whose images are no longer those asked for, and the splits and sets left to
+    score."""
     record = before or {"splits": {}}
     wanted = _wanted(experiment, result)
     record = {**record, "splits": current(experiment, record["splits"])}
@@ -78,7 +80,7 @@ def _standing(
 
 
 class _Scorer:
-    """The models of one run, and the images that they are shown."""
+    """A scorer that shows the images of splits and sets to the models of one run."""
 
     def __init__(
         self,
@@ -96,10 +98,10 @@ class _Scorer:
         self._result = result
 
     def score_id(self, splits: list[str]) -> None:
-        """The run's own validation and test images."""
+        """Score these splits of the run's own data. ConfigError if the data are not those that it was trained on."""
         if not splits:
             return
-        # which training images are corrupt, and so no part of the fingerprint, tells nothing but reading them
+        # only reading the training images shows which are corrupt, and so no part of the fingerprint
         read = SPLITS if self._result["data"]["corrupt_images_skipped"] else set(splits)
         loaded = self.experiment.data.load(self.models.recipe.preprocessing, read=read)
         if loaded.fingerprint != self._result["data"]["fingerprint"]:
@@ -112,7 +114,7 @@ class _Scorer:
             self._score(split, images, everything, self.record["splits"].get(split, entry))
 
     def score_set(self, name: str, ood: OOD) -> None:
-        """All shifts of one set."""
+        """Score all shifts of one set. ConfigError if no picture of a shift can be read."""
         shifts = opened(ood, name, classes=self.models.recipe.classes, seen=self.seen)
         _log.info("%-9s %s: %s", "ood", name, "; ".join(_told(shifts)))
         for shift, matched in shifts.items():
@@ -140,7 +142,7 @@ class _Scorer:
             self._score(shift, images, matched.predictable, known if same else entry)
 
     def _score(self, split: str, images: Images, predictable: Tensor, entry: dict[str, Any]) -> None:
-        """By all models that have not scored it; `reads` counts how often that has begun."""
+        """Score a split with all models that have not scored it; `reads` counts how often that has begun."""
         entry["reads"] += 1
         self.record["splits"][split] = entry
         self._write()
@@ -171,11 +173,11 @@ class _Scorer:
                     yield at(alpha), model
 
     def _source(self, model: Model, split: str, images: Images) -> Any:
-        """Observations where the model's backbone never changes, else the images."""
+        """Return stored observations if the model's backbone never changes, else the images."""
         return open_store(self.experiment, model, {split: images}, self.world, quiet=True).source(split)
 
     def _features(self, model: Model, split: str, images: Images) -> Tensor:
-        """(n, D) on the CPU."""
+        """Return the model's features of all images, (n, D), on the CPU."""
         table = tabulated(
             model,
             self._source(model, split, images),
@@ -192,7 +194,8 @@ class _Scorer:
 
 
 def _wanted(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """The models to score on `val`, on `test` and on every shift (`ood`)."""
+    """Return the names of the models to score on `val`, on `test` and on every shift (`ood`). ConfigError for
+    interpolation without validation images."""
     models = {FINAL} | ({PROBE} if experiment.run.probe.is_file() else set())
     alphas = set()
     if experiment.interpolation.alphas and result["parameters"]["method"]:
@@ -222,7 +225,7 @@ def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
-    """A line's worth: the first shift in full, and how many there are."""
+    """Yield the parts of one line: the first shift in full, and the number of shifts if there are several."""
     first, *others = shifts
     yield str(shifts[first])
     if others:

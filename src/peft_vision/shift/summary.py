@@ -1,10 +1,10 @@
-"""From the scores of every shift to those of sets, and over all sets.
+"""This module summarises the scores of all shifts, for each set and over all sets.
 
-ood/<set>/<shift>/<metric>     of one shift, where a set has several
-ood/<set>/<metric>             of the set: the mean over its shifts
-ood/<set>/worst/accuracy       the least of them; ood/<set>/pooled/accuracy: of all its images together
+ood/<set>/<shift>/<metric>     the metric of one shift, if the shifts of the set have names
+ood/<set>/<metric>             the mean over the set's shifts
+ood/<set>/worst/accuracy       the lowest of them; ood/<set>/pooled/accuracy: that of all its images together
 ood/mean/<metric>              the mean over the sets
-ood/worst/accuracy             the least over all shifts
+ood/worst/accuracy             the lowest over all shifts
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from statistics import fmean
 
 
 def summarised(scores: Mapping[str, Mapping[str, float]], images: Mapping[str, int]) -> dict[str, float]:
-    """`scores` and the number of `images` by shift: `set`, or `set/shift`."""
+    """Return the metrics above. `scores` and numbers of `images` are by shift: `set`, or `set/shift`."""
     sets: dict[str, list[str]] = {}
     for shift in scores:
         sets.setdefault(shift.split("/")[0], []).append(shift)

@@ -1,4 +1,4 @@
-"""Finds faults in the points of a sweep and says them before the first one starts."""
+"""This module finds faults in the points of a sweep and reports them before the first run starts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from peft_vision.config import ConfigError
 from peft_vision.experiment import Experiment
 
-_NAMED = 3  # points that share a fault, and faults of data
+_NAMED = 3  # points of one fault, and faults of data, that a message lists
 
 
 def check(experiment: Experiment, checked: dict[str, str | None]) -> None:
-    """Raise ConfigError where an experiment cannot work; what several points have in common is checked once."""
+    """Raise ConfigError if an experiment cannot run. A check that several points share runs once; its fault, or None,
+    is kept in `checked`."""
     for groups, its_check in experiment.checks().items():
         key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
         if key not in checked:
@@ -24,7 +25,8 @@ def check(experiment: Experiment, checked: dict[str, str | None]) -> None:
 
 
 def account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
-    """Each fault once, with the points that have it."""
+    """Return a message with each fault of `wrong` once and the points that have it; a fault that all `total` points
+    share is given in full and alone."""
     if len(wrong) == 1 and len(next(iter(wrong.values()))) == total:
         return next(iter(wrong))
     lines = [f"{sum(map(len, wrong.values()))} of the sweep's {total} points are wrong, and nothing was started"]
@@ -35,7 +37,7 @@ def account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
 
 
 def by_data(points: Sequence[Sequence[str]]) -> dict[str, list[Sequence[str]]]:
-    """Points by the overrides that say what their data are, as far as these differ."""
+    """Group points by their overrides of data; the keys leave out the overrides that all groups share."""
     found: dict[tuple[str, ...], list[Sequence[str]]] = {}
     for overrides in points:
         words = tuple(word for word in overrides if word.lstrip("+").startswith(("data=", "data.")))
@@ -45,7 +47,8 @@ def by_data(points: Sequence[Sequence[str]]) -> dict[str, list[Sequence[str]]]:
 
 
 def account_of_data(wrong: Mapping[str, str], total: int) -> str:
-    """Return in words the faults of data, by the overrides that choose them, of `total`; the first are said whole."""
+    """Return a message about the faults of `total` choices of data, by the overrides that choose them; if every choice
+    is wrong it gives the first fault in full."""
     names = list(wrong)
     if len(wrong) < total:
         lines = [f"{len(wrong)} of the sweep's {total} choices of data are wrong, and nothing was started"]

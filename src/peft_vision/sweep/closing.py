@@ -1,4 +1,4 @@
-"""The end of a sweep: the report of all runs that lie beside its own, and its mirror."""
+"""This module ends a sweep: it reports on all runs in the folders of its runs, and mirrors the report."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -14,8 +14,9 @@ from peft_vision.tracker import Log, Tracker
 
 
 def close(ended: Sequence[Ended], options: Options | None, name: str, *, is_news: bool) -> None:
-    """`options`: of the report; None: none is made, nor where nothing was tested. `name`: of the sweep; `is_news`:
-    whether the mirror has not seen all of it. An agent that waits for the sweep is told its means in any case."""
+    """Write the report of a sweep and mirror it. `options`: of the report; there is none with None, or if no run was
+    tested. `name`: the sweep's name; `is_news`: whether the sweep has runs that the mirror may lack. An agent that
+    waits for the sweep receives its mean metrics in any case."""
     done = [its for its in ended if its.result is not None]
     if not done:
         return
@@ -34,8 +35,8 @@ def close(ended: Sequence[Ended], options: Options | None, name: str, *, is_news
 
 
 def mirror(report: Report | None, tracker: Tracker, name: str, folder: Path, *, ended: Sequence[Ended] = ()) -> None:
-    """The leaderboard, the pictures, and what those that `ended` come to in the mean, as a run of their own in the
-    sweep's group; the same sweep again, of the same folder, goes on with it."""
+    """Log the leaderboard, the pictures and the mean metrics of the runs in `ended` as a tracker run of its own in the
+    sweep's group; the same sweep of the same folder continues that tracker run."""
     folder.mkdir(parents=True, exist_ok=True)
     with tracker.open(
         run_id=mirrored_as(digest({"sweep": name}), folder, anew=False),
@@ -60,7 +61,7 @@ def _show(report: Report, log: Log) -> None:
 
 
 def means(ended: Sequence[Ended]) -> dict[str, float]:
-    """Return the mean of each metric that all of them have."""
+    """Return the mean over the runs of each numeric metric that all of them have."""
     metrics = [its.result["metrics"] for its in ended]
     shared = [key for key in metrics[0] if all(isinstance(its.get(key), Real) for its in metrics)]
     return {key: fmean(its[key] for its in metrics) for key in shared}

@@ -1,4 +1,4 @@
-"""The configs of a sweep's points, as Hydra composes them, at a fraction of its time."""
+"""This module composes the configs of a sweep's points as Hydra does, in a fraction of the time."""
 
 from collections.abc import Sequence
 from copy import copy, deepcopy
@@ -16,8 +16,8 @@ from peft_vision.request import Request
 
 
 class Composer:
-    """Hydra composes the groups that points choose, once for each choice, of files that are read once; other values are
-    then set as Hydra sets them, on a copy."""
+    """A composer that lets Hydra compose each combination of config groups once, from files that are read once, and
+    sets the remaining values on a copy, as Hydra does."""
 
     def __init__(self, loader: ConfigLoaderImpl, sweep: DictConfig) -> None:
         self._loader = copy(loader)
@@ -28,7 +28,7 @@ class Composer:
         self._of_groups: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def request(self, overrides: Sequence[str]) -> Request:
-        """Raises what Hydra raises where they do not compose."""
+        """Compose the request of one point; raise what Hydra raises if the overrides do not compose."""
         parsed = [self._parsed(word) for word in overrides]
         are_values = [
             isinstance(override.value(), dict) or not self._loader.repository.group_exists(override.key_or_group)
@@ -56,7 +56,7 @@ class Composer:
         return self._overrides[word]
 
     def _composed(self, groups: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-        """Hydra's own part, and all else."""
+        """Return Hydra's own node of the composed config, and the rest of the config."""
         config = self._loader.load_sweep_config(self._sweep, list(groups))
         hydra = OmegaConf.masked_copy(config, "hydra")
         with read_write(config), open_dict(config):
@@ -65,8 +65,8 @@ class Composer:
 
 
 class _ReadOnce(CachingConfigRepository):
-    """Hydra reads the files of one config once, and copies the repository for the next; this one stays, and gives
-    copies of what it read, because Hydra composes one config out of their very nodes."""
+    """A repository that reads each file once for all configs. Hydra copies its repository for every config; this one is
+    shared instead, and returns copies of what it read, because Hydra composes a config out of these very nodes."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         return deepcopy(super().load_config(config_path))

@@ -1,12 +1,13 @@
-"""One grid, or several in one sweep, where each method has values of its own to try.
+"""This module sweeps one grid or several, so that each method can have its own values to try.
 
     hydra.sweeper.grids:
       full:  { method: full, optimizer.lr: "1e-4,1e-3" }
       lp_ft: { method: lp_ft, optimizer.lr: "1e-6,1e-5" }
 
-What the command line sweeps (seed=0,1,2) is crossed with each grid and, of equal keys, replaces the grid's. But
-`method=full` chooses among the grids; and where grids choose options of a group, a value of it (optimizer.rank=8) is
-for the grids that name it alone, if any does, because the others' options need not have it.
+Overrides of the command line (seed=0,1,2) are crossed with each grid and replace the grid's value of the same key.
+There are two exceptions. `method=full` selects among the grids. And if any grid chooses an option of a group, a value
+of that group (optimizer.rank=8) applies only to the grids that name its key, if any does, because the options that the
+other grids choose may not have it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,8 @@ _CHOOSES = "method"
 
 
 class SweepOfGrids(Points):
-    """`grids`: overrides by key, by the grid's name; `params`: what is crossed with all of them."""
+    """A sweeper that sweeps several grids. `grids`: overrides by key, by the grid's name; `params`: overrides that are
+    crossed with every grid."""
 
     def __init__(
         self,
@@ -41,7 +43,8 @@ class SweepOfGrids(Points):
         return list(points)
 
     def crossings(self, overrides: Sequence[Override]) -> list[list[Override]]:
-        """Each grid, crossed with those of the `overrides` that concern it."""
+        """Return the overrides of each grid, with those of `overrides` that apply to it. HydraException if `grids` is
+        malformed, or if no grid has a method that the overrides choose."""
         if not self.grids:
             return [list(overrides)]
         if not _are_grids(self.grids):
@@ -79,7 +82,7 @@ class SweepOfGrids(Points):
 
 
 def _example(method: str) -> str:
-    """Return an override that adds a grid, as a shell takes it."""
+    """Return an override that adds a grid for `method`, quoted for a shell."""
     return f"'+hydra.sweeper.grids.{method}={{{_CHOOSES}: {method}, optimizer.lr: \"1e-3,1e-2\"}}'"
 
 

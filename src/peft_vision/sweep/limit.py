@@ -1,4 +1,4 @@
-"""How many failed runs end a sweep before its end."""
+"""This module stops a sweep early after too many failed runs."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,14 @@ from peft_vision.config import Busy, ConfigError, Pruned
 
 
 class NotStarted(Exception):
-    """The sweep ended before the turn of this point came."""
+    """The error of a point that was not started because the sweep stopped before."""
 
 
 @dataclass
 class Limit:
-    """`most`: failures that end the sweep; None: it goes on whatever fails. `failures`: so far, of runs that this
-    command started; `held`: points that it will not start."""
+    """A limit on the failures of a sweep. `most`: failures that stop the sweep, or None for no limit; `failures`: those
+    so far, of runs that this command started; `held`: points that it will not start. ConfigError if `most` is not a
+    positive integer."""
 
     most: int | None
     failures: int = 0
@@ -25,14 +26,14 @@ class Limit:
             )
 
     def count(self, fault: Exception | None) -> None:
-        """A run that was given up, or that another process is at work on, has not failed."""
+        """Count a fault as a failure, unless the run was pruned or another process is working on it."""
         self.failures += fault is not None and not isinstance(fault, Busy | Pruned)
 
     def is_reached(self) -> bool:
         return self.most is not None and self.failures >= self.most
 
     def said(self) -> list[str]:
-        """Return what stopped the sweep, as a line; none where nothing did."""
+        """Return a line about what stopped the sweep, or no lines if nothing did."""
         if not self.held:
             return []
         return [

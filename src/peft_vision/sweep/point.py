@@ -1,4 +1,4 @@
-"""A point of a sweep, before its run and after."""
+"""This module describes a point of a sweep before its run, and its outcome afterwards."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from peft_vision.task.train import Train
 
 @dataclass(frozen=True)
 class Point:
-    """`overrides`: all that the command of its run says; `label`: those by which it differs from the others.
-    `experiment`: None where the task is no training. `retry`: whether it is tried again where it failed."""
+    """A point of a sweep, which is the command of one run. `overrides`: all overrides of the command; `label`: those
+    that distinguish the point from the others. `experiment`: None if the task does not train. `retry`: whether a run
+    that failed before is tried again."""
 
     overrides: tuple[str, ...]
     label: str
@@ -27,18 +28,19 @@ class Point:
 
     @classmethod
     def of(cls, overrides: Sequence[str], label: str, request: Request) -> "Point":
-        """ConfigError where values are wrong one by one."""
+        """Return the point of a composed request. ConfigError for values that are invalid by themselves; checks that
+        combine values come later."""
         task = build(request.config["task"], Task, "task")
         trains = isinstance(task, Train)
         experiment = Experiment.of(request.config, request.choices) if trains else None
         return cls(tuple(overrides), label, experiment, retry=trains and task.retry is True)
 
     def folder(self) -> Path | None:
-        """Return the folder of its run, None for a point that trains nothing."""
+        """Return the folder of the point's run, None for a point that trains nothing."""
         return None if self.experiment is None else self.experiment.run.folder
 
     def ended_before(self, served: Served) -> "Ended | None":
-        """How, where nothing is left to do about it."""
+        """Return the outcome of an earlier run of this point, or None if there is still something to do."""
         if self.experiment is None:
             return None
         run = self.experiment.run
@@ -48,14 +50,14 @@ class Point:
                 over = is_scored(self.experiment, result) and is_settled(self.experiment)
                 return Ended(self, result, None) if over else None
             failure = run.read_failure()
-        except ConfigError as error:  # a file that is torn
+        except ConfigError as error:  # such as a damaged file, or images that have changed
             return Ended(self, None, error)
         if failure is None or self.retry:
             return None
         return Ended(self, None, ConfigError(f"failed before: {failure}"))
 
     def has_failed(self) -> bool:
-        """Return whether its run has recorded a failure, so that it is not tried again unless asked to."""
+        """Return whether the point's run has recorded a failure, which is tried again only with task.retry."""
         return self.experiment is not None and (self.experiment.run.folder / "failed.json").is_file()
 
     def ended(self, fault: Exception | None) -> "Ended":
@@ -71,19 +73,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Ended:
-    """`result`: as in its run's folder, None where there is none or the task is no training. `fault`: why it failed."""
+    """The outcome of a point. `result`: the record in the run's folder, None if there is none or the task does not
+    train. `fault`: the error that it failed with, or None."""
 
     point: Point
     result: Mapping[str, Any] | None
     fault: Exception | None
 
     def is_busy(self) -> bool:
-        """Return whether another process is working on the run; this one can be told to wait for it."""
+        """Return whether another process is working on the run, which a second launch can wait for."""
         return isinstance(self.fault, Busy) and self.point.experiment is not None
 
 
 def labels(points: Sequence[Sequence[str]]) -> list[str]:
-    """Return for each point the overrides that not all points share; all for a single point. Pruners are left out."""
+    """Return for each point the overrides that not all points share, or all for a single point; pruners are left
+    out."""
     common = set.intersection(*map(set, points)) if len(points) > 1 else set()
     return [
         " ".join(word for word in point if word not in common and not word.startswith("task.pruner="))
@@ -92,8 +96,9 @@ def labels(points: Sequence[Sequence[str]]) -> list[str]:
 
 
 def also_read(points: Sequence[Point]) -> list[str]:
-    """Return the overrides that have one pass of the backbone compute whatever any of the runs reads: without them a
-    probe cannot know that a later run reads more than its features."""
+    """Return the override that makes one pass of the backbone compute all that any of the runs reads, since a probe
+    cannot know that a later run reads more than features. None is needed if all runs read the same, or if a command
+    sets features.also."""
     trained = [point for point in points if point.experiment is not None]
     reads = {frozenset(point.experiment.method.reads()) for point in trained}
     told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)

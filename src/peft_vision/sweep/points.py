@@ -1,5 +1,5 @@
-"""A sweep: all its points are checked before the first one runs; what is done is not done again; one that fails stops
-no other; what failed is listed at the end."""
+"""This module runs a sweep: all points are checked before the first one runs, finished runs are not repeated, a failed
+run does not stop the others, and failures are listed at the end."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,13 +42,14 @@ from peft_vision.task.reproduce import NO_TABLE, Reproduce
 from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
-_ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # say nothing of what is compared
-_LARGE = 100  # points, which it takes a second or so to look at
+_ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # keys that do not change what is compared
+_LARGE = 100  # points; looking at that many takes about a second
 
 
 class Points(Sweeper):
-    """`params`: overrides by key, beside those of the command line. `report`: its options; None: none is made.
-    `max_failures`: failed runs after which no other is started; None: all are."""
+    """A sweeper of Hydra's that checks, launches and reports the points of a sweep. `params`: overrides by key, in
+    addition to those of the command line. `report`: options of the report, or None for no report. `max_failures`:
+    failed runs after which no other run is started, or None for no limit."""
 
     def __init__(
         self, params: Mapping[str, str] | None, report: Mapping[str, Any] | None, max_failures: int | None = None
@@ -69,12 +70,13 @@ class Points(Sweeper):
         )
 
     def points(self, overrides: Sequence[Override]) -> list[tuple[str, ...]]:
-        """The overrides of each."""
+        """Return the overrides of each point."""
         (points,) = BasicSweeper.split_arguments(list(overrides), None)
         return [tuple(point) for point in points]
 
     def sweep(self, arguments: list[str]) -> list[Ended]:
-        """ConfigError after the end, where points failed. With task=plan nothing runs."""
+        """Carry out the sweep that the arguments ask for; with task=plan only print the plan. ConfigError after the end
+        if points failed."""
         overrides = self.asked(arguments)
         task = build(OmegaConf.to_container(self.config.task, resolve=True), Task, "task")
         if isinstance(task, Plan):
@@ -83,11 +85,11 @@ class Points(Sweeper):
         if isinstance(task, Reproduce) and not (self.report and self.report.published):
             raise ConfigError(NO_TABLE)
         for name in self.report.published if self.report else ():
-            table(name)  # what is wrong with one is not said after all runs
+            table(name)  # so that a faulty table is reported before the runs, not after them
         return self.carry_out(overrides)
 
     def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
-        """All that `overrides` ask for, and its report."""
+        """Run the points of `overrides`, close the sweep with its report, and return how each point ended."""
         ended = self.run(self.points(overrides))
         self.close(ended)
         return ended
@@ -97,8 +99,8 @@ class Points(Sweeper):
         return together(expected(self.standing(self.points(overrides))))
 
     def standing(self, points: Sequence[Sequence[str]]) -> list[tuple[Point, Ended | None]]:
-        """Points that train, each once, and how those that need not be started ended. ConfigError for values that are
-        wrong; images are not looked for."""
+        """Return the points that train, one for each run folder, with the outcomes of those that need not be started.
+        ConfigError for invalid values; missing images are no error."""
         found: dict[Path, tuple[Point, Ended | None]] = {}
         for overrides in points:
             point = Point.of(overrides, "", self.composer.request(overrides))
@@ -107,7 +109,7 @@ class Points(Sweeper):
         return list(found.values())
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
-        """`params`, then those of the command line, of which the last of equal keys counts."""
+        """Return the overrides of `params` followed by those of the command line; of equal keys the last counts."""
         given = [f"{key}={value}" for key, value in self.params.items()]
         return self.parsed([*given, *arguments])
 
@@ -115,8 +117,9 @@ class Points(Sweeper):
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
 
     def run(self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None, *, of: str = "") -> list[Ended]:
-        """Each once, wherever the launcher starts them. ConfigError before anything starts, where some are wrong.
-        `names`: for the user; None: what sets each apart. `of`: what they are runs of, where it is not the sweep."""
+        """Run each point once, wherever the launcher starts it, and return how each ended. ConfigError before anything
+        starts if some are wrong. `names`: labels for the user; None: the overrides that distinguish each point. `of`:
+        what the points belong to, if it is not the sweep."""
         before, prepared = self.prepared(points, names)
         ended = dict(before)
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
@@ -144,7 +147,8 @@ class Points(Sweeper):
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
     def close(self, ended: Sequence[Ended]) -> None:
-        """The last words of a sweep: its report, and ConfigError with what failed."""
+        """Write the report of the sweep, then raise ConfigError if points failed, points were not started, or the
+        report could not be written."""
         failed = [its for its in ended if not isinstance(its.fault, NotStarted | None)]
         lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"] if failed else []
         said = [fault(its.fault).splitlines() for its in failed]
@@ -155,19 +159,19 @@ class Points(Sweeper):
         lines += self.limit.said()
         try:
             close(ended, self.report, self.name, is_news=self._launches > 0)
-        except ConfigError as error:  # such as a disk that is full, which must not hide the others
+        except ConfigError as error:  # such as a full disk, which must not hide the failures of points
             lines.append(f"no report: {error}")
         if lines:
             raise ConfigError("\n".join(lines))
 
     @cached_property
     def composer(self) -> Composer:
-        """The composer of all points of this sweep, whichever run first."""
+        """The composer that all points of this sweep share."""
         return Composer(self.hydra_context.config_loader, self.config)
 
     @cached_property
     def name(self) -> str:
-        """Stays what it is when the sweep is given more values of what it varies."""
+        """The name of the sweep, which stays the same when a swept key gets more values."""
         given = self.parsed(self.config.hydra.overrides.task)
         words = [its.get_key_element() if its.is_sweep_override() else its.input_line for its in given]
         lasting = sorted(word for word in words if not word.startswith(_ASIDE))
@@ -177,8 +181,8 @@ class Points(Sweeper):
     def prepared(
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
     ) -> tuple[dict[int, Ended], list[Point]]:
-        """Return the points that had ended before, by number, and all points, those that have to run checked.
-        ConfigError as of `run`."""
+        """Return the outcomes of the points that had ended before, by number, and all points; those left to run have
+        been checked. ConfigError if some are wrong."""
         self.check_data(points)
         before: dict[int, Ended] = {}
         prepared: list[Point] = []
@@ -200,8 +204,7 @@ class Points(Sweeper):
         return before, prepared
 
     def check_data(self, points: Sequence[Sequence[str]]) -> None:
-        """ConfigError at once where a large sweep cannot use its data, which would else be said after a look at all of
-        its points."""
+        """Raise ConfigError at once if a large sweep cannot use its data, instead of after a look at all points."""
         if len(points) < _LARGE:
             return
         wrong: dict[str, str] = {}
@@ -216,7 +219,8 @@ class Points(Sweeper):
             raise ConfigError(account_of_data(wrong, len(choices)))
 
     def _first_to_do(self, points: Sequence[Sequence[str]]) -> Point | None:
-        """Return the first point that has to train; None before one that is wrong, of which `prepared` says why."""
+        """Return the first point that has to train; None if there is none, or if an earlier point is wrong, which
+        `prepared` reports."""
         for overrides in points:
             try:
                 looked = self._looked.get(tuple(overrides)) or self._look(overrides)
@@ -228,14 +232,14 @@ class Points(Sweeper):
         return None
 
     def _look(self, overrides: Sequence[str]) -> tuple[Point, Ended | None]:
-        """Return the point, without a label, and how it ended before."""
+        """Return the point without a label, and its earlier outcome or None."""
         point = Point.of(overrides, "", self.composer.request(overrides))
         return point, point.ended_before(self.served)
 
     def _launched(
         self, points: Sequence[Point], numbers: Sequence[int], extra: Sequence[str], view: View
     ) -> Iterator[tuple[int, Ended]]:
-        """The number of each and how it ended, as they do."""
+        """Launch the points of these numbers, and yield the number and outcome of each as it ends."""
         if not numbers:
             return
         self._launches += len(numbers)
@@ -256,7 +260,7 @@ class Points(Sweeper):
         held: set[int] = set()
 
         def starts(position: int) -> bool:
-            """Unless another sweep has done it by now."""
+            """Return whether to start the run: not if another sweep has done it by now, or the limit is reached."""
             number = numbers[position]
             if (its := points[number].ended_before(self.served)) is not None:
                 meanwhile[number] = its
@@ -268,7 +272,7 @@ class Points(Sweeper):
             view.started(number)
             return True
 
-        with closing(self.launcher.carry_out(jobs, starts)) as ending:  # which ends what is at work and not awaited
+        with closing(self.launcher.carry_out(jobs, starts)) as ending:  # closing it ends the runs still at work
             for position, exit_code in ending:
                 number = numbers[position]
                 at_work.discard(number)
@@ -279,13 +283,13 @@ class Points(Sweeper):
                     return
 
     def _grouped(self, point: Point) -> list[str]:
-        """So that the mirror shows the runs of a sweep together."""
+        """Return the override that makes the tracker group the runs of a sweep, unless the user set a group."""
         tracker = {} if point.experiment is None else point.experiment.config["tracker"]
         return [f"tracker.group={self.name}"] if "group" in tracker and tracker["group"] is None else []
 
 
 def expected(standing: Sequence[tuple[Point, Ended | None]]) -> list[Expected]:
-    """For a plan, which leaves out what is scored out of distribution after the end."""
+    """Return the runs that a plan counts, which leaves out scoring out of distribution after the training."""
     return [
         Expected(point.experiment, ended=ended is not None or point.experiment.run.read_result() is not None)
         for point, ended in standing

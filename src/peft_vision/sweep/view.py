@@ -1,4 +1,5 @@
-"""Shows a sweep to a person: a line for each run that ends and, on a terminal, a table of the runs in progress."""
+"""This module shows the progress of a sweep: a line for each run that ends and, on a terminal, a table of the runs in
+progress."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from peft_vision.sweep.point import Ended, Point
 from peft_vision.wording import fault
 
 _FRAMES_PER_SECOND = 2
-_SHOWN = 12  # runs at work, in the table
+_SHOWN = 12  # most running runs in the table
 
 
 class _Row(Record):
@@ -27,12 +28,13 @@ class _Row(Record):
 
 
 class View:
-    """`of`: what the points are runs of, where it is not the sweep."""
+    """A display that is told of each run that starts or ends. `of`: what the points belong to, if it is not the
+    sweep."""
 
     def __init__(self, points: Sequence[Point], of: str = "") -> None:
         self._points = points
         self._of = f" of {of}" if of else ""
-        self._running: dict[int, float] = {}  # since when
+        self._running: dict[int, float] = {}  # start time by the point's number
         self._ended: dict[int, Ended] = {}
         self._skipped = 0
         self._best: tuple[float, str] | None = None
@@ -56,7 +58,7 @@ class View:
             self._live.start()
 
     def ended(self, number: int, its: Ended, *, skipped: bool) -> None:
-        """`skipped`: it had been done before."""
+        """Print how a run ended; `skipped`: it had been done before."""
         since = self._running.pop(number, None)
         self._ended[number] = its
         self._skipped += skipped
@@ -67,7 +69,7 @@ class View:
         figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
         place = f"run {len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}{self._of}  "
-        if self._of and len(self._points) == 1:  # its label says it all
+        if self._of and len(self._points) == 1:  # its label is enough
             place = ""
         line = f"{place}{word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
         self._say(line if self._live or skipped else f"{line}{self._outlook()}")
@@ -82,7 +84,8 @@ class View:
         return "" if left is None else f"  ({clock(left)} left)"
 
     def _seconds_left(self) -> float | None:
-        """As the runs of this sweep have gone so far, the parts of those at work included."""
+        """Estimate the seconds left from the runs of this sweep so far, unfinished ones counted in part; None if none
+        are left or too little is done."""
         own = len(self._ended) - self._skipped
         done = own + sum(fraction for fraction, _ in map(self._standing, self._running))
         open_ = len(self._points) - len(self._ended)
@@ -91,7 +94,7 @@ class View:
         return (monotonic() - self._began) / done * (open_ - (done - own))
 
     def _standing(self, number: int) -> tuple[float, str]:
-        """How far a run is, and in words."""
+        """Return the fraction of a run that is done, and its progress in words."""
         experiment = self._points[number].experiment
         row = None if experiment is None else _last_row(experiment.run.folder / "metrics.jsonl")
         if row is None:
@@ -138,7 +141,7 @@ def _word(its: Ended, *, skipped: bool) -> str:
 
 
 def validation(its: Ended) -> float | None:
-    """The accuracy by which points compare."""
+    """Return the validation accuracy, by which points are compared; None if there is none."""
     return None if its.result is None else its.result["metrics"].get("val/accuracy")
 
 
@@ -153,10 +156,10 @@ def _figures(its: Ended) -> str:
 
 
 def _last_row(path: Path) -> dict[str, float] | None:
-    """The last whole line of a run's metrics."""
+    """Return the last valid line of a run's metrics, or None if there is none."""
     try:
         lines = read_bytes(path, largest=LINES.size).splitlines() if path.is_file() else []
-    except Unreadable:  # says no more than a run that has not begun
+    except Unreadable:  # the view then shows the run as one that has not begun
         return None
     for line in reversed(lines):
         try:

@@ -1,8 +1,8 @@
-"""Decides a tuning: for each cell, the setting that won.
+"""This module decides a tuning: it chooses the setting that wins in each cell.
 
-A cell is a method on a backbone and on the same images, divided in the same way: accuracies on others do not compare.
-Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run, the one with
-the highest mean accuracy over the tuning seeds goes on, of equal ones the first.
+A cell is a method on a backbone and on the same images, divided in the same way, since accuracies on other images do
+not compare. Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run,
+the one with the highest mean accuracy over the tuning seeds is kept, the first of equal ones.
 """
 
 import json
@@ -17,13 +17,13 @@ from peft_vision.report.choose import DIGITS, cell
 from peft_vision.sweep.point import Ended
 
 Selection = Literal["validation", "test"]
-SHOWN = ("augment", "resize", "crop", "stage")  # of data: how images are shown and used; the rest says which they are
+SHOWN = ("augment", "resize", "crop", "stage")  # keys of data that say how images are used; the rest say which they are
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A tuning run, as the report's rule looks at one. `metrics`: its accuracy on the split that decides, by the name
-    of the one that should."""
+    """A tuning run in the form that the report's rule takes. `metrics`: the accuracy on the split that decides, under
+    the name of validation accuracy even where test images decide."""
 
     ended: Ended
     seed: int
@@ -34,9 +34,9 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The decision of one cell. `tuned`: all its runs; `chosen`: those of the setting that won, by seed, none where all
-    failed. `inner`: overrides for what their solvers chose. `settings`: how many were tried, within runs too;
-    `accuracy`: of the winner, the mean over its seeds."""
+    """The decision of one cell. `tuned`: all runs of the cell; `chosen`: those of the setting that won, by seed, none
+    if all failed. `inner`: overrides for what their solvers chose. `settings`: the number that was tried, those within
+    runs included; `accuracy`: the winner's mean over its seeds, None if all failed."""
 
     name: str
     tuned: tuple[Ended, ...]
@@ -57,7 +57,8 @@ class Decision:
 
     @property
     def edges(self) -> list[str]:
-        """Which of `values` are the smallest or the largest that were tried: better ones may lie beyond."""
+        """A message for each of `values` that is the smallest or the largest tried, since better ones may lie
+        beyond."""
         found = []
         for key, value in self.values.items():
             tried = sorted(set(map(_number, self._tried(key))), key=lambda number: (number is None, number))
@@ -75,7 +76,7 @@ class Decision:
 
 
 def decisions(ended: Sequence[Ended], selection: Selection) -> list[Decision]:
-    """One for each cell, in the order in which they first appear."""
+    """Return a decision for each cell, in the order in which the cells first appear."""
     cells: dict[str, list[Ended]] = {}
     for its in ended:
         cells.setdefault(images_and_model(its.point.experiment), []).append(its)
@@ -84,13 +85,13 @@ def decisions(ended: Sequence[Ended], selection: Selection) -> list[Decision]:
 
 
 def images_and_model(experiment: Experiment) -> str:
-    """Equal for the points of one cell."""
+    """Return a key that is equal for the points of one cell."""
     choices = [experiment.choices[group] for group in ("method", "backbone", "data")]
     return json.dumps([*choices, _images(experiment)], sort_keys=True, default=str)
 
 
 def setting(experiment: Experiment) -> str:
-    """Equal for runs that differ by their seed alone."""
+    """Return a digest that is equal for runs that differ only by their seed."""
     return digest(experiment.setting)
 
 
@@ -105,7 +106,7 @@ def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision
         for its in runs
         if its.result is not None and (accuracy := its.result["metrics"].get(f"{split}/accuracy")) is not None
     ]
-    once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run that two points share
+    once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run of two points counts once
     winner = cell(name, once.values()).chosen if once else None
     chosen = tuple(run.ended for run in winner.runs) if winner else ()
     inner, accuracy = _inner(chosen) if selection == "validation" else ((), None)
@@ -121,7 +122,7 @@ def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision
 
 def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
     """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
-    accuracy of that choice, or None where it is not the accuracy of the run."""
+    accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
     selections = [its.result["selection"] for its in chosen]
     if not selections or None in selections:
         return (), None
@@ -144,7 +145,7 @@ def _number(text: str) -> float | None:
 
 
 def _count(runs: Sequence[Ended]) -> int:
-    """Settings, those that solvers tried within a run counted one by one."""
+    """Count the settings, those that solvers tried within a run one by one."""
     within: dict[str, int] = {}
     for its in runs:
         selection = its.result["selection"] if its.result else None
@@ -158,7 +159,8 @@ def _flat(experiment: Experiment) -> dict[str, Any]:
 
 
 def _names(experiments: Sequence[Experiment]) -> list[str]:
-    """Such as "lora on digits, vit_micro", and the values that tell its images from those of others of this name."""
+    """Return names such as "lora on digits, vit_micro", each with the data values that distinguish the cell from others
+    of the same name."""
     plain = ["{method} on {data}, {backbone}".format(**experiment.choices) for experiment in experiments]
     names = []
     for name, experiment in zip(plain, experiments, strict=True):

@@ -1,14 +1,14 @@
-"""choice.json: how the setting of a run was chosen, in the folder of each run that it was chosen for.
+"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned.
 
-settings    how many were tried in its cell, those within a run too
-runs        in how many runs
-rule        in words
-selection   the split that decided: validation; test is what some papers do, and is no honest figure
-validation  mean accuracy of the setting over the tuning seeds, null where the test images decided
-chosen      overrides that set it apart from the others that were tried
-superseded  whether a later tuning that tried all of those again, and more, chose another setting
+settings    number of settings tried in the cell, those within a run included
+runs        number of tuning runs of the cell
+rule        the rule of the choice, in words
+selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
+validation  mean accuracy of the setting over the tuning seeds, null if the test images decided
+chosen      overrides that distinguish the setting from the others that were tried
+superseded  whether a later tuning that again included all runs in `tuned` chose another setting
 tuned       identities of the tuning runs of this setting
-setting     equal in runs that differ by their seed alone
+setting     digest that is equal in runs that differ only by their seed
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ from peft_vision.tuning.cells import Decision, Selection, setting
 
 
 def write_choice(decision: Decision, results: Sequence[Ended], selection: Selection, runs: Path) -> None:
-    """For `results`, runs of the setting that won, and for all earlier ones in the folder `runs` that it concerns."""
+    """Write the choice for `results`, runs of the setting that won, and update the earlier choices in the folder `runs`
+    that it affects. DiskFault if they cannot be written."""
     done = [its for its in results if its.result is not None]
     if not done:
         return
@@ -40,7 +41,7 @@ def write_choice(decision: Decision, results: Sequence[Ended], selection: Select
     }
     experiments = [its.point.experiment for its in decision.tuned]
     competed = {name for experiment in experiments for name in (experiment.identity, experiment.first_identity)}
-    own = {its.point.folder() for its in done}  # whatever earlier versions called their setting
+    own = {its.point.folder() for its in done}  # even if an earlier version computed another digest of their setting
     with writing(runs), FileLock(runs / ".choice.lock"):
         for folder in {*(path.parent for path in runs.glob("*/choice.json")), *(its.point.folder() for its in done)}:
             run = Run(folder)

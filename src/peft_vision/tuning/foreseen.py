@@ -1,4 +1,4 @@
-"""Final runs before it is known which settings they will be of."""
+"""This module foresees the final runs of a tuning before their settings are known."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,11 +9,11 @@ from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.plan.expected import Expected, evenly
 from peft_vision.tuning.cells import images_and_model
 
-_TRIED = ("C", "lr", "weight_decay")  # what a solver chooses within a run, of lists
+_TRIED = ("C", "lr", "weight_decay")  # keys whose lists a solver chooses from within a run
 
 
 def by_cell(runs: Iterable[Expected]) -> list[list[Expected]]:
-    """In the order in which cells first appear."""
+    """Group runs by their cell, in the order in which the cells first appear."""
     cells: dict[str, list[Expected]] = {}
     for its in runs:
         cells.setdefault(images_and_model(its.experiment), []).append(its)
@@ -21,12 +21,13 @@ def by_cell(runs: Iterable[Expected]) -> list[list[Expected]]:
 
 
 def unknown(cell: Sequence[Expected], seeds: Sequence[int]) -> list[Expected]:
-    """The final runs of a cell in which the setting is not chosen yet: any of those that are tuned."""
+    """Return the final runs of a cell whose setting is not chosen yet: for each seed one run, spread evenly over the
+    settings that are tuned."""
     return [run for seed in seeds for run in evenly([as_final(its.experiment, seed) for its in cell], 1.0)]
 
 
 def as_final(tuning: Experiment, seed: int) -> Experiment:
-    """The final run of this setting, a solver's first one."""
+    """Return the final run of this setting, with the first value of each list that a solver chooses from."""
     config = {**tuning.config, "data": {**tuning.config["data"], "stage": "final"}, "seed": seed}
     for group, optimizer in tuning.optimizers.items():
         if isinstance(optimizer, Solver):

@@ -1,4 +1,4 @@
-"""The table that closes a tuning."""
+"""This module prints the table that closes a tuning."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -18,7 +18,8 @@ _WIDEST = 200
 
 
 def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Selection, *, grid: bool) -> None:
-    """A row for each cell, with the runs of the setting that won. `grid`: whether values had an end to begin with."""
+    """Print a row for each cell, with the runs of the setting that won. `grid`: whether the settings came from a grid,
+    so that a value at its edge is worth a note."""
     table = Table.grid(padding=(0, 3, 0, 0))
     for column in _COLUMNS:
         table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)

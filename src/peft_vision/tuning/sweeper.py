@@ -1,6 +1,6 @@
-"""Tune, choose, retrain, test: what a sweep of settings is for.
+"""This module is the sweeper that tunes: it tries settings, chooses one, retrains it, and tests it.
 
-1. every setting of the grid is trained on the training part and scored on validation; test images are left alone
+1. every setting of the grid is trained on the training part and scored on validation; test images are not read
 2. in each cell (method, backbone, images) validation chooses a setting
 3. that setting is trained on training and validation images together, with every final seed, and tested
 """
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from peft_vision.search.space import Space
 
 logger = logging.getLogger("peft_vision")
-_OWN = ("seed", "data.stage", "task.pruner")  # what the final runs have values of their own for
+_OWN = ("seed", "data.stage", "task.pruner")  # keys whose values the final runs set themselves
 
 
 class Tuning(SweepOfGrids):
-    """`seeds`: of the final runs. `selection`: the split that chooses; by test, as some papers do, the tuning runs
-    themselves are the result, of these seeds. `search`: its options; with `n_trials` each cell is searched, without
-    it every point is run."""
+    """A sweeper that tunes, chooses and tests. `seeds`: seeds of the final runs. `selection`: the split that chooses;
+    with test, as in some papers, the tuning runs themselves are the result, with these seeds. `search`: options of the
+    search; with `n_trials` each cell is searched, without it every point is run."""
 
     def __init__(
         self,
@@ -58,7 +58,8 @@ class Tuning(SweepOfGrids):
         self._search = search
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
-        """ConfigError for what cannot be tuned so."""
+        """Return the overrides of the sweep, with the seeds if test images choose. ConfigError for what cannot be
+        tuned."""
         _check_seeds(self.seeds)
         if self.selection not in ("validation", "test"):
             raise ConfigError(f"hydra.sweeper.selection: got {self.selection!r}, should be validation or test")
@@ -73,7 +74,8 @@ class Tuning(SweepOfGrids):
         return overrides
 
     def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
-        """The final runs. ConfigError after the end, where points failed."""
+        """Tune, choose, and return how the final runs ended, or with selection=test the chosen runs. ConfigError after
+        the end if points failed."""
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
         if self.limit.held:
             logger.info("nothing is chosen before all settings were tried")
@@ -89,8 +91,8 @@ class Tuning(SweepOfGrids):
         return final
 
     def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
-        """The tuning runs, then the final ones: of a cell that is tuned, those of its choice; of another, of any of its
-        settings."""
+        """Return the tuning runs, then the final ones: those of the chosen setting for a cell that is tuned, else an
+        even spread over the cell's settings. With selection=test there are no final runs."""
         plain, spaces = self.spaces(overrides) if self.searches else (self.points(overrides), [])
         standing = self.standing([(*point, self.stage) for point in plain])
         tuning = together(expected(standing))
@@ -123,7 +125,7 @@ class Tuning(SweepOfGrids):
         examples = [example for space in spaces for example in space.examples()]
         self.check_data(examples)
         self.check_final(examples)
-        self.prepared(examples)  # what is wrong with the last cell is said before the first is searched
+        self.prepared(examples)  # so that a fault in the last cell is reported before the first is searched
         ended = self.tuned(plain) if plain else []
         for space in spaces:
             if self.limit.held:
@@ -139,7 +141,8 @@ class Tuning(SweepOfGrids):
         return Search(self, space, checked(SearchOptions, {**self._search, "study": None}, "hydra.sweeper"))
 
     def spaces(self, overrides: Sequence[Override]) -> tuple[list[tuple[str, ...]], list["Space"]]:
-        """The points of cells in which nothing varies, and the spaces of the others."""
+        """Return the points of cells in which nothing but the seed varies, and the search spaces of the others.
+        ConfigError without Optuna."""
         check_optuna()
         from peft_vision.search.space import Space  # here, because Optuna may be missing
 
@@ -156,13 +159,13 @@ class Tuning(SweepOfGrids):
 
     @property
     def stage(self) -> str:
-        """The override that makes a run one of tuning."""
+        """The override that makes a run a tuning run."""
         return "data.stage=tune" if self.selection == "validation" else "data.stage=peek"
 
     def check_final(self, points: Sequence[Sequence[str]]) -> None:
-        """ConfigError before tuning for what the final runs would refuse after it."""
+        """Raise ConfigError before tuning for what the final runs would refuse after it."""
         for overrides in points:
-            with suppress(HydraException, OmegaConfBaseException):  # run says what is wrong, with all there is
+            with suppress(HydraException, OmegaConfBaseException):  # `run` reports these with all other faults
                 request = self.composer.request(overrides)
                 try:
                     experiment = Point.of(overrides, "", request).experiment
@@ -175,7 +178,7 @@ class Tuning(SweepOfGrids):
                     check_stage("final", optimizers={}, **its)
 
     def _test(self, decided: Sequence[Decision]) -> dict[Decision, list[Ended]]:
-        """The final runs of each cell, by seed."""
+        """Run the final runs of each cell, and return how they ended, in the order of the seeds."""
         finals = {its: self._final(its) for its in decided}
         words = list(dict.fromkeys(word for its in finals.values() for word in its))
         logger.info("%-9s %d runs of what was chosen", "final", len(words))
@@ -192,7 +195,8 @@ class Tuning(SweepOfGrids):
 
 
 def _tells_cells_apart(override: Override) -> bool:
-    """Return whether each value is searched separately, as accuracies of different methods or images do not compare."""
+    """Return whether the values belong to different cells, since accuracies of different methods or images do not
+    compare."""
     key = override.get_key_element()
     group, _, rest = key.lstrip("+").partition(".")
     return (not rest and group in ("method", "backbone", "data")) or (group == "data" and rest not in SHOWN)
