@@ -23,9 +23,7 @@ from peft_vision.method.base import Method
 from peft_vision.run import Run
 from shipped import METHODS, adapted
 
-TABLE = {
-    (group, name): path for name, groups in component_names._paths().items() for group, path in groups.items()
-}
+TABLE = {(group, name): path for name, groups in component_names._paths().items() for group, path in groups.items()}
 
 
 @pytest.fixture
@@ -98,6 +96,6 @@ def test_a_class_that_moves_changes_no_identity_and_its_adapters_are_read(name, 
     assert hashed(build(node, Method, "method")) == before.setting["method"]
     assert read_adapter(path).recipe.method["_target_"] == name
     model = peft_vision.load(path, tiny_vit())
-    assert {type(module).__module__ for module in model.modules() if "LoRA" in type(module).__name__} == {
+    assert {type(module).__module__ for module in model.modules() if type(module).__name__ == "LowRank"} == {
         elsewhere.__module__
     }
