@@ -15,6 +15,7 @@ from peft_vision.launch.elsewhere import Elsewhere
 from peft_vision.launch.job import Job
 
 _DIED = 1
+_POLL_SECONDS = 1.0
 
 
 class TasksOfRay(Elsewhere):
@@ -35,16 +36,22 @@ class TasksOfRay(Elsewhere):
         # max_calls: runs that share a process leak state into each other
         begin = ray.remote(max_calls=1, **self.task)(Job.__call__).options(name="peft-vision").remote
         waiting = {begin(job): number for number, job in enumerate(jobs)}
+        begun: set[int] = set()
         try:
             while waiting:
-                (ended,), _ = ray.wait(list(waiting))
-                number = waiting.pop(ended)
-                try:
-                    exit_code = ray.get(ended)
-                except ray.exceptions.RayError as error:
-                    jobs[number].say(f"Ray: {str(error).strip().splitlines()[0]}")
-                    exit_code = _DIED
-                yield number, exit_code
+                over, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
+                for number in sorted({*waiting.values()} - begun):
+                    if jobs[number].has_begun():  # only then: Ray queues the tasks that find no room
+                        begun.add(number)
+                        starts(number)
+                for ended in over:
+                    number = waiting.pop(ended)
+                    try:
+                        exit_code = ray.get(ended)
+                    except ray.exceptions.RayError as error:
+                        jobs[number].say(f"Ray: {str(error).strip().splitlines()[0]}")
+                        exit_code = _DIED
+                    yield number, exit_code
         finally:
             for task in waiting:
                 ray.cancel(task, force=True)

@@ -48,6 +48,10 @@ class Job:
             sys.stderr.flush()
         return 0
 
+    def has_begun(self) -> bool:
+        """Return whether this attempt has written to the log or, with a log of its own, has opened it."""
+        return self.log.exists() and (self.begins == 0 or self.log.stat().st_size > self.begins)
+
     def take_output(self) -> None:
         """Redirect all further output of this process, and of those it starts, to `log`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
