@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from conftest import tiny_vit
 from peft_vision.component_names import CONFIG_DIR
 from peft_vision.config import ConfigError
 from peft_vision.data.digits import Digits
+from peft_vision.environment import environment
 from peft_vision.method.lora import LoRA
 from peft_vision.testing import check_data, check_head, check_method
 from peft_vision.user_code import _digest
@@ -158,6 +160,24 @@ def test_an_edited_formula_is_another_run(stranger, tmp_path):
     assert first["config"]["user_code"].keys() == {"stranger_parts.Gate"}
     assert first["config"]["user_code"] != second["config"]["user_code"]
     assert first["metrics"] != second["metrics"]
+
+
+def test_a_run_notes_the_commit_of_the_users_checkout_and_whether_it_was_edited(stranger, tmp_path):
+    def git(*words: str) -> str:
+        named = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+        return subprocess.run(["git", *named, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    git("add", "stranger_parts.py")
+    git("commit", "-qm", "A gate")
+    chosen = written(tmp_path, "method", "gate", _target_="stranger_parts.Gate", start=0.5, **BASE)
+    assert call("experiment=smoke", *chosen, cwd=tmp_path).code == 0
+    (result,) = [json.loads(path.read_text()) for path in results(tmp_path)]
+    assert result["environment"]["user_git_commits"] == {"stranger_parts.Gate": git("rev-parse", "HEAD").strip()}
+    own = tmp_path / "stranger_parts.py"
+    own.write_text(own.read_text() + "\n# a remark\n")
+    noted = environment(torch.device("cpu"), 1, {"stranger_parts.Gate": own})["user_git_commits"]
+    assert noted == {"stranger_parts.Gate": f"{git('rev-parse', 'HEAD').strip()}+changes"}
 
 
 def test_an_old_run_of_an_edited_formula_is_said_to_be_one(stranger, tmp_path, caplog):

@@ -8,7 +8,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -23,9 +23,13 @@ _PATIENCE = 20  # seconds for git, whose folder may lie on a disk that is asleep
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow")
 
 
-def environment(device: torch.device, world_size: int) -> dict[str, str | int | None]:
+def environment(
+    device: torch.device, world_size: int, user_files: Mapping[str, Path] | None = None
+) -> dict[str, str | int | Mapping[str, str | None] | None]:
     """Return versions, platform, device, the numbers of processes and threads and, in a git checkout, the commit of
-    this source; None for values that cannot be determined."""
+    this source; None for values that cannot be determined. `user_files`: the files of the user's own classes by name,
+    to which the commit of each one's checkout is added."""
+    own = {name: _commit_of(file.resolve().parent) for name, file in (user_files or {}).items()}
     return {
         "python": platform.python_version(),
         "peft-vision": __version__,
@@ -35,6 +39,7 @@ def environment(device: torch.device, world_size: int) -> dict[str, str | int | 
         "processes": world_size,
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
+        **({"user_git_commits": own} if own else {}),
     }
 
 
@@ -49,11 +54,13 @@ def git_commit() -> str | None:
     """Return the commit of the checkout that holds this source, with "+changes" if it was edited; None for a wheel, or
     if git is not installed or does not answer."""
     source = Path(__file__).resolve().parent
-    if source.parent.name != "src":
-        return None
+    return _commit_of(source) if source.parent.name == "src" else None
+
+
+def _commit_of(folder: Path) -> str | None:
     try:
         described = subprocess.run(
-            ["git", "-C", source, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            ["git", "-C", folder, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,

@@ -162,8 +162,13 @@ class Experiment:
         """Return everything but the seed that can change the training, by group, in canonical form: not the tracker,
         the device, fields that cannot change a result, or what is scored afterwards. The digests of the user's own
         components are included."""
-        code = {key: its for key, its in self.config.items() if key == CODE}
+        code = {CODE: self.user_code} if self.user_code else {}
         return {group: hashed(getattr(self, group)) for group in _TRAINING} | code
+
+    @property
+    def user_code(self) -> dict[str, str]:
+        """Return the digests of the sources of the user's own components, by dotted name."""
+        return next((its for key, its in self.config.items() if key == CODE), {})
 
     @cached_property
     def first_identity(self) -> str:

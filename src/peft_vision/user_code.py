@@ -33,6 +33,12 @@ def user_code(components: Iterable[Any]) -> dict[str, str]:
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
+def files_of(code: Iterable[str]) -> dict[str, Path]:
+    """Return the source file of each name that `user_code` gave."""
+    files = {name: _file(name.rpartition(".")[0]) for name in code}
+    return {name: file for name, file in files.items() if file is not None}
+
+
 def source_of(function: str) -> str:
     """Return the dotted name of a user's function with the digest of its source; names without a dot as they are."""
     module, _, _ = function.rpartition(".")

@@ -39,6 +39,7 @@ from peft_vision.task.mirrored import mirrored
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.task.shown import are_drawn, show_pictures, told
 from peft_vision.trainer import Standing
+from peft_vision.user_code import files_of
 from peft_vision.whole_batch import check_whole_batch
 
 logger = logging.getLogger("peft_vision")
@@ -130,7 +131,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
     model.to(here.device)
     store = open_store(experiment, model, splits.parts(), here)
     facts = _facts(experiment, model, splits)
-    surroundings = environment(here.device, here.size)
+    surroundings = environment(here.device, here.size, files_of(experiment.user_code))
     if here.is_main:
         rehearse(model, {**facts, "environment": surroundings, "config": experiment.config})
     with ExitStack() as held:
