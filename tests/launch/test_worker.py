@@ -40,9 +40,20 @@ def test_runs_go_on_without_the_server_that_forked_them(tmp_path, monkeypatch):
     jobs = noting(tmp_path, ["wait1", "wait2"])
     pool = PoolOfProcesses(jobs=2, devices=None, threads=None, prefix=None)
 
+    looked = set()
+    exit_code = worker.Worker.exit_code
+
+    def looking(its: worker.Worker) -> int | None:
+        code = exit_code(its)
+        looked.add(its.slot)
+        return code
+
+    monkeypatch.setattr(worker.Worker, "exit_code", looking)
+
     def strike() -> None:
         wait_until(lambda: len(list(tmp_path.glob("wait?.json"))) == 2, seconds=100)
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        wait_until(lambda: looked == {0, 1})
         os.kill(json.loads((tmp_path / "wait2.json").read_text())["pid"], signal.SIGKILL)
         (tmp_path / "go").touch()
 

@@ -100,7 +100,7 @@ def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
     metadata = {key: text for key, text in saved.recipe.metadata().items() if key != "format"}
     metadata["timm"] = json.dumps({"name": backbone.name, "arguments": {"num_classes": num_classes, **arguments}})
-    place(path, lambda unfinished: unfinished.write_bytes(save(state, metadata)), key="out")
+    path.write_bytes(save(state, metadata))
     vit = timm.create_model(backbone.name, num_classes=num_classes, **arguments)
     vit.load_state_dict(state)
     line = of_timm(backbone.name, arguments, num_classes, path)
@@ -129,7 +129,7 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
     hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
     if not of_hub:
-        place(weights, lambda unfinished: unfinished.write_bytes(save(own)), key="out")
+        weights.write_bytes(save(own))
     imported = hf_peft.Imported(path)
     recipe = replace(saved.recipe, method=imported.method())
     vit.load_state_dict(own)
@@ -142,20 +142,12 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
 def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
     """Return the file, the logits that onnxruntime computes from it, and None, because no line of code loads it."""
     path = folder / "model.onnx"
-    staging = folder / ".onnx.unfinished"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir()
-        onnx_model.write(saved.model, staging / path.name)
-        for part in sorted(staging.iterdir(), reverse=True):  # places the model after its weights file
-            place(folder / part.name, partial(os.replace, part), key="out")
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    onnx_model.write(saved.model, path)
     return path, onnx_model.logits(path, images), None
 
 
 def _adapter(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:
     """Return a copy of the run's adapter file, the logits of the model loaded from the run, and None."""
     path = folder / "adapter.safetensors"
-    place(path, lambda unfinished: shutil.copyfile(saved.folder / path.name, unfinished), key="out")
+    shutil.copyfile(saved.folder / path.name, path)
     return path, saved.model(images), None
