@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, PositiveInt
 
-from peft_vision.config import INCIDENTAL, ConfigError, build, build_all, component, lasting
+from peft_vision.config import NOT_HASHED, ConfigError, build, build_all, component, hashed_fields
 
 
 @component
@@ -18,7 +18,7 @@ class Animal(ABC):
 class Dog(Animal):
     name: str
     speed: Annotated[float, Field(ge=0)]
-    tag: Annotated[str, INCIDENTAL]
+    tag: Annotated[str, NOT_HASHED]
 
 
 DOG = {"_target_": f"{__name__}.Dog", "legs": 4, "name": "Rex", "speed": 2.5, "tag": "x"}
@@ -75,4 +75,4 @@ def test_the_faults_of_all_groups_come_together():
 
 
 def test_what_cannot_change_a_result_is_no_part_of_the_lasting_values():
-    assert lasting(Dog, {"legs": 4, "tag": "x"}) == {"legs": 4}
+    assert hashed_fields(Dog, {"legs": 4, "tag": "x"}) == {"legs": 4}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from composed import composed
 from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import FILE, INCIDENTAL, ConfigError, component, locate, marks
+from peft_vision.config import FILE, NOT_HASHED, ConfigError, component, locate, marks
 from peft_vision.experiment import KINDS, LATER, Experiment
 from peft_vision.identity import canonical, class_name, digest, hashed
 
@@ -185,7 +185,7 @@ def test_what_is_incidental_is_no_part_of_a_component():
     @component
     class Mine:
         size: float
-        folder: Annotated[str, INCIDENTAL]
+        folder: Annotated[str, NOT_HASHED]
 
     assert hashed(Mine(size=2, folder="x")) == {"_target_": class_name(Mine), "size": 2}
 

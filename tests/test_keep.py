@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from command import call, run_folder
-from peft_vision.trainer import Standing, Trainer
+from peft_vision.trainer import Trainer, TrainState
 from shipped import adapted
 from test_resume import assert_same_run, kill_and_go_on, metrics
 from test_trainer import assert_same_weights, fit
@@ -38,7 +38,7 @@ def judged(monkeypatch):
 @pytest.mark.parametrize("accuracies", [[0.5, 0.8, 0.6, 0.7], [0.5, 0.8, 0.8, 0.8], [0.0, 0.1, 0.0, 0.1]])
 def test_a_fit_ends_in_the_first_of_the_best_epochs(accuracies, judged):
     kept, stopped_there = (adapted("vpt_deep", dropout=0.3) for _ in range(2))
-    standing = Standing()
+    standing = TrainState()
     judged(accuracies)
     rows = fit(kept, epochs=4, keep="best", standing=standing)
     assert [row["val/accuracy"] for row in rows] == accuracies
@@ -58,7 +58,7 @@ def test_the_best_epoch_may_be_the_last(judged):
 
 def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(judged):
     judged([0.9, 0.1])
-    standing = Standing()
+    standing = TrainState()
     fit(adapted("linear"), standing=standing)
     assert (standing.kept_epochs, standing.best) == ({}, None)
 
@@ -68,7 +68,7 @@ def test_a_fit_that_stopped_before_or_behind_its_best_epoch_ends_in_it(epochs, j
     through, stopped = (adapted("vpt_deep", dropout=0.3) for _ in range(2))
     accuracies, saved = [0.5, 0.8, 0.6, 0.7], []
 
-    def save(standing: Standing) -> None:
+    def save(standing: TrainState) -> None:
         saved.append(copy.deepcopy((stopped.tuned_state(), vars(standing))))
 
     judged(accuracies)
@@ -80,7 +80,7 @@ def test_a_fit_that_stopped_before_or_behind_its_best_epoch_ends_in_it(epochs, j
     fresh.load_state_dict(tensors, strict=False)
     judged(accuracies[epochs:])
     torch.manual_seed(123)
-    fit(fresh, epochs=4, keep="best", standing=Standing(**standing))
+    fit(fresh, epochs=4, keep="best", standing=TrainState(**standing))
     assert_same_weights(through, fresh, rtol=0, atol=0)
 
 

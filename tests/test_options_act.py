@@ -15,8 +15,8 @@ from torch import Tensor
 
 from low_rank_steps import gradient
 from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import INCIDENTAL, OnlyWith, build
-from peft_vision.features.source import Table, Views
+from peft_vision.config import NOT_HASHED, OnlyWith, build
+from peft_vision.features.source import FeatureTable, Views
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head import Head
 from peft_vision.model import Model
@@ -86,7 +86,7 @@ def marks(component: Any, field: str) -> tuple[Any, ...]:
 def acts(component: Any, field: str) -> bool:
     """Whether it says of the field that it changes a result."""
     return not any(
-        mark == INCIDENTAL or (isinstance(mark, OnlyWith) and not mark.acts_in(component))
+        mark == NOT_HASHED or (isinstance(mark, OnlyWith) and not mark.acts_in(component))
         for mark in marks(component, field)
     )
 
@@ -108,7 +108,7 @@ CASES = [
     for group in KINDS
     for path in sorted((Path(CONFIG_DIR) / group).glob("*.yaml"))
     for field in fields(shipped(group, path.stem))
-    if field.name not in COSTS and INCIDENTAL not in marks(shipped(group, path.stem), field.name)
+    if field.name not in COSTS and NOT_HASHED not in marks(shipped(group, path.stem), field.name)
 ]
 
 
@@ -157,7 +157,7 @@ def test_a_solver_heeds_of_a_trainer_and_a_schedule_what_it_says(name):
 
 def solved(solver: Solver, **options: Any) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    train, val = (Table(torch.arange(n) % 3, 2 + 3 * torch.randn(n, 6, generator=generator)) for n in (30, 12))
+    train, val = (FeatureTable(torch.arange(n) % 3, 2 + 3 * torch.randn(n, 6, generator=generator)) for n in (30, 12))
     usual = {"epochs": 2, "batch_size": 8, "label_smoothing": 0.0, "schedule": Constant(warmup=0.0), "seed": 0}
     fitting = Fitting(**{**usual, **options})
     torch.manual_seed(0)

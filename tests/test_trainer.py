@@ -15,7 +15,7 @@ from peft_vision.model import Model
 from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule import Constant, Cosine, Schedule
 from peft_vision.seeding import derive
-from peft_vision.trainer import Batch, Standing, Trainer
+from peft_vision.trainer import Batch, Trainer, TrainState
 from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -44,7 +44,7 @@ def random_images(count: int, *, augment: str = "none") -> Images:
 def fit(
     model: Model,
     *,
-    standing: Standing | None = None,
+    standing: TrainState | None = None,
     lr: float = 0.1,
     seed: int = 0,
     save=None,
@@ -63,7 +63,7 @@ def fit(
         seed=seed,
         workers=0,
         world=world,
-        standing=standing or Standing(),
+        standing=standing or TrainState(),
         record=rows.append,
         save=save or (lambda standing: None),
     )
@@ -106,7 +106,7 @@ def test_stopping_and_going_on_gives_bit_identical_weights():
     through, stopped = (adapted("vpt_deep", dropout=0.3) for _ in range(2))
     saved = []
 
-    def save(standing: Standing) -> None:
+    def save(standing: TrainState) -> None:
         saved.append(copy.deepcopy((stopped.tuned_state(), vars(standing))))
 
     rows = fit(through, epochs=4)
@@ -116,7 +116,7 @@ def test_stopping_and_going_on_gives_bit_identical_weights():
     fresh = adapted("vpt_deep", dropout=0.3, seed=9)
     fresh.load_state_dict(tensors, strict=False)
     torch.manual_seed(123)
-    later = fit(fresh, epochs=4, standing=Standing(**standing))
+    later = fit(fresh, epochs=4, standing=TrainState(**standing))
     assert_same_weights(through, fresh, rtol=0, atol=0)
     assert json.dumps(later) == json.dumps(rows[2:])
 
@@ -166,7 +166,7 @@ def test_the_lasso_pulls_at_the_columns_of_the_head_once_a_step(parts):
 def test_each_phase_has_the_whole_schedule_and_its_own_share_of_the_rate():
     model = adapted("vqt", keep_fraction=0.5)
     assert [phase.lr_factor for phase in model.phases] == [1.0, 0.5, 1.0]
-    standing, rates = Standing(), []
+    standing, rates = TrainState(), []
     for number in range(3):
         rates.append([row["lr"] for row in fit(model, standing=standing, schedule=Cosine(warmup=0.0))])
         if number < 2:
@@ -182,7 +182,7 @@ def test_a_phase_moves_by_its_share_of_the_rate():
         model = adapted("vqt", keep_fraction=0.5)
         model.phases = (model.phases[0], replace(model.phases[1], lr_factor=factor))
         model.begin_next_phase(seed=0)
-        fit(model, lr=lr, standing=Standing(epochs=2))
+        fit(model, lr=lr, standing=TrainState(epochs=2))
         moved.append(model)
     assert_same_weights(*moved, rtol=0, atol=0)
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.distributed import World
 from peft_vision.experiment import Experiment
 
 
-def timed(own: Experiment, *, warmup: int, repeats: int, steps: int) -> Setting:
+def timed(own: Experiment, *, warmup: int, repeats: int, steps: int) -> BenchSetting:
     """Time the components of `own` with three classes and seed 0."""
-    return Setting(
+    return BenchSetting(
         backbone=own.backbone,
         head=own.head,
         optimizer=own.optimizer,

@@ -1,7 +1,7 @@
 """This module puts hydra/launcher=pool where Hydra looks for plugins."""
 
-from peft_vision.launch.pool import PoolOfProcesses
+from peft_vision.launch.pool import PoolLauncher
 
 
-class Pool(PoolOfProcesses):
+class Pool(PoolLauncher):
     pass

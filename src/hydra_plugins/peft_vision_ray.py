@@ -1,7 +1,7 @@
 """This module puts hydra/launcher=ray_cluster where Hydra looks for plugins."""
 
-from peft_vision.launch.cluster_of_ray import TasksOfRay
+from peft_vision.launch.cluster_of_ray import RayLauncher
 
 
-class Ray(TasksOfRay):
+class Ray(RayLauncher):
     pass

@@ -1,7 +1,7 @@
 """This module puts hydra/launcher=slurm where Hydra looks for plugins."""
 
-from peft_vision.launch.slurm import JobsOfSlurm
+from peft_vision.launch.slurm import SlurmLauncher
 
 
-class Slurm(JobsOfSlurm):
+class Slurm(SlurmLauncher):
     pass

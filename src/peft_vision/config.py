@@ -23,8 +23,8 @@ component = partial(
     dataclass, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 )
 
-INCIDENTAL = "cannot change a result, so it is no part of a run's identity"
-"""The mark of a field that cannot change a result: `workers: Annotated[int, INCIDENTAL]`."""
+NOT_HASHED = "cannot change a result, so it is no part of a run's identity"
+"""The mark of a field that cannot change a result: `workers: Annotated[int, NOT_HASHED]`."""
 
 FILE = "names a file or a folder"
 """The mark of a field that holds a path. The identity holds the absolute path, so it is the same in every folder."""
@@ -34,10 +34,10 @@ FUNCTION = "may name a function of the user's own by its dotted path"
 
 
 @plain_dataclass(frozen=True)
-class Neutral:
+class HashDefault:
     """A mark for a field that was added to a component later. With this value the component behaves as before it had
     the field, and the identity of a run is the same; a config written before that is built with this value. Used as
-    `stage: Annotated[str, Neutral("all")]`."""
+    `stage: Annotated[str, HashDefault("all")]`."""
 
     value: Any
 
@@ -62,6 +62,9 @@ class IdleWith(OnlyWith):
     def acts_in(self, component: Any) -> bool:
         """Return whether the marked field changes what this component does."""
         return not super().acts_in(component)
+
+
+INCIDENTAL, Neutral = NOT_HASHED, HashDefault  # the names up to version 0.1.0, for components of users
 
 
 class ConfigError(Exception):
@@ -154,13 +157,14 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
     return built
 
 
-def lasting(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component's `values`, at any depth, without those marked INCIDENTAL and those that are Neutral."""
+def hashed_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a component's `values`, at any depth, without those marked NOT_HASHED and those equal to their
+    HashDefault."""
     of_fields = marks(cls)
     return {
         key: _lasting_within(value)
         for key, value in values.items()
-        if not any(mark in (INCIDENTAL, Neutral(value)) for mark in of_fields.get(key, ()))
+        if not any(mark in (NOT_HASHED, HashDefault(value)) for mark in of_fields.get(key, ()))
     }
 
 
@@ -172,18 +176,18 @@ def marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
 
 
 def _neutral(cls: type) -> dict[str, Any]:
-    """Return the Neutral values of a class's fields, by field name."""
+    """Return the HashDefault values of a class's fields, by field name."""
     found = ((name, mark) for name, of_field in marks(cls).items() for mark in of_field)
-    return {name: mark.value for name, mark in found if isinstance(mark, Neutral)}
+    return {name: mark.value for name, mark in found if isinstance(mark, HashDefault)}
 
 
 def _lasting_within(value: Any) -> Any:
-    """Apply `lasting` to the components that a value contains."""
+    """Apply `hashed_fields` to the components that a value contains."""
     if not isinstance(value, Mapping):
         return value
     if "_target_" not in value:
         return {key: _lasting_within(inner) for key, inner in value.items()}
-    return {"_target_": value["_target_"], **lasting(locate(value["_target_"], "_target_"), _rest(value))}
+    return {"_target_": value["_target_"], **hashed_fields(locate(value["_target_"], "_target_"), _rest(value))}
 
 
 def _rest(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from peft_vision.config import FILE, INCIDENTAL, Neutral, OnlyWith, lasting, locate, marks
+from peft_vision.config import FILE, NOT_HASHED, HashDefault, OnlyWith, hashed_fields, locate, marks
 
 PACKAGED = "package:"
 """The prefix of the name of a file that is shipped inside this package."""
@@ -34,7 +34,7 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
     for field in fields(cls):
         value, its_marks = getattr(component, field.name), marks(cls).get(field.name, ())
         idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in its_marks)
-        incidental = idle or any(mark in (INCIDENTAL, Neutral(value)) for mark in its_marks)
+        incidental = idle or any(mark in (NOT_HASHED, HashDefault(value)) for mark in its_marks)
         if not incidental and (places or FILE not in its_marks):
             kept[field.name] = canonical(absolute(value) if FILE in its_marks else value)
     return kept
@@ -108,5 +108,5 @@ def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:
     written = {}
     for group, node in groups.items():
         values = {key: value for key, value in node.items() if key != "_target_"}
-        written[group] = {"_target_": node["_target_"], **lasting(locate(node["_target_"], group), values)}
+        written[group] = {"_target_": node["_target_"], **hashed_fields(locate(node["_target_"], group), values)}
     return digest({**written, "seed": seed})

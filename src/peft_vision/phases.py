@@ -10,10 +10,10 @@ from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import head_input, solve
 from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
-from peft_vision.trainer import Standing, Trainer
+from peft_vision.trainer import Trainer, TrainState
 
 
-def begin_phases(model: Model, standing: Standing, *, trainer: Trainer, seed: int) -> None:
+def begin_phases(model: Model, standing: TrainState, *, trainer: Trainer, seed: int) -> None:
     """Begin the phases up to the one that `standing` is in, so that `model` has the shape of a state saved there."""
     while model.begun * trainer.epochs < standing.epochs:
         begin_next_phase(model, seed=seed)
@@ -35,9 +35,9 @@ def fit_phases(
     memory_bytes: float,
     workers: int,
     world: World,
-    standing: Standing,
+    standing: TrainState,
     record: Callable[[dict[str, float]], str | None],
-    save: Callable[[Standing], None],
+    save: Callable[[TrainState], None],
     score_probe: Callable[[], None],
 ) -> None:
     """Train `model` from the state `standing` to the end of its last phase.

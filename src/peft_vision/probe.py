@@ -11,13 +11,13 @@ from torch import nn
 from peft_vision.config import ConfigError
 from peft_vision.data.images import Source
 from peft_vision.distributed import World
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.features.table import tabulated
 from peft_vision.head import Head
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
 from peft_vision.schedule import Schedule
-from peft_vision.trainer import Standing, Trainer
+from peft_vision.trainer import Trainer, TrainState
 
 
 def check_head(solver: Solver, head: Head, *, group: str) -> None:
@@ -106,7 +106,7 @@ def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augme
     }
 
 
-def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> Table:
+def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, world: World) -> FeatureTable:
     """Return a table of the features that `model`'s head reads of `source`, computed in the precision of `trainer`."""
     return tabulated(
         model,
@@ -129,7 +129,7 @@ def solve(
     seed: int,
     workers: int,
     world: World,
-    standing: Standing,
+    standing: TrainState,
     record: Callable[[dict[str, float]], str | None],
 ) -> Mapping[str, Any]:
     """Solve for the head, put it into `model`, and return how it was chosen; `record` gets a row for each setting
@@ -140,9 +140,9 @@ def solve(
 
     home = torch.device("cpu") if world.device.type == "mps" else world.device  # mps has no float64
 
-    def table(source: Source) -> Table:
+    def table(source: Source) -> FeatureTable:
         table = head_input(model, source, trainer=trainer, workers=workers, world=world)
-        return Table(table.labels.to(home), table.features.to(home))
+        return FeatureTable(table.labels.to(home), table.features.to(home))
 
     train_table, val_table = table(train), None if val is None else table(val)
     fitting = Fitting(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.observation import Observation
-from peft_vision.config import INCIDENTAL, ConfigError, Pruned, component
+from peft_vision.config import NOT_HASHED, ConfigError, Pruned, component
 from peft_vision.data.images import Source, shuffled
 from peft_vision.distributed import World
 from peft_vision.evaluate import predict
@@ -32,7 +32,7 @@ from peft_vision.unreached import Unreached
 
 
 @dataclass
-class Standing:
+class TrainState:
     """Resumable state of a training run, over all its phases, besides the model's tensors.
 
     `epochs`: how many are done; `train_seconds`: time spent in training steps; `wall_seconds`: time in all, over every
@@ -79,13 +79,13 @@ class Trainer:
     epochs: PositiveInt
     batch_size: PositiveInt
     accumulate: PositiveInt
-    eval_batch_size: Annotated[PositiveInt, INCIDENTAL]
+    eval_batch_size: Annotated[PositiveInt, NOT_HASHED]
     clip_norm: PositiveFloat | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "fp32", "bf16"]
     checkpointing: bool
     compile: bool
-    save_seconds: Annotated[NonNegativeFloat, INCIDENTAL]
+    save_seconds: Annotated[NonNegativeFloat, NOT_HASHED]
     keep: Literal["last", "best"]
 
     def computes_in(self, device: torch.device) -> torch.dtype:
@@ -121,9 +121,9 @@ class Trainer:
         seed: int,
         workers: int,
         world: World,
-        standing: Standing,
+        standing: TrainState,
         record: Callable[[dict[str, float]], str | None],
-        save: Callable[[Standing], None],
+        save: Callable[[TrainState], None],
     ) -> None:
         """Train `model` in its present phase, from `standing` to the phase's last epoch.
 
@@ -194,7 +194,7 @@ class Trainer:
                 if asked:
                     raise Stopped(asked)
 
-    def _remember_best(self, model: Model, standing: Standing, accuracy: float) -> None:
+    def _remember_best(self, model: Model, standing: TrainState, accuracy: float) -> None:
         """Note the tuned tensors of the best epoch in `standing`, if `keep` is best."""
         if self.keep == "best" and (standing.best is None or accuracy > standing.best["accuracy"]):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}

@@ -6,8 +6,8 @@ from torch import nn
 
 from peft_vision.backbone.linear import ALL, Wrapper, linear, part
 from peft_vision.method.fact import Factorised, Factors
-from peft_vision.method.lora import LowRank
-from peft_vision.method.repadapter import Before
+from peft_vision.method.lora import LowRankUpdate
+from peft_vision.method.repadapter import InputAdapter
 from peft_vision.method.scale_shift import ScaleShift
 
 WIDTH = 12
@@ -15,7 +15,7 @@ ROWS = [slice(0, WIDTH), slice(WIDTH, 2 * WIDTH), slice(WIDTH, 3 * WIDTH), ALL]
 
 
 def low_rank(inner: nn.Module, *targets: str, dora: bool = False) -> Wrapper:
-    return LowRank(inner, list(targets), 3, scale=0.7, dropout=0.1, dora=dora)
+    return LowRankUpdate(inner, list(targets), 3, scale=0.7, dropout=0.1, dora=dora)
 
 
 WRAPPERS = {
@@ -23,12 +23,14 @@ WRAPPERS = {
     "lora on all of it": lambda inner: low_rank(inner, "qkv"),
     "dora": lambda inner: low_rank(inner, "k", "v", dora=True),
     "ssf": lambda inner: ScaleShift(inner, 3 * WIDTH),
-    "repadapter": lambda inner: Before(inner, 4, groups=2, scale=0.7, dropout=0.1),
+    "repadapter": lambda inner: InputAdapter(inner, 4, groups=2, scale=0.7, dropout=0.1),
     "fact_tt": lambda inner: Factorised(inner, Factors(WIDTH, 4, num_blocks=None), scale=0.7, dropout=0.1),
     "fact_tk": lambda inner: Factorised(inner, Factors(WIDTH, 4, num_blocks=3), scale=0.7, dropout=0.1),
     "lora, ssf": lambda inner: ScaleShift(low_rank(inner, "q"), 3 * WIDTH),
     "ssf, lora": lambda inner: low_rank(ScaleShift(inner, 3 * WIDTH), "q", "k"),
-    "dora, repadapter": lambda inner: Before(low_rank(inner, "v", dora=True), 4, groups=1, scale=0.7, dropout=0.1),
+    "dora, repadapter": lambda inner: InputAdapter(
+        low_rank(inner, "v", dora=True), 4, groups=1, scale=0.7, dropout=0.1
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from conftest import tiny_vit
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Mergeable
 from peft_vision.backbone.merge import merged, unmergeable
-from peft_vision.method.lora import LowRank
+from peft_vision.method.lora import LowRankUpdate
 from reference import ARCHITECTURES, randomised
 
 EVERYWHERE = ["q", "k", "v", "proj", "fc1", "fc2"]
@@ -150,13 +150,13 @@ def test_a_wrapper_around_something_that_cannot_be_merged_stays(vit, images):
         def forward(self, tokens):
             return super().forward(tokens).square()
 
-    attention.qkv = LowRank(Squared(32, 96), ["q"], 2, scale=1.0, dropout=0.0, dora=False)
-    attention.qkv = outer = LowRank(attention.qkv, ["v"], 2, scale=1.0, dropout=0.0, dora=False)
-    other.fc1 = LowRank(other.fc1, ["fc1"], 2, scale=1.0, dropout=0.0, dora=False)
+    attention.qkv = LowRankUpdate(Squared(32, 96), ["q"], 2, scale=1.0, dropout=0.0, dora=False)
+    attention.qkv = outer = LowRankUpdate(attention.qkv, ["v"], 2, scale=1.0, dropout=0.0, dora=False)
+    other.fc1 = LowRankUpdate(other.fc1, ["fc1"], 2, scale=1.0, dropout=0.0, dora=False)
     assert unmergeable(encoder) == ["blocks.1.attn.qkv.inner.inner"]
     expected = encoder(images)
     with merged(encoder):
         assert attention.qkv is outer
         assert type(other.fc1) is nn.Linear
         assert torch.equal(encoder(images), expected)  # the update is still zero
-    assert type(other.fc1) is LowRank
+    assert type(other.fc1) is LowRankUpdate

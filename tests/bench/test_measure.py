@@ -9,13 +9,13 @@ from composed import composed
 from peft_vision.backbone.load import Backbone
 from peft_vision.bench import measure
 from peft_vision.bench.measure import forward_pass, measure_step, medians
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.trainer import Trainer
 from timed import timed
 
 
 @pytest.fixture
-def setting() -> Setting:
+def setting() -> BenchSetting:
     own = composed("experiment=smoke", "trainer.batch_size=4")
     assert isinstance(own.backbone, Backbone)
     return timed(own, warmup=1, repeats=3, steps=2)

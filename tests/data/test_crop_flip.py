@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError, hashed_fields
 from peft_vision.data.augment import crop_flip
 from peft_vision.data.digits import Digits
 from peft_vision.data.images import Images, Undecoded
-from peft_vision.data.wholes import Wholes
+from peft_vision.data.wholes import UncroppedImages
 from peft_vision.preprocessing import Preprocessing
 
 
@@ -94,7 +94,7 @@ def epoch(images: Images, *, seed: int | None, workers: int = 0) -> list[torch.T
 @pytest.mark.parametrize("seed", [None, 0])
 def test_a_cached_epoch_equals_a_decoded_one_and_a_repeated_one(make, shapes: Path, preprocessing, seed):
     cached, decoded = (loaded(make, shapes, preprocessing, cache=cache) for cache in (True, False))
-    assert isinstance(cached.pixels, Wholes)
+    assert isinstance(cached.pixels, UncroppedImages)
     assert isinstance(decoded.pixels, Undecoded)
     first = epoch(cached, seed=seed)
     for others in (epoch(decoded, seed=seed), epoch(decoded, seed=seed, workers=2), epoch(cached, seed=seed)):
@@ -138,7 +138,7 @@ def test_memory_is_counted_by_the_shapes(make, shapes: Path, preprocessing):
     images = loaded(make, shapes, preprocessing)
     taken = sum(whole.nbytes for whole in images.pixels.arrays)
     assert taken > 12 * 3 * 32 * 32  # no whole is smaller than its short side squared
-    assert isinstance(loaded(make, shapes, preprocessing, memory_gib=taken / 2**30).pixels, Wholes)
+    assert isinstance(loaded(make, shapes, preprocessing, memory_gib=taken / 2**30).pixels, UncroppedImages)
     assert isinstance(loaded(make, shapes, preprocessing, memory_gib=(taken - 1) / 2**30).pixels, Undecoded)
 
 
@@ -177,5 +177,5 @@ def test_what_does_not_go_together_is_refused(make, values: dict, complaint: str
 
 
 def test_a_run_with_the_crop_of_its_weights_is_what_it_was():
-    assert lasting(Digits, {"crop": None, "split_seed": 0}) == {"split_seed": 0}
-    assert lasting(Digits, {"crop": 0.875}) == {"crop": 0.875}
+    assert hashed_fields(Digits, {"crop": None, "split_seed": 0}) == {"split_seed": 0}
+    assert hashed_fields(Digits, {"crop": 0.875}) == {"crop": 0.875}

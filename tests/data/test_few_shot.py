@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
 from peft_vision.data.few_shot import few_shot
@@ -138,8 +138,8 @@ def test_what_is_no_number_of_shots_is_refused(make, shots: object):
 
 
 def test_a_run_without_shots_is_what_it_was_before_there_were_any():
-    assert lasting(Digits, {"shots": None, "split_seed": 0}) == {"split_seed": 0}
-    assert lasting(Digits, {"shots": 4}) == {"shots": 4}
+    assert hashed_fields(Digits, {"shots": None, "split_seed": 0}) == {"split_seed": 0}
+    assert hashed_fields(Digits, {"shots": 4}) == {"shots": 4}
 
 
 def test_ranks_count_each_class_from_nought():

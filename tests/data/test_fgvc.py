@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fgvc_miniatures import BREEDS, MODELS, WRITERS, car_folders, json_splits
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError, hashed_fields
 from peft_vision.data.fgvc.collection import COLLECTIONS
 from peft_vision.data.fgvc.fgvc import FGVC
 from peft_vision.data.pictures import Labelled
@@ -270,8 +270,8 @@ def test_the_benchmarks_numbers_are_the_published_ones():
 
 
 def test_where_a_copy_lies_is_no_part_of_the_identity():
-    assert lasting(FGVC, {"name": "dogs", "root": "x", "source": "json", "miniature": False}) == {
+    assert hashed_fields(FGVC, {"name": "dogs", "root": "x", "source": "json", "miniature": False}) == {
         "name": "dogs",
         "source": "json",
     }
-    assert "miniature" in lasting(FGVC, {"miniature": True})
+    assert "miniature" in hashed_fields(FGVC, {"miniature": True})

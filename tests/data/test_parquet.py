@@ -9,7 +9,7 @@ import torch
 
 from command import call, run_folder
 from peft_vision.config import ConfigError
-from peft_vision.data.parquet_rows import Rows
+from peft_vision.data.parquet_rows import ParquetRows
 from vtab_miniatures import encoded, parquet
 
 CATS = ("lynx", "manul", "ocelot")
@@ -251,7 +251,7 @@ def test_what_reads_the_files_is_named_where_it_is_not_installed(make, folder: P
 
 def test_rows_of_several_files_are_counted_from_zero_in_each(folder: Path, make):
     pictures = make("parquet", path=str(folder)).open().train.pictures
-    assert isinstance(pictures, Rows)
+    assert isinstance(pictures, ParquetRows)
     assert [Path(pictures.name(index)).name for index in (3, 4, 6)] == [
         "train-00000-of-00002.parquet row 3",
         "train-00001-of-00002.parquet row 0",

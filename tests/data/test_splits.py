@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.image_folder import ImageFolder
 from peft_vision.data.stratify import draw
@@ -144,5 +144,5 @@ def test_splits_are_cached_in_order_while_the_budget_lasts(make, folder: Path, p
 
 def test_what_cannot_change_a_result_is_no_part_of_the_identity(make):
     values = dict.fromkeys(("root", "name", "cache", "memory_gib", "workers", "augment", "download"))
-    assert set(lasting(TorchvisionData, values)) == {"name", "augment"}
-    assert set(lasting(ImageFolder, {"path": "x", "workers": 1})) == {"path"}
+    assert set(hashed_fields(TorchvisionData, values)) == {"name", "augment"}
+    assert set(hashed_fields(ImageFolder, {"path": "x", "workers": 1})) == {"path"}

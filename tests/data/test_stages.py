@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from peft_vision.config import ConfigError, lasting
+from peft_vision.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
 from peft_vision.data.pictures import Joined
@@ -90,5 +90,5 @@ def test_tuning_without_validation_images_is_refused(make):
 
 
 def test_a_run_of_all_stages_is_what_it_was_before_there_were_any():
-    assert lasting(Digits, {"stage": "all", "split_seed": 0}) == {"split_seed": 0}
-    assert lasting(Digits, {"stage": "tune"}) == {"stage": "tune"}
+    assert hashed_fields(Digits, {"stage": "all", "split_seed": 0}) == {"split_seed": 0}
+    assert hashed_fields(Digits, {"stage": "tune"}) == {"stage": "tune"}

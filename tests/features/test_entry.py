@@ -7,16 +7,16 @@ import torch
 from safetensors import safe_open
 
 from peft_vision.features import entry as module
-from peft_vision.features.entry import Broken, Entry, Writer, inspect
+from peft_vision.features.entry import Broken, CacheEntry, Writer, inspect
 
 ROWS = torch.arange(24.0).view(4, 2, 3)
 
 
-def an_entry(folder, *, dtype=torch.float32, key="0123", shape=(4, 2, 3)) -> Entry:
-    return Entry(path=folder / "0123-features.safetensors", key=key, shape=shape, dtype=dtype)
+def an_entry(folder, *, dtype=torch.float32, key="0123", shape=(4, 2, 3)) -> CacheEntry:
+    return CacheEntry(path=folder / "0123-features.safetensors", key=key, shape=shape, dtype=dtype)
 
 
-def written(folder, **options) -> Entry:
+def written(folder, **options) -> CacheEntry:
     entry = an_entry(folder, **options)
     writer = Writer(entry, {"backbone": "vit"})
     for rows in ROWS.split(3):

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.features.entry import Entry, Writer, file_bytes
-from peft_vision.features.shelf import Shelf
+from peft_vision.features.entry import CacheEntry, Writer, file_bytes
+from peft_vision.features.shelf import CacheDir
 
 ROW = torch.zeros(1, 1000)
 
 
-def put(shelf: Shelf, name: str, *, used: int) -> Entry:
+def put(shelf: CacheDir, name: str, *, used: int) -> CacheEntry:
     """About 4 kB, last used at a time."""
-    entry = Entry(path=shelf.path(f"{name}-features"), key=name, shape=(1, 1000), dtype=torch.float32)
+    entry = CacheEntry(path=shelf.path(f"{name}-features"), key=name, shape=(1, 1000), dtype=torch.float32)
     writer = Writer(entry, {})
     writer.write(ROW)
     writer.place()
@@ -28,12 +28,12 @@ def put(shelf: Shelf, name: str, *, used: int) -> Entry:
     return entry
 
 
-def names(shelf: Shelf) -> list[str]:
+def names(shelf: CacheDir) -> list[str]:
     return [path.name.partition("-")[0] for path, _ in shelf.held()]
 
 
 def test_the_least_recently_used_make_room(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=14_500)
+    shelf = CacheDir(tmp_path, limit_bytes=14_500)
     entries = [put(shelf, name, used=used) for used, name in enumerate("abc", start=1)]
     assert shelf.refusal(1_000) is None
     assert names(shelf) == ["a", "b", "c"]
@@ -43,7 +43,7 @@ def test_the_least_recently_used_make_room(tmp_path):
 
 
 def test_what_never_fits_is_refused_and_evicts_nothing(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=5_000)
+    shelf = CacheDir(tmp_path, limit_bytes=5_000)
     put(shelf, "a", used=1)
     assert "features.disk_gib" in shelf.refusal(6_000)
     assert names(shelf) == ["a"]
@@ -51,11 +51,11 @@ def test_what_never_fits_is_refused_and_evicts_nothing(tmp_path):
 
 def test_a_disk_without_room_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 2**30))
-    assert "the disk of" in Shelf(tmp_path, limit_bytes=10**12).refusal(1_000)
+    assert "the disk of" in CacheDir(tmp_path, limit_bytes=10**12).refusal(1_000)
 
 
 def test_a_broken_entry_is_removed_and_said(tmp_path, caplog):
-    shelf = Shelf(tmp_path, limit_bytes=10**6)
+    shelf = CacheDir(tmp_path, limit_bytes=10**6)
     entry = put(shelf, "a", used=1)
     with entry.path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -67,7 +67,7 @@ def test_a_broken_entry_is_removed_and_said(tmp_path, caplog):
 
 
 def test_strangers_in_the_folder_stay(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=5_000)
+    shelf = CacheDir(tmp_path, limit_bytes=5_000)
     for name in ("adapter.safetensors", "notes.txt"):
         (tmp_path / name).write_bytes(b"mine" * 2000)
     put(shelf, "a", used=1)
@@ -79,13 +79,13 @@ def test_strangers_in_the_folder_stay(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot make" in Shelf(tmp_path / "file" / "store", limit_bytes=1).fault()
-    assert Shelf(tmp_path / "store", limit_bytes=1).fault() is None
+    assert "cannot make" in CacheDir(tmp_path / "file" / "store", limit_bytes=1).fault()
+    assert CacheDir(tmp_path / "store", limit_bytes=1).fault() is None
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_one_computes_while_the_others_wait_but_only_for_the_same(same, tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=1)
+    shelf = CacheDir(tmp_path, limit_bytes=1)
     inside = []
 
     def second():
@@ -102,17 +102,17 @@ def test_one_computes_while_the_others_wait_but_only_for_the_same(same, tmp_path
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=1)
+    shelf = CacheDir(tmp_path, limit_bytes=1)
     (tmp_path / ".a-features.safetensors.1f.unfinished").write_text("half")
     (tmp_path / ".b-features.safetensors.2f.unfinished").write_text("another process is at work")
     with shelf.alone("a"):
         assert [path.name for path in tmp_path.glob(".*.unfinished")] == [".b-features.safetensors.2f.unfinished"]
 
 
-def three_kinds(folder) -> list[Entry]:
+def three_kinds(folder) -> list[CacheEntry]:
     """Of one key, 4 kB each."""
     names = ("features", "contexts", "tokens11")
-    return [Entry(folder / f"a-{name}.safetensors", "a", (1, 1000), torch.float32) for name in names]
+    return [CacheEntry(folder / f"a-{name}.safetensors", "a", (1, 1000), torch.float32) for name in names]
 
 
 def held_bytes(folder) -> int:
@@ -121,7 +121,7 @@ def held_bytes(folder) -> int:
 
 @pytest.mark.parametrize(("room", "written"), [(14_000, 3), (12_500, 2), (9_000, 2), (5_000, 1), (4_100, 0)])
 def test_kinds_that_are_written_together_keep_within_the_limit_together(room, written, tmp_path, caplog):
-    shelf = Shelf(tmp_path, limit_bytes=room)
+    shelf = CacheDir(tmp_path, limit_bytes=room)
     with shelf.alone("a"):
         writers = [shelf.writer(entry, {}) for entry in three_kinds(tmp_path)]
         assert sum(writer is not None for writer in writers) == written
@@ -135,7 +135,7 @@ def test_kinds_that_are_written_together_keep_within_the_limit_together(room, wr
 
 
 def test_tokens_of_any_layer_count_and_go_like_all_others(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=5_000)
+    shelf = CacheDir(tmp_path, limit_bytes=5_000)
     tokens = three_kinds(tmp_path)[2]
     writer = Writer(tokens, {})
     writer.write(ROW)
@@ -149,11 +149,11 @@ def test_what_a_killed_process_left_of_another_key_makes_room(tmp_path):
     left = tmp_path / ".b-features.safetensors.1f.unfinished"
     left.write_bytes(b"half" * 1000)
     at_work = tmp_path / ".c-features.safetensors.2f.unfinished"
-    with Shelf(tmp_path, limit_bytes=1).alone("c"):
+    with CacheDir(tmp_path, limit_bytes=1).alone("c"):
         at_work.write_bytes(b"half" * 1000)
-        assert Shelf(tmp_path, limit_bytes=9_000).refusal(4_900) is None
+        assert CacheDir(tmp_path, limit_bytes=9_000).refusal(4_900) is None
         assert not left.exists()
-        assert "with what is being written more than" in Shelf(tmp_path, limit_bytes=9_000).refusal(5_100)
+        assert "with what is being written more than" in CacheDir(tmp_path, limit_bytes=9_000).refusal(5_100)
         assert at_work.exists()
 
 
@@ -191,7 +191,7 @@ def as_nobody(work) -> None:
 def others():
     """A folder that anyone can reach, with an entry in it."""
     folder = Path(tempfile.mkdtemp())
-    put(Shelf(folder, limit_bytes=10**6), "a", used=1)
+    put(CacheDir(folder, limit_bytes=10**6), "a", used=1)
     yield folder
     for path in (folder, *folder.iterdir()):
         path.chmod(0o777)
@@ -199,7 +199,7 @@ def others():
 
 
 def test_a_store_that_may_only_be_read_is_read_and_stays_as_it_is(others):
-    shelf, entry = Shelf(others, limit_bytes=10**6), three_kinds(others)[0]
+    shelf, entry = CacheDir(others, limit_bytes=10**6), three_kinds(others)[0]
     entry.path.chmod(0o444)
     others.chmod(0o555)
 
@@ -218,21 +218,21 @@ def test_a_broken_entry_of_others_is_said_and_left(others, caplog):
     others.chmod(0o555)
 
     def work():
-        assert Shelf(others, limit_bytes=10**6).find(entry) is None
+        assert CacheDir(others, limit_bytes=10**6).find(entry) is None
         assert "is not usable" in caplog.text
-        assert Shelf(others, limit_bytes=10).refusal(9) is not None  # it cannot be made to go
-        assert Shelf(others, limit_bytes=10).clear() == 0
+        assert CacheDir(others, limit_bytes=10).refusal(9) is not None  # it cannot be made to go
+        assert CacheDir(others, limit_bytes=10).clear() == 0
 
     as_nobody(work)
     assert entry.path.read_bytes() == b"broken"
 
 
 def test_a_store_whose_locks_are_others_is_written_in(others):
-    with Shelf(others, limit_bytes=1).alone("a"):
+    with CacheDir(others, limit_bytes=1).alone("a"):
         pass
     (others / ".a.lock").chmod(0o600)
     others.chmod(0o777)
-    shelf, entry = Shelf(others, limit_bytes=10**6), three_kinds(others)[1]
+    shelf, entry = CacheDir(others, limit_bytes=10**6), three_kinds(others)[1]
 
     def work():
         with shelf.alone("a"):
@@ -247,7 +247,7 @@ def test_a_store_whose_locks_are_others_is_written_in(others):
 
 def test_entries_in_a_groups_folder_are_the_groups(tmp_path):
     tmp_path.chmod(0o2775)
-    shelf = Shelf(tmp_path, limit_bytes=10**6)
+    shelf = CacheDir(tmp_path, limit_bytes=10**6)
     entry = put(shelf, "a", used=1)
     with shelf.alone("a"):
         pass
@@ -256,5 +256,5 @@ def test_entries_in_a_groups_folder_are_the_groups(tmp_path):
 
 def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no home folder is known for ~/.cache" in Shelf(Path("~/.cache/store"), limit_bytes=1).fault()
+    assert "no home folder is known for ~/.cache" in CacheDir(Path("~/.cache/store"), limit_bytes=1).fault()
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import torch
 
-from peft_vision.features.source import Observed, Table
+from peft_vision.features.source import FeatureTable, Observed
 
 LABELS = torch.arange(5) % 2
 CONTEXTS = torch.randn(15, 2, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_in_order_every_view_comes_once():
 
 
 def test_a_table_hands_out_features():
-    table = Table(LABELS, FEATURES[:5])
+    table = FeatureTable(LABELS, FEATURES[:5])
     ((features, labels),) = table.batches([torch.tensor([2, 1])], seed=7, workers=0)
     assert (features.tolist(), labels.tolist()) == ([[2.0], [1.0]], [0, 1])
     assert torch.equal(torch.cat([features for features, _ in table.in_order(batch_size=2, workers=0)]), FEATURES[:5])

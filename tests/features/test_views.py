@@ -10,7 +10,7 @@ from peft_vision.features.store import Features, Store
 from peft_vision.model import Model
 from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule import Constant
-from peft_vision.trainer import Standing, Trainer
+from peft_vision.trainer import Trainer, TrainState
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, assert_same_weights, random_images
 
@@ -69,7 +69,7 @@ def trained(folder, *, method: str = "linear", **options) -> tuple[Model, Store]
         seed=0,
         workers=0,
         world=ALONE,
-        standing=Standing(),
+        standing=TrainState(),
         record=lambda row: None,
         save=lambda standing: None,
     )

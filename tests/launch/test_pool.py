@@ -13,7 +13,7 @@ import pytest
 import peft_vision
 from command import Outcome, command, results, start, wait_for
 from peft_vision.launch.job import Job
-from peft_vision.launch.pool import PoolOfProcesses
+from peft_vision.launch.pool import PoolLauncher
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -150,7 +150,7 @@ def test_runs_end_with_a_sweep_that_is_killed(tmp_path):
 
 
 def test_a_job_with_nothing_left_to_do_costs_no_process(tmp_path):
-    pool = PoolOfProcesses(jobs=2, devices=None, threads=None, prefix=None)
+    pool = PoolLauncher(jobs=2, devices=None, threads=None, prefix=None)
     jobs = [Job.of(["task=none"], tmp_path / "run.log")] * 3
     assert list(pool.carry_out(jobs, lambda number: False)) == [(0, 0), (1, 0), (2, 0)]
     assert list(tmp_path.iterdir()) == []

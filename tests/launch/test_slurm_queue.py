@@ -8,8 +8,8 @@ import pytest
 from peft_vision.config import ConfigError
 from peft_vision.launch import slurm_queue
 from peft_vision.launch.job import Job
-from peft_vision.launch.slurm import JobsOfSlurm
-from peft_vision.launch.slurm_queue import Queue, Standing
+from peft_vision.launch.slurm import SlurmLauncher
+from peft_vision.launch.slurm_queue import JobState, Queue
 from peft_vision.launch.submitted import Submitted
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
@@ -36,10 +36,10 @@ def slurm(tmp_path, monkeypatch):
     return does
 
 
-def launcher(folder: Path, **changes: object) -> JobsOfSlurm:
+def launcher(folder: Path, **changes: object) -> SlurmLauncher:
     options = {"folder": folder / "slurm", "poll_seconds": 0.01, "max_num_timeout": 3, "cancel": True, "timeout_min": 5}
     options |= {"cpus_per_task": 2, "tasks_per_node": 1, "mem_gb": 1.5, "name": "test", "setup": [], "partition": None}
-    return JobsOfSlurm(**{**options, "array_parallelism": 4, **changes})
+    return SlurmLauncher(**{**options, "array_parallelism": 4, **changes})
 
 
 def jobs(folder: Path, count: int) -> list[Job]:
@@ -113,7 +113,7 @@ def test_what_a_job_wrote_may_show_some_looks_later(states, shows, code, slurm, 
 
     def look(queue, ids):
         looks.append(states[len(looks)])
-        return {job: Standing(looks[-1], "") for job in ids}
+        return {job: JobState(looks[-1], "") for job in ids}
 
     monkeypatch.setattr(Queue, "look", look)
     monkeypatch.setattr(Submitted, "exit_code", lambda its: 0 if len(looks) > shows else None)

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from peft_vision.launch import cluster_of_ray
-from peft_vision.launch.cluster_of_ray import TasksOfRay
+from peft_vision.launch.cluster_of_ray import RayLauncher
 from peft_vision.launch.job import Job
 
 
@@ -51,7 +51,7 @@ def ray(monkeypatch):
 def test_a_run_is_announced_when_its_task_begins_and_not_when_it_is_queued(ray, tmp_path):
     jobs = [Job.of([code], tmp_path / code / "run.log") for code in ("0", "3", "dies")]
     told = []
-    for ended in TasksOfRay({}, {}).carry_out(jobs, lambda number: told.append(("begins", number)) or True):
+    for ended in RayLauncher({}, {}).carry_out(jobs, lambda number: told.append(("begins", number)) or True):
         told.append(ended)
     assert told == [("begins", 0), (0, 0), ("begins", 1), (1, 3), ("begins", 2), (2, 1)]
     assert "Ray: the worker died" in jobs[2].log.read_text()
@@ -59,7 +59,7 @@ def test_a_run_is_announced_when_its_task_begins_and_not_when_it_is_queued(ray, 
 
 def test_closing_it_cancels_what_has_not_ended(ray, tmp_path):
     jobs = [Job.of(["0"], tmp_path / str(number) / "run.log") for number in range(3)]
-    ending = TasksOfRay({}, {}).carry_out(jobs, lambda number: True)
+    ending = RayLauncher({}, {}).carry_out(jobs, lambda number: True)
     assert next(ending) == (0, 0)
     ending.close()
     assert ray.cancelled == jobs[1:]

@@ -17,7 +17,7 @@ import peft_vision
 from peft_vision.config import ConfigError
 from peft_vision.launch import worker
 from peft_vision.launch.job import Job
-from peft_vision.launch.pool import PoolOfProcesses
+from peft_vision.launch.pool import PoolLauncher
 from test_tree import session, wait_until
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def test_runs_go_on_without_the_server_that_forked_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(HERE)
     jobs = noting(tmp_path, ["wait1", "wait2"])
-    pool = PoolOfProcesses(jobs=2, devices=None, threads=None, prefix=None)
+    pool = PoolLauncher(jobs=2, devices=None, threads=None, prefix=None)
 
     looked = set()
     exit_code = worker.Worker.exit_code

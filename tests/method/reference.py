@@ -13,7 +13,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.composition import complete
 from peft_vision.config import build
 from peft_vision.method.base import Method
-from peft_vision.method.lora import LowRank
+from peft_vision.method.lora import LowRankUpdate
 from peft_vision.model import Model
 from shipped import adapted, option
 
@@ -105,7 +105,7 @@ def lora_weights(model: Model, architecture: dict, *, scale: float) -> dict[str,
     for index, layer in enumerate(model.encoder.layers):
         for place, names in LORA_PLACES.items():
             wrapper, name = layer.get_submodule(place), f"blocks.{index}.{place}.weight"
-            if not isinstance(wrapper, LowRank):
+            if not isinstance(wrapper, LowRankUpdate):
                 continue
             chunks = list(plain[name].chunk(3)) if place == "attn.qkv" and "qkv" not in wrapper.up else [plain[name]]
             for target in wrapper.up:

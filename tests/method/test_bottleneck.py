@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from conftest import tiny_vit
 from peft_vision.config import ConfigError
-from peft_vision.method.bottleneck import Adapter
+from peft_vision.method.bottleneck import AdapterLayer
 from peft_vision.model import Model
 from reference import (
     ARCHITECTURES,
@@ -24,18 +24,20 @@ PRESETS = ["adapter_houlsby", "adapter_pfeiffer", "adaptformer", "adapter_plus"]
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
-def adapters(model: Model) -> list[list[Adapter]]:
+def adapters(model: Model) -> list[list[AdapterLayer]]:
     """Of each layer, in the order they are met."""
-    return [[module for module in layer.modules() if isinstance(module, Adapter)] for layer in model.encoder.layers]
+    return [
+        [module for module in layer.modules() if isinstance(module, AdapterLayer)] for layer in model.encoder.layers
+    ]
 
 
-def f(adapter: Adapter, tokens: Tensor, activation: str) -> Tensor:
+def f(adapter: AdapterLayer, tokens: Tensor, activation: str) -> Tensor:
     down, up = adapter.down, adapter.up
     hidden = ACTIVATIONS[activation](tokens @ down.weight.mT + down.bias)
     return adapter.scale * (hidden @ up.weight.mT + up.bias)
 
 
-def block_by_hand(placement: str, block: Block, own: list[Adapter], tokens: Tensor, activation: str) -> Tensor:
+def block_by_hand(placement: str, block: Block, own: list[AdapterLayer], tokens: Tensor, activation: str) -> Tensor:
     """The equations of the four papers."""
     attended = block.ls1(block.attn(block.norm1(tokens)))
     if placement == "attention_and_mlp":
@@ -122,7 +124,7 @@ def test_drop_path_leaves_out_the_adapter_of_a_whole_image_or_doubles_it(images)
 def test_dropout_is_of_hidden_units_and_only_in_training():
     torch.manual_seed(0)
     options = {"activation": "relu", "initial": "small", "scale": 1.0, "channel_scale": False, "drop_path": 0.0}
-    adapter, tokens = Adapter(8, 4, dropout=0.5, **options), torch.randn(1, 6, 8)
+    adapter, tokens = AdapterLayer(8, 4, dropout=0.5, **options), torch.randn(1, 6, 8)
     hidden = F.relu(adapter.down(tokens))
     masks = torch.cartesian_prod(*[torch.tensor([0.0, 2.0])] * 4)
     possible = adapter.up(hidden.unsqueeze(2) * masks)  # (1, 6, 16, 8)

@@ -13,7 +13,7 @@ from conftest import tiny_vit
 from peft_vision import merged
 from peft_vision.backbone.linear import ALL, part
 from peft_vision.config import ConfigError
-from peft_vision.method.lora import LowRank
+from peft_vision.method.lora import LowRankUpdate
 from peft_vision.method.low_rank import Updated
 from reference import (
     ARCHITECTURES,
@@ -73,17 +73,17 @@ def test_parameters_on_vit_b16_are_the_published_ones(options, count):
     assert size_on_vit_b16("lora", **options) == count
 
 
-def wrapped(targets: list[str], *, bias: bool = True, dropout: float = 0.0) -> LowRank:
+def wrapped(targets: list[str], *, bias: bool = True, dropout: float = 0.0) -> LowRankUpdate:
     """Around a frozen layer 12 x 36, with updates that are not zero."""
     torch.manual_seed(0)
     inner = nn.Linear(12, 36, bias=bias).requires_grad_(False)
-    wrapper = LowRank(inner, targets, rank=3, scale=0.7, dropout=dropout, dora=False)
+    wrapper = LowRankUpdate(inner, targets, rank=3, scale=0.7, dropout=dropout, dora=False)
     for up in wrapper.up.values():
         nn.init.normal_(up)
     return wrapper
 
 
-def through(wrapper: LowRank, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+def through(wrapper: LowRankUpdate, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
     """Outputs, and the gradients of the inputs and of the updates."""
     tokens = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     outputs = wrapper.part(tokens, rows)
@@ -114,7 +114,7 @@ def test_the_fast_path_equals_the_plain_one(forced_by, targets, rows):
 def test_whole_models_on_either_path_have_the_same_logits_and_gradients(targets, images):
     fast, plain = (randomised("lora", targets=targets) for _ in range(2))
     for layer in plain.encoder.layers:
-        for wrapper in (module for module in layer.modules() if isinstance(module, LowRank)):
+        for wrapper in (module for module in layer.modules() if isinstance(module, LowRankUpdate)):
             wrapper.inner.bias.requires_grad_(True)
     found, expected = fast(images), plain(images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composed import composed
-from peft_vision.config import INCIDENTAL, ConfigError, locate
+from peft_vision.config import NOT_HASHED, ConfigError, locate
 from peft_vision.method.selection import head_columns
 from shipped import METHODS, adapted, option
 
@@ -83,7 +83,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 def marked_incidental(method: str, field: str) -> bool:
     hint = get_type_hints(locate(option("method", method)["_target_"], "method"), include_extras=True)[field]
-    return INCIDENTAL in getattr(hint, "__metadata__", ())
+    return NOT_HASHED in getattr(hint, "__metadata__", ())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from conftest import tiny_vit
 from peft_vision.config import ConfigError
-from peft_vision.method.repadapter import Before
+from peft_vision.method.repadapter import InputAdapter
 from peft_vision.model import Model
 from reference import (
     ARCHITECTURES,
@@ -20,7 +20,7 @@ from reference import (
 from shipped import adapted
 
 
-def adapted_by_hand(own: Before, tokens: Tensor, *, scale: float, groups: int) -> Tensor:
+def adapted_by_hand(own: InputAdapter, tokens: Tensor, *, scale: float, groups: int) -> Tensor:
     """(B, N, D) to (B, N, D)."""
     hidden = F.conv1d(tokens.mT, own.down.weight.unsqueeze(2), own.down.bias)
     return tokens + scale * F.conv1d(hidden, own.up.unsqueeze(2), own.bias, groups=groups).mT

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peft_vision.optimizer.low_rank import Following, LowRank
+from peft_vision.optimizer.low_rank import Following, LowRankProjection
 from peft_vision.optimizer.projection import Subspaces
-from peft_vision.optimizer.rule import Adam, Rule
+from peft_vision.optimizer.rule import AdamRule, Rule
 
 SHAPES = ((12, 8), (8, 12), (8, 8))
-ADAM = Adam(betas=(0.9, 0.999), eps=1e-8, eps_first=False)
+ADAM = AdamRule(betas=(0.9, 0.999), eps=1e-8, eps_first=False)
 
 
 def parameters(shapes: Sequence[tuple[int, ...]] = SHAPES, *, seed: int = 0) -> list[nn.Parameter]:
@@ -34,7 +34,7 @@ def optimizer(
     lapack_signs: bool = False,
     seed: int = 0,
     **options: Any,
-) -> LowRank:
+) -> LowRankProjection:
     """Of the default behaviour, with a refresh every three steps."""
     usual = {
         "gap": 3,
@@ -44,7 +44,7 @@ def optimizer(
         "scale": 1.0,
         "update": "low_rank",
     }
-    return LowRank(
+    return LowRankProjection(
         matrices,
         [{"params": list(others), "weight_decay": weight_decay}] if others else [],
         rule=rule,

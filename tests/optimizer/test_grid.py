@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from command import call, results
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
 from peft_vision.schedule import Constant
@@ -57,7 +57,7 @@ def test_members_of_other_rates_end_elsewhere(tmp_path):
 @pytest.mark.parametrize("algorithm", ["adamw", "sgd"])
 def test_a_decay_is_of_the_matrix_and_not_of_the_bias(algorithm):
     """On features of zeros the bias is all there is, and the loss of each setting its own."""
-    blank = Table(torch.arange(9) % 4 // 2, torch.zeros(9, 3))
+    blank = FeatureTable(torch.arange(9) % 4 // 2, torch.zeros(9, 3))
     grid = Grid(algorithm=algorithm, lr=(0.1,), weight_decay=(0.0, 5.0), betas=(0.9, 0.999), momentum=0.9)
     fitting = Fitting(epochs=10, batch_size=9, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
     head = torch.nn.Linear(3, 2)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from command import SMOKE, call, results
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.schedule import Constant
@@ -18,20 +18,20 @@ from peft_vision.schedule import Constant
 FITTING = Fitting(epochs=1, batch_size=1, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
 
 
-def table(count: int, width: int, classes: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> Table:
+def table(count: int, width: int, classes: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> FeatureTable:
     """Classes that overlap, so that no strength separates them."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     noise = torch.randn(count, width, generator=generator)
-    return Table(labels, scale * (0.4 * centres[labels] + noise) + shift)
+    return FeatureTable(labels, scale * (0.4 * centres[labels] + noise) + shift)
 
 
 def solver(*strengths: float, normalize: bool = False, tolerance: float = 1e-9) -> LBFGS:
     return LBFGS(C=strengths, normalize=normalize, tolerance=tolerance, max_iterations=2000)
 
 
-def scikit(data: Table, strength: float) -> LogisticRegression:
+def scikit(data: FeatureTable, strength: float) -> LogisticRegression:
     model = LogisticRegression(C=strength, tol=1e-10, max_iter=20_000)
     return model.fit(data.features.double().numpy(), data.labels.numpy())
 
@@ -68,7 +68,7 @@ def test_a_warm_started_path_ends_where_each_strength_alone_does():
 def test_normalising_solves_the_problem_of_normalised_features_and_says_it_in_the_old_ones():
     data = table(300, 20, 5, seed=0, scale=7.0, shift=3.0)
     mean, std = data.features.double().mean(), data.features.double().std()
-    normalised = Table(data.labels, (data.features.double() - mean) / std)
+    normalised = FeatureTable(data.labels, (data.features.double() - mean) / std)
     reference = scikit(normalised, 0.1)
     solution = solver(0.1, normalize=True).solve(nn.Linear(20, 5).double(), data, None, FITTING)
     logits = F.linear(data.features.double(), solution.weight, solution.bias)
@@ -82,7 +82,7 @@ def test_the_best_on_validation_is_chosen_and_of_equal_ones_the_strongest_penalt
     assert [row["C"] for row in path.tried] == [1e-6, 1e-3, 0.1, 10.0]
     best = max(row["val/accuracy"] for row in path.tried)
     assert path.chosen["C"] == next(row["C"] for row in path.tried if row["val/accuracy"] == best)
-    easy = Table(torch.arange(4) % 2, torch.eye(4))
+    easy = FeatureTable(torch.arange(4) % 2, torch.eye(4))
     tied = solver(1.0, 10.0, 100.0).solve(nn.Linear(4, 2), easy, easy, FITTING)
     assert {row["val/accuracy"] for row in tied.tried} == {1.0}
     assert tied.chosen == {"C": 1.0}

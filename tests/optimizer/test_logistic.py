@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.optimizer.logistic import Logistic
@@ -16,7 +16,7 @@ from peft_vision.schedule import Constant
 PAPER = tuple(np.logspace(-7, 2, 50).tolist())
 
 
-def correlated(count: int, width: int, *, seed: int) -> Table:
+def correlated(count: int, width: int, *, seed: int) -> FeatureTable:
     """Five classes that overlap; the features share a mean and their variances span three orders of magnitude."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 5
@@ -24,15 +24,15 @@ def correlated(count: int, width: int, *, seed: int) -> Table:
     centres = 0.4 * generator.normal(size=(5, width))
     turn = np.linalg.qr(generator.normal(size=(width, width)))[0]
     features = (centres[labels] + generator.normal(size=(count, width))) * scales @ turn + generator.normal(size=width)
-    return Table(torch.from_numpy(labels), torch.from_numpy(features))
+    return FeatureTable(torch.from_numpy(labels), torch.from_numpy(features))
 
 
-def separable(count: int, width: int, *, seed: int) -> Table:
+def separable(count: int, width: int, *, seed: int) -> FeatureTable:
     """More features than images, and of six classes the fourth has no image."""
     generator = np.random.default_rng(seed)
     labels = np.array([0, 1, 2, 4, 5])[np.arange(count) % 5]
     features = generator.normal(size=(6, width))[labels] + generator.normal(size=(count, width))
-    return Table(torch.from_numpy(labels), torch.from_numpy(features))
+    return FeatureTable(torch.from_numpy(labels), torch.from_numpy(features))
 
 
 PROBLEMS = [(correlated(300, 30, seed=0), 5), (separable(40, 60, seed=0), 6)]
@@ -42,12 +42,12 @@ def solver(*strengths: float, tolerance: float = 1e-9, max_iterations: int = 100
     return LBFGS(C=strengths, normalize=False, tolerance=tolerance, max_iterations=max_iterations)
 
 
-def problem(data: Table, num_classes: int, label_smoothing: float = 0.0) -> Logistic:
+def problem(data: FeatureTable, num_classes: int, label_smoothing: float = 0.0) -> Logistic:
     return Logistic(data.features.double(), data.labels, num_classes, label_smoothing)
 
 
 def objective_gradient(
-    data: Table, weight: Tensor, bias: Tensor, strength: float, *, label_smoothing: float = 0.0
+    data: FeatureTable, weight: Tensor, bias: Tensor, strength: float, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """By autograd, on the features as they came: (C, W + 1)."""
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()

@@ -12,7 +12,7 @@ from peft_vision.config import ConfigError
 from peft_vision.optimizer import projection
 from peft_vision.optimizer.basis import leading
 from peft_vision.optimizer.footprint import footprint
-from peft_vision.optimizer.rule import Adam, Momentum
+from peft_vision.optimizer.rule import AdamRule, Momentum
 
 
 def assert_same(first, second, **tolerance):
@@ -43,7 +43,7 @@ def test_galore_torch_computes_the_same_step_for_step(side, weight_decay):
     ours = optimizer(
         parameters(),
         parameters([(5,), (4, 6)], seed=1),
-        rule=Adam(betas=(0.9, 0.999), eps=1e-6, eps_first=True),
+        rule=AdamRule(betas=(0.9, 0.999), eps=1e-6, eps_first=True),
         side=side,
         scale=0.25,
         moments="keep",

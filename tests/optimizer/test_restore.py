@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from peft_vision.optimizer.low_rank import Following, LowRank
+from peft_vision.optimizer.low_rank import Following, LowRankProjection
 from peft_vision.optimizer.projection import Subspaces
 from peft_vision.optimizer.restore import restore
-from peft_vision.optimizer.rule import Adam
+from peft_vision.optimizer.rule import AdamRule
 from peft_vision.state import Damaged
 
 
-def low_rank(parameters: list[nn.Parameter]) -> LowRank:
+def low_rank(parameters: list[nn.Parameter]) -> LowRankProjection:
     following = Following(Subspaces(2, "std", "svd", False), 3, None, False, "keep", 1.0, "fira")
-    rule = Adam((0.9, 0.999), 1e-8, eps_first=False)
+    rule = AdamRule((0.9, 0.999), 1e-8, eps_first=False)
     options = {
         "rule": rule,
         "following": following,
@@ -25,7 +25,7 @@ def low_rank(parameters: list[nn.Parameter]) -> LowRank:
         "decay_first": True,
         "seed": 0,
     }
-    return LowRank(parameters[:1], [{"params": parameters[1:], "weight_decay": 0.0}], **options)
+    return LowRankProjection(parameters[:1], [{"params": parameters[1:], "weight_decay": 0.0}], **options)
 
 
 MAKERS = {

@@ -5,11 +5,11 @@ import pytest
 from composed import composed
 from peft_vision.data.extent import Extent
 from peft_vision.plan.anatomy import Anatomy, PhaseFacts
-from peft_vision.plan.bill import Bill, Cost, Priced, bill
+from peft_vision.plan.bill import Cost, CostEstimate, Priced, bill
 from peft_vision.plan.content import Content
-from peft_vision.plan.demand import Demand, demands, kind
+from peft_vision.plan.demand import RunGroup, demands, kind
 from peft_vision.plan.expected import Expected
-from peft_vision.plan.rates import Line, Rates, between
+from peft_vision.plan.rates import CostLine, Rates, between
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import Act
 from peft_vision.plan.words import duration, notes, plan_tables, slurm_line
@@ -18,15 +18,15 @@ IMAGES = {"train": 100, "val": 20, "test": 30}
 DEMO = ("experiment=demo", "trainer.epochs=4", "trainer.batch_size=32")
 KEYS = {"train": "a", "val": "b", "test": "c"}
 STEP, SCORE = Act("step", 0, "images"), Act("score", 0, "images")
-WHOLE = Rates(0.4, 0.001, {STEP: Line(0.5, 0.01), SCORE: Line(0.1, 0.002)})
+WHOLE = Rates(0.4, 0.001, {STEP: CostLine(0.5, 0.01), SCORE: CostLine(0.1, 0.002)})
 STORED = Rates(
     0.4,
     0.001,
     {
-        Act("step", 0, "observed"): Line(0, 0.0005),
-        Act("score", 0, "observed"): Line(0, 0.0001),
-        Act("observe", 0, "images"): Line(0.2, 0.003),
-        Act("find", 0, "observed"): Line(0.3, 0.0002),
+        Act("step", 0, "observed"): CostLine(0, 0.0005),
+        Act("score", 0, "observed"): CostLine(0, 0.0001),
+        Act("observe", 0, "images"): CostLine(0.2, 0.003),
+        Act("find", 0, "observed"): CostLine(0.3, 0.0002),
     },
 )
 
@@ -46,10 +46,10 @@ READS = facts(frozenset({"features"}))
 
 def priced(*overrides, phases=(PLAIN,), rates=WHOLE, reading=0.0, times=1.0, images=IMAGES) -> Priced:
     content = Content(Extent(images, 10), None, {})
-    return Priced(Demand(composed(*DEMO, *overrides), content, KEYS, times), anatomy(*phases), rates, reading)
+    return Priced(RunGroup(composed(*DEMO, *overrides), content, KEYS, times), anatomy(*phases), rates, reading)
 
 
-def billed(*its: Priced, faster=1.0, limit=2**40) -> Bill:
+def billed(*its: Priced, faster=1.0, limit=2**40) -> CostEstimate:
     return bill(its, Stock(limit, writable=True), faster=faster)
 
 
@@ -148,22 +148,22 @@ def test_runs_that_take_as_long_are_of_one_kind():
 
 def test_between_two_numbers_of_classes_time_rises_evenly():
     act = Act("step", 0, "table")
-    low, high = (Rates(0.4, 0.001, {act: Line(call, image)}) for call, image in ((1.0, 0.0005), (3.0, 0.0025)))
-    assert between(low, high, 0.25).lines[act] == Line(pytest.approx(1.5), pytest.approx(0.001))
+    low, high = (Rates(0.4, 0.001, {act: CostLine(call, image)}) for call, image in ((1.0, 0.0005), (3.0, 0.0025)))
+    assert between(low, high, 0.25).lines[act] == CostLine(pytest.approx(1.5), pytest.approx(0.001))
 
 
 def test_a_line_goes_through_two_measurements_and_never_below_nothing():
-    line = Line.through((16, 3.0), (64, 6.0))
+    line = CostLine.through((16, 3.0), (64, 6.0))
     assert line.seconds(images=640, calls=10) == pytest.approx(10 * 6.0)
     assert line.seconds(images=16, calls=1) == pytest.approx(3.0)
-    assert Line.through((16, 7.0), (64, 6.0)) == Line(6.0, 0.0)
-    assert Line.through((16, 0.5), (64, 6.0)) == Line(0.0, 6.0 / 64)
-    assert Line.through((1, 2.0), (1, 2.0)) == Line(0.0, 2.0)
+    assert CostLine.through((16, 7.0), (64, 6.0)) == CostLine(6.0, 0.0)
+    assert CostLine.through((16, 0.5), (64, 6.0)) == CostLine(0.0, 6.0 / 64)
+    assert CostLine.through((1, 2.0), (1, 2.0)) == CostLine(0.0, 2.0)
 
 
 @pytest.mark.parametrize("flags", [(), ("-m",), ("--multirun",)])
 def test_the_line_for_slurm_is_the_same_command_as_a_sweep_with_time_for_the_longest_run(flags):
-    its = Bill({("a", "b"): Cost(runs=3)}, longest=1000.0)
+    its = CostEstimate({("a", "b"): Cost(runs=3)}, longest=1000.0)
     words = ["task=plan", "task.rate=100", "method=vpt_deep", "hydra/launcher=pool", "data.path=my pictures"]
     assert slurm_line(its, [*flags, *words], devices=4) == (
         f"peft-vision {flags[0] if flags else '-m'} method=vpt_deep 'data.path=my pictures' hydra/launcher=slurm_gpu "

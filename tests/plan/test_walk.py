@@ -15,7 +15,7 @@ from peft_vision.experiment import Experiment
 from peft_vision.features.store import TYPES
 from peft_vision.model import assemble
 from peft_vision.plan.anatomy import Anatomy, anatomy
-from peft_vision.plan.demand import Demand, demands
+from peft_vision.plan.demand import RunGroup, demands
 from peft_vision.plan.expected import Expected
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import Act, Tally, acts, walk
@@ -25,7 +25,7 @@ NEVER = ("features.use=never",)
 AUGMENTED = ("data.augment=flip_crop",)
 
 
-def parts(experiment: Experiment) -> tuple[Anatomy, Demand]:
+def parts(experiment: Experiment) -> tuple[Anatomy, RunGroup]:
     model = assemble(
         load_backbone(replace(experiment.backbone, pretrained=False), seed=0),
         method=experiment.method,

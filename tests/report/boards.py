@@ -4,7 +4,7 @@ from pathlib import Path
 
 from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import comparisons
-from peft_vision.report.leaderboard import Entry, Leaderboard, leaderboards
+from peft_vision.report.leaderboard import BoardEntry, Leaderboard, leaderboards
 from peft_vision.report.options import Options
 from peft_vision.report.significance import Over
 
@@ -40,6 +40,6 @@ def board(*folders: Path, **asked) -> Leaderboard:
     return found
 
 
-def entry(found: Leaderboard, method: str, column: str) -> Entry:
+def entry(found: Leaderboard, method: str, column: str) -> BoardEntry:
     (line,) = [line for line in found.lines if line.method == method]
     return line.entries[[its.label for its in found.columns].index(column)]

@@ -3,11 +3,11 @@
 import random
 
 from made_up_runs import write_run
-from peft_vision.report.choose import Cell, cell
+from peft_vision.report.choose import MethodCell, cell
 from peft_vision.report.collect import collect
 
 
-def chosen(runs) -> Cell:
+def chosen(runs) -> MethodCell:
     finished, _ = collect(runs)
     return cell("full", finished)
 

@@ -5,12 +5,12 @@ import pytest
 from boards import board
 from made_up_runs import write_run
 from peft_vision.report.log_axis import log_ticks, short
-from peft_vision.report.pareto import Point, front, pareto, points
+from peft_vision.report.pareto import ParetoPoint, front, pareto, points
 from peft_vision.report.picture import looks
 
 
-def point(method: str, cost: float, accuracy: float) -> Point:
-    return Point(method, cost, accuracy, None)
+def point(method: str, cost: float, accuracy: float) -> ParetoPoint:
+    return ParetoPoint(method, cost, accuracy, None)
 
 
 def test_on_the_front_is_what_no_other_is_cheaper_and_better_than():

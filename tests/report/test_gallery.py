@@ -7,7 +7,7 @@ import pytest
 
 from boards import board, boards
 from made_up_runs import write_run
-from peft_vision.report.gallery import hang
+from peft_vision.report.gallery import save_figure
 from peft_vision.report.pictures import pictures
 
 EPOCHS = [(2.0, 0.5), (1.0, 0.6)]
@@ -25,7 +25,7 @@ def runs(tmp_path):
 
 def hung(runs, out, formats=("png", "svg")):
     out.mkdir()
-    return [hang(picture, out, formats) for picture in pictures([board(runs)])]
+    return [save_figure(picture, out, formats) for picture in pictures([board(runs)])]
 
 
 def test_every_picture_is_there_in_every_format(runs, tmp_path):

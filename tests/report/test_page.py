@@ -13,7 +13,7 @@ from PIL import Image
 
 from boards import options
 from made_up_runs import write_attempt, write_run
-from peft_vision.report.comparison import Report, compare
+from peft_vision.report.comparison import ReportContent, compare
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 NASTY = """<script>alert("1")</script> & 'quotes'"""
@@ -71,7 +71,7 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Report:
+def report(tmp_path_factory) -> ReportContent:
     """Three methods on two data sets; gaps of every kind."""
     runs = tmp_path_factory.mktemp("runs")
     for data, less in (("pets", 0.0), ("dtd", 0.2)):

@@ -12,7 +12,7 @@ from rich.console import Console
 from peft_vision.config import ConfigError
 from peft_vision.run import Run
 from peft_vision.sweep import view
-from peft_vision.sweep.point import Ended, Point
+from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.view import View, _last_row
 
 EPOCHS = 10
@@ -44,8 +44,8 @@ def row(its: Point, epoch: int, accuracy: float) -> None:
         file.write(json.dumps({"epoch": epoch, "val/accuracy": accuracy}) + "\n")
 
 
-def done(its: Point, val: float, test: float) -> Ended:
-    return Ended(its, {"metrics": {"val/accuracy": val, "test/accuracy": test}}, None)
+def done(its: Point, val: float, test: float) -> PointResult:
+    return PointResult(its, {"metrics": {"val/accuracy": val, "test/accuracy": test}}, None)
 
 
 def drawn(shown: View) -> list[str]:
@@ -62,9 +62,9 @@ def test_without_a_terminal_each_run_that_ends_is_a_line(points, clock, capsys):
         shown.ended(1, done(points[1], 0.75, 0.7), skipped=False)
         shown.started(2)
         clock[0] += 5
-        shown.ended(2, Ended(points[2], None, ConfigError("no memory\nbuy some")), skipped=False)
+        shown.ended(2, PointResult(points[2], None, ConfigError("no memory\nbuy some")), skipped=False)
         shown.started(3)
-        shown.ended(3, Ended(points[3], None, None), skipped=False)
+        shown.ended(3, PointResult(points[3], None, None), skipped=False)
     assert capsys.readouterr().out.splitlines() == [
         "run 1/4  before  seed=0  val 50.00 %  test 25.00 %",
         "run 2/4  done    seed=1  val 75.00 %  test 70.00 %  0:10  (0:20 left)",
@@ -99,7 +99,7 @@ def test_the_table_shows_what_is_done_what_runs_the_best_and_the_time_left(point
             "seed=1  epoch 5/10  val 62.50 %  1:00",
             "seed=2  begins                   0:00",
         ]
-        shown.ended(1, Ended(points[1], None, ConfigError("no")), skipped=False)
+        shown.ended(1, PointResult(points[1], None, ConfigError("no")), skipped=False)
         assert drawn(shown)[0] == "1 of 4 runs done, 1 failed, 1 running, best val 50.00 % (seed=0), 1:00 left"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peft_vision.config import ConfigError
-from peft_vision.sweep.point import Ended
+from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, decisions
 
 
@@ -19,7 +19,7 @@ def run(
     data: dict[str, Any] | None = None,
     selection: dict[str, Any] | None = None,
     test: float = 0.5,
-) -> Ended:
+) -> PointResult:
     """A tuning run that ended with this validation accuracy; None: it failed."""
     setting = {"optimizer": {"lr": lr}, "data": {"stage": "tune", **(data or {})}, "method": {"name": method}}
     choices = {"method": method, "backbone": "vit", "data": "digits"}
@@ -28,10 +28,10 @@ def run(
     result = None if accuracy is None else {"metrics": metrics, "selection": selection}
     overrides = (f"optimizer.lr={lr}", *words, f"seed={seed}", "data.stage=tune")
     fault = ConfigError("diverged") if accuracy is None else None
-    return Ended(SimpleNamespace(experiment=experiment, overrides=overrides), result, fault)
+    return PointResult(SimpleNamespace(experiment=experiment, overrides=overrides), result, fault)
 
 
-def decided(*runs: Ended, selection: str = "validation") -> Decision:
+def decided(*runs: PointResult, selection: str = "validation") -> Decision:
     (decision,) = decisions(runs, selection)
     return decision
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from peft_vision.backbone.hub import hub_file
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
-from peft_vision.config import FILE, ConfigError, Neutral, component, nearest
+from peft_vision.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.identity import PACKAGED
 from peft_vision.preprocessing import Preprocessing
 from peft_vision.seeding import derive
@@ -51,8 +51,8 @@ class Backbone:
     img_size: Annotated[int, Field(gt=0)] | None
     pool: Literal["token", "avg", "max", "avgmax", "map"] | None
     drop_path: Annotated[float, Field(ge=0, lt=1)]
-    normalization: Annotated[Literal["own", "imagenet", "none"], Neutral("own")]
-    interpolation: Annotated[Literal["own", "bilinear", "bicubic"], Neutral("own")]
+    normalization: Annotated[Literal["own", "imagenet", "none"], HashDefault("own")]
+    interpolation: Annotated[Literal["own", "bilinear", "bicubic"], HashDefault("own")]
     architecture: dict[str, Any]
 
     def check(self) -> None:

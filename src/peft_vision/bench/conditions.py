@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.environment import environment
 
 _FOLDERS = ("out=", "runs=", "features.folder=")  # belong to a machine and change no figure
 
 
-def conditions(setting: Setting, *, weights: bool, num_parameters: int | None) -> dict[str, Any]:
+def conditions(setting: BenchSetting, *, weights: bool, num_parameters: int | None) -> dict[str, Any]:
     """Return the conditions as a record. `weights`: whether weights were loaded; `num_parameters`: of the backbone,
     None if it could not be measured."""
     device, trainer = setting.world.device, setting.trainer

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.config import build
 from peft_vision.data.images import Source
 from peft_vision.environment import forget_peak, peak_mib
@@ -44,7 +44,7 @@ class Measured:
     phase: str | None
 
 
-def measure_forward(setting: Setting) -> Measured:
+def measure_forward(setting: BenchSetting) -> Measured:
     """Measure the forward pass alone."""
     bare = _bare(setting)
     forward = _forward(bare, setting)
@@ -53,7 +53,7 @@ def measure_forward(setting: Setting) -> Measured:
     return Measured({"backbone": size}, medians({"forward": forward}, setting), *memory, phase=None)
 
 
-def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
+def measure_step(setting: BenchSetting, method: Mapping[str, Any]) -> Measured:
     """Measure a training step of `method`, in turns with a forward pass."""
     model = setting.model(build(method, Method, "method"))
     if model.phase.group == "probe":  # which costs what every probe does
@@ -80,7 +80,7 @@ def measure_step(setting: Setting, method: Mapping[str, Any]) -> Measured:
     return Measured({"method": counts.method, "head": counts.head}, seconds, *memory, phase=model.phase.name)
 
 
-def _bare(setting: Setting) -> nn.Sequential:
+def _bare(setting: BenchSetting) -> nn.Sequential:
     """Return a frozen module from images to logits: normalisation, timm's model and a head."""
     vit = setting.vit()
     head = setting.head.build(vit.num_features, setting.num_classes)
@@ -88,12 +88,12 @@ def _bare(setting: Setting) -> nn.Sequential:
     return bare.requires_grad_(False).eval().to(setting.world.device)
 
 
-def forward_pass(setting: Setting) -> Callable[[], None]:
+def forward_pass(setting: BenchSetting) -> Callable[[], None]:
     """Return a function that runs the bare backbone and a head on a new batch at each call."""
     return _forward(_bare(setting), setting)
 
 
-def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
+def _forward(bare: nn.Module, setting: BenchSetting) -> Callable[[], None]:
     batches = endless(setting.images(), setting)
     compute = setting.trainer.compute(bare, setting.world)
 
@@ -105,13 +105,13 @@ def _forward(bare: nn.Module, setting: Setting) -> Callable[[], None]:
     return forward
 
 
-def endless(source: Source, setting: Setting) -> Iterator[Batch]:
+def endless(source: Source, setting: BenchSetting) -> Iterator[Batch]:
     """Yield random batches, epoch after epoch."""
     for epoch in count():
         yield from setting.trainer.batches(source, setting.seed, epoch, workers=0, world=setting.world)
 
 
-def observed(model: Model, images: Source, setting: Setting) -> Observed:
+def observed(model: Model, images: Source, setting: BenchSetting) -> Observed:
     """Return, in memory, the observations that the store would hold of `images`."""
     device = setting.world.device
     at_once = observed_at_once(setting.trainer.eval_batch_size, device)
@@ -122,7 +122,7 @@ def observed(model: Model, images: Source, setting: Setting) -> Observed:
     return Observed(images.labels, rows)
 
 
-def _memory(act: Callable[[], object], model: nn.Module, setting: Setting) -> tuple[float, float]:
+def _memory(act: Callable[[], object], model: nn.Module, setting: BenchSetting) -> tuple[float, float]:
     """Return the MiB that `act` needs beyond what is held before its first call, gradients and the optimizer's state
     included, and the MiB held at the peak."""
     device = setting.world.device
@@ -138,7 +138,7 @@ def _memory(act: Callable[[], object], model: nn.Module, setting: Setting) -> tu
     return peak - before, peak
 
 
-def _rehearse(model: nn.Module, setting: Setting) -> None:
+def _rehearse(model: nn.Module, setting: BenchSetting) -> None:
     """Pass one image through `model`, so that libraries allocate what they allocate once."""
     mode = model.training
     size = setting.backbone.preprocessing().size
@@ -147,7 +147,7 @@ def _rehearse(model: nn.Module, setting: Setting) -> None:
     model.train(mode)
 
 
-def medians(contenders: Mapping[Name, Callable[[], object]], setting: Setting) -> dict[Name, float]:
+def medians(contenders: Mapping[Name, Callable[[], object]], setting: BenchSetting) -> dict[Name, float]:
     """Return the median seconds of one call of each; the contenders take turns, so that a slow moment of the machine
     affects all of them."""
     wait = torch.get_device_module(setting.world.device).synchronize

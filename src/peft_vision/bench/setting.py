@@ -21,7 +21,7 @@ _BATCHES = 2  # so that a batch is not always the same memory
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """The setting that all methods share; `warmup` rounds of `steps` steps precede the `repeats` rounds that count."""
 
     backbone: Backbone

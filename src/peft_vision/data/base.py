@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from peft_vision.config import FUNCTION, INCIDENTAL, ConfigError, Neutral, component
+from peft_vision.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
@@ -43,17 +43,17 @@ class Data(ABC):
     """
 
     train_size: Annotated[int, Field(ge=2)] | None
-    shots: Annotated[Annotated[int, Field(ge=1)] | None, Neutral(None)]
+    shots: Annotated[Annotated[int, Field(ge=1)] | None, HashDefault(None)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
-    stage: Annotated[Literal["all", "tune", "final", "peek"], Neutral("all")]
+    stage: Annotated[Literal["all", "tune", "final", "peek"], HashDefault("all")]
     augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, AfterValidator(known), FUNCTION]
     resize: Literal["squash", "crop"]
-    crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Neutral(None)]
+    crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, HashDefault(None)]
     on_corrupt: Literal["error", "skip"]
-    cache: Annotated[bool, INCIDENTAL]
-    memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
-    workers: Annotated[int, Field(ge=0), INCIDENTAL]
+    cache: Annotated[bool, NOT_HASHED]
+    memory_gib: Annotated[float, Field(ge=0), NOT_HASHED]
+    workers: Annotated[int, Field(ge=0), NOT_HASHED]
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Data":

@@ -20,18 +20,18 @@ from pathlib import Path
 from filelock import FileLock
 
 from peft_vision.config import ConfigError
-from peft_vision.data.torchvision_table import Entry
+from peft_vision.data.torchvision_table import TorchvisionEntry
 
 PROBE_SECONDS = 6
 STALL_SECONDS = 30
 
 
-def present(entry: Entry, root: Path) -> bool:
+def present(entry: TorchvisionEntry, root: Path) -> bool:
     """Return whether all contents of the data set are under `root`."""
     return all((root / content).exists() for content in entry.contents)
 
 
-def packed(entry: Entry, root: Path) -> bool:
+def packed(entry: TorchvisionEntry, root: Path) -> bool:
     """Return whether all archives of the data set are under `root`, so that the remaining steps need no network."""
     return all((root / archive).is_file() for archive in entry.archives)
 
@@ -59,7 +59,7 @@ def reachable(site: str) -> bool:
     return answered.is_set()
 
 
-def fetch(name: str, entry: Entry, root: Path) -> None:
+def fetch(name: str, entry: TorchvisionEntry, root: Path) -> None:
     """Download and unpack the missing contents; archives already under `root` are used. ConfigError if that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -70,12 +70,12 @@ def fetch(name: str, entry: Entry, root: Path) -> None:
         raise ConfigError(f"data: cannot download {name} to {root} ({error})\n{ways_out(entry)}") from error
 
 
-def ways_out(entry: Entry) -> str:
+def ways_out(entry: TorchvisionEntry) -> str:
     """Return in one line what the user can do about missing data."""
     return f"data.download=true with a network, data.root=FOLDER with {entry.contents[0]}, or experiment=demo"
 
 
-def _fetch(entry: Entry, root: Path, staging: Path) -> None:
+def _fetch(entry: TorchvisionEntry, root: Path, staging: Path) -> None:
     for content in entry.contents:  # torchvision would take what a killed process unpacked for complete
         shutil.rmtree(staging / content, ignore_errors=True)
     for archive in entry.archives:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from peft_vision.data.decode import UNREADABLE, Geometry
 from peft_vision.data.pictures import Arrays, Labelled
-from peft_vision.data.wholes import Wholes
+from peft_vision.data.wholes import UncroppedImages
 from peft_vision.progress import track
 
 _CHUNK = 64  # pictures a thread takes at a time
@@ -35,7 +35,9 @@ def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) ->
     return pixels[: len(kept)], faults
 
 
-def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Wholes, dict[int, str]]:
+def decode_whole(
+    images: Labelled, geometry: Geometry, *, threads: int, label: str
+) -> tuple[UncroppedImages, dict[int, str]]:
     """Return the readable pictures before their centres are cut out, and the error of each unreadable one by its
     position."""
     arrays: list[np.ndarray | None] = [None] * len(images)
@@ -45,7 +47,7 @@ def decode_whole(images: Labelled, geometry: Geometry, *, threads: int, label: s
         arrays[position] = np.ascontiguousarray(geometry.whole(images.pictures.read(indices[position])))
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
-    return Wholes([whole for whole in arrays if whole is not None], geometry.size), faults
+    return UncroppedImages([whole for whole in arrays if whole is not None], geometry.size), faults
 
 
 def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> int:

@@ -29,7 +29,7 @@ _ORIGIN = (
 )
 
 
-class Row(NamedTuple):
+class FMoWRow(NamedTuple):
     """A row of the table: `image` is its number, and `split` is one of WILDS' splits, or None if it is in none."""
 
     image: int
@@ -39,12 +39,12 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class FMoWTable:
     """The rows of a copy in `folder`; `prefix` precedes config keys in messages, such as "data."."""
 
     folder: Path
     prefix: str
-    rows: list[Row]
+    rows: list[FMoWRow]
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def check(folder: Path, *, prefix: str) -> None:
             raise ConfigError(f"{prefix}path: no {folder / name}\n{_ORIGIN}")
 
 
-def read(folder: Path, *, prefix: str) -> Table:
+def read(folder: Path, *, prefix: str) -> FMoWTable:
     """Read every row, including those in no split. ConfigError for a file that is missing, unreadable or not the
     published one."""
     check(folder, prefix=prefix)
@@ -105,10 +105,10 @@ def read(folder: Path, *, prefix: str) -> Table:
             raise ConfigError(
                 f"{prefix}path: {rows} line {line} has timestamp {its_time}, should be like 2016-02-05T19:15:47Z"
             ) from error
-        found.append(Row(len(found), its_split, category, region))
+        found.append(FMoWRow(len(found), its_split, category, region))
     if (beyond := folder / _IMAGES / f"rgb_img_{len(found)}.png").exists():
         raise ConfigError(f"{prefix}path: {rows} ends before the row of {beyond.name}; fetch it again")
-    return Table(folder, prefix, found)
+    return FMoWTable(folder, prefix, found)
 
 
 def _split(split: str, timestamp: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peft_vision.config import FILE, ConfigError, Neutral, component
+from peft_vision.config import FILE, ConfigError, HashDefault, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Files, Labelled, labelled
@@ -32,7 +32,7 @@ class ImageFolder(Data):
     folders. `test_fraction` is used only if it is not divided."""
 
     path: Annotated[str, FILE]
-    divided: Annotated[bool | None, Neutral(None)]
+    divided: Annotated[bool | None, HashDefault(None)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def open(self) -> LabelledSets:

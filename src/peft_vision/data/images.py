@@ -19,7 +19,7 @@ from peft_vision.config import ConfigError
 from peft_vision.data.augment import augmented, crop_flip
 from peft_vision.data.decode import Geometry
 from peft_vision.data.pictures import Pictures
-from peft_vision.data.wholes import Wholes
+from peft_vision.data.wholes import UncroppedImages
 from peft_vision.seeding import derive
 
 
@@ -83,7 +83,7 @@ class Images(Source):
     """A split's images. `pixels`: uint8 (n, 3, S, S) in memory or decoded at each access, or the uncropped pictures
     that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
-    def __init__(self, labels: Tensor, pixels: Tensor | Wholes | Undecoded, augment: str) -> None:
+    def __init__(self, labels: Tensor, pixels: Tensor | UncroppedImages | Undecoded, augment: str) -> None:
         self.labels = labels
         self.pixels = pixels
         self.augment = augment

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from peft_vision.config import ConfigError, component
 from peft_vision.data.hub_folder import fetch
-from peft_vision.data.parquet_labels import Labels, classes_of, read_labels
-from peft_vision.data.parquet_rows import Rows
+from peft_vision.data.parquet_labels import ParquetLabels, classes_of, read_labels
+from peft_vision.data.parquet_rows import ParquetRows
 from peft_vision.data.parquet_shards import files
 from peft_vision.data.pictures import Labelled, labelled
 
@@ -69,9 +69,9 @@ def read(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
     )
 
 
-def _labelled(files: Sequence[Labels], classes: tuple[str, ...], stored: Stored, key: str) -> Labelled:
+def _labelled(files: Sequence[ParquetLabels], classes: tuple[str, ...], stored: Stored, key: str) -> Labelled:
     places = [place for labels in files for place in labels.places(classes, key)]
-    return labelled(Rows([labels.file for labels in files], stored.image), places)
+    return labelled(ParquetRows([labels.file for labels in files], stored.image), places)
 
 
 def _whole(folder: Path, splits: Iterable[str | None]) -> bool:

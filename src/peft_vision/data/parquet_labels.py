@@ -18,7 +18,7 @@ _MOST_CLASSES = 1_000_000  # limit for numbers without names, so that no list of
 
 
 @dataclass(frozen=True)
-class Labels:
+class ParquetLabels:
     """The labels of a file's rows, as numbers or names. `names`: the class names by number, if the file records
     them."""
 
@@ -50,7 +50,7 @@ class Labels:
         return names[value] if value < len(names) else None
 
 
-def read_labels(folder: Path, path: Path, *, image: str, label: str, prefix: str) -> Labels:
+def read_labels(folder: Path, path: Path, *, image: str, label: str, prefix: str) -> ParquetLabels:
     """Read all of column `label` of the file `path` below `folder`; of column `image` only the type is checked."""
     with _reading(path), opened(path) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
@@ -68,10 +68,10 @@ def read_labels(folder: Path, path: Path, *, image: str, label: str, prefix: str
             f"{len(wrong):,} of {len(values):,} rows; should be a class's number or name"
         )
     names = _class_names(schema.metadata, label, path, f"{prefix}label")
-    return Labels(File(folder, path.relative_to(folder).as_posix(), size, rows), values, names)
+    return ParquetLabels(File(folder, path.relative_to(folder).as_posix(), size, rows), values, names)
 
 
-def classes_of(splits: Mapping[str, Sequence[Labels]], key: str) -> tuple[str, ...]:
+def classes_of(splits: Mapping[str, Sequence[ParquetLabels]], key: str) -> tuple[str, ...]:
     """Return the classes recorded in the training files, in the first file's order; else the sorted names in training,
     or the numbers up to the highest of all splits. ConfigError if the files disagree."""
     train = splits["train"]

@@ -60,7 +60,7 @@ class File:
     rows: tuple[int, ...]
 
 
-class Rows(Pictures):
+class ParquetRows(Pictures):
     """The pictures in `column` of `files`, in order. Values are bytes or, as Hugging Face has them, structs {bytes,
     path}."""
 
@@ -74,7 +74,7 @@ class Rows(Pictures):
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rows, (self.files, self.column)  # a lock cannot be sent to a loader process
+        return ParquetRows, (self.files, self.column)  # a lock cannot be sent to a loader process
 
     def __len__(self) -> int:
         return int(self._starts[-1])

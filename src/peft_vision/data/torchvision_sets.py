@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.config import NOT_HASHED, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
@@ -29,8 +29,8 @@ class TorchvisionData(Data):
     """A data set of torchvision; `root` is the folder that holds data sets in torchvision's layout."""
 
     name: Literal[tuple(TABLE)]
-    root: Annotated[str, INCIDENTAL]
-    download: Annotated[bool, INCIDENTAL]
+    root: Annotated[str, NOT_HASHED]
+    download: Annotated[bool, NOT_HASHED]
 
     def check(self) -> None:
         """Raise ConfigError unless the data set is on disk or can be downloaded; a site has PROBE_SECONDS to answer."""

@@ -11,7 +11,7 @@ from peft_vision.data import torchvision_lists as lists
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TorchvisionEntry:
     """A data set of torchvision.
 
     `cls` is torchvision's class, which downloads; `read` reads the files on disk. `train`, `val`, `test` are arguments
@@ -57,7 +57,7 @@ _TRAIN_VAL_TEST = {"train": {"split": "train"}, "val": {"split": "val"}, "test":
 _UNDIVIDED: dict[str, Any] = {"train": {}, "val": None, "test": None}
 
 TABLE = {
-    "cifar10": Entry(
+    "cifar10": TorchvisionEntry(
         cls=datasets.CIFAR10,
         read=arrays.cifar10,
         **_TRAIN_OR_NOT,
@@ -66,7 +66,7 @@ TABLE = {
         site="https://www.cs.toronto.edu",
         sums=_cifar_sums(datasets.CIFAR10),
     ),
-    "cifar100": Entry(
+    "cifar100": TorchvisionEntry(
         cls=datasets.CIFAR100,
         read=arrays.cifar100,
         **_TRAIN_OR_NOT,
@@ -75,7 +75,7 @@ TABLE = {
         site="https://www.cs.toronto.edu",
         sums=_cifar_sums(datasets.CIFAR100),
     ),
-    "flowers102": Entry(
+    "flowers102": TorchvisionEntry(
         cls=datasets.Flowers102,
         read=lists.flowers102,
         **_TRAIN_VAL_TEST,
@@ -84,7 +84,7 @@ TABLE = {
         site="https://www.robots.ox.ac.uk",
         sums=_flowers_sums(),
     ),
-    "pets": Entry(
+    "pets": TorchvisionEntry(
         cls=datasets.OxfordIIITPet,
         read=lists.pets,
         train={"split": "trainval"},
@@ -95,7 +95,7 @@ TABLE = {
         site="https://www.robots.ox.ac.uk",
         sums={},
     ),
-    "dtd": Entry(
+    "dtd": TorchvisionEntry(
         cls=datasets.DTD,
         read=lists.dtd,
         **_TRAIN_VAL_TEST,
@@ -104,7 +104,7 @@ TABLE = {
         site="https://www.robots.ox.ac.uk",
         sums={},
     ),
-    "food101": Entry(
+    "food101": TorchvisionEntry(
         cls=datasets.Food101,
         read=lists.food101,
         **_TRAIN_TEST,
@@ -113,7 +113,7 @@ TABLE = {
         site="http://data.vision.ee.ethz.ch",
         sums={},
     ),
-    "svhn": Entry(
+    "svhn": TorchvisionEntry(
         cls=datasets.SVHN,
         read=arrays.svhn,
         **_TRAIN_TEST,
@@ -122,7 +122,7 @@ TABLE = {
         site="http://ufldl.stanford.edu",
         sums=_svhn_sums(),
     ),
-    "eurosat": Entry(
+    "eurosat": TorchvisionEntry(
         cls=datasets.EuroSAT,
         read=lists.eurosat,
         **_UNDIVIDED,
@@ -131,7 +131,7 @@ TABLE = {
         site="https://huggingface.co",
         sums={},
     ),
-    "caltech101": Entry(
+    "caltech101": TorchvisionEntry(
         cls=datasets.Caltech101,
         read=lists.caltech101,
         **_UNDIVIDED,
@@ -140,7 +140,7 @@ TABLE = {
         site="https://data.caltech.edu",
         sums={},
     ),
-    "stl10": Entry(
+    "stl10": TorchvisionEntry(
         cls=datasets.STL10,
         read=arrays.stl10,
         **_TRAIN_TEST,

@@ -10,7 +10,7 @@ from torch import Tensor
 from peft_vision.data.decode import middle
 
 
-class Wholes:
+class UncroppedImages:
     """The uncropped images in memory, uint8 (3, H, W) each; indexing gives their centres (B, 3, S, S), like a
     tensor."""
 

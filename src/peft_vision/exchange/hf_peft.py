@@ -22,7 +22,7 @@ from torch import Tensor
 from peft_vision.composition import option
 from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import plain_head
-from peft_vision.method.lora import PLACES, LowRank
+from peft_vision.method.lora import PLACES, LowRankUpdate
 from peft_vision.model import Model
 from peft_vision.records import Name, Record, Unreadable, exists, read_record
 from peft_vision.run import place
@@ -81,16 +81,16 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
         place(folder / name, lambda path, content=content: path.write_bytes(content), key="out")
 
 
-def _chains(model: Model) -> dict[str, list[LowRank]]:
+def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:
     """Return the LoRAs of each matrix, the outermost first. Raise ValueError where there is no LoRA, or where anything
     else but the head was tuned."""
-    wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRank)}
+    wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRankUpdate)}
     known = {id(p) for m in wrappers.values() for d in (m.down, m.up, m.magnitude) for p in d.values()}
     tuned = {name: id(p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
     others = sorted(name for name, its_id in tuned.items() if its_id not in known)
     if not wrappers or others:
         raise ValueError(f"the format is for LoRA alone, and this run tuned {others[0] if others else 'none'}")
-    chains: dict[str, list[LowRank]] = {}
+    chains: dict[str, list[LowRankUpdate]] = {}
     for name, wrapper in wrappers.items():  # inner wrappers follow their outer ones
         outer = name.removesuffix(".inner")
         while outer.endswith(".inner"):
@@ -99,7 +99,7 @@ def _chains(model: Model) -> dict[str, list[LowRank]]:
     return chains
 
 
-def _fused(name: str, chain: list[LowRank]) -> tuple[Tensor, Tensor, Tensor | None]:
+def _fused(name: str, chain: list[LowRankUpdate]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return `down` (R, I), `up` (O, R) and, with DoRA, the length of each row (O,) for all updates of a matrix
     together, to be multiplied by the scale of the first one. Raise ValueError where `peft` cannot express them."""
     updates = [(wrapper, target, rows) for wrapper in chain for target, rows in wrapper.rows.items()]

@@ -34,7 +34,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A tensor of `shape` and `dtype` with the path where it belongs; `key` identifies all inputs it was computed
     from."""
 
@@ -61,7 +61,7 @@ class Entry:
         return rows
 
 
-def file_bytes(entry: Entry, origin: Mapping[str, Any]) -> int:
+def file_bytes(entry: CacheEntry, origin: Mapping[str, Any]) -> int:
     """Return the size of the whole file in bytes."""
     return len(_header(entry, json.dumps(origin), 0)) + entry.num_bytes
 
@@ -72,7 +72,7 @@ class Writer:
     The unfinished file has its full length from the beginning, so that other processes see how much room it will take.
     """
 
-    def __init__(self, entry: Entry, origin: Mapping[str, Any]) -> None:
+    def __init__(self, entry: CacheEntry, origin: Mapping[str, Any]) -> None:
         """Open an unfinished file. Raise OSError where the disk refuses it; no file is left then."""
         self._entry = entry
         self._origin = json.dumps(origin)
@@ -114,7 +114,7 @@ class Writer:
             self._path.unlink(missing_ok=True)
 
 
-def _header(entry: Entry, origin: str, crc: int) -> bytes:
+def _header(entry: CacheEntry, origin: str, crc: int) -> bytes:
     """Return the header of the file, whose length is the same for any `crc`."""
     metadata = {"format": FORMAT, "key": entry.key, "crc32": f"{crc:08x}", "origin": origin}
     tensor = {"dtype": _NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [0, entry.num_bytes]}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Kind
 from peft_vision.data.images import Images
-from peft_vision.features.entry import Broken, Entry, Writer
-from peft_vision.features.shelf import Shelf
+from peft_vision.features.entry import Broken, CacheEntry, Writer
+from peft_vision.features.shelf import CacheDir
 from peft_vision.features.source import view_seed
 from peft_vision.model import Model
 from peft_vision.progress import Progress
@@ -21,11 +21,13 @@ _BATCH_BYTES = 2**28  # observations held at a time
 _CPU_BATCH = 16  # images at a time; more leave a CPU's cache, and ViT-B/16 takes a fifth longer with 128
 
 
-class Sink:
+class FeatureWriter:
     """A destination for the rows of an entry, written in order. If the disk refuses them, a warning is logged and only
     memory keeps them."""
 
-    def __init__(self, entry: Entry, origin: Mapping[str, Any], *, in_memory: bool, shelf: Shelf | None) -> None:
+    def __init__(
+        self, entry: CacheEntry, origin: Mapping[str, Any], *, in_memory: bool, shelf: CacheDir | None
+    ) -> None:
         """Allocate memory, open a file, or both. `shelf`: the folder in which the rows are also written if there is
         room."""
         self.entry = entry
@@ -83,7 +85,7 @@ def observed_at_once(batch_size: int, device: torch.device) -> int:
 def fill(
     model: Model,
     images: Images,
-    sinks: Mapping[Kind, Sink],
+    sinks: Mapping[Kind, FeatureWriter],
     *,
     views: int,
     needed: frozenset[Kind],
@@ -124,6 +126,6 @@ def fill(
         _discard(sinks)
 
 
-def _discard(sinks: Mapping[Kind, Sink]) -> None:
+def _discard(sinks: Mapping[Kind, FeatureWriter]) -> None:
     for sink in sinks.values():
         sink.discard()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from peft_vision.features.entry import UNFINISHED, Broken, Entry, Writer, file_bytes
+from peft_vision.features.entry import UNFINISHED, Broken, CacheEntry, Writer, file_bytes
 from peft_vision.sharing import Lock
 
 _log = logging.getLogger("peft_vision")
@@ -31,7 +31,7 @@ def size(num_bytes: float) -> str:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CacheDir:
     """A folder of entries that together hold at most `limit_bytes`; the least recently used are removed first."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Shelf:
             return f"cannot make {self.folder}: {error.strerror or error}"
         return None if os.access(self.folder, os.W_OK) else f"cannot write in {self.folder}"
 
-    def find(self, entry: Entry) -> Tensor | None:
+    def find(self, entry: CacheEntry) -> Tensor | None:
         """Return the rows of an entry if it is present and valid. An invalid one is removed and logged, and an
         unreadable one is logged; None is returned then."""
         try:
@@ -69,7 +69,7 @@ class Shelf:
             os.utime(entry.path)  # the time decides what is evicted first
         return rows
 
-    def writer(self, entry: Entry, origin: Mapping[str, Any]) -> Writer | None:
+    def writer(self, entry: CacheEntry, origin: Mapping[str, Any]) -> Writer | None:
         """Return a writer for an entry after making room for it by removing others, or log the reason and return None
         where there is no room. Raise OSError where the disk refuses the file."""
         with self._room():

@@ -101,7 +101,7 @@ class Views(Source):
             yield from self.images.batches(batches, seed=view_seed(view), workers=workers)
 
 
-class Table(Source):
+class FeatureTable(Source):
     """A source of `features` (n, W) in memory."""
 
     def __init__(self, labels: Tensor, features: Tensor) -> None:

@@ -22,11 +22,11 @@ import torch
 from pydantic import Field, NonNegativeInt
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import INCIDENTAL, ConfigError, component
+from peft_vision.config import NOT_HASHED, ConfigError, component
 from peft_vision.data.images import Images, Source
-from peft_vision.features.entry import FORMAT, Entry
-from peft_vision.features.fill import Sink, fill
-from peft_vision.features.shelf import Shelf, size
+from peft_vision.features.entry import FORMAT, CacheEntry
+from peft_vision.features.fill import FeatureWriter, fill
+from peft_vision.features.shelf import CacheDir, size
 from peft_vision.features.source import Observed, Views
 from peft_vision.model import Model
 from peft_vision.user_code import source_of
@@ -44,13 +44,13 @@ class Features:
     rounded to, stored or not. `views`: number of augmented views of each training image. `also`: kinds that other runs
     of a sweep will read, so that one pass serves them all."""
 
-    use: Annotated[Literal["auto", "always", "never"], INCIDENTAL]
+    use: Annotated[Literal["auto", "always", "never"], NOT_HASHED]
     dtype: Literal["fp32", "bf16", "fp16"]
     views: NonNegativeInt
-    folder: Annotated[str, INCIDENTAL]
-    memory_gib: Annotated[float, Field(ge=0), INCIDENTAL]
-    disk_gib: Annotated[float, Field(ge=0), INCIDENTAL]
-    also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], INCIDENTAL]
+    folder: Annotated[str, NOT_HASHED]
+    memory_gib: Annotated[float, Field(ge=0), NOT_HASHED]
+    disk_gib: Annotated[float, Field(ge=0), NOT_HASHED]
+    also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], NOT_HASHED]
 
     def check(self, augment: str) -> None:
         """Raise ConfigError for views of images that are not augmented."""
@@ -58,16 +58,16 @@ class Features:
             raise ConfigError(f"features.views: got {self.views}, but with data.augment=none all views are the same")
 
     @property
-    def shelf(self) -> Shelf:
+    def shelf(self) -> CacheDir:
         """Return the shelf of the folder. Where the home folder is unknown, it is one that can keep nothing."""
         folder = Path(self.folder)
         with suppress(RuntimeError):  # raised for a user without a home folder
             folder = folder.expanduser()
-        return Shelf(folder, limit_bytes=int(self.disk_gib * _GIB))
+        return CacheDir(folder, limit_bytes=int(self.disk_gib * _GIB))
 
 
 @dataclass
-class Held:
+class SplitCacheStatus:
     """The outcome of one split: the `key` of its entries, or the `reason` why it is not stored; the kinds that were
     `found` and `computed`; the bytes that this run reads, and how many of them from memory."""
 
@@ -110,7 +110,7 @@ class Store:
         quiet: bool,
     ) -> None:
         model.observed_type = TYPES[features.dtype]
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, SplitCacheStatus] = {}
         self._features = features
         self._say = _log.debug if quiet else _log.info
         self._model = model
@@ -134,7 +134,7 @@ class Store:
         if split not in self._sources:
             started = monotonic()
             name = f"{split}, {self._model.phase.name}" if split in self.held else split
-            held = self.held[name] = Held(reason=self._refusal(split))
+            held = self.held[name] = SplitCacheStatus(reason=self._refusal(split))
             self._sources[split] = self._unstored(split) if held.reason else self._observed(split, held)
             held.seconds = monotonic() - started
             if held.reason is None or held.reason not in {other.reason for other in self._others(name)}:
@@ -145,7 +145,7 @@ class Store:
         """Return the outcome of each split for the result file, by split name."""
         return {split: vars(held) for split, held in self.held.items()}
 
-    def _others(self, name: str) -> list[Held]:
+    def _others(self, name: str) -> list[SplitCacheStatus]:
         return [held for other, held in self.held.items() if other != name]
 
     def _require(self) -> None:
@@ -176,7 +176,7 @@ class Store:
         where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
         return f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
 
-    def _observed(self, split: str, held: Held) -> Source:
+    def _observed(self, split: str, held: SplitCacheStatus) -> Source:
         """Load the stored observations of a split and compute the rest; where they fit nowhere, return the images or
         views instead."""
         images, views = self._splits[split], self._views(split)
@@ -195,7 +195,7 @@ class Store:
             if missing := {kind: entry for kind, entry in entries.items() if kind not in rows}:
                 origin = self.origin(split)
                 sinks = {
-                    kind: Sink(
+                    kind: FeatureWriter(
                         entry,
                         {**origin, "kind": kind},
                         in_memory=kind in kept,
@@ -225,7 +225,7 @@ class Store:
         images, views = self._splits[split], self._views(split)
         return Views(images, views) if views and self._model.frozen else images
 
-    def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, Entry]:
+    def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, CacheEntry]:
         """Return the entries of the needed kinds, and of the kinds that a sweep requests and no run has written yet."""
         depth = self._model.depth
         shapes = self._model.encoder.observed_shapes(depth=depth)
@@ -234,7 +234,7 @@ class Store:
         # of an encoder that a method changes in later layers, other runs could read only the tokens
         also = {kind for kind in self._features.also if "tokens" not in needed and not os.path.isfile(path[kind])}
         return {
-            kind: Entry(
+            kind: CacheEntry(
                 path=path[kind],
                 key=key,
                 shape=(count, *shapes[kind]),
@@ -253,7 +253,7 @@ class Store:
         seen = {"images": images, "views": views, "augment": source_of(self._augment) if views else "none"}
         return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
 
-    def _fits(self, entry: Entry, held: Held) -> bool:
+    def _fits(self, entry: CacheEntry, held: SplitCacheStatus) -> bool:
         """Return whether an entry fits into the memory that is left; if so, reserve its bytes."""
         fits = entry.num_bytes <= self._memory_left
         if fits:

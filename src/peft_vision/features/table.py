@@ -3,7 +3,7 @@
 import torch
 
 from peft_vision.data.images import Source
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.model import Model
 from peft_vision.progress import Progress
 
@@ -11,7 +11,7 @@ from peft_vision.progress import Progress
 @torch.no_grad()
 def tabulated(
     model: Model, source: Source, *, batch_size: int, workers: int, autocast: torch.autocast, device: torch.device
-) -> Table:
+) -> FeatureTable:
     """Return the features and labels of all inputs of `source`, every view included, computed in evaluation mode and
     kept in memory on the CPU."""
     was_training = model.training
@@ -23,4 +23,4 @@ def tabulated(
             labels.append(its_labels)
             progress.advance(len(its_labels))
     model.train(was_training)
-    return Table(torch.cat(labels), torch.cat(features))
+    return FeatureTable(torch.cat(labels), torch.cat(features))

@@ -11,14 +11,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from peft_vision.config import ConfigError
-from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 
 _DIED = 1
 _POLL_SECONDS = 1.0
 
 
-class TasksOfRay(Elsewhere):
+class RayLauncher(ProcessLauncher):
     """A launcher that starts runs as Ray tasks. `init`: arguments of ray.init, such as a cluster's address; `task`: the
     resources that each run requests, as ray.remote takes them."""
 

@@ -20,7 +20,7 @@ from peft_vision.launch.job import Job
 _OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode", "hydra.sweep")
 
 
-class Elsewhere(Launcher):
+class ProcessLauncher(Launcher):
     """A launcher that turns runs into jobs; a subclass carries the jobs out."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from peft_vision.config import ConfigError, component
-from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 from peft_vision.launch.options import checked
 from peft_vision.launch.worker import Worker
@@ -38,7 +38,7 @@ class PoolOptions:
     prefix: str | None
 
 
-class PoolOfProcesses(Elsewhere):
+class PoolLauncher(ProcessLauncher):
     def __init__(self, **options: Any) -> None:
         self.options: PoolOptions = checked(PoolOptions, options, "hydra.launcher")
         self.at_once = self.options.jobs or len(self.options.devices or ()) or 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from peft_vision.config import ConfigError
-from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import noted
 from peft_vision.launch.slurm_queue import Queue, cancel, largest_array
@@ -28,7 +28,7 @@ logger = logging.getLogger("peft_vision")
 _LATE_POLLS = 3  # a shared file system may show what a job wrote at its end that many polls late
 
 
-class JobsOfSlurm(Elsewhere):
+class SlurmLauncher(ProcessLauncher):
     """A launcher that submits runs to Slurm. `folder`: for submitit's files, which all nodes have to see.
     `poll_seconds`: between two looks at the queue. `max_num_timeout`: how often a job is queued again when its time is
     up. `cancel`: whether the jobs end with the sweep. `sbatch`: further options of sbatch, under submitit's names.

@@ -25,7 +25,7 @@ _SILENT_SECONDS = 3600.0  # without an answer until the sweep gives up: Slurm's 
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobState:
     """The state of a Slurm job. `state`: Slurm's word, or _FORGOTTEN or _UNKNOWN; `reason`: why the job does not
     run."""
 
@@ -49,7 +49,7 @@ class Queue:
     def __init__(self) -> None:
         self._answered = monotonic()
 
-    def look(self, jobs: Sequence[str]) -> dict[str, Standing]:
+    def look(self, jobs: Sequence[str]) -> dict[str, JobState]:
         """Return the standing of each job by its id, which is `<array>_<number>` in an array. ConfigError if Slurm has
         not answered for too long."""
         arrays = sorted({job.partition("_")[0] for job in jobs})
@@ -62,11 +62,11 @@ class Queue:
         if answer.returncode and "Invalid job id specified" not in answer.stderr:
             if monotonic() - self._answered > _SILENT_SECONDS:
                 raise ConfigError(f"hydra/launcher: Slurm does not answer any more: {answer.stderr.strip()}")
-            return dict.fromkeys(jobs, Standing(_UNKNOWN, ""))
+            return dict.fromkeys(jobs, JobState(_UNKNOWN, ""))
         self._answered = monotonic()
         rows = (line.split("|", 2) for line in answer.stdout.splitlines())
-        known = {job: Standing(state, reason) for job, state, reason in rows}
-        return dict.fromkeys(jobs, Standing(_FORGOTTEN, "")) | {job: known[job] for job in jobs if job in known}
+        known = {job: JobState(state, reason) for job, state, reason in rows}
+        return dict.fromkeys(jobs, JobState(_FORGOTTEN, "")) | {job: known[job] for job in jobs if job in known}
 
 
 def cancel(jobs: Iterable[str]) -> None:

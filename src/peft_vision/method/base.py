@@ -10,7 +10,7 @@ from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import INCIDENTAL, component
+from peft_vision.config import NOT_HASHED, component
 from peft_vision.method.depth import Layers, chosen
 from peft_vision.method.readout import Pooled, Readout
 
@@ -50,7 +50,7 @@ class Method(ABC):
 
     layers: Layers
     probe_first: bool
-    lr: Annotated[dict[str, PositiveFloat], INCIDENTAL]
+    lr: Annotated[dict[str, PositiveFloat], NOT_HASHED]
 
     def check(self, where: str = "method") -> None:
         """Raise ConfigError for values that cannot work; called before a training, not when a finished run is read."""

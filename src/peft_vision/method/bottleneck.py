@@ -49,17 +49,17 @@ class Bottleneck(Method):
         for layer in (encoder.layers[index] for index in self.chosen(encoder)):
             match self.placement:
                 case "attention_and_mlp":
-                    layer.ls1 = Behind(layer.ls1, self._adapter(encoder))
-                    layer.ls2 = Behind(layer.ls2, self._adapter(encoder))
+                    layer.ls1 = SequentialAdapter(layer.ls1, self._adapter(encoder))
+                    layer.ls2 = SequentialAdapter(layer.ls2, self._adapter(encoder))
                 case "mlp":
-                    layer.ls2 = Behind(layer.ls2, self._adapter(encoder))
+                    layer.ls2 = SequentialAdapter(layer.ls2, self._adapter(encoder))
                 case "beside_mlp":
-                    layer.beside_mlp.append(Beside(self._adapter(encoder)))
+                    layer.beside_mlp.append(ParallelAdapter(self._adapter(encoder)))
                 case "layer":
                     layer.behind.append(self._adapter(encoder))
 
-    def _adapter(self, encoder: Encoder) -> "Adapter":
-        return Adapter(
+    def _adapter(self, encoder: Encoder) -> "AdapterLayer":
+        return AdapterLayer(
             encoder.vit.embed_dim,
             self.rank,
             activation=self.activation,
@@ -71,7 +71,7 @@ class Bottleneck(Method):
         )
 
 
-class Adapter(nn.Module):
+class AdapterLayer(nn.Module):
     """An adapter that computes f, without the skip connection."""
 
     def __init__(
@@ -111,10 +111,10 @@ class Adapter(nn.Module):
         return self.drop_path(self.scale * self.up(self.dropout(self.activation(self.down(tokens)))))
 
 
-class Behind(nn.Module):
+class SequentialAdapter(nn.Module):
     """A module that applies an adapter with a skip connection to the output of `inner`."""
 
-    def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, inner: nn.Module, adapter: AdapterLayer) -> None:
         super().__init__()
         self.inner = inner
         self.adapter = adapter
@@ -125,10 +125,10 @@ class Behind(nn.Module):
         return tokens + self.adapter(tokens)
 
 
-class Beside(nn.Module):
+class ParallelAdapter(nn.Module):
     """An adapter parallel to a branch that reads the residual stream rather than its normed tokens."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: AdapterLayer) -> None:
         super().__init__()
         self.adapter = adapter
 

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import Neutral, component
+from peft_vision.config import HashDefault, component
 from peft_vision.method.base import Method
 
 
@@ -27,7 +27,7 @@ class Convpass(Method):
     rank: PositiveInt
     scale: PositiveFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    initial: Annotated[Literal["identity", "xavier"], Neutral("identity")]
+    initial: Annotated[Literal["identity", "xavier"], HashDefault("identity")]
 
     def attach(self, encoder: Encoder) -> None:
         """Add 2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters per layer of width D; the outputs stay the

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
-from peft_vision.config import ConfigError, Neutral, component
+from peft_vision.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
 from peft_vision.method.low_rank import Updated
 
@@ -52,7 +52,7 @@ class LoRA(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     rank_stabilised: bool
     dora: bool
-    initial: Annotated[Literal["zero_up", "backbone"], Neutral("zero_up")]
+    initial: Annotated[Literal["zero_up", "backbone"], HashDefault("zero_up")]
 
     @property
     def scale(self) -> float:
@@ -80,14 +80,14 @@ class LoRA(Method):
             )
         if self.dora and type(inner) is not nn.Linear:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
-        updated = LowRank(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
+        updated = LowRankUpdate(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
         if self.initial == "backbone":
             for factor in (*updated.down.values(), *updated.up.values()):
                 nn.init.trunc_normal_(factor, std=_BACKBONE)
         encoder.replace(name, updated)
 
 
-class LowRank(Wrapper):
+class LowRankUpdate(Wrapper):
     """A linear layer O x I with an update for each of `targets`: `down` (rank, I) and `up` (rows, rank). The targets q,
     k and v are a third of the O rows each, any other target is all rows."""
 

@@ -40,11 +40,11 @@ class RepAdapter(Method):
         for index in self.chosen(encoder):
             for name in (f"blocks.{index}.{place}" for place in _PLACES):
                 inner = encoder.part(name)
-                before = Before(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
+                before = InputAdapter(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
                 encoder.replace(name, before)
 
 
-class Before(Wrapper):
+class InputAdapter(Wrapper):
     """A wrapper that adapts the inputs of `inner`. `up` (D, rank / groups): each group of outputs reads its own group
     of hidden units."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
-from peft_vision.config import IdleWith, Neutral, component
+from peft_vision.config import HashDefault, IdleWith, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.prompts import Prompts
 from peft_vision.method.readout import Readout
@@ -44,7 +44,7 @@ class VQT(Method):
     normalize: bool
     keep_fraction: Annotated[float, Field(gt=0, le=1)] | None
     lasso: Annotated[NonNegativeFloat, IdleWith("keep_fraction", None)]
-    selects_as_released: Annotated[bool, Neutral(False), IdleWith("keep_fraction", None)]
+    selects_as_released: Annotated[bool, HashDefault(False), IdleWith("keep_fraction", None)]
 
     def attach(self, encoder: Encoder) -> None:
         """Leave the backbone unchanged."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, INCIDENTAL, component
+from peft_vision.config import FILE, NOT_HASHED, component
 from peft_vision.data.imagenet_folder import read_folders, require_folders
 from peft_vision.data.synsets import synsets
 from peft_vision.ood.base import OOD, Shift
@@ -22,7 +22,7 @@ class ImageNetLike(OOD):
     path: Annotated[str, FILE]
     folders: Literal["wnid", "number"]
     synsets: Literal["all", "r", "a"]
-    source: Annotated[str, INCIDENTAL]
+    source: Annotated[str, NOT_HASHED]
 
     def check(self) -> None:
         require_folders(self._folder(), self._labels(), alone=True, key="path", source=self.source)

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveFloat
 
-from peft_vision.config import Neutral, component
+from peft_vision.config import HashDefault, component
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Decays, Stepper, parameter_groups
 
@@ -18,8 +18,8 @@ class AdamW(Stepper):
     `decays`: the parameters that are decayed."""
 
     betas: tuple[Beta, Beta]
-    eps: Annotated[PositiveFloat, Neutral(1e-8)]
-    decays: Annotated[Decays, Neutral("matrices")]
+    eps: Annotated[PositiveFloat, HashDefault(1e-8)]
+    decays: Annotated[Decays, HashDefault("matrices")]
 
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decays)

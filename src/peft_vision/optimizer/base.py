@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from peft_vision.config import component
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.model import Model
 from peft_vision.schedule import Schedule
 
@@ -82,7 +82,7 @@ class Solver(Optimizer, ABC):
         """Return the number of settings that are tried."""
 
     @abstractmethod
-    def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
+    def solve(self, head: nn.Linear, train: FeatureTable, val: FeatureTable | None, fitting: Fitting) -> Solution:
         """Return the solution for a fresh `head`, which stays unchanged; all tensors must be on its device."""
 
 

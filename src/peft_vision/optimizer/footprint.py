@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from peft_vision.optimizer.low_rank import LowRank
+from peft_vision.optimizer.low_rank import LowRankProjection
 
 
 def footprint(stepper: torch.optim.Optimizer) -> dict[str, float]:
@@ -16,7 +16,7 @@ def footprint(stepper: torch.optim.Optimizer) -> dict[str, float]:
         if isinstance(value, Tensor) and value.numel()
     }
     facts: dict[str, float] = {"state_bytes": sum(tensors.values())}
-    if isinstance(stepper, LowRank):
+    if isinstance(stepper, LowRankProjection):
         return {**facts, "gradient_bytes": stepper.gradient_bytes, **stepper.counts()}
     gradients = (p.grad for group in stepper.param_groups for p in group["params"] if p.grad is not None)
     held = sum(gradient.nbytes for gradient in gradients)

@@ -14,10 +14,10 @@ from peft_vision.optimizer.adamw import Beta
 from peft_vision.optimizer.base import Stepper, parameter_groups
 from peft_vision.optimizer.basis import Algorithm
 from peft_vision.optimizer.full_rank_part import Update
-from peft_vision.optimizer.low_rank import Following, LowRank
+from peft_vision.optimizer.low_rank import Following, LowRankProjection
 from peft_vision.optimizer.matrices import check_matrices, is_matrix, summary
 from peft_vision.optimizer.projection import Side, Subspaces
-from peft_vision.optimizer.rule import Adam, Momentum, Rule
+from peft_vision.optimizer.rule import AdamRule, Momentum, Rule
 
 logger = logging.getLogger("peft_vision")
 
@@ -91,7 +91,7 @@ class GaLore(Stepper):
         """Raise ConfigError where no phase of `model` has a matrix that can be projected like this."""
         check_matrices(model.trained(), self.matrices, self.rank)
 
-    def create(self, model: Model, *, seed: int) -> LowRank:
+    def create(self, model: Model, *, seed: int) -> LowRankProjection:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         projected = [(name, parameter) for name, parameter in named if is_matrix(name, parameter, self.matrices)]
         sizes = [sum(p.numel() for _, p in those) for those in (projected, named)]
@@ -100,7 +100,7 @@ class GaLore(Stepper):
             *("galore", summary(projected), f"{sizes[0]:,}", self.rank),
             *(f"{sizes[1] - sizes[0]:,}", self.algorithm),
         )
-        return LowRank(
+        return LowRankProjection(
             [parameter for _, parameter in projected],
             _without(parameter_groups(model, self.weight_decay), [parameter for _, parameter in projected]),
             rule=self._rule(),
@@ -123,7 +123,7 @@ class GaLore(Stepper):
     def _rule(self) -> Rule:
         if self.algorithm == "sgd":
             return Momentum(self.momentum)
-        return Adam(self.betas, self.eps, eps_first=self.conventions == "galore_torch")
+        return AdamRule(self.betas, self.eps, eps_first=self.conventions == "galore_torch")
 
 
 def _without(groups: list[dict[str, object]], parameters: list[nn.Parameter]) -> list[dict[str, object]]:

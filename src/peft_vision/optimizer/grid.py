@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from peft_vision.config import OnlyWith, component
 from peft_vision.data.images import shuffled
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.adamw import Beta
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
 from peft_vision.progress import Progress
@@ -38,7 +38,7 @@ class Grid(Solver):
     def num_settings(self) -> int:
         return len(self.lr) * len(self.weight_decay)
 
-    def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
+    def solve(self, head: nn.Linear, train: FeatureTable, val: FeatureTable | None, fitting: Fitting) -> Solution:
         """Return the best of the heads after the last epoch; on a tie the first in order of rate, then of decay, and
         without validation the first."""
         settings = list(product(sorted(self.lr), sorted(self.weight_decay)))
@@ -114,7 +114,7 @@ class Heads:
         losses.sum().backward()
 
 
-def _chosen(heads: Heads, settings: list[tuple[float, float]], losses: Tensor, val: Table | None) -> Solution:
+def _chosen(heads: Heads, settings: list[tuple[float, float]], losses: Tensor, val: FeatureTable | None) -> Solution:
     rows = [
         {"lr": lr, "weight_decay": decay, "train/loss": loss}
         for (lr, decay), loss in zip(settings, losses.tolist(), strict=True)

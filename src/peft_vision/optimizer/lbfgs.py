@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.config import component
-from peft_vision.features.source import Table
+from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
 from peft_vision.optimizer.descent import descend
 from peft_vision.optimizer.logistic import Logistic
@@ -45,7 +45,7 @@ class LBFGS(Solver):
     def num_settings(self) -> int:
         return len(self.C)
 
-    def solve(self, head: nn.Linear, train: Table, val: Table | None, fitting: Fitting) -> Solution:
+    def solve(self, head: nn.Linear, train: FeatureTable, val: FeatureTable | None, fitting: Fitting) -> Solution:
         """Return the best solution of the path, which begins at zero weights; of `fitting` only the label smoothing
         matters."""
         mean, std = 0.0, 1.0

@@ -49,7 +49,7 @@ class Following:
     update: Update
 
 
-class LowRank(torch.optim.Optimizer):
+class LowRankProjection(torch.optim.Optimizer):
     """An optimizer that steps `matrices` in subspaces and `others` in full, by the same rule.
 
     Its state is plain numbers and tensors. A gradient that is not finite leaves its parameter unchanged, and is

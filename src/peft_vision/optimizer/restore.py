@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from peft_vision.config import ConfigError
-from peft_vision.optimizer.low_rank import LowRank
+from peft_vision.optimizer.low_rank import LowRankProjection
 from peft_vision.state import Damaged
 
-_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, LowRank)  # the state of other optimizers is unknown
+_KNOWN = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    LowRankProjection,
+)  # the state of other optimizers is unknown
 _NUMBERS = ("step", "full_rank_norm")
 
 

@@ -27,7 +27,7 @@ class Rule(ABC):
 
 
 @dataclass(frozen=True)
-class Adam(Rule):
+class AdamRule(Rule):
     """Adam (Kingma & Ba, 2015, arXiv:1412.6980).
 
     `eps_first`: whether eps is added before the bias correction of the second moment, as old Hugging Face code and

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from peft_vision.plan.anatomy import Anatomy
-from peft_vision.plan.demand import Demand
+from peft_vision.plan.demand import RunGroup
 from peft_vision.plan.rates import Rates
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import Tally, walk
@@ -53,7 +53,7 @@ class Cost:
 
 
 @dataclass
-class Bill:
+class CostEstimate:
     """The costs of all runs. `costs`: by method and backbone, without the filling of the store, which is in `shared`.
     `longest`: seconds of the longest run. `unread`: data sets that are not here, so that the time to read their
     pictures is unknown."""
@@ -77,16 +77,16 @@ class Priced:
     """A demand with the anatomy of its model, its rates, and the seconds to read a picture, None if its pictures are
     not here."""
 
-    demand: Demand
+    demand: RunGroup
     anatomy: Anatomy
     rates: Rates
     reading: float | None
 
 
-def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> Bill:
+def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> CostEstimate:
     """Return the bill of all demands, taken in the order of the runs. `faster`: the speed of the device that will do
     the work, as a multiple of the measured one's."""
-    whole = Bill()
+    whole = CostEstimate()
     for its in priced:
         demand = its.demand
         features = demand.experiment.features

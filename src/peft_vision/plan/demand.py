@@ -14,7 +14,7 @@ _FREE = ("lr", "weight_decay", "momentum", "betas")  # values of an optimizer th
 
 
 @dataclass
-class Demand:
+class RunGroup:
     """The runs of one kind on the same images. `experiment`: one of them; `keys`: keys of the stored observations, by
     split; `times`: how many runs are left, a fraction while it is unknown which of several kinds they will be."""
 
@@ -29,11 +29,11 @@ class Demand:
         return self.content.extent.images
 
 
-def demands(runs: Iterable[Expected]) -> list[Demand]:
+def demands(runs: Iterable[Expected]) -> list[RunGroup]:
     """Return the demands of the runs that have not ended, in their order. ConfigError if images are not here and their
     number is not known."""
     opened: dict[str, Content] = {}
-    found: dict[str, Demand] = {}
+    found: dict[str, RunGroup] = {}
     for its in runs:
         if its.ended:
             continue
@@ -44,7 +44,7 @@ def demands(runs: Iterable[Expected]) -> list[Demand]:
         keys = content.keys(its.experiment)
         name = _key({"kind": kind(its.experiment), "data": data, "keys": keys})
         if name not in found:
-            found[name] = Demand(its.experiment, content, keys)
+            found[name] = RunGroup(its.experiment, content, keys)
         found[name].times += its.times
     return list(found.values())
 

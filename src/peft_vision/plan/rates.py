@@ -7,7 +7,7 @@ from time import perf_counter
 
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.bench.measure import endless, forward_pass, medians
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.data.images import Images, Source
 from peft_vision.experiment import Experiment
 from peft_vision.features.store import Features, Store
@@ -25,7 +25,7 @@ _PART = 4  # the second size that is measured is a quarter of the first
 
 
 @dataclass(frozen=True)
-class Line:
+class CostLine:
     """A line for the seconds of an act: `call` for each call, whatever the number of images, and `image` for each
     image."""
 
@@ -36,7 +36,7 @@ class Line:
         return calls * self.call + images * self.image
 
     @classmethod
-    def through(cls, few: tuple[int, float], many: tuple[int, float]) -> "Line":
+    def through(cls, few: tuple[int, float], many: tuple[int, float]) -> "CostLine":
         """Fit a line to two measurements, each a number of images and its seconds; both coefficients are at least 0."""
         (fewer, short), (more, long) = few, many
         image = (long - short) / (more - fewer) if more > fewer else long / more
@@ -51,10 +51,10 @@ class Rates:
 
     setup: float
     forward: float
-    lines: Mapping[Act, Line]
+    lines: Mapping[Act, CostLine]
 
 
-def measure(experiment: Experiment, acts: Collection[Act], setting: Setting) -> Rates:
+def measure(experiment: Experiment, acts: Collection[Act], setting: BenchSetting) -> Rates:
     """Measure the rates of `acts`. `setting`: has the batch size and the number of classes of these runs."""
     started = perf_counter()
     model = setting.model(experiment.method)
@@ -63,13 +63,13 @@ def measure(experiment: Experiment, acts: Collection[Act], setting: Setting) -> 
     batch = setting.trainer.batch_size
     quarter = replace(setting.trainer, batch_size=max(1, batch // _PART))
     samples = [_Sample(experiment, model, replace(setting, trainer=quarter)), _Sample(experiment, model, setting)]
-    lines: dict[Act, Line] = {}
+    lines: dict[Act, CostLine] = {}
     for number in range(len(model.phases)):
         if number:
             model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
         own = [act for act in acts if act.phase == number]
         few, many = (sample.seconds(own) for sample in samples)
-        lines |= {act: Line.through((samples[0].count, few[act]), (samples[1].count, many[act])) for act in few}
+        lines |= {act: CostLine.through((samples[0].count, few[act]), (samples[1].count, many[act])) for act in few}
     return Rates(setup, medians({"forward": forward_pass(setting)}, setting)["forward"] / batch, lines)
 
 
@@ -81,14 +81,14 @@ def between(low: Rates, high: Rates, share: float) -> Rates:
         return first + share * (last - first)
 
     pairs = {act: (line, high.lines[act]) for act, line in low.lines.items()}
-    lines = {act: Line(at(one.call, other.call), at(one.image, other.image)) for act, (one, other) in pairs.items()}
+    lines = {act: CostLine(at(one.call, other.call), at(one.image, other.image)) for act, (one, other) in pairs.items()}
     return replace(low, lines=lines)
 
 
 class _Sample:
     """A batch of random images on which the acts of the model's present phase are measured."""
 
-    def __init__(self, experiment: Experiment, model: Model, setting: Setting) -> None:
+    def __init__(self, experiment: Experiment, model: Model, setting: BenchSetting) -> None:
         self.count = setting.trainer.batch_size
         self._experiment = experiment
         self._model = model

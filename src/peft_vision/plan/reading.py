@@ -4,12 +4,12 @@ from time import perf_counter
 
 import torch
 
-from peft_vision.plan.demand import Demand
+from peft_vision.plan.demand import RunGroup
 
 _SAMPLE = 48  # pictures
 
 
-def seconds_for_a_picture(demand: Demand) -> float | None:
+def seconds_for_a_picture(demand: RunGroup) -> float | None:
     """Return the seconds to read a picture with the run's threads, or None if the pictures are not here."""
     experiment, parts = demand.experiment, demand.content.parts
     if parts is None:

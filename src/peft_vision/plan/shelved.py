@@ -16,13 +16,13 @@ from peft_vision.experiment import Experiment, open_store
 from peft_vision.features.entry import inspect
 from peft_vision.features.store import KEY_LENGTH, Store
 from peft_vision.model import Model
-from peft_vision.plan.demand import Demand
+from peft_vision.plan.demand import RunGroup
 
 _DECODED = 5000  # most images of a split that a plan decodes
 _OF_A_SPLIT = ("split", "kind")  # fields of an entry's origin that its key does not depend on
 
 
-def shelved(found: Sequence[Demand], world: World) -> dict[str, str]:
+def shelved(found: Sequence[RunGroup], world: World) -> dict[str, str]:
     """Return the keys in the names of the entries that are there, by the keys of the demands that they match."""
     origins: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     known: dict[str, str] = {}
@@ -48,13 +48,13 @@ def _origins(experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield path.name[:KEY_LENGTH], origin
 
 
-def _may_be(demand: Demand, split: str, origin: Mapping[str, Any]) -> bool:
+def _may_be(demand: RunGroup, split: str, origin: Mapping[str, Any]) -> bool:
     same = {"backbone": demand.experiment.backbone.name, "images": demand.images[split]}
     return all(key in origin and origin[key] == value for key, value in same.items())
 
 
 def _names(
-    demand: Demand, splits: Sequence[str], here: Sequence[tuple[str, Mapping[str, Any]]], world: World
+    demand: RunGroup, splits: Sequence[str], here: Sequence[tuple[str, Mapping[str, Any]]], world: World
 ) -> dict[str, str]:
     """Return the keys in the names of entries for these splits, by split; splits without a match are left out."""
     experiment = demand.experiment

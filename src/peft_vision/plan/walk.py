@@ -11,7 +11,7 @@ from typing import Literal
 from peft_vision.backbone.observation import Kind
 from peft_vision.features.store import Features
 from peft_vision.plan.anatomy import Anatomy, PhaseFacts
-from peft_vision.plan.demand import Demand
+from peft_vision.plan.demand import RunGroup
 from peft_vision.plan.stock import Stock
 
 Reads = Literal["images", "observed", "table"]
@@ -48,14 +48,14 @@ class Tally:
         return self.trained + self.scored + self.observed
 
 
-def walk(anatomy: Anatomy, demand: Demand, features: Features, stock: Stock) -> Tally:
+def walk(anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> Tally:
     """Return the counts of a run of `demand` with this store, and add to `stock` what the run stores."""
     its = _Walk(anatomy, demand, features, stock)
     its.go()
     return its.tally
 
 
-def acts(anatomy: Anatomy, demand: Demand) -> frozenset[Act]:
+def acts(anatomy: Anatomy, demand: RunGroup) -> frozenset[Act]:
     """Return all acts of such runs, with an empty store and with one that an earlier run has filled."""
     features = demand.experiment.features
     stock = Stock(limit=features.shelf.limit_bytes, writable=True)
@@ -63,7 +63,7 @@ def acts(anatomy: Anatomy, demand: Demand) -> frozenset[Act]:
 
 
 class _Walk:
-    def __init__(self, anatomy: Anatomy, demand: Demand, features: Features, stock: Stock) -> None:
+    def __init__(self, anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> None:
         self.tally = Tally()
         self._anatomy = anatomy
         self._demand = demand

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from peft_vision.features.shelf import size
-from peft_vision.plan.bill import Bill, Cost
+from peft_vision.plan.bill import Cost, CostEstimate
 from peft_vision.report.terminal import tables
 
 _GIB = 2**30
@@ -15,7 +15,7 @@ _DAY = 86_400
 _SLACK = 2.0  # time limit of each Slurm job, in multiples of the longest run
 
 
-def plan_tables(bill: Bill, *, width: int) -> list[Table]:
+def plan_tables(bill: CostEstimate, *, width: int) -> list[Table]:
     """Return tables with a line for each method and backbone, one for what they share, and the sum."""
     lines = [[method, backbone, *_cells(cost)] for (method, backbone), cost in bill.costs.items()]
     if bill.shared.scored:
@@ -30,7 +30,7 @@ def _cells(cost: Cost) -> list[str]:
     return [runs, _many(cost.trained), _many(cost.scored), _many(cost.saved), duration(cost.seconds)]
 
 
-def notes(bill: Bill, *, ended: float, device: str, faster: float, disk_gib: float, devices: int) -> list[str]:
+def notes(bill: CostEstimate, *, ended: float, device: str, faster: float, disk_gib: float, devices: int) -> list[str]:
     """Return notes on what the figures mean, and what they leave out."""
     total = bill.total
     said = [
@@ -58,7 +58,7 @@ def notes(bill: Bill, *, ended: float, device: str, faster: float, disk_gib: flo
     return said
 
 
-def slurm_line(bill: Bill, arguments: Sequence[str], *, devices: int) -> str:
+def slurm_line(bill: CostEstimate, arguments: Sequence[str], *, devices: int) -> str:
     """Return the same command as Slurm jobs, which only a sweep starts, even for a single run."""
     kept = [word for word in arguments if not word.startswith(("task=", "task.", "hydra/launcher", "hydra.launcher"))]
     sweep = [] if {"-m", "--multirun"} & set(kept) else ["-m"]

@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class Row(BaseModel):
+class PublishedRow(BaseModel):
     """A method's row of a published table. `name`: in the paper. `values`: one for each of the table's tasks; None
     where only means are known. `groups`, `mean_of_groups`, `mean`: as printed, which may differ in the last digit from
     means of the rounded values. `weights`: None if they are the table's. `read_in`: where this row was read; empty:
@@ -38,13 +38,13 @@ class Row(BaseModel):
     remark: str = ""
 
     @model_validator(mode="after")
-    def _has_what_was_not_seen(self) -> "Row":
+    def _has_what_was_not_seen(self) -> "PublishedRow":
         if missing := [name for name in self.not_seen if not getattr(self, name)]:
             raise ValueError(f"not_seen: the row has no {missing[0]}")
         return self
 
 
-class Content(BaseModel):
+class TableContent(BaseModel):
     """The contents of a table's file. `read_in`: where these figures were read, and how certain they are.
     `weights_like`: timm's name of the weights, where `weights` is a longer description. `rows`: by method."""
 
@@ -61,10 +61,10 @@ class Content(BaseModel):
     selection: str
     seeds: str
     tasks: tuple[str, ...]
-    rows: Mapping[str, Row]
+    rows: Mapping[str, PublishedRow]
 
     @model_validator(mode="after")
-    def _whole(self) -> "Content":
+    def _whole(self) -> "TableContent":
         known = {data.partition("/")[2] for data in BENCHMARKS[self.benchmark].titles}
         if strangers := [task for task in self.tasks if task not in known]:
             raise ValueError(f"tasks: {self.benchmark} has no {strangers[0]}{nearest(strangers[0], sorted(known))}")
@@ -75,11 +75,11 @@ class Content(BaseModel):
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A published table. `name`: that of its file, without the suffix."""
 
     name: str
-    content: Content
+    content: TableContent
 
     @property
     def benchmark(self) -> Benchmark:
@@ -137,13 +137,13 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
 
 
-def table(name: str) -> Table:
+def table(name: str) -> PublishedTable:
     """Return a shipped table, or that of a user's file. ConfigError if it does not exist or is not of this form."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _HERE / f"{name}.yaml"
     if not exists(path):
         known = ", ".join(shipped())
         raise ConfigError(f"published: no table {name!r}; there are {known}{nearest(name, shipped())}, or a YAML file")
     try:
-        return Table(path.stem, validated(read_yaml(path), path, Content))
+        return PublishedTable(path.stem, validated(read_yaml(path), path, TableContent))
     except Unreadable as error:
         raise ConfigError(f"published: {error}") from error

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from peft_vision.report.id_ood import ID, MEAN, Comparison, Row
+from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
 from peft_vision.report.picture import (
     NORMAL,
     SMALL,
@@ -38,7 +38,7 @@ _OTHERS = Look(colour="#d8d8d8", marker="", area=1.0, hatch="")
 
 
 @dataclass(frozen=True)
-class Curve:
+class AlphaCurve:
     """The curve of one method. `points`: ID and OOD accuracy in %, means over seeds, by alpha; `chosen`: the means at
     the alpha that validation chose for each seed."""
 
@@ -46,7 +46,7 @@ class Curve:
     chosen: tuple[float, float]
 
 
-def curve(row: Row) -> Curve | None:
+def curve(row: ComparisonRow) -> AlphaCurve | None:
     """Return the curve of an interpolated row over the alphas that all its seeds have; None without OOD figures."""
     runs = [run for run in row.cell.chosen.runs if run.alpha is not None] if row.cell.chosen else []
     scored = [
@@ -59,7 +59,7 @@ def curve(row: Row) -> Curve | None:
     points = {
         alpha: tuple(100 * fmean(along[alpha][metric] for along in scored) for metric in (ID, _OOD)) for alpha in alphas
     }
-    return Curve(points, tuple(100 * its.mean for its in chosen))
+    return AlphaCurve(points, tuple(100 * its.mean for its in chosen))
 
 
 def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
@@ -100,7 +100,7 @@ def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = 
     return figure
 
 
-def _panel(axes: Axes, curves: Mapping[str, Curve], shown: Sequence[str], its_looks: Mapping[str, Look]) -> None:
+def _panel(axes: Axes, curves: Mapping[str, AlphaCurve], shown: Sequence[str], its_looks: Mapping[str, Look]) -> None:
     for method, its in curves.items():
         look = its_looks[method] if method in shown else _OTHERS
         front = 3 if method in shown else 1
@@ -118,7 +118,7 @@ def _handle(look: Look, name: str) -> Line2D:
     return Line2D([], [], color=look.colour, marker=look.marker, ms=4, label=plain(name))
 
 
-def _write_alphas(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> None:
+def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[str]) -> None:
     """Write each alpha next to its point where there is room, ends first, without covering a label, marker or curve."""
     renderer = axes.figure.canvas.get_renderer()
     taken = [_around(place, 9) for its in curves for place in _places(axes, [its.chosen])]

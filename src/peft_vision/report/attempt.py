@@ -10,7 +10,7 @@ from typing import Any
 from peft_vision.config import ConfigError
 from peft_vision.printable import one_line
 from peft_vision.records import read_yaml
-from peft_vision.report.finished import Finished, settled
+from peft_vision.report.finished import RunRecord, settled
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Attempt:
     setting: Mapping[str, Any]
 
 
-def attempts(folders: Mapping[str, Path], finished: Iterable[Finished]) -> dict[str, Attempt]:
+def attempts(folders: Mapping[str, Path], finished: Iterable[RunRecord]) -> dict[str, Attempt]:
     """Return the attempts by the same keys, without folders whose name is not a run's or could be that of several runs.
 
     A hyphen in the name of an option is recognised only where a finished run has the same options, a slash only where

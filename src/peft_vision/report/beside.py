@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from peft_vision.published.tables import Table, table
-from peft_vision.report.leaderboard import Entry, Leaderboard, Line
+from peft_vision.published.tables import PublishedTable, table
+from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.means import mean_score
 from peft_vision.report.protocol import Protocol
 from peft_vision.report.significance import Score, Strata
@@ -16,7 +16,7 @@ Kind = Literal["data", "group", "mean of groups", "mean", "measured so far"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparedFigure:
     """A compared figure. `published`: in %, None where the paper has none; `measured`: as fractions, None where
     `status` says why there is none."""
 
@@ -35,22 +35,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """The comparison of one method of a `table`, on one backbone by one protocol. `title`: the backbone, and the
     protocol where there are several. `differs`: how its runs differ from the published ones; `miniature`: whether any
     of them used miniature data of a rehearsal."""
 
-    table: Table
+    table: PublishedTable
     method: str
     backbone: str
     protocol: Protocol
     title: str
-    cells: tuple[Cell, ...]
+    cells: tuple[ComparedFigure, ...]
     differs: tuple[str, ...]
     miniature: bool
 
 
-def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[Beside]:
+def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[PublishedComparison]:
     """Return a comparison for each table of `names` and each method with runs, in the order of the table's rows.
     ConfigError for an unknown name."""
     tables = [table(name) for name in names]
@@ -64,7 +64,7 @@ def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[Beside]:
     ]
 
 
-def _concerns(board: Leaderboard, its: Table) -> bool:
+def _concerns(board: Leaderboard, its: PublishedTable) -> bool:
     return bool({_plain(problem.data) for problem in board.problems} & set(map(_plain, its.benchmark.titles)))
 
 
@@ -73,7 +73,7 @@ def _plain(data: str) -> str:
     return data.replace("/", "_")
 
 
-def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
+def _beside(its: PublishedTable, board: Leaderboard, line: BoardLine) -> PublishedComparison:
     benchmark, published = its.benchmark, its.values(line.method)
     entries = {data: _entry(data, board, line) for data in benchmark.titles}
     cells = [
@@ -93,7 +93,7 @@ def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
         whole = published.keys() >= measured.keys()
         mean = sum(published[data] for data in measured) / len(measured) if whole else None
         cells.append(_cell(f"mean of the {len(measured)} measured", "measured so far", mean, measured))
-    return Beside(
+    return PublishedComparison(
         its,
         line.method,
         board.backbone,
@@ -105,7 +105,7 @@ def _beside(its: Table, board: Leaderboard, line: Line) -> Beside:
     )
 
 
-def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:
+def _entry(data: str, board: Leaderboard, line: BoardLine) -> BoardEntry | str:
     """Return the entry of the data set's only column, or the reason why there is none."""
     found = [number for number, problem in enumerate(board.problems) if _plain(problem.data) == _plain(data)]
     if len(found) > 1:
@@ -113,28 +113,28 @@ def _entry(data: str, board: Leaderboard, line: Line) -> Entry | str:
     return line.entries[found[0]] if found else "missing"
 
 
-def _is_scored(entry: Entry | str) -> bool:
-    return isinstance(entry, Entry) and entry.score is not None
+def _is_scored(entry: BoardEntry | str) -> bool:
+    return isinstance(entry, BoardEntry) and entry.score is not None
 
 
 def _cell(
     label: str,
     kind: Kind,
     published: float | None,
-    entries: Mapping[str, Entry | str],
+    entries: Mapping[str, BoardEntry | str],
     strata: Strata | None = None,
-) -> Cell:
+) -> ComparedFigure:
     """Return the cell of the mean over `entries`, or over the means of their `strata`."""
     without = [entry for entry in entries.values() if not _is_scored(entry)]
     if without:
         first = without[0] if isinstance(without[0], str) else without[0].status
         status = first if len(entries) == 1 else f"{len(entries) - len(without)} of {len(entries)}"
-        return Cell(label, kind, published, None, status)
+        return ComparedFigure(label, kind, published, None, status)
     values = {(data, seed): value for data, its in entries.items() for (_, seed), value in its.values.items()}
-    return Cell(label, kind, published, mean_score(values, strata or (tuple(entries),)), "scored")
+    return ComparedFigure(label, kind, published, mean_score(values, strata or (tuple(entries),)), "scored")
 
 
-def _differs(its: Table, line: Line) -> list[str]:
+def _differs(its: PublishedTable, line: BoardLine) -> list[str]:
     """Return the differences that a reader must know before comparing the figures."""
     runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
     weights = sorted({run.weights for run in runs} - {its.weights_of(line.method)})
@@ -152,6 +152,6 @@ def _differs(its: Table, line: Line) -> list[str]:
     return said
 
 
-def _is_miniature(line: Line) -> bool:
+def _is_miniature(line: BoardLine) -> bool:
     runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
     return any(run.setting.get("data.miniature") is True for run in runs)

@@ -5,11 +5,10 @@ from itertools import groupby
 
 from rich.table import Table as RichTable
 
-from peft_vision.report.beside import Beside, Cell
+from peft_vision.report.beside import ComparedFigure, PublishedComparison
 from peft_vision.report.board_text import figure
 from peft_vision.report.latex import escaped
-from peft_vision.report.markup import Cell as PageCell
-from peft_vision.report.markup import Heading, Markup, element, joined, table
+from peft_vision.report.markup import Heading, Markup, PageCell, element, joined, table
 from peft_vision.report.terminal import tables
 from peft_vision.spreadsheet import csv_of_records
 
@@ -18,17 +17,17 @@ _NONE = "—"
 _COLUMNS = ("published", "measured", "difference")
 
 
-def by_table(found: Sequence[Beside]) -> list[list[Beside]]:
+def by_table(found: Sequence[PublishedComparison]) -> list[list[PublishedComparison]]:
     """Group comparisons of the same table, backbone and protocol."""
     return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.title))]
 
 
-def beside_heading(found: Sequence[Beside]) -> str:
+def beside_heading(found: Sequence[PublishedComparison]) -> str:
     first = found[0]
     return f"{first.table.content.title}: published and measured on {first.title}, test accuracy in %"
 
 
-def beside_notes(found: Sequence[Beside]) -> list[str]:
+def beside_notes(found: Sequence[PublishedComparison]) -> list[str]:
     """Return the notes that a reader of the figures needs."""
     content = found[0].table.content
     said = [MINIATURE] if any(its.miniature for its in found) else []
@@ -46,13 +45,13 @@ def beside_notes(found: Sequence[Beside]) -> list[str]:
     return [*said, *([f"no run here of {', '.join(absent)}"] if absent else [])]
 
 
-def _whose(words: str, found: Sequence[Beside]) -> str:
+def _whose(words: str, found: Sequence[PublishedComparison]) -> str:
     """Return the methods that a note concerns as a prefix; empty if it concerns all."""
     methods = [its.method for its in found if words in its.differs]
     return "" if len(methods) == len(found) else f"{', '.join(methods)}: "
 
 
-def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
+def beside_tables(found: Sequence[PublishedComparison], *, width: int) -> list[RichTable]:
     """Return one published table, split to fit `width`, with a column of three figures for each method."""
     grid = [["", *(cell.label for cell in found[0].cells)]]
     labels = grid[0][1:]
@@ -67,33 +66,33 @@ def beside_tables(found: Sequence[Beside], *, width: int) -> list[RichTable]:
     return tables(grid, words=("",), width=width)
 
 
-def _aligned(its: Beside, labels: Sequence[str]) -> list[Cell]:
+def _aligned(its: PublishedComparison, labels: Sequence[str]) -> list[ComparedFigure]:
     """Return the cells by `labels`; a method with all its data sets lacks the last label and gets an empty cell
     there."""
     own = {cell.label: cell for cell in its.cells}
-    return [own.get(label, Cell(label, "data", None, None, "")) for label in labels]
+    return [own.get(label, ComparedFigure(label, "data", None, None, "")) for label in labels]
 
 
-def _words(cell: Cell) -> tuple[str, str, str]:
+def _words(cell: ComparedFigure) -> tuple[str, str, str]:
     return _published(cell), _measured(cell), _difference(cell)
 
 
-def _published(cell: Cell) -> str:
+def _published(cell: ComparedFigure) -> str:
     """Return the published figure with one decimal, as papers print it, or two for a mean."""
     return _NONE if cell.published is None else f"{cell.published:.{1 if cell.kind == 'data' else 2}f}"
 
 
-def _measured(cell: Cell) -> str:
+def _measured(cell: ComparedFigure) -> str:
     if cell.measured is None:
         return cell.status if cell.kind == "data" else f"{_NONE} ({cell.status})"
     return figure(cell.measured)
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: ComparedFigure) -> str:
     return "" if cell.difference is None else f"{cell.difference:+.2f}"
 
 
-def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
+def rows(found: Sequence[PublishedComparison]) -> list[dict[str, object]]:
     """Return tidy rows, one for each method and cell; accuracies in %, differences in points, None is unknown."""
     return [
         {
@@ -116,16 +115,16 @@ def rows(found: Sequence[Beside]) -> list[dict[str, object]]:
     ]
 
 
-def beside_csv(found: Sequence[Beside]) -> str:
+def beside_csv(found: Sequence[PublishedComparison]) -> str:
     return csv_of_records(rows(found))
 
 
-def beside_latex(found: Sequence[Beside]) -> str:
+def beside_latex(found: Sequence[PublishedComparison]) -> str:
     """Return LaTeX for \\input after \\usepackage{booktabs}, with three columns for each method."""
     return "\n".join(["% \\usepackage{booktabs}", *map(_latex, by_table(found))])
 
 
-def _latex(found: Sequence[Beside]) -> str:
+def _latex(found: Sequence[PublishedComparison]) -> str:
     labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
     spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{escaped(its.method)}}}" for its in found)
     cells = [_aligned(its, labels) for its in found]
@@ -153,12 +152,12 @@ def _latex(found: Sequence[Beside]) -> str:
     )
 
 
-def beside_page(found: Sequence[Beside]) -> Markup:
+def beside_page(found: Sequence[PublishedComparison]) -> Markup:
     """Return an HTML table, with notes, for each published table, backbone and protocol."""
     return joined([_on_page(its) for its in by_table(found)])
 
 
-def _on_page(found: Sequence[Beside]) -> Markup:
+def _on_page(found: Sequence[PublishedComparison]) -> Markup:
     labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
     headings = [Heading("data set", True, "")]
     for its in found:
@@ -179,7 +178,7 @@ def _on_page(found: Sequence[Beside]) -> Markup:
     return joined([*warned, table(beside_heading(found), headings, lines, classes="beside"), said])
 
 
-def _page_cells(cell: Cell) -> list[PageCell]:
+def _page_cells(cell: ComparedFigure) -> list[PageCell]:
     measured = cell.measured.mean if cell.measured else None
     shown = _measured(cell)
     return [

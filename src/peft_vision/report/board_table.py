@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, parameters, tried
-from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
+from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.terminal import tables
 from peft_vision.spreadsheet import csv_of_records
 
@@ -37,7 +37,7 @@ def board_csv(boards: Sequence[Leaderboard]) -> str:
     return csv_of_records(board_rows(boards))
 
 
-def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
+def _row(board: Leaderboard, line: BoardLine, number: int) -> dict[str, Any]:
     column, entry = board.columns[number], line.entries[number]
     score, verdict = entry.score, entry.verdict
 
@@ -70,14 +70,14 @@ def _row(board: Leaderboard, line: Line, number: int) -> dict[str, Any]:
     }
 
 
-def _selection(entry: Entry) -> str | None:
+def _selection(entry: BoardEntry) -> str | None:
     """Return how the setting was chosen, None without a setting."""
     if entry.setting is None:
         return None
     return "chosen on test images" if entry.setting.on_test else "validation"
 
 
-def _text(entry: Entry, board: Leaderboard) -> str:
+def _text(entry: BoardEntry, board: Leaderboard) -> str:
     """Return text such as "97.31 ± 0.20 [97.01 to 97.61] ≈"; every figure ends with room for a mark."""
     if entry.score is None:
         return f"{absent(entry)}  "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from peft_vision.data.twins import worded
 from peft_vision.printable import one_line
 from peft_vision.report.choose import RULE
-from peft_vision.report.leaderboard import Entry, Leaderboard, Line
+from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.significance import Score
 
 SAMPLE = 3  # names that a note lists
@@ -25,23 +25,23 @@ def interval(score: Score) -> str:
     return "" if score.low is None or score.high is None else f"{100 * score.low:.2f} to {100 * score.high:.2f}"
 
 
-def fewer_seeds(entry: Entry, board: Leaderboard) -> str:
+def fewer_seeds(entry: BoardEntry, board: Leaderboard) -> str:
     """Return the number of seeds, such as "(2)", where others have more; else an empty string."""
     return f"({entry.score.n})" if entry.score and entry.score.n < board.seeds else ""
 
 
-def absent(entry: Entry) -> str:
+def absent(entry: BoardEntry) -> str:
     """Return why an entry has no figure."""
     return f"— ({entry.covered} of {entry.of})" if entry.status == "incomplete" else entry.status
 
 
-def tried(line: Line) -> str:
+def tried(line: BoardLine) -> str:
     """Return how many settings were tried, such as "9", or "3 to 9" where data sets differ."""
     fewest, most = line.tried
     return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
-def parameters(line: Line) -> str:
+def parameters(line: BoardLine) -> str:
     return "—" if line.parameters is None else f"{line.parameters:,.0f}"
 
 
@@ -74,7 +74,7 @@ def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> lis
     return [*said, *(text for status, text in words.items() if any(entry.status == status for entry in entries))]
 
 
-def _interval_note(scored: Sequence[Entry]) -> str:
+def _interval_note(scored: Sequence[BoardEntry]) -> str:
     if any(entry.score.low is not None for entry in scored):
         return ", and the 95 % interval of the mean over seeds (Student's t)"
     return ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from peft_vision.report.finished import Finished
+from peft_vision.report.finished import RunRecord
 
 RULE = (
     "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
@@ -23,7 +23,7 @@ DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 class Setting:
     """A setting: its `runs`, sorted by seed, and the values by which it differs from the others of its cell."""
 
-    runs: tuple[Finished, ...]
+    runs: tuple[RunRecord, ...]
     own: Mapping[str, Any]
 
     @property
@@ -48,7 +48,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MethodCell:
     """The settings of one method on one backbone and data set. `chosen`: None where validation cannot decide, for the
     reason in `undecided`."""
 
@@ -63,9 +63,9 @@ class Cell:
         return sum(len(setting.runs) < len(self.settings[0].runs) for setting in self.settings)
 
 
-def cell(method: str, runs: Iterable[Finished]) -> Cell:
+def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
     """Return the cell of all runs of this method, its settings sorted by the rule with the best first."""
-    grouped: dict[str, list[Finished]] = {}
+    grouped: dict[str, list[RunRecord]] = {}
     for run in runs:
         grouped.setdefault(_key(run.setting), []).append(run)
     groups = [sorted(members, key=lambda run: run.seed) for members in grouped.values()]
@@ -79,11 +79,11 @@ def cell(method: str, runs: Iterable[Finished]) -> Cell:
         fault = (
             f"cannot choose among {len(settings)} settings without validation accuracy; data.val_fraction=0.1 gives it"
         )
-        return Cell(method, tuple(settings), None, fault)
-    return Cell(method, tuple(settings), settings[0])
+        return MethodCell(method, tuple(settings), None, fault)
+    return MethodCell(method, tuple(settings), settings[0])
 
 
-def _validation(run: Finished) -> float | None:
+def _validation(run: RunRecord) -> float | None:
     own = run.metrics.get("val/accuracy")
     return run.choice.validation if own is None and run.choice is not None else own
 

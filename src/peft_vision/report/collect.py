@@ -11,7 +11,7 @@ from peft_vision.config import ConfigError
 from peft_vision.printable import one_line
 from peft_vision.records import exists
 from peft_vision.report.attempt import Attempt, attempts
-from peft_vision.report.finished import Finished, read
+from peft_vision.report.finished import RunRecord, read
 
 SUPERSEDED = "superseded by a better setting"
 _SIGNS = ("result.json", "state.pt", "metrics.jsonl", "failed.json")  # files that only a run's folder has
@@ -28,10 +28,10 @@ class LeftOut:
     attempt: Attempt | None
 
 
-def collect(*folders: Path) -> tuple[list[Finished], list[LeftOut]]:
+def collect(*folders: Path) -> tuple[list[RunRecord], list[LeftOut]]:
     """Return the finished runs from the run folders in `folders`, or one level below, and the run folders left out.
     ConfigError where there is no finished run."""
-    finished: list[Finished] = []
+    finished: list[RunRecord] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
     begun: dict[str, Path] = {}
@@ -93,7 +93,7 @@ def _run_folders(folder: Path, levels: int = 2) -> Iterator[Path]:
             yield from _run_folders(path, levels - 1)
 
 
-def _design(run: Finished) -> str:
+def _design(run: RunRecord) -> str:
     """Return a text that is equal for two copies of the same run."""
     parts = (run.method, run.backbone, run.weights, run.data, run.source, run.seed, run.setting)
     return json.dumps(parts, sort_keys=True, default=str)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from peft_vision.console import Console
-from peft_vision.report.beside import Beside, beside
+from peft_vision.report.beside import PublishedComparison, beside
 from peft_vision.report.beside_text import (
     beside_csv,
     beside_heading,
@@ -38,7 +38,7 @@ _WIDEST = 200  # columns, where the output is not a terminal
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportContent:
     """The contents of a report. `rows`: of the leaderboard, as in leaderboard.csv. `pictures`: files by picture name,
     in the first of the requested formats. `page`: the HTML file."""
 
@@ -47,7 +47,7 @@ class Report:
     page: Path
 
 
-def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
+def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportContent:
     """Print the tables of the runs below `folders`, and write them, the pictures and the page to `out`. ConfigError
     where there is no finished run."""
     runs, left_out = collect(*folders)
@@ -65,12 +65,12 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
         **({"published.csv": beside_csv(against), "published.tex": beside_latex(against)} if against else {}),
     }
     # here, because importing the drawing modules takes most of a second
-    from peft_vision.report.gallery import hang
+    from peft_vision.report.gallery import save_figure
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures
 
     with _alone(out), _settled():
-        hung = [hang(picture, out, options.pictures) for picture in pictures(boards)]
+        hung = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]
         texts["report.html"] = page(boards, against, runs, left_out, hung, out)
         for name, text in texts.items():
             place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
@@ -80,7 +80,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> Report:
     made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
     Console().print(f"written   {out}: {made}", soft_wrap=True)
     files = {its.picture.name: its.files[0] for its in hung if its.files}
-    return Report(tuple(board_rows(boards)), files, out / "report.html")
+    return ReportContent(tuple(board_rows(boards)), files, out / "report.html")
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _settled() -> Iterator[None]:
 def _print(
     boards: Sequence[Leaderboard],
     compared: Sequence[Comparison],
-    against: Sequence[Beside],
+    against: Sequence[PublishedComparison],
     left_out: Sequence[LeftOut],
 ) -> None:
     console = Console()

@@ -41,7 +41,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, font_name: str | No
     """Return an RGB sheet of each section under its heading, at most COLUMNS tiles wide."""
     font, heading_font = open_font(font_name), open_font(font_name, _HEADING)
     rows = {
-        heading: [_Row(tiles[start : start + COLUMNS], font) for start in range(0, len(tiles), COLUMNS)]
+        heading: [_PictureRow(tiles[start : start + COLUMNS], font) for start in range(0, len(tiles), COLUMNS)]
         for heading, tiles in sections.items()
     }
     columns = min(COLUMNS, max(len(tiles) for tiles in sections.values()))
@@ -59,7 +59,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, font_name: str | No
     return sheet
 
 
-class _Row:
+class _PictureRow:
     """A row of tiles, as high as its longest caption needs."""
 
     def __init__(self, tiles: Sequence[Tile], font: ImageFont.FreeTypeFont) -> None:

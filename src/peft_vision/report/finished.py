@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, build, lasting, locate
+from peft_vision.config import ConfigError, build, hashed_fields, locate
 from peft_vision.experiment import KINDS, LATER
 from peft_vision.identity import canonical, class_name, hashed
 from peft_vision.printable import one_line
 from peft_vision.records import exists
-from peft_vision.report.run_files import Choice, Interpolation, Result, Shifts, Solved, TuningResult, load, parsed
+from peft_vision.report.run_files import Choice, InterpolationRecord, Result, Shifts, Solved, TuningResult, load, parsed
 from peft_vision.run import Run
 from peft_vision.trust import check_targets
 from peft_vision.user_code import CODE
@@ -36,7 +36,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunRecord:
     """A finished run. `setting`: the config values that can change a result, except the seed, by dotted key. `source`:
     its images, in words; `group`: its group of data sets, or empty; `weights`: the name of the backbone's weights;
     `choices`: the option of each config group. `images`: image counts by split, and by ood/<set> or ood/<set>/<shift>;
@@ -83,7 +83,7 @@ def is_tuning(setting: Mapping[str, Any]) -> bool:
     return setting.get("data.stage") == TUNE
 
 
-def read(folder: Path) -> Finished:
+def read(folder: Path) -> RunRecord:
     """Read a finished run. ConfigError with the reason if the folder does not hold one of this tool."""
     path = folder / "result.json"
     if not exists(path):
@@ -100,7 +100,7 @@ def read(folder: Path) -> Finished:
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
     for measured in (metrics, *curve.values()):
         _check_scores(measured)
-    return Finished(
+    return RunRecord(
         folder=folder,
         method=result.choices.method,
         backbone=result.choices.backbone,
@@ -161,7 +161,7 @@ def _check_sets(shifts: Shifts) -> None:
         raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/accuracy")
 
 
-def _curve(interpolation: Interpolation) -> dict[float, dict[str, float]]:
+def _curve(interpolation: InterpolationRecord) -> dict[float, dict[str, float]]:
     if not all("alpha" in row for row in interpolation.rows):
         raise ConfigError("ood.json: interpolation: a row without alpha")
     curve = {
@@ -216,7 +216,7 @@ def _canonical(node: str, group: str) -> Mapping[str, Any]:
         cls = locate(target, f"config.{group}")
         if not issubclass(cls, KINDS[group]):
             raise ConfigError(f"config.{group}: {cls.__name__} is not a {KINDS[group].__name__}") from None
-        return canonical({"_target_": class_name(cls), **lasting(cls, values)})
+        return canonical({"_target_": class_name(cls), **hashed_fields(cls, values)})
 
 
 def _flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

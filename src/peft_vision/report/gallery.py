@@ -32,7 +32,7 @@ _STABLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no me
 
 
 @dataclass(frozen=True)
-class Hung:
+class SavedFigure:
     """A saved picture: its files, and an SVG element that shows it on a page."""
 
     picture: Picture
@@ -40,7 +40,7 @@ class Hung:
     svg: str
 
 
-def hang(picture: Picture, out: Path, formats: Sequence[Format]) -> Hung:
+def save_figure(picture: Picture, out: Path, formats: Sequence[Format]) -> SavedFigure:
     """Write the picture to `<name>.<format>` in `out`, for each format, and return it with an SVG element for a
     page."""
     figure = picture.figure
@@ -53,7 +53,7 @@ def hang(picture: Picture, out: Path, formats: Sequence[Format]) -> Hung:
         save_png(figure, files["png"])
     if "svg" in files:
         place(files["svg"], lambda path: path.write_text(svg, encoding="utf-8"), key="out")
-    return Hung(picture, tuple(files.values()), inline_svg(svg, picture.name))
+    return SavedFigure(picture, tuple(files.values()), inline_svg(svg, picture.name))
 
 
 def save_png(figure: Figure, path: Path) -> None:

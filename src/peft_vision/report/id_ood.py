@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from peft_vision.config import nearest
-from peft_vision.report.choose import Cell, cell
-from peft_vision.report.finished import Finished
+from peft_vision.report.choose import MethodCell, cell
+from peft_vision.report.finished import RunRecord
 from peft_vision.report.protocol import Protocol, protocol, titled
-from peft_vision.report.robustness import Line, Transform, fit
+from peft_vision.report.robustness import FittedLine, Transform, fit
 from peft_vision.report.shifts import Counts, comparable
 
 ID = "test/accuracy"
@@ -45,13 +45,13 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """A row of a comparison. `scores`: one for each seed of the chosen setting, none where no setting could be chosen,
     as `setting` then says. `all_scores`: of every seed and setting. `parameters`: how many trained. `is_interpolated`:
     whether its weights lie between two models."""
 
     label: str
-    cell: Cell
+    cell: MethodCell
     setting: str
     parameters: int
     scores: tuple[Scores, ...]
@@ -77,8 +77,8 @@ class Comparison:
     source: str
     sets: Mapping[str, Counts]
     images: Counts
-    rows: tuple[Row, ...]
-    lines: Mapping[str, Line]
+    rows: tuple[ComparisonRow, ...]
+    lines: Mapping[str, FittedLine]
     no_line: Mapping[str, str]
     transform: Transform
     reference: str
@@ -87,7 +87,7 @@ class Comparison:
 
 
 def comparisons(
-    runs: Sequence[Finished],
+    runs: Sequence[RunRecord],
     *,
     reference: Sequence[str] | None,
     transform: Transform,
@@ -99,7 +99,7 @@ def comparisons(
     do: a config group, or a value such as optimizer.rank."""
     tested = [run for run in runs if ID in run.metrics]
     telling = telling_keys(tested, rows)
-    problems: dict[tuple[str, str, str, str, Protocol], list[Finished]] = {}
+    problems: dict[tuple[str, str, str, str, Protocol], list[RunRecord]] = {}
     found: dict[tuple[str, str], set[Protocol]] = {}
     for run in tested:
         problems.setdefault((run.data, run.source, run.backbone, run.weights, protocol(run)), []).append(run)
@@ -107,13 +107,13 @@ def comparisons(
     return [_comparison(problems[key], reference, transform, telling, costs, found) for key in sorted(problems)]
 
 
-def backbone_label(run: Finished) -> str:
+def backbone_label(run: RunRecord) -> str:
     """Return the option of the backbone, or its name in timm where the option is timm."""
     return run.backbone if run.backbone != "timm" else run.weights
 
 
 def _comparison(
-    runs: Sequence[Finished],
+    runs: Sequence[RunRecord],
     reference: Sequence[str] | None,
     transform: Transform,
     telling: Sequence[str],
@@ -129,7 +129,7 @@ def _comparison(
     judges = tuple(methods if reference is None else reference)
     points = [run.metrics for run in kept if run.method in judges]
     unknown = [f"no run of {name}{nearest(name, methods)}" for name in judges if name not in methods]
-    lines: dict[str, Line] = {}
+    lines: dict[str, FittedLine] = {}
     no_line: dict[str, str] = {}
     for target in [*(f"ood/{name}" for name in sets), *([MEAN] if sets else [])]:
         try:
@@ -163,32 +163,32 @@ def rank(method: str) -> tuple[int, str]:
     return _FIRST.get(method, len(_FIRST)), method
 
 
-def telling_keys(runs: Sequence[Finished], own_rows: Sequence[str]) -> list[str]:
+def telling_keys(runs: Sequence[RunRecord], own_rows: Sequence[str]) -> list[str]:
     """Return the keys of `own_rows` that have several values among `runs`."""
     return [key for key in own_rows if len({_value(run, key) for run in runs} - {None}) > 1]
 
 
-def label(run: Finished, telling: Sequence[str]) -> str:
+def label(run: RunRecord, telling: Sequence[str]) -> str:
     """Return the run's method, and the values that distinguish its row from others."""
     return ", ".join(filter(None, [run.method, *(_value(run, key) for key in telling)]))
 
 
-def _value(run: Finished, key: str) -> str | None:
+def _value(run: RunRecord, key: str) -> str | None:
     """Return the run's option or value of `key`, as text; None where it has none."""
     if "." not in key:
         return run.choices.get(key)
     return f"{key.rpartition('.')[2]}={json.dumps(run.setting[key])}" if key in run.setting else None
 
 
-def _labelled(runs: Sequence[Finished], method: str, telling: Sequence[str]) -> dict[str, list[Finished]]:
-    labelled: dict[str, list[Finished]] = {}
+def _labelled(runs: Sequence[RunRecord], method: str, telling: Sequence[str]) -> dict[str, list[RunRecord]]:
+    labelled: dict[str, list[RunRecord]] = {}
     for run in runs:
         if run.method == method:
             labelled.setdefault(label(run, telling), []).append(run)
     return dict(sorted(labelled.items()))
 
 
-def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Transform) -> Line:
+def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Transform) -> FittedLine:
     """Fit the line through the points that have the metric. ValueError where these are too few."""
     scored = [scores for scores in points if metric in scores]
     return fit(
@@ -200,7 +200,7 @@ def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Tran
     )
 
 
-def _rows(its: Cell, lines: Mapping[str, Line]) -> list[Row]:
+def _rows(its: MethodCell, lines: Mapping[str, FittedLine]) -> list[ComparisonRow]:
     """Return the rows of the head alone, of the method, and of the interpolated weights."""
     everything = [run for setting in its.settings for run in setting.runs]
     chosen = its.chosen.runs if its.chosen else ()
@@ -211,21 +211,21 @@ def _rows(its: Cell, lines: Mapping[str, Line]) -> list[Row]:
     def judged(found: Iterable[Scores]) -> tuple[Scores, ...]:
         return tuple({**scores, **_robustness(scores, lines)} for scores in found)
 
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     if any(name.startswith(_PROBE) for run in everything for name in run.metrics):
         scores, all_scores = (judged(map(_probe, runs)) for runs in (chosen, everything))
-        rows.append(Row(f"{its.method}: probe", its, said, parameters["head"], scores, all_scores))
+        rows.append(ComparisonRow(f"{its.method}: probe", its, said, parameters["head"], scores, all_scores))
     scores, all_scores = (judged(run.metrics for run in runs) for runs in (chosen, everything))
-    rows.append(Row(its.method, its, said, size, scores, all_scores))
+    rows.append(ComparisonRow(its.method, its, said, size, scores, all_scores))
     between = [run for run in chosen if run.alpha is not None]
     if between:
         alphas = ", ".join(f"{alpha:g}" for alpha in sorted({run.alpha for run in between}))
         scores = judged(run.curve[run.alpha] for run in between)
-        rows.append(Row(f"{its.method}, alpha={alphas}", its, said, size, scores, (), is_interpolated=True))
+        rows.append(ComparisonRow(f"{its.method}, alpha={alphas}", its, said, size, scores, (), is_interpolated=True))
     return rows
 
 
-def _said(its: Cell) -> str:
+def _said(its: MethodCell) -> str:
     """Return how the setting was chosen; empty where only one was tried."""
     several = len(its.settings)
     if its.chosen is None:
@@ -233,12 +233,12 @@ def _said(its: Cell) -> str:
     return f"{its.chosen.label} (of {several})" if several > 1 else ""
 
 
-def _probe(run: Finished) -> dict[str, float]:
+def _probe(run: RunRecord) -> dict[str, float]:
     """Return the metrics of the first phase's head, under the names of a run's own metrics."""
     return {name.removeprefix(_PROBE): value for name, value in run.metrics.items() if name.startswith(_PROBE)}
 
 
-def _robustness(scores: Scores, lines: Mapping[str, Line]) -> dict[str, float]:
+def _robustness(scores: Scores, lines: Mapping[str, FittedLine]) -> dict[str, float]:
     """Return the effective robustness on each target whose accuracy a line predicts."""
     return {
         f"{target}/effective_robustness": scores[f"{target}/accuracy"] - line.predict(scores[ID])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from peft_vision.report.accuracy_axis import limits, set_ticks
-from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Scores
+from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
 from peft_vision.report.picture import (
     FAINT,
     NORMAL,
@@ -24,7 +24,7 @@ from peft_vision.report.picture import (
     new_figure,
     plain,
 )
-from peft_vision.report.robustness import Line, scale
+from peft_vision.report.robustness import FittedLine, scale
 
 _PANEL, _NARROWEST = 2.5, 3.5  # inches
 _COLUMNS = 4
@@ -100,7 +100,7 @@ def _title(target: str) -> str:
     return "mean of all sets" if target == MEAN else target.removeprefix("ood/")
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
+def _draw_line(axes: Axes, line: FittedLine) -> None:
     """Draw the line, solid over the range it was fitted on and dotted beyond."""
     ends = [scale(accuracy, images=line.id_images, transform=line.transform) for accuracy in (line.low, line.high)]
     label = f"y = {line.slope:.2f} x {'-' if line.intercept < 0 else '+'} {abs(line.intercept):.2f}"
@@ -111,7 +111,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 
 def _handles(
-    its_looks: Mapping[str, Look], comparison: Comparison, rows: Sequence[Row], *, diagonal: bool
+    its_looks: Mapping[str, Look], comparison: Comparison, rows: Sequence[ComparisonRow], *, diagonal: bool
 ) -> list[Line2D]:
     """Return the handles of the legend below all panels; `diagonal`: whether a panel shows the diagonal."""
     point = {"linestyle": "", "markeredgecolor": "white"}

@@ -4,7 +4,7 @@ marked, and the 95 % interval in small type below each figure."""
 from collections.abc import Sequence
 
 from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, notes, parameters, tried
-from peft_vision.report.leaderboard import Entry, Leaderboard, Line
+from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
 
 _ESCAPED = {
     "\\": r"\textbackslash{}",
@@ -51,7 +51,7 @@ def _table(board: Leaderboard) -> str:
     )
 
 
-def _rows(line: Line, board: Leaderboard) -> list[str]:
+def _rows(line: BoardLine, board: Leaderboard) -> list[str]:
     name = f"{line.method} ‡" if line.on_test else line.method
     rows = [_row([*map(escaped, (name, tried(line), parameters(line))), *(_cell(its, board) for its in line.entries)])]
     intervals = [interval(entry.score) if entry.score else "" for entry in line.entries]
@@ -61,7 +61,7 @@ def _rows(line: Line, board: Leaderboard) -> list[str]:
     return rows
 
 
-def _cell(entry: Entry, board: Leaderboard) -> str:
+def _cell(entry: BoardEntry, board: Leaderboard) -> str:
     if entry.score is None:
         return rf"\textit{{{escaped(absent(entry))}}}"
     text = escaped(" ".join(filter(None, [figure(entry.score), fewer_seeds(entry, board)])))

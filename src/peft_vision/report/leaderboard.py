@@ -10,11 +10,11 @@ from typing import Literal
 
 from peft_vision.report.choose import Setting
 from peft_vision.report.collect import LeftOut
-from peft_vision.report.finished import Finished
+from peft_vision.report.finished import RunRecord
 from peft_vision.report.id_ood import Comparison, rank
-from peft_vision.report.means import Column, mean_columns, mean_score
+from peft_vision.report.means import BoardColumn, mean_columns, mean_score
 from peft_vision.report.options import Options
-from peft_vision.report.problems import Problem, problems
+from peft_vision.report.problems import TaskResults, problems
 from peft_vision.report.protocol import WORDS, Protocol, titled
 from peft_vision.report.significance import Over, Pair, Score, Verdict, verdicts
 
@@ -23,7 +23,7 @@ COSTS = ("cost/peak_mib", "cost/train_seconds")
 
 
 @dataclass(frozen=True)
-class Entry:
+class BoardEntry:
     """An entry of a line, in one column. `score`: None unless `status` is scored. `values`: test accuracy by data set
     and seed. `of`, `covered`: the number of data sets that a mean is over, and how many of them have a figure.
     `setting`: the chosen one of `tried` settings."""
@@ -39,12 +39,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Line:
+class BoardLine:
     """The line of one method. `on_test`: whether test images chose a setting. `parameters`: how many trained, and
     `costs`: both are means over the data sets it was scored on, None where one was not measured."""
 
     method: str
-    entries: tuple[Entry, ...]
+    entries: tuple[BoardEntry, ...]
     on_test: bool
     parameters: float | None
     costs: Mapping[str, float | None]
@@ -72,9 +72,9 @@ class Leaderboard:
     backbone: str
     protocol: Protocol
     title: str
-    problems: tuple[Problem, ...]
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    problems: tuple[TaskResults, ...]
+    columns: tuple[BoardColumn, ...]
+    lines: tuple[BoardLine, ...]
     seeds: int
     ties_over: Over
 
@@ -84,16 +84,16 @@ class Leaderboard:
         return "" if self.title == self.backbone else WORDS[self.protocol]
 
     @property
-    def data(self) -> tuple[Column, ...]:
+    def data(self) -> tuple[BoardColumn, ...]:
         return tuple(column for column in self.columns if column.kind == "data")
 
 
 def leaderboards(
-    compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
+    compared: Sequence[Comparison], runs: Sequence[RunRecord], left_out: Sequence[LeftOut], options: Options
 ) -> list[Leaderboard]:
     """Return a leaderboard for each backbone and each protocol of its runs. `compared`: comparisons of the same
     runs."""
-    by_backbone: dict[str, dict[Protocol, list[Problem]]] = {}
+    by_backbone: dict[str, dict[Protocol, list[TaskResults]]] = {}
     for its in problems(compared, runs, left_out, options):
         by_backbone.setdefault(its.backbone, {}).setdefault(its.protocol, []).append(its)
     return [
@@ -104,12 +104,12 @@ def leaderboards(
 
 
 def _board(
-    backbone: str, protocol: Protocol, title: str, unordered: Sequence[Problem], options: Options
+    backbone: str, protocol: Protocol, title: str, unordered: Sequence[TaskResults], options: Options
 ) -> Leaderboard:
     group_of = {its.label: its.group(options.groups) for its in unordered}
     groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
     found = sorted(unordered, key=lambda its: groups.index(group_of[its.label]))
-    columns = [Column(its.label, "data", ((its.label,),)) for its in found]
+    columns = [BoardColumn(its.label, "data", ((its.label,),)) for its in found]
     if not any(its.is_one_of_several_amounts for its in found):  # else the same test images would count twice
         columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
     methods = sorted({method for its in found for method in its.methods}, key=rank)
@@ -134,28 +134,28 @@ def _board(
     )
 
 
-def _height(entry: Entry) -> float:
+def _height(entry: BoardEntry) -> float:
     return entry.score.mean if entry.score else 0.0
 
 
-def _entry(problem: Problem, method: str) -> Entry:
+def _entry(problem: TaskResults, method: str) -> BoardEntry:
     chosen, tried = problem.chosen.get(method), problem.tried(method)
     if chosen is None:
-        return Entry(problem.why_none(method), None, {}, 0, 1, None, None, tried)
+        return BoardEntry(problem.why_none(method), None, {}, 0, 1, None, None, tried)
     values = {(problem.label, run.seed): run.metrics["test/accuracy"] for run in chosen.runs}
-    return Entry("scored", Score.of(list(values.values())), values, 1, 1, None, chosen, tried)
+    return BoardEntry("scored", Score.of(list(values.values())), values, 1, 1, None, chosen, tried)
 
 
-def _mean(column: Column, entries: Mapping[str, Entry]) -> Entry:
+def _mean(column: BoardColumn, entries: Mapping[str, BoardEntry]) -> BoardEntry:
     over = [entries[label] for label in column.labels]
     covered = sum(entry.score is not None for entry in over)
     values = {pair: value for entry in over for pair, value in entry.values.items()}
     if covered < len(over):
-        return Entry("incomplete", None, values, covered, len(over), None, None, 0)
-    return Entry("scored", mean_score(values, column.strata), values, covered, len(over), None, None, 0)
+        return BoardEntry("incomplete", None, values, covered, len(over), None, None, 0)
+    return BoardEntry("scored", mean_score(values, column.strata), values, covered, len(over), None, None, 0)
 
 
-def _judged(columns: Sequence[Column], lines: Sequence[Line], options: Options) -> list[Line]:
+def _judged(columns: Sequence[BoardColumn], lines: Sequence[BoardLine], options: Options) -> list[BoardLine]:
     """Return the lines with verdicts, judged one column at a time."""
     by_column = []
     for number, column in enumerate(columns):
@@ -175,9 +175,9 @@ def _judged(columns: Sequence[Column], lines: Sequence[Line], options: Options) 
     ]
 
 
-def _line(method: str, entries: Sequence[Entry], found: Sequence[Problem]) -> Line:
+def _line(method: str, entries: Sequence[BoardEntry], found: Sequence[TaskResults]) -> BoardLine:
     settings = [entry.setting for entry in entries if entry.setting]
-    return Line(
+    return BoardLine(
         method=method,
         entries=tuple(entries),
         on_test=any(setting.on_test for setting in settings),

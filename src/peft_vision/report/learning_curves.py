@@ -25,7 +25,7 @@ _WIDTH, _HEIGHT = 2.8, 2.1  # inches, of a panel
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """The mean and standard deviation of a metric over the seeds, by epoch; `std` is 0 for one seed."""
 
     epochs: tuple[int, ...]
@@ -33,7 +33,7 @@ class Curve:
     std: tuple[float, ...]
 
 
-def curves(setting: Setting) -> dict[str, Curve]:
+def curves(setting: Setting) -> dict[str, LearningCurve]:
     """Return the curves by metric, over the epochs that all runs which recorded the metric have in common."""
     files = [run.folder / "metrics.jsonl" for run in setting.runs]
     if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
@@ -43,13 +43,13 @@ def curves(setting: Setting) -> dict[str, Curve]:
     return {metric: its for metric, told in found.items() if told and (its := _curve(told)) is not None}
 
 
-def _curve(runs: Sequence[Mapping[int, float]]) -> Curve | None:
+def _curve(runs: Sequence[Mapping[int, float]]) -> LearningCurve | None:
     shared = sorted(set.intersection(*map(set, runs)))
     if not shared:
         return None
     values = np.array([[run[epoch] for epoch in shared] for run in runs])
     std = values.std(axis=0, ddof=1) if runs[1:] else np.zeros(len(shared))
-    return Curve(tuple(shared), tuple(values.mean(axis=0).tolist()), tuple(std.tolist()))
+    return LearningCurve(tuple(shared), tuple(values.mean(axis=0).tolist()), tuple(std.tolist()))
 
 
 def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look], title: str) -> Figure | None:
@@ -114,7 +114,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw(axes: Axes, its: Curve, look: Look, factor: float) -> None:
+def _draw(axes: Axes, its: LearningCurve, look: Look, factor: float) -> None:
     mean = [factor * value for value in its.mean]
     marks = max(1, len(mean) // 8)
     axes.plot(its.epochs, mean, color=look.colour, linewidth=1.2, marker=look.marker, ms=3.5, markevery=marks, zorder=3)

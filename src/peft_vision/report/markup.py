@@ -11,7 +11,7 @@ class Markup(str):
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A cell of a table. `value`: what its column is ordered by; None: it stays at the bottom. `classes`: its CSS
     classes."""
 
@@ -49,7 +49,7 @@ def joined(parts: Sequence[str], between: str = "") -> Markup:
     return Markup(between.join(map(safe, parts)))
 
 
-def table(caption: str, headings: Sequence[Heading], rows: Sequence[Sequence[Cell]], *, classes: str) -> Markup:
+def table(caption: str, headings: Sequence[Heading], rows: Sequence[Sequence[PageCell]], *, classes: str) -> Markup:
     """Return a table that can be ordered by each column. The first cell of a row is its heading."""
     top = [
         element(
@@ -71,7 +71,7 @@ def table(caption: str, headings: Sequence[Heading], rows: Sequence[Sequence[Cel
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def _row(headings: Sequence[Heading], cells: Sequence[Cell]) -> Markup:
+def _row(headings: Sequence[Heading], cells: Sequence[PageCell]) -> Markup:
     found = []
     for number, (heading, cell) in enumerate(zip(headings, cells, strict=True)):
         attributes = {

@@ -13,7 +13,7 @@ from peft_vision.report.significance import Pair, Score, Strata
 
 
 @dataclass(frozen=True)
-class Column:
+class BoardColumn:
     """A column of the leaderboard. `strata`: its data sets by group; its figure is the mean of the means over each
     group."""
 
@@ -27,7 +27,7 @@ class Column:
         return tuple(label for its in self.strata for label in its)
 
 
-def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[Column]:
+def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[BoardColumn]:
     """Return the columns of means. `group_of`: the group of each data set, empty where it has none. `wanted`: the data
     sets of whole groups; the label of an incomplete group says so."""
     if len(group_of) < 2:
@@ -36,11 +36,11 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
     for label, group in group_of.items():
         if group:
             groups.setdefault(group, []).append(label)
-    columns = [Column(_named(group, its, wanted), "group", (tuple(its),)) for group, its in groups.items()]
+    columns = [BoardColumn(_named(group, its, wanted), "group", (tuple(its),)) for group, its in groups.items()]
     if len(groups) > 1:
         strata = tuple(map(tuple, groups.values()))
-        columns.append(Column(f"mean of {len(groups)} groups", "mean of groups", strata))
-    return [*columns, Column(f"mean of {len(group_of)} data sets", "mean", (tuple(group_of),))]
+        columns.append(BoardColumn(f"mean of {len(groups)} groups", "mean of groups", strata))
+    return [*columns, BoardColumn(f"mean of {len(group_of)} data sets", "mean", (tuple(group_of),))]
 
 
 def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision import __version__
-from peft_vision.report.beside import Beside
+from peft_vision.report.beside import PublishedComparison
 from peft_vision.report.beside_text import beside_page
 from peft_vision.report.board_table import ON_TEST
 from peft_vision.report.board_text import notes
 from peft_vision.report.collect import LeftOut
-from peft_vision.report.finished import Finished
-from peft_vision.report.gallery import Hung
+from peft_vision.report.finished import RunRecord
+from peft_vision.report.gallery import SavedFigure
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.markup import Markup, element, joined, safe
 from peft_vision.report.page_summary import summary, title
@@ -32,10 +32,10 @@ _SECTIONS = {
 
 def page(
     boards: Sequence[Leaderboard],
-    against: Sequence[Beside],
-    runs: Sequence[Finished],
+    against: Sequence[PublishedComparison],
+    runs: Sequence[RunRecord],
     left_out: Sequence[LeftOut],
-    hung: Sequence[Hung],
+    hung: Sequence[SavedFigure],
     out: Path,
 ) -> str:
     """Return the report as an HTML document. `out`: the folder that it will lie in."""
@@ -74,7 +74,7 @@ def _board(board: Leaderboard) -> Markup:
     return joined([board_table(board), element("ul", *(element("li", note) for note in said), class_="notes")])
 
 
-def _figures(hung: Sequence[Hung]) -> Markup:
+def _figures(hung: Sequence[SavedFigure]) -> Markup:
     """Return the pictures by section; only the first of each kind gets its whole caption."""
     parts: list[Markup] = []
     first: dict[str, int] = {}
@@ -110,7 +110,7 @@ def _sources(boards: Sequence[Leaderboard]) -> list[Markup]:
     return [element("details", element("summary", "The images of each data set"), element("ul", *told))] if told else []
 
 
-def _common(runs: Sequence[Finished]) -> list[Markup]:
+def _common(runs: Sequence[RunRecord]) -> list[Markup]:
     """Return the config values that all runs share, as a fold-out list; empty where there are none."""
     first, *others = [run.setting for run in runs]
     alike = {

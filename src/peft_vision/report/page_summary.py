@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from peft_vision.report.board_table import ON_TEST
 from peft_vision.report.collect import LeftOut
-from peft_vision.report.finished import Finished, Origin
+from peft_vision.report.finished import Origin, RunRecord
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.markup import Markup, element
 
@@ -18,7 +18,7 @@ def title(boards: Sequence[Leaderboard]) -> str:
     return f"{_count(len(_methods(boards)), 'method')} on {data[0] if len(data) == 1 else f'{len(data)} data sets'}"
 
 
-def summary(boards: Sequence[Leaderboard], runs: Sequence[Finished], left_out: Sequence[LeftOut]) -> list[Markup]:
+def summary(boards: Sequence[Leaderboard], runs: Sequence[RunRecord], left_out: Sequence[LeftOut]) -> list[Markup]:
     backbones = list(dict.fromkeys(board.backbone for board in boards))
     lead = f"{_count(len(runs), 'finished run')} from {_count(len(backbones), 'backbone')}; " + (
         f"{_count(len(left_out), 'folder')} left out." if left_out else "nothing left out."
@@ -49,7 +49,7 @@ def summary(boards: Sequence[Leaderboard], runs: Sequence[Finished], left_out: S
     return [*parts, element("dl", *listed, class_="facts")]
 
 
-def _chosen(boards: Sequence[Leaderboard], runs: Sequence[Finished]) -> str:
+def _chosen(boards: Sequence[Leaderboard], runs: Sequence[RunRecord]) -> str:
     counts = [entry.tried for board in boards for line in board.lines for entry in line.entries if entry.tried]
     tuning = sum(run.tunes for run in runs)
     fewest, most = min(counts, default=0), max(counts, default=0)
@@ -58,7 +58,7 @@ def _chosen(boards: Sequence[Leaderboard], runs: Sequence[Finished]) -> str:
     return f"{said}; {_count(tuning, 'run')} only to tune" if tuning else said
 
 
-def _reads(runs: Sequence[Finished]) -> str:
+def _reads(runs: Sequence[RunRecord]) -> str:
     tested = [run for run in runs if not run.tunes]
     counts = Counter(run.test_reads for run in tested)
     words = {0: "not counted", 1: "read once"}
@@ -69,7 +69,7 @@ def _reads(runs: Sequence[Finished]) -> str:
     return "; ".join(parts) or "never read"
 
 
-def _origins(runs: Sequence[Finished]) -> str:
+def _origins(runs: Sequence[RunRecord]) -> str:
     """Return versions and commits, with the number of runs of each where there are several."""
     made = Counter(_made_by(run.origin) for run in runs)
     if len(made) == 1:
@@ -83,7 +83,7 @@ def _made_by(origin: Origin) -> str:
     return " ".join(filter(None, parts))
 
 
-def _days(runs: Sequence[Finished]) -> str:
+def _days(runs: Sequence[RunRecord]) -> str:
     first, last = (find(run.origin.day for run in runs).isoformat() for find in (min, max))
     return f"results written {first}" if first == last else f"results written {first} to {last}"
 

@@ -10,9 +10,9 @@ from urllib.parse import quote
 from peft_vision.report.board_table import ON_TEST
 from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, parameters, tried
 from peft_vision.report.collect import LeftOut
-from peft_vision.report.finished import Finished
-from peft_vision.report.leaderboard import COSTS, Entry, Leaderboard, Line
-from peft_vision.report.markup import Cell, Heading, Markup, element, joined, table
+from peft_vision.report.finished import RunRecord
+from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
+from peft_vision.report.markup import Heading, Markup, PageCell, element, joined, table
 from peft_vision.report.significance import Verdict
 
 
@@ -21,9 +21,9 @@ def board_table(board: Leaderboard) -> Markup:
     headings += [Heading(its.label, False, "" if its.kind == "data" else "mean") for its in board.columns]
     rows = [
         [
-            Cell(f"{line.method} {ON_TEST}" if line.on_test else line.method, line.method, ""),
-            Cell(tried(line), line.tried[1], ""),
-            Cell(parameters(line), line.parameters, ""),
+            PageCell(f"{line.method} {ON_TEST}" if line.on_test else line.method, line.method, ""),
+            PageCell(tried(line), line.tried[1], ""),
+            PageCell(parameters(line), line.parameters, ""),
             *(_score(entry, board) for entry in line.entries),
         ]
         for line in board.lines
@@ -31,9 +31,9 @@ def board_table(board: Leaderboard) -> Markup:
     return table(f"Test accuracy in %, {board.title}", headings, rows, classes="board")
 
 
-def _score(entry: Entry, board: Leaderboard) -> Cell:
+def _score(entry: BoardEntry, board: Leaderboard) -> PageCell:
     if entry.score is None:
-        return Cell(element("span", absent(entry), class_=f"absent {entry.status.replace(' ', '-')}"), None, "")
+        return PageCell(element("span", absent(entry), class_=f"absent {entry.status.replace(' ', '-')}"), None, "")
     kind = entry.verdict.kind if entry.verdict else ""
     text = " ".join(filter(None, [figure(entry.score), fewer_seeds(entry, board)]))
     parts: list[str] = [element("span", text, class_="best" if kind == "best" else None)]
@@ -41,7 +41,7 @@ def _score(entry: Entry, board: Leaderboard) -> Cell:
     parts.append(element("span", mark, class_="mark"))
     if between := interval(entry.score):
         parts.append(element("span", between, class_="between"))
-    return Cell(joined(parts), entry.score.mean, "")
+    return PageCell(joined(parts), entry.score.mean, "")
 
 
 def _tie(verdict: Verdict) -> str:
@@ -53,7 +53,11 @@ def _tie(verdict: Verdict) -> str:
 def left_out_table(left_out: Sequence[LeftOut]) -> Markup:
     headings = [Heading("folder", True, ""), Heading("kind", True, ""), Heading("reason", True, "wrap")]
     rows = [
-        [Cell(run.folder, run.folder, "wrap"), Cell(run.kind, run.kind, ""), Cell(run.reason, run.reason, "")]
+        [
+            PageCell(run.folder, run.folder, "wrap"),
+            PageCell(run.kind, run.kind, ""),
+            PageCell(run.reason, run.reason, ""),
+        ]
         for run in left_out
     ]
     return table("Folders that no figure comes from", headings, rows, classes="wide")
@@ -76,7 +80,7 @@ def absent_table(board: Leaderboard) -> Markup | None:
     rows = []
     for line, column, entry in found:
         reason = _reason(board, line, column.label, entry)
-        rows.append([Cell(text, text, "") for text in (line.method, column.label, entry.status, reason)])
+        rows.append([PageCell(text, text, "") for text in (line.method, column.label, entry.status, reason)])
     return (
         table(f"Cells of the leaderboard without a figure, {board.title}", headings, rows, classes="wide")
         if rows
@@ -84,7 +88,7 @@ def absent_table(board: Leaderboard) -> Markup | None:
     )
 
 
-def _reason(board: Leaderboard, line: Line, label: str, entry: Entry) -> str:
+def _reason(board: Leaderboard, line: BoardLine, label: str, entry: BoardEntry) -> str:
     problem = next(its for its in board.problems if its.label == label)
     if entry.status == "undecided":
         return problem.rows[line.method].cell.undecided
@@ -116,7 +120,7 @@ def settings_table(boards: Sequence[Leaderboard]) -> Markup:
     return table("Chosen settings", headings, rows, classes="wide")
 
 
-def _setting(line: Line, data: str, entry: Entry) -> list[Cell]:
+def _setting(line: BoardLine, data: str, entry: BoardEntry) -> list[PageCell]:
     setting = entry.setting
     seeds = ", ".join(str(run.seed) for run in setting.runs)
     label = setting.label or "the only one"
@@ -124,17 +128,17 @@ def _setting(line: Line, data: str, entry: Entry) -> list[Cell]:
         label += f" {ON_TEST} chosen on test images"
     costs = [[run.metrics[cost] for run in setting.runs if cost in run.metrics] for cost in COSTS]
     return [
-        Cell(line.method, line.method, ""),
-        Cell(data, data, ""),
-        Cell(label, label, ""),
-        Cell(f"{entry.tried:,}", entry.tried, ""),
+        PageCell(line.method, line.method, ""),
+        PageCell(data, data, ""),
+        PageCell(label, label, ""),
+        PageCell(f"{entry.tried:,}", entry.tried, ""),
         _percent(setting.validation),
-        Cell(seeds, seeds, ""),
+        PageCell(seeds, seeds, ""),
         *(_number(sum(its) / len(its) if its else None) for its in costs),
     ]
 
 
-def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
+def runs_table(runs: Sequence[RunRecord], out: Path) -> Markup:
     """Return the table of every run. `out`: the folder of the page, from which each run's folder is linked."""
     headings = [
         Heading("folder", True, ""),
@@ -155,31 +159,31 @@ def runs_table(runs: Sequence[Finished], out: Path) -> Markup:
     return table("Every finished run", headings, [_run(run, out) for run in runs], classes="wide")
 
 
-def _run(run: Finished, out: Path) -> list[Cell]:
+def _run(run: RunRecord, out: Path) -> list[PageCell]:
     where = quote(os.fsencode(Path(os.path.relpath(run.folder.absolute(), out.absolute())).as_posix()))
     size = run.parameters["method"] + run.parameters["head"]
     return [
-        Cell(element("a", run.name, href=f"{where}/"), run.name, ""),
-        Cell(run.method, run.method, ""),
-        Cell(run.data, run.data, ""),
-        Cell(stage := str(run.setting.get("data.stage", "all")), stage, ""),
-        Cell(str(run.seed), run.seed, ""),
+        PageCell(element("a", run.name, href=f"{where}/"), run.name, ""),
+        PageCell(run.method, run.method, ""),
+        PageCell(run.data, run.data, ""),
+        PageCell(stage := str(run.setting.get("data.stage", "all")), stage, ""),
+        PageCell(str(run.seed), run.seed, ""),
         *(_number(run.setting.get(key)) for key in ("optimizer.lr", "optimizer.weight_decay")),
         _percent(run.metrics.get("val/accuracy")),
         _percent(run.metrics.get("test/accuracy")),
-        Cell(f"{size:,}", size, ""),
+        PageCell(f"{size:,}", size, ""),
         *(_number(run.metrics.get(cost)) for cost in COSTS),
-        Cell(f"{run.test_reads}", run.test_reads, ""),
-        Cell(element("a", "config.yaml", href=f"{where}/config.yaml"), "", ""),
+        PageCell(f"{run.test_reads}", run.test_reads, ""),
+        PageCell(element("a", "config.yaml", href=f"{where}/config.yaml"), "", ""),
     ]
 
 
-def _percent(value: float | None) -> Cell:
-    return Cell("—", None, "") if value is None else Cell(f"{100 * value:.2f}", value, "")
+def _percent(value: float | None) -> PageCell:
+    return PageCell("—", None, "") if value is None else PageCell(f"{100 * value:.2f}", value, "")
 
 
-def _number(value: object) -> Cell:
+def _number(value: object) -> PageCell:
     """Return a cell with three significant digits, and all digits before the decimal point; a dash for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return Cell("—", None, "")
-    return Cell(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}", value, "")
+        return PageCell("—", None, "")
+    return PageCell(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}", value, "")

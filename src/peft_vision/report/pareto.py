@@ -22,7 +22,7 @@ _FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """The cost and accuracy of a method; `accuracy` and `std` in %."""
 
     method: str
@@ -31,25 +31,25 @@ class Point:
     std: float | None
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
     """Return the points on the Pareto front, from the cheapest to the most accurate."""
-    found: list[Point] = []
+    found: list[ParetoPoint] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
         if not found or point.accuracy > found[-1].accuracy:
             found.append(point)
     return found
 
 
-def points(board: Leaderboard, number: int) -> dict[str, list[Point]]:
+def points(board: Leaderboard, number: int) -> dict[str, list[ParetoPoint]]:
     """Return the points of a column by cost; a method whose cost or accuracy was not measured has none."""
-    found: dict[str, list[Point]] = {axis: [] for axis in _AXES}
+    found: dict[str, list[ParetoPoint]] = {axis: [] for axis in _AXES}
     for line in board.lines:
         entry = line.entries[number]
         for axis in _AXES:
             cost = line.cost(number, axis)
             if entry.score and cost:
                 std = None if entry.score.std is None else 100 * entry.score.std
-                found[axis].append(Point(line.method, cost, 100 * entry.score.mean, std))
+                found[axis].append(ParetoPoint(line.method, cost, 100 * entry.score.mean, std))
     return {axis: its for axis, its in found.items() if its}
 
 
@@ -80,7 +80,7 @@ def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Fi
     return figure
 
 
-def _draw(axes: Axes, its: Sequence[Point], its_looks: Mapping[str, Look]) -> None:
+def _draw(axes: Axes, its: Sequence[ParetoPoint], its_looks: Mapping[str, Look]) -> None:
     best = front(its)
     axes.step([point.cost for point in best], [point.accuracy for point in best], where="post", zorder=1, **_FRONT)
     for point in its:

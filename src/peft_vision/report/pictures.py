@@ -12,7 +12,7 @@ from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.learning_curves import learning_curves
 from peft_vision.report.pareto import pareto
 from peft_vision.report.picture import Look, looks
-from peft_vision.report.problems import Problem
+from peft_vision.report.problems import TaskResults
 from peft_vision.report.response import responses
 from peft_vision.report.response_plot import response_plot
 from peft_vision.report.shift_bars import shift_bars
@@ -112,7 +112,7 @@ def _marked(board: Leaderboard) -> str:
     return f"{board.backbone}-{board.protocol}" if board.told else board.backbone
 
 
-def _stems(found: Sequence[tuple[Problem, str]]) -> list[str]:
+def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:
     """Return for each data set the beginning of its pictures' file names; no two are equal."""
     stems = [_plain(f"{problem.data}-{mark}") for problem, mark in found]
     return [f"{stem}-{number + 1}" if stems.count(stem) > 1 else stem for number, stem in enumerate(stems)]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from peft_vision.report.attempt import Attempt
 from peft_vision.report.choose import Setting, cell
 from peft_vision.report.collect import LeftOut
-from peft_vision.report.finished import Finished, is_tuning
-from peft_vision.report.id_ood import Comparison, Row, backbone_label, label, telling_keys
+from peft_vision.report.finished import RunRecord, is_tuning
+from peft_vision.report.id_ood import Comparison, ComparisonRow, backbone_label, label, telling_keys
 from peft_vision.report.options import Options
 from peft_vision.report.protocol import Protocol, protocols
 
@@ -19,7 +19,7 @@ _AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of
 
 
 @dataclass(frozen=True)
-class Problem:
+class TaskResults:
     """The runs on one data set from one backbone by one protocol. `label`: of the data set, unique on the same backbone
     by the same protocol. `comparison`: None where no run saw test images. `tuning`, `attempts`: by method, as rows are
     labelled.
@@ -31,11 +31,11 @@ class Problem:
     backbone: str
     protocol: Protocol
     comparison: Comparison | None
-    tuning: Mapping[str, tuple[Finished, ...]]
+    tuning: Mapping[str, tuple[RunRecord, ...]]
     attempts: Mapping[str, tuple[tuple[LeftOut, Attempt], ...]]
 
     @cached_property
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, ComparisonRow]:
         """Return the rows of the methods themselves, without probes and interpolations."""
         rows = self.comparison.rows if self.comparison else ()
         return {row.label: row for row in rows if row.label == row.cell.method}
@@ -87,14 +87,14 @@ class Problem:
             return next((run.group for run in self._runs() if run.group), "")
         return next((group for group, its in wanted.items() if {self.label, self.data} & set(its)), "")
 
-    def _runs(self) -> list[Finished]:
+    def _runs(self) -> list[RunRecord]:
         tested = [run for row in self.rows.values() for setting in row.cell.settings for run in setting.runs]
         return [*tested, *(run for its in self.tuning.values() for run in its)]
 
 
 def problems(
-    compared: Sequence[Comparison], runs: Sequence[Finished], left_out: Sequence[LeftOut], options: Options
-) -> list[Problem]:
+    compared: Sequence[Comparison], runs: Sequence[RunRecord], left_out: Sequence[LeftOut], options: Options
+) -> list[TaskResults]:
     """Return the problems in the order of `compared`, followed by those on which no run has been tested."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
     parts = [_Part(its.data, its.backbone, its.protocol, its) for its in compared]
@@ -107,7 +107,7 @@ def problems(
             part = _home(parts, its.data, its.backbone, its.setting)
             part.attempts.setdefault(_attempt_label(its, runs, telling), []).append((out, its))
     return [
-        Problem(
+        TaskResults(
             label=_told_apart(part, parts),
             is_one_of_several_amounts=bool(_differing_amounts(part, parts)),
             data=part.data,
@@ -126,7 +126,7 @@ class _Part:
 
     def __init__(self, data: str, backbone: str, protocol: Protocol, comparison: Comparison | None) -> None:
         self.data, self.backbone, self.protocol, self.comparison = data, backbone, protocol, comparison
-        self.tuning: dict[str, list[Finished]] = {}
+        self.tuning: dict[str, list[RunRecord]] = {}
         self.attempts: dict[str, list[tuple[LeftOut, Attempt]]] = {}
 
     @property
@@ -187,7 +187,7 @@ def _key(setting: Mapping[str, Any]) -> str:
     return repr(sorted((key, value) for key, value in setting.items() if key != _STAGE))
 
 
-def _attempt_label(its: Attempt, runs: Sequence[Finished], telling: Sequence[str]) -> str:
+def _attempt_label(its: Attempt, runs: Sequence[RunRecord], telling: Sequence[str]) -> str:
     """Return the label of a finished run with the same classes and values, or the method where there is none."""
     alike = [run for run in runs if run.method == its.method and not run.tunes]
     for run in alike:

@@ -7,7 +7,7 @@ neither be compared nor averaged. Each leaderboard and each table shows one prot
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from peft_vision.report.finished import Finished, is_tuning
+from peft_vision.report.finished import RunRecord, is_tuning
 
 Protocol = Literal["all", "final", "peek"]
 
@@ -20,7 +20,7 @@ _TUNED_FOR: tuple[Protocol, ...] = ("final", "all", "peek")  # what runs of data
 _ANY: tuple[Protocol, ...] = ("all", "final", "peek")
 
 
-def protocol(run: Finished) -> Protocol:
+def protocol(run: RunRecord) -> Protocol:
     """Return the protocol of a run that saw test images. Without validation images it is final, because all images
     outside the test split trained."""
     stage = run.setting.get("data.stage")

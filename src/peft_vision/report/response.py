@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from peft_vision.report.choose import Setting
-from peft_vision.report.problems import Problem
+from peft_vision.report.problems import TaskResults
 
 LR, DECAY, C = "optimizer.lr", "optimizer.weight_decay", "optimizer.C"
 RATES = ("learning rate", "weight decay")
@@ -24,7 +24,7 @@ Axes = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedPoint:
     """The result at a place. `accuracy`: mean over seeds, of the best setting there; `seeds`: how many these are."""
 
     accuracy: float
@@ -39,12 +39,12 @@ class Response:
     axes: Axes
     rates: tuple[float, ...]
     decays: tuple[float | None, ...]
-    tried: Mapping[Place, Tried]
+    tried: Mapping[Place, TriedPoint]
     failed: frozenset[Place]
     chosen: Place | None
 
 
-def responses(problem: Problem) -> dict[str, Response]:
+def responses(problem: TaskResults) -> dict[str, Response]:
     """Return the responses by method, for methods with an accuracy at two places or more. A method for which both rates
     and strengths were tried has a response to each."""
     found: dict[str, Response] = {}
@@ -54,8 +54,8 @@ def responses(problem: Problem) -> dict[str, Response]:
     return found
 
 
-def _response(problem: Problem, method: str, axes: Axes) -> Response:
-    tried: dict[Place, Tried] = {}
+def _response(problem: TaskResults, method: str, axes: Axes) -> Response:
+    tried: dict[Place, TriedPoint] = {}
     for setting in problem.candidates(method):
         for place, its in _tried(setting, axes):
             if place not in tried or its.accuracy > tried[place].accuracy:
@@ -75,7 +75,7 @@ def _response(problem: Problem, method: str, axes: Axes) -> Response:
     )
 
 
-def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, Tried]]:
+def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, TriedPoint]]:
     """Yield the places of a setting with their results: those of its config, or those that its solver tried."""
     if any(run.solved for run in setting.runs):
         accuracies: dict[Place, list[float]] = {}
@@ -83,13 +83,13 @@ def _tried(setting: Setting, axes: Axes) -> Iterator[tuple[Place, Tried]]:
             for row in run.solved.tried if run.solved else ():
                 if (place := _solvers(row, axes)) is not None and "val/accuracy" in row:
                     accuracies.setdefault(place, []).append(row["val/accuracy"])
-        yield from ((place, Tried(fmean(found), len(found))) for place, found in accuracies.items())
+        yield from ((place, TriedPoint(fmean(found), len(found))) for place, found in accuracies.items())
     elif setting.validation is not None:
         for place in _own_places(setting.runs[0].setting, axes):
-            yield place, Tried(setting.validation, len(setting.runs))
+            yield place, TriedPoint(setting.validation, len(setting.runs))
 
 
-def _chosen(setting: Setting | None, tried: Mapping[Place, Tried], axes: Axes) -> Place | None:
+def _chosen(setting: Setting | None, tried: Mapping[Place, TriedPoint], axes: Axes) -> Place | None:
     """Return the place of the chosen setting; None unless it was tried and the solver chose the same for all seeds."""
     if setting is None:
         return None

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from peft_vision.report.panels import panel_figure
 from peft_vision.report.picture import NORMAL, SMALL, inches, plain
-from peft_vision.report.response import Place, Response, Tried
+from peft_vision.report.response import Place, Response, TriedPoint
 
 _COLUMNS = 3
 _CELL, _LEAST, _LOWEST = 0.44, 1.5, 1.1  # inches, of a cell, and the least width and height of a panel
@@ -124,7 +124,7 @@ def _legend(found: Mapping[str, Response]) -> list[Line2D | Patch]:
     return handles
 
 
-def _figure(tried: Tried, most: int) -> str:
+def _figure(tried: TriedPoint, most: int) -> str:
     text = f"{100 * tried.accuracy:.1f}"
     return text if tried.seeds == most else f"{text}\n({tried.seeds})"
 

@@ -20,7 +20,7 @@ LEAST = 3  # different ID accuracies, the fewest for a meaningful line
 
 
 @dataclass(frozen=True)
-class Line:
+class FittedLine:
     """A line fitted through reference models. `r2`: on the scale; None where all reference models are equal out of
     distribution. `low`, `high`: the range of accuracies in distribution that it was fitted on. `id_images`: how many
     images these are fractions of."""
@@ -47,7 +47,7 @@ def fit(
     id_images: int,
     ood_images: int,
     transform: Transform,
-) -> Line:
+) -> FittedLine:
     """Fit the line through a point for each reference model. ValueError for fewer than 3 different ID accuracies."""
     different = len(set(id_accuracies))
     if different < LEAST:
@@ -57,7 +57,7 @@ def fit(
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     intercept = float(y.mean() - slope * x.mean())
     total, rest = float(((y - y.mean()) ** 2).sum()), float(((y - slope * x - intercept) ** 2).sum())
-    return Line(
+    return FittedLine(
         transform=transform,
         slope=slope,
         intercept=intercept,

@@ -105,7 +105,7 @@ class TuningResult(Result):
     data: _TuningData
 
 
-class Interpolation(Record):
+class InterpolationRecord(Record):
     rows: Annotated[list[_Metrics], Field(max_length=1000)]
     chosen: Finite
 
@@ -119,7 +119,7 @@ class Shifts(Record):
     splits: Annotated[dict[_Short, _Split], Field(max_length=_Shifts)] = Field(default_factory=dict)
     metrics: _Metrics = Field(default_factory=dict)
     images: Annotated[dict[_Short, _Some], Field(max_length=_Shifts)] = Field(default_factory=dict)
-    interpolation: Interpolation | None = None
+    interpolation: InterpolationRecord | None = None
 
 
 class Choice(Record):

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from peft_vision.report.id_ood import Comparison, Row, Statistic
+from peft_vision.report.id_ood import Comparison, ComparisonRow, Statistic
 from peft_vision.report.picture import (
     NORMAL,
     SMALL,
@@ -54,7 +54,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Labels:
+class BarLabels:
     """The labels of a panel's groups; `height` in inches."""
 
     texts: tuple[str, ...]
@@ -93,7 +93,7 @@ def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = No
     return figure
 
 
-def statistic(row: Row, group: Group) -> Statistic | None:
+def statistic(row: ComparisonRow, group: Group) -> Statistic | None:
     """Return the statistic of each seed's mean over the shifts of the group; seeds that lack one of them do not
     count."""
     metrics = [f"{prefix}/accuracy" for prefix in group.prefixes]
@@ -141,7 +141,7 @@ def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
     return lines
 
 
-def _labels(panel: Panel, width: float) -> Labels:
+def _labels(panel: Panel, width: float) -> BarLabels:
     """Return horizontal labels, in one line or broken after _ and -, if each fits into `width` inches; else vertical
     ones."""
     fitting: list[str] = []
@@ -150,9 +150,9 @@ def _labels(panel: Panel, width: float) -> Labels:
         fits = (text for text in (group.label, broken) if max(_letters(text)) < width - 0.05)
         if (text := next(fits, None)) is None:
             upright = tuple(plain(group.label) for group in panel.groups)
-            return Labels(upright, rotation=90, height=max(_letters("\n".join(upright))))
+            return BarLabels(upright, rotation=90, height=max(_letters("\n".join(upright))))
         fitting.append(plain(text))
-    return Labels(tuple(fitting), rotation=0, height=_LINE * max(text.count("\n") + 1 for text in fitting))
+    return BarLabels(tuple(fitting), rotation=0, height=_LINE * max(text.count("\n") + 1 for text in fitting))
 
 
 def _letters(text: str) -> list[float]:
@@ -160,7 +160,9 @@ def _letters(text: str) -> list[float]:
     return [inches(line, SMALL) for line in text.split("\n")]
 
 
-def _draw(axes: Axes, panel: Panel, labels: Labels, rows: Sequence[Row], its_looks: Mapping[str, Look]) -> None:
+def _draw(
+    axes: Axes, panel: Panel, labels: BarLabels, rows: Sequence[ComparisonRow], its_looks: Mapping[str, Look]
+) -> None:
     bar = _FILLED / len(rows)
     for number, row in enumerate(rows):
         found = {place: its for place, group in enumerate(panel.groups) if (its := statistic(row, group)) is not None}

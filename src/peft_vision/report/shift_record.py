@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from peft_vision.report.id_ood import Comparison, Row
+from peft_vision.report.id_ood import Comparison, ComparisonRow
 
 
 def record(comparison: Comparison) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _row_record(row: Row) -> dict[str, Any]:
+def _row_record(row: ComparisonRow) -> dict[str, Any]:
     metrics = dict.fromkeys(metric for scores in row.scores for metric in scores)
     tried = [
         {"setting": setting.own, "seeds": [run.seed for run in setting.runs], "validation": setting.validation}

@@ -9,7 +9,7 @@ from typing import Literal
 from rich.table import Table
 
 from peft_vision.report.choose import RULE
-from peft_vision.report.id_ood import ID, MEAN, Comparison, Row, Statistic
+from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
 from peft_vision.report.terminal import tables
 from peft_vision.spreadsheet import csv_text
 
@@ -19,7 +19,7 @@ _PLACES = 2  # after the decimal point of a percentage
 
 
 @dataclass(frozen=True)
-class Column:
+class ShiftColumn:
     """A column of figures. `unit`: percent, of a fraction; points, of a difference of fractions; digits: 3 significant
     ones."""
 
@@ -28,27 +28,27 @@ class Column:
     unit: Literal["percent", "points", "digits"]
 
 
-def columns(comparison: Comparison) -> list[Column]:
+def columns(comparison: Comparison) -> list[ShiftColumn]:
     """Return the columns for which some row has a statistic."""
-    sets = [Column(name, f"ood/{name}/accuracy", "percent") for name in comparison.sets]
+    sets = [ShiftColumn(name, f"ood/{name}/accuracy", "percent") for name in comparison.sets]
     every = [
-        Column("ID val", "val/accuracy", "percent"),
-        Column("ID test", ID, "percent"),
+        ShiftColumn("ID val", "val/accuracy", "percent"),
+        ShiftColumn("ID test", ID, "percent"),
         *sets,
-        Column("OOD mean", f"{MEAN}/accuracy", "percent"),
-        Column("OOD worst", "ood/worst/accuracy", "percent"),
-        Column("effective robustness", f"{MEAN}/effective_robustness", "points"),
-        Column("feature distance ID", "test/feature_distance", "digits"),
-        Column("feature distance OOD", f"{MEAN}/feature_distance", "digits"),
-        Column("calibration error ID", "test/calibration_error", "percent"),
-        Column("calibration error OOD", f"{MEAN}/calibration_error", "percent"),
+        ShiftColumn("OOD mean", f"{MEAN}/accuracy", "percent"),
+        ShiftColumn("OOD worst", "ood/worst/accuracy", "percent"),
+        ShiftColumn("effective robustness", f"{MEAN}/effective_robustness", "points"),
+        ShiftColumn("feature distance ID", "test/feature_distance", "digits"),
+        ShiftColumn("feature distance OOD", f"{MEAN}/feature_distance", "digits"),
+        ShiftColumn("calibration error ID", "test/calibration_error", "percent"),
+        ShiftColumn("calibration error OOD", f"{MEAN}/calibration_error", "percent"),
     ]
     if comparison.costs:
         every += [
-            Column("state, MiB", "cost/state_mib", "digits"),
-            Column("gradients, MiB", "cost/gradient_mib", "digits"),
-            Column("peak memory, MiB", "cost/peak_mib", "digits"),
-            Column("training, s", "cost/train_seconds", "digits"),
+            ShiftColumn("state, MiB", "cost/state_mib", "digits"),
+            ShiftColumn("gradients, MiB", "cost/gradient_mib", "digits"),
+            ShiftColumn("peak memory, MiB", "cost/peak_mib", "digits"),
+            ShiftColumn("training, s", "cost/train_seconds", "digits"),
         ]
     return [column for column in every if any(row.statistic(column.metric) for row in comparison.rows)]
 
@@ -121,11 +121,11 @@ def _grid(comparison: Comparison) -> list[list[str]]:
     return grid
 
 
-def _seeds(row: Row) -> int:
+def _seeds(row: ComparisonRow) -> int:
     return len(row.cell.chosen.runs) if row.cell.chosen else 0
 
 
-def _text(statistic: Statistic | None, column: Column, seeds: int) -> str:
+def _text(statistic: Statistic | None, column: ShiftColumn, seeds: int) -> str:
     """Return text such as "97.31 ± 0.20", with the number of seeds where some are missing."""
     if statistic is None:
         return _MISSING

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from peft_vision.report.finished import OVER_SETS, Finished
+from peft_vision.report.finished import OVER_SETS, RunRecord
 
 _NAMED = 3  # runs that a note names
 
@@ -16,7 +16,7 @@ Counts = Mapping[str, int]
 """Image counts by shift: ood/<set>/<shift>, or ood/<set> for a set with a single shift."""
 
 
-def sets_of(run: Finished) -> dict[str, Counts]:
+def sets_of(run: RunRecord) -> dict[str, Counts]:
     """Return the image counts of the run's shifts, by set."""
     sets: dict[str, dict[str, int]] = {}
     for prefix, count in run.images.items():
@@ -25,7 +25,7 @@ def sets_of(run: Finished) -> dict[str, Counts]:
     return sets
 
 
-def comparable(runs: Sequence[Finished]) -> tuple[list[Finished], dict[str, Counts], list[str]]:
+def comparable(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[str, Counts], list[str]]:
     """Return `runs` with the figures that can be compared, the sets of these, and a note for whatever was dropped.
 
     The images and sets that most runs share are kept; of equally frequent ones, the most images or sets.
@@ -58,7 +58,7 @@ def comparable(runs: Sequence[Finished]) -> tuple[list[Finished], dict[str, Coun
     return kept, sets, notes
 
 
-def _only(run: Finished, names: set[str], *, over_sets: bool) -> Finished:
+def _only(run: RunRecord, names: set[str], *, over_sets: bool) -> RunRecord:
     """Return the run without the figures of other sets than `names`."""
     allowed = names | (set(OVER_SETS) if over_sets else set())
 
@@ -75,12 +75,12 @@ def _set_name(metric: str) -> str | None:
     return parts[1] if parts[0] == "ood" else None
 
 
-def _mark(run: Finished, counts: Counts) -> tuple[tuple[str, int, str], ...]:
+def _mark(run: RunRecord, counts: Counts) -> tuple[tuple[str, int, str], ...]:
     """Return a value that is equal for two runs that were scored in the same way on a set."""
     return tuple((shift, count, run.marks.get(shift, "")) for shift, count in sorted(counts.items()))
 
 
-def _listed(runs: Sequence[Finished]) -> str:
+def _listed(runs: Sequence[RunRecord]) -> str:
     named = ", ".join(run.name for run in runs[:_NAMED])
     more = f" and {len(runs) - _NAMED} more" if runs[_NAMED:] else ""
     return f"{named}{more} {'were' if runs[1:] else 'was'}"

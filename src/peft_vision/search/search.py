@@ -12,24 +12,24 @@ from optuna.trial import FrozenTrial, TrialState
 from peft_vision.config import ConfigError, Pruned
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest
-from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.plan.expected import Expected, evenly
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work
 from peft_vision.sweep.limit import NotStarted
-from peft_vision.sweep.point import Ended, Point
-from peft_vision.sweep.points import Points
+from peft_vision.sweep.point import Point, PointResult
+from peft_vision.sweep.points import PointSweeper
 
 _POLL_SECONDS = 1.0  # between two looks at the trials that other searches are running
-Trials = dict[int, tuple[FrozenTrial, list[Ended]]]
+Trials = dict[int, tuple[FrozenTrial, list[PointResult]]]
 
 
 @dataclass(frozen=True)
 class Search:
     """A search over the points in `space`, which `sweep` runs."""
 
-    sweep: Points
+    sweep: PointSweeper
     space: Space
     options: SearchOptions
 
@@ -43,7 +43,7 @@ class Search:
         with at_work(self._folder) as mark:
             study = Study(folder=self._folder, name=name, space=self.space, options=options, mark=mark)
             study.check(record)
-            batch = options.batch or (launcher.at_once if isinstance(launcher, Elsewhere) else None) or 1
+            batch = options.batch or (launcher.at_once if isinstance(launcher, ProcessLauncher) else None) or 1
             while True:
                 if self.sweep.limit.is_reached():
                     return study, self._stopped(study)
@@ -54,7 +54,7 @@ class Search:
                 else:  # others are at work; should they die, their trials are drawn again
                     time.sleep(_POLL_SECONDS)
 
-    def foreseen(self) -> tuple[list[Expected], list[Ended]]:
+    def foreseen(self) -> tuple[list[Expected], list[PointResult]]:
         """Return the runs that a plan expects, and the outcomes of those that are over. The trials that are left are
         spread evenly over the corners of the space."""
         name, _ = self._study()
@@ -120,7 +120,7 @@ class Search:
         return experiment
 
 
-def _value(ended: Sequence[Ended]) -> float | None:
+def _value(ended: Sequence[PointResult]) -> float | None:
     """Return the mean validation accuracy of a trial's runs; None if one failed. ConfigError without validation
     images."""
     if any(its.result is None for its in ended):
@@ -131,9 +131,9 @@ def _value(ended: Sequence[Ended]) -> float | None:
     return fmean(found)
 
 
-def _unfinished(point: Point, trial: FrozenTrial) -> Ended:
+def _unfinished(point: Point, trial: FrozenTrial) -> PointResult:
     pruned = trial.state is TrialState.PRUNED
-    return Ended(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
+    return PointResult(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
 
 
 def _check_pruner(space: Space, options: SearchOptions) -> None:

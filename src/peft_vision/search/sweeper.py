@@ -17,22 +17,22 @@ from peft_vision.search.options import SearchOptions
 from peft_vision.search.search import Search, Trials
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study
-from peft_vision.sweep.point import Ended
-from peft_vision.sweep.points import Points
+from peft_vision.sweep.point import PointResult
+from peft_vision.sweep.points import PointSweeper
 
 logger = logging.getLogger("peft_vision")
 _STAGE = "data.stage=tune"  # a search looks at validation alone, unless it is told otherwise
 _SHOWN = 5  # best trials in the summary
 
 
-class SweepOfTrials(Points):
+class SweepOfTrials(PointSweeper):
     def __init__(self, params: Any, report: Any, max_failures: int | None = None, **options: Any) -> None:
         super().__init__(params, report, max_failures)
         self.options: SearchOptions = checked(SearchOptions, options, "hydra.sweeper")
         if self.options.n_trials is None:
             raise ConfigError("hydra.sweeper.n_trials: got null, should be how many trials there are to be in all")
 
-    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
+    def carry_out(self, overrides: Sequence[Override]) -> list[PointResult]:
         """Search, log the summary, write the report, and return how the trials' runs ended. ConfigError after the end
         if trials failed."""
         study, trials = Search(self, self._space(overrides), self.options).carry_out()

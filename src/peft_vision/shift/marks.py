@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peft_vision.adapter import read_adapter
-from peft_vision.config import lasting
+from peft_vision.config import hashed_fields
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest, hashed, located
 from peft_vision.ood.base import OOD
@@ -40,7 +40,7 @@ def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[st
     ood = experiment.ood[name]
     own = marks_of(ood)
     # version 0.1.0 hashed the values as they were written, wherever the command was given
-    first = digest({"_target_": type(ood).__qualname__, **lasting(type(ood), vars(ood))})
+    first = digest({"_target_": type(ood).__qualname__, **hashed_fields(type(ood), vars(ood))})
     kept = {split for split, entry in entries.items() if entry["mark"] == own["mark"]}
     moved = {
         split: entry

@@ -7,13 +7,13 @@ from statistics import fmean
 
 from peft_vision.attempt import attempt, mirrored_as
 from peft_vision.identity import digest
-from peft_vision.report.comparison import Report, compare
+from peft_vision.report.comparison import ReportContent, compare
 from peft_vision.report.options import Options
-from peft_vision.sweep.point import Ended
+from peft_vision.sweep.point import PointResult
 from peft_vision.tracker import Log, Tracker
 
 
-def close(ended: Sequence[Ended], options: Options | None, name: str, *, is_news: bool) -> None:
+def close(ended: Sequence[PointResult], options: Options | None, name: str, *, is_news: bool) -> None:
     """Write the report of a sweep and mirror it. `options`: of the report; there is none with None, or if no run was
     tested. `name`: the sweep's name; `is_news`: whether the sweep has runs that the mirror may lack. An agent that
     waits for the sweep receives its mean metrics in any case."""
@@ -34,7 +34,9 @@ def close(ended: Sequence[Ended], options: Options | None, name: str, *, is_news
         mirror(report if reported else None, tracker, name, folder, ended=done if tracker.is_awaited() else ())
 
 
-def mirror(report: Report | None, tracker: Tracker, name: str, folder: Path, *, ended: Sequence[Ended] = ()) -> None:
+def mirror(
+    report: ReportContent | None, tracker: Tracker, name: str, folder: Path, *, ended: Sequence[PointResult] = ()
+) -> None:
     """Log the leaderboard, the pictures and the mean metrics of the runs in `ended` as a tracker run of its own in the
     sweep's group; the same sweep of the same folder continues that tracker run."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,14 +55,14 @@ def mirror(report: Report | None, tracker: Tracker, name: str, folder: Path, *, 
             log.summary(means(ended))
 
 
-def _show(report: Report, log: Log) -> None:
+def _show(report: ReportContent, log: Log) -> None:
     if report.rows:
         columns = list(report.rows[0])
         log.table("leaderboard", columns, [[row[column] for column in columns] for row in report.rows])
     log.pictures({what: file for what, file in report.pictures.items() if file.suffix == ".png"})
 
 
-def means(ended: Sequence[Ended]) -> dict[str, float]:
+def means(ended: Sequence[PointResult]) -> dict[str, float]:
     """Return the mean over the runs of each numeric metric that all of them have."""
     metrics = [its.result["metrics"] for its in ended]
     shared = [key for key in metrics[0] if all(isinstance(its.get(key), Real) for its in metrics)]

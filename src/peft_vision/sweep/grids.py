@@ -16,12 +16,12 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from peft_vision.sweep.points import Points
+from peft_vision.sweep.points import PointSweeper
 
 _CHOOSES = "method"
 
 
-class SweepOfGrids(Points):
+class SweepOfGrids(PointSweeper):
     """A sweeper that sweeps several grids. `grids`: overrides by key, by the grid's name; `params`: overrides that are
     crossed with every grid."""
 

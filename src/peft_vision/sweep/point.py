@@ -39,7 +39,7 @@ class Point:
         """Return the folder of the point's run, None for a point that trains nothing."""
         return None if self.experiment is None else self.experiment.run.folder
 
-    def ended_before(self, served: Served) -> "Ended | None":
+    def ended_before(self, served: Served) -> "PointResult | None":
         """Return the outcome of an earlier run of this point, or None if there is still something to do."""
         if self.experiment is None:
             return None
@@ -48,31 +48,31 @@ class Point:
             result = served.result(self.experiment)
             if result is not None:
                 over = is_scored(self.experiment, result) and is_settled(self.experiment)
-                return Ended(self, result, None) if over else None
+                return PointResult(self, result, None) if over else None
             failure = run.read_failure()
         except ConfigError as error:  # such as a damaged file, or images that have changed
-            return Ended(self, None, error)
+            return PointResult(self, None, error)
         if failure is None or self.retry:
             return None
-        return Ended(self, None, ConfigError(f"failed before: {failure}"))
+        return PointResult(self, None, ConfigError(f"failed before: {failure}"))
 
     def has_failed(self) -> bool:
         """Return whether the point's run has recorded a failure, which is tried again only with task.retry."""
         return self.experiment is not None and (self.experiment.run.folder / "failed.json").is_file()
 
-    def ended(self, fault: Exception | None) -> "Ended":
+    def ended(self, fault: Exception | None) -> "PointResult":
         """Return the outcome of the point, now that its process has ended."""
         try:
             result = None if self.experiment is None else self.experiment.run.read_result()
         except ConfigError as error:
-            return Ended(self, None, error)
+            return PointResult(self, None, error)
         if fault is None and result is None and self.experiment is not None:
             fault = ConfigError(f"ended without a result; {self.experiment.run.folder}")
-        return Ended(self, None if fault else result, fault)
+        return PointResult(self, None if fault else result, fault)
 
 
 @dataclass(frozen=True)
-class Ended:
+class PointResult:
     """The outcome of a point. `result`: the record in the run's folder, None if there is none or the task does not
     train. `fault`: the error that it failed with, or None."""
 

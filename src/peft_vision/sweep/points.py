@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.config import ConfigError, build
 from peft_vision.identity import digest
-from peft_vision.launch.elsewhere import Elsewhere
+from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.options import checked
 from peft_vision.plan.expected import Expected, together
 from peft_vision.published.tables import table
@@ -33,7 +33,7 @@ from peft_vision.sweep.checks import account, account_of_data, by_data, check
 from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.limit import Limit, NotStarted
-from peft_vision.sweep.point import Ended, Point, also_read, labels
+from peft_vision.sweep.point import Point, PointResult, also_read, labels
 from peft_vision.sweep.view import View
 from peft_vision.sweep_agent import out_of_sight
 from peft_vision.task.base import Task
@@ -46,7 +46,7 @@ _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # keys
 _LARGE = 100  # points; looking at that many takes about a second
 
 
-class Points(Sweeper):
+class PointSweeper(Sweeper):
     """A sweeper of Hydra's that checks, launches and reports the points of a sweep. `params`: overrides by key, in
     addition to those of the command line. `report`: options of the report, or None for no report. `max_failures`:
     failed runs after which no other run is started, or None for no limit."""
@@ -57,7 +57,7 @@ class Points(Sweeper):
         self.params = dict(params or {})
         self.limit = Limit(max_failures)
         self._launches = 0
-        self._looked: dict[tuple[str, ...], tuple[Point, Ended | None]] = {}
+        self._looked: dict[tuple[str, ...], tuple[Point, PointResult | None]] = {}
         self.served = Served()
         self.report: Options | None = None if report is None else checked(Options, report, "hydra.sweeper.report")
 
@@ -74,7 +74,7 @@ class Points(Sweeper):
         (points,) = BasicSweeper.split_arguments(list(overrides), None)
         return [tuple(point) for point in points]
 
-    def sweep(self, arguments: list[str]) -> list[Ended]:
+    def sweep(self, arguments: list[str]) -> list[PointResult]:
         """Carry out the sweep that the arguments ask for; with task=plan only print the plan. ConfigError after the end
         if points failed."""
         overrides = self.asked(arguments)
@@ -88,7 +88,7 @@ class Points(Sweeper):
             table(name)  # so that a faulty table is reported before the runs, not after them
         return self.carry_out(overrides)
 
-    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
+    def carry_out(self, overrides: Sequence[Override]) -> list[PointResult]:
         """Run the points of `overrides`, close the sweep with its report, and return how each point ended."""
         ended = self.run(self.points(overrides))
         self.close(ended)
@@ -98,10 +98,10 @@ class Points(Sweeper):
         """Return the runs that a plan is to expect."""
         return together(expected(self.standing(self.points(overrides))))
 
-    def standing(self, points: Sequence[Sequence[str]]) -> list[tuple[Point, Ended | None]]:
+    def standing(self, points: Sequence[Sequence[str]]) -> list[tuple[Point, PointResult | None]]:
         """Return the points that train, one for each run folder, with the outcomes of those that need not be started.
         ConfigError for invalid values; missing images are no error."""
-        found: dict[Path, tuple[Point, Ended | None]] = {}
+        found: dict[Path, tuple[Point, PointResult | None]] = {}
         for overrides in points:
             point = Point.of(overrides, "", self.composer.request(overrides))
             if (folder := point.folder()) is not None and folder not in found:
@@ -116,7 +116,9 @@ class Points(Sweeper):
     def parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
 
-    def run(self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None, *, of: str = "") -> list[Ended]:
+    def run(
+        self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None, *, of: str = ""
+    ) -> list[PointResult]:
         """Run each point once, wherever the launcher starts it, and return how each ended. ConfigError before anything
         starts if some are wrong. `names`: labels for the user; None: the overrides that distinguish each point. `of`:
         what the points belong to, if it is not the sweep."""
@@ -142,11 +144,11 @@ class Points(Sweeper):
                     view.ended(number, its, skipped=False)
         for number in todo:
             if number not in ended or ended[number].is_busy():
-                ended[number] = Ended(prepared[number], None, NotStarted())
+                ended[number] = PointResult(prepared[number], None, NotStarted())
                 self.limit.held += 1
         return [ended[number if number in ended else first[point.folder()]] for number, point in enumerate(prepared)]
 
-    def close(self, ended: Sequence[Ended]) -> None:
+    def close(self, ended: Sequence[PointResult]) -> None:
         """Write the report of the sweep, then raise ConfigError if points failed, points were not started, or the
         report could not be written."""
         failed = [its for its in ended if not isinstance(its.fault, NotStarted | None)]
@@ -180,11 +182,11 @@ class Points(Sweeper):
 
     def prepared(
         self, points: Sequence[Sequence[str]], names: Sequence[str] | None = None
-    ) -> tuple[dict[int, Ended], list[Point]]:
+    ) -> tuple[dict[int, PointResult], list[Point]]:
         """Return the outcomes of the points that had ended before, by number, and all points; those left to run have
         been checked. ConfigError if some are wrong."""
         self.check_data(points)
-        before: dict[int, Ended] = {}
+        before: dict[int, PointResult] = {}
         prepared: list[Point] = []
         checked: dict[str, str | None] = {}
         wrong: dict[str, list[str]] = {}
@@ -231,20 +233,20 @@ class Points(Sweeper):
                 return looked[0] if looked[0].experiment is not None else None
         return None
 
-    def _look(self, overrides: Sequence[str]) -> tuple[Point, Ended | None]:
+    def _look(self, overrides: Sequence[str]) -> tuple[Point, PointResult | None]:
         """Return the point without a label, and its earlier outcome or None."""
         point = Point.of(overrides, "", self.composer.request(overrides))
         return point, point.ended_before(self.served)
 
     def _launched(
         self, points: Sequence[Point], numbers: Sequence[int], extra: Sequence[str], view: View
-    ) -> Iterator[tuple[int, Ended]]:
+    ) -> Iterator[tuple[int, PointResult]]:
         """Launch the points of these numbers, and yield the number and outcome of each as it ends."""
         if not numbers:
             return
         self._launches += len(numbers)
         commands = [[*points[number].overrides, *extra, *self._grouped(points[number])] for number in numbers]
-        if not isinstance(self.launcher, Elsewhere):
+        if not isinstance(self.launcher, ProcessLauncher):
             together = len(numbers) if self.limit.most is None else 1
             for first in range(0, len(numbers), together):
                 if self.limit.is_reached():
@@ -255,7 +257,7 @@ class Points(Sweeper):
             return
         folders = [points[number].folder() or self.launcher.folder / str(number) for number in numbers]
         jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
-        meanwhile: dict[int, Ended] = {}
+        meanwhile: dict[int, PointResult] = {}
         at_work: set[int] = set()
         held: set[int] = set()
 
@@ -288,7 +290,7 @@ class Points(Sweeper):
         return [f"tracker.group={self.name}"] if "group" in tracker and tracker["group"] is None else []
 
 
-def expected(standing: Sequence[tuple[Point, Ended | None]]) -> list[Expected]:
+def expected(standing: Sequence[tuple[Point, PointResult | None]]) -> list[Expected]:
     """Return the runs that a plan counts, which leaves out scoring out of distribution after the training."""
     return [
         Expected(point.experiment, ended=ended is not None or point.experiment.run.read_result() is not None)

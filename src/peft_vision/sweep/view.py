@@ -15,7 +15,7 @@ from peft_vision.config import Pruned
 from peft_vision.console import Console
 from peft_vision.progress import clock, terminal
 from peft_vision.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
-from peft_vision.sweep.point import Ended, Point
+from peft_vision.sweep.point import Point, PointResult
 from peft_vision.wording import fault
 
 _FRAMES_PER_SECOND = 2
@@ -35,7 +35,7 @@ class View:
         self._points = points
         self._of = f" of {of}" if of else ""
         self._running: dict[int, float] = {}  # start time by the point's number
-        self._ended: dict[int, Ended] = {}
+        self._ended: dict[int, PointResult] = {}
         self._skipped = 0
         self._best: tuple[float, str] | None = None
         self._wide = max((len(point.label) for point in points), default=0)
@@ -57,7 +57,7 @@ class View:
             )
             self._live.start()
 
-    def ended(self, number: int, its: Ended, *, skipped: bool) -> None:
+    def ended(self, number: int, its: PointResult, *, skipped: bool) -> None:
         """Print how a run ended; `skipped`: it had been done before."""
         since = self._running.pop(number, None)
         self._ended[number] = its
@@ -134,18 +134,18 @@ class View:
             self._live = None
 
 
-def _word(its: Ended, *, skipped: bool) -> str:
+def _word(its: PointResult, *, skipped: bool) -> str:
     if its.fault is not None:
         return "pruned" if isinstance(its.fault, Pruned) else "failed"
     return "before" if skipped else "done"
 
 
-def validation(its: Ended) -> float | None:
+def validation(its: PointResult) -> float | None:
     """Return the validation accuracy, by which points are compared; None if there is none."""
     return None if its.result is None else its.result["metrics"].get("val/accuracy")
 
 
-def _figures(its: Ended) -> str:
+def _figures(its: PointResult) -> str:
     metrics = its.result["metrics"] if its.result else {}
     shown = [
         f"{split} {100 * metrics[f'{split}/accuracy']:.2f} %"

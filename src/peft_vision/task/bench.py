@@ -14,7 +14,7 @@ from peft_vision.bench.ladder import FORWARD, Outcome, ladder, markdown_table, r
 from peft_vision.bench.measure import measure_forward, measure_step
 from peft_vision.bench.methods import method_configs
 from peft_vision.bench.process import Failure, apart
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.component_names import shortened
 from peft_vision.config import ConfigError, build_all, component
 from peft_vision.console import Console
@@ -34,7 +34,7 @@ _WIDEST = 200
 @component
 class Bench(Task):
     """A task that measures a training step of each method. `methods`: None for all that exist. `weights`: whether the
-    backbone's weights are loaded; else they are random. `warmup`, `repeats`, `steps`: see `Setting`."""
+    backbone's weights are loaded; else they are random. `warmup`, `repeats`, `steps`: see `BenchSetting`."""
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] | None
     num_classes: Annotated[int, Field(ge=2)]
@@ -70,7 +70,7 @@ class Bench(Task):
         if failed:
             raise ConfigError(f"{len(failed)} of {len(outcomes)} not measured: {', '.join(failed)}; the table says why")
 
-    def _setting(self, config: Mapping[str, Any]) -> Setting:
+    def _setting(self, config: Mapping[str, Any]) -> BenchSetting:
         """Build the setting. ConfigError for faults that show before anything is measured."""
         if missing := [f"{group}: missing" for group in _KINDS if group not in config]:
             raise ConfigError("\n".join(missing))
@@ -87,7 +87,7 @@ class Bench(Task):
         else:
             size = backbone.preprocessing().size
             components["backbone"] = replace(backbone, pretrained=False, checkpoint=None, img_size=size)
-        return Setting(
+        return BenchSetting(
             **components,
             world=World(rank=0, size=1, device=device),
             seed=config["seed"],
@@ -98,7 +98,7 @@ class Bench(Task):
         )
 
 
-def _measured(setting: Setting, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
+def _measured(setting: BenchSetting, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
     """Measure the forward pass and every method, one after the other, each in its own process."""
     jobs = {FORWARD: (measure_forward, setting)}
     jobs |= {name: (measure_step, setting, method) for name, method in methods.items()}

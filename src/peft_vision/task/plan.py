@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peft_vision.bench.setting import Setting
+from peft_vision.bench.setting import BenchSetting
 from peft_vision.config import component
 from peft_vision.console import Console
 from peft_vision.distributed import World, choose_device
@@ -17,7 +17,7 @@ from peft_vision.environment import environment
 from peft_vision.experiment import Experiment
 from peft_vision.plan.anatomy import Anatomy, anatomy
 from peft_vision.plan.bill import Priced, bill
-from peft_vision.plan.demand import Demand, demands, kind
+from peft_vision.plan.demand import RunGroup, demands, kind
 from peft_vision.plan.expected import Expected
 from peft_vision.plan.rates import Rates, between, measure
 from peft_vision.plan.reading import seconds_for_a_picture
@@ -81,10 +81,10 @@ class Plan(Train):
         line = slurm_line(its_bill, sys.argv[1:], devices=self.devices)
         console.print(f"slurm    {line}", soft_wrap=True)
 
-    def _priced(self, found: list[Demand], here: World) -> list[Priced]:
+    def _priced(self, found: list[RunGroup], here: World) -> list[Priced]:
         """Price each demand from rates that are measured once per kind of run. Where a head reads the feature store,
         they are measured for the fewest and the most classes and interpolated linearly in between."""
-        kinds: dict[str, list[Demand]] = {}
+        kinds: dict[str, list[RunGroup]] = {}
         for demand in found:
             kinds.setdefault(kind(demand.experiment), []).append(demand)
         priced: dict[int, Priced] = {}
@@ -98,7 +98,7 @@ class Plan(Train):
                 priced[id(demand)] = Priced(demand, own, its_rates, reading[data])
         return [priced[id(demand)] for demand in found]
 
-    def _measured(self, same: list[Demand], here: World) -> tuple[Anatomy, list[Rates]]:
+    def _measured(self, same: list[RunGroup], here: World) -> tuple[Anatomy, list[Rates]]:
         """Measure the rates of demands of one kind."""
         experiment = same[0].experiment
         classes = [demand.content.extent.classes for demand in same]
@@ -112,11 +112,11 @@ class Plan(Train):
         low = measure(experiment, wanted, self._setting(same, fewest, here))
         return own, [between(low, rates, (count - fewest) / (most - fewest)) for count in classes]
 
-    def _setting(self, same: list[Demand], num_classes: int, here: World) -> Setting:
+    def _setting(self, same: list[RunGroup], num_classes: int, here: World) -> BenchSetting:
         experiment = same[0].experiment
         size = experiment.backbone.preprocessing().size
         images = max(demand.images["train"] for demand in same)
-        return Setting(
+        return BenchSetting(
             # random weights take the same time
             backbone=replace(experiment.backbone, pretrained=False, checkpoint=None, img_size=size),
             head=experiment.head,

@@ -16,7 +16,7 @@ from peft_vision.phases import begin_phases
 from peft_vision.records import Unreadable
 from peft_vision.run import OTHER_VERSION, Run
 from peft_vision.state import Damaged, check_tensors
-from peft_vision.trainer import Standing
+from peft_vision.trainer import TrainState
 
 _SECONDS = ("train_seconds", "stepped_seconds", "wall_seconds")
 _COUNTS = ("epochs", "stepped_epochs", "rows", "test_reads")
@@ -27,13 +27,13 @@ def origin(model: Model, splits: Splits) -> dict[str, str]:
     return {"backbone": model.recipe.backbone["hash"], "data": splits.fingerprint}
 
 
-def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Standing:
+def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> TrainState:
     """Load the saved state, if there is one, into `model`, in the phase it was saved in. ConfigError if the backbone or
     the data have changed, or another version saved the state; Damaged if the state cannot be resumed from, in which
     case `model` must be discarded."""
     state = run.read_state()
     if state is None:
-        return Standing()
+        return TrainState()
     if not isinstance(state["origin"], Mapping):
         raise Damaged("it does not say what it began with")
     for group, found in origin(model, splits).items():
@@ -55,10 +55,10 @@ def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> St
     return standing
 
 
-def _standing(values: Mapping[str, Any], run: Run) -> Standing:
+def _standing(values: Mapping[str, Any], run: Run) -> TrainState:
     """Build the state of training from saved values. Damaged for a value of a wrong type or an impossible one;
     ConfigError for names of another version."""
-    types = get_type_hints(Standing)
+    types = get_type_hints(TrainState)
     if {*values} - types.keys():
         raise ConfigError(f"{run.folder}/state.pt {OTHER_VERSION}")
     for name, value in values.items():
@@ -66,7 +66,7 @@ def _standing(values: Mapping[str, Any], run: Run) -> Standing:
             TypeAdapter(types[name]).validate_python(value, strict=True)
         except ValidationError as error:
             raise Damaged(f"its {name}: {error.errors()[0]['msg']}") from error
-    standing = Standing(**values)
+    standing = TrainState(**values)
     counts = [getattr(standing, name) for name in _COUNTS]
     seconds = [getattr(standing, name) for name in _SECONDS]
     if min(counts) < 0 or not all(0 <= value < math.inf for value in seconds):  # false for NaN too
@@ -74,7 +74,7 @@ def _standing(values: Mapping[str, Any], run: Run) -> Standing:
     return standing
 
 
-def _check_probe(standing: Standing, run: Run) -> None:
+def _check_probe(standing: TrainState, run: Run) -> None:
     """Raise Damaged if the probe that a finished phase saved cannot be read."""
     if standing.probe:
         try:
@@ -83,12 +83,12 @@ def _check_probe(standing: Standing, run: Run) -> None:
             raise Damaged(f"the {run.probe.name} beside it cannot be read") from error
 
 
-def resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> Standing:
+def resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> TrainState:
     """Resume the run in every process; raise Damaged in all of them if any finds the state damaged."""
     try:
         standing, damage = resume(model, splits, run, experiment), None
     except Damaged as error:
-        standing, damage = Standing(), str(error)
+        standing, damage = TrainState(), str(error)
     found = [each for each in here.gather(damage) if each is not None]
     if found:
         raise Damaged(found[0])

@@ -38,7 +38,7 @@ from peft_vision.task.base import Task
 from peft_vision.task.mirrored import mirrored
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.task.shown import are_drawn, show_pictures, told
-from peft_vision.trainer import Standing
+from peft_vision.trainer import TrainState
 from peft_vision.user_code import files_of
 from peft_vision.whole_batch import check_whole_batch
 
@@ -158,7 +158,7 @@ def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | No
             log.metrics(metrics, step=int(metrics["epoch"]))
             return None if pruner is None else _verdict(pruner, metrics, experiment, model)
 
-        def save(standing: Standing) -> None:
+        def save(standing: TrainState) -> None:
             standing.wall_seconds = monotonic() - started
             standing.backbone_images = _backbone_images(earlier, splits, here)
             if here.is_main:
@@ -278,7 +278,7 @@ def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, An
     }
 
 
-def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: Standing, backbone_size: int) -> None:
+def _announce(facts: Mapping[str, Any], model: Model, run: Run, standing: TrainState, backbone_size: int) -> None:
     """Log the run's folder, backbone, images, data and number of trained parameters before training."""
     parameters, choices = model.parameter_counts(), facts["choices"]
     lines = {

@@ -14,18 +14,18 @@ from typing import Any, Literal
 from peft_vision.experiment import Experiment
 from peft_vision.identity import digest
 from peft_vision.report.choose import DIGITS, cell
-from peft_vision.sweep.point import Ended
+from peft_vision.sweep.point import PointResult
 
 Selection = Literal["validation", "test"]
 SHOWN = ("augment", "resize", "crop", "stage")  # keys of data that say how images are used; the rest say which they are
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedSetting:
     """A tuning run in the form that the report's rule takes. `metrics`: the accuracy on the split that decides, under
     the name of validation accuracy even where test images decide."""
 
-    ended: Ended
+    ended: PointResult
     seed: int
     setting: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -39,8 +39,8 @@ class Decision:
     runs included; `accuracy`: the winner's mean over its seeds, None if all failed."""
 
     name: str
-    tuned: tuple[Ended, ...]
-    chosen: tuple[Ended, ...]
+    tuned: tuple[PointResult, ...]
+    chosen: tuple[PointResult, ...]
     inner: tuple[str, ...]
     settings: int
     accuracy: float | None
@@ -75,9 +75,9 @@ class Decision:
         return [value for name, _, value in words if name == key]
 
 
-def decisions(ended: Sequence[Ended], selection: Selection) -> list[Decision]:
+def decisions(ended: Sequence[PointResult], selection: Selection) -> list[Decision]:
     """Return a decision for each cell, in the order in which the cells first appear."""
-    cells: dict[str, list[Ended]] = {}
+    cells: dict[str, list[PointResult]] = {}
     for its in ended:
         cells.setdefault(images_and_model(its.point.experiment), []).append(its)
     names = _names([runs[0].point.experiment for runs in cells.values()])
@@ -99,10 +99,10 @@ def _images(experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in experiment.setting["data"].items() if key not in SHOWN}
 
 
-def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision:
+def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> Decision:
     split = "val" if selection == "validation" else "test"
     tried = [
-        Tried(its, its.point.experiment.seed, _flat(its.point.experiment), {"val/accuracy": accuracy})
+        TriedSetting(its, its.point.experiment.seed, _flat(its.point.experiment), {"val/accuracy": accuracy})
         for its in runs
         if its.result is not None and (accuracy := its.result["metrics"].get(f"{split}/accuracy")) is not None
     ]
@@ -120,7 +120,7 @@ def _decided(name: str, runs: Sequence[Ended], selection: Selection) -> Decision
     )
 
 
-def _inner(chosen: Sequence[Ended]) -> tuple[tuple[str, ...], float | None]:
+def _inner(chosen: Sequence[PointResult]) -> tuple[tuple[str, ...], float | None]:
     """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
     accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
     selections = [its.result["selection"] for its in chosen]
@@ -144,7 +144,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _count(runs: Sequence[Ended]) -> int:
+def _count(runs: Sequence[PointResult]) -> int:
     """Count the settings, those that solvers tried within a run one by one."""
     within: dict[str, int] = {}
     for its in runs:

@@ -18,11 +18,11 @@ from filelock import FileLock
 
 from peft_vision.report.choose import RULE
 from peft_vision.run import Run, writing
-from peft_vision.sweep.point import Ended
+from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, Selection, setting
 
 
-def write_choice(decision: Decision, results: Sequence[Ended], selection: Selection, runs: Path) -> None:
+def write_choice(decision: Decision, results: Sequence[PointResult], selection: Selection, runs: Path) -> None:
     """Write the choice for `results`, runs of the setting that won, and update the earlier choices in the folder `runs`
     that it affects. DiskFault if they cannot be written."""
     done = [its for its in results if its.result is not None]

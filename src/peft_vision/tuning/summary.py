@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from rich.table import Table
 
 from peft_vision.console import Console
-from peft_vision.sweep.point import Ended
+from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, Selection
 
 _TITLES = {
@@ -17,7 +17,7 @@ _COLUMNS = ("", "chosen", "of settings", "validation, %", "test, %", "seeds")
 _WIDEST = 200
 
 
-def print_decisions(results: Mapping[Decision, Sequence[Ended]], selection: Selection, *, grid: bool) -> None:
+def print_decisions(results: Mapping[Decision, Sequence[PointResult]], selection: Selection, *, grid: bool) -> None:
     """Print a row for each cell, with the runs of the setting that won. `grid`: whether the settings came from a grid,
     so that a value at its edge is worth a note."""
     table = Table.grid(padding=(0, 3, 0, 0))

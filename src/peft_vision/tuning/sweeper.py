@@ -21,8 +21,8 @@ from peft_vision.plan.expected import Expected, together
 from peft_vision.search.needed import check_optuna
 from peft_vision.stage import check_stage
 from peft_vision.sweep.grids import SweepOfGrids
-from peft_vision.sweep.point import Ended, Point
-from peft_vision.sweep.points import Points, expected
+from peft_vision.sweep.point import Point, PointResult
+from peft_vision.sweep.points import PointSweeper, expected
 from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions, images_and_model
 from peft_vision.tuning.choice import write_choice
 from peft_vision.tuning.foreseen import by_cell, unknown
@@ -73,7 +73,7 @@ class Tuning(SweepOfGrids):
             overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
         return overrides
 
-    def carry_out(self, overrides: Sequence[Override]) -> list[Ended]:
+    def carry_out(self, overrides: Sequence[Override]) -> list[PointResult]:
         """Tune, choose, and return how the final runs ended, or with selection=test the chosen runs. ConfigError after
         the end if points failed."""
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
@@ -111,14 +111,14 @@ class Tuning(SweepOfGrids):
         final = [*expected(chosen), *(run for cell in left for run in unknown(cell, self.seeds))]
         return [*tuning, *together(final)]
 
-    def tuned(self, points: Sequence[Sequence[str]]) -> list[Ended]:
+    def tuned(self, points: Sequence[Sequence[str]]) -> list[PointResult]:
         """Run every setting in the tuning stage, and return how each ended."""
         self.check_data([(*point, self.stage) for point in points])
         self.check_final(points)
         logger.info("%-9s %d points, scored on %s", "tuning", len(points), self.selection)
         return self.run([(*point, self.stage) for point in points])
 
-    def searched(self, overrides: Sequence[Override]) -> list[Ended]:
+    def searched(self, overrides: Sequence[Override]) -> list[PointResult]:
         """Search each cell and return how its trials' runs ended; where nothing varies in a cell, run its only
         setting."""
         plain, spaces = self.spaces(overrides)
@@ -151,9 +151,9 @@ class Tuning(SweepOfGrids):
         for crossing in self.crossings(overrides):
             varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
             if all(own.get_key_element() == "seed" for own in varied):
-                plain += Points.points(self, crossing)
+                plain += PointSweeper.points(self, crossing)
                 continue
-            for cell in Points.points(self, [own for own in crossing if own not in varied]):
+            for cell in PointSweeper.points(self, [own for own in crossing if own not in varied]):
                 spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
         return plain, spaces
 
@@ -177,7 +177,7 @@ class Tuning(SweepOfGrids):
                     its = {"trainer": experiment.trainer, "interpolation": experiment.interpolation}
                     check_stage("final", optimizers={}, **its)
 
-    def _test(self, decided: Sequence[Decision]) -> dict[Decision, list[Ended]]:
+    def _test(self, decided: Sequence[Decision]) -> dict[Decision, list[PointResult]]:
         """Run the final runs of each cell, and return how they ended, in the order of the seeds."""
         finals = {its: self._final(its) for its in decided}
         words = list(dict.fromkeys(word for its in finals.values() for word in its))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import INCIDENTAL, Neutral, component
+from peft_vision.config import NOT_HASHED, HashDefault, component
 from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.divide import without_images
 from peft_vision.data.extent import Extent
@@ -42,9 +42,9 @@ class FGVC(Data):
     rehearsal, with other numbers of classes and images."""
 
     name: Literal[tuple(COLLECTIONS)]
-    root: Annotated[str, INCIDENTAL]
+    root: Annotated[str, NOT_HASHED]
     source: Literal["release", "json", "folders"]
-    miniature: Annotated[bool, Neutral(False)]
+    miniature: Annotated[bool, HashDefault(False)]
 
     def open(self) -> LabelledSets:
         """Return the splits. Class ids follow the sorted labels of all splits together, so a split that lacks a class

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, INCIDENTAL, ConfigError, component
+from peft_vision.config import FILE, NOT_HASHED, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.extent import Extent
 from peft_vision.data.parquet_files import Stored
@@ -31,7 +31,7 @@ from peft_vision.data.vtab.parquet_release import read_parquet
 from peft_vision.data.vtab.prepared import read_prepared
 from peft_vision.data.vtab.processed import read_processed
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
+from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, VtabTask
 from peft_vision.data.vtab.whole import require_classes, require_counts
 
 _log = logging.getLogger("peft_vision")
@@ -52,7 +52,7 @@ class Vtab(Data):
 
     task: Literal[tuple(TASKS)]
     source: Literal["processed", "original", "tfds", "parquet"]
-    root: Annotated[str, INCIDENTAL]
+    root: Annotated[str, NOT_HASHED]
     index_file: Annotated[str | None, FILE]
     miniature: bool
     parquet: Stored
@@ -97,7 +97,7 @@ class Vtab(Data):
         images = f"sha256 {sha.hexdigest()} of {len(sets.train)} + {len(sets.val)} images"
         return {**super().provenance(sets, seen), "encoding": worded(kinds), "images": images}
 
-    def _release(self, task: Task) -> Release:
+    def _release(self, task: VtabTask) -> Release:
         root = Path(self.root).expanduser().absolute()
         match self.source:
             case "processed":

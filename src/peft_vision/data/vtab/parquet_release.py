@@ -9,10 +9,10 @@ from peft_vision.config import ConfigError
 from peft_vision.data.parquet_files import Stored, read
 from peft_vision.data.vtab.processed import folders
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import Task
+from peft_vision.data.vtab.tasks import VtabTask
 
 
-def read_parquet(root: Path, task: Task, stored: Stored) -> Release:
+def read_parquet(root: Path, task: VtabTask, stored: Stored) -> Release:
     """Return the release; classes are those of the files, or numbers up to the task's highest label if they have no
     names. ConfigError if the test split is not configured."""
     if stored.test is None:
@@ -24,7 +24,7 @@ def read_parquet(root: Path, task: Task, stored: Stored) -> Release:
     return Release(train=opened.train, val=opened.val, test=opened.test, classes=classes, files=(), remark="")
 
 
-def _folder(root: Path, task: Task) -> Path:
+def _folder(root: Path, task: VtabTask) -> Path:
     places = folders(root, task)
     found = next((place for place in places if place.is_dir()), None)
     if found is None:

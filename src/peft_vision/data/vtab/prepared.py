@@ -19,7 +19,7 @@ from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, rea
 from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice
 from peft_vision.data.vtab.records import Encoded, Place, place_of
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, Task
+from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, VtabTask
 from peft_vision.data.vtab.tfrecord import example, records
 from peft_vision.records import exists
 from peft_vision.regular import open_regular
@@ -66,7 +66,7 @@ class _Folder:
         return self.path / f"{self.prepared.name}-{split}.tfrecord-{shard:05d}-of-{len(self.lengths[split]):05d}"
 
 
-def read_prepared(root: Path, task: Task) -> Release:
+def read_prepared(root: Path, task: VtabTask) -> Release:
     """Return the release. ConfigError unless every file of its splits exists, with as many records as noted for it."""
     folder = _folder(root, PREPARED[task.name])
     prepared = folder.prepared
@@ -141,7 +141,7 @@ def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
         return lengths
 
 
-def _classes(folder: Path, task: Task) -> tuple[str, ...]:
+def _classes(folder: Path, task: VtabTask) -> tuple[str, ...]:
     """Return the class names in label.labels.txt; without this file the task computes its own labels, and names are
     numbers."""
     file = folder / "label.labels.txt"

@@ -14,7 +14,7 @@ from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, names_in, quoted, read_lines
 from peft_vision.data.vtab.presence import require
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import Task
+from peft_vision.data.vtab.tasks import VtabTask
 
 TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
 _BOTH = "train800val200.txt"
@@ -31,7 +31,7 @@ class _List:
     labels: list[int]
 
 
-def read_processed(root: Path, task: Task) -> Release:
+def read_processed(root: Path, task: VtabTask) -> Release:
     """Return the release. ConfigError unless the copy is complete: every list is valid and every listed image
     exists."""
     folder = _folder(root, task)
@@ -54,12 +54,12 @@ def read_processed(root: Path, task: Task) -> Release:
     )
 
 
-def folders(root: Path, task: Task) -> tuple[Path, Path]:
+def folders(root: Path, task: VtabTask) -> tuple[Path, Path]:
     """Return the two folders in which a task's copy may lie."""
     return root / "vtab-1k" / task.folder, root / task.folder
 
 
-def _folder(root: Path, task: Task) -> Path:
+def _folder(root: Path, task: VtabTask) -> Path:
     places = folders(root, task)
     listed = next((place for place in places if (place / TRAIN).is_file()), None)
     folder = listed or next((place for place in places if place.is_dir()), places[0])
@@ -69,7 +69,7 @@ def _folder(root: Path, task: Task) -> Path:
     return folder
 
 
-def _read(file: Path, task: Task) -> _List:
+def _read(file: Path, task: VtabTask) -> _List:
     lines = read_lines(file, "lines such as images/test/000042.jpg 7", remedy="unpack it anew")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -106,7 +106,7 @@ def _refuse_shared(lists: Sequence[_List]) -> None:
                 )
 
 
-def _refuse_missing(folder: Path, lists: Sequence[_List], task: Task) -> None:
+def _refuse_missing(folder: Path, lists: Sequence[_List], task: VtabTask) -> None:
     there: dict[str, set[str]] = {}
     for its in lists:
         missing = []

@@ -9,7 +9,7 @@ TRAIN, VAL = 800, 200
 
 
 @dataclass(frozen=True)
-class Task:
+class VtabTask:
     """A task of VTAB-1k. `folder`: its name in the processed layout. `small`: images of 96 pixels or fewer, which JPEG
     would degrade. `title`: the name shown to people."""
 
@@ -25,24 +25,24 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("caltech101", "Caltech101", "caltech101", "natural", 102, 6_085),
-        Task("cifar100", "CIFAR-100", "cifar", "natural", 100, 10_000, small=True),
-        Task("dtd", "DTD", "dtd", "natural", 47, 1_880),
-        Task("flowers102", "Flowers102", "oxford_flowers102", "natural", 102, 6_149),
-        Task("pets", "Pets", "oxford_iiit_pet", "natural", 37, 3_669),
-        Task("svhn", "SVHN", "svhn", "natural", 10, 26_032, small=True),
-        Task("sun397", "Sun397", "sun397", "natural", 397, 21_750),
-        Task("camelyon", "Patch Camelyon", "patch_camelyon", "specialized", 2, 32_768, small=True),
-        Task("eurosat", "EuroSAT", "eurosat", "specialized", 10, 5_400, small=True),
-        Task("resisc45", "Resisc45", "resisc45", "specialized", 45, 6_300),
-        Task("retinopathy", "Retinopathy", "diabetic_retinopathy", "specialized", 5, 42_670),
-        Task("clevr_count", "Clevr/count", "clevr_count", "structured", 8, 15_000),
-        Task("clevr_distance", "Clevr/distance", "clevr_dist", "structured", 6, 15_000),
-        Task("dmlab", "DMLab", "dmlab", "structured", 6, 22_735),
-        Task("kitti", "KITTI/distance", "kitti", "structured", 4, 711),
-        Task("dsprites_location", "dSprites/location", "dsprites_loc", "structured", 16, 73_728, small=True),
-        Task("dsprites_orientation", "dSprites/orientation", "dsprites_ori", "structured", 16, 73_728, small=True),
-        Task("smallnorb_azimuth", "SmallNORB/azimuth", "smallnorb_azi", "structured", 18, 12_150, small=True),
-        Task("smallnorb_elevation", "SmallNORB/elevation", "smallnorb_ele", "structured", 9, 12_150, small=True),
+        VtabTask("caltech101", "Caltech101", "caltech101", "natural", 102, 6_085),
+        VtabTask("cifar100", "CIFAR-100", "cifar", "natural", 100, 10_000, small=True),
+        VtabTask("dtd", "DTD", "dtd", "natural", 47, 1_880),
+        VtabTask("flowers102", "Flowers102", "oxford_flowers102", "natural", 102, 6_149),
+        VtabTask("pets", "Pets", "oxford_iiit_pet", "natural", 37, 3_669),
+        VtabTask("svhn", "SVHN", "svhn", "natural", 10, 26_032, small=True),
+        VtabTask("sun397", "Sun397", "sun397", "natural", 397, 21_750),
+        VtabTask("camelyon", "Patch Camelyon", "patch_camelyon", "specialized", 2, 32_768, small=True),
+        VtabTask("eurosat", "EuroSAT", "eurosat", "specialized", 10, 5_400, small=True),
+        VtabTask("resisc45", "Resisc45", "resisc45", "specialized", 45, 6_300),
+        VtabTask("retinopathy", "Retinopathy", "diabetic_retinopathy", "specialized", 5, 42_670),
+        VtabTask("clevr_count", "Clevr/count", "clevr_count", "structured", 8, 15_000),
+        VtabTask("clevr_distance", "Clevr/distance", "clevr_dist", "structured", 6, 15_000),
+        VtabTask("dmlab", "DMLab", "dmlab", "structured", 6, 22_735),
+        VtabTask("kitti", "KITTI/distance", "kitti", "structured", 4, 711),
+        VtabTask("dsprites_location", "dSprites/location", "dsprites_loc", "structured", 16, 73_728, small=True),
+        VtabTask("dsprites_orientation", "dSprites/orientation", "dsprites_ori", "structured", 16, 73_728, small=True),
+        VtabTask("smallnorb_azimuth", "SmallNORB/azimuth", "smallnorb_azi", "structured", 18, 12_150, small=True),
+        VtabTask("smallnorb_elevation", "SmallNORB/elevation", "smallnorb_ele", "structured", 9, 12_150, small=True),
     )
 }

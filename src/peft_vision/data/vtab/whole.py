@@ -3,12 +3,12 @@
 from peft_vision.config import ConfigError
 from peft_vision.data.divide import without_images
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TRAIN, VAL, Task
+from peft_vision.data.vtab.tasks import TRAIN, VAL, VtabTask
 
 _WAY_OUT = "fetch it anew, or data.miniature=true rehearses with what there is"
 
 
-def require_classes(release: Release, task: Task, *, miniature: bool) -> None:
+def require_classes(release: Release, task: VtabTask, *, miniature: bool) -> None:
     """Raise ConfigError unless the number of classes is the task's, labels are in range and, except in a miniature,
     each class has a test image."""
     if len(release.classes) != task.num_classes:
@@ -30,7 +30,7 @@ def require_classes(release: Release, task: Task, *, miniature: bool) -> None:
         )
 
 
-def require_counts(release: Release, task: Task) -> None:
+def require_counts(release: Release, task: VtabTask) -> None:
     """Raise ConfigError unless there are 800 and 200 images, and as many test images as the task has."""
     found = (len(release.train), len(release.val), len(release.test))
     wanted = (TRAIN, VAL, task.test_size)
