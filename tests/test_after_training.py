@@ -16,7 +16,7 @@ from peft_vision.environment import environment, git_commit, most_mib, peak_mib
 from peft_vision.head import Head
 from peft_vision.method.selection import head_columns
 from peft_vision.run import Run
-from peft_vision.task import ahead, shown, train
+from peft_vision.task import ahead, session, shown, train
 from peft_vision.task.shown import are_drawn, told
 from peft_vision.tracker import Log, NoTracker
 
@@ -86,7 +86,7 @@ class BreakingTracker(NoTracker):
 def test_a_run_whose_surroundings_all_fail_has_its_result(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(module, "version", failing(PackageNotFoundError("pillow")))
-    monkeypatch.setattr(train, "peak_mib", lambda _: None)
+    monkeypatch.setattr(session, "peak_mib", lambda _: None)
     monkeypatch.setattr(train, "print_summary", failing(UnicodeEncodeError("ascii", "x", 0, 1, "no such letter")))
     monkeypatch.setattr(NoTracker, "open", BreakingTracker.open)
     monkeypatch.setattr(NoTracker, "__enter__", BreakingTracker.__enter__, raising=False)
@@ -102,10 +102,10 @@ def test_a_run_whose_surroundings_all_fail_has_its_result(tmp_path, monkeypatch)
     assert "done before" in call(*SMOKE, cwd=tmp_path).out
 
 
-@pytest.mark.parametrize(("where", "name"), [(ahead, "write_adapter"), (train, "environment"), (train, "peak_mib")])
+@pytest.mark.parametrize(("where", "name"), [(ahead, "write_adapter"), (session, "environment"), (session, "peak_mib")])
 def test_what_cannot_be_written_is_known_before_the_training(where, name, tmp_path, monkeypatch):
     monkeypatch.setattr(where, name, failing(ArithmeticError("no")))
-    monkeypatch.setattr(train, "fit_phases", failing(AssertionError("trained")))
+    monkeypatch.setattr(session, "fit_phases", failing(AssertionError("trained")))
     with pytest.raises(ArithmeticError):
         call(*SMOKE, cwd=tmp_path)
 
@@ -115,7 +115,7 @@ def test_a_tracker_without_a_home_is_refused_before_the_training(tmp_path, monke
     monkeypatch.setattr(
         NoTracker, "__enter__", failing(RuntimeError("Could not determine home directory.")), raising=False
     )
-    monkeypatch.setattr(train, "fit_phases", failing(AssertionError("trained")))
+    monkeypatch.setattr(session, "fit_phases", failing(AssertionError("trained")))
     assert call(*SMOKE, cwd=tmp_path).error.startswith("tracker: it keeps files in a home folder")
 
 
@@ -141,7 +141,7 @@ def test_features_are_not_chosen_by_a_head_that_has_no_columns(tmp_path, monkeyp
     with pytest.raises(ConfigError, match="Cosine has none"):
         head_columns(Cosine(3, 2))
     monkeypatch.setattr(Head, "build", lambda _, width, num_classes: nn.Sequential(Cosine(width, num_classes)))
-    monkeypatch.setattr(train, "fit_phases", failing(AssertionError("trained")))
+    monkeypatch.setattr(session, "fit_phases", failing(AssertionError("trained")))
     outcome = call(*SMOKE, "method=head2toe", cwd=tmp_path)
     assert "features are chosen by the columns of a linear layer" in outcome.error
 

@@ -31,7 +31,7 @@ likeness
 adapter interpolation
 features schedule distributed
 optimizer
-evaluate loss_watch
+evaluate loss_watch train_state
 trainer
 probe stage whole_batch
 phases

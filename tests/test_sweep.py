@@ -9,7 +9,7 @@ import pytest
 
 from command import SMOKE, call, results, start, wait_for
 from peft_vision.run import DiskFault, Run
-from peft_vision.task import train
+from peft_vision.task import session
 
 DIVERGES = "optimizer.lr=0.1,1e+30"  # of which the second does
 SWEEP = ("-m", *SMOKE, "optimizer=sgd", DIVERGES)
@@ -32,7 +32,7 @@ def refuse(monkeypatch, error: BaseException) -> None:
     def refused(*_, **__):
         raise error
 
-    monkeypatch.setattr(train, "fit_phases", refused)
+    monkeypatch.setattr(session, "fit_phases", refused)
 
 
 def test_it_ends_in_a_list_of_what_failed_and_why(tmp_path):

@@ -15,7 +15,8 @@ from peft_vision.model import Model
 from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule import Constant, Cosine, Schedule
 from peft_vision.seeding import derive
-from peft_vision.trainer import Batch, Trainer, TrainState
+from peft_vision.train_state import Training, TrainState
+from peft_vision.trainer import Batch, Trainer
 from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -58,14 +59,16 @@ def fit(
         model,
         random_images(21, augment="flip_crop"),
         random_images(8),
+        Training(
+            schedule=schedule or Constant(warmup=0.0),
+            seed=seed,
+            workers=0,
+            world=world,
+            state=standing or TrainState(),
+            record=rows.append,
+            save=save or (lambda state: None),
+        ),
         optimizer=SGD(lr=lr, weight_decay=0.01, momentum=0.9),
-        schedule=schedule or Constant(warmup=0.0),
-        seed=seed,
-        workers=0,
-        world=world,
-        standing=standing or TrainState(),
-        record=rows.append,
-        save=save or (lambda standing: None),
     )
     return rows
 

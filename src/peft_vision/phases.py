@@ -3,19 +3,18 @@
 from collections.abc import Callable, Mapping
 
 from peft_vision.data.images import Images, Source
-from peft_vision.distributed import World
 from peft_vision.features.source import Observed
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.probe import head_input, solve
-from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
-from peft_vision.trainer import Trainer, TrainState
+from peft_vision.train_state import Training, TrainState
+from peft_vision.trainer import Trainer
 
 
-def begin_phases(model: Model, standing: TrainState, *, trainer: Trainer, seed: int) -> None:
-    """Begin the phases up to the one that `standing` is in, so that `model` has the shape of a state saved there."""
-    while model.begun * trainer.epochs < standing.epochs:
+def begin_phases(model: Model, state: TrainState, *, trainer: Trainer, seed: int) -> None:
+    """Begin the phases up to the one that `state` is in, so that `model` has the shape of a state saved there."""
+    while model.begun * trainer.epochs < state.epochs:
         begin_next_phase(model, seed=seed)
 
 
@@ -27,26 +26,20 @@ def begin_next_phase(model: Model, *, seed: int) -> None:
 def fit_phases(
     model: Model,
     sources: Callable[[str], Source | None],
+    training: Training,
     *,
     optimizers: Mapping[str, Optimizer],
     trainer: Trainer,
-    schedule: Schedule,
-    seed: int,
     memory_bytes: float,
-    workers: int,
-    world: World,
-    standing: TrainState,
-    record: Callable[[dict[str, float]], str | None],
-    save: Callable[[TrainState], None],
     score_probe: Callable[[], None],
 ) -> None:
-    """Train `model` from the state `standing` to the end of its last phase.
+    """Train `model` from the state of `training` to the end of its last phase.
 
     `sources` returns what the present phase reads of a split, None if there is no such split; `optimizers` are by
     config group. `memory_bytes`: what the features of a phase that trains the head alone may take. `score_probe` is
     called after the phase that fits the head before everything else.
     """
-    common = {"schedule": schedule, "seed": seed, "workers": workers, "world": world, "standing": standing}
+    state = training.state
 
     def probed(source: Source | None) -> Source | None:
         """Return the head's input if all else is frozen, so that the readout runs once and not in each epoch."""
@@ -56,22 +49,21 @@ def fit_phases(
         fixed = model.phase.probe and not model.phase.live_readout and (stored or own)
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:
             return source
-        return head_input(model, source, trainer=trainer, workers=workers, world=world)
+        return head_input(model, source, trainer=trainer, workers=training.workers, world=training.world)
 
     while True:
         optimizer = optimizers[model.phase.group]
-        if standing.epochs < model.begun * trainer.epochs:
+        if state.epochs < model.begun * trainer.epochs:
             inputs = (sources("train"), sources("val"))
             if isinstance(optimizer, Solver):
-                standing.selection = solve(model, *inputs, solver=optimizer, trainer=trainer, record=record, **common)
-                standing.epochs = model.begun * trainer.epochs
-                save(standing)
+                state.selection = solve(model, *inputs, training, solver=optimizer, trainer=trainer)
+                state.epochs = model.begun * trainer.epochs
+                training.save(state)
             else:
-                inputs = tuple(map(probed, inputs))
-                trainer.fit(model, *inputs, optimizer=optimizer, record=record, save=save, **common)
-        if model.phase.group == "probe" and not standing.probe:
+                trainer.fit(model, *map(probed, inputs), training, optimizer=optimizer)
+        if model.phase.group == "probe" and not state.probe:
             score_probe()
-            save(standing)
+            training.save(state)
         if model.begun == len(model.phases):
             return
-        begin_next_phase(model, seed=seed)
+        begin_next_phase(model, seed=training.seed)

@@ -1,7 +1,7 @@
 """This module solves for a linear head on features that do not change."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -16,8 +16,8 @@ from peft_vision.features.table import tabulated
 from peft_vision.head import Head
 from peft_vision.model import Model
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
-from peft_vision.schedule import Schedule
-from peft_vision.trainer import Trainer, TrainState
+from peft_vision.train_state import Training
+from peft_vision.trainer import Trainer
 
 
 def check_head(solver: Solver, head: Head, *, group: str) -> None:
@@ -119,29 +119,19 @@ def head_input(model: Model, source: Source, *, trainer: Trainer, workers: int, 
 
 
 def solve(
-    model: Model,
-    train: Source,
-    val: Source | None,
-    *,
-    solver: Solver,
-    trainer: Trainer,
-    schedule: Schedule,
-    seed: int,
-    workers: int,
-    world: World,
-    standing: TrainState,
-    record: Callable[[dict[str, float]], str | None],
+    model: Model, train: Source, val: Source | None, training: Training, *, solver: Solver, trainer: Trainer
 ) -> Mapping[str, Any]:
-    """Solve for the head, put it into `model`, and return how it was chosen; `record` gets a row for each setting
-    tried.
+    """Solve for the head, put it into `model`, and return how it was chosen; `training.record` gets a row for each
+    setting tried.
 
     Every process solves the same problem.
     """
 
+    world = training.world
     home = torch.device("cpu") if world.device.type == "mps" else world.device  # mps has no float64
 
     def table(source: Source) -> FeatureTable:
-        table = head_input(model, source, trainer=trainer, workers=workers, world=world)
+        table = head_input(model, source, trainer=trainer, workers=training.workers, world=world)
         return FeatureTable(table.labels.to(home), table.features.to(home))
 
     train_table, val_table = table(train), None if val is None else table(val)
@@ -149,8 +139,8 @@ def solve(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
         label_smoothing=trainer.label_smoothing,
-        schedule=schedule,
-        seed=seed,
+        schedule=training.schedule,
+        seed=training.seed,
     )
     started = monotonic()
     linear = next(module for module in model.head.modules() if isinstance(module, nn.Linear))
@@ -158,10 +148,10 @@ def solve(
     with torch.no_grad():
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)
-    standing.train_seconds += monotonic() - started
+    training.state.train_seconds += monotonic() - started
     phase = {"phase": model.phase.name} if len(model.phases) > 1 else {}
     for number, row in enumerate(solution.tried):
-        record({"epoch": number + 1, **row, **phase})  # one line for each setting
+        training.record({"epoch": number + 1, **row, **phase})  # one line for each setting
     rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
     return {
         "group": model.phase.group,

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -25,40 +25,10 @@ from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.footprint import footprint
 from peft_vision.optimizer.restore import restore
 from peft_vision.progress import Progress
-from peft_vision.schedule import Schedule
 from peft_vision.seeding import derive
 from peft_vision.stopping import Stopped, when_ready
+from peft_vision.train_state import Training, TrainState
 from peft_vision.unreached import Unreached
-
-
-@dataclass
-class TrainState:
-    """Resumable state of a training run, over all its phases, besides the model's tensors.
-
-    `epochs`: how many are done; `train_seconds`: time spent in training steps; `wall_seconds`: time in all, over every
-    process that worked on it; `test_reads`: how often scoring the test set has begun; `backbone_images`: how many
-    images of each split went through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: epochs that
-    were trained step by step, and their time; `rows`: how many rows of metrics there are; `selection`: how a solver
-    chose among its settings; `probe`: the head's metrics before anything else trained, scored once its phase was over;
-    `footprint`: what the latest stepper holds and did besides stepping; `kept_epochs`: the best epoch of each phase
-    that is over and keeps it; `best`: the present phase's best `epoch` so far, its validation `accuracy` and the
-    `tuned` tensors.
-    """
-
-    epochs: int = 0
-    stepped_epochs: int = 0
-    stepped_seconds: float = 0.0
-    footprint: dict[str, float] | None = None
-    rows: int = 0
-    selection: dict[str, Any] | None = None
-    probe: dict[str, float] = field(default_factory=dict)
-    train_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    test_reads: int = 0
-    backbone_images: dict[str, int] = field(default_factory=dict)
-    optimizer: dict[str, Any] | None = None
-    kept_epochs: dict[str, int] = field(default_factory=dict)
-    best: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,95 +80,69 @@ class Trainer:
         if reasons := [reason for reason, applies in together.items() if applies]:
             raise ConfigError(f"{group}.per_layer: frees each gradient at once; it goes without {'; '.join(reasons)}")
 
-    def fit(
-        self,
-        model: Model,
-        train: Source,
-        val: Source | None,
-        *,
-        optimizer: Stepper,
-        schedule: Schedule,
-        seed: int,
-        workers: int,
-        world: World,
-        standing: TrainState,
-        record: Callable[[dict[str, float]], str | None],
-        save: Callable[[TrainState], None],
-    ) -> None:
-        """Train `model` in its present phase, from `standing` to the phase's last epoch.
+    def fit(self, model: Model, train: Source, val: Source | None, training: Training, *, optimizer: Stepper) -> None:
+        """Train `model` in its present phase, from `training.state` to the phase's last epoch.
 
-        `record` gets the metrics of each epoch and may return why to give up: that raises Pruned. `save` is called when
-        `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process is
-        asked to stop, which then raises Stopped. Everything random is a function of `seed` and the epoch, so a run that
-        stopped and goes on ends in the same weights. Raise ConfigError for a loss that is not finite, and keep nothing
-        after the last save; likewise for a tensor that should train and gets no gradient in the first step. Raise
-        Damaged if the optimizer's state in `standing` is not this one's.
+        `training.record` gets the metrics of each epoch and may return why to give up: that raises Pruned. It is saved
+        when `save_seconds` have passed since it last was, after the last epoch, before giving up, and when this process
+        is asked to stop, which then raises Stopped. Everything random is a function of the seed and the epoch, so a run
+        that stopped and goes on ends in the same weights. Raise ConfigError for a loss that is not finite, and keep
+        nothing after the last save; likewise for a tensor that should train and gets no gradient in the first step.
+        Raise Damaged if the optimizer's state in `training.state` is not this one's.
         """
-        stepper = optimizer.create(model, seed=derive(seed, "optimizer", model.begun))
-        if standing.optimizer is not None:
-            restore(stepper, standing.optimizer)
-        update, unreached = self.updates(model, stepper, world), Unreached(model)
-        steps = -(-len(train) // self.batch_size)
-        num_images = len(train)
-        first = (model.begun - 1) * self.epochs
-        last = first + self.epochs
+        state, world = training.state, training.world
+        stepper = optimizer.create(model, seed=derive(training.seed, "optimizer", model.begun))
+        if state.optimizer is not None:
+            restore(stepper, state.optimizer)
+        step = _Steps(self, model, train, training, optimizer, self.updates(model, stepper, world), Unreached(model))
+        last = step.first + self.epochs
         saved_at = monotonic()
         with (
             stepping(optimizer, stepper),
             Progress(
                 label="training" if len(model.phases) == 1 else model.phase.name,
-                total=self.epochs * num_images,
+                total=self.epochs * len(train),
                 unit="images",
-                done=(standing.epochs - first) * num_images,
+                done=(state.epochs - step.first) * len(train),
             ) as progress,
             when_ready() as asked_by,
         ):
-            for epoch in range(standing.epochs, last):
+            for epoch in range(state.epochs, last):
                 started = monotonic()
-                torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
-                watch = LossWatch(first_step=epoch * steps)
-                for index, batch in enumerate(self.batches(train, seed, epoch, workers, world)):
-                    factor = schedule.factor((epoch - first) * steps + index, self.epochs * steps)
-                    lr = optimizer.lr * model.phase.lr_factor * factor
-                    watch.add(update(batch, lr), lr=lr)
-                    if index == 0:
-                        unreached.check()
-                    progress.advance(batch.size, epoch=f"{epoch - first + 1}/{self.epochs}", **watch.shown())
-                seconds = monotonic() - started
-                standing.train_seconds += seconds
-                standing.stepped_seconds += seconds
-                standing.stepped_epochs += 1
-                standing.epochs = epoch + 1
-                standing.footprint = footprint(stepper)
-                metrics = {"epoch": standing.epochs, "train/loss": watch.mean(world), "lr": lr}
-                if len(model.phases) > 1:
-                    metrics["phase"] = model.phase.name
-                if val is not None:
-                    metrics |= self.evaluate(model, val, "val", workers=workers, world=world)
-                    self._remember_best(model, standing, metrics["val/accuracy"])
-                hopeless = record(metrics)
-                if standing.epochs == last and standing.best is not None:
-                    model.load_state_dict(standing.best["tuned"], strict=False)
-                    standing.kept_epochs[model.phase.name] = standing.best["epoch"]
-                    standing.best = None
+                metrics = step.epoch(epoch, progress)
+                state.count_epoch(monotonic() - started)
+                state.footprint = footprint(stepper)
+                hopeless = self._recorded(model, val, training, {"epoch": state.epochs, **metrics})
+                if state.epochs == last and state.best is not None:
+                    model.load_state_dict(state.best["tuned"], strict=False)
+                    state.kept_epochs[model.phase.name] = state.best["epoch"]
+                    state.best = None
                 asked = max(world.gather(asked_by()))
                 hopeless, due = world.agree((hopeless, monotonic() - saved_at >= self.save_seconds))
-                hopeless = hopeless if standing.epochs < last else None
-                due = due or hopeless or asked
-                if due or standing.epochs == last:
-                    standing.optimizer = None if standing.epochs == last else stepper.state_dict()
-                    save(standing)
+                hopeless = hopeless if state.epochs < last else None
+                if due or hopeless or asked or state.epochs == last:
+                    state.optimizer = None if state.epochs == last else stepper.state_dict()
+                    training.save(state)
                     saved_at = monotonic()
                 if hopeless:
                     raise Pruned(hopeless)
                 if asked:
                     raise Stopped(asked)
 
-    def _remember_best(self, model: Model, standing: TrainState, accuracy: float) -> None:
-        """Note the tuned tensors of the best epoch in `standing`, if `keep` is best."""
-        if self.keep == "best" and (standing.best is None or accuracy > standing.best["accuracy"]):
+    def _recorded(self, model: Model, val: Source | None, training: Training, metrics: dict[str, float]) -> str | None:
+        """Score the validation images after an epoch, record its metrics, and return the reason to give up, if any."""
+        if len(model.phases) > 1:
+            metrics["phase"] = model.phase.name
+        if val is not None:
+            metrics |= self.evaluate(model, val, "val", workers=training.workers, world=training.world)
+            self._remember_best(model, training.state, metrics["val/accuracy"])
+        return training.record(metrics)
+
+    def _remember_best(self, model: Model, state: TrainState, accuracy: float) -> None:
+        """Note the tuned tensors of the best epoch in `state`, if `keep` is best."""
+        if self.keep == "best" and (state.best is None or accuracy > state.best["accuracy"]):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
-            standing.best = {"epoch": standing.epochs, "accuracy": accuracy, "tuned": tuned}
+            state.best = {"epoch": state.epochs, "accuracy": accuracy, "tuned": tuned}
 
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """Return the metrics of `model` on a split, as `val/accuracy` and so on."""
@@ -280,6 +224,40 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
         stepper.step()
         return loss
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of the present phase of `model` on its training images."""
+
+    trainer: Trainer
+    model: Model
+    images: Source
+    training: Training
+    optimizer: Stepper
+    update: Callable[[Batch, float], Tensor]
+    unreached: Unreached
+
+    @property
+    def first(self) -> int:
+        """The number of epochs in the phases before this one."""
+        return (self.model.begun - 1) * self.trainer.epochs
+
+    def epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+        """Train one epoch and return its mean loss and its last learning rate."""
+        seed, world, epochs = self.training.seed, self.training.world, self.trainer.epochs
+        steps = -(-len(self.images) // self.trainer.batch_size)
+        torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
+        watch = LossWatch(first_step=epoch * steps)
+        batches = self.trainer.batches(self.images, seed, epoch, self.training.workers, world)
+        for index, batch in enumerate(batches):
+            factor = self.training.schedule.factor((epoch - self.first) * steps + index, epochs * steps)
+            lr = self.optimizer.lr * self.model.phase.lr_factor * factor
+            watch.add(self.update(batch, lr), lr=lr)
+            if index == 0:
+                self.unreached.check()
+            progress.advance(batch.size, epoch=f"{epoch - self.first + 1}/{epochs}", **watch.shown())
+        return {"train/loss": watch.mean(world), "lr": lr}
 
 
 def stepping(optimizer: Stepper, stepper: torch.optim.Optimizer) -> AbstractContextManager[None]:

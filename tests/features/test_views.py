@@ -10,7 +10,8 @@ from peft_vision.features.store import Features, Store
 from peft_vision.model import Model
 from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule import Constant
-from peft_vision.trainer import Trainer, TrainState
+from peft_vision.train_state import Training, TrainState
+from peft_vision.trainer import Trainer
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, assert_same_weights, random_images
 
@@ -64,14 +65,16 @@ def trained(folder, *, method: str = "linear", **options) -> tuple[Model, Store]
         model,
         shelf.source("train"),
         None,
+        Training(
+            schedule=Constant(warmup=0.0),
+            seed=0,
+            workers=0,
+            world=ALONE,
+            state=TrainState(),
+            record=lambda row: None,
+            save=lambda state: None,
+        ),
         optimizer=SGD(lr=0.1, weight_decay=0.0, momentum=0.9),
-        schedule=Constant(warmup=0.0),
-        seed=0,
-        workers=0,
-        world=ALONE,
-        standing=TrainState(),
-        record=lambda row: None,
-        save=lambda standing: None,
     )
     return model, shelf
 

@@ -7,7 +7,7 @@ import pytest
 
 from command import SMOKE, call, command, results
 from peft_vision.config import ConfigError
-from peft_vision.task import train
+from peft_vision.task import session
 
 SEEDS = ("-m", *SMOKE, "optimizer=sgd", "seed=0,1,2,3,4")
 TUNE = ("-m", *SMOKE, "optimizer=sgd", "hydra/sweeper=tune", "optimizer.lr=0.1,0.2,0.3", "hydra.sweeper.seeds=[7]")
@@ -31,7 +31,7 @@ def refuse(patch: pytest.MonkeyPatch) -> list[int]:
         begun.append(1)
         raise ConfigError("trainer: nothing here can be trained")
 
-    patch.setattr(train, "fit_phases", refused)
+    patch.setattr(session, "fit_phases", refused)
     return begun
 
 

@@ -1,6 +1,7 @@
 """Files of a run that are torn, edited or of another version: named, kept, and the other points run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from command import SMOKE, call, results
 from peft_vision.config import ConfigError
 from peft_vision.phases import fit_phases
 from peft_vision.run import Run
-from peft_vision.task import train
+from peft_vision.task import session
 
 SWEEP = ("-m", *SMOKE, "optimizer=sgd")
 
@@ -22,15 +23,15 @@ def begun(tmp_path, monkeypatch) -> Path:
     class Stop(Exception):
         pass
 
-    def stopping(*given, standing, save, **options):
-        def save_and_stop(its):
-            save(its)
+    def stopping(model, sources, training, **options):
+        def save_and_stop(state):
+            training.save(state)
             raise Stop
 
-        fit_phases(*given, standing=standing, save=save_and_stop, **options)
+        fit_phases(model, sources, replace(training, save=save_and_stop), **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit_phases", stopping)
+        patch.setattr(session, "fit_phases", stopping)
         with pytest.raises(Stop):
             call(*SMOKE, "optimizer=sgd", "trainer.save_seconds=0", cwd=tmp_path)
     next(tmp_path.rglob("failed.json")).unlink()

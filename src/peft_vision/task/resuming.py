@@ -16,7 +16,7 @@ from peft_vision.phases import begin_phases
 from peft_vision.records import Unreadable
 from peft_vision.run import OTHER_VERSION, Run
 from peft_vision.state import Damaged, check_tensors
-from peft_vision.trainer import TrainState
+from peft_vision.train_state import TrainState
 
 _SECONDS = ("train_seconds", "stepped_seconds", "wall_seconds")
 _COUNTS = ("epochs", "stepped_epochs", "rows", "test_reads")

@@ -1,0 +1,250 @@
+"""This module carries a run's training from its components to its result, in each process."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any
+
+from torch import nn
+
+from peft_vision.adapter import Recipe, write_adapter, write_probe
+from peft_vision.backbone.load import load_backbone
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.data.images import Source
+from peft_vision.data.splits import Splits
+from peft_vision.data.twins import worded
+from peft_vision.distributed import World
+from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
+from peft_vision.experiment import Experiment, open_store
+from peft_vision.model import Model
+from peft_vision.optimizer.base import Stepper
+from peft_vision.phases import fit_phases
+from peft_vision.probe import check_model, said
+from peft_vision.pruner import Pruner
+from peft_vision.run import Run
+from peft_vision.seeding import derive
+from peft_vision.served import checkpoint_sum
+from peft_vision.task.ahead import check_end, rehearse
+from peft_vision.task.awaited import summary, tell_epochs
+from peft_vision.task.mirrored import mirrored
+from peft_vision.task.resuming import origin, resumed
+from peft_vision.tracker import Log
+from peft_vision.train_state import Training, TrainState
+from peft_vision.user_code import files_of
+from peft_vision.whole_batch import check_whole_batch
+
+logger = logging.getLogger("peft_vision")
+
+
+class TrainingSession:
+    """The part of one process in training a run: the model, the images, the feature store, and the state that the
+    training resumes from. Every process trains; only the main one has a `log` and writes files."""
+
+    def __init__(self, experiment: Experiment, run: Run, here: World, pruner: Pruner | None) -> None:
+        """Load what the training needs, and check what would fail in it or after it. Damaged if the saved state is."""
+        self.experiment, self.run, self.here, self.pruner = experiment, run, here, pruner
+        self.log: Log | None = None
+        started = monotonic()
+        for group, optimizer in experiment.optimizers.items():
+            experiment.trainer.check(optimizer, group=group, processes=here.size)
+        forget_peak(here.device)
+        vit = load_backbone(experiment.backbone, seed=experiment.seed)
+        preprocessing = experiment.data.adjusted(experiment.backbone.preprocessing())
+        self.splits = experiment.data.load(preprocessing)
+        recipe = Recipe(
+            method=dict(experiment.config["method"]),
+            head=dict(experiment.config["head"]),
+            classes=self.splits.classes,
+            preprocessing=preprocessing,
+            backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
+        )
+        self.backbone_size = sum(parameter.numel() for parameter in vit.parameters())
+        self.model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
+        method, has_val = experiment.choices["method"], self.splits.val is not None
+        check_model(experiment.optimizers, self.model, method=method, has_val=has_val)
+        check_whole_batch(self.model, experiment.trainer, processes=here.size)
+        check_end(experiment, self.model, self.splits)
+        self.state = resumed(self.model, self.splits, run, experiment, here)
+        self.started = started - self.state.wall_seconds
+        self.earlier_images = dict(self.state.backbone_images)
+        self.model.to(here.device)
+        self.store = open_store(experiment, self.model, self.splits.parts(), here)
+        self.facts = _facts(experiment, self.model, self.splits)
+        self.environment = environment(here.device, here.size, files_of(experiment.user_code))
+        if here.is_main:
+            rehearse(self.model, {**self.facts, "environment": self.environment, "config": experiment.config})
+
+    def open(self, held: ExitStack) -> None:
+        """Write the config, announce the run, and open its log, which `held` closes."""
+        experiment, run = self.experiment, self.run
+        run.write_config(experiment.config)
+        held.enter_context(run.watched())
+        run.keep_metrics(self.state.rows)
+        self._announce()
+        for pair, twins in (self.splits.twins or {}).items():
+            (sentence,) = worded({pair: twins.count})
+            logger.warning("%-9s %s, byte for byte, such as %s", "twins", sentence, twins.example)
+        shown = {"augment": experiment.data.augment, "views": experiment.features.views}
+        for group, line in said(experiment.fitting, self.model, experiment.head, **shown).items():
+            logger.info("%-9s %s", group, line)
+        self.log = held.enter_context(mirrored(experiment, run, anew=self.state.rows == 0))
+        tell_epochs(self.log, experiment)
+
+    def fit(self) -> None:
+        """Fill the feature store, train all phases, and save the state."""
+        experiment, here = self.experiment, self.here
+        self._source("train"), self._source("val")
+        self.store_peak = most_mib(here.gather(peak_mib(here.device)))
+        forget_peak(here.device)
+        training = Training(
+            schedule=experiment.schedule,
+            seed=experiment.seed,
+            workers=experiment.data.workers,
+            world=here,
+            state=self.state,
+            record=self._record,
+            save=self._save,
+        )
+        fit_phases(
+            self.model,
+            self._source,
+            training,
+            optimizers=experiment.optimizers,
+            trainer=experiment.trainer,
+            memory_bytes=experiment.features.memory_gib * 2**30,
+            score_probe=self._score_probe,
+        )
+        self.peak = most_mib(here.gather(peak_mib(here.device)))
+        self.state.test_reads += self.splits.test is not None
+        self._save(self.state)  # before the test set is scored: a run killed there scores it again, and counts both
+
+    def finish(self) -> dict[str, Any]:
+        """Score the model, write the adapter and the result, and return the result."""
+        metrics = {**self._score(), **self.state.probe}
+        result = self._result(metrics)
+        if self.log is not None:
+            self.run.place_adapter(lambda path: write_adapter(self.model, path))
+            self.run.write_result(result)
+            self.log.summary(summary(result))
+        return result
+
+    def _source(self, split: str) -> Source | None:
+        """Return what the present phase reads of a split, or None if there is no such split."""
+        return self.store.source(split) if split in self.splits.parts() else None
+
+    def _record(self, metrics: dict[str, float]) -> str | None:
+        """Write a row of metrics, and return the pruner's reason to stop the run, if it has one."""
+        self.state.rows += 1
+        if self.log is None:
+            return None
+        self.run.append_metrics(metrics)
+        self.log.metrics(metrics, step=int(metrics["epoch"]))
+        return None if self.pruner is None else _verdict(self.pruner, metrics, self.experiment, self.model)
+
+    def _save(self, state: TrainState) -> None:
+        state.wall_seconds = monotonic() - self.started
+        state.backbone_images = self._backbone_images()
+        if self.here.is_main:
+            begun_with = origin(self.model, self.splits)
+            self.run.write_state({"tuned": self.model.tuned_state(), "standing": vars(state), "origin": begun_with})
+
+    def _score(self, prefix: str = "") -> dict[str, float]:
+        """Return the metrics of the model on val and test, where there are such images."""
+        metrics: dict[str, float] = {}
+        trainer, workers = self.experiment.trainer, self.experiment.data.workers
+        for split in ("val", "test"):
+            if (inputs := self._source(split)) is not None:
+                metrics |= trainer.evaluate(self.model, inputs, split, workers=workers, world=self.here)
+        return {f"{prefix}{name}": value for name, value in metrics.items()}
+
+    def _score_probe(self) -> None:
+        """Save and score the head as it is before anything else trains."""
+        if self.here.is_main:
+            self.run.place_probe(lambda path: write_probe(self.model, path))
+        self.state.test_reads += self.splits.test is not None
+        self.state.probe = self._score("probe/")
+
+    def _backbone_images(self) -> dict[str, int]:
+        """Return how many images of each split went through the backbone, over all processes and before a resume."""
+        parts = self.splits.parts()
+        shares = self.here.gather({split: images.handed_out for split, images in parts.items()})
+        return {split: self.earlier_images.get(split, 0) + sum(share[split] for share in shares) for split in parts}
+
+    def _result(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Return the content of result.json."""
+        state, counts = self.state, self.model.parameter_counts()
+        return {
+            **self.facts,
+            "parameters": {"method": counts.method, "head": counts.head, "backbone": self.backbone_size},
+            "features": _features_read(self.model),
+            "selection": state.selection,
+            "kept_epochs": state.kept_epochs,
+            "metrics": metrics,
+            "test_reads": state.test_reads + (state.rows if self.experiment.data.stage == "peek" else 0),
+            "backbone_images": self._backbone_images(),
+            "store": {"splits": self.store.record(), "peak_mib": self.store_peak},
+            "optimizer": state.footprint,
+            "images_per_second": state.stepped_epochs * len(self.splits.train) / max(state.stepped_seconds, 1e-9),
+            "peak_mib": self.peak,
+            "train_seconds": state.train_seconds,
+            "wall_seconds": monotonic() - self.started,
+            "environment": self.environment,
+            "config": self.experiment.config,
+        }
+
+    def _announce(self) -> None:
+        """Log the run's folder, backbone, images, data and number of trained parameters before training."""
+        model, facts = self.model, self.facts
+        parameters, choices = model.parameter_counts(), facts["choices"]
+        lines = {
+            "run": self.run.folder,
+            "backbone": f"{choices['backbone']} ({facts['backbone']['name']}), {self.backbone_size:,} parameters",
+            "images": model.recipe.preprocessing,
+            "data": facts["data"]["source"],
+            "trains": f"{parameters.method:,} of {choices['method']}, {parameters.head:,} of the head",
+        }
+        if len(model.phases) > 1:
+            lines["phases"] = ", ".join(phase.name for phase in model.phases)
+        if self.state.epochs:
+            lines["resumes"] = f"after epoch {self.state.epochs}"
+        for label, text in lines.items():
+            logger.info("%-9s %s", label, text)
+
+
+def _features_read(model: Model) -> int:
+    """Return how many features the head reads: the inputs of its first linear layer, or all if it has none."""
+    linear = next((module for module in model.head.modules() if isinstance(module, nn.Linear)), None)
+    return model.readout.width if linear is None else linear.in_features
+
+
+def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
+    """Return the pruner's reason to stop after an epoch, or None; earlier phases do not predict the final accuracy."""
+    ahead = (len(model.phases) - 1) * experiment.trainer.epochs
+    steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
+    if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
+        return None
+    return pruner.verdict(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
+
+
+def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:
+    """Return the facts that a result states about its run and that are known before it starts."""
+    return {
+        "name": experiment.name,
+        "identity": experiment.identity,
+        "choices": dict(experiment.choices),
+        "seed": experiment.seed,
+        "data": {
+            "source": splits.source,
+            "group": splits.group,
+            "provenance": dict(splits.provenance),
+            "fingerprint": splits.fingerprint,
+            "images": {split: len(images) for split, images in splits.parts().items()},
+            "classes": len(splits.classes),
+            "corrupt_images_skipped": splits.skipped,
+            "twins": splits.twin_counts,
+        },
+        "backbone": model.recipe.backbone,
+        "checkpoint": checkpoint_sum(experiment),
+        "preprocessing": model.recipe.preprocessing.record(),
+    }
