@@ -2,7 +2,10 @@
 preprocessing."""
 
 import inspect
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,12 +74,8 @@ class Backbone:
                 f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
                 "or backbone.pretrained=false for random weights"
             )
-        # shapes suffice to check that the model is plain, without memory or a download
-        with torch.device("meta"):
-            refuse_unusual(timm.create_model(self.name, pretrained=False, num_classes=0))
-            vit = self._create()
-            refuse_unusual(vit)
-        size, (patch, _) = self.preprocessing().size, vit.patch_embed.patch_size
+        _checked_patch(self.name, "{}")
+        size, patch = self.preprocessing().size, _checked_patch(self.name, json.dumps(self._arguments()))
         if size % patch:
             raise ConfigError(
                 f"backbone.img_size: {size} is no multiple of the {patch} px patches of {self.name}; "
@@ -103,7 +102,7 @@ class Backbone:
         trainable. Raise ConfigError as `check` does, and where the weights cannot be read or do not fit."""
         self.check()
         source = self._source()
-        vit = self._create()
+        vit = _created(self.name, self._arguments())
         if source is not None:
             load_weights(vit, source)
         return vit
@@ -113,16 +112,10 @@ class Backbone:
             return self._file()
         return hub_file(self.name, _config(self.name).hf_hub_id) if self.pretrained else None
 
-    def _create(self) -> nn.Module:
-        size = self.preprocessing().size
-        arguments = self.architecture | {"img_size": size, "drop_path_rate": self.drop_path}
-        if self.pool is not None:
-            arguments["global_pool"] = self.pool
-        try:
-            return timm.create_model(self.name, pretrained=False, num_classes=0, **arguments)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-            given = ", ".join(f"{key}={value}" for key, value in arguments.items())
-            raise ConfigError(f"backbone: timm cannot build {self.name} with {given}: {error}") from error
+    def _arguments(self) -> dict[str, Any]:
+        """Return timm's arguments for this model."""
+        pool = {} if self.pool is None else {"global_pool": self.pool}
+        return self.architecture | {"img_size": self.preprocessing().size, "drop_path_rate": self.drop_path} | pool
 
     def _checkarchitecture(self) -> None:
         known = [key for key in inspect.signature(VisionTransformer).parameters if key not in _OWNED]
@@ -153,6 +146,24 @@ class Backbone:
             interpolation=config.interpolation,
             crop=crop,
         )
+
+
+@lru_cache(maxsize=256)
+def _checked_patch(name: str, arguments: str) -> int:
+    """Return the patch size of a model with these arguments of timm, as JSON, once it is known to be a plain ViT. A
+    model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model."""
+    with torch.device("meta"):
+        vit = _created(name, json.loads(arguments))
+    refuse_unusual(vit)
+    return vit.patch_embed.patch_size[0]
+
+
+def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise ConfigError(f"backbone: timm cannot build {name} with {given}: {error}") from error
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
