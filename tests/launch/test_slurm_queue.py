@@ -116,7 +116,7 @@ def test_what_a_job_wrote_may_show_some_looks_later(states, shows, code, slurm, 
         return {job: JobState(looks[-1], "") for job in ids}
 
     monkeypatch.setattr(Queue, "look", look)
-    monkeypatch.setattr(Submitted, "exit_code", lambda its: 0 if len(looks) > shows else None)
+    monkeypatch.setattr(Submitted, "exit_code", lambda submitted: 0 if len(looks) > shows else None)
     assert list(launcher(tmp_path).carry_out([ours], lambda number: None)) == [(0, code)]
     assert looks == states
 

@@ -23,8 +23,8 @@ def begun(tmp_path, monkeypatch) -> Path:
         pass
 
     def stopping(*given, standing, save, **options):
-        def save_and_stop(its):
-            save(its)
+        def save_and_stop(state):
+            save(state)
             raise Stop
 
         fit_phases(*given, standing=standing, save=save_and_stop, **options)
