@@ -55,11 +55,11 @@ def variables(tmp_path, monkeypatch) -> dict[str, str]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
-    mine = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home / "config")}
-    mine |= {"WANDB_CACHE_DIR": str(home / "cache"), "WANDB_DATA_DIR": str(home / "data")}
-    for name, value in mine.items():
+    environment = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home / "config")}
+    environment |= {"WANDB_CACHE_DIR": str(home / "cache"), "WANDB_DATA_DIR": str(home / "data")}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return mine
+    return environment
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ Path = tuple[Any, ...]
 def paths(value: Any) -> list[Path]:
     """Return the keys that lead to each value within, and `()`, which leads to the whole."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(), *((key, *rest) for key, its in inner for rest in paths(its))]
+    return [(), *((key, *rest) for key, entry in inner for rest in paths(entry))]
 
 
 def replaced(value: Any, path: Path, by: Any) -> Any:

@@ -40,7 +40,7 @@ def forged(sound, tmp_path):
         metadata = {key: text for key, text in file.metadata().items() if key != "crc32"}  # which nobody has to give
 
     def write(tensors=None, **values: object):
-        texts = {key: its if isinstance(its, str) else json.dumps(its) for key, its in values.items()}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
         kept = {key: text for key, text in {**metadata, **texts}.items() if values.get(key, ANY) is not None}
         save_file({**load_file(sound), **(tensors or {})}, tmp_path / "a.safetensors", metadata=kept)
         return tmp_path / "a.safetensors"
@@ -85,7 +85,7 @@ def test_what_is_no_value_of_its_key_is_named(key, value, forged):
 def test_a_target_that_is_no_class_of_the_kind_is_refused(target, place, forged):
     method, head = forged.metadata["method"], forged.metadata["head"]
     if place == "part":
-        method["parts"] = {name: {**its, "_target_": target} for name, its in method["parts"].items()}
+        method["parts"] = {name: {**part, "_target_": target} for name, part in method["parts"].items()}
     elif place == "method":
         method["_target_"] = target
     else:
@@ -112,7 +112,7 @@ def test_a_target_that_is_no_class_of_the_kind_is_refused(target, place, forged)
 def test_sizes_and_values_of_a_recipe_are_bounded_by_its_tensors(values, forged):
     method = forged.metadata["method"]
     if "num_prompts" in values:
-        (part,) = [its for its in method["parts"].values() if "num_prompts" in its]
+        (part,) = [candidate for candidate in method["parts"].values() if "num_prompts" in candidate]
         part.update(values)
     else:
         method.update(values)
@@ -128,7 +128,7 @@ def test_so_are_those_of_a_head(values, forged):
 
 def test_nothing_of_a_thousand_million_prompts_is_allocated(forged):
     method = forged.metadata["method"]
-    (part,) = [its for its in method["parts"].values() if "num_prompts" in its]
+    (part,) = [candidate for candidate in method["parts"].values() if "num_prompts" in candidate]
     part["num_prompts"] = 10**7  # 1.3 GB in this backbone: a machine could do it
     assert refused(forged(method=method)) == "its recipe builds more than its tensors account for"
 
@@ -210,8 +210,8 @@ def test_a_module_is_imported_for_a_file_only_where_it_uses_us(forged, tmp_path,
         "from peft_vision.method.linear import Linear\nclass Mine(Linear): ...\n"
     )
     head = {"head.0.weight": load_file(forged())["head.0.weight"], "head.0.bias": torch.zeros(4)}
-    own = adapted("linear")
-    method = {**own.recipe.method, "_target_": "hostile_module.Mine"}
+    model = adapted("linear")
+    method = {**model.recipe.method, "_target_": "hostile_module.Mine"}
     assert refused(forged(method=method)).startswith(
         "method._target_: 'hostile_module.Mine' is not imported for a file"
     )

@@ -124,8 +124,8 @@ def test_an_experiment_file_that_would_change_nothing_is_refused(tmp_path):
 
 
 def test_a_value_in_a_config_file_that_cannot_be_parsed_is_said(tmp_path):
-    own = experiment(tmp_path, "home", "defaults: [smoke]\ndata: { path: '${oc.env:HOME,~/pictures}' }\n")
-    (said,) = refused(*own, cwd=tmp_path)
+    words = experiment(tmp_path, "home", "defaults: [smoke]\ndata: { path: '${oc.env:HOME,~/pictures}' }\n")
+    (said,) = refused(*words, cwd=tmp_path)
     assert "token recognition error at: '~'" in said
 
 
@@ -262,7 +262,7 @@ def test_a_class_of_the_users_own_runs_and_one_of_the_wrong_kind_is_refused(tmp_
     (tmp_path / "mine" / "method" / "norms.yaml").write_text(option.format("norms.Norms"))
     (tmp_path / "mine" / "method" / "path.yaml").write_text(option.format("pathlib.Path"))
     monkeypatch.syspath_prepend(tmp_path)
-    own = ("--config-dir", "mine", "experiment=smoke")
-    assert refused(*own, "method=path", cwd=tmp_path) == ["method: Path is not a Method"]
-    assert call(*own, "method=norms", cwd=tmp_path).code == 0
+    words = ("--config-dir", "mine", "experiment=smoke")
+    assert refused(*words, "method=path", cwd=tmp_path) == ["method: Path is not a Method"]
+    assert call(*words, "method=norms", cwd=tmp_path).code == 0
     assert json.loads(results(tmp_path)[0].read_text())["parameters"]["method"] == 2 * 128

@@ -104,9 +104,9 @@ def test_the_help_of_a_task_has_its_keys_and_examples_that_compose(task, tmp_pat
     outcome = call(f"task={task}", "--help", cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     bare = composed(f"task={task}")
-    own = [f"task.{key}" for key in bare["task"] if key != "_target_"] + [key for key in bare if key in OWN_KEYS]
+    expected = [f"task.{key}" for key in bare["task"] if key != "_target_"] + [key for key in bare if key in OWN_KEYS]
     shown = re.findall(r"^  ([\w.]+)=", outcome.out, re.MULTILINE)
-    assert sorted(shown) == sorted(own)
+    assert sorted(shown) == sorted(expected)
     examples = re.findall(r"^  peft-vision (.*)$", outcome.out, re.MULTILINE)
     assert examples
     for words in examples:

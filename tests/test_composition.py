@@ -63,8 +63,8 @@ def test_values_of_a_part_override_those_of_its_file():
 
 
 def test_a_part_with_a_target_is_spelled_already():
-    mine = {"_target_": "mine.Method", "layers": "all"}
-    assert complete({"parts": {"mine": mine, "lora": {}}})["parts"] == {"mine": mine, "lora": LORA}
+    part = {"_target_": "mine.Method", "layers": "all"}
+    assert complete({"parts": {"mine": part, "lora": {}}})["parts"] == {"mine": part, "lora": LORA}
     assert complete(complete({"parts": ["lora"]})) == complete({"parts": ["lora"]})
 
 

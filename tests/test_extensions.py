@@ -55,7 +55,7 @@ def written(folder: Path, group: str, name: str, **values: object) -> tuple[str,
 
 
 def step(model, images, labels) -> None:
-    optimizer = torch.optim.SGD([its for its in model.parameters() if its.requires_grad], lr=0.5)
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.5)
     F.cross_entropy(model.train()(images), labels).backward()
     optimizer.step()
 
@@ -130,8 +130,8 @@ def test_a_part_that_throws_another_away_is_named(stranger):
     Plain.__qualname__, Plain.__module__ = "Plain", "stranger_parts"
     with pytest.raises(ConfigError, match=r"^method.parts.plain: it throws away what gate has in the same place"):
         peft_vision.adapt(tiny_vit(), method="combined", num_classes=4, parts={
-            name: {"_target_": f"stranger_parts.{type(its).__name__}", "start": 0.5, **BASE}
-            for name, its in parts.items()
+            name: {"_target_": f"stranger_parts.{type(part).__name__}", "start": 0.5, **BASE}
+            for name, part in parts.items()
         })  # fmt: skip
 
 
@@ -152,8 +152,8 @@ def test_an_edited_formula_is_another_run(stranger, tmp_path):
     assert call(*chosen, cwd=tmp_path).code == 0
     assert "done before" in call(*chosen, cwd=tmp_path).out
     forget()
-    own = tmp_path / "stranger_parts.py"
-    own.write_text(own.read_text().replace("self.gate * self.mlp(tokens)", "self.gate * self.mlp(tokens) + 0.1"))
+    source = tmp_path / "stranger_parts.py"
+    source.write_text(source.read_text().replace("self.gate * self.mlp(tokens)", "self.gate * self.mlp(tokens) + 0.1"))
     again = call(*chosen, cwd=tmp_path)
     assert (again.code, "done before" in again.out) == (0, False)
     first, second = (json.loads(path.read_text()) for path in results(tmp_path))
@@ -174,9 +174,9 @@ def test_a_run_notes_the_commit_of_the_users_checkout_and_whether_it_was_edited(
     assert call("experiment=smoke", *chosen, cwd=tmp_path).code == 0
     (result,) = [json.loads(path.read_text()) for path in results(tmp_path)]
     assert result["environment"]["user_git_commits"] == {"stranger_parts.Gate": git("rev-parse", "HEAD").strip()}
-    own = tmp_path / "stranger_parts.py"
-    own.write_text(own.read_text() + "\n# a remark\n")
-    noted = environment(torch.device("cpu"), 1, {"stranger_parts.Gate": own})["user_git_commits"]
+    source = tmp_path / "stranger_parts.py"
+    source.write_text(source.read_text() + "\n# a remark\n")
+    noted = environment(torch.device("cpu"), 1, {"stranger_parts.Gate": source})["user_git_commits"]
     assert noted == {"stranger_parts.Gate": f"{git('rev-parse', 'HEAD').strip()}+changes"}
 
 
@@ -184,8 +184,8 @@ def test_an_old_run_of_an_edited_formula_is_said_to_be_one(stranger, tmp_path, c
     chosen = written(tmp_path, "method", "gate", _target_="stranger_parts.Gate", start=0.5, **BASE)
     assert call("experiment=smoke", *chosen, cwd=tmp_path).code == 0
     forget()
-    own = tmp_path / "stranger_parts.py"
-    own.write_text(own.read_text() + "\n# a remark\n")
+    source = tmp_path / "stranger_parts.py"
+    source.write_text(source.read_text() + "\n# a remark\n")
     outcome = call("task=evaluate", f"run={run_folder(tmp_path / 'runs')}", "data=digits", cwd=tmp_path)
     assert outcome.code == 0
     assert "run: stranger_parts.Gate was edited since" in outcome.out + outcome.err
@@ -228,8 +228,8 @@ def test_a_config_file_that_a_shipped_one_hides_is_named(tmp_path):
 
 
 def test_a_rate_may_go_by_the_name_of_an_own_optimizer(tmp_path):
-    own = yaml.safe_load((CONFIG_DIR / "optimizer" / "adamw.yaml").read_text())
-    written(tmp_path, "optimizer", "own", **{**own, "lr": "${method.lr.own}"})
+    adamw = yaml.safe_load((CONFIG_DIR / "optimizer" / "adamw.yaml").read_text())
+    written(tmp_path, "optimizer", "own", **{**adamw, "lr": "${method.lr.own}"})
     method = yaml.safe_load((CONFIG_DIR / "method" / "bitfit.yaml").read_text())
     chosen = written(tmp_path, "method", "mine", **{**method, "lr": {"own": 0.125}})
     assert call("experiment=smoke", *chosen, "optimizer=own", cwd=tmp_path).code == 0

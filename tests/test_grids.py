@@ -113,7 +113,7 @@ def test_what_is_no_grid_is_refused(grids):
 
 
 def test_a_user_may_write_grids_of_their_own(tmp_path):
-    own = experiment(
+    words = experiment(
         tmp_path,
         "own",
         "defaults: [smoke, override /data: digits, override /tracker: none]\n"
@@ -125,7 +125,7 @@ def test_a_user_may_write_grids_of_their_own(tmp_path):
         '      probe: { method: linear, optimizer.lr: "0.1,0.2" }\n'
         "      solved: { method: linear, optimizer: lbfgs, optimizer.C: [1] }\n",
     )
-    outcome = call(*own, "backbone=vit_micro", "seed=2", cwd=tmp_path)
+    outcome = call(*words, "backbone=vit_micro", "seed=2", cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
     assert {config["seed"] for config in configs} == {2}

@@ -55,13 +55,13 @@ def literals_of(hint: Any) -> Iterator[Any]:
 
 def changed(experiment: Experiment, group: str, name: str) -> Experiment:
     """The same but for one value."""
-    own = getattr(experiment, group)
-    for other in others(getattr(own, name), get_type_hints(type(own), include_extras=True)[name]):
+    option = getattr(experiment, group)
+    for other in others(getattr(option, name), get_type_hints(type(option), include_extras=True)[name]):
         try:
-            new = replace(own, **{name: other})
+            new = replace(option, **{name: other})
         except (ValidationError, ConfigError, TypeError):
             continue
-        if getattr(new, name) != getattr(own, name):
+        if getattr(new, name) != getattr(option, name):
             return replace(experiment, **{group: new})
     raise AssertionError(f"no other value of {group}.{name} is known here")
 
@@ -82,7 +82,7 @@ def test_so_is_the_seed(base):
 
 @pytest.mark.parametrize("group", sorted(KINDS.keys() - LATER))
 def test_every_group_is_part_of_it(group, base):
-    without = {own: values for own, values in base.setting.items() if own != group}
+    without = {name: values for name, values in base.setting.items() if name != group}
     assert digest({**without, "seed": base.seed}) != base.identity
     assert base.setting[group]["_target_"] == type(getattr(base, group)).__name__
 

@@ -84,12 +84,12 @@ def test_an_agents_run_is_a_run_of_its_own_and_a_finished_one_says_its_figures_a
     assert call(*MIRRORED, cwd=tmp_path).code == 0
     agent("second")
     assert call(*MIRRORED, cwd=tmp_path).code == 0
-    own, *others = first.runs.values()
+    without_agent, *others = first.runs.values()
     assert list(first.runs)[1:] == ["first", "second"]
-    for run in (own, *others):
+    for run in (without_agent, *others):
         assert epochs(run) == ALL
         for key in ("val/accuracy", "test/accuracy", "train_seconds"):
-            assert run.summary[key] == own.summary[key]
+            assert run.summary[key] == without_agent.summary[key]
 
 
 def test_an_agents_run_that_goes_on_tells_the_epochs_before(agent, tmp_path, monkeypatch):

@@ -252,8 +252,8 @@ def test_the_same_command_again_scores_nothing(copied, monkeypatch):
         monkeypatch.setattr(module, name, None)
     said = done(*LP_FT, cwd=copied)
     assert "done before" in said
-    told = (copied / "said").read_text()
-    assert said[said.index("out of distribution") :] == told[told.index("out of distribution") :]
+    earlier = (copied / "said").read_text()
+    assert said[said.index("out of distribution") :] == earlier[earlier.index("out of distribution") :]
     assert {path.name: path.read_bytes() for path in only(copied).iterdir()} == before
 
 

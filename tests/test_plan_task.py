@@ -13,7 +13,7 @@ DEMO = ("experiment=demo", "data.train_size=100", "trainer.epochs=2", "trainer.b
 
 
 def line(outcome, first):
-    (found,) = [its for its in outcome.out.splitlines() if its.startswith(first)]
+    (found,) = [printed for printed in outcome.out.splitlines() if printed.startswith(first)]
     return found
 
 

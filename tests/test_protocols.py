@@ -56,7 +56,7 @@ def asked(name, *words, cwd):
         outcome = call("task=plan", f"experiment={name}", *words, cwd=cwd)
     assert (outcome.code, outcome.err) == (0, "")
     ((runs,), _) = tell.call_args
-    return [(its.experiment, its.times) for its in runs]
+    return [(run.experiment, run.times) for run in runs]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -63,7 +63,7 @@ def test_only_regular_files_are_opened(path, tmp_path):
         assert refused(read, tmp_path / "zero") == "a device, should be a regular file"
         assert refused(read, tmp_path) == "a folder, should be a regular file"
         assert refused(read, tmp_path / "dangling") == "No such file or directory"
-    assert [exists(its) for its in (path, tmp_path / "zero", tmp_path / "dangling")] == [True, True, True]
+    assert [exists(file) for file in (path, tmp_path / "zero", tmp_path / "dangling")] == [True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,8 @@ def own(experiment: Experiment, key: str) -> set[Any]:
         case "base_rate":
             return {lr * 256 / batch_size for lr in own(experiment, "optimizer.lr")}
         case "steps":
-            its = (optimizer.eps, optimizer.decays) if type(optimizer).__name__ == "AdamW" else ()
-            return {(type(optimizer).__name__, optimizer.weight_decay, *its)}
+            adamw_values = (optimizer.eps, optimizer.decays) if type(optimizer).__name__ == "AdamW" else ()
+            return {(type(optimizer).__name__, optimizer.weight_decay, *adamw_values)}
         case "queries_and_share":
             return {(experiment.method.num_queries, experiment.method.keep_fraction)}
         case "phases":
@@ -199,21 +199,24 @@ def has(experiments: list[Experiment], key: str, expected: Any) -> bool:
 
 def unlike(experiments: list[Experiment]) -> list[Experiment]:
     """One of those whose rates are the same."""
-    kinds = {(repr(its.optimizer), repr(its.schedule), its.trainer.epochs): its for its in experiments}
+    kinds = {
+        (repr(experiment.optimizer), repr(experiment.schedule), experiment.trainer.epochs): experiment
+        for experiment in experiments
+    }
     return list(kinds.values())
 
 
 def test_every_method_of_every_protocol_is_compared_or_released_nowhere():
     assert PROTOCOL.keys() == PROTOCOLS.keys() | {"lp_ft_vs_ft"}
     for name, methods in PROTOCOL.items():
-        assert {its.choices["method"] for its in runs(name)} == methods.keys() | NOWHERE.get(name, set())
+        assert {experiment.choices["method"] for experiment in runs(name)} == methods.keys() | NOWHERE.get(name, set())
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_values_are_those_of_the_released_code_or_named_in_the_head(name, method):
     released, otherwise = PROTOCOL[name][method]
     assert otherwise.keys() <= released.values.keys()
-    experiments = [its for its in runs(name) if its.choices["method"] == method]
+    experiments = [experiment for experiment in runs(name) if experiment.choices["method"] == method]
     for key, expected in released.values.items():
         same = has(experiments, key, expected)
         assert same != (key in otherwise), f"{key}: {released.source}"
@@ -222,8 +225,8 @@ def test_values_are_those_of_the_released_code_or_named_in_the_head(name, method
 
 
 def test_lp_ft_solves_for_the_strengths_of_its_code():
-    linear = next(its for its in runs("lp_ft_vs_ft_paper") if its.choices["method"] == "linear")
-    behind = next(its for its in runs("lp_ft_vs_ft_paper") if its.choices["method"] == "lp_ft")
+    linear = next(experiment for experiment in runs("lp_ft_vs_ft_paper") if experiment.choices["method"] == "linear")
+    behind = next(experiment for experiment in runs("lp_ft_vs_ft_paper") if experiment.choices["method"] == "lp_ft")
     for solver in (linear.optimizer, behind.probe):
         assert isinstance(solver, LBFGS)
         assert list(solver.C) == pytest.approx(list(code.STRENGTHS), rel=1e-3)

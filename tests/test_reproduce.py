@@ -93,7 +93,7 @@ def test_it_says_that_miniatures_prove_nothing(whole):
 def test_every_test_set_was_read_once_and_by_final_runs_alone(whole):
     found = [json.loads(path.read_text()) for path in results(whole[1])]
     reads = {
-        stage: [its["test_reads"] for its in found if its["config"]["data"]["stage"] == stage]
+        stage: [result["test_reads"] for result in found if result["config"]["data"]["stage"] == stage]
         for stage in ("tune", "final")
     }
     assert reads == {"tune": [0] * 4, "final": [1] * 8}
@@ -184,9 +184,9 @@ def test_what_is_done_needs_no_data_whatever_else_a_large_sweep_lacks(tmp_path, 
 def test_an_own_method_enters_the_protocol_by_the_way_that_the_refusal_names(tmp_path):
     """What it says is done as it stands, with fewer values to try."""
     copy(tmp_path)
-    own = tmp_path / "mine" / "method"
-    own.mkdir(parents=True)
-    (own / "mine.yaml").write_text((CONFIG_DIR / "method" / "vpt_deep.yaml").read_text())
+    folder = tmp_path / "mine" / "method"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text((CONFIG_DIR / "method" / "vpt_deep.yaml").read_text())
     asked = [word for word in TABLE if not word.startswith(("method", "optimizer", "trainer.epochs", "data=", "hydra"))]
     asked += ["--config-dir", "mine", "method=mine", "data=vtab/dtd", "trainer.epochs=1", "hydra.sweeper.seeds=[0]"]
     refused = call(*asked, cwd=tmp_path).error
@@ -194,7 +194,7 @@ def test_an_own_method_enters_the_protocol_by_the_way_that_the_refusal_names(tmp
     (named,) = shlex.split(refused.partition("; add one: ")[2])
     assert call(*asked, named, cwd=tmp_path).code == 0
     found = [json.loads(path.read_text()) for path in results(tmp_path)]
-    tried = {its["config"]["optimizer"]["lr"] for its in found if its["config"]["data"]["stage"] == "tune"}
+    tried = {result["config"]["optimizer"]["lr"] for result in found if result["config"]["data"]["stage"] == "tune"}
     assert tried == {1e-3, 1e-2}
-    assert {its["choices"]["method"] for its in found} == {"mine"}
-    assert sum(its["config"]["data"]["stage"] == "final" for its in found) == 1
+    assert {result["choices"]["method"] for result in found} == {"mine"}
+    assert sum(result["config"]["data"]["stage"] == "final" for result in found) == 1

@@ -228,7 +228,7 @@ def flip(path: Path) -> None:
 
 
 def in_half_precision(path: Path) -> None:
-    changed(path, lambda state: state["tuned"].update({name: its.half() for name, its in state["tuned"].items()}))
+    changed(path, lambda state: state["tuned"].update({name: tensor.half() for name, tensor in state["tuned"].items()}))
 
 
 def with_another_moment(path: Path) -> None:

@@ -36,9 +36,9 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_is_before_any
         kind = "folder" if stat.S_ISDIR(os.fstat(number).st_mode) else os.readlink(f"/proc/self/fd/{number}")
         done.append(("sync", kind.rpartition("/")[2], kind != "folder" and os.fstat(number).st_size))
 
-    def replace(old, new, its=os.replace) -> None:
+    def replace(old, new, rename=os.replace) -> None:
         done.append(("rename", new.name, new.exists()))
-        its(old, new)
+        rename(old, new)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)

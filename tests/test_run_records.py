@@ -28,7 +28,7 @@ HOSTILE = [None, "x" * 2000, -3, 2**60, 1e308, math.nan, [], {}]
 
 def test_a_result_with_any_value_in_any_place_is_named_or_can_be_told(trained, tmp_path, capsys):
     result = {**json.loads((trained / "result.json").read_text()), "selection": SELECTION}
-    refused, told = [], 0
+    refused, shown = [], 0
     for place in paths(result):
         if place[:1] == ("config",) and len(place) > 2:
             continue
@@ -40,9 +40,9 @@ def test_a_result_with_any_value_in_any_place_is_named_or_can_be_told(trained, t
                 refused.append(str(error))
                 continue
             print_summary(read, tmp_path)
-            told += 1
+            shown += 1
     capsys.readouterr()
-    assert min(len(refused), told) > 300
+    assert min(len(refused), shown) > 300
     assert all(line.startswith(f"cannot read {tmp_path}/result.json: ") and line.count("\n") == 1 for line in refused)
 
 

@@ -52,6 +52,6 @@ def test_timms_cosine_is_that_of_its_scheduler_stepped_when_an_epoch_is_over():
     timms = CosineLRScheduler(stepper, t_initial=100, warmup_t=10, lr_min=1e-5, warmup_lr_init=1e-6)
     schedule = CosineOfTimm(warmup=0.1, epochs=100, start=1e-6 / rate, floor=1e-5 / rate)
     for epoch in range(100):
-        its = {rate * schedule.factor(16 * epoch + step, 1600) for step in range(16)}
-        assert list(its) == pytest.approx([stepper.param_groups[0]["lr"]], rel=1e-9)
+        rates = {rate * schedule.factor(16 * epoch + step, 1600) for step in range(16)}
+        assert list(rates) == pytest.approx([stepper.param_groups[0]["lr"]], rel=1e-9)
         timms.step(epoch)

@@ -81,11 +81,11 @@ def test_a_run_that_0_1_0_began_goes_on(tmp_path):
     ids=str,
 )
 def test_a_run_that_0_1_0_trained_otherwise_is_not_served(words, serves, tmp_path):
-    mine = composed(*AS_WRITTEN, *words, f"runs={tmp_path}")
-    first = tmp_path / f"{mine.name.rpartition('-')[0]}-{mine.first_identity[:8]}"
+    experiment = composed(*AS_WRITTEN, *words, f"runs={tmp_path}")
+    first = tmp_path / f"{experiment.name.rpartition('-')[0]}-{experiment.first_identity[:8]}"
     first.mkdir()
-    Run(first).write_config(mine.composed)
-    assert (mine.run.folder == first) is serves
+    Run(first).write_config(experiment.composed)
+    assert (experiment.run.folder == first) is serves
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_a_run_that_0_1_0_trained_otherwise_is_not_served(words, serves, tmp_pat
 )
 def test_what_its_result_tells_counts_too(words, change, serves, tmp_path):
     folder = lay("linear-vit_micro-digits-s0", tmp_path)
-    mine = composed(*LINEAR, *words, f"runs={tmp_path}")
-    first = folder.rename(tmp_path / f"{mine.name.rpartition('-')[0]}-{mine.first_identity[:8]}")
-    Run(first).write_config(mine.composed)
+    experiment = composed(*LINEAR, *words, f"runs={tmp_path}")
+    first = folder.rename(tmp_path / f"{experiment.name.rpartition('-')[0]}-{experiment.first_identity[:8]}")
+    Run(first).write_config(experiment.composed)
     edit(first / "result.json", lambda result: merge(result, change))
-    assert (mine.run.folder == first) is serves
+    assert (experiment.run.folder == first) is serves
 
 
 def merge(record: dict, change: dict) -> None:
@@ -113,11 +113,11 @@ def merge(record: dict, change: dict) -> None:
 
 
 def test_a_folder_that_another_run_has_taken_is_named(tmp_path):
-    mine = composed(*LINEAR, f"runs={tmp_path}")
-    lay("linear-vit_micro-digits-s0", tmp_path).rename(mine.run.folder.parent / mine.name)
-    edit(tmp_path / mine.name / "result.json", lambda result: result["config"]["optimizer"].update(lr=0.5))
+    experiment = composed(*LINEAR, f"runs={tmp_path}")
+    lay("linear-vit_micro-digits-s0", tmp_path).rename(experiment.run.folder.parent / experiment.name)
+    edit(tmp_path / experiment.name / "result.json", lambda result: result["config"]["optimizer"].update(lr=0.5))
     with pytest.raises(
-        ConfigError, match=f"{mine.name} holds another run, 67998c25d7ac9ee1\nmove it away, or set runs="
+        ConfigError, match=f"{experiment.name} holds another run, 67998c25d7ac9ee1\nmove it away, or set runs="
     ):
         Served().result(composed(*LINEAR, f"runs={tmp_path}"))
 
@@ -173,13 +173,13 @@ def test_weights_that_have_changed_under_their_name_are_not_served(tmp_path):
 
 def test_each_data_set_is_looked_at_once(tmp_path, monkeypatch):
     lay("linear-vit_micro-digits-s0", tmp_path)
-    mine, served = composed(*LINEAR, f"runs={tmp_path}"), Served()
+    experiment, served = composed(*LINEAR, f"runs={tmp_path}"), Served()
     looked = []
-    fingerprint = type(mine.data).fingerprint
+    fingerprint = type(experiment.data).fingerprint
     monkeypatch.setattr(
-        type(mine.data), "fingerprint", lambda self, **its: looked.append(1) or fingerprint(self, **its)
+        type(experiment.data), "fingerprint", lambda self, **options: looked.append(1) or fingerprint(self, **options)
     )
-    assert served.result(mine) == served.result(mine)
+    assert served.result(experiment) == served.result(experiment)
     assert len(looked) == 1
 
 

@@ -24,7 +24,9 @@ def test_it_says_where_every_tensor_lies(tmp_path):
     path.write_bytes(save(tensors, {"made by": "hand"}))
     header = read_header(path)
     assert header.metadata == {"made by": "hand"}
-    assert {name: its.shape for name, its in header.tensors.items()} == {n: tuple(t.shape) for n, t in tensors.items()}
+    assert {name: entry.shape for name, entry in header.tensors.items()} == {
+        n: tuple(t.shape) for n, t in tensors.items()
+    }
     place = header.tensors["b"]
     content = path.read_bytes()[place.begin : place.begin + place.num_bytes]
     assert torch.frombuffer(bytearray(content), dtype=torch.float32).tolist() == [0, 1, 2, 3, 4, 5]

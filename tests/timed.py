@@ -7,14 +7,14 @@ from peft_vision.distributed import World
 from peft_vision.experiment import Experiment
 
 
-def timed(own: Experiment, *, warmup: int, repeats: int, steps: int) -> BenchSetting:
-    """Time the components of `own` with three classes and seed 0."""
+def timed(experiment: Experiment, *, warmup: int, repeats: int, steps: int) -> BenchSetting:
+    """Time the components of `experiment` with three classes and seed 0."""
     return BenchSetting(
-        backbone=own.backbone,
-        head=own.head,
-        optimizer=own.optimizer,
-        trainer=own.trainer,
-        features=own.features,
+        backbone=experiment.backbone,
+        head=experiment.head,
+        optimizer=experiment.optimizer,
+        trainer=experiment.trainer,
+        features=experiment.features,
         world=World(rank=0, size=1, device=torch.device("cpu")),
         seed=0,
         num_classes=3,

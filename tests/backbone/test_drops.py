@@ -93,18 +93,18 @@ def test_each_rate_acts_in_training_or_is_refused_by_its_name(method, rate, imag
 
 def switch_own_dropout_off(model: Model) -> None:
     """What a method itself drops, so that all that is left is the backbone's."""
-    own = set(model.encoder._backbone)
+    backbone_modules = set(model.encoder._backbone)
     for module in model.modules():
-        if drops(module) and module not in own:
+        if drops(module) and module not in backbone_modules:
             module.p = module.drop_prob = 0.0
 
 
 @pytest.mark.parametrize("method", ["lora", "partial", "vpt_deep", "vqt"])
 def test_nothing_else_of_a_frozen_backbone_leaves_evaluation_mode(method):
     model = adapted(method, architecture={**ALL, "init_values": 0.1})
-    own = model.encoder._backbone
-    assert any(module.training for module in own)
-    assert all(module.training is drops(module) for module in own)
+    backbone_modules = model.encoder._backbone
+    assert any(module.training for module in backbone_modules)
+    assert all(module.training is drops(module) for module in backbone_modules)
     assert not any(module.training for module in model.eval().modules())
 
 

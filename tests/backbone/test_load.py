@@ -25,7 +25,7 @@ TINY = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 def backbone(**values):
     """A tiny ViT with random weights, but for `values`."""
-    own = {
+    usual = {
         "name": "vit_tiny_patch16_224",
         "pretrained": False,
         "checkpoint": None,
@@ -34,7 +34,7 @@ def backbone(**values):
         "normalization": "own",
         "interpolation": "own",
     }
-    return Backbone(**{**own, "drop_path": 0.0, "architecture": TINY, **values})
+    return Backbone(**{**usual, "drop_path": 0.0, "architecture": TINY, **values})
 
 
 def refusal(**values):
@@ -95,10 +95,10 @@ def test_preprocessing_is_that_of_the_weights():
 
 
 def test_img_size_replaces_only_the_size():
-    own = backbone(pretrained=True, img_size=None, architecture={}).preprocessing()
+    native = backbone(pretrained=True, img_size=None, architecture={}).preprocessing()
     smaller = backbone(pretrained=True, img_size=96, architecture={}).preprocessing()
-    assert (own.size, smaller.size) == (224, 96)
-    assert (own.mean, own.crop, own.interpolation) == (smaller.mean, smaller.crop, smaller.interpolation)
+    assert (native.size, smaller.size) == (224, 96)
+    assert (native.mean, native.crop, native.interpolation) == (smaller.mean, smaller.crop, smaller.interpolation)
 
 
 def test_random_weights_see_whole_images():
@@ -110,9 +110,9 @@ def test_preprocessing_recorded_in_the_file_wins(tmp_path):
     path = tmp_path / "ours.safetensors"
     metadata = {"preprocessing": json.dumps(recorded.record())}
     save_file(backbone().load().state_dict(), path, metadata=metadata)
-    own = backbone(checkpoint=str(path), img_size=None)
-    assert own.preprocessing() == recorded
-    assert own.load().patch_embed.img_size == (32, 32)
+    from_checkpoint = backbone(checkpoint=str(path), img_size=None)
+    assert from_checkpoint.preprocessing() == recorded
+    assert from_checkpoint.load().patch_embed.img_size == (32, 32)
     assert backbone(checkpoint=str(path), img_size=48).preprocessing().size == 48
 
 
@@ -362,11 +362,11 @@ def test_real_vit_tiny_at_96_px_equals_timms_own():
 
 
 def test_a_protocol_may_normalise_and_resize_otherwise_than_the_weights():
-    own = backbone(name="vit_base_patch16_224.orig_in21k").preprocessing()
+    published = backbone(name="vit_base_patch16_224.orig_in21k").preprocessing()
     other = backbone(name="vit_base_patch16_224.orig_in21k", normalization="imagenet", interpolation="bilinear")
-    assert (own.mean, own.std, own.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert (published.mean, published.std, published.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
     assert other.preprocessing() == replace(
-        own, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
+        published, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
     )
     bare = backbone(normalization="none").preprocessing()
     assert (bare.mean, bare.std) == ((0.0,) * 3, (1.0,) * 3)

@@ -226,10 +226,10 @@ def test_torch_file_without_a_state_dict_says_what_it_holds(tmp_path, content, h
 
 def test_preprocessing_travels_in_our_own_files_only(tmp_path):
     preprocessing = Preprocessing(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 1.0)
-    ours, other = tmp_path / "ours.safetensors", tmp_path / "other.safetensors"
-    save_file({"w": torch.zeros(1)}, ours, metadata={"preprocessing": json.dumps(preprocessing.record())})
+    recorded, other = tmp_path / "ours.safetensors", tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(1)}, recorded, metadata={"preprocessing": json.dumps(preprocessing.record())})
     save_file({"w": torch.zeros(1)}, other)
-    assert recorded_preprocessing(ours) == preprocessing
+    assert recorded_preprocessing(recorded) == preprocessing
     assert recorded_preprocessing(other) is None
     assert recorded_preprocessing(tmp_path / "w.npz") is None
 

@@ -16,9 +16,9 @@ from timed import timed
 
 @pytest.fixture
 def setting() -> BenchSetting:
-    own = composed("experiment=smoke", "trainer.batch_size=4")
-    assert isinstance(own.backbone, Backbone)
-    return timed(own, warmup=1, repeats=3, steps=2)
+    experiment = composed("experiment=smoke", "trainer.batch_size=4")
+    assert isinstance(experiment.backbone, Backbone)
+    return timed(experiment, warmup=1, repeats=3, steps=2)
 
 
 class Device:

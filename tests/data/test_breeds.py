@@ -40,7 +40,9 @@ def test_the_splits_are_those_of_robustness(name: str):
     for which in ("source", "target"):
         expected = {wnid: label for label, wnids in enumerate(splits[f"{which}_wnids"]) for wnid in wnids}
         assert subclass_labels(name, which) == expected
-        assert [synsets("all").index(wnid) for wnid in expected] == [index for its in splits[which] for index in its]
+        assert [synsets("all").index(wnid) for wnid in expected] == [
+            index for group in splits[which] for index in group
+        ]
     assert [whole.split(",")[0] for whole in splits["names"]] == list(superclasses(name))
 
 

@@ -259,7 +259,10 @@ def test_numbers_that_are_not_the_benchmarks_are_refused(make, published: Path):
 
 
 def test_the_benchmarks_numbers_are_the_published_ones():
-    numbers = {name: (its.num_classes, its.train, its.val, its.test) for name, its in COLLECTIONS.items()}
+    numbers = {
+        name: (collection.num_classes, collection.train, collection.val, collection.test)
+        for name, collection in COLLECTIONS.items()
+    }
     assert numbers == {
         "cub200": (200, 5994, 0, 5794),
         "nabirds": (555, 23929, 0, 24633),

@@ -72,15 +72,15 @@ def test_classes_that_a_split_lacks_are_named_and_counted(make, empty: Path, spl
         (empty / split / wnid).rmdir()
     with pytest.raises(ConfigError) as error:
         make("imagenet", path=str(empty)).check()
-    told = f"data.path: {empty}/{split} lacks 4 of 1000 class folders: {', '.join(gone[:3])}, ...\n"
-    assert str(error.value).startswith(told)
+    message = f"data.path: {empty}/{split} lacks 4 of 1000 class folders: {', '.join(gone[:3])}, ...\n"
+    assert str(error.value).startswith(message)
     assert len(str(error.value).splitlines()) == 2
 
 
 def test_folders_that_are_no_class_are_named(make, empty: Path):
     (empty / "val" / "n00000000").mkdir()
-    told = f"^data.path: {empty}/val holds 1 folders beside its 1000 classes: n00000000\n"
-    with pytest.raises(ConfigError, match=told):
+    message = f"^data.path: {empty}/val holds 1 folders beside its 1000 classes: n00000000\n"
+    with pytest.raises(ConfigError, match=message):
         make("imagenet", path=str(empty)).check()
 
 

@@ -100,7 +100,11 @@ def test_arrays_are_compared_too_and_several_sets_joined():
     parts = {"train": arrays(1, 2).joined(arrays(3)), "val": arrays(4, 3), "test": arrays(2, 2, 4, 5)}
     assert isinstance(parts["train"].pictures, Joined)
     found = find_twins(parts, threads=2)
-    assert {pair: its.count for pair, its in found.items()} == {"val in train": 1, "test in train": 2, "test in val": 1}
+    assert {pair: twins.count for pair, twins in found.items()} == {
+        "val in train": 1,
+        "test in train": 2,
+        "test in val": 1,
+    }
 
 
 def test_pictures_whose_bytes_are_not_at_hand_are_not_compared():

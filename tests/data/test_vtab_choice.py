@@ -41,7 +41,7 @@ def mini(make, **overrides):
 
 
 def places(sets) -> list[list[int]]:
-    return [its.indices.tolist() for its in (sets.train, sets.val, sets.test)]
+    return [split.indices.tolist() for split in (sets.train, sets.val, sets.test)]
 
 
 def test_what_a_release_has_chosen_is_taken(make, publish):
@@ -89,7 +89,7 @@ def test_200_are_drawn_of_validation_images_of_its_own(make, publish):
     found = release(part(900), part(300), part(711))
     publish(found)
     sets = make("vtab/kitti", source="original").open()
-    assert [len(its) for its in (sets.train, sets.val, sets.test)] == [800, 200, 711]
+    assert [len(split) for split in (sets.train, sets.val, sets.test)] == [800, 200, 711]
     assert sets.train.pictures is found.train.pictures
     assert sets.val.pictures is found.val.pictures
 
@@ -115,9 +115,9 @@ def test_an_original_is_read_by_its_own_reader(make, vtab_original, task: str):
     root = vtab_original(task)
     found = benchmark.READERS[task](root)
     sets = make(f"vtab/{task}", source="original", root=str(root), miniature=True).open()
-    for its, own in ((sets.train, found.train), (sets.val, found.val), (sets.test, found.test)):
-        assert its.labels.tolist() == own.labels.tolist()
-        assert its.digest() == own.digest()
+    for split, original in ((sets.train, found.train), (sets.val, found.val), (sets.test, found.test)):
+        assert split.labels.tolist() == original.labels.tolist()
+        assert split.digest() == original.digest()
     assert (sets.classes, sets.group) == (found.classes, TASKS[task].group)
 
 
@@ -147,9 +147,9 @@ def files(tmp_path: Path, publish) -> Path:
     """Publishes files of two folders, of which each has a 1.png: five to train and three to test on."""
     root = tmp_path / "kitti"
     names = {"left": ["0.png", "1.png", "2.png"], "right": ["1.png", "3.png"], "test": ["4.png", "5.png", "6.png"]}
-    for folder, its in names.items():
+    for folder, file_names in names.items():
         (root / folder).mkdir(parents=True)
-        for name in its:
+        for name in file_names:
             picture(int(name[0])).save(root / folder / name)
     train = [f"{folder}/{name}" for folder in ("left", "right") for name in names[folder]]
     test = [f"test/{name}" for name in names["test"]]
@@ -170,8 +170,8 @@ def test_a_list_chooses_by_names(make, files: Path, preprocessing):
     file = listed(files, "# mine", "train800 3.png", "", "train800 right/1.png", "val200 0.png")
     data = mini(make, index_file=file)
     sets = data.open()
-    assert [names(its) for its in (sets.train, sets.val)] == [["right/3.png", "right/1.png"], ["left/0.png"]]
-    assert [its.labels.tolist() for its in (sets.train, sets.val, sets.test)] == [[0, 3], [0], [1, 2, 3]]
+    assert [names(split) for split in (sets.train, sets.val)] == [["right/3.png", "right/1.png"], ["left/0.png"]]
+    assert [split.labels.tolist() for split in (sets.train, sets.val, sets.test)] == [[0, 3], [0], [1, 2, 3]]
     found = data.load(preprocessing).provenance
     assert found["index list"] == "given by list.txt"
     assert found["list.txt"].startswith("sha256 ")
@@ -179,7 +179,7 @@ def test_a_list_chooses_by_names(make, files: Path, preprocessing):
 
 def test_a_list_chooses_by_places(make, files: Path):
     sets = mini(make, index_file=listed(files, "train800 4", "train800 0", "val200 1", "test 2")).open()
-    assert [names(its) for its in (sets.train, sets.val)] == [["right/3.png", "left/0.png"], ["left/1.png"]]
+    assert [names(split) for split in (sets.train, sets.val)] == [["right/3.png", "left/0.png"], ["left/1.png"]]
     assert (names(sets.test), sets.test.labels.tolist()) == (["test/6.png"], [3])
 
 
@@ -197,7 +197,7 @@ def test_a_list_may_train_on_images_of_a_drawn_test_part_if_it_says_what_to_test
     with pytest.raises(ConfigError, match=r"test/4\.png is of train800 and of test by .*; list the images of test as"):
         mini(make, index_file=listed(files, *lines)).check()
     sets = mini(make, index_file=listed(files, *lines, "test 5.png", "test left/1.png")).open()
-    assert [names(its) for its in (sets.train, sets.val)] == [["test/4.png"], ["left/0.png"]]
+    assert [names(split) for split in (sets.train, sets.val)] == [["test/4.png"], ["left/0.png"]]
     assert names(sets.test) == ["test/5.png", "left/1.png"]
 
 

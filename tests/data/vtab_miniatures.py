@@ -141,10 +141,10 @@ def prepared(folder: Path, name: str, task: str, counts: dict[str, Sequence[int]
     """The folder of one version; `counts`: of records in each file of each split."""
     splits = []
     for split, lengths in counts.items():
-        its_labels, place = labels(task, sum(lengths)), 0
+        split_labels, place = labels(task, sum(lengths)), 0
         for shard, length in enumerate(lengths):
             payloads = [
-                example_bytes({"image": [encoded(at)], **features(task, its_labels[at])})
+                example_bytes({"image": [encoded(at)], **features(task, split_labels[at])})
                 for at in range(place, place + length)
             ]
             place += length

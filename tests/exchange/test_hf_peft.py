@@ -68,8 +68,8 @@ VARIANTS = {
 def test_peft_computes_our_logits_and_we_read_them_back(method, options, images, tmp_path):
     model = randomised(method, **options)
     hf_peft.write(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(classifier(), tmp_path).eval()
-    torch.testing.assert_close(theirs(images), model(images), **PRECISE)
+    peft_model = peft.PeftModel.from_pretrained(classifier(), tmp_path).eval()
+    torch.testing.assert_close(peft_model(images), model(images), **PRECISE)
     torch.testing.assert_close(rebuilt(tmp_path)(images), model(images), **PRECISE)
 
 
@@ -92,12 +92,12 @@ def test_peft_computes_our_logits_and_we_read_them_back(method, options, images,
 def test_what_peft_trained_computes_the_same_here(options, images, tmp_path):
     base = classifier()
     config = peft.LoraConfig(modules_to_save=["head"], init_lora_weights=False, **options)
-    theirs = peft.get_peft_model(base, config).eval()
-    for name, parameter in theirs.named_parameters():
+    peft_model = peft.get_peft_model(base, config).eval()
+    for name, parameter in peft_model.named_parameters():
         if "magnitude" in name:
             parameter.data.mul_(1.5)
-    theirs.save_pretrained(tmp_path)
-    torch.testing.assert_close(rebuilt(tmp_path)(images), theirs(images), **PRECISE)
+    peft_model.save_pretrained(tmp_path)
+    torch.testing.assert_close(rebuilt(tmp_path)(images), peft_model(images), **PRECISE)
 
 
 @pytest.mark.parametrize("method", ["bitfit", "vpt_lora", "vqt_lora", "linear"])

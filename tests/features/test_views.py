@@ -29,9 +29,9 @@ def test_views_are_bit_for_bit_the_images_that_were_observed(augment, views):
     before = images.handed_out
     for seed in (None, 0, 1, 2):
         both = [source.batches(BATCHES, seed=seed, workers=0) for source in (stored, made)]
-        for (observed, labels), (pixels, its_labels) in zip(*both, strict=True):
+        for (observed, labels), (pixels, view_labels) in zip(*both, strict=True):
             assert torch.equal(pixels.flatten(1).float(), observed.features)
-            assert torch.equal(labels, its_labels)
+            assert torch.equal(labels, view_labels)
     assert images.handed_out - before == 4 * 17
     both = [source.in_order(batch_size=5, workers=0) for source in (stored, made)]
     stored_rows, stored_labels = zip(*both[0], strict=True)

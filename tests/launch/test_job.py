@@ -13,10 +13,10 @@ def ended(folder, printed: str, *, before: str = "") -> Job:
     """A run that printed this, after an earlier attempt had printed that."""
     log = folder / "run.log"
     log.write_text(before)
-    its = Job.of(["seed=0"], log)
+    job = Job.of(["seed=0"], log)
     with log.open("a") as file:
         file.write(printed)
-    return its
+    return job
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_a_reason_is_its_last_words_or_the_signal(printed, code, reason, tmp_pat
 
 
 def test_what_an_earlier_attempt_printed_is_no_reason(tmp_path):
-    its = ended(tmp_path, "", before="peft-vision: optimizer.lr: got -1\n")
-    assert str(its.fault(1)) == "ended with exit code 1"
+    job = ended(tmp_path, "", before="peft-vision: optimizer.lr: got -1\n")
+    assert str(job.fault(1)) == "ended with exit code 1"
     assert str(ended(tmp_path, "new\n", before="peft-vision: old\n").fault(1)) == "new"
 
 

@@ -19,8 +19,8 @@ RAY = ("hydra/launcher=ray_cluster", "+hydra.launcher.init.num_cpus=2")
 def test_ray_starts_a_killed_run_again_and_it_goes_on(tmp_path):
     sweep = start(*SWEEP, *RAY, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: len(list(tmp_path.glob("runs/*/state.pt"))) == 2, sweep)
-    mine = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    running = [int(line.split()[0]) for line in mine if "ray::peft-vision" in line]
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    running = [int(line.split()[0]) for line in lines if "ray::peft-vision" in line]
     os.kill(running[0], signal.SIGKILL)
     _, err = sweep.communicate(timeout=200)
     assert sweep.returncode == 0, err

@@ -59,9 +59,9 @@ def test_one_that_was_queued_again_too_often_has_failed(asked, tmp_path, monkeyp
         raise UncompletedJobError("Job not requeued because: timed-out too many times.")
 
     signal.signal(signal.SIGUSR2, refuses)
-    ours = ended(tmp_path, monkeypatch, 128 + signal.SIGUSR2)
-    assert ours() == 128 + signal.SIGUSR2
-    assert str(ours.job.fault(ours())).startswith(
+    submission = ended(tmp_path, monkeypatch, 128 + signal.SIGUSR2)
+    assert submission() == 128 + signal.SIGUSR2
+    assert str(submission.job.fault(submission())).startswith(
         "Job not requeued because: timed-out too many times. The same command"
     )
 

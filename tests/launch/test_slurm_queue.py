@@ -72,25 +72,25 @@ def test_a_slurm_that_does_not_answer_says_nothing_of_a_job_for_an_hour(slurm, m
 
 
 def test_jobs_end_with_what_they_left(slurm, tmp_path):
-    ours = jobs(tmp_path, 3)
+    launched = jobs(tmp_path, 3)
     slurm("sbatch", f"echo Submitted batch job 7; mkdir -p {tmp_path}/slurm; cp {tmp_path}/results/* {tmp_path}/slurm")
     (tmp_path / "results").mkdir()
     for number, content in enumerate([("success", 0), ("success", 75), ("error", "Traceback\nOSError: no disk\n")]):
         (tmp_path / "results" / f"7_{number}_0_result.pkl").write_bytes(pickle.dumps(content))
-    assert list(launcher(tmp_path).carry_out(ours, lambda number: None)) == [(0, 0), (1, 75), (2, 1)]
-    assert str(ours[2].fault(1)) == "OSError: no disk"
+    assert list(launcher(tmp_path).carry_out(launched, lambda number: None)) == [(0, 0), (1, 75), (2, 1)]
+    assert str(launched[2].fault(1)) == "OSError: no disk"
     assert list((tmp_path / "slurm").glob("7_?_*")) == []
     assert said(tmp_path, "scancel") == []
 
 
 def test_a_job_that_left_nothing_has_failed_and_its_log_says_how(slurm, tmp_path):
-    (ours,) = jobs(tmp_path, 1)
+    (job,) = jobs(tmp_path, 1)
     slurm("squeue", "echo '7|OUT_OF_MEMORY|OutOfMemory'")
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "7_0_log.err").write_text("slurmstepd: error: Detected 1 oom-kill event\nsrun: ended\n")
-    assert list(launcher(tmp_path).carry_out([ours], lambda number: None)) == [(0, 1)]
+    assert list(launcher(tmp_path).carry_out([job], lambda number: None)) == [(0, 1)]
     reason = "Slurm's job 7 ended as OUT_OF_MEMORY; slurmstepd: error: Detected 1 oom-kill event; "
-    assert str(ours.fault(1)).startswith(reason)
+    assert str(job.fault(1)).startswith(reason)
 
 
 OVER, RUNS = "COMPLETED", "RUNNING"
@@ -108,16 +108,16 @@ OVER, RUNS = "COMPLETED", "RUNNING"
 )
 def test_what_a_job_wrote_may_show_some_looks_later(states, shows, code, slurm, tmp_path, monkeypatch):
     """`shows`: at which look, from 0 on, its result is there."""
-    (ours,) = jobs(tmp_path, 1)
+    (job,) = jobs(tmp_path, 1)
     looks = []
 
     def look(queue, ids):
         looks.append(states[len(looks)])
-        return {job: JobState(looks[-1], "") for job in ids}
+        return {job_id: JobState(looks[-1], "") for job_id in ids}
 
     monkeypatch.setattr(Queue, "look", look)
-    monkeypatch.setattr(Submitted, "exit_code", lambda its: 0 if len(looks) > shows else None)
-    assert list(launcher(tmp_path).carry_out([ours], lambda number: None)) == [(0, code)]
+    monkeypatch.setattr(Submitted, "exit_code", lambda submitted: 0 if len(looks) > shows else None)
+    assert list(launcher(tmp_path).carry_out([job], lambda number: None)) == [(0, code)]
     assert looks == states
 
 

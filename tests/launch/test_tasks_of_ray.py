@@ -50,10 +50,10 @@ def ray(monkeypatch):
 
 def test_a_run_is_announced_when_its_task_begins_and_not_when_it_is_queued(ray, tmp_path):
     jobs = [Job.of([code], tmp_path / code / "run.log") for code in ("0", "3", "dies")]
-    told = []
-    for ended in RayLauncher({}, {}).carry_out(jobs, lambda number: told.append(("begins", number)) or True):
-        told.append(ended)
-    assert told == [("begins", 0), (0, 0), ("begins", 1), (1, 3), ("begins", 2), (2, 1)]
+    events = []
+    for ended in RayLauncher({}, {}).carry_out(jobs, lambda number: events.append(("begins", number)) or True):
+        events.append(ended)
+    assert events == [("begins", 0), (0, 0), ("begins", 1), (1, 3), ("begins", 2), (2, 1)]
     assert "Ray: the worker died" in jobs[2].log.read_text()
 
 

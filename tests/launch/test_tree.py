@@ -72,9 +72,9 @@ def carried_out(
 @pytest.mark.parametrize("whom", ["the sweep", "its process"])
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
 def test_nothing_is_left_of_a_run_whose_sweep_is_killed(prefix, whom, tmp_path):
-    with carried_out(prefix, SLEEPS, tmp_path) as (sweep, its_process):
+    with carried_out(prefix, SLEEPS, tmp_path) as (sweep, process_id):
         wait_until((tmp_path / "at-work").exists)
-        os.kill(sweep.pid if whom == "the sweep" else its_process, signal.SIGKILL)
+        os.kill(sweep.pid if whom == "the sweep" else process_id, signal.SIGKILL)
         sweep.wait(timeout=120)
         wait_until(lambda: session(sweep.pid) == [])
 
@@ -82,12 +82,12 @@ def test_nothing_is_left_of_a_run_whose_sweep_is_killed(prefix, whom, tmp_path):
 @pytest.mark.parametrize("whom", ["the sweep is killed", "its process is told to end"])
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
 def test_the_run_itself_is_told_to_end_once(prefix, whom, tmp_path):
-    with carried_out(prefix, SAVES, tmp_path) as (sweep, its_process):
+    with carried_out(prefix, SAVES, tmp_path) as (sweep, process_id):
         wait_until((tmp_path / "at-work").exists)
         if whom == "the sweep is killed":
             sweep.kill()
         else:
-            os.kill(its_process, signal.SIGTERM)
+            os.kill(process_id, signal.SIGTERM)
             assert sweep.communicate(timeout=120)[0] == "exit code 5\n"
         wait_until(lambda: session(sweep.pid) == [])
         assert (tmp_path / "saved").exists()
@@ -95,9 +95,9 @@ def test_the_run_itself_is_told_to_end_once(prefix, whom, tmp_path):
 
 @pytest.mark.parametrize("prefix", [PREFIXES["nice"], PREFIXES["a shell that forks"]], ids=["nice", "sh"])
 def test_a_run_that_does_not_end_is_killed(prefix, tmp_path):
-    with carried_out(prefix, IGNORES, tmp_path, grace=0.2) as (sweep, its_process):
+    with carried_out(prefix, IGNORES, tmp_path, grace=0.2) as (sweep, process_id):
         wait_until((tmp_path / "at-work").exists)
-        os.kill(its_process, signal.SIGTERM)
+        os.kill(process_id, signal.SIGTERM)
         assert sweep.communicate(timeout=120)[0] in ("exit code -9\n", "exit code 137\n")
         assert session(sweep.pid) == []
 

@@ -43,9 +43,9 @@ def test_runs_go_on_without_the_server_that_forked_them(tmp_path, monkeypatch):
     looked = set()
     exit_code = worker.Worker.exit_code
 
-    def looking(its: worker.Worker) -> int | None:
-        code = exit_code(its)
-        looked.add(its.slot)
+    def looking(self: worker.Worker) -> int | None:
+        code = exit_code(self)
+        looked.add(self.slot)
         return code
 
     monkeypatch.setattr(worker.Worker, "exit_code", looking)

@@ -9,9 +9,9 @@ from shipped import adapted
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_what_trains_is_whatever_timm_calls_a_bias(architecture):
-    own = adapted("bitfit", architecture=architecture).encoder.vit
+    vit = adapted("bitfit", architecture=architecture).encoder.vit
     expected = {name for name, _ in tiny_vit(**architecture).named_parameters() if name.endswith(".bias")}
-    assert {name for name, parameter in own.named_parameters() if parameter.requires_grad} == expected
+    assert {name for name, parameter in vit.named_parameters() if parameter.requires_grad} == expected
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())

@@ -37,26 +37,30 @@ def f(adapter: AdapterLayer, tokens: Tensor, activation: str) -> Tensor:
     return adapter.scale * (hidden @ up.weight.mT + up.bias)
 
 
-def block_by_hand(placement: str, block: Block, own: list[AdapterLayer], tokens: Tensor, activation: str) -> Tensor:
+def block_by_hand(
+    placement: str, block: Block, block_adapters: list[AdapterLayer], tokens: Tensor, activation: str
+) -> Tensor:
     """The equations of the four papers."""
     attended = block.ls1(block.attn(block.norm1(tokens)))
     if placement == "attention_and_mlp":
-        attended = attended + f(own[0], attended, activation)
+        attended = attended + f(block_adapters[0], attended, activation)
     tokens = tokens + attended
     computed = block.ls2(block.mlp(block.norm2(tokens)))
     if placement in ("attention_and_mlp", "mlp"):
-        computed = computed + f(own[-1], computed, activation)
+        computed = computed + f(block_adapters[-1], computed, activation)
     if placement == "beside_mlp":
-        computed = computed + f(own[0], tokens, activation)
+        computed = computed + f(block_adapters[0], tokens, activation)
     tokens = tokens + computed
-    return tokens + f(own[0], tokens, activation) if placement == "layer" else tokens
+    return tokens + f(block_adapters[0], tokens, activation) if placement == "layer" else tokens
 
 
 def logits_by_hand(model: Model, architecture: dict, images: Tensor, *, placement: str, activation: str) -> Tensor:
-    own = adapters(model)
+    by_block = adapters(model)
 
     def through(index: int, block: Block, tokens: Tensor) -> Tensor:
-        return block_by_hand(placement, block, own[index], tokens, activation) if own[index] else block(tokens)
+        return (
+            block_by_hand(placement, block, by_block[index], tokens, activation) if by_block[index] else block(tokens)
+        )
 
     return model.head(features_through(tiny_vit(**architecture), images, through))
 
@@ -66,7 +70,9 @@ def logits_by_hand(model: Model, architecture: dict, images: Tensor, *, placemen
 def test_logits_and_gradients_are_those_of_blocks_written_out(method, architecture, images):
     model = randomised(method, architecture=architecture, layers=(0, 2))
     options = model.recipe.method
-    assert [len(own) for own in adapters(model)] == ([2, 0, 2] if method == "adapter_houlsby" else [1, 0, 1])
+    assert [len(block_adapters) for block_adapters in adapters(model)] == (
+        [2, 0, 2] if method == "adapter_houlsby" else [1, 0, 1]
+    )
     expected = logits_by_hand(
         model, architecture, images, placement=options["placement"], activation=options["activation"]
     )
@@ -79,7 +85,11 @@ def test_every_place_takes_every_activation_scale_and_learned_scale(placement, a
     for channel_scale in (False, True):
         options = {"placement": placement, "activation": activation, "scale": 0.7, "channel_scale": channel_scale}
         model = randomised("adapter_houlsby", **options)
-        assert all(isinstance(own.scale, Tensor) is channel_scale for each in adapters(model) for own in each)
+        assert all(
+            isinstance(adapter.scale, Tensor) is channel_scale
+            for block_adapters in adapters(model)
+            for adapter in block_adapters
+        )
         expected = logits_by_hand(model, {}, images, placement=placement, activation=activation)
         assert_computes(model, images, expected)
 

@@ -35,8 +35,8 @@ class ByHand(nn.Module):
             if layer.context is not None:
                 context = torch.cat([tokens, layer.context.prompts.expand(len(images), -1, -1)], dim=1)
             if isinstance(model.readout, Queries) and index in model.readout.indices:
-                own = model.readout.queries[model.readout.indices.index(index)].prompts
-                queries = [query.expand(len(images), 1, -1) for query in own]  # one at a time
+                prompts = model.readout.queries[model.readout.indices.index(index)].prompts
+                queries = [query.expand(len(images), 1, -1) for query in prompts]  # one at a time
                 outputs = torch.cat([self._through(block, layer, query, context) for query in queries], dim=1)
                 summaries.append(F.normalize(outputs.flatten(1)))
             tokens = self._through(block, layer, tokens, context)

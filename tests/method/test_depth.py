@@ -67,8 +67,8 @@ def test_what_stands_before_goes_with_the_first_layer_and_what_stands_behind_wit
     names = [name for name, _ in tiny_vit().named_parameters() if name.endswith(ending)]
     names = [name for name in names if "norm" in name or method != "layer_norm"]
     trains = tuple(name.removeprefix("vit.") for name in trains)
-    own = adapted(method, layers=layers).encoder.vit
-    found = [name for name, parameter in own.named_parameters() if parameter.requires_grad]
+    vit = adapted(method, layers=layers).encoder.vit
+    found = [name for name, parameter in vit.named_parameters() if parameter.requires_grad]
     assert found == [name for name in names if name.startswith(trains)]
 
 
@@ -79,8 +79,8 @@ def test_shallow_prompts_enter_the_first_of_the_last_layers(count, images):
     tokens = vit._pos_embed(vit.patch_embed(images))
     for index, block in enumerate(vit.blocks):
         if index == 3 - count:
-            own = model.encoder.layers[index].entrance.prompts.prompts
-            tokens = torch.cat([tokens, own.expand(len(images), -1, -1)], dim=1)
+            prompts = model.encoder.layers[index].entrance.prompts.prompts
+            tokens = torch.cat([tokens, prompts.expand(len(images), -1, -1)], dim=1)
         tokens = block(tokens)
     assert_computes(model, images, model.head(vit.norm(tokens)[:, 0]))
 
@@ -95,8 +95,8 @@ def test_shallow_prompts_cannot_stop_before_the_last_layer(layers):
 
 def test_queries_of_some_layers_give_what_the_same_queries_give_among_all(images):
     some, every = adapted("vqt", layers=[2, 0], num_queries=2).eval(), adapted("vqt", num_queries=2).eval()
-    for own, index in zip(some.readout.queries, (0, 2), strict=True):
-        own.load_state_dict(every.readout.queries[index].state_dict())
+    for queries, index in zip(some.readout.queries, (0, 2), strict=True):
+        queries.load_state_dict(every.readout.queries[index].state_dict())
     pooled, first, _, last = every.features(images).split([32, 64, 64, 64], dim=1)
     torch.testing.assert_close(some.features(images), torch.cat([pooled, first, last], dim=1))
 

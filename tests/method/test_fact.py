@@ -38,18 +38,18 @@ def updated_weights(
     plain, width = tiny_vit(**architecture).state_dict(), 32
     factors = model.encoder.get_submodule(method)
     weights = {}
-    for name, own in ((name, module.own) for name, module in _factorised(model)):
+    for name, per_block in ((name, module.own) for name, module in _factorised(model)):
         weight = plain[f"{name}.weight"]
         place = name.split(".", 2)[2]
-        assert len(own) == places[place]
+        assert len(per_block) == places[place]
         blocks = []
-        for number, mine in enumerate(own):
+        for number, middle in enumerate(per_block):
             if method == "fact_tk":
-                mine = sum(share * core for share, core in zip(mine, factors.core, strict=True))
+                middle = sum(share * core for share, core in zip(middle, factors.core, strict=True))
             along = slice(number * width, (number + 1) * width)
             block = weight[:, along] if place == "mlp.fc2" else weight[along]
             outputs, inputs = block.shape  # fewer than the width where the block is cut off
-            blocks.append(block + scale * (factors.u @ mine @ factors.v).mT[:outputs, :inputs])
+            blocks.append(block + scale * (factors.u @ middle @ factors.v).mT[:outputs, :inputs])
         weights[f"{name}.weight"] = torch.cat(blocks, dim=1 if place == "mlp.fc2" else 0)
     return weights
 
@@ -101,11 +101,13 @@ def test_dropout_is_of_the_rank_values_before_v():
         module.dropout.forward = lambda values, mask=mask: values * mask
         tokens = torch.randn(3, module.in_features)
         factors = module.factors
-        blocks = [tokens[:, :32] @ factors.u @ own * mask @ factors.v for own in module.own]
+        blocks = [tokens[:, :32] @ factors.u @ middle * mask @ factors.v for middle in module.own]
         if name.endswith("fc2"):
             parts = tokens.chunk(4, dim=1)
             blocks = [
-                sum(part @ factors.u @ own * mask @ factors.v for part, own in zip(parts, module.own, strict=True))
+                sum(
+                    part @ factors.u @ middle * mask @ factors.v for part, middle in zip(parts, module.own, strict=True)
+                )
             ]
         torch.testing.assert_close(module(tokens), module.inner(tokens) + torch.cat(blocks, dim=1))
 

@@ -8,8 +8,8 @@ from shipped import adapted
 
 
 def trained(**options: object) -> set[str]:
-    own = adapted("full", **options).encoder.vit
-    return {name for name, parameter in own.named_parameters() if parameter.requires_grad}
+    vit = adapted("full", **options).encoder.vit
+    return {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
 
 
 def names(*beginnings: str, **architecture: object) -> set[str]:

@@ -175,9 +175,11 @@ def test_nothing_that_a_method_adds_is_left_out_here(method):
     """But for a fixed start: what trains of the backbone itself begins as it is."""
     model = adapted(method, architecture=ARCHITECTURE)
     patterns = [pattern for _, name, _, published in CASES if name in names(method) for pattern in published]
-    own = {id(parameter) for module in model.encoder._backbone for parameter in module.parameters(recurse=False)}
+    backbone_ids = {
+        id(parameter) for module in model.encoder._backbone for parameter in module.parameters(recurse=False)
+    }
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not name.startswith("head.") and id(parameter) not in own:
+        if parameter.requires_grad and not name.startswith("head.") and id(parameter) not in backbone_ids:
             assert any(re.search(pattern, name) for pattern in patterns), name
 
 

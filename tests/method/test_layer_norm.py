@@ -12,10 +12,10 @@ VARIANTS = {**ARCHITECTURES, "norm before the blocks": {"pre_norm": True}, "atte
 
 @pytest.mark.parametrize("architecture", VARIANTS.values(), ids=VARIANTS.keys())
 def test_what_trains_is_every_norm_of_timm(architecture):
-    own = adapted("layer_norm", architecture=architecture).encoder.vit
+    vit = adapted("layer_norm", architecture=architecture).encoder.vit
     norms = {name for name, module in tiny_vit(**architecture).named_modules() if isinstance(module, nn.LayerNorm)}
     expected = {f"{name}.{each}" for name in norms for each in ("weight", "bias")}
-    assert {name for name, parameter in own.named_parameters() if parameter.requires_grad} == expected
+    assert {name for name, parameter in vit.named_parameters() if parameter.requires_grad} == expected
 
 
 @pytest.mark.parametrize("architecture", VARIANTS.values(), ids=VARIANTS.keys())

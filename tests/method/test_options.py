@@ -133,6 +133,6 @@ def test_what_a_part_asks_for_in_vain_is_refused(part, options, message):
 
 
 def test_a_run_asks_so_before_it_reads_anything():
-    mine = composed("data=digits", "method=combined", "method.parts={lora:{probe_first:true},vqt:{}}")
+    experiment = composed("data=digits", "method=combined", "method.parts={lora:{probe_first:true},vqt:{}}")
     with pytest.raises(ConfigError, match=r"^method\.parts\.lora\.probe_first: "):
-        mine.checks()["method",]()
+        experiment.checks()["method",]()

@@ -20,10 +20,10 @@ from reference import (
 from shipped import adapted
 
 
-def adapted_by_hand(own: InputAdapter, tokens: Tensor, *, scale: float, groups: int) -> Tensor:
+def adapted_by_hand(adapter: InputAdapter, tokens: Tensor, *, scale: float, groups: int) -> Tensor:
     """(B, N, D) to (B, N, D)."""
-    hidden = F.conv1d(tokens.mT, own.down.weight.unsqueeze(2), own.down.bias)
-    return tokens + scale * F.conv1d(hidden, own.up.unsqueeze(2), own.bias, groups=groups).mT
+    hidden = F.conv1d(tokens.mT, adapter.down.weight.unsqueeze(2), adapter.down.bias)
+    return tokens + scale * F.conv1d(hidden, adapter.up.unsqueeze(2), adapter.bias, groups=groups).mT
 
 
 def logits_by_hand(model: Model, architecture: dict, images: Tensor, **options: float) -> Tensor:

@@ -12,10 +12,10 @@ from reference import ARCHITECTURES, assert_computes, randomised, size_on_vit_b1
 
 def logits_by_hand(model: Model, architecture: dict, images: Tensor) -> Tensor:
     """y = scale * x + shift behind patches, norms and linear layers, with the model's scales and shifts."""
-    vit, own = tiny_vit(**architecture), model.encoder.vit
+    vit, tuned_vit = tiny_vit(**architecture), model.encoder.vit
 
     def moved(values: Tensor, name: str) -> Tensor:
-        place = own.get_submodule(name)
+        place = tuned_vit.get_submodule(name)
         return place.scale * values + place.shift if isinstance(place, ScaleShift) else values
 
     def attended(index: int, block: Block, tokens: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ def logits_by_concatenation(model: Model, architecture: dict, images: torch.Tens
     vit = tiny_vit(**architecture)
     tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
     summaries = []
-    for block, own in zip(vit.blocks, queries, strict=True):
-        count = len(own)
-        both = torch.cat([own.expand(len(images), -1, -1), tokens], dim=1)
+    for block, rows in zip(vit.blocks, queries, strict=True):
+        count = len(rows)
+        both = torch.cat([rows.expand(len(images), -1, -1), tokens], dim=1)
         attention = block.attn
         qkv = attention.qkv(block.norm1(both)).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = attention.q_norm(qkv[0]), attention.k_norm(qkv[1, :, :, count:]), qkv[2, :, :, count:]

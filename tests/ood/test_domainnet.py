@@ -60,8 +60,8 @@ def test_lists_of_different_domains_must_agree(tmp_path: Path):
     listing(root / "clipart_test.txt", ["clipart/angel/clipart_001_000001.jpg 0"])
     with pytest.raises(ConfigError) as error:
         make_ood("domainnet", path=str(root), domains=["real", "clipart"]).open()
-    told = f"line 1 pairs class 'angel' with label 0, another line {DOMAINNET[0]!r} with 0"
-    assert str(error.value) == f"lists: {root}/clipart_test.txt {told}"
+    reason = f"line 1 pairs class 'angel' with label 0, another line {DOMAINNET[0]!r} with 0"
+    assert str(error.value) == f"lists: {root}/clipart_test.txt {reason}"
 
 
 def test_a_domain_that_is_not_there_is_refused_before_any_list_is_read(published: Path):

@@ -44,9 +44,9 @@ def test_several_folders_are_several_shifts(tmp_path: Path):
     ood = make_ood("image_folder", path=paths)
     ood.check()
     found = {name: matched(shift, ood, RUN, where=f"ood.image_folder.{name}") for name, shift in ood.open().items()}
-    assert {name: shown(its.labelled) for name, its in found.items()} == {"art": [1, 2], "sketch": [0, 2]}
-    assert {name: its.labelled.labels.tolist() for name, its in found.items()} == {"art": [1, 2], "sketch": [0, 2]}
-    assert {name: its.missing for name, its in found.items()} == {"art": ("bird",), "sketch": ("cat",)}
+    assert {name: shown(match.labelled) for name, match in found.items()} == {"art": [1, 2], "sketch": [0, 2]}
+    assert {name: match.labelled.labels.tolist() for name, match in found.items()} == {"art": [1, 2], "sketch": [0, 2]}
+    assert {name: match.missing for name, match in found.items()} == {"art": ("bird",), "sketch": ("cat",)}
 
 
 def test_the_path_may_begin_with_home(photos: Path, monkeypatch):

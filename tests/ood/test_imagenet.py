@@ -125,8 +125,8 @@ def test_classes_that_the_folder_lacks_are_named_and_counted(tmp_path: Path):
         (folder / wnid).rmdir()
     with pytest.raises(ConfigError) as error:
         make_ood("imagenet_r", path=str(folder)).check()
-    told = f"path: {folder} lacks 5 of 200 class folders: {', '.join(gone[:3])}, ...\nImageNet-R"
-    assert str(error.value).startswith(told)
+    message = f"path: {folder} lacks 5 of 200 class folders: {', '.join(gone[:3])}, ...\nImageNet-R"
+    assert str(error.value).startswith(message)
 
 
 def test_folders_that_are_no_class_of_the_set_are_named_and_counted(tmp_path: Path):
@@ -136,8 +136,8 @@ def test_folders_that_are_no_class_of_the_set_are_named_and_counted(tmp_path: Pa
     (folder / ".cache").mkdir()
     with pytest.raises(ConfigError) as error:
         make_ood("imagenet_r", path=str(folder)).check()
-    told = f"path: {folder} holds 2 folders beside its 200 classes: misc, n01440764\n"
-    assert str(error.value).startswith(told)
+    message = f"path: {folder} holds 2 folders beside its 200 classes: misc, n01440764\n"
+    assert str(error.value).startswith(message)
 
 
 def test_one_set_is_not_taken_for_another(tmp_path: Path):

@@ -117,8 +117,8 @@ def test_files_that_are_trained_on_are_refused(tmp_path: Path):
     shift = files(tmp_path / "train", "cat/0.png", "cat/2.png")
     with pytest.raises(ConfigError) as error:
         refuse_seen(shift, [files(tmp_path / "other", "val/cat/2.png"), seen], where="ood.own")
-    told = f"ood.own: 1 of its 2 pictures are among the training data, such as {tmp_path}/train/cat/2.png; "
-    assert str(error.value).startswith(told)
+    message = f"ood.own: 1 of its 2 pictures are among the training data, such as {tmp_path}/train/cat/2.png; "
+    assert str(error.value).startswith(message)
 
 
 def test_files_are_known_by_another_way_to_their_folder(tmp_path: Path):

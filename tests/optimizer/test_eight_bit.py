@@ -14,8 +14,8 @@ def test_what_is_not_projected_moves_as_with_bitsandbytes():
     import bitsandbytes
 
     shapes = [(80, 60), (60, 90), (5,)]  # the last stays in fp32
-    theirs = bitsandbytes.optim.AdamW8bit(parameters(shapes), lr=0.01, weight_decay=0.0, betas=ADAM.betas, eps=1e-8)
-    expected = run(theirs, 6)
+    published = bitsandbytes.optim.AdamW8bit(parameters(shapes), lr=0.01, weight_decay=0.0, betas=ADAM.betas, eps=1e-8)
+    expected = run(published, 6)
     ours = run(optimizer([], parameters(shapes), bits=8, weight_decay=0.0), 6)
     for first, second in zip(ours, expected, strict=True):
         # a value at the border of two of the 256 may be rounded to either

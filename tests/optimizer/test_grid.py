@@ -41,8 +41,8 @@ def test_every_member_equals_its_own_run_and_the_best_is_kept(algorithm, tmp_pat
     best = max(row["val/accuracy"] for row in tried)
     expected = next(row for row in tried if row["val/accuracy"] == best)
     assert chosen == {"lr": expected["lr"], "weight_decay": expected["weight_decay"]}
-    result, own = alone[chosen["lr"], chosen["weight_decay"]]
-    for name, tensor in own.items():
+    result, tensors = alone[chosen["lr"], chosen["weight_decay"]]
+    for name, tensor in tensors.items():
         torch.testing.assert_close(adapter[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
     assert grid["metrics"] == pytest.approx(result["metrics"], rel=1e-4)
     assert grid["test_reads"] == 1

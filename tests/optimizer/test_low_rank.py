@@ -16,8 +16,8 @@ from peft_vision.optimizer.rule import AdamRule, Momentum
 
 
 def assert_same(first, second, **tolerance):
-    for ours, theirs in zip(first, second, strict=True):
-        torch.testing.assert_close(ours, theirs, **tolerance)
+    for tensor, expected in zip(first, second, strict=True):
+        torch.testing.assert_close(tensor, expected, **tolerance)
 
 
 def test_what_is_not_projected_moves_as_with_torchs_adamw():
@@ -35,8 +35,8 @@ def test_what_is_not_projected_moves_as_with_torchs_momentum():
 @pytest.mark.parametrize("side", ["std", "reverse_std", "left", "right", "full"])
 def test_galore_torch_computes_the_same_step_for_step(side, weight_decay):
     galore_torch = pytest.importorskip("galore_torch")
-    theirs, others = parameters(), parameters([(5,), (4, 6)], seed=1)
-    projected = {"params": theirs, "rank": 3, "update_proj_gap": 3, "scale": 0.25, "proj_type": side}
+    matrices, others = parameters(), parameters([(5,), (4, 6)], seed=1)
+    projected = {"params": matrices, "rank": 3, "update_proj_gap": 3, "scale": 0.25, "proj_type": side}
     published = galore_torch.GaLoreAdamW(
         [projected, {"params": others}], lr=0.01, weight_decay=weight_decay, no_deprecation_warning=True
     )

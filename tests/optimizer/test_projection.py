@@ -32,12 +32,12 @@ def projection(shape: tuple[int, int], side: str, *, rank: int = 2, lapack_signs
     ],
 )
 def test_a_side_is_projected_and_what_was_in_the_subspace_comes_back(side, shape, low, lapack_signs):
-    its = projection(shape, side, lapack_signs=lapack_signs)
+    subspace = projection(shape, side, lapack_signs=lapack_signs)
     within = torch.zeros(shape)
-    its.add_up(within, torch.randn(low), alpha=1.0)
-    assert its.down(within).shape == low
+    subspace.add_up(within, torch.randn(low), alpha=1.0)
+    assert subspace.down(within).shape == low
     again = torch.ones(shape)
-    its.add_up(again, its.down(within), alpha=-0.5)
+    subspace.add_up(again, subspace.down(within), alpha=-0.5)
     torch.testing.assert_close(again, 1 - 0.5 * within)
 
 
@@ -70,6 +70,6 @@ def test_random_vectors_give_the_gradient_in_the_mean(side):
     slope = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     mean = torch.zeros(6, 6)
     for seed in range(4000):
-        its = spaces.of(slope, before=None, seed=seed)
-        its.add_up(mean, its.down(slope), alpha=1 / 4000)
+        subspace = spaces.of(slope, before=None, seed=seed)
+        subspace.add_up(mean, subspace.down(slope), alpha=1 / 4000)
     assert (mean - slope).norm() < 0.1 * slope.norm()

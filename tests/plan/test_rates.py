@@ -12,8 +12,8 @@ from timed import timed
 def measured(monkeypatch):
     def measure(*words: str, acts: set[Act]) -> rates.Rates:
         monkeypatch.setattr(rates, "medians", lambda contenders, _: dict.fromkeys(contenders, 16.0))
-        own = composed("experiment=smoke", "trainer.batch_size=8", *words)
-        return rates.measure(own, acts, timed(own, warmup=0, repeats=1, steps=1))
+        experiment = composed("experiment=smoke", "trainer.batch_size=8", *words)
+        return rates.measure(experiment, acts, timed(experiment, warmup=0, repeats=1, steps=1))
 
     return measure
 

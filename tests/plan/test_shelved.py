@@ -25,11 +25,11 @@ def test_what_is_there_goes_by_its_key(tmp_path, monkeypatch):
     assert found("method=linear") == {}
     assert call(*SMOKE, "method=linear", "data.stage=tune", cwd=tmp_path).code == 0
     there = {path.name[:16] for path in (tmp_path / "store").glob("*.safetensors")}
-    own = found("method=vqt", "optimizer.lr=0.2")
+    names = found("method=vqt", "optimizer.lr=0.2")
     assert len(there) == 2
-    assert {own["train"], own["val"]} == there
+    assert {names["train"], names["val"]} == there
     assert found("method=vqt", "data.split_seed=3")["train"] not in there
     monkeypatch.setattr(module, "_DECODED", 0)  # and this is told without a look at the pixels
-    assert found("method=vqt", "optimizer.lr=0.2") == own
+    assert found("method=vqt", "optimizer.lr=0.2") == names
     for other in ("seed=1", "features.dtype=fp16", "data.train_size=41"):
         assert "train" not in found("method=vqt", other), other

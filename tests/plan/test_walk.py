@@ -94,9 +94,9 @@ def test_what_one_run_stored_the_next_one_finds(stock):
     first, second = planned("method=linear", stock=stock), planned("method=vqt", stock=stock)
     assert first.passes == second.passes  # only features were stored: vqt reads contexts as well
     assert planned("method=vqt", stock=stock).passes.total() == 0
-    told = Stock(limit=2**30, writable=True)
-    planned("method=linear", "features.also=[contexts,features]", stock=told)
-    assert told.held == stock.held
+    other_stock = Stock(limit=2**30, writable=True)
+    planned("method=linear", "features.also=[contexts,features]", stock=other_stock)
+    assert other_stock.held == stock.held
 
 
 def test_what_fits_nowhere_is_passed_each_time_and_what_fits_in_memory_alone_once_a_run():

@@ -20,11 +20,11 @@ def test_vtab_is_19_tasks_in_three_groups():
 
 @pytest.mark.parametrize(("name", "method"), PUBLISHED)
 def test_printed_means_follow_from_the_figures_as_far_as_they_were_rounded(name, method):
-    its, row = table(name), table(name).content.rows[method]
+    published, row = table(name), table(name).content.rows[method]
     assert method in options("method")
-    figures = its.values(method)
+    figures = published.values(method)
     for group, printed in row.groups.items():
-        assert fmean(figures[data] for data in its.benchmark.of_group(group)) == pytest.approx(printed, abs=0.056)
+        assert fmean(figures[data] for data in published.benchmark.of_group(group)) == pytest.approx(printed, abs=0.056)
     if row.mean is not None:
         assert fmean(row.values) == pytest.approx(row.mean, abs=0.051)
     if row.mean_of_groups is not None and row.groups:
@@ -33,10 +33,10 @@ def test_printed_means_follow_from_the_figures_as_far_as_they_were_rounded(name,
 
 @pytest.mark.parametrize(("name", "method"), PUBLISHED)
 def test_means_are_those_that_are_printed_where_any_are(name, method):
-    its, row = table(name), table(name).content.rows[method]
-    assert {group: its.group(method, group) for group in row.groups} == row.groups
-    assert row.mean is None or its.mean(method) == row.mean
-    assert row.mean_of_groups is None or its.mean_of_groups(method) == row.mean_of_groups
+    published, row = table(name), table(name).content.rows[method]
+    assert {group: published.group(method, group) for group in row.groups} == row.groups
+    assert row.mean is None or published.mean(method) == row.mean
+    assert row.mean_of_groups is None or published.mean_of_groups(method) == row.mean_of_groups
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ rows: { full: { name: Full, values: [50, 60] } }
 def test_a_users_own_table_is_read(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)
-    mine = table(str(path))
-    assert (mine.name, mine.values("full")) == ("mine", {"fgvc/cub200": 50, "fgvc/cars": 60})
-    assert (mine.mean("full"), mine.group("full", "fgvc"), mine.mean_of_groups("full")) == (None, None, None)
+    custom = table(str(path))
+    assert (custom.name, custom.values("full")) == ("mine", {"fgvc/cub200": 50, "fgvc/cars": 60})
+    assert (custom.mean("full"), custom.group("full", "fgvc"), custom.mean_of_groups("full")) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def options(
 
 
 def boards(*folders: Path, **asked) -> list[Leaderboard]:
-    its = options(**asked)
+    report_options = options(**asked)
     runs, left_out = collect(*folders)
-    compared = comparisons(runs, reference=None, transform="probit", rows=its.rows)
-    return leaderboards(compared, runs, left_out, its)
+    compared = comparisons(runs, reference=None, transform="probit", rows=report_options.rows)
+    return leaderboards(compared, runs, left_out, report_options)
 
 
 def board(*folders: Path, **asked) -> Leaderboard:
@@ -42,4 +42,4 @@ def board(*folders: Path, **asked) -> Leaderboard:
 
 def entry(found: Leaderboard, method: str, column: str) -> BoardEntry:
     (line,) = [line for line in found.lines if line.method == method]
-    return line.entries[[its.label for its in found.columns].index(column)]
+    return line.entries[[board_column.label for board_column in found.columns].index(column)]

@@ -33,7 +33,7 @@ def whole(tmp_path):
 
 
 def cells(runs, method="vpt_deep", tables=("vpt_vtab",)):
-    (found,) = [its for its in beside(boards(runs), tables) if its.method == method]
+    (found,) = [comparison for comparison in beside(boards(runs), tables) if comparison.method == method]
     return {cell.label: cell for cell in found.cells}
 
 
@@ -77,9 +77,9 @@ def test_two_versions_of_a_data_set_are_not_mixed(tmp_path):
 def test_where_only_means_were_published_they_are_compared(tmp_path):
     for data in VTAB.of_group("specialized"):
         write(tmp_path / "runs", "convpass", data)
-    mine = yaml.safe_load((resources.files("peft_vision.published") / "adapters_vtab.yaml").read_text())
-    mine["rows"] = {"convpass": {"name": "Convpass", "groups": {"specialized": 85.3}}}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    content = yaml.safe_load((resources.files("peft_vision.published") / "adapters_vtab.yaml").read_text())
+    content["rows"] = {"convpass": {"name": "Convpass", "groups": {"specialized": 85.3}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     found = cells(tmp_path / "runs", "convpass", (str(tmp_path / "mine.yaml"),))
     assert (found["EuroSAT"].published, found["EuroSAT"].difference) == (None, None)
     assert found["specialized (4)"].difference == pytest.approx(61 - 85.3)

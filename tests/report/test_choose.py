@@ -16,10 +16,10 @@ def test_the_highest_mean_over_seeds_wins(tmp_path):
     for seed, (low, high) in enumerate([(0.9, 0.7), (0.5, 0.7), (0.6, 0.7)]):
         write_run(tmp_path, seed=seed, lr=0.001, val=low)
         write_run(tmp_path, seed=seed, lr=0.01, val=high)
-    its = chosen(tmp_path)
-    assert its.chosen.own == {"optimizer.lr": 0.01}
-    assert [setting.validation for setting in its.settings] == [0.7, round(2 / 3, 12)]
-    assert [run.seed for run in its.chosen.runs] == [0, 1, 2]
+    method_cell = chosen(tmp_path)
+    assert method_cell.chosen.own == {"optimizer.lr": 0.01}
+    assert [setting.validation for setting in method_cell.settings] == [0.7, round(2 / 3, 12)]
+    assert [run.seed for run in method_cell.chosen.runs] == [0, 1, 2]
 
 
 def test_test_and_ood_accuracies_never_change_what_is_chosen(tmp_path):
@@ -38,9 +38,9 @@ def test_settings_with_fewer_seeds_do_not_compete(tmp_path):
     write_run(tmp_path, seed=0, lr=0.1, val=0.9)
     write_run(tmp_path, seed=0, lr=0.2, val=0.5)
     write_run(tmp_path, seed=1, lr=0.2, val=0.5)
-    its = chosen(tmp_path)
-    assert its.chosen.own == {"optimizer.lr": 0.2}
-    assert (len(its.settings), its.fewer) == (2, 1)
+    method_cell = chosen(tmp_path)
+    assert method_cell.chosen.own == {"optimizer.lr": 0.2}
+    assert (len(method_cell.settings), method_cell.fewer) == (2, 1)
 
 
 def test_of_equal_settings_the_smallest_learning_rate_wins(tmp_path):
@@ -59,9 +59,9 @@ def test_several_settings_without_validation_cannot_be_chosen_from(tmp_path):
     write_run(tmp_path, lr=0.1, val=None)
     assert chosen(tmp_path).chosen.validation is None
     write_run(tmp_path, lr=0.2, val=None)
-    its = chosen(tmp_path)
-    assert its.chosen is None
-    assert its.undecided == (
+    method_cell = chosen(tmp_path)
+    assert method_cell.chosen is None
+    assert method_cell.undecided == (
         "cannot choose among 2 settings without validation accuracy; data.val_fraction=0.1 gives it"
     )
 

@@ -176,9 +176,9 @@ def test_what_a_run_without_a_result_tried_is_read_from_its_folder(tmp_path):
     write_run(tmp_path)
     _, (other,) = collect(tmp_path)
     assert (other.reason, other.kind) == ("failed: the loss became nan", "failed")
-    its = other.attempt
-    assert (its.method, its.backbone, its.data, its.seed) == ("lora", "vit_micro", "pets", 3)
-    assert its.setting["optimizer.lr"] == 0.5
+    attempt = other.attempt
+    assert (attempt.method, attempt.backbone, attempt.data, attempt.seed) == ("lora", "vit_micro", "pets", 3)
+    assert attempt.setting["optimizer.lr"] == 0.5
 
 
 def test_a_hyphen_in_a_name_is_understood_where_a_finished_run_has_it(tmp_path):

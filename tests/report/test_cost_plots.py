@@ -17,7 +17,7 @@ def test_on_the_front_is_what_no_other_is_cheaper_and_better_than():
     found = front(
         [point("dear", 9, 80), point("cheap", 1, 70), point("beaten", 5, 75), point("mid", 3, 78), point("same", 3, 77)]
     )
-    assert [its.method for its in found] == ["cheap", "mid", "dear"]
+    assert [pareto_point.method for pareto_point in found] == ["cheap", "mid", "dear"]
 
 
 def test_a_cost_that_nobody_measured_is_no_panel(tmp_path):
@@ -30,8 +30,8 @@ def test_a_cost_that_nobody_measured_is_no_panel(tmp_path):
 
 def test_trained_parameters_are_those_of_method_and_head(tmp_path):
     write_run(tmp_path, parameters=1000)
-    (its,) = points(board(tmp_path), 0)["parameters"]
-    assert its.cost == 1000 + 1290
+    (pareto_point,) = points(board(tmp_path), 0)["parameters"]
+    assert pareto_point.cost == 1000 + 1290
 
 
 def test_costs_and_accuracy_are_means_over_seeds_and_of_a_mean_over_data_sets(tmp_path):
@@ -42,8 +42,8 @@ def test_costs_and_accuracy_are_means_over_seeds_and_of_a_mean_over_data_sets(tm
             )
     found = board(tmp_path)
     by_column = [points(found, number)["cost/train_seconds"][0] for number in range(3)]
-    assert [its.cost for its in by_column] == pytest.approx([31, 11, 21])
-    assert [its.accuracy for its in by_column] == pytest.approx([55, 55, 55])
+    assert [pareto_point.cost for pareto_point in by_column] == pytest.approx([31, 11, 21])
+    assert [pareto_point.accuracy for pareto_point in by_column] == pytest.approx([55, 55, 55])
 
 
 def test_one_method_alone_is_no_picture(tmp_path):

@@ -29,7 +29,7 @@ def hung(runs, out, formats=("png", "svg")):
 
 
 def test_every_picture_is_there_in_every_format(runs, tmp_path):
-    names = [its.picture.name for its in hung(runs, tmp_path / "out")]
+    names = [figure.picture.name for figure in hung(runs, tmp_path / "out")]
     kinds = ("pareto", "curves", "response", "scatter", "shifts")
     assert names == [f"digits-vit_micro-{kind}" for kind in kinds]
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -49,20 +49,20 @@ def test_the_same_runs_are_the_same_bytes(runs, tmp_path):
 
 
 def test_an_svg_has_letters_and_no_date(runs, tmp_path):
-    for its in hung(runs, tmp_path / "out"):
-        text = next(path for path in its.files if path.suffix == ".svg").read_text()
+    for figure in hung(runs, tmp_path / "out"):
+        text = next(path for path in figure.files if path.suffix == ".svg").read_text()
         assert "digits, vit_micro" in "".join(ElementTree.fromstring(text).itertext())
         assert "dc:date" not in text
 
 
 def test_an_svg_on_a_page_names_no_address_and_shares_no_id(runs, tmp_path):
-    ids = [re.findall(r'\bid="([^"]+)"', its.svg) for its in hung(runs, tmp_path / "out")]
+    ids = [re.findall(r'\bid="([^"]+)"', figure.svg) for figure in hung(runs, tmp_path / "out")]
     assert all(len(found) == len(set(found)) for found in ids)
     assert len({name for found in ids for name in found}) == sum(map(len, ids))
-    for its in hung(runs, tmp_path / "again"):
-        assert "http" not in its.svg
-        targets = re.findall(r'(?:href="#|url\(#)([^")]+)', its.svg)
-        assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', its.svg))
+    for figure in hung(runs, tmp_path / "again"):
+        assert "http" not in figure.svg
+        targets = re.findall(r'(?:href="#|url\(#)([^")]+)', figure.svg)
+        assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', figure.svg))
 
 
 def test_no_word_of_a_picture_lies_outside_it(tmp_path):

@@ -25,7 +25,9 @@ def write(runs, data="digits", **tests) -> None:
 def write_three(runs) -> None:
     """Two methods on three data sets, three seeds."""
     for number, data in enumerate(("pets", "dtd", "eurosat")):
-        write(runs, data, **{method: [test - number / 10 for test in its] for method, its in TESTS.items()})
+        write(
+            runs, data, **{method: [test - number / 10 for test in accuracies] for method, accuracies in TESTS.items()}
+        )
 
 
 def words(found) -> str:
@@ -184,7 +186,7 @@ def test_it_is_compared_over_data_sets_where_one_asks_for_that(tmp_path):
 def test_each_backbone_has_a_leaderboard(tmp_path):
     write_run(tmp_path, backbone="vit_a")
     write_run(tmp_path, backbone="vit_b")
-    assert [its.backbone for its in boards(tmp_path)] == ["vit_a", "vit_b"]
+    assert [leaderboard.backbone for leaderboard in boards(tmp_path)] == ["vit_a", "vit_b"]
 
 
 def test_data_of_one_name_and_other_images_are_two_columns(tmp_path):

@@ -24,10 +24,10 @@ def write(runs) -> list:
 
 def test_a_curve_is_mean_and_deviation_over_seeds(tmp_path):
     write(tmp_path)
-    its = curves(chosen(tmp_path))["val/accuracy"]
-    assert its.epochs == (1, 2, 3)
-    assert its.mean == pytest.approx((0.55, 0.65, 0.75))
-    assert its.std == pytest.approx([0.1 / 2**0.5] * 3)
+    curve = curves(chosen(tmp_path))["val/accuracy"]
+    assert curve.epochs == (1, 2, 3)
+    assert curve.mean == pytest.approx((0.55, 0.65, 0.75))
+    assert curve.std == pytest.approx([0.1 / 2**0.5] * 3)
 
 
 def test_a_torn_last_line_is_passed_over(tmp_path):

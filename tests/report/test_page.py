@@ -160,7 +160,7 @@ def test_text_of_runs_is_never_markup(text):
 def test_every_picture_and_table_has_words_for_who_cannot_see_it(text):
     figures = re.findall(r"<figure>.*?</figure>", text, flags=re.S)
     assert len(figures) == 7  # cost of the mean; cost, curves and response of each data set
-    assert all('role="img" aria-label="' in its and "<figcaption>" in its for its in figures)
+    assert all('role="img" aria-label="' in figure and "<figcaption>" in figure for figure in figures)
     assert text.count("<table") == text.count("<caption") == text.count("<thead")
 
 

@@ -34,7 +34,7 @@ def tune(runs, method="full", data="image_folder", test=0.8) -> None:
 
 
 def by_protocol(runs, **asked):
-    return {its.protocol: its for its in boards(runs, **asked)}
+    return {leaderboard.protocol: leaderboard for leaderboard in boards(runs, **asked)}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def both(tmp_path):
 
 def test_a_final_run_is_of_another_protocol_and_of_no_other_data_set(both):
     found = by_protocol(both)
-    assert {name: [column.label for column in its.columns] for name, its in found.items()} == {
+    assert {name: [column.label for column in leaderboard.columns] for name, leaderboard in found.items()} == {
         "all": ["image_folder"],
         "final": ["image_folder"],
     }
@@ -58,22 +58,24 @@ def test_a_final_run_is_of_another_protocol_and_of_no_other_data_set(both):
 
 def test_only_what_the_same_protocol_lacks_is_missing(both):
     found = by_protocol(both)
-    assert {name: [line.method for line in its.lines] for name, its in found.items()} == {
+    assert {name: [line.method for line in leaderboard.lines] for name, leaderboard in found.items()} == {
         "all": ["full", "linear"],
         "final": ["full"],
     }
     sweep(both, "linear", data="pets")
     write_attempt(both, method="ssf", error="the loss became nan")
-    statuses = {its.entries[-1].status for its in by_protocol(both)["final"].lines}
+    statuses = {leaderboard.entries[-1].status for leaderboard in by_protocol(both)["final"].lines}
     assert statuses == {"scored"}
     assert entry(by_protocol(both)["all"], "full", "pets").status == "missing"
 
 
 def test_runs_that_tuned_belong_to_the_final_ones(both):
     found = by_protocol(both)
-    tried = {name: entry(its, "full", "image_folder").tried for name, its in found.items()}
+    tried = {name: entry(leaderboard, "full", "image_folder").tried for name, leaderboard in found.items()}
     assert tried == {"all": 3, "final": 2}
-    places = {name: {at for at, _ in responses(its.problems[0])["full"].tried} for name, its in found.items()}
+    places = {
+        name: {at for at, _ in responses(leaderboard.problems[0])["full"].tried} for name, leaderboard in found.items()
+    }
     assert places == {"all": {0.1, 0.2, 0.3}, "final": {0.1, 0.2}}
 
 
@@ -87,7 +89,7 @@ def test_a_mean_is_over_data_sets_of_one_protocol(both):
 
 def test_each_says_its_protocol_where_there_are_two(both, capsys):
     found = by_protocol(both)
-    assert {name: its.title for name, its in found.items()} == {
+    assert {name: leaderboard.title for name, leaderboard in found.items()} == {
         "all": f"vit_micro, {KEPT}",
         "final": f"vit_micro, {TOO}",
     }

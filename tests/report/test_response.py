@@ -25,9 +25,9 @@ def test_a_cell_is_the_mean_over_seeds(tmp_path):
     for seed in range(2):
         for lr in (0.1, 0.2):
             write_run(tmp_path, lr=lr, seed=seed, val=0.5 + lr + seed / 10)
-    its = response(tmp_path)["full"]
-    assert [round(its.tried[lr, 0.01].accuracy, 6) for lr in (0.1, 0.2)] == [0.65, 0.75]
-    assert its.chosen == (0.2, 0.01)
+    full = response(tmp_path)["full"]
+    assert [round(full.tried[lr, 0.01].accuracy, 6) for lr in (0.1, 0.2)] == [0.65, 0.75]
+    assert full.chosen == (0.2, 0.01)
 
 
 def test_of_settings_with_one_rate_and_decay_the_best_counts(tmp_path):
@@ -35,7 +35,7 @@ def test_of_settings_with_one_rate_and_decay_the_best_counts(tmp_path):
         for epochs in (3, 6):
             trainer = {"_target_": "peft_vision.trainer.Trainer", "epochs": epochs, "eval_batch_size": 1}
             write_run(tmp_path / str(epochs), lr=lr, val=epochs / 10, config={"trainer": trainer})
-    assert {its.accuracy for its in response(tmp_path)["full"].tried.values()} == {0.6}
+    assert {tried.accuracy for tried in response(tmp_path)["full"].tried.values()} == {0.6}
 
 
 def test_a_grid_is_a_heat_map_with_figures_gaps_and_the_chosen_one(tmp_path):
@@ -53,9 +53,9 @@ def test_a_setting_whose_runs_failed_is_written_so(tmp_path):
     for lr in (0.1, 0.2):
         write_run(tmp_path, lr=lr, val=lr)
     write_attempt(tmp_path, lr=1e30, error="the loss became nan")
-    its = response(tmp_path)["full"]
-    assert its.failed == {(1e30, 0.01)}
-    assert written(response_plot({"full": its}, "digits")) == ["failed"]
+    full = response(tmp_path)["full"]
+    assert full.failed == {(1e30, 0.01)}
+    assert written(response_plot({"full": full}, "digits")) == ["failed"]
 
 
 def test_fewer_seeds_are_told(tmp_path):
@@ -77,7 +77,9 @@ def solver(name: str, **values) -> dict:
 
 
 def strengths(*accuracies: float) -> list[dict[str, float]]:
-    return [{"C": 10.0**power, "train/loss": 0.1, "val/accuracy": its} for power, its in enumerate(accuracies)]
+    return [
+        {"C": 10.0**power, "train/loss": 0.1, "val/accuracy": accuracy} for power, accuracy in enumerate(accuracies)
+    ]
 
 
 def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
@@ -88,14 +90,14 @@ def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
             config=solver("lbfgs.LBFGS", C=[1, 10, 100]),
             solved=strengths(0.5, 0.6, 0.7 + seed / 10),
         )
-    its = response(tmp_path)["full"]
-    assert {place: round(tried.accuracy, 6) for place, tried in its.tried.items()} == {
+    full = response(tmp_path)["full"]
+    assert {place: round(tried.accuracy, 6) for place, tried in full.tried.items()} == {
         (1, None): 0.5,
         (10, None): 0.6,
         (100, None): 0.75,
     }
-    assert (its.chosen, its.tried[1, None].seeds) == ((100, None), 2)
-    (axes,) = response_plot({"full": its}, "digits").axes
+    assert (full.chosen, full.tried[1, None].seeds) == ((100, None), 2)
+    (axes,) = response_plot({"full": full}, "digits").axes
     assert axes.get_xlabel().startswith("C (")
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "10", "100"]
 
@@ -103,11 +105,11 @@ def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
 def test_a_grid_within_a_run_answers_to_the_rates_and_decays_that_it_tried(tmp_path):
     rows = [{"lr": lr, "weight_decay": decay, "val/accuracy": lr + decay} for lr in (0.1, 0.2) for decay in (0.0, 0.5)]
     write_run(tmp_path, config=solver("grid.Grid", lr=[0.1, 0.2], weight_decay=[0, 0.5]), solved=rows)
-    its = response(tmp_path)["full"]
-    assert {place: tried.accuracy for place, tried in its.tried.items()} == {
+    full = response(tmp_path)["full"]
+    assert {place: tried.accuracy for place, tried in full.tried.items()} == {
         (row["lr"], row["weight_decay"]): row["val/accuracy"] for row in rows
     }
-    assert its.chosen == (0.2, 0.5)
+    assert full.chosen == (0.2, 0.5)
 
 
 def test_what_has_no_rate_has_no_place_among_rates(tmp_path):
@@ -115,11 +117,11 @@ def test_what_has_no_rate_has_no_place_among_rates(tmp_path):
     for lr in (0.1, 0.2):
         write_run(tmp_path, lr=lr, val=lr)
     write_run(tmp_path / "solved", val=0.9, config=solver("lbfgs.LBFGS", C=[1.0, 2.0]))
-    its = response(tmp_path)["full"]
-    assert its.rates == (0.1, 0.2)
+    full = response(tmp_path)["full"]
+    assert full.rates == (0.1, 0.2)
     assert "none" not in [
         tick.get_text()
-        for axes in response_plot({"full": its}, "digits").axes
+        for axes in response_plot({"full": full}, "digits").axes
         for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())
     ]
 
@@ -129,7 +131,7 @@ def test_a_method_that_was_stepped_and_solved_has_both_answers(tmp_path):
         write_run(tmp_path, lr=lr, val=lr)
     write_run(tmp_path / "solved", val=0.9, config=solver("lbfgs.LBFGS", C=[1, 10]), solved=strengths(0.8, 0.9))
     found = response(tmp_path)
-    assert {name: its.rates for name, its in found.items()} == {"full": (0.1, 0.2), "full, C": (1, 10)}
+    assert {name: answer.rates for name, answer in found.items()} == {"full": (0.1, 0.2), "full, C": (1, 10)}
     assert found["full"].chosen is None
     assert found["full, C"].chosen == (10, None)
 

@@ -85,8 +85,8 @@ def check_words(figure: Figure) -> None:
     """None on another, all within the picture."""
     found = words(figure)
     assert len(found) > 5
-    for (first, its), (second, other) in combinations(found, 2):
-        assert not its.padded(-0.5).overlaps(other.padded(-0.5)), (first, second)
+    for (first, first_box), (second, second_box) in combinations(found, 2):
+        assert not first_box.padded(-0.5).overlaps(second_box.padded(-0.5)), (first, second)
     for text, box in found:
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text
@@ -99,7 +99,12 @@ def test_every_method_is_named(picture, drawn):
 
 def named(drawn) -> set[str]:
     """The methods that have bars."""
-    return {its.get_label() for axes in drawn["shift_bars"].axes for its in axes.containers if is_bars(its)}
+    return {
+        container.get_label()
+        for axes in drawn["shift_bars"].axes
+        for container in axes.containers
+        if is_bars(container)
+    }
 
 
 def is_bars(container) -> bool:
@@ -108,10 +113,10 @@ def is_bars(container) -> bool:
 
 def bars(axes: Axes, method: str) -> tuple[list[float], list[tuple[float, float]]]:
     """Heights, and the ends of the error bars."""
-    (its,) = [container for container in axes.containers if is_bars(container) and container.get_label() == method]
-    errors = axes.containers[axes.containers.index(its) + 1]
+    (series,) = [container for container in axes.containers if is_bars(container) and container.get_label() == method]
+    errors = axes.containers[axes.containers.index(series) + 1]
     ends = [tuple(segment[:, 1]) for segment in errors.lines[2][0].get_segments()]
-    return [patch.get_height() for patch in its.patches], ends
+    return [patch.get_height() for patch in series.patches], ends
 
 
 def test_bars_are_as_high_as_the_means_and_errors_as_long_as_the_spread(tmp_path):
@@ -151,7 +156,7 @@ def test_a_shift_that_was_not_scored_is_a_gap(tmp_path):
     write_run(tmp_path, method="lora", ood={"snow": 0.25})
     (axes,) = shift_bars(compared(tmp_path)).axes
     assert bars(axes, "lora")[0] == pytest.approx([25])
-    (lora,) = [its for its in axes.containers if is_bars(its) and its.get_label() == "lora"]
+    (lora,) = [container for container in axes.containers if is_bars(container) and container.get_label() == "lora"]
     assert 1 <= lora.patches[0].get_x() < 1.5
 
 
@@ -170,7 +175,7 @@ def test_the_scatter_lies_at_probits_and_the_chosen_seeds_are_strong(tmp_path):
             within = 0.5 + 0.1 * number + 0.02 * seed
             write_run(tmp_path, seed=seed, lr=lr, val=val, test=within, ood={"fog": within / 2})
     (axes,) = id_ood_scatter(compared(tmp_path)).axes
-    faint, strong = (sorted(map(tuple, its.get_offsets().tolist())) for its in axes.collections[:2])
+    faint, strong = (sorted(map(tuple, dots.get_offsets().tolist())) for dots in axes.collections[:2])
     probit = NormalDist().inv_cdf
     assert strong == [pytest.approx((probit(within), probit(within / 2))) for within in (0.5, 0.52)]
     assert len(faint) == 6
@@ -186,7 +191,7 @@ def test_the_scatter_draws_the_line_of_the_table(tmp_path):
     comparison = compared(tmp_path)
     (axes,) = id_ood_scatter(comparison).axes
     line = comparison.lines["ood/fog"]
-    (drawn,) = [its for its in axes.lines if its.get_label().startswith("y = ")]
+    (drawn,) = [artist for artist in axes.lines if artist.get_label().startswith("y = ")]
     ends = [scale(accuracy, images=1000, transform="probit") for accuracy in (0.5, 0.8)]
     assert drawn.get_xdata().tolist() == pytest.approx(ends)
     assert drawn.get_ydata().tolist() == pytest.approx([line.slope * x + line.intercept for x in ends])

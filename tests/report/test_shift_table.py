@@ -161,13 +161,13 @@ def test_backbones_and_data_sets_are_compared_apart(tmp_path):
     for number, options in enumerate([{}, {"backbone": "deit_s16"}, {"data": "pets"}, {"source": other}]):
         write_run(tmp_path / str(number), **options)
     found = comparisons(collect(tmp_path)[0], reference=None, transform="probit")
-    assert [(its.data, its.backbone) for its in found] == [
+    assert [(comparison.data, comparison.backbone) for comparison in found] == [
         ("digits", "vit_micro"),
         ("digits", "deit_s16"),
         ("digits", "vit_micro"),
         ("pets", "vit_micro"),
     ]
-    assert len({its.source for its in found}) == 2
+    assert len({comparison.source for comparison in found}) == 2
 
 
 def test_a_small_distance_keeps_three_digits_that_count(tmp_path):
@@ -188,7 +188,7 @@ def test_the_csv_holds_fractions_and_counts_seeds(runs):
 def test_the_json_holds_every_metric_and_what_was_tried(runs):
     full, _, lp_ft, _ = json.loads(json.dumps(record(compared(runs)), allow_nan=False))["rows"]
     assert full["metrics"]["ood/fog/a/accuracy"]["values"] == pytest.approx([0.2, 0.3, 0.4])
-    assert [(its["setting"]["optimizer.lr"], its["validation"]) for its in full["tried"]] == [
+    assert [(entry["setting"]["optimizer.lr"], entry["validation"]) for entry in full["tried"]] == [
         (0.2, 0.9),
         (0.3, 0.6),
         (0.1, 0.5),

@@ -19,7 +19,7 @@ def by_seed(found: list[float], data: str = "digits") -> dict[tuple[str, int], f
 
 
 def judged(samples):
-    means = {name: sum(its.values()) / len(its) for name, its in samples.items()}
+    means = {name: sum(sample.values()) / len(sample) for name, sample in samples.items()}
     return verdicts(samples, means, (("digits",),), "seeds")
 
 
@@ -67,7 +67,7 @@ def test_a_method_that_differs_by_chance_is_a_tie_and_one_that_always_loses_is_w
         "worse": by_seed([value - 0.1 - number / 1000 for number, value in enumerate(best)]),
     }
     found = judged(samples)
-    assert {name: its.kind for name, its in found.items()} == {"best": "best", "close": "tie", "worse": "worse"}
+    assert {name: verdict.kind for name, verdict in found.items()} == {"best": "best", "close": "tie", "worse": "worse"}
     raw = {name: stats.ttest_rel(best, list(samples[name].values())).pvalue for name in ("close", "worse")}
     assert found["worse"].p == pytest.approx(2 * raw["worse"])
     assert found["close"].p == pytest.approx(max(raw["close"], 2 * raw["worse"]))
@@ -87,7 +87,7 @@ def test_what_cannot_be_tested_is_no_tie(other):
 
 def test_methods_of_one_mean_are_both_best():
     found = judged({"a": by_seed([0.1, 0.2, 0.6]), "b": by_seed([0.6, 0.2, 0.1])})
-    assert {its.kind for its in found.values()} == {"best"}
+    assert {verdict.kind for verdict in found.values()} == {"best"}
 
 
 PAIRS = [(data, seed) for data in ("a", "b", "c") for seed in range(4)]
@@ -106,23 +106,23 @@ def compared(first, second, strata, over):
     return verdicts({"first": first, "second": second}, means, strata, over)["second"]
 
 
-def mean(its, **where) -> float:
+def mean(sample, **where) -> float:
     """Over the pairs of this data set, or seed."""
-    found = [value for (data, seed), value in its.items() if where in ({"data": data}, {"seed": seed})]
+    found = [value for (data, seed), value in sample.items() if where in ({"data": data}, {"seed": seed})]
     return fmean(found)
 
 
 def test_over_seeds_each_seed_counts_once_with_its_mean_over_the_data_sets():
     first, second = two()
     found = compared(first, second, ALL, "seeds")
-    expected = stats.ttest_rel(*([mean(its, seed=seed) for seed in range(4)] for its in (first, second)))
+    expected = stats.ttest_rel(*([mean(sample, seed=seed) for seed in range(4)] for sample in (first, second)))
     assert (found.pairs, found.over, found.p) == (4, "seeds", pytest.approx(expected.pvalue))
 
 
 def test_over_data_sets_each_counts_once_with_its_mean_over_the_seeds():
     first, second = two()
     found = compared(first, second, ALL, "data_sets")
-    expected = stats.ttest_rel(*([mean(its, data=data) for data in "abc"] for its in (first, second)))
+    expected = stats.ttest_rel(*([mean(sample, data=data) for data in "abc"] for sample in (first, second)))
     assert (found.pairs, found.over, found.p) == (3, "data_sets", pytest.approx(expected.pvalue))
 
 
@@ -146,10 +146,10 @@ def test_over_data_sets_each_group_is_a_sample_of_its_own():
 @pytest.mark.parametrize("over", ["seeds", "data_sets"])
 def test_one_seed_leaves_the_question_over_data_sets_and_one_data_set_that_over_seeds(over):
     first, second = two()
-    one_seed = [{pair: its[pair] for pair in PAIRS if pair[1] == 0} for its in (first, second)]
+    one_seed = [{pair: sample[pair] for pair in PAIRS if pair[1] == 0} for sample in (first, second)]
     found = compared(*one_seed, ALL, over)
     assert (found.kind != "untestable", found.pairs, found.over) == (True, 3, "data_sets")
-    one_data = [{pair: its[pair] for pair in PAIRS if pair[0] == "a"} for its in (first, second)]
+    one_data = [{pair: sample[pair] for pair in PAIRS if pair[0] == "a"} for sample in (first, second)]
     found = compared(*one_data, (("a",),), over)
     assert (found.kind != "untestable", found.pairs, found.over) == (True, 4, "seeds")
 
@@ -157,7 +157,7 @@ def test_one_seed_leaves_the_question_over_data_sets_and_one_data_set_that_over_
 def test_a_group_of_one_data_set_is_no_sample_of_data_sets():
     first, second = two()
     assert compared(first, second, GROUPED, "data_sets").over == "seeds"
-    one_seed = [{pair: its[pair] for pair in PAIRS if pair[1] == 0} for its in (first, second)]
+    one_seed = [{pair: sample[pair] for pair in PAIRS if pair[1] == 0} for sample in (first, second)]
     assert compared(*one_seed, GROUPED, "data_sets").kind == "untestable"
 
 

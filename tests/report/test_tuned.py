@@ -49,7 +49,7 @@ def test_they_show_how_validation_answers_to_the_rate(tmp_path):
     tune(tmp_path)
     (problem,) = board(tmp_path).problems
     found = responses(problem)["full"]
-    assert {place[0]: its.accuracy for place, its in found.tried.items()} == {0.1: 0.7, 0.2: 0.6, 0.3: 0.5}
+    assert {place[0]: tried.accuracy for place, tried in found.tried.items()} == {0.1: 0.7, 0.2: 0.6, 0.3: 0.5}
     assert found.chosen[0] == 0.1
 
 

@@ -45,15 +45,19 @@ def draws(*, seeds: int, fixed: bool, gap: float, group_of: dict[str, str]) -> I
 
 def share_called_worse(over: Over, *, seeds: int, fixed: bool, gap: float = 0.0, grouped: bool = False) -> float:
     group_of = GROUPS if grouped else UNGROUPED
-    column = next(its for its in mean_columns(group_of, None) if its.kind == ("mean of groups" if grouped else "mean"))
+    column = next(
+        candidate
+        for candidate in mean_columns(group_of, None)
+        if candidate.kind == ("mean of groups" if grouped else "mean")
+    )
     found = 0
     for drawn in draws(seeds=seeds, fixed=fixed, gap=gap, group_of=group_of):
         samples = {
-            name: {(data, seed): value for data, row in zip(DATA, its, strict=True) for seed, value in enumerate(row)}
-            for name, its in zip(("first", "second"), drawn, strict=True)
+            name: {(data, seed): value for data, row in zip(DATA, rows, strict=True) for seed, value in enumerate(row)}
+            for name, rows in zip(("first", "second"), drawn, strict=True)
         }
-        means = {name: mean_score(its, column.strata).mean for name, its in samples.items()}
-        found += "worse" in {its.kind for its in verdicts(samples, means, column.strata, over).values()}
+        means = {name: mean_score(sample, column.strata).mean for name, sample in samples.items()}
+        found += "worse" in {verdict.kind for verdict in verdicts(samples, means, column.strata, over).values()}
     return found / TIMES
 
 

@@ -38,14 +38,14 @@ def point(folder: Path, label: str) -> Point:
     return Point((label,), label, experiment, retry=False)
 
 
-def row(its: Point, epoch: int, accuracy: float) -> None:
+def row(sweep_point: Point, epoch: int, accuracy: float) -> None:
     """One more line of its metrics."""
-    with (its.experiment.run.folder / "metrics.jsonl").open("a") as file:
+    with (sweep_point.experiment.run.folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": epoch, "val/accuracy": accuracy}) + "\n")
 
 
-def done(its: Point, val: float, test: float) -> PointResult:
-    return PointResult(its, {"metrics": {"val/accuracy": val, "test/accuracy": test}}, None)
+def done(sweep_point: Point, val: float, test: float) -> PointResult:
+    return PointResult(sweep_point, {"metrics": {"val/accuracy": val, "test/accuracy": test}}, None)
 
 
 def drawn(shown: View) -> list[str]:

@@ -100,7 +100,9 @@ def test_what_a_solver_tried_within_runs_is_chosen_over_all_seeds():
 
 
 def test_of_equal_means_the_first_setting_of_a_solver_goes_on_though_their_sums_round_otherwise():
-    runs = [run(0.2, seed=seed, selection=solved("optimizer", 0.15, own)) for seed, own in ((0, 0.1), (1, 0.2))]
+    runs = [
+        run(0.2, seed=seed, selection=solved("optimizer", 0.15, accuracy)) for seed, accuracy in ((0, 0.1), (1, 0.2))
+    ]
     assert (0.1 + 0.2) / 2 > 0.15
     assert decided(*runs).inner == ("optimizer.C=[1.0]",)
 

@@ -25,11 +25,11 @@ def test_each_seed_is_one_run_of_any_setting_of_the_cell():
     tuning = [Expected(composed(*TUNE, "method=lora", f"method.rank={rank}"), ended=rank == 2) for rank in (2, 4)]
     (cell,) = by_cell(tuning)
     runs = unknown(cell, [0, 1, 2])
-    assert sum(its.times for its in runs) == pytest.approx(3)
-    assert {(its.experiment.seed, its.experiment.method.rank) for its in runs} == {
+    assert sum(run.times for run in runs) == pytest.approx(3)
+    assert {(run.experiment.seed, run.experiment.method.rank) for run in runs} == {
         (seed, rank) for seed in (0, 1, 2) for rank in (2, 4)
     }
-    assert not any(its.ended for its in runs)
+    assert not any(run.ended for run in runs)
 
 
 def test_methods_are_cells_of_their_own():
@@ -39,7 +39,7 @@ def test_methods_are_cells_of_their_own():
 
 def test_runs_that_start_together_are_told_what_the_others_read_unless_they_are_over():
     linear, vqt, done = (composed(*TUNE, f"method={name}") for name in ("linear", "vqt", "head2toe"))
-    told = together([Expected(linear), Expected(vqt), Expected(done, ended=True)])
-    assert [its.experiment.features.also for its in told] == [("contexts", "features")] * 2 + [()]
+    runs = together([Expected(linear), Expected(vqt), Expected(done, ended=True)])
+    assert [run.experiment.features.also for run in runs] == [("contexts", "features")] * 2 + [()]
     alone = [Expected(linear), Expected(vqt, ended=True)]
     assert together(alone) == alone

@@ -126,7 +126,7 @@ def test_lp_ft_is_tuned_with_the_settings_of_its_probe(tmp_path):
 
 
 def test_grids_are_tuned_each_with_its_values(tmp_path):
-    own = experiment(
+    words = experiment(
         tmp_path,
         "own",
         "defaults: [smoke]\n"
@@ -138,7 +138,7 @@ def test_grids_are_tuned_each_with_its_values(tmp_path):
         '      linear: { method: linear, optimizer.lr: "1e-3,1e-2" }\n'
         "      bitfit: { method: bitfit }\n",
     )
-    outcome = call(*own, "hydra/sweeper=tune", "hydra.sweeper.seeds=[3]", cwd=tmp_path)
+    outcome = call(*words, "hydra/sweeper=tune", "hydra.sweeper.seeds=[3]", cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     assert {(run["method"], run["seed"]) for run in found(tmp_path, stage="final")} == {("linear", 3), ("bitfit", 3)}
     assert "the only setting" in outcome.out
@@ -217,7 +217,7 @@ def test_settings_that_are_searched_may_have_several_seeds(tmp_path):
 
 
 def test_a_cell_in_which_nothing_varies_is_trained_as_it_is(tmp_path):
-    own = experiment(
+    words = experiment(
         tmp_path,
         "own",
         "defaults: [smoke]\n"
@@ -229,7 +229,7 @@ def test_a_cell_in_which_nothing_varies_is_trained_as_it_is(tmp_path):
         '      bitfit: { method: bitfit, optimizer.lr: "interval(0.001,0.01)" }\n',
     )
     search = ("hydra/sweeper=tune", "hydra.sweeper.seeds=[0]", "hydra.sweeper.n_trials=2", "data.train_size=100")
-    outcome = call(*own, *search, cwd=tmp_path)
+    outcome = call(*words, *search, cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     assert sorted(run["method"] for run in found(tmp_path, stage="tune")) == ["bitfit", "bitfit", "linear"]
     assert len(found(tmp_path, stage="final")) == 2
