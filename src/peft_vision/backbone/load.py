@@ -2,7 +2,7 @@
 preprocessing."""
 
 import inspect
-import json
+from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -74,8 +74,8 @@ class Backbone:
                 f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
                 "or backbone.pretrained=false for random weights"
             )
-        _checked_patch(self.name, "{}")
-        size, patch = self.preprocessing().size, _checked_patch(self.name, json.dumps(self._arguments()))
+        _checked_patch(self.name, repr({}))
+        size, patch = self.preprocessing().size, _checked_patch(self.name, repr(self._arguments()))
         if size % patch:
             raise ConfigError(
                 f"backbone.img_size: {size} is no multiple of the {patch} px patches of {self.name}; "
@@ -150,10 +150,10 @@ class Backbone:
 
 @lru_cache(maxsize=256)
 def _checked_patch(name: str, arguments: str) -> int:
-    """Return the patch size of a model with these arguments of timm, as JSON, once it is known to be a plain ViT. A
+    """Return the patch size of a model with these arguments of timm, in Python's notation, once it is known to be a plain ViT. A
     model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model."""
     with torch.device("meta"):
-        vit = _created(name, json.loads(arguments))
+        vit = _created(name, literal_eval(arguments))
     refuse_unusual(vit)
     return vit.patch_embed.patch_size[0]
 
