@@ -150,8 +150,9 @@ class Backbone:
 
 @lru_cache(maxsize=256)
 def _checked_patch(name: str, arguments: str) -> int:
-    """Return the patch size of a model with these arguments of timm, in Python's notation, once it is known to be a plain ViT. A
-    model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model."""
+    """Return the patch size of a model with these arguments of timm, in Python's notation, once it is known to be a
+    plain ViT. A model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model.
+    """
     with torch.device("meta"):
         vit = _created(name, literal_eval(arguments))
     refuse_unusual(vit)
