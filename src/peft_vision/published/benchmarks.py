@@ -15,7 +15,7 @@ class Benchmark:
     groups: Mapping[str, str]
 
     def of_group(self, group: str) -> list[str]:
-        return [data for data, its in self.groups.items() if its == group]
+        return [data for data, name in self.groups.items() if name == group]
 
 
 _FGVC = {

@@ -124,12 +124,12 @@ class PublishedTable:
         """Return notes on a row: where its figures were read, which were not seen in a source, and the row's remark."""
         row = self.content.rows[method]
         unseen = ", ".join({"values": "its figures"}.get(name, name.replace("_", " ")) for name in row.not_seen)
-        told = [
+        notes = [
             f"read in {row.read_in}" if row.read_in else "",
             f"seen in no source: {unseen}" if unseen else "",
             row.remark,
         ]
-        return "; ".join(text for text in told if text)
+        return "; ".join(text for text in notes if text)
 
 
 def shipped() -> list[str]:

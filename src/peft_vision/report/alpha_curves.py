@@ -59,13 +59,13 @@ def curve(row: ComparisonRow) -> AlphaCurve | None:
     points = {
         alpha: tuple(100 * fmean(along[alpha][metric] for along in scored) for metric in (ID, _OOD)) for alpha in alphas
     }
-    return AlphaCurve(points, tuple(100 * its.mean for its in chosen))
+    return AlphaCurve(points, tuple(100 * statistic.mean for statistic in chosen))
 
 
-def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
+def alpha_curves(comparison: Comparison, look_of: Mapping[str, Look] | None = None) -> Figure | None:
     """Draw up to three methods in one panel, or more in a panel each with the others faint behind. None where nothing
     was interpolated and scored out of distribution."""
-    its_looks = its_looks or looks(row.label for row in comparison.rows if not row.is_interpolated)
+    look_of = look_of or looks(row.label for row in comparison.rows if not row.is_interpolated)
     interpolated = [row for row in comparison.rows if row.is_interpolated]
     curves = {row.cell.method: found for row in interpolated if (found := curve(row)) is not None}
     if not curves:
@@ -75,7 +75,7 @@ def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = 
     columns = min(len(panels), _COLUMNS)
     lines = math.ceil(len(panels) / columns)
     panel = 1.6 * _PANEL if together else max(_PANEL, *(inches(method, NORMAL) + 0.4 for method in curves))
-    shapes = {method: its_looks[method] for method in curves} if together else {"other methods": _OTHERS}
+    shapes = {method: look_of[method] for method in curves} if together else {"other methods": _OTHERS}
     star = Line2D(
         [], [], linestyle="", marker="*", color="white", ms=10, mec="black", label="alpha that validation chose"
     )
@@ -87,7 +87,7 @@ def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = 
     shared: Axes | None = None
     for number, shown in enumerate(panels):
         shared = figure.add_subplot(lines, columns, number + 1, sharex=shared, sharey=shared)
-        _panel(shared, curves, shown, its_looks)
+        _panel(shared, curves, shown, look_of)
         shared.set_title("" if together else plain(shown[0]), fontsize=NORMAL)
         if number // columns == lines - 1:
             shared.set_xlabel("ID test accuracy (%)", fontsize=NORMAL)
@@ -96,18 +96,18 @@ def alpha_curves(comparison: Comparison, its_looks: Mapping[str, Look] | None = 
     legend_below(figure, handles)
     figure.draw_without_rendering()  # before labels are placed, panels must have their size
     for axes, shown in zip(figure.axes, panels, strict=True):
-        _write_alphas(axes, [curves[method] for method in shown], [its_looks[method].colour for method in shown])
+        _write_alphas(axes, [curves[method] for method in shown], [look_of[method].colour for method in shown])
     return figure
 
 
-def _panel(axes: Axes, curves: Mapping[str, AlphaCurve], shown: Sequence[str], its_looks: Mapping[str, Look]) -> None:
-    for method, its in curves.items():
-        look = its_looks[method] if method in shown else _OTHERS
+def _panel(axes: Axes, curves: Mapping[str, AlphaCurve], shown: Sequence[str], look_of: Mapping[str, Look]) -> None:
+    for method, alpha_curve in curves.items():
+        look = look_of[method] if method in shown else _OTHERS
         front = 3 if method in shown else 1
-        points = list(zip(*its.points.values(), strict=True))
+        points = list(zip(*alpha_curve.points.values(), strict=True))
         axes.plot(*points, color=look.colour, linewidth=1.2, marker=look.marker, ms=4, zorder=front)
         if method in shown:
-            axes.plot(*its.chosen, marker="*", color="white", ms=12, mec=look.colour, mew=1.4, zorder=4)
+            axes.plot(*alpha_curve.chosen, marker="*", color="white", ms=12, mec=look.colour, mew=1.4, zorder=4)
     axes.tick_params(labelsize=SMALL)
     axes.grid(color="#ececec", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -121,17 +121,17 @@ def _handle(look: Look, name: str) -> Line2D:
 def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[str]) -> None:
     """Write each alpha next to its point where there is room, ends first, without covering a label, marker or curve."""
     renderer = axes.figure.canvas.get_renderer()
-    taken = [_around(place, 9) for its in curves for place in _places(axes, [its.chosen])]
-    for its in curves:
-        points = _places(axes, list(its.points.values()))
+    taken = [_around(place, 9) for alpha_curve in curves for place in _places(axes, [alpha_curve.chosen])]
+    for alpha_curve in curves:
+        points = _places(axes, list(alpha_curve.points.values()))
         taken += [_around(place, 3) for place in points]
         between = np.concatenate([np.linspace(start, end, 20) for start, end in itertools.pairwise(points)] or [points])
         taken += [_around(place, 1) for place in between]
     inside = axes.get_window_extent()
     wanted = [
-        (alpha not in (min(its.points), max(its.points)), number, alpha, place)
-        for number, its in enumerate(curves)
-        for alpha, place in its.points.items()
+        (alpha not in (min(alpha_curve.points), max(alpha_curve.points)), number, alpha, place)
+        for number, alpha_curve in enumerate(curves)
+        for alpha, place in alpha_curve.points.items()
     ]
     for _, number, alpha, place in sorted(wanted):
         for distance, (right, up) in itertools.product(_DISTANCES, _DIRECTIONS):

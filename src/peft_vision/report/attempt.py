@@ -33,7 +33,7 @@ def attempts(folders: Mapping[str, Path], finished: Iterable[RunRecord]) -> dict
     known = {_plain("-".join(names)): names for names in options}
     single = {_plain(name): name for names in options for name in names}
     found = {key: _attempt(folder, known, single) for key, folder in folders.items()}
-    return {key: its for key, its in found.items() if its is not None}
+    return {key: attempt for key, attempt in found.items() if attempt is not None}
 
 
 def _plain(name: str) -> str:

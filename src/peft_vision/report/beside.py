@@ -55,17 +55,19 @@ def beside(boards: Sequence[Leaderboard], names: Sequence[str]) -> list[Publishe
     ConfigError for an unknown name."""
     tables = [table(name) for name in names]
     return [
-        _beside(its, board, line)
-        for its in tables
+        _beside(published_table, board, line)
+        for published_table in tables
         for board in boards
-        for method in its.content.rows
+        for method in published_table.content.rows
         for line in board.lines
-        if line.method == method and _concerns(board, its)
+        if line.method == method and _concerns(board, published_table)
     ]
 
 
-def _concerns(board: Leaderboard, its: PublishedTable) -> bool:
-    return bool({_plain(problem.data) for problem in board.problems} & set(map(_plain, its.benchmark.titles)))
+def _concerns(board: Leaderboard, published_table: PublishedTable) -> bool:
+    return bool(
+        {_plain(problem.data) for problem in board.problems} & set(map(_plain, published_table.benchmark.titles))
+    )
 
 
 def _plain(data: str) -> str:
@@ -73,8 +75,8 @@ def _plain(data: str) -> str:
     return data.replace("/", "_")
 
 
-def _beside(its: PublishedTable, board: Leaderboard, line: BoardLine) -> PublishedComparison:
-    benchmark, published = its.benchmark, its.values(line.method)
+def _beside(published_table: PublishedTable, board: Leaderboard, line: BoardLine) -> PublishedComparison:
+    benchmark, published = published_table.benchmark, published_table.values(line.method)
     entries = {data: _entry(data, board, line) for data in benchmark.titles}
     cells = [
         _cell(title, "data", published.get(data), {data: entries[data]}) for data, title in benchmark.titles.items()
@@ -83,24 +85,26 @@ def _beside(its: PublishedTable, board: Leaderboard, line: BoardLine) -> Publish
     if len(groups) > 1:
         for group in groups:
             of_group = {data: entries[data] for data in benchmark.of_group(group)}
-            cells.append(_cell(f"{group} ({len(of_group)})", "group", its.group(line.method, group), of_group))
+            cells.append(
+                _cell(f"{group} ({len(of_group)})", "group", published_table.group(line.method, group), of_group)
+            )
         strata = tuple(tuple(benchmark.of_group(group)) for group in groups)
         label = f"mean of {len(groups)} groups"
-        cells.append(_cell(label, "mean of groups", its.mean_of_groups(line.method), entries, strata))
-    cells.append(_cell(f"mean of {len(entries)}", "mean", its.mean(line.method), entries))
+        cells.append(_cell(label, "mean of groups", published_table.mean_of_groups(line.method), entries, strata))
+    cells.append(_cell(f"mean of {len(entries)}", "mean", published_table.mean(line.method), entries))
     measured = {data: entry for data, entry in entries.items() if _is_scored(entry)}
     if 0 < len(measured) < len(entries):
         whole = published.keys() >= measured.keys()
         mean = sum(published[data] for data in measured) / len(measured) if whole else None
         cells.append(_cell(f"mean of the {len(measured)} measured", "measured so far", mean, measured))
     return PublishedComparison(
-        its,
+        published_table,
         line.method,
         board.backbone,
         board.protocol,
         board.title,
         tuple(cells),
-        tuple(_differs(its, line)),
+        tuple(_differs(published_table, line)),
         _is_miniature(line),
     )
 
@@ -130,23 +134,28 @@ def _cell(
         first = without[0] if isinstance(without[0], str) else without[0].status
         status = first if len(entries) == 1 else f"{len(entries) - len(without)} of {len(entries)}"
         return ComparedFigure(label, kind, published, None, status)
-    values = {(data, seed): value for data, its in entries.items() for (_, seed), value in its.values.items()}
+    values = {(data, seed): value for data, entry in entries.items() for (_, seed), value in entry.values.items()}
     return ComparedFigure(label, kind, published, mean_score(values, strata or (tuple(entries),)), "scored")
 
 
-def _differs(its: PublishedTable, line: BoardLine) -> list[str]:
+def _differs(published_table: PublishedTable, line: BoardLine) -> list[str]:
     """Return the differences that a reader must know before comparing the figures."""
     runs = [run for entry in line.entries if entry.setting for run in entry.setting.runs]
-    weights = sorted({run.weights for run in runs} - {its.weights_of(line.method)})
-    said = [f"measured with the weights {name}, published with {its.weights_of(line.method)}" for name in weights]
+    weights = sorted({run.weights for run in runs} - {published_table.weights_of(line.method)})
+    said = [
+        f"measured with the weights {name}, published with {published_table.weights_of(line.method)}"
+        for name in weights
+    ]
     kinds = sorted({str(run.setting["data.source"]) for run in runs if "data.source" in run.setting})
     if kinds:
-        said.append(f"measured on images of data.source={', '.join(kinds)}, published on: {its.content.images}")
+        said.append(
+            f"measured on images of data.source={', '.join(kinds)}, published on: {published_table.content.images}"
+        )
     normalization = sorted({str(run.setting.get("backbone.normalization", "own")) for run in runs})
     if normalization:
         words = {"own": "the weights' own", "imagenet": "mean and std of ImageNet", "none": "none"}
         measured = ", ".join(words.get(name, name) for name in normalization)
-        said.append(f"normalised by {measured}; published: {its.content.normalization}")
+        said.append(f"normalised by {measured}; published: {published_table.content.normalization}")
     if line.on_test:
         said.append("measured with settings or epochs that test images chose, so its figures are too good")
     return said

@@ -19,7 +19,7 @@ _COLUMNS = ("published", "measured", "difference")
 
 def by_table(found: Sequence[PublishedComparison]) -> list[list[PublishedComparison]]:
     """Group comparisons of the same table, backbone and protocol."""
-    return [list(its) for _, its in groupby(found, lambda one: (one.table.name, one.title))]
+    return [list(group) for _, group in groupby(found, lambda one: (one.table.name, one.title))]
 
 
 def beside_heading(found: Sequence[PublishedComparison]) -> str:
@@ -30,7 +30,7 @@ def beside_heading(found: Sequence[PublishedComparison]) -> str:
 def beside_notes(found: Sequence[PublishedComparison]) -> list[str]:
     """Return the notes that a reader of the figures needs."""
     content = found[0].table.content
-    said = [MINIATURE] if any(its.miniature for its in found) else []
+    said = [MINIATURE] if any(comparison.miniature for comparison in found) else []
     said += [
         "measured: mean ± standard deviation over seeds (n - 1); difference in points; "
         f"{_NONE} (n of m): no mean, because only n of its m data sets have a figure",
@@ -38,16 +38,20 @@ def beside_notes(found: Sequence[PublishedComparison]) -> list[str]:
         f"weights {content.weights}; images: {content.images}; normalised by {content.normalization}; chosen by: "
         f"{content.selection}; seeds: {content.seeds}",
     ]
-    said += [f"{its.method}, published: {words}" for its in found if (words := its.table.about(its.method))]
-    differs = dict.fromkeys(words for its in found for words in its.differs)
+    said += [
+        f"{comparison.method}, published: {words}"
+        for comparison in found
+        if (words := comparison.table.about(comparison.method))
+    ]
+    differs = dict.fromkeys(words for comparison in found for words in comparison.differs)
     said += [f"{_whose(words, found)}{words}" for words in differs]
-    absent = [name for name in content.rows if name not in {its.method for its in found}]
+    absent = [name for name in content.rows if name not in {comparison.method for comparison in found}]
     return [*said, *([f"no run here of {', '.join(absent)}"] if absent else [])]
 
 
 def _whose(words: str, found: Sequence[PublishedComparison]) -> str:
     """Return the methods that a note concerns as a prefix; empty if it concerns all."""
-    methods = [its.method for its in found if words in its.differs]
+    methods = [comparison.method for comparison in found if words in comparison.differs]
     return "" if len(methods) == len(found) else f"{', '.join(methods)}: "
 
 
@@ -55,22 +59,22 @@ def beside_tables(found: Sequence[PublishedComparison], *, width: int) -> list[R
     """Return one published table, split to fit `width`, with a column of three figures for each method."""
     grid = [["", *(cell.label for cell in found[0].cells)]]
     labels = grid[0][1:]
-    for its in found:
-        cells = _aligned(its, labels)
+    for comparison in found:
+        cells = _aligned(comparison, labels)
         columns = [[name, *(_words(cell)[number] for cell in cells)] for number, name in enumerate(_COLUMNS)]
         widths = [max(map(len, column)) for column in columns]
         rows = [
             "  ".join(text.rjust(w) for text, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)
         ]
-        grid.append([f"{its.method}: {rows[0].strip()}", *rows[1:]])
+        grid.append([f"{comparison.method}: {rows[0].strip()}", *rows[1:]])
     return tables(grid, words=("",), width=width)
 
 
-def _aligned(its: PublishedComparison, labels: Sequence[str]) -> list[ComparedFigure]:
+def _aligned(comparison: PublishedComparison, labels: Sequence[str]) -> list[ComparedFigure]:
     """Return the cells by `labels`; a method with all its data sets lacks the last label and gets an empty cell
     there."""
-    own = {cell.label: cell for cell in its.cells}
-    return [own.get(label, ComparedFigure(label, "data", None, None, "")) for label in labels]
+    by_label = {cell.label: cell for cell in comparison.cells}
+    return [by_label.get(label, ComparedFigure(label, "data", None, None, "")) for label in labels]
 
 
 def _words(cell: ComparedFigure) -> tuple[str, str, str]:
@@ -96,10 +100,10 @@ def rows(found: Sequence[PublishedComparison]) -> list[dict[str, object]]:
     """Return tidy rows, one for each method and cell; accuracies in %, differences in points, None is unknown."""
     return [
         {
-            "table": its.table.name,
-            "backbone": its.backbone,
-            "protocol": its.protocol,
-            "method": its.method,
+            "table": comparison.table.name,
+            "backbone": comparison.backbone,
+            "protocol": comparison.protocol,
+            "method": comparison.method,
             "column": cell.label,
             "kind": cell.kind,
             "published": None if cell.published is None else round(cell.published, 4),
@@ -108,10 +112,10 @@ def rows(found: Sequence[PublishedComparison]) -> list[dict[str, object]]:
             "n": cell.measured.n if cell.measured else 0,
             "difference": cell.difference,
             "status": cell.status,
-            "miniature": its.miniature,
+            "miniature": comparison.miniature,
         }
-        for its in found
-        for cell in its.cells
+        for comparison in found
+        for cell in comparison.cells
     ]
 
 
@@ -125,11 +129,11 @@ def beside_latex(found: Sequence[PublishedComparison]) -> str:
 
 
 def _latex(found: Sequence[PublishedComparison]) -> str:
-    labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
-    spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{escaped(its.method)}}}" for its in found)
-    cells = [_aligned(its, labels) for its in found]
+    labels = [cell.label for cell in max(found, key=lambda comparison: len(comparison.cells)).cells]
+    spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{escaped(comparison.method)}}}" for comparison in found)
+    cells = [_aligned(comparison, labels) for comparison in found]
     lines = [
-        " & ".join([escaped(label), *(escaped(text) for its in cells for text in _words(its[number]))]) + r" \\"
+        " & ".join([escaped(label), *(escaped(text) for column in cells for text in _words(column[number]))]) + r" \\"
         for number, label in enumerate(labels)
     ]
     caption = f"{'. '.join([beside_heading(found), *beside_notes(found)])}."
@@ -154,25 +158,30 @@ def _latex(found: Sequence[PublishedComparison]) -> str:
 
 def beside_page(found: Sequence[PublishedComparison]) -> Markup:
     """Return an HTML table, with notes, for each published table, backbone and protocol."""
-    return joined([_on_page(its) for its in by_table(found)])
+    return joined([_on_page(group) for group in by_table(found)])
 
 
 def _on_page(found: Sequence[PublishedComparison]) -> Markup:
-    labels = [cell.label for cell in max(found, key=lambda its: len(its.cells)).cells]
+    labels = [cell.label for cell in max(found, key=lambda comparison: len(comparison.cells)).cells]
     headings = [Heading("data set", True, "")]
-    for its in found:
+    for comparison in found:
         first, *others = _COLUMNS
-        headings += [Heading(f"{its.method}: {first}", False, ""), *(Heading(column, False, "") for column in others)]
-    cells = [_aligned(its, labels) for its in found]
+        headings += [
+            Heading(f"{comparison.method}: {first}", False, ""),
+            *(Heading(column, False, "") for column in others),
+        ]
+    cells = [_aligned(comparison, labels) for comparison in found]
     lines = [
         [
             PageCell(label, number, "" if cells[0][number].kind == "data" else "sum"),
-            *(cell for its in cells for cell in _page_cells(its[number])),
+            *(cell for column in cells for cell in _page_cells(column[number])),
         ]
         for number, label in enumerate(labels)
     ]
     warned = (
-        [element("p", f"{MINIATURE.capitalize()}.", class_="warning")] if any(its.miniature for its in found) else []
+        [element("p", f"{MINIATURE.capitalize()}.", class_="warning")]
+        if any(comparison.miniature for comparison in found)
+        else []
     )
     said = element("ul", *(element("li", note) for note in beside_notes(found) if note != MINIATURE), class_="notes")
     return joined([*warned, table(beside_heading(found), headings, lines, classes="beside"), said])

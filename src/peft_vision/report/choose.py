@@ -84,8 +84,8 @@ def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
 
 
 def _validation(run: RunRecord) -> float | None:
-    own = run.metrics.get("val/accuracy")
-    return run.choice.validation if own is None and run.choice is not None else own
+    accuracy = run.metrics.get("val/accuracy")
+    return run.choice.validation if accuracy is None and run.choice is not None else accuracy
 
 
 def _order(setting: Setting) -> tuple[float, float, float, str]:

@@ -79,7 +79,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
         _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
     made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
     Console().print(f"written   {out}: {made}", soft_wrap=True)
-    files = {its.picture.name: its.files[0] for its in hung if its.files}
+    files = {saved.picture.name: saved.files[0] for saved in hung if saved.files}
     return ReportContent(tuple(board_rows(boards)), files, out / "report.html")
 
 
@@ -131,8 +131,8 @@ def _print(
 
     for board in boards:
         section(f"leaderboard, {board.title}", board_tables(board, width=width), notes(board))
-    for its in compared:
-        section(f"{its.title}: {its.source}", rich_tables(its, width=width), remarks(its))
+    for comparison in compared:
+        section(f"{comparison.title}: {comparison.source}", rich_tables(comparison, width=width), remarks(comparison))
     for found in by_table(against):
         section(beside_heading(found), beside_tables(found, width=width), beside_notes(found))
     for run in left_out:

@@ -201,7 +201,7 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
             check_targets(config[group], f"config.{group}")
             setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
     if CODE in config and isinstance(config[CODE], dict):
-        setting |= {f"{CODE}.{one_line(str(name))}": one_line(str(its)) for name, its in config[CODE].items()}
+        setting |= {f"{CODE}.{one_line(str(name))}": one_line(str(digest)) for name, digest in config[CODE].items()}
     return setting
 
 

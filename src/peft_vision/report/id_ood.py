@@ -136,15 +136,15 @@ def _comparison(
             lines[target] = _line(points, f"{target}/accuracy", images, transform)
         except ValueError as error:
             no_line[target] = "; ".join([str(error), *unknown])
-    cells = [cell(name, its) for method in methods for name, its in _labelled(kept, method, telling).items()]
-    rows = [row for its in cells for row in _rows(its, lines)]
+    cells = [cell(name, alike) for method in methods for name, alike in _labelled(kept, method, telling).items()]
+    rows = [row for method_cell in cells for row in _rows(method_cell, lines)]
     first = kept[0]
-    data, backbone, its_protocol = first.data, backbone_label(first), protocol(first)
+    data, backbone, protocol_name = first.data, backbone_label(first), protocol(first)
     return Comparison(
         backbone=backbone,
         data=data,
-        protocol=its_protocol,
-        title=titled(f"{data}, {backbone}", its_protocol, found[data, backbone]),
+        protocol=protocol_name,
+        title=titled(f"{data}, {backbone}", protocol_name, found[data, backbone]),
         source=first.source,
         sets=sets,
         images=images,
@@ -163,9 +163,9 @@ def rank(method: str) -> tuple[int, str]:
     return _FIRST.get(method, len(_FIRST)), method
 
 
-def telling_keys(runs: Sequence[RunRecord], own_rows: Sequence[str]) -> list[str]:
-    """Return the keys of `own_rows` that have several values among `runs`."""
-    return [key for key in own_rows if len({_value(run, key) for run in runs} - {None}) > 1]
+def telling_keys(runs: Sequence[RunRecord], row_keys: Sequence[str]) -> list[str]:
+    """Return the keys of `row_keys` that have several values among `runs`."""
+    return [key for key in row_keys if len({_value(run, key) for run in runs} - {None}) > 1]
 
 
 def label(run: RunRecord, telling: Sequence[str]) -> str:
@@ -200,11 +200,11 @@ def _line(points: Sequence[Scores], metric: str, images: Counts, transform: Tran
     )
 
 
-def _rows(its: MethodCell, lines: Mapping[str, FittedLine]) -> list[ComparisonRow]:
+def _rows(method_cell: MethodCell, lines: Mapping[str, FittedLine]) -> list[ComparisonRow]:
     """Return the rows of the head alone, of the method, and of the interpolated weights."""
-    everything = [run for setting in its.settings for run in setting.runs]
-    chosen = its.chosen.runs if its.chosen else ()
-    said = _said(its)
+    everything = [run for setting in method_cell.settings for run in setting.runs]
+    chosen = method_cell.chosen.runs if method_cell.chosen else ()
+    said = _said(method_cell)
     parameters = (*chosen, *everything)[0].parameters
     size = parameters["method"] + parameters["head"]
 
@@ -214,23 +214,29 @@ def _rows(its: MethodCell, lines: Mapping[str, FittedLine]) -> list[ComparisonRo
     rows: list[ComparisonRow] = []
     if any(name.startswith(_PROBE) for run in everything for name in run.metrics):
         scores, all_scores = (judged(map(_probe, runs)) for runs in (chosen, everything))
-        rows.append(ComparisonRow(f"{its.method}: probe", its, said, parameters["head"], scores, all_scores))
+        rows.append(
+            ComparisonRow(f"{method_cell.method}: probe", method_cell, said, parameters["head"], scores, all_scores)
+        )
     scores, all_scores = (judged(run.metrics for run in runs) for runs in (chosen, everything))
-    rows.append(ComparisonRow(its.method, its, said, size, scores, all_scores))
+    rows.append(ComparisonRow(method_cell.method, method_cell, said, size, scores, all_scores))
     between = [run for run in chosen if run.alpha is not None]
     if between:
         alphas = ", ".join(f"{alpha:g}" for alpha in sorted({run.alpha for run in between}))
         scores = judged(run.curve[run.alpha] for run in between)
-        rows.append(ComparisonRow(f"{its.method}, alpha={alphas}", its, said, size, scores, (), is_interpolated=True))
+        rows.append(
+            ComparisonRow(
+                f"{method_cell.method}, alpha={alphas}", method_cell, said, size, scores, (), is_interpolated=True
+            )
+        )
     return rows
 
 
-def _said(its: MethodCell) -> str:
+def _said(method_cell: MethodCell) -> str:
     """Return how the setting was chosen; empty where only one was tried."""
-    several = len(its.settings)
-    if its.chosen is None:
+    several = len(method_cell.settings)
+    if method_cell.chosen is None:
         return f"none chosen of {several}"
-    return f"{its.chosen.label} (of {several})" if several > 1 else ""
+    return f"{method_cell.chosen.label} (of {several})" if several > 1 else ""
 
 
 def _probe(run: RunRecord) -> dict[str, float]:

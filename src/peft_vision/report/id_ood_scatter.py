@@ -33,7 +33,7 @@ _DIAGONAL = {"color": FAINT, "linestyle": "--", "linewidth": 0.8}
 _FIT = {"color": "black", "linewidth": 1.0}
 
 
-def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
+def id_ood_scatter(comparison: Comparison, look_of: Mapping[str, Look] | None = None) -> Figure | None:
     """Draw every run faintly, those of chosen settings strongly. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated]
     every = [scores for row in rows for scores in row.all_scores]
@@ -47,9 +47,9 @@ def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None 
         return None
     columns = min(len(ends), _COLUMNS if len(ends) != _COLUMNS + 1 else _COLUMNS - 1)
     lines = math.ceil(len(ends) / columns)
-    its_looks = its_looks or looks(row.label for row in rows)
+    look_of = look_of or looks(row.label for row in rows)
     diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
-    handles = _handles(its_looks, comparison, rows, diagonal=diagonal)
+    handles = _handles(look_of, comparison, rows, diagonal=diagonal)
     labels = [str(handle.get_label()) for handle in handles]
     panel = max(_PANEL, *(inches(_title(target), NORMAL) + 0.4 for target in ends))
     width = max(panel * columns + 0.4, _NARROWEST, legend_width(labels))
@@ -58,7 +58,7 @@ def id_ood_scatter(comparison: Comparison, its_looks: Mapping[str, Look] | None 
     for number, target in enumerate(ends):
         axes = figure.add_subplot(lines, columns, number + 1, xlim=ends[target][0], ylim=ends[target][1])
         for row in rows:
-            look = its_looks[row.label]
+            look = look_of[row.label]
             style = {"marker": look.marker, "c": look.colour}
             faint, strong = (_points(comparison, target, scores).T for scores in (row.all_scores, row.scores))
             axes.scatter(*faint, s=_WEAK * look.area, alpha=0.25, linewidths=0, zorder=2, **style)
@@ -111,7 +111,7 @@ def _draw_line(axes: Axes, line: FittedLine) -> None:
 
 
 def _handles(
-    its_looks: Mapping[str, Look], comparison: Comparison, rows: Sequence[ComparisonRow], *, diagonal: bool
+    look_of: Mapping[str, Look], comparison: Comparison, rows: Sequence[ComparisonRow], *, diagonal: bool
 ) -> list[Line2D]:
     """Return the handles of the legend below all panels; `diagonal`: whether a panel shows the diagonal."""
     point = {"linestyle": "", "markeredgecolor": "white"}
@@ -119,7 +119,7 @@ def _handles(
         Line2D(
             [], [], marker=look.marker, ms=(_STRONG * look.area) ** 0.5, color=look.colour, label=plain(name), **point
         )
-        for name, look in its_looks.items()
+        for name, look in look_of.items()
     ]
     if any(len(row.all_scores) > len(row.scores) for row in rows):
         handles.append(Line2D([], [], marker="o", ms=_WEAK**0.5 + 1, color=FAINT, label="other settings", **point))

@@ -53,7 +53,9 @@ def _table(board: Leaderboard) -> str:
 
 def _rows(line: BoardLine, board: Leaderboard) -> list[str]:
     name = f"{line.method} ‡" if line.on_test else line.method
-    rows = [_row([*map(escaped, (name, tried(line), parameters(line))), *(_cell(its, board) for its in line.entries)])]
+    rows = [
+        _row([*map(escaped, (name, tried(line), parameters(line))), *(_cell(entry, board) for entry in line.entries)])
+    ]
     intervals = [interval(entry.score) if entry.score else "" for entry in line.entries]
     if any(intervals):
         small = [rf"{{\scriptsize [{escaped(text)}]}}" if text else "" for text in intervals]

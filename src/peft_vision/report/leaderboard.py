@@ -94,8 +94,8 @@ def leaderboards(
     """Return a leaderboard for each backbone and each protocol of its runs. `compared`: comparisons of the same
     runs."""
     by_backbone: dict[str, dict[Protocol, list[TaskResults]]] = {}
-    for its in problems(compared, runs, left_out, options):
-        by_backbone.setdefault(its.backbone, {}).setdefault(its.protocol, []).append(its)
+    for problem in problems(compared, runs, left_out, options):
+        by_backbone.setdefault(problem.backbone, {}).setdefault(problem.protocol, []).append(problem)
     return [
         _board(backbone, name, titled(backbone, name, by_protocol), found, options)
         for backbone, by_protocol in by_backbone.items()
@@ -106,16 +106,16 @@ def leaderboards(
 def _board(
     backbone: str, protocol: Protocol, title: str, unordered: Sequence[TaskResults], options: Options
 ) -> Leaderboard:
-    group_of = {its.label: its.group(options.groups) for its in unordered}
+    group_of = {problem.label: problem.group(options.groups) for problem in unordered}
     groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
-    found = sorted(unordered, key=lambda its: groups.index(group_of[its.label]))
-    columns = [BoardColumn(its.label, "data", ((its.label,),)) for its in found]
-    if not any(its.is_one_of_several_amounts for its in found):  # else the same test images would count twice
-        columns += mean_columns({its.label: group_of[its.label] for its in found}, options.groups)
-    methods = sorted({method for its in found for method in its.methods}, key=rank)
+    found = sorted(unordered, key=lambda problem: groups.index(group_of[problem.label]))
+    columns = [BoardColumn(problem.label, "data", ((problem.label,),)) for problem in found]
+    if not any(problem.is_one_of_several_amounts for problem in found):  # else the same test images would count twice
+        columns += mean_columns({problem.label: group_of[problem.label] for problem in found}, options.groups)
+    methods = sorted({method for problem in found for method in problem.methods}, key=rank)
     lines = []
     for method in methods:
-        entries = {its.label: _entry(its, method) for its in found}
+        entries = {problem.label: _entry(problem, method) for problem in found}
         whole = [entries[column.label] if column.kind == "data" else _mean(column, entries) for column in columns]
         lines.append(_line(method, whole, found))
     judged = _judged(columns, lines, options)

@@ -39,8 +39,8 @@ def curves(setting: Setting) -> dict[str, LearningCurve]:
     if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
         _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
     runs = [_epochs(file) for file in files if file not in gone]
-    found = {metric: [its[metric] for its in runs if its[metric]] for metric in _PANELS}
-    return {metric: its for metric, told in found.items() if told and (its := _curve(told)) is not None}
+    found = {metric: [values[metric] for values in runs if values[metric]] for metric in _PANELS}
+    return {metric: curve for metric, recorded in found.items() if recorded and (curve := _curve(recorded)) is not None}
 
 
 def _curve(runs: Sequence[Mapping[int, float]]) -> LearningCurve | None:
@@ -52,15 +52,18 @@ def _curve(runs: Sequence[Mapping[int, float]]) -> LearningCurve | None:
     return LearningCurve(tuple(shared), tuple(values.mean(axis=0).tolist()), tuple(std.tolist()))
 
 
-def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look], title: str) -> Figure | None:
+def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], title: str) -> Figure | None:
     """Draw a line for each method. None where no run has epochs."""
     found = {method: curves(setting) for method, setting in chosen.items()}
-    panels = {metric: {method: its[metric] for method, its in found.items() if metric in its} for metric in _PANELS}
+    panels = {
+        metric: {method: by_metric[metric] for method, by_metric in found.items() if metric in by_metric}
+        for metric in _PANELS
+    }
     panels = {metric: lines for metric, lines in panels.items() if lines}
     if not panels:
         return None
-    methods = [method for method in its_looks if any(method in lines for lines in panels.values())]
-    handles = [_handle(its_looks[method], method) for method in methods]
+    methods = [method for method in look_of if any(method in lines for lines in panels.values())]
+    handles = [_handle(look_of[method], method) for method in methods]
     figure, axes = panel_figure(
         title,
         count=len(panels),
@@ -71,17 +74,17 @@ def learning_curves(chosen: Mapping[str, Setting], its_looks: Mapping[str, Look]
         shares_y=False,
         titled=False,
     )
-    for its_axes, (metric, lines) in zip(axes, panels.items(), strict=True):
+    for panel_axes, (metric, lines) in zip(axes, panels.items(), strict=True):
         for method in methods:
             if method in lines:
-                _draw(its_axes, lines[method], its_looks[method], 100 if metric.endswith("accuracy") else 1)
-        values = [value for its in lines.values() for value in its.mean]
+                _draw(panel_axes, lines[method], look_of[method], 100 if metric.endswith("accuracy") else 1)
+        values = [value for curve in lines.values() for value in curve.mean]
         if metric == "train/loss" and min(values) > 0:
-            set_log(its_axes.yaxis, values)
-        its_axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        its_axes.set_xlabel("epoch", fontsize=NORMAL)
-        its_axes.set_ylabel(_PANELS[metric], fontsize=NORMAL)
-        its_axes.grid(color="#e6e6e6", linewidth=0.5)
+            set_log(panel_axes.yaxis, values)
+        panel_axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        panel_axes.set_xlabel("epoch", fontsize=NORMAL)
+        panel_axes.set_ylabel(_PANELS[metric], fontsize=NORMAL)
+        panel_axes.grid(color="#e6e6e6", linewidth=0.5)
     return figure
 
 
@@ -114,13 +117,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw(axes: Axes, its: LearningCurve, look: Look, factor: float) -> None:
-    mean = [factor * value for value in its.mean]
+def _draw(axes: Axes, curve: LearningCurve, look: Look, factor: float) -> None:
+    mean = [factor * value for value in curve.mean]
     marks = max(1, len(mean) // 8)
-    axes.plot(its.epochs, mean, color=look.colour, linewidth=1.2, marker=look.marker, ms=3.5, markevery=marks, zorder=3)
-    if any(its.std):
-        low, high = _band(mean, [factor * value for value in its.std])
-        axes.fill_between(its.epochs, low, high, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
+    axes.plot(
+        curve.epochs, mean, color=look.colour, linewidth=1.2, marker=look.marker, ms=3.5, markevery=marks, zorder=3
+    )
+    if any(curve.std):
+        low, high = _band(mean, [factor * value for value in curve.std])
+        axes.fill_between(curve.epochs, low, high, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
 
 
 def _band(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -24,7 +24,7 @@ class BoardColumn:
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the data sets of the column's figure."""
-        return tuple(label for its in self.strata for label in its)
+        return tuple(label for stratum in self.strata for label in stratum)
 
 
 def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[BoardColumn]:
@@ -36,7 +36,9 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
     for label, group in group_of.items():
         if group:
             groups.setdefault(group, []).append(label)
-    columns = [BoardColumn(_named(group, its, wanted), "group", (tuple(its),)) for group, its in groups.items()]
+    columns = [
+        BoardColumn(_named(group, labels, wanted), "group", (tuple(labels),)) for group, labels in groups.items()
+    ]
     if len(groups) > 1:
         strata = tuple(map(tuple, groups.values()))
         columns.append(BoardColumn(f"mean of {len(groups)} groups", "mean of groups", strata))
@@ -46,18 +48,18 @@ def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ..
 def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
     """Return the mean of a method's accuracies over the means of the `strata`. Where all data sets have the same seeds,
     the score is over the seeds' means; else it is the mean of the data sets' means, without a spread."""
-    labels = [label for its in strata for label in its]
+    labels = [label for stratum in strata for label in stratum]
     by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in labels}
     seeds = {frozenset(found) for found in by_data.values()}
     if len(seeds) == 1:
-        of_seeds = ({label: its[seed] for label, its in by_data.items()} for seed in sorted(*seeds))
-        return Score.of([_mean(its, strata) for its in of_seeds])
+        of_seeds = ({label: by_seed[seed] for label, by_seed in by_data.items()} for seed in sorted(*seeds))
+        return Score.of([_mean(accuracies, strata) for accuracies in of_seeds])
     mean = _mean({label: fmean(found.values()) for label, found in by_data.items()}, strata)
     return Score(mean, None, None, None, min(map(len, by_data.values())))
 
 
 def _mean(by_data: Mapping[str, float], strata: Iterable[Iterable[str]]) -> float:
-    return fmean(fmean(by_data[label] for label in its) for its in strata)
+    return fmean(fmean(by_data[label] for label in stratum) for stratum in strata)
 
 
 def _named(group: str, labels: list[str], wanted: Mapping[str, tuple[str, ...]] | None) -> str:

@@ -79,16 +79,16 @@ def _figures(hung: Sequence[SavedFigure]) -> Markup:
     parts: list[Markup] = []
     first: dict[str, int] = {}
     section = None
-    for number, its in enumerate(hung):
-        if its.picture.section != section:
-            section = its.picture.section
+    for number, saved in enumerate(hung):
+        if saved.picture.section != section:
+            section = saved.picture.section
             parts.append(element("h3", section))
-        width = its.picture.figure.get_figwidth() * _ENLARGED
-        labelled = element("svg", role="img", aria_label=its.picture.words, style=f"--width: {width:.0f}px")
-        named = Markup(its.svg.replace("<svg", labelled.removesuffix("></svg>"), 1))
-        box = element("div", named, class_="scroll", tabindex="0", role="region", aria_label=its.picture.words)
-        kind = its.picture.title
-        words = f"As figure {first[kind]}." if kind in first else its.picture.caption
+        width = saved.picture.figure.get_figwidth() * _ENLARGED
+        labelled = element("svg", role="img", aria_label=saved.picture.words, style=f"--width: {width:.0f}px")
+        named = Markup(saved.svg.replace("<svg", labelled.removesuffix("></svg>"), 1))
+        box = element("div", named, class_="scroll", tabindex="0", role="region", aria_label=saved.picture.words)
+        kind = saved.picture.title
+        words = f"As figure {first[kind]}." if kind in first else saved.picture.caption
         first.setdefault(kind, number + 1)
         caption = element("figcaption", element("b", f"Figure {number + 1}. {kind}."), f" {words}")
         parts.append(element("figure", box, caption))
@@ -105,9 +105,11 @@ def _gaps(boards: Sequence[Leaderboard], left_out: Sequence[LeftOut]) -> Markup:
 
 def _sources(boards: Sequence[Leaderboard]) -> list[Markup]:
     """Return a fold-out list of the images of each data set; empty where none was tested."""
-    tested = [(its, board) for board in boards for its in board.problems if its.comparison]
-    told = [element("li", f"{its.label}, {board.title}: {its.comparison.source}") for its, board in tested]
-    return [element("details", element("summary", "The images of each data set"), element("ul", *told))] if told else []
+    tested = [(problem, board) for board in boards for problem in board.problems if problem.comparison]
+    items = [element("li", f"{problem.label}, {board.title}: {problem.comparison.source}") for problem, board in tested]
+    return (
+        [element("details", element("summary", "The images of each data set"), element("ul", *items))] if items else []
+    )
 
 
 def _common(runs: Sequence[RunRecord]) -> list[Markup]:

@@ -38,7 +38,7 @@ def summary(boards: Sequence[Leaderboard], runs: Sequence[RunRecord], left_out: 
         "Methods": ", ".join(sorted(_methods(boards))),
         "Data": "; ".join(dict.fromkeys(sources)),
         "Backbones": ", ".join(backbones),
-        **({"Protocols": "; ".join(told)} if (told := _protocols(boards)) else {}),
+        **({"Protocols": "; ".join(protocols)} if (protocols := _protocols(boards)) else {}),
         "Seeds": _listed(run.seed for run in runs),
         "Settings": _chosen(boards, runs),
         "Test images": _reads(runs),

@@ -18,7 +18,7 @@ from peft_vision.report.significance import Verdict
 
 def board_table(board: Leaderboard) -> Markup:
     headings = [Heading("method", True, ""), Heading("settings tried", False, ""), Heading("parameters", False, "")]
-    headings += [Heading(its.label, False, "" if its.kind == "data" else "mean") for its in board.columns]
+    headings += [Heading(column.label, False, "" if column.kind == "data" else "mean") for column in board.columns]
     rows = [
         [
             PageCell(f"{line.method} {ON_TEST}" if line.on_test else line.method, line.method, ""),
@@ -89,7 +89,7 @@ def absent_table(board: Leaderboard) -> Markup | None:
 
 
 def _reason(board: Leaderboard, line: BoardLine, label: str, entry: BoardEntry) -> str:
-    problem = next(its for its in board.problems if its.label == label)
+    problem = next(candidate for candidate in board.problems if candidate.label == label)
     if entry.status == "undecided":
         return problem.rows[line.method].cell.undecided
     attempts = [out.reason for out, _ in problem.attempts.get(line.method, ())]
@@ -134,7 +134,7 @@ def _setting(line: BoardLine, data: str, entry: BoardEntry) -> list[PageCell]:
         PageCell(f"{entry.tried:,}", entry.tried, ""),
         _percent(setting.validation),
         PageCell(seeds, seeds, ""),
-        *(_number(sum(its) / len(its) if its else None) for its in costs),
+        *(_number(sum(values) / len(values) if values else None) for values in costs),
     ]
 
 

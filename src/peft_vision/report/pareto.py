@@ -50,18 +50,20 @@ def points(board: Leaderboard, number: int) -> dict[str, list[ParetoPoint]]:
             if entry.score and cost:
                 std = None if entry.score.std is None else 100 * entry.score.std
                 found[axis].append(ParetoPoint(line.method, cost, 100 * entry.score.mean, std))
-    return {axis: its for axis, its in found.items() if its}
+    return {axis: measured for axis, measured in found.items() if measured}
 
 
-def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Figure | None:
+def pareto(board: Leaderboard, number: int, look_of: Mapping[str, Look]) -> Figure | None:
     """Draw the panels of a column; None where fewer than two methods have a figure. Error bars: std over seeds."""
     panels = points(board, number)
-    if max((len(its) for its in panels.values()), default=0) < 2:
+    if max((len(measured) for measured in panels.values()), default=0) < 2:
         return None
     methods = [
-        method for method in its_looks if any(method == point.method for its in panels.values() for point in its)
+        method
+        for method in look_of
+        if any(method == point.method for measured in panels.values() for point in measured)
     ]
-    handles = [_handle(its_looks[method], method) for method in methods]
+    handles = [_handle(look_of[method], method) for method in methods]
     handles.append(Line2D([], [], label="Pareto front", **_FRONT))
     figure, axes = panel_figure(
         f"{board.columns[number].label}, {board.title}",
@@ -73,18 +75,18 @@ def pareto(board: Leaderboard, number: int, its_looks: Mapping[str, Look]) -> Fi
         shares_y=True,
         titled=False,
     )
-    for its_axes, (axis, its) in zip(axes, panels.items(), strict=True):
-        _draw(its_axes, its, its_looks)
-        its_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
+    for panel_axes, (axis, measured) in zip(axes, panels.items(), strict=True):
+        _draw(panel_axes, measured, look_of)
+        panel_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
     axes[0].set_ylabel("test accuracy (%)", fontsize=NORMAL)
     return figure
 
 
-def _draw(axes: Axes, its: Sequence[ParetoPoint], its_looks: Mapping[str, Look]) -> None:
-    best = front(its)
+def _draw(axes: Axes, measured: Sequence[ParetoPoint], look_of: Mapping[str, Look]) -> None:
+    best = front(measured)
     axes.step([point.cost for point in best], [point.accuracy for point in best], where="post", zorder=1, **_FRONT)
-    for point in its:
-        look = its_looks[point.method]
+    for point in measured:
+        look = look_of[point.method]
         axes.errorbar(
             point.cost,
             point.accuracy,
@@ -97,7 +99,7 @@ def _draw(axes: Axes, its: Sequence[ParetoPoint], its_looks: Mapping[str, Look])
             elinewidth=0.8,
             zorder=2,
         )
-    set_log(axes.xaxis, [point.cost for point in its])
+    set_log(axes.xaxis, [point.cost for point in measured])
     axes.grid(color="#e6e6e6", linewidth=0.5)
 
 

@@ -75,21 +75,21 @@ def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
     found = [(problem, _marked(board)) for board in boards for problem in board.problems]
     stems = dict(zip((id(problem) for problem, _ in found), _stems(found), strict=True))
     for board in boards:
-        its_looks = _looks(board)
+        look_of = _looks(board)
         last = len(board.columns) - 1
         if len(board.problems) > 1:
             stem = _plain(f"mean-{_marked(board)}")
             section = f"{board.columns[last].label}, {board.title}"
-            yield from _named(stem, section, {"pareto": pareto(board, last, its_looks)})
+            yield from _named(stem, section, {"pareto": pareto(board, last, look_of)})
         for number, problem in enumerate(board.problems):
             title = f"{problem.label}, {board.title}"
             drawn = {
-                "pareto": pareto(board, number, its_looks),
-                "curves": learning_curves(problem.chosen, its_looks, title),
+                "pareto": pareto(board, number, look_of),
+                "curves": learning_curves(problem.chosen, look_of, title),
                 "response": response_plot(responses(problem), title),
             }
             if problem.comparison and problem.comparison.sets:
-                drawn |= {name: draws(problem.comparison, its_looks) for name, draws in SHIFT_PICTURES.items()}
+                drawn |= {name: draws(problem.comparison, look_of) for name, draws in SHIFT_PICTURES.items()}
             yield from _named(stems[id(problem)], title, drawn)
 
 

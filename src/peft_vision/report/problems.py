@@ -68,14 +68,14 @@ class TaskResults:
         if chosen and (counted := [run.choice.settings for run in chosen.runs if run.choice]):
             return max(counted)
         settings = [setting.runs[0].setting for setting in self.candidates(method)]
-        settings += [its.setting for _, its in self.attempts.get(method, ()) if its.setting]
+        settings += [attempt.setting for _, attempt in self.attempts.get(method, ()) if attempt.setting]
         return len(set(map(_key, settings)))
 
     def why_none(self, method: str) -> Literal["undecided", "failed", "unfinished", "only tuned", "missing"]:
         """Return the reason why the method has no figure."""
         if method in self.rows:
             return "undecided"
-        kinds = {run.kind for run, its in self.attempts.get(method, ()) if not is_tuning(its.setting)}
+        kinds = {run.kind for run, attempt in self.attempts.get(method, ()) if not is_tuning(attempt.setting)}
         if kinds:
             return "failed" if "failed" in kinds else "unfinished"
         return "only tuned" if method in self.tuning or method in self.attempts else "missing"
@@ -85,11 +85,11 @@ class TaskResults:
         runs."""
         if wanted is None:
             return next((run.group for run in self._runs() if run.group), "")
-        return next((group for group, its in wanted.items() if {self.label, self.data} & set(its)), "")
+        return next((group for group, names in wanted.items() if {self.label, self.data} & set(names)), "")
 
     def _runs(self) -> list[RunRecord]:
         tested = [run for row in self.rows.values() for setting in row.cell.settings for run in setting.runs]
-        return [*tested, *(run for its in self.tuning.values() for run in its)]
+        return [*tested, *(run for runs in self.tuning.values() for run in runs)]
 
 
 def problems(
@@ -97,15 +97,15 @@ def problems(
 ) -> list[TaskResults]:
     """Return the problems in the order of `compared`, followed by those on which no run has been tested."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
-    parts = [_Part(its.data, its.backbone, its.protocol, its) for its in compared]
+    parts = [_Part(comparison.data, comparison.backbone, comparison.protocol, comparison) for comparison in compared]
     for run in runs:
         if run.tunes:
             part = _home(parts, run.data, backbone_label(run), run.setting)
             part.tuning.setdefault(label(run, telling), []).append(run)
     for out in left_out:
-        if (its := out.attempt) is not None:
-            part = _home(parts, its.data, its.backbone, its.setting)
-            part.attempts.setdefault(_attempt_label(its, runs, telling), []).append((out, its))
+        if (attempt := out.attempt) is not None:
+            part = _home(parts, attempt.data, attempt.backbone, attempt.setting)
+            part.attempts.setdefault(_attempt_label(attempt, runs, telling), []).append((out, attempt))
     return [
         TaskResults(
             label=_told_apart(part, parts),
@@ -114,8 +114,8 @@ def problems(
             backbone=part.backbone,
             protocol=part.protocol,
             comparison=part.comparison,
-            tuning={method: tuple(its) for method, its in part.tuning.items()},
-            attempts={method: tuple(its) for method, its in part.attempts.items()},
+            tuning={method: tuple(tuned) for method, tuned in part.tuning.items()},
+            attempts={method: tuple(attempted) for method, attempted in part.attempts.items()},
         )
         for part in parts
     ]
@@ -134,8 +134,8 @@ class _Part:
         """The config of one of its runs; empty where none is known."""
         rows = self.comparison.rows if self.comparison else ()
         tested = (run.setting for row in rows for setting in row.cell.settings for run in setting.runs)
-        tuned = (run.setting for its in self.tuning.values() for run in its)
-        attempted = (attempt.setting for its in self.attempts.values() for _, attempt in its)
+        tuned = (run.setting for runs in self.tuning.values() for run in runs)
+        attempted = (attempt.setting for attempts in self.attempts.values() for _, attempt in attempts)
         return next((setting for setting in (*tested, *tuned, *attempted) if setting), {})
 
     @cached_property
@@ -160,12 +160,12 @@ def _home(parts: list[_Part], data: str, backbone: str, setting: Mapping[str, An
             return part
     wanted = protocols(setting)
     for name in wanted:
-        if its := [part for part in alike if part.protocol == name]:
-            return next((part for part in its if _images(setting) in part.images), its[0])
+        if candidates := [part for part in alike if part.protocol == name]:
+            return next((part for part in candidates if _images(setting) in part.images), candidates[0])
     known = {part.protocol for part in parts}
-    its_protocol = next((name for name in wanted if name in known), wanted[0])
-    its_backbone = setting.get("backbone.name", backbone) if backbone == "timm" else backbone
-    parts.append(_Part(data, its_backbone, its_protocol, None))
+    protocol = next((name for name in wanted if name in known), wanted[0])
+    backbone_name = setting.get("backbone.name", backbone) if backbone == "timm" else backbone
+    parts.append(_Part(data, backbone_name, protocol, None))
     return parts[-1]
 
 
@@ -187,14 +187,14 @@ def _key(setting: Mapping[str, Any]) -> str:
     return repr(sorted((key, value) for key, value in setting.items() if key != _STAGE))
 
 
-def _attempt_label(its: Attempt, runs: Sequence[RunRecord], telling: Sequence[str]) -> str:
+def _attempt_label(attempt: Attempt, runs: Sequence[RunRecord], telling: Sequence[str]) -> str:
     """Return the label of a finished run with the same classes and values, or the method where there is none."""
-    alike = [run for run in runs if run.method == its.method and not run.tunes]
+    alike = [run for run in runs if run.method == attempt.method and not run.tunes]
     for run in alike:
-        told = [f"{key}._target_" if "." not in key else key for key in telling]
-        if all(run.setting.get(key) == its.setting.get(key) for key in told):
+        keys = [f"{key}._target_" if "." not in key else key for key in telling]
+        if all(run.setting.get(key) == attempt.setting.get(key) for key in keys):
             return label(run, telling)
-    return its.method
+    return attempt.method
 
 
 def _told_apart(part: _Part, parts: Sequence[_Part]) -> str:
@@ -211,14 +211,18 @@ def _told_apart(part: _Part, parts: Sequence[_Part]) -> str:
 def _differing_amounts(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
     """Return the amounts of images by which this problem differs from its namesakes; empty where these differ in
     something else too."""
-    settings = [its.setting for its in _namesakes(part, parts)]
-    without = {_design({key: value for key, value in its.items() if key not in _AMOUNTS}) for its in settings}
-    amounts = [tuple(its.get(key) for key in _AMOUNTS) for its in settings]
+    settings = [namesake.setting for namesake in _namesakes(part, parts)]
+    without = {_design({key: value for key, value in setting.items() if key not in _AMOUNTS}) for setting in settings}
+    amounts = [tuple(setting.get(key) for key in _AMOUNTS) for setting in settings]
     if len(without) > 1 or len(set(amounts)) < len(amounts):
         return {}
-    return {key: part.setting.get(key) for key in _AMOUNTS if len({its.get(key) for its in settings}) > 1}
+    return {key: part.setting.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1}
 
 
 def _namesakes(part: _Part, parts: Sequence[_Part]) -> list[_Part]:
     """Return the problems of the same data set, backbone and protocol, this one among them."""
-    return [its for its in parts if (its.data, its.backbone, its.protocol) == (part.data, part.backbone, part.protocol)]
+    return [
+        candidate
+        for candidate in parts
+        if (candidate.data, candidate.backbone, candidate.protocol) == (part.data, part.backbone, part.protocol)
+    ]

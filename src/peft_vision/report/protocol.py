@@ -37,6 +37,6 @@ def protocols(setting: Mapping[str, Any]) -> tuple[Protocol, ...]:
     return (stage,) if isinstance(stage, str) and stage in WORDS else _ANY
 
 
-def titled(name: str, its: Protocol, among: Iterable[Protocol]) -> str:
+def titled(name: str, protocol_name: Protocol, among: Iterable[Protocol]) -> str:
     """Return the name, with the protocol in words where `among` holds several."""
-    return f"{name}, {WORDS[its]}" if len(set(among)) > 1 else name
+    return f"{name}, {WORDS[protocol_name]}" if len(set(among)) > 1 else name

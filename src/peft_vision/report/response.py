@@ -49,19 +49,23 @@ def responses(problem: TaskResults) -> dict[str, Response]:
     and strengths were tried has a response to each."""
     found: dict[str, Response] = {}
     for method in problem.methods:
-        its = [response for axes in (RATES, STRENGTHS) if len((response := _response(problem, method, axes)).tried) > 1]
-        found |= {f"{method}, C" if its[1:] and one.axes == STRENGTHS else method: one for one in its}
+        of_method = [
+            response for axes in (RATES, STRENGTHS) if len((response := _response(problem, method, axes)).tried) > 1
+        ]
+        found |= {f"{method}, C" if of_method[1:] and one.axes == STRENGTHS else method: one for one in of_method}
     return found
 
 
 def _response(problem: TaskResults, method: str, axes: Axes) -> Response:
     tried: dict[Place, TriedPoint] = {}
     for setting in problem.candidates(method):
-        for place, its in _tried(setting, axes):
-            if place not in tried or its.accuracy > tried[place].accuracy:
-                tried[place] = its
+        for place, point in _tried(setting, axes):
+            if place not in tried or point.accuracy > tried[place].accuracy:
+                tried[place] = point
     attempts = problem.attempts.get(method, ())
-    of_failed = [_own_places(its.setting, axes) for out, its in attempts if out.kind == "failed" and its.setting]
+    of_failed = [
+        _own_places(attempt.setting, axes) for out, attempt in attempts if out.kind == "failed" and attempt.setting
+    ]
     failed = {place for places in of_failed for place in places} - set(tried)
     places = {*tried, *failed}
     chosen = problem.chosen.get(method)

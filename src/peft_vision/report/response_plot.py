@@ -35,64 +35,64 @@ def response_plot(found: Mapping[str, Response], title: str) -> Figure | None:
         columns=min(len(found), _COLUMNS),
         width=max(
             _LEAST,
-            *(min(_MOST, _CELL * len(its.rates)) for its in found.values()),
+            *(min(_MOST, _CELL * len(response.rates)) for response in found.values()),
             *(inches(name, NORMAL) - _AROUND for name in found),
         ),
-        height=max(_LOWEST, *(min(_MOST, _CELL * len(its.decays)) for its in found.values())),
+        height=max(_LOWEST, *(min(_MOST, _CELL * len(response.decays)) for response in found.values())),
         handles=_legend(found),
         shares_y=False,
         titled=True,
     )
-    for its_axes, (method, its) in zip(axes, found.items(), strict=True):
-        if len(its.rates) > 1 and len(its.decays) > 1:
-            _heat_map(its_axes, its)
+    for panel_axes, (method, response) in zip(axes, found.items(), strict=True):
+        if len(response.rates) > 1 and len(response.decays) > 1:
+            _heat_map(panel_axes, response)
         else:
-            _line(its_axes, its)
-        its_axes.set_title(plain(method), fontsize=NORMAL)
+            _line(panel_axes, response)
+        panel_axes.set_title(plain(method), fontsize=NORMAL)
     return figure
 
 
-def _heat_map(axes: Axes, its: Response) -> None:
-    accuracies = [tried.accuracy for tried in its.tried.values()]
+def _heat_map(axes: Axes, response: Response) -> None:
+    accuracies = [tried.accuracy for tried in response.tried.values()]
     low, high = min(accuracies), max(accuracies)
     colours = matplotlib.colormaps["YlGnBu"]
-    most = max(tried.seeds for tried in its.tried.values())
-    for x, rate in enumerate(its.rates):
-        for y, decay in enumerate(its.decays):
+    most = max(tried.seeds for tried in response.tried.values())
+    for x, rate in enumerate(response.rates):
+        for y, decay in enumerate(response.decays):
             place = (rate, decay)
             corner = (x - 0.5, y - 0.5)
-            if place not in its.tried:
+            if place not in response.tried:
                 axes.add_patch(Rectangle(corner, 1, 1, **_HATCHED))
-                if place in its.failed:
+                if place in response.failed:
                     _write(axes, x, y, "failed", "#000000")
                 continue
-            tried = its.tried[place]
+            tried = response.tried[place]
             depth = 0.08 + 0.8 * ((tried.accuracy - low) / (high - low) if high > low else 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(depth), edgecolor=_PAPER, linewidth=1.0))
             _write(axes, x, y, _figure(tried, most), _PAPER if depth > 0.55 else _INK)
-    if its.chosen:
-        x, y = its.rates.index(its.chosen[0]), its.decays.index(its.chosen[1])
+    if response.chosen:
+        x, y = response.rates.index(response.chosen[0]), response.decays.index(response.chosen[1])
         axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=_CHOSEN, linewidth=1.8))
-    axes.set_xlim(-0.5, len(its.rates) - 0.5)
-    axes.set_ylim(-0.5, len(its.decays) - 0.5)
-    axes.set_xticks(range(len(its.rates)), [_text(rate) for rate in its.rates])
-    axes.set_yticks(range(len(its.decays)), [_text(decay) for decay in its.decays])
-    axes.set_xlabel(its.axes[0], fontsize=NORMAL)
-    axes.set_ylabel(its.axes[1], fontsize=NORMAL)
+    axes.set_xlim(-0.5, len(response.rates) - 0.5)
+    axes.set_ylim(-0.5, len(response.decays) - 0.5)
+    axes.set_xticks(range(len(response.rates)), [_text(rate) for rate in response.rates])
+    axes.set_yticks(range(len(response.decays)), [_text(decay) for decay in response.decays])
+    axes.set_xlabel(response.axes[0], fontsize=NORMAL)
+    axes.set_ylabel(response.axes[1], fontsize=NORMAL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _line(axes: Axes, its: Response) -> None:
+def _line(axes: Axes, response: Response) -> None:
     """Draw the values evenly spaced, so that a distant value does not crowd the others together."""
-    of_rate = len(its.rates) > 1
-    values = its.rates if of_rate else its.decays
-    places: list[Place] = [(value, its.decays[0]) if of_rate else (its.rates[0], value) for value in values]
-    known = [x for x, place in enumerate(places) if place in its.tried]
-    heights = [100 * its.tried[places[x]].accuracy for x in known]
+    of_rate = len(response.rates) > 1
+    values = response.rates if of_rate else response.decays
+    places: list[Place] = [(value, response.decays[0]) if of_rate else (response.rates[0], value) for value in values]
+    known = [x for x, place in enumerate(places) if place in response.tried]
+    heights = [100 * response.tried[places[x]].accuracy for x in known]
     axes.plot(known, heights, color=_LINE, linewidth=1.2, marker="o", ms=4, zorder=2)
     for x, place in enumerate(places):
-        if place in its.failed:
+        if place in response.failed:
             axes.axvspan(x - 0.35, x + 0.35, **_HATCHED)
             axes.text(
                 x,
@@ -104,22 +104,24 @@ def _line(axes: Axes, its: Response) -> None:
                 fontsize=SMALL,
                 transform=axes.get_xaxis_transform(),
             )
-    if its.chosen:
-        x = places.index(its.chosen)
-        axes.plot(x, 100 * its.tried[its.chosen].accuracy, "o", ms=9, mfc="none", mec=_CHOSEN, mew=1.8, zorder=3)
+    if response.chosen:
+        x = places.index(response.chosen)
+        axes.plot(
+            x, 100 * response.tried[response.chosen].accuracy, "o", ms=9, mfc="none", mec=_CHOSEN, mew=1.8, zorder=3
+        )
     axes.set_xticks(range(len(values)), [_text(value) for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.margins(y=0.15)
-    axes.set_xlabel(its.axes[0] if of_rate else its.axes[1], fontsize=NORMAL)
+    axes.set_xlabel(response.axes[0] if of_rate else response.axes[1], fontsize=NORMAL)
     axes.set_ylabel("validation accuracy (%)", fontsize=NORMAL)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
 
 
 def _legend(found: Mapping[str, Response]) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = []
-    if any(its.chosen for its in found.values()):
+    if any(response.chosen for response in found.values()):
         handles.append(Patch(fill=False, edgecolor=_CHOSEN, linewidth=1.8, label="chosen"))
-    if any(len(its.tried) < len(its.rates) * len(its.decays) for its in found.values()):
+    if any(len(response.tried) < len(response.rates) * len(response.decays) for response in found.values()):
         handles.append(Patch(**_HATCHED, label="not tried, or failed"))
     return handles
 

@@ -62,12 +62,12 @@ class BarLabels:
     height: float
 
 
-def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = None) -> Figure | None:
+def shift_bars(comparison: Comparison, look_of: Mapping[str, Look] | None = None) -> Figure | None:
     """Draw the bars; error bars show the std over seeds. None where no run was scored out of distribution."""
     rows = [row for row in comparison.rows if not row.is_interpolated and row.scores]
     if not rows or not comparison.sets:
         return None
-    its_looks = its_looks or looks(row.label for row in comparison.rows if not row.is_interpolated)
+    look_of = look_of or looks(row.label for row in comparison.rows if not row.is_interpolated)
     least = max(_GROUP, _BAR * (len(rows) + 1))
     lines = _lines(_panels(comparison.sets), least)
     longest = max(sum(panel.size(least) for panel in line) for line in lines)
@@ -84,12 +84,12 @@ def shift_bars(comparison: Comparison, its_looks: Mapping[str, Look] | None = No
         for panel in line:
             end = start + panel.size(least)
             axes = figure.add_subplot(grid[number, start:end], sharey=leftmost)
-            _draw(axes, panel, labels[panel], rows, its_looks)
+            _draw(axes, panel, labels[panel], rows, look_of)
             axes.tick_params(labelleft=leftmost is None)
             start, leftmost = end, leftmost or axes
         leftmost.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
         leftmost.set_ylim(bottom=0)
-    legend_below(figure, [Patch(**_style(its_looks[name]), label=plain(name)) for name in names])
+    legend_below(figure, [Patch(**_style(look_of[name]), label=plain(name)) for name in names])
     return figure
 
 
@@ -133,7 +133,7 @@ def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
         step = math.ceil(len(panel.groups) / math.ceil(len(panel.groups) / most))
         for start in range(0, len(panel.groups), step):
             part = Panel(panel.title, panel.groups[start : start + step])
-            room = (line for line in lines if sum(its.size(group) for its in (*line, part)) <= most)
+            room = (line for line in lines if sum(piece.size(group) for piece in (*line, part)) <= most)
             if (line := next(room, None)) is None:
                 lines.append([part])
             else:
@@ -161,19 +161,23 @@ def _letters(text: str) -> list[float]:
 
 
 def _draw(
-    axes: Axes, panel: Panel, labels: BarLabels, rows: Sequence[ComparisonRow], its_looks: Mapping[str, Look]
+    axes: Axes, panel: Panel, labels: BarLabels, rows: Sequence[ComparisonRow], look_of: Mapping[str, Look]
 ) -> None:
     bar = _FILLED / len(rows)
     for number, row in enumerate(rows):
-        found = {place: its for place, group in enumerate(panel.groups) if (its := statistic(row, group)) is not None}
+        found = {
+            place: accuracy
+            for place, group in enumerate(panel.groups)
+            if (accuracy := statistic(row, group)) is not None
+        }
         centres = {place: place + bar * (number - (len(rows) - 1) / 2) for place in found}
-        heights = [100 * its.mean for its in found.values()]
-        axes.bar(list(centres.values()), heights, bar, **_style(its_looks[row.label]), label=plain(row.label))
-        spread = {place: its for place, its in found.items() if its.std is not None}
+        heights = [100 * accuracy.mean for accuracy in found.values()]
+        axes.bar(list(centres.values()), heights, bar, **_style(look_of[row.label]), label=plain(row.label))
+        spread = {place: accuracy for place, accuracy in found.items() if accuracy.std is not None}
         axes.errorbar(
             [centres[place] for place in spread],
-            [100 * its.mean for its in spread.values()],
-            [100 * its.std for its in spread.values()],
+            [100 * accuracy.mean for accuracy in spread.values()],
+            [100 * accuracy.std for accuracy in spread.values()],
             fmt="none",
             ecolor="#404040",
             elinewidth=0.8,

@@ -83,18 +83,18 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
 def remarks(comparison: Comparison) -> list[str]:
     """Return the remarks that a reader of the table needs."""
     cells = [row.cell for row in comparison.rows if row.label == row.cell.method]
-    tried = ", ".join(f"{its.method} {len(its.settings)}" for its in cells)
+    tried = ", ".join(f"{cell.method} {len(cell.settings)}" for cell in cells)
     points = (
         ", effective robustness in percentage points"
-        if any(its.unit == "points" for its in columns(comparison))
+        if any(column.unit == "points" for column in columns(comparison))
         else ""
     )
     said = [
         f"accuracies and calibration errors in %{points}: mean ± standard deviation over seeds",
         f"setting: {RULE}; tried: {tried}",
-        *(f"{its.method}: {its.undecided}" for its in cells if its.chosen is None),
-        *(f"{its.method}: chosen on test images" for its in cells if its.chosen and its.chosen.on_test),
-        *(f"{its.method}: {its.fewer} settings with fewer seeds did not compete" for its in cells if its.fewer),
+        *(f"{cell.method}: {cell.undecided}" for cell in cells if cell.chosen is None),
+        *(f"{cell.method}: chosen on test images" for cell in cells if cell.chosen and cell.chosen.on_test),
+        *(f"{cell.method}: {cell.fewer} settings with fewer seeds did not compete" for cell in cells if cell.fewer),
     ]
     if MEAN in comparison.lines:
         line = comparison.lines[MEAN]

@@ -116,12 +116,12 @@ def paired_p(differences: Sequence[float]) -> float | None:
 def stratified_p(strata: Sequence[Sequence[float]]) -> float | None:
     """Return the two-sided p-value of a zero mean of the strata's mean differences; None where a stratum has fewer than
     two differences, and where the differences within every stratum are equal."""
-    if not strata or min(map(len, strata)) < 2 or all(len(_distinct(its)) < 2 for its in strata):
+    if not strata or min(map(len, strata)) < 2 or all(len(_distinct(stratum)) < 2 for stratum in strata):
         return None
     from scipy.special import stdtr  # here, because the import takes a moment
 
-    parts = [variance(its) / len(its) / len(strata) ** 2 for its in strata]
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(its) - 1) for part, its in zip(parts, strata, strict=True))
+    parts = [variance(stratum) / len(stratum) / len(strata) ** 2 for stratum in strata]
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(stratum) - 1) for part, stratum in zip(parts, strata, strict=True))
     t = fmean(map(fmean, strata)) / math.sqrt(sum(parts))
     return 2 * float(stdtr(freedom, -abs(t)))
 
@@ -135,10 +135,10 @@ def _test(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Str
     by_data = _shared(first, second, strata)
     asked: dict[Over, list[list[float]]] = {
         "seeds": [_over_seeds(by_data, strata)],
-        "data_sets": [[fmean(by_data[label].values()) for label in its] for its in strata] if by_data else [[]],
+        "data_sets": [[fmean(by_data[label].values()) for label in stratum] for stratum in strata] if by_data else [[]],
     }
     other: Over = "data_sets" if over == "seeds" else "seeds"
-    can = [its for its in (over, other) if min(map(len, asked[its])) > 1]
+    can = [sample for sample in (over, other) if min(map(len, asked[sample])) > 1]
     if not can:
         return _Test(None, len(asked["seeds"][0]), None, behind=False)
     found = asked[can[0]]
@@ -147,7 +147,7 @@ def _test(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Str
 
 def _shared(first: Mapping[Pair, float], second: Mapping[Pair, float], strata: Strata) -> dict[str, dict[int, float]]:
     """Return the differences by data set and seed, of the seeds that both have; empty where a data set has none."""
-    labels = [label for its in strata for label in its]
+    labels = [label for stratum in strata for label in stratum]
     found: dict[str, dict[int, float]] = {label: {} for label in labels}
     for pair in first:
         if pair in second and pair[0] in found:
@@ -159,8 +159,8 @@ def _over_seeds(by_data: Mapping[str, Mapping[int, float]], strata: Strata) -> l
     """Return the difference of each seed that all data sets have."""
     if not by_data:
         return []
-    seeds = set.intersection(*(set(its) for its in by_data.values()))
-    return [fmean(fmean(by_data[label][seed] for label in its) for its in strata) for seed in sorted(seeds)]
+    seeds = set.intersection(*(set(by_seed) for by_seed in by_data.values()))
+    return [fmean(fmean(by_data[label][seed] for label in stratum) for stratum in strata) for seed in sorted(seeds)]
 
 
 @cache

@@ -41,14 +41,14 @@ class Evaluate(Task):
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Score the split and return its accuracy. Under torchrun the processes share the images."""
-        node, name, own = data_of(saved_folder(str(config["run"])), config, choices)
-        with _saying(own):
+        node, name, of_run = data_of(saved_folder(str(config["run"])), config, choices)
+        with _saying(of_run):
             data: Data = build(node, Data, "data")
         with world(config["device"]) as here:
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             folder = saved.output(config["out"], "evaluations")
             trainer = saved.trainer(config["trainer"])
-            with _saying(own):
+            with _saying(of_run):
                 positions = _positions(data.open().classes, saved.recipe.classes)
                 _say_resize(saved, data)
                 preprocessing = data.adjusted(saved.recipe.preprocessing)
@@ -91,12 +91,12 @@ class Evaluate(Task):
 
 
 @contextmanager
-def _saying(own: bool) -> Iterator[None]:
+def _saying(of_run: bool) -> Iterator[None]:
     """Add how to choose other data to a ConfigError of one line, if the data are the run's own."""
     try:
         yield
     except ConfigError as error:
-        if not own or "\n" in str(error):
+        if not of_run or "\n" in str(error):
             raise
         raise ConfigError(f"{error}\n{OTHERS}") from error
 
@@ -119,11 +119,13 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _say_resize(saved: Saved, data: Data) -> None:
-    own = saved.says("data", "resize")
-    if own not in (None, data.resize):
-        _log.warning("data.resize=%s here, %s in the run: its images were resized in another way", data.resize, own)
+    saved_resize = saved.says("data", "resize")
+    if saved_resize not in (None, data.resize):
+        _log.warning(
+            "data.resize=%s here, %s in the run: its images were resized in another way", data.resize, saved_resize
+        )
     crop = saved.recipe.preprocessing.crop
-    if data.crop not in (None, crop) and own == "crop":
+    if data.crop not in (None, crop) and saved_resize == "crop":
         _log.warning("data.crop=%g here, %g in the run: its images were cropped in another way", data.crop, crop)
 
 

@@ -123,16 +123,16 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     path.mkdir(exist_ok=True)
     vit, weights = _untrained(saved), path / _WEIGHTS
     with unwrapped(saved.model.encoder):
-        own = saved.model.encoder.vit.state_dict()
-    own = {name: own[name].contiguous() for name in vit.state_dict()}
+        tensors = saved.model.encoder.vit.state_dict()
+    tensors = {name: tensors[name].contiguous() for name in vit.state_dict()}
     of_hub = backbone.pretrained and backbone.checkpoint is None
     arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
     hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
     if not of_hub:
-        weights.write_bytes(save(own))
+        weights.write_bytes(save(tensors))
     imported = hf_peft.Imported(path)
     recipe = replace(saved.recipe, method=imported.method())
-    vit.load_state_dict(own)
+    vit.load_state_dict(tensors)
     again = recipe.assemble(vit, seed=0)
     load_tuned(again, imported.tensors)
     line = of_peft(backbone.name, arguments, num_classes, path, None if of_hub else weights)

@@ -38,10 +38,10 @@ class ImportPeft(Task):
         recipe = self._recipe(imported, backbone)
         backbone.check()
         vit = load_backbone(backbone, seed=config["seed"])
-        found, own = weights_hash(vit), recipe.backbone["hash"]
-        if own not in (None, found):
+        found, expected = weights_hash(vit), recipe.backbone["hash"]
+        if expected not in (None, found):
             raise ConfigError(
-                f"file: {folder} was trained on other weights ({recipe.backbone['name']}, hash {own[:12]}) than "
+                f"file: {folder} was trained on other weights ({recipe.backbone['name']}, hash {expected[:12]}) than "
                 f"these (hash {found[:12]})\nchoose backbone=... and backbone.checkpoint=FILE to match"
             )
         recipe.backbone.update(name=backbone.name, hash=found)

@@ -39,8 +39,8 @@ class _Forgiven(Log):
         """Close the context that opened the log."""
         try:
             opened.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-        except Exception as fault_of_its:
-            self._say(fault_of_its)
+        except Exception as closing_error:
+            self._say(closing_error)
 
     def _attempt(self, send: Callable[[Log], object]) -> None:
         """Send to the log, unless something has failed before."""

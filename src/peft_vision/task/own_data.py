@@ -39,25 +39,25 @@ def data_of(folder: Path, config: Mapping[str, Any], choices: Mapping[str, str])
         check_targets(said, "data")
     except ConfigError as error:
         raise ConfigError(f"run: {folder}/config.yaml: {error}") from error
-    own = copy.deepcopy(said)
+    run_data = copy.deepcopy(said)
     for key, override in given.items():
         if key.startswith("data."):
-            _take(own, config["data"], key.split(".")[1:], delete=override.is_delete())
-    return own, _name(folder), True
+            _take(run_data, config["data"], key.split(".")[1:], delete=override.is_delete())
+    return run_data, _name(folder), True
 
 
-def _take(own: dict[str, Any], command: Any, path: list[str], *, delete: bool) -> None:
-    """Copy the value at `path` from the command's values into `own`, or delete it from `own`."""
+def _take(node: dict[str, Any], command: Any, path: list[str], *, delete: bool) -> None:
+    """Copy the value at `path` from the command's values into `node`, or delete it from `node`."""
     *outer, last = path
     for key in outer:
-        own = own.setdefault(key, {})
+        node = node.setdefault(key, {})
         command = command.get(key, {}) if isinstance(command, Mapping) else {}
-        if not isinstance(own, dict):
+        if not isinstance(node, dict):
             raise ConfigError(f"data.{'.'.join(path)}: the run's own data have a value, and no keys, in data.{key}")
     if delete:
-        own.pop(last, None)
+        node.pop(last, None)
     else:
-        own[last] = command[last]
+        node[last] = command[last]
 
 
 def _name(folder: Path) -> str:

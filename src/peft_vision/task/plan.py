@@ -53,7 +53,7 @@ class Plan(Train):
     def tell(self, runs: Iterable[Expected]) -> None:
         """Measure the steps of these runs and print their plan, or log that all of them are done."""
         runs = list(runs)
-        ended = sum(its.times for its in runs if its.ended)
+        ended = sum(run.times for run in runs if run.ended)
         found = demands(runs)
         if not found:
             _log.info("%-9s nothing to do: all %.0f runs are done", "plan", ended)
@@ -67,18 +67,18 @@ class Plan(Train):
         priced = self._priced(found, here)
         passes = 1 / priced[0].rates.forward
         faster = 1.0 if self.rate is None else self.rate / passes
-        its_bill = bill(priced, Stock.of(first.features), faster=faster)
+        estimate = bill(priced, Stock.of(first.features), faster=faster)
         console = Console()
         console = console if console.is_terminal else Console(width=_WIDEST)
-        for table in plan_tables(its_bill, width=console.width):
+        for table in plan_tables(estimate, width=console.width):
             console.print(table, "")
         facts = environment(device, 1)
         name = f"{facts['device']}, {facts['threads']} threads" if device.type == "cpu" else f"{facts['device']}"
         name += f", where {first.choices['backbone']} passes {passes:,.3g} images per second"
-        told = {"ended": ended, "device": name, "faster": faster, "devices": self.devices}
-        for line in notes(its_bill, disk_gib=first.features.disk_gib, **told):
+        arguments = {"ended": ended, "device": name, "faster": faster, "devices": self.devices}
+        for line in notes(estimate, disk_gib=first.features.disk_gib, **arguments):
             console.print(line, soft_wrap=True)
-        line = slurm_line(its_bill, sys.argv[1:], devices=self.devices)
+        line = slurm_line(estimate, sys.argv[1:], devices=self.devices)
         console.print(f"slurm    {line}", soft_wrap=True)
 
     def _priced(self, found: list[RunGroup], here: World) -> list[Priced]:
@@ -90,12 +90,12 @@ class Plan(Train):
         priced: dict[int, Priced] = {}
         reading: dict[str, float | None] = {}
         for same in track(kinds.values(), label="measuring", total=len(kinds), unit="kinds of runs"):
-            own, rates = self._measured(same, here)
-            for demand, its_rates in zip(same, rates, strict=True):
+            model_facts, rates = self._measured(same, here)
+            for demand, demand_rates in zip(same, rates, strict=True):
                 data = demand.experiment.choices["data"]
                 if data not in reading:
                     reading[data] = seconds_for_a_picture(demand)
-                priced[id(demand)] = Priced(demand, own, its_rates, reading[data])
+                priced[id(demand)] = Priced(demand, model_facts, demand_rates, reading[data])
         return [priced[id(demand)] for demand in found]
 
     def _measured(self, same: list[RunGroup], here: World) -> tuple[Anatomy, list[Rates]]:
@@ -104,13 +104,13 @@ class Plan(Train):
         classes = [demand.content.extent.classes for demand in same]
         fewest, most = min(classes), max(classes)
         high = self._setting(same, most, here)
-        own = anatomy(high.model(experiment.method), experiment)
-        wanted = frozenset().union(*(acts(own, demand) for demand in same))
+        model_facts = anatomy(high.model(experiment.method), experiment)
+        wanted = frozenset().union(*(acts(model_facts, demand) for demand in same))
         rates = measure(experiment, wanted, high)
         if fewest == most or all(act.reads == "images" for act in wanted):
-            return own, [rates] * len(same)
+            return model_facts, [rates] * len(same)
         low = measure(experiment, wanted, self._setting(same, fewest, here))
-        return own, [between(low, rates, (count - fewest) / (most - fewest)) for count in classes]
+        return model_facts, [between(low, rates, (count - fewest) / (most - fewest)) for count in classes]
 
     def _setting(self, same: list[RunGroup], num_classes: int, here: World) -> BenchSetting:
         experiment = same[0].experiment

@@ -74,8 +74,10 @@ class Predict(Task):
                 f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
                 "set task.resize=squash or task.resize=crop"
             )
-        own = saved.recipe.preprocessing
-        return Geometry(size=own.size, resize=resize, crop=own.crop, interpolation=own.interpolation)
+        preprocessing = saved.recipe.preprocessing
+        return Geometry(
+            size=preprocessing.size, resize=resize, crop=preprocessing.crop, interpolation=preprocessing.interpolation
+        )
 
     def _check_font(self, names: Sequence[str]) -> None:
         """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
@@ -140,8 +142,8 @@ def _write_csv(path: Path, names: list[str], classes: tuple[str, ...], probabili
     predicted = probabilities.argmax(dim=1)
     figures = ([f"{figure:.6g}" for figure in row.tolist()] for row in probabilities)
     rows = (
-        [Path(name).as_posix(), classes[label], own[label], *own]
-        for name, label, own in zip(names, predicted.tolist(), figures, strict=True)
+        [Path(name).as_posix(), classes[label], texts[label], *texts]
+        for name, label, texts in zip(names, predicted.tolist(), figures, strict=True)
     )
     # a file name may be invalid in any encoding, so its bytes are kept
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
