@@ -123,9 +123,9 @@ def main() -> None:
     print("| method | data | backbone | default, % | chosen on validation | loses, points |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for method in options.methods:
-            for data, its_data in named(options.data).items():
-                for backbone, its_backbone in named(options.backbones).items():
-                    case = Case(method, data, backbone, (*its_data, *its_backbone))
+            for data, data_arguments in named(options.data).items():
+                for backbone, backbone_arguments in named(options.backbones).items():
+                    case = Case(method, data, backbone, (*data_arguments, *backbone_arguments))
                     folder = (options.runs or Path(scratch)) / f"{method}-{data}-{backbone}"
                     default, gap, deviation, chosen = loss(scored(case, folder.absolute(), options))
                     worst = max(worst, gap)

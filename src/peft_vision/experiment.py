@@ -168,7 +168,7 @@ class Experiment:
     @property
     def user_code(self) -> dict[str, str]:
         """Return the digests of the sources of the user's own components, by dotted name."""
-        return next((its for key, its in self.config.items() if key == CODE), {})
+        return next((digests for key, digests in self.config.items() if key == CODE), {})
 
     @cached_property
     def first_identity(self) -> str:

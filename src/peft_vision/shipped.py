@@ -23,7 +23,7 @@ def owners(group: str, key: str) -> list[str]:
     """Return the options of a config group that have this key: first those that need a value for it, then those of the
     shortest names, which are the plainest."""
     values = {path.stem: _values(path) for path in (CONFIG_DIR / group).glob("*.yaml")} if group else {}
-    found = {name: its[key] for name, its in values.items() if key in its}
+    found = {name: settings[key] for name, settings in values.items() if key in settings}
     return sorted(found, key=lambda name: (found[name] != "???", len(name), name))
 
 

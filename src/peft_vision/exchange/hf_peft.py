@@ -87,7 +87,7 @@ def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:
     wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRankUpdate)}
     known = {id(p) for m in wrappers.values() for d in (m.down, m.up, m.magnitude) for p in d.values()}
     tuned = {name: id(p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
-    others = sorted(name for name, its_id in tuned.items() if its_id not in known)
+    others = sorted(name for name, parameter_id in tuned.items() if parameter_id not in known)
     if not wrappers or others:
         raise ValueError(f"the format is for LoRA alone, and this run tuned {others[0] if others else 'none'}")
     chains: dict[str, list[LowRankUpdate]] = {}

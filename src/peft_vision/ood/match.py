@@ -46,7 +46,7 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
     labels = ids[shift.labelled.labels]
     kept = (labels >= 0).nonzero().squeeze(1)
     occurs = torch.bincount(shift.labelled.labels, minlength=len(names)) > 0
-    dropped = tuple(name for name, its_id, there in zip(names, ids, occurs, strict=True) if there and its_id < 0)
+    dropped = tuple(name for name, class_id, there in zip(names, ids, occurs, strict=True) if there and class_id < 0)
     if not len(kept):
         raise ConfigError(
             f"{where}: none of its classes is one of the run's: {listed(names)}; the run has {listed(classes)}"

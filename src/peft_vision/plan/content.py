@@ -50,7 +50,7 @@ def contents(experiment: Experiment) -> Content:
     try:
         parts = data.parts()
     except ConfigError:  # then the plan goes by the known numbers of images
-        described = {key: its for key, its in hashed(data).items() if key not in _DIVIDES}
+        described = {key: value for key, value in hashed(data).items() if key not in _DIVIDES}
         roles = _ROLES[data.stage]
         return Content(extent, None, {split: digest([described, roles[split]]) for split in extent.images})
     return Content(extent, parts, {split: _seen(part) for split, part in parts.items()})

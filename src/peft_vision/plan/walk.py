@@ -50,9 +50,9 @@ class Tally:
 
 def walk(anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> Tally:
     """Return the counts of a run of `demand` with this store, and add to `stock` what the run stores."""
-    its = _Walk(anatomy, demand, features, stock)
-    its.go()
-    return its.tally
+    walker = _Walk(anatomy, demand, features, stock)
+    walker.go()
+    return walker.tally
 
 
 def acts(anatomy: Anatomy, demand: RunGroup) -> frozenset[Act]:
