@@ -221,11 +221,11 @@ def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Load tuned tensors into `model`; raise ValueError unless they have exactly the names, shapes and kinds
     (floating-point or not) of those that `model` tunes."""
-    own = model.tuned_state()
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shared = sorted(own.keys() & tensors.keys())
-    misfits = [name for name in shared if own[name].shape != tensors[name].shape]
-    kinds = [name for name in shared if own[name].is_floating_point() != tensors[name].is_floating_point()]
+    state = model.tuned_state()
+    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    shared = sorted(state.keys() & tensors.keys())
+    misfits = [name for name in shared if state[name].shape != tensors[name].shape]
+    kinds = [name for name in shared if state[name].is_floating_point() != tensors[name].is_floating_point()]
     if missing or unknown or misfits or kinds:
         found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
         words = ", ".join(

@@ -29,8 +29,8 @@ def owners(group: str, key: str) -> list[str]:
 
 def _values(path: Path) -> dict[str, Any]:
     """Return the values of an option, with those of the options of the same group that its defaults list names."""
-    own = dict(read_yaml(path) or {})
-    for start in own.pop("defaults", []):
+    values = dict(read_yaml(path) or {})
+    for start in values.pop("defaults", []):
         if isinstance(start, str) and start != "_self_" and "@" not in start:
-            own = {**_values(path.with_name(f"{start}.yaml")), **own}
-    return own
+            values = {**_values(path.with_name(f"{start}.yaml")), **values}
+    return values

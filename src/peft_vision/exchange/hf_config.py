@@ -80,9 +80,9 @@ class Settings:
         load it, or would give it another rank."""
         if not self._targets(module):
             raise Unreadable(self._path, f"it does not target {module}, of which there are tensors")
-        own = self._first("rank_pattern", module, self._said.get("r", 8))
-        if own != rank:
-            raise Unreadable(self._path, f"{module} has rank {own}, its tensors {rank}")
+        config_rank = self._first("rank_pattern", module, self._said.get("r", 8))
+        if config_rank != rank:
+            raise Unreadable(self._path, f"{module} has rank {config_rank}, its tensors {rank}")
         alpha = self._first("alpha_pattern", module, self._said["lora_alpha"])
         return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
 

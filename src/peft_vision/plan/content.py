@@ -39,8 +39,10 @@ class Content:
             [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
             None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which decides random weights
         ]
-        own = {split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks}
-        return {split: digest([common, own[split], mark]) for split, mark in self.marks.items()}
+        view_facts = {
+            split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks
+        }
+        return {split: digest([common, view_facts[split], mark]) for split, mark in self.marks.items()}
 
 
 def contents(experiment: Experiment) -> Content:

@@ -107,9 +107,9 @@ class _Walk:
         would compute it once."""
         stored = source == "observed" and self._views(split) <= 1
         augmented = split == "train" and self._experiment.data.augment != "none"
-        own = source == "images" and not augmented and phase.frozen is None
+        from_images = source == "images" and not augmented and phase.frozen is None
         num_bytes = self._counts[split] * self._anatomy.width * 4
-        if not phase.probe or not (stored or own) or num_bytes > self._features.memory_gib * _GIB:
+        if not phase.probe or not (stored or from_images) or num_bytes > self._features.memory_gib * _GIB:
             return source
         self._tabulate(split, source)
         return "table"

@@ -81,8 +81,8 @@ class Search:
         for trial in drawn:
             for point in study.space.points(trial.params):
                 points.append((*point, *_pruner(study, trial)))
-                own = " ".join(word for word in point if word not in study.space.fixed)
-                names.append(f"trial {trial.number + 1}/{study.total}: {own}")
+                varied = " ".join(word for word in point if word not in study.space.fixed)
+                names.append(f"trial {trial.number + 1}/{study.total}: {varied}")
                 owners.append(trial.number)
         try:
             ended = self.sweep.run(points, names, of="the batch")

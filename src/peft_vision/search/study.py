@@ -113,8 +113,8 @@ class Study:
             pruner=optuna.pruners.NopPruner(),
         )
         seed = self.options.sampler_seed + len(study.get_trials(deepcopy=False))
-        own = sampler(self.options.sampler, seed=seed)
-        study.sampler = Untried(own, self.space, seed=seed, tried=lambda: self._tried(study))
+        base_sampler = sampler(self.options.sampler, seed=seed)
+        study.sampler = Untried(base_sampler, self.space, seed=seed, tried=lambda: self._tried(study))
         return study
 
     def _is_left(self, trial: FrozenTrial) -> bool:

@@ -250,12 +250,12 @@ def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[
         alphas = sorted(experiment.interpolation.alphas)
         rows = []
         for alpha in alphas:
-            own = {
+            id_scores = {
                 f"{split}/{metric}": value
                 for split in ID_SPLITS
                 for metric, value in splits[split]["scores"][at(alpha)].items()
             }
-            rows.append({"alpha": alpha, **own, **over_sets(at(alpha))})
+            rows.append({"alpha": alpha, **id_scores, **over_sets(at(alpha))})
         best = max(rows, key=lambda row: row["val/accuracy"])
         rule = "highest validation accuracy, of equal ones the smallest alpha"
         interpolation = {"rows": rows, "chosen": best["alpha"], "rule": rule}

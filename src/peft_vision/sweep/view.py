@@ -86,12 +86,12 @@ class View:
     def _seconds_left(self) -> float | None:
         """Estimate the seconds left from the runs of this sweep so far, unfinished ones counted in part; None if none
         are left or too little is done."""
-        own = len(self._ended) - self._skipped
-        done = own + sum(fraction for fraction, _ in map(self._standing, self._running))
+        finished = len(self._ended) - self._skipped
+        done = finished + sum(fraction for fraction, _ in map(self._standing, self._running))
         open_ = len(self._points) - len(self._ended)
         if not open_ or done < 0.05:
             return None
-        return (monotonic() - self._began) / done * (open_ - (done - own))
+        return (monotonic() - self._began) / done * (open_ - (done - finished))
 
     def _standing(self, number: int) -> tuple[float, str]:
         """Return the fraction of a run that is done, and its progress in words."""

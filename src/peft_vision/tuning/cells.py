@@ -51,8 +51,8 @@ class Decision:
         if not self.chosen:
             return {}
         common = set.intersection(*(set(outcome.point.overrides) for outcome in self.tuned))
-        own = [word for word in (*self.chosen[0].point.overrides, *self.inner) if word not in common]
-        pairs = (word.lstrip("+").split("=", 1) for word in own)
+        distinct = [word for word in (*self.chosen[0].point.overrides, *self.inner) if word not in common]
+        pairs = (word.lstrip("+").split("=", 1) for word in distinct)
         return {key: value for key, value in pairs if key not in ("seed", "task.pruner")}
 
     @property
@@ -62,9 +62,11 @@ class Decision:
         found = []
         for key, value in self.values.items():
             tried = sorted(set(map(_number, self._tried(key))), key=lambda number: (number is None, number))
-            own = _number(value.strip("[]"))
-            if None not in tried and own in tried[:1] + tried[-1:] and len(tried) > 2:
-                found.append(f"{key}={value} is the {'smallest' if own == tried[0] else 'largest'} that was tried")
+            chosen_number = _number(value.strip("[]"))
+            if None not in tried and chosen_number in tried[:1] + tried[-1:] and len(tried) > 2:
+                found.append(
+                    f"{key}={value} is the {'smallest' if chosen_number == tried[0] else 'largest'} that was tried"
+                )
         return found
 
     def _tried(self, key: str) -> list[str]:

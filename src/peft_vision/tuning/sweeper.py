@@ -149,11 +149,13 @@ class Tuning(SweepOfGrids):
         plain: list[tuple[str, ...]] = []
         spaces: list[Space] = []
         for crossing in self.crossings(overrides):
-            varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
-            if all(own.get_key_element() == "seed" for own in varied):
+            varied = [
+                override for override in crossing if override.is_sweep_override() and not _tells_cells_apart(override)
+            ]
+            if all(override.get_key_element() == "seed" for override in varied):
                 plain += PointSweeper.points(self, crossing)
                 continue
-            for cell in PointSweeper.points(self, [own for own in crossing if own not in varied]):
+            for cell in PointSweeper.points(self, [override for override in crossing if override not in varied]):
                 spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
         return plain, spaces
 
