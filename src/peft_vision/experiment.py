@@ -226,10 +226,10 @@ class Experiment:
 
     def _moved(self, runs: Path) -> Iterator[Path]:
         """Yield folders of the same run on files that were elsewhere: they are gone there, or equal to those here."""
-        mine = [name for group in _TRAINING for name in files(getattr(self, group))]
-        for folder in sorted(runs.glob(f"{self._stem}-*")) if mine else ():
+        named_files = [name for group in _TRAINING for name in files(getattr(self, group))]
+        for folder in sorted(runs.glob(f"{self._stem}-*")) if named_files else ():
             config = folder / "config.yaml"
-            if not config.is_file() or all(name in config.read_text(errors="replace") for name in mine):
+            if not config.is_file() or all(name in config.read_text(errors="replace") for name in named_files):
                 continue  # the same files under another identity are another setting
             run = Run(folder)
             if self._has_begun(run) and self._is_on_the_same_files(run):

@@ -215,9 +215,9 @@ def _scored(record: Mapping[str, Any], split: str) -> frozenset[str]:
 
 def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Return whether every shift of a set has been scored by all models."""
-    mine = _shifts_of(record, name)
-    complete = mine and len(mine) == record["splits"][mine[0]]["shifts"]
-    return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in mine)
+    shifts = _shifts_of(record, name)
+    complete = shifts and len(shifts) == record["splits"][shifts[0]]["shifts"]
+    return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in shifts)
 
 
 def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
