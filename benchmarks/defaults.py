@@ -79,12 +79,14 @@ def scored(case: Case, folder: Path, options: argparse.Namespace) -> list[Scored
     found = []
     for path in sorted(folder.glob("*/result.json")):
         result = json.loads(path.read_text())
-        own, metrics = result["config"]["optimizer"], result["metrics"]
+        optimizer, metrics = result["config"]["optimizer"], result["metrics"]
         steps = result["choices"]["optimizer"] == options.optimizer
-        setting = f"lr={own['lr']:g} decay={own['weight_decay']:g}" if steps else result["choices"]["optimizer"]
-        default = steps and abs(own["lr"] / lr - 1) < 1e-6 and own["weight_decay"] == options.decay
+        setting = (
+            f"lr={optimizer['lr']:g} decay={optimizer['weight_decay']:g}" if steps else result["choices"]["optimizer"]
+        )
+        default = steps and abs(optimizer["lr"] / lr - 1) < 1e-6 and optimizer["weight_decay"] == options.decay
         val, test = 100 * metrics["val/accuracy"], 100 * metrics["test/accuracy"]
-        found.append(Scored(default, setting, own["lr"] if steps else 0.0, result["seed"], val, test))
+        found.append(Scored(default, setting, optimizer["lr"] if steps else 0.0, result["seed"], val, test))
     return found
 
 
@@ -94,10 +96,10 @@ def loss(runs: list[Scored]) -> tuple[float, float, float, dict[str, int]]:
     chosen: dict[str, int] = defaultdict(int)
     default, best = [], []
     for seed in sorted({run.seed for run in runs}):
-        own = [run for run in runs if run.seed == seed]
-        winner = min(own, key=lambda run: (-round(run.val, 9), run.lr))
+        seed_runs = [run for run in runs if run.seed == seed]
+        winner = min(seed_runs, key=lambda run: (-round(run.val, 9), run.lr))
         chosen[winner.setting] += 1
-        default += [run.test for run in own if run.is_default]
+        default += [run.test for run in seed_runs if run.is_default]
         best.append(winner.test)
     gaps = [high - low for low, high in zip(default, best, strict=True)]
     return mean(default), mean(gaps), stdev(gaps) if gaps[1:] else 0.0, dict(chosen)
@@ -123,9 +125,9 @@ def main() -> None:
     print("| method | data | backbone | default, % | chosen on validation | loses, points |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for method in options.methods:
-            for data, its_data in named(options.data).items():
-                for backbone, its_backbone in named(options.backbones).items():
-                    case = Case(method, data, backbone, (*its_data, *its_backbone))
+            for data, data_arguments in named(options.data).items():
+                for backbone, backbone_arguments in named(options.backbones).items():
+                    case = Case(method, data, backbone, (*data_arguments, *backbone_arguments))
                     folder = (options.runs or Path(scratch)) / f"{method}-{data}-{backbone}"
                     default, gap, deviation, chosen = loss(scored(case, folder.absolute(), options))
                     worst = max(worst, gap)

@@ -136,12 +136,12 @@ class Calls:
             path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.path.abspath(target)
             if not path.startswith(self.folder):
                 return real(target, *rest, **options)
-        its = partial(real, target, *rest, **options)
+        call = partial(real, target, *rest, **options)
         self.left -= 1
         self.count += 1
         if self.count_in is not None:
             self.count_in.write_text(str(self.count))
-        return self.strike(its) if self.left == 0 else its()
+        return self.strike(call) if self.left == 0 else call()
 
 
 def die() -> None:
@@ -181,7 +181,7 @@ def _content(path: Path) -> object:
     if not path.is_file() or path.stat().st_size > LARGEST:
         return "no file of ours"
     if path.suffix == ".safetensors":
-        return {key: (str(its.dtype), its.shape, its.tobytes()) for key, its in load_file(path).items()}
+        return {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in load_file(path).items()}
     if path.name in ("result.json", "ood.json") or path.parent.name == "evaluations":
         record = {key: value for key, value in json.loads(path.read_text()).items() if key not in CHANGES}
         _without_reads(record)
@@ -320,7 +320,7 @@ def judged(case: Case, base: Path, expected: dict[str, object], scratch: Path) -
     found = contents(folder)
     if case.begin is not None and first.code == 1:  # a sweep said which of its runs failed, and chose among the others
         extra = {Path(name).parent for name in found if name.endswith("/result.json") and name not in expected}
-        found = {name: its for name, its in found.items() if Path(name).parent not in extra}
+        found = {name: content for name, content in found.items() if Path(name).parent not in extra}
     other = difference(found, expected, but=case.file if case.scene.reads and case.file else served)
     return None if other is None else f"wrong: {other} is another"
 

@@ -49,9 +49,9 @@ def digits(folder: Path) -> None:
             picture = Image.fromarray((data.images[index] * 15).astype("uint8"))
             parts = {"digits/train": picture} if number < 12 else {"digits/test": picture}
             parts |= {"inverted": ImageOps.invert(picture)} if number >= 12 else {}
-            for part, its in parts.items():
+            for part, image in parts.items():
                 (folder / part / str(label)).mkdir(parents=True, exist_ok=True)
-                its.save(folder / part / str(label) / f"{index}.png")
+                image.save(folder / part / str(label) / f"{index}.png")
 
 
 def done(*commands: tuple[str, ...]) -> Callable[[Path, Command], None]:

@@ -30,9 +30,9 @@ def by_peft(vit: nn.Module, rank: int) -> nn.Module:
     return peft.get_peft_model(vit, config)
 
 
-def copy_updates(theirs: nn.Module, ours: nn.Module) -> None:
+def copy_updates(peft_model: nn.Module, ours: nn.Module) -> None:
     """Make both models compute the same, with updates that are not zero."""
-    state = theirs.state_dict()
+    state = peft_model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():
             if "lora_B" in name:
@@ -63,12 +63,12 @@ def main() -> None:
     ours = peft_vision.adapt(
         vit, method="lora", num_classes=100, targets=("qkv",), rank=options.rank, alpha=options.rank
     ).to(device)
-    theirs = by_peft(vit, options.rank).to(device)
-    copy_updates(theirs, ours)
+    peft_model = by_peft(vit, options.rank).to(device)
+    copy_updates(peft_model, ours)
     images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
     labels = torch.randint(0, 100, (options.batch,), device=device)
     with torch.no_grad():
-        difference = (ours.eval()(images) - theirs.eval()(images)).abs().max().item()
+        difference = (ours.eval()(images) - peft_model.eval()(images)).abs().max().item()
 
     def step_of(model: nn.Module):
         model.train()
@@ -81,7 +81,7 @@ def main() -> None:
 
         return step
 
-    steps = {"peft": step_of(theirs), "here": step_of(ours)}
+    steps = {"peft": step_of(peft_model), "here": step_of(ours)}
     if options.alone:
         forget_peak(device)
         before = peak_mib(device)
@@ -91,7 +91,7 @@ def main() -> None:
         return
     seconds = medians(steps, options.repeats, device)
     print(f"{options.model}, batch {options.batch}, rank {options.rank} on qkv, {device}, torch {torch.__version__}")
-    for name, model in {"peft": theirs, "here": ours}.items():
+    for name, model in {"peft": peft_model, "here": ours}.items():
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         line = f"{name}  {seconds['peft'] / seconds[name]:5.2f} times as fast  {seconds[name]:7.4f} s"
         line += f"  kept {kept_mib(model, images):7.1f} MiB  {trained:,} parameters"

@@ -127,18 +127,18 @@ def main() -> int:
             folder = Path(place)
             write_copies(folder / "datasets", options.images)
             words = command(name, options)
-            told = Told.of(run(folder, "task=plan", *words)[0])
+            planned = Told.of(run(folder, "task=plan", *words)[0])
             taken = run(folder, *words)[1] - run(folder, *words)[1]
             passes, mib = recorded(folder / "runs"), written_mib(folder / "store")
             saved = "not run"
-            if name.startswith("digits") and told.saved:
+            if name.startswith("digits") and planned.saved:
                 run(folder, *words, "features.use=never", "runs=never")
                 saved = recorded(folder / "never") - passes
-        wrong = told.passes != passes or abs(told.mib - mib) > 0.051 or saved not in ("not run", told.saved)
-        faults += wrong or abs(told.seconds / taken - 1) > FIFTH
+        wrong = planned.passes != passes or abs(planned.mib - mib) > 0.051 or saved not in ("not run", planned.saved)
+        faults += wrong or abs(planned.seconds / taken - 1) > FIFTH
         print(
-            f"{name:24} {told.passes:8} {passes:8} {told.saved:8} {saved:>8} {told.mib:7.1f} {mib:7.1f} "
-            f"{told.seconds:7.1f} {taken:7.1f} {told.seconds / taken:5.2f}",
+            f"{name:24} {planned.passes:8} {passes:8} {planned.saved:8} {saved:>8} {planned.mib:7.1f} {mib:7.1f} "
+            f"{planned.seconds:7.1f} {taken:7.1f} {planned.seconds / taken:5.2f}",
             flush=True,
         )
     return int(faults > 0)

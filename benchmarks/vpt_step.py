@@ -59,8 +59,8 @@ def main() -> None:
     print("prompts  speed-up over concatenation  step / forward pass  kept MiB here / concatenated")
     for num_prompts in options.prompts:
         ours = peft_vision.adapt(vit, method="vpt_deep", num_classes=100, num_prompts=num_prompts).to(device)
-        theirs = concatenating(vit, ours)
-        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+        concatenated = concatenating(vit, ours)
+        torch.testing.assert_close(ours(images), concatenated(images), rtol=1e-4, atol=1e-4)
 
         def forward() -> None:
             with torch.no_grad():
@@ -69,7 +69,7 @@ def main() -> None:
         seconds = medians(
             {
                 "ours": lambda ours=ours: training_step(ours, images, labels),
-                "theirs": lambda theirs=theirs: training_step(theirs, images, labels),
+                "theirs": lambda concatenated=concatenated: training_step(concatenated, images, labels),
                 "forward": forward,
             },
             options.repeats,
@@ -78,7 +78,7 @@ def main() -> None:
         speed_up, forwards = seconds["theirs"] / seconds["ours"], seconds["ours"] / seconds["forward"]
         print(
             f"{num_prompts:7}  {speed_up:27.2f}  {forwards:19.2f}"
-            f"  {kept_mib(ours, images):13.0f} / {kept_mib(theirs, images):.0f}"
+            f"  {kept_mib(ours, images):13.0f} / {kept_mib(concatenated, images):.0f}"
         )
 
 

@@ -178,7 +178,7 @@ def read_adapter(path: str | Path) -> Adapter:
     if header.metadata.get("format") != FORMAT:
         raise Unreadable(path, f"it is not a {FORMAT!r} file")
     values = {key: _parsed(header.metadata, key, path) for key in (*_PARTS, "phases", "likeness")}
-    metadata = validated({key: its for key, its in values.items() if its is not None}, path, _Metadata)
+    metadata = validated({key: value for key, value in values.items() if value is not None}, path, _Metadata)
     try:
         for key in ("method", "head"):
             check_targets(values[key], key)
@@ -192,7 +192,7 @@ def read_adapter(path: str | Path) -> Adapter:
         preprocessing=preprocessing,
         backbone=metadata.backbone.model_dump(),
     )
-    biases = [its.shape for name, its in header.tensors.items() if _of_head(name)]
+    biases = [place.shape for name, place in header.tensors.items() if _of_head(name)]
     if not any(shape[:1] == (len(recipe.classes),) for shape in biases):
         raise Unreadable(path, f"it names {len(recipe.classes)} classes, and no tensor of its head is of so many")
     try:
@@ -221,11 +221,11 @@ def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Load tuned tensors into `model`; raise ValueError unless they have exactly the names, shapes and kinds
     (floating-point or not) of those that `model` tunes."""
-    own = model.tuned_state()
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shared = sorted(own.keys() & tensors.keys())
-    misfits = [name for name in shared if own[name].shape != tensors[name].shape]
-    kinds = [name for name in shared if own[name].is_floating_point() != tensors[name].is_floating_point()]
+    state = model.tuned_state()
+    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    shared = sorted(state.keys() & tensors.keys())
+    misfits = [name for name in shared if state[name].shape != tensors[name].shape]
+    kinds = [name for name in shared if state[name].is_floating_point() != tensors[name].is_floating_point()]
     if missing or unknown or misfits or kinds:
         found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
         words = ", ".join(

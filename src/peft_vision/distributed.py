@@ -49,18 +49,18 @@ class World:
 def world(device: str) -> Iterator[World]:
     """Join the other processes if torchrun started this one, and yield its World. `device`: auto, cpu, cuda, cuda:1 or
     mps. Raise ConfigError for a device that is not available, or for variables that are not what torchrun sets."""
-    its = ranks()
-    if its.size == 1:
+    process_ranks = ranks()
+    if process_ranks.size == 1:
         yield World(rank=0, size=1, device=choose_device(device, local_rank=0))
         return
     if "TORCHELASTIC_RUN_ID" in os.environ:
         follow_launcher()
-    chosen = choose_device(device, local_rank=its.local_rank)
+    chosen = choose_device(device, local_rank=process_ranks.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(rank=dist.get_rank(), size=its.size, device=chosen)
+        yield World(rank=dist.get_rank(), size=process_ranks.size, device=chosen)
     finally:
         dist.destroy_process_group()
 
@@ -82,7 +82,7 @@ def choose_device(name: str, *, local_rank: int) -> torch.device:
         raise ConfigError("device: mps asked for, but this torch has none; use device=cpu or device=auto")
     if device.type == "cuda" and device.index is None:
         if local_rank >= (count := torch.cuda.device_count()):
-            told = f"process {local_rank} of this machine has no GPU, this torch sees {count}"
-            raise ConfigError(f"device: {told}; --nproc-per-node={count}, or device=cpu")
+            fault = f"process {local_rank} of this machine has no GPU, this torch sees {count}"
+            raise ConfigError(f"device: {fault}; --nproc-per-node={count}, or device=cpu")
         return torch.device("cuda", local_rank)
     return device

@@ -29,7 +29,7 @@ def environment(
     """Return versions, platform, device, the numbers of processes and threads and, in a git checkout, the commit of
     this source; None for values that cannot be determined. `user_files`: the files of the user's own classes by name,
     to which the commit of each one's checkout is added."""
-    own = {name: _commit_of(file.resolve().parent) for name, file in (user_files or {}).items()}
+    commits = {name: _commit_of(file.resolve().parent) for name, file in (user_files or {}).items()}
     return {
         "python": platform.python_version(),
         "peft-vision": __version__,
@@ -39,7 +39,7 @@ def environment(
         "processes": world_size,
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
-        **({"user_git_commits": own} if own else {}),
+        **({"user_git_commits": commits} if commits else {}),
     }
 
 

@@ -105,8 +105,8 @@ def columns(
             rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)
     model.train(was_training)
-    mine = tuple(torch.cat(column).cpu() for column in zip(*rows, strict=True))
-    return tuple(torch.cat(column) for column in zip(*world.gather(mine), strict=True))
+    process_columns = tuple(torch.cat(column).cpu() for column in zip(*rows, strict=True))
+    return tuple(torch.cat(column) for column in zip(*world.gather(process_columns), strict=True))
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

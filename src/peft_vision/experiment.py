@@ -145,7 +145,7 @@ class Experiment:
     def fitting(self) -> dict[str, Optimizer]:
         """Return those of `optimizers` that fit this method."""
         probes = self.method.probe_first
-        return {group: own for group, own in self.optimizers.items() if group == "optimizer" or probes}
+        return {group: optimizer for group, optimizer in self.optimizers.items() if group == "optimizer" or probes}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -168,7 +168,7 @@ class Experiment:
     @property
     def user_code(self) -> dict[str, str]:
         """Return the digests of the sources of the user's own components, by dotted name."""
-        return next((its for key, its in self.config.items() if key == CODE), {})
+        return next((digests for key, digests in self.config.items() if key == CODE), {})
 
     @cached_property
     def first_identity(self) -> str:
@@ -190,11 +190,11 @@ class Experiment:
         """Return the run in the folder of this name, else in that of the name that version 0.1.0 gave it, or that it
         had before its files were moved, unless 0.1.0 trained something else with these values; else a run not begun."""
         runs = Path(self.config["runs"]).expanduser()
-        own, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
-        if own.exists():
-            return Run(own)
+        current, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
+        if current.exists():
+            return Run(current)
         earlier = [first] if first.is_dir() and self._has_begun(Run(first)) else self._moved(runs)
-        return Run(next((folder for folder in earlier if self._trained_alike(folder)), own))
+        return Run(next((folder for folder in earlier if self._trained_alike(folder)), current))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Return whether a config that an earlier command resolved means the same training, wherever its files were."""
@@ -226,10 +226,10 @@ class Experiment:
 
     def _moved(self, runs: Path) -> Iterator[Path]:
         """Yield folders of the same run on files that were elsewhere: they are gone there, or equal to those here."""
-        mine = [name for group in _TRAINING for name in files(getattr(self, group))]
-        for folder in sorted(runs.glob(f"{self._stem}-*")) if mine else ():
+        named_files = [name for group in _TRAINING for name in files(getattr(self, group))]
+        for folder in sorted(runs.glob(f"{self._stem}-*")) if named_files else ():
             config = folder / "config.yaml"
-            if not config.is_file() or all(name in config.read_text(errors="replace") for name in mine):
+            if not config.is_file() or all(name in config.read_text(errors="replace") for name in named_files):
                 continue  # the same files under another identity are another setting
             run = Run(folder)
             if self._has_begun(run) and self._is_on_the_same_files(run):

@@ -66,8 +66,8 @@ def _keys(path: Path) -> Iterator[tuple[str, str]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     found = {match["key"]: match for line in lines if (match := _KEY.fullmatch(line))}
     inside = said.pop("task", None)
-    own = {f"task.{key}": key for key in (said if inside is None else inside)}
-    for key, name in {**own, **({} if inside is None else {key: key for key in said})}.items():
+    task_keys = {f"task.{key}": key for key in (said if inside is None else inside)}
+    for key, name in {**task_keys, **({} if inside is None else {key: key for key in said})}.items():
         if name in ("_target_", "hydra"):
             continue
         value, remark = found[name]["value"], found[name]["remark"] or ""

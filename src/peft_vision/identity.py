@@ -32,11 +32,11 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
     cls = type(component)
     kept = {"_target_": class_name(cls)}
     for field in fields(cls):
-        value, its_marks = getattr(component, field.name), marks(cls).get(field.name, ())
-        idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in its_marks)
-        incidental = idle or any(mark in (NOT_HASHED, HashDefault(value)) for mark in its_marks)
-        if not incidental and (places or FILE not in its_marks):
-            kept[field.name] = canonical(absolute(value) if FILE in its_marks else value)
+        value, field_marks = getattr(component, field.name), marks(cls).get(field.name, ())
+        idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in field_marks)
+        incidental = idle or any(mark in (NOT_HASHED, HashDefault(value)) for mark in field_marks)
+        if not incidental and (places or FILE not in field_marks):
+            kept[field.name] = canonical(absolute(value) if FILE in field_marks else value)
     return kept
 
 
@@ -71,14 +71,16 @@ def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
 
 def files(component: Any) -> list[str]:
     """Return the absolute paths of the user's files and folders that a component names."""
-    named = [getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks]
+    named = [getattr(component, name) for name, field_marks in marks(type(component)).items() if FILE in field_marks]
     texts = [text for value in named for text in (value.values() if isinstance(value, Mapping) else [value])]
     return [absolute(text) for text in texts if text is not None and not text.startswith(PACKAGED)]
 
 
 def located(component: Any) -> Any:
     """Return the same component with absolute paths for the files that it names."""
-    named = {name: getattr(component, name) for name, its_marks in marks(type(component)).items() if FILE in its_marks}
+    named = {
+        name: getattr(component, name) for name, field_marks in marks(type(component)).items() if FILE in field_marks
+    }
     return replace(component, **{name: absolute(value) for name, value in named.items()}) if named else component
 
 

@@ -53,15 +53,15 @@ def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
 def hold() -> None:
     """Watch the process that gave this command a lifeline, and kill this process when it ends; do nothing without a
     lifeline, or where it was not inherited, as with srun."""
-    told = re.fullmatch(r"(\d{1,9}):(\d+)", os.environ.pop(_VARIABLE, ""))
-    if told is None:
+    match = re.fullmatch(r"(\d{1,9}):(\d+)", os.environ.pop(_VARIABLE, ""))
+    if match is None:
         return
-    held = int(told[1])
+    held = int(match[1])
     try:
         facts = os.fstat(held)
     except OSError:
         return
-    if stat.S_ISFIFO(facts.st_mode) and facts.st_ino == int(told[2]):
+    if stat.S_ISFIFO(facts.st_mode) and facts.st_ino == int(match[2]):
         os.set_inheritable(held, False)
         _once(lambda: os.read(held, 1), _end)
 

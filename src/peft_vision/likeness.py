@@ -54,13 +54,13 @@ def pictures(size: int) -> Tensor:
 
 def unlike(model: Model, saved: Likeness) -> str | None:
     """Return in words how `model` computes something else than the saved model; None if it does not."""
-    own = likeness(model)
-    if own is None:
+    computed = likeness(model)
+    if computed is None:
         return "it computes no finite numbers, or not in single precision"
-    if own.eps != saved.eps:
-        return f"its norms have eps {_listed(own.eps)}, those of the file's {_listed(saved.eps)}"
+    if computed.eps != saved.eps:
+        return f"its norms have eps {_listed(computed.eps)}, those of the file's {_listed(saved.eps)}"
     for what in ("features", "logits"):
-        difference = _difference(getattr(own, what), getattr(saved, what))
+        difference = _difference(getattr(computed, what), getattr(saved, what))
         if not difference <= _TOLERANCE:
             return f"of a fixed picture its {what} differ by {100 * min(difference, 99):.2g} % of their length"
     return None
@@ -91,11 +91,11 @@ def _some(values: Tensor) -> list[list[float]]:
     return [[float(f"{value:.7g}") for value in row] for row in values.double().cpu()[:, index].tolist()]
 
 
-def _difference(own: Sequence[Sequence[float]], saved: Sequence[Sequence[float]]) -> float:
+def _difference(computed: Sequence[Sequence[float]], saved: Sequence[Sequence[float]]) -> float:
     """Return the largest distance between rows relative to the length of the saved row; infinite for other shapes."""
-    if list(map(len, own)) != list(map(len, saved)):
+    if list(map(len, computed)) != list(map(len, saved)):
         return math.inf
-    return max((math.dist(a, b) / (math.hypot(*b) or 1) for a, b in zip(own, saved, strict=True)), default=0)
+    return max((math.dist(a, b) / (math.hypot(*b) or 1) for a, b in zip(computed, saved, strict=True)), default=0)
 
 
 def _listed(eps: Sequence[float]) -> str:

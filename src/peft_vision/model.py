@@ -49,11 +49,15 @@ class Model(nn.Module):
         self._constant = encoder.is_bare and not encoder.trains
         body = {"encoder": encoder, "readout": readout}
         parameters = {
-            f"{stage}.{name}": its for stage, module in body.items() for name, its in module.named_parameters()
+            f"{stage}.{name}": parameter
+            for stage, module in body.items()
+            for name, parameter in module.named_parameters()
         }
         backbone = set(encoder.backbone_parameters)
         self._tuned_body = {name for name, parameter in parameters.items() if parameter.requires_grad}
-        self._saved_body = self._tuned_body | {name for name, its in parameters.items() if its not in backbone}
+        self._saved_body = self._tuned_body | {
+            name for name, parameter in parameters.items() if parameter not in backbone
+        }
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
         """Return logits (B, num_classes) for images (B, 3, S, S), uint8 or normalised floats, for an observation of

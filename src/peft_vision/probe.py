@@ -100,9 +100,10 @@ def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augme
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {
-        group: f"{type(own).__name__} solves for the head; of trainer and schedule it heeds {own.heeds} alone{images}"
-        for group, own in optimizers.items()
-        if isinstance(own, Solver)
+        group: f"{type(optimizer).__name__} solves for the head; "
+        f"of trainer and schedule it heeds {optimizer.heeds} alone{images}"
+        for group, optimizer in optimizers.items()
+        if isinstance(optimizer, Solver)
     }
 
 

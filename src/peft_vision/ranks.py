@@ -32,8 +32,8 @@ def ranks() -> Ranks:
     if size is None or size == 1:
         for name, rank in given.items():
             if rank:
-                told = "WORLD_SIZE is not set" if size is None else "WORLD_SIZE is 1"
-                raise ConfigError(f"environment: {name} is {rank}, but {told}\n{_REMEDY}")
+                contradiction = "WORLD_SIZE is not set" if size is None else "WORLD_SIZE is 1"
+                raise ConfigError(f"environment: {name} is {rank}, but {contradiction}\n{_REMEDY}")
         return ALONE
     values = {**given, "MASTER_ADDR": os.environ.get("MASTER_ADDR"), "MASTER_PORT": number("MASTER_PORT", least=1)}
     if missing := [name for name, value in values.items() if value in (None, "")]:

@@ -209,20 +209,20 @@ def _check(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:
     """Check every value without recursion, so that neither depth nor aliases can be too much for the check itself."""
     left, waiting = bounds.values, [(value, 0)]
     while waiting:
-        its, depth = waiting.pop()
+        item, depth = waiting.pop()
         left -= 1
         if left < 0:
             raise Unreadable(path, f"it holds more than {bounds.values:,} values", remedy)
         if depth > bounds.depth:
             raise Unreadable(path, f"nested more than {bounds.depth} levels deep", remedy)
-        if isinstance(its, dict):
-            for key, inner in its.items():
+        if isinstance(item, dict):
+            for key, inner in item.items():
                 _check_one(key, path, bounds, remedy)
                 waiting.append((inner, depth + 1))
-        elif isinstance(its, list):
-            waiting.extend((inner, depth + 1) for inner in its)
+        elif isinstance(item, list):
+            waiting.extend((inner, depth + 1) for inner in item)
         else:
-            _check_one(its, path, bounds, remedy)
+            _check_one(item, path, bounds, remedy)
 
 
 def _check_one(value: Any, path: Path, bounds: Bounds, remedy: str) -> None:

@@ -124,10 +124,10 @@ class ShiftsRecord(Record):
     @model_validator(mode="after")
     def _alike(self) -> "ShiftsRecord":
         shifts = {name: split for name, split in self.splits.items() if name not in ID_SPLITS}
-        if bare := [name for name, its in shifts.items() if its.shifts is None or its.fingerprint is None]:
+        if bare := [name for name, entry in shifts.items() if entry.shifts is None or entry.fingerprint is None]:
             raise ValueError(f"splits.{bare[0]}: no number of shifts or no fingerprint")
-        for model in {model for its in shifts.values() for model in its.scores}:
-            _check_alike(model, (its.scores[model] for its in shifts.values() if model in its.scores))
+        for model in {model for entry in shifts.values() for model in entry.scores}:
+            _check_alike(model, (entry.scores[model] for entry in shifts.values() if model in entry.scores))
         return self
 
 

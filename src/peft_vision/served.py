@@ -77,7 +77,7 @@ class Served:
 
     def _mention_upgrade(self, environment: Mapping[str, Any]) -> None:
         now = self._found.setdefault(
-            "versions", {"peft-vision": __version__, **{own: version(own) for own in _PACKAGES}}
+            "versions", {"peft-vision": __version__, **{package: version(package) for package in _PACKAGES}}
         )
         changed = [
             f"{name} {environment.get(name)}, now {now[name]}" for name in now if environment.get(name) != now[name]

@@ -23,14 +23,14 @@ def owners(group: str, key: str) -> list[str]:
     """Return the options of a config group that have this key: first those that need a value for it, then those of the
     shortest names, which are the plainest."""
     values = {path.stem: _values(path) for path in (CONFIG_DIR / group).glob("*.yaml")} if group else {}
-    found = {name: its[key] for name, its in values.items() if key in its}
+    found = {name: settings[key] for name, settings in values.items() if key in settings}
     return sorted(found, key=lambda name: (found[name] != "???", len(name), name))
 
 
 def _values(path: Path) -> dict[str, Any]:
     """Return the values of an option, with those of the options of the same group that its defaults list names."""
-    own = dict(read_yaml(path) or {})
-    for start in own.pop("defaults", []):
+    values = dict(read_yaml(path) or {})
+    for start in values.pop("defaults", []):
         if isinstance(start, str) and start != "_self_" and "@" not in start:
-            own = {**_values(path.with_name(f"{start}.yaml")), **own}
-    return own
+            values = {**_values(path.with_name(f"{start}.yaml")), **values}
+    return values

@@ -75,9 +75,9 @@ def check_tensors(found: Any, expected: Mapping[str, Tensor], what: str) -> None
     if not isinstance(found, Mapping) or found.keys() != expected.keys():
         raise Damaged(f"{what} are of other names than this run's")
     for name, tensor in expected.items():
-        its = found[name]
-        if not isinstance(its, Tensor) or (its.shape, its.dtype) != (tensor.shape, tensor.dtype):
-            raise Damaged(f"{what}: {name} is {_described(its)}, should be {_described(tensor)}")
+        candidate = found[name]
+        if not isinstance(candidate, Tensor) or (candidate.shape, candidate.dtype) != (tensor.shape, tensor.dtype):
+            raise Damaged(f"{what}: {name} is {_described(candidate)}, should be {_described(tensor)}")
 
 
 def _described(value: Any) -> str:

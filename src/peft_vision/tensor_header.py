@@ -65,12 +65,12 @@ def read_header(path: Path, *, dtypes: Set[str] = FLOATS, remedy: str = "") -> T
         text = file.read(length)
     header = validated(parse_json(text, path, _HEADER, remedy=remedy), path, _Header, remedy=remedy)
     first = _PREFIX + length
-    found = {name: _place(name, its, path, first, dtypes, remedy) for name, its in _tensors(header).items()}
+    found = {name: _place(name, tensor, path, first, dtypes, remedy) for name, tensor in _tensors(header).items()}
     end = first
-    for name, its in sorted(found.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
-        if its.begin != end:
-            raise Unreadable(path, f"tensor {name}: begins at byte {its.begin}, the one before ends at {end}", remedy)
-        end += its.num_bytes
+    for name, place in sorted(found.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
+        if place.begin != end:
+            raise Unreadable(path, f"tensor {name}: begins at byte {place.begin}, the one before ends at {end}", remedy)
+        end += place.num_bytes
     if end != size:
         raise Unreadable(path, f"its tensors end at byte {end}, the file at {size}", remedy)
     return TensorHeader(header.metadata, found)
@@ -80,11 +80,13 @@ def _tensors(header: _Header) -> dict[str, Any]:
     return header.__pydantic_extra__ or {}
 
 
-def _place(name: str, its: _Tensor, path: Path, first: int, dtypes: Set[str], remedy: str) -> TensorPlace:
-    if its.dtype not in dtypes:
-        raise Unreadable(path, f"tensor {name}: its type is {its.dtype}, should be {', '.join(sorted(dtypes))}", remedy)
-    begin, end = its.data_offsets
-    num_bytes = math.prod(its.shape) * _BYTES[its.dtype]
+def _place(name: str, tensor: _Tensor, path: Path, first: int, dtypes: Set[str], remedy: str) -> TensorPlace:
+    if tensor.dtype not in dtypes:
+        raise Unreadable(
+            path, f"tensor {name}: its type is {tensor.dtype}, should be {', '.join(sorted(dtypes))}", remedy
+        )
+    begin, end = tensor.data_offsets
+    num_bytes = math.prod(tensor.shape) * _BYTES[tensor.dtype]
     if num_bytes != end - begin:
-        raise Unreadable(path, f"tensor {name}: {end - begin} bytes for shape {its.shape} of {its.dtype}", remedy)
-    return TensorPlace(its.dtype, tuple(its.shape), first + begin, num_bytes)
+        raise Unreadable(path, f"tensor {name}: {end - begin} bytes for shape {tensor.shape} of {tensor.dtype}", remedy)
+    return TensorPlace(tensor.dtype, tuple(tensor.shape), first + begin, num_bytes)

@@ -172,13 +172,13 @@ def check_method(method: str | Path | Method | type[Method], **options: object) 
 
 def check_head(head: str | Path | Head | type[Head], **options: object) -> None:
     """Check that a head gives logits, that all of it trains and is saved, and that it is linear if it says so."""
-    own: Head = build(component_values(head, Head, "head", options), Head, "head")
-    make = partial(adapted, "linear", head=own)
+    built_head: Head = build(component_values(head, Head, "head", options), Head, "head")
+    make = partial(adapted, "linear", head=built_head)
     shape = tuple(make()(_images()).shape)
     assert shape == (_IMAGES, _CLASSES), f"logits of {_IMAGES} images are {shape}, should be {(_IMAGES, _CLASSES)}"
     for check in METHOD_CHECKS:
         check(make)
-    if own.is_linear:
+    if built_head.is_linear:
         try:
             check_linear(make(), group="optimizer")
         except ConfigError as error:
@@ -187,16 +187,18 @@ def check_head(head: str | Path | Head | type[Head], **options: object) -> None:
 
 def check_data(data: str | Path | Data | type[Data], **options: object) -> None:
     """Check that a data set names its classes, labels its pictures by them, can be read, and is the same every time."""
-    own: Data = build(component_values(data, Data, "data", options), Data, "data")
-    sets = own.open()
+    built_data: Data = build(component_values(data, Data, "data", options), Data, "data")
+    sets = built_data.open()
     assert len(set(sets.classes)) == len(sets.classes), f"classes of one name: {sets.classes}"
     for split, part in {"train": sets.train, "val": sets.val, "test": sets.test}.items():
         if part is not None:
             low, high, count = int(part.labels.min()), int(part.labels.max()), len(sets.classes)
             assert 0 <= low <= high < count, f"{split}: labels from {low} to {high}, but there are {count} classes"
-    assert own.fingerprint(skipped=0) == own.fingerprint(skipped=0), "opened twice, it holds other pictures or labels"
+    assert built_data.fingerprint(skipped=0) == built_data.fingerprint(skipped=0), (
+        "opened twice, it holds other pictures or labels"
+    )
     preprocessing = Preprocessing(size=_SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=1.0)
-    for split, images in own.load(preprocessing).parts().items():
+    for split, images in built_data.load(preprocessing).parts().items():
         first = torch.arange(min(2, len(images)))
         (batch,) = images.batches([first], seed=None, workers=0)
         shape = (len(first), 3, _SIZE, _SIZE)

@@ -153,8 +153,8 @@ class WandbTracker(Tracker):
 
     def _start(self, wandb: Any, notice: "_Notice", arguments: Mapping[str, Any]) -> "wandb.Run":
         session = wandb.setup(settings=wandb.Settings(silent=True))
-        its = session.settings
-        known = None if its.sweep_id is None else (its.sweep_id, its.run_id)
+        session_settings = session.settings
+        known = None if session_settings.sweep_id is None else (session_settings.sweep_id, session_settings.run_id)
         if known != awaited_run():  # W&B reads its variables once; those of an agent come and go
             wandb.teardown()
             session = wandb.setup(settings=wandb.Settings(silent=True))

@@ -184,8 +184,8 @@ class Trainer:
             seed=derive(seed, "augmentation", epoch),
             workers=workers,
         )
-        for batch, its_parts in zip(batches, parts, strict=True):
-            yield Batch([next(fetched) for _ in its_parts], size=len(batch))
+        for batch, batch_parts in zip(batches, parts, strict=True):
+            yield Batch([next(fetched) for _ in batch_parts], size=len(batch))
 
     def _step(
         self,

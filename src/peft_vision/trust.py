@@ -45,15 +45,15 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield every `_target_`, and every `augment` that leads to a function, with the keys that lead to it."""
     waiting = [(where, node)]
     while waiting:
-        path, its = waiting.pop()
-        if isinstance(its, Mapping):
-            if "_target_" in its:
-                yield f"{path}._target_", its["_target_"]
-            if "augment" in its and "." in str(its["augment"]):
-                yield f"{path}.augment", its["augment"]
-            waiting.extend((f"{path}.{key}", inner) for key, inner in its.items() if key != "_target_")
-        elif isinstance(its, list | tuple):
-            waiting.extend((f"{path}.{number}", inner) for number, inner in enumerate(its))
+        path, value = waiting.pop()
+        if isinstance(value, Mapping):
+            if "_target_" in value:
+                yield f"{path}._target_", value["_target_"]
+            if "augment" in value and "." in str(value["augment"]):
+                yield f"{path}.augment", value["augment"]
+            waiting.extend((f"{path}.{key}", inner) for key, inner in value.items() if key != "_target_")
+        elif isinstance(value, list | tuple):
+            waiting.extend((f"{path}.{number}", inner) for number, inner in enumerate(value))
 
 
 @lru_cache(maxsize=256)

@@ -47,7 +47,7 @@ def source_of(function: str) -> str:
 
 def edited(config: Mapping[str, Any], components: Iterable[Any]) -> list[str]:
     """Return the names of the user's classes and functions whose source is not what a run's `config` noted."""
-    noted = [its for key, its in config.items() if key == CODE and isinstance(its, Mapping)]
+    noted = [digests for key, digests in config.items() if key == CODE and isinstance(digests, Mapping)]
     now, then = user_code(components), noted[0] if noted else {}
     return [name for name, digest in now.items() if name in then and then[name] != digest]
 

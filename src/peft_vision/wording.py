@@ -100,8 +100,8 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     hint = nearest(key, siblings) or (f"; did you mean {elsewhere}?" if elsewhere else "")
     if found := owners(group, key):
         hint = f"\n{key} is an option of {', '.join(found)}: write {group}={found[0]}"
-    if not group and (own := [name for name in siblings if name not in keys_of_every_run()]):
-        return f"unknown key {key}; this task takes {', '.join(own)}, and whatever a run takes{hint}"
+    if not group and (task_keys := [name for name in siblings if name not in keys_of_every_run()]):
+        return f"unknown key {key}; this task takes {', '.join(task_keys)}, and whatever a run takes{hint}"
     return f"unknown key {full_key}; {group or 'a run'} takes {', '.join(siblings)}{hint}"
 
 

@@ -24,10 +24,12 @@ def drops(module: nn.Module) -> bool:
     return isinstance(module, nn.Dropout) and module.p > 0
 
 
-def dropping_options(vit: nn.Module, own: Iterable[nn.Module]) -> list[str]:
-    """Return the sorted names of the options that make the modules `own` of `vit` drop."""
-    own = set(own)
-    return sorted({_option(name, module) for name, module in vit.named_modules() if module in own and drops(module)})
+def dropping_options(vit: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
+    """Return the sorted names of the options that make the `modules` of `vit` drop."""
+    modules = set(modules)
+    return sorted(
+        {_option(name, module) for name, module in vit.named_modules() if module in modules and drops(module)}
+    )
 
 
 def _option(name: str, module: nn.Module) -> str:

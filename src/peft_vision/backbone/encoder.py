@@ -120,9 +120,9 @@ class Encoder(nn.Module):
 
     def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
         """Return the backbone's own modules in `parts(indices)`, at every depth."""
-        own = set(self._backbone)
+        backbone_modules = set(self._backbone)
         found = [module for part in self.parts(indices) if isinstance(part, nn.Module) for module in part.modules()]
-        return [module for module in found if module in own]
+        return [module for module in found if module in backbone_modules]
 
     def part(self, name: str) -> nn.Module:
         """Return the module at `name` in `vit`, such as blocks.0.mlp.fc1: the backbone's own, or a wrapper that a
@@ -152,8 +152,8 @@ class Encoder(nn.Module):
 
     def added(self) -> dict[str, nn.Module]:
         """Return the modules that a method put into `vit`, by name."""
-        own = set(self._backbone)
-        return {name: module for name, module in self.vit.named_modules() if module not in own}
+        backbone_modules = set(self._backbone)
+        return {name: module for name, module in self.vit.named_modules() if module not in backbone_modules}
 
     def _before(self) -> list[nn.Module | nn.Parameter]:
         """Return the modules and parameters before the layers: patches and positions."""
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
         otherwise all except those that drop; all of them with `evaluates`."""
         if self.evaluates:
             return self._backbone
-        parameters = [own for module in self._backbone for own in module.parameters(recurse=False)]
+        parameters = [parameter for module in self._backbone for parameter in module.parameters(recurse=False)]
         if all(parameter.requires_grad for parameter in parameters):
             return []
         return [module for module in self._backbone if module not in self._drops]
@@ -210,8 +210,8 @@ class Encoder(nn.Module):
 
     def _changes(self, module: nn.Module) -> bool:
         """Return whether `module` contains anything that was added to the backbone, or that drops in training."""
-        own = set(self._backbone) - (set() if self.evaluates else set(self._drops))
-        return not all(part in own for part in module.modules())
+        unchanging = set(self._backbone) - (set() if self.evaluates else set(self._drops))
+        return not all(part in unchanging for part in module.modules())
 
     @contextmanager
     def _noted_contexts(self) -> Iterator[list[Tensor]]:

@@ -41,11 +41,11 @@ def load_weights(vit: VisionTransformer, path: Path) -> None:
     except (RuntimeError, ValueError, AssertionError, LookupError) as error:
         raise ConfigError(f"{_title(vit, path)}: {_first_line(error)}") from error
     state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(_HEADS)}
-    own = vit.state_dict()
+    expected = vit.state_dict()
     if vit.attn_pool is None:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("attn_pool.")}
-    state = _moved_norm(state, own)
-    _require_fit(state, own, _title(vit, path))
+    state = _moved_norm(state, expected)
+    _require_fit(state, expected, _title(vit, path))
     vit.load_state_dict(state)
 
 
@@ -105,25 +105,25 @@ def _resampling(vit: VisionTransformer) -> dict[str, Any]:
     return {"interpolation": "bilinear", "antialias": False} if flexible else {}
 
 
-def _moved_norm(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def _moved_norm(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state with the model's fresh final norm where the file has one on the other side of the pooling, as in
     the official MAE code and in timm: the pretrained norm belongs to single tokens and not to their mean."""
     for here, there in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
-        fresh = {name: tensor for name, tensor in own.items() if name.startswith(here)}
+        fresh = {name: tensor for name, tensor in expected.items() if name.startswith(here)}
         moved = {name for name in state if name.startswith(there)}
         if fresh and moved and not state.keys() & fresh.keys():
             return {name: tensor for name, tensor in state.items() if name not in moved} | fresh
     return state
 
 
-def _require_fit(state: dict[str, Tensor], own: dict[str, Tensor], title: str) -> None:
+def _require_fit(state: dict[str, Tensor], expected: dict[str, Tensor], title: str) -> None:
     faults = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
         "of another shape": [
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
+            f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+            for name in expected
+            if name in state and state[name].shape != expected[name].shape
         ],
     }
     found = {kind: names for kind, names in faults.items() if names}

@@ -99,13 +99,13 @@ def read(folder: Path, *, prefix: str) -> FMoWTable:
             known = ", ".join(REGIONS[:-1])
             raise ConfigError(f"{prefix}path: {countries} has {found_in}, should be one of {known}")
         try:
-            its_split = _split(split, timestamp)
+            row_split = _split(split, timestamp)
         except ValueError as error:
-            its_time = one_line(repr(timestamp))
+            shown_time = one_line(repr(timestamp))
             raise ConfigError(
-                f"{prefix}path: {rows} line {line} has timestamp {its_time}, should be like 2016-02-05T19:15:47Z"
+                f"{prefix}path: {rows} line {line} has timestamp {shown_time}, should be like 2016-02-05T19:15:47Z"
             ) from error
-        found.append(FMoWRow(len(found), its_split, category, region))
+        found.append(FMoWRow(len(found), row_split, category, region))
     if (beyond := folder / _IMAGES / f"rgb_img_{len(found)}.png").exists():
         raise ConfigError(f"{prefix}path: {rows} ends before the row of {beyond.name}; fetch it again")
     return FMoWTable(folder, prefix, found)

@@ -37,8 +37,8 @@ def read_folders(root: Path, folder: Path, labels: Mapping[str, int], *, key: st
     found = dict(zip(names, class_files([folder / name for name in names], root, key=key), strict=True))
     if empty := [name for name, paths in found.items() if not paths]:
         raise ConfigError(f"{key}: no image in {len(empty)} class folders of {folder}: {_first(empty)}")
-    paths = [path for its in found.values() for path in its]
-    return labelled(Files(root, paths), [labels[name] for name, its in found.items() for _ in its])
+    paths = [path for class_paths in found.values() for path in class_paths]
+    return labelled(Files(root, paths), [labels[name] for name, class_paths in found.items() for _ in class_paths])
 
 
 def _first(names: Iterable[str]) -> str:

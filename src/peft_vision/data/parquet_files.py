@@ -59,13 +59,13 @@ def read(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
         if name is not None
     }
     classes = classes_of(splits, f"{prefix}label")
-    parts = {key: _labelled(its, classes, stored, f"{prefix}label") for key, its in splits.items()}
+    parts = {key: _labelled(file_labels, classes, stored, f"{prefix}label") for key, file_labels in splits.items()}
     return Opened(
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test"),
         classes=classes,
-        files=tuple(labels.path for its in splits.values() for labels in its),
+        files=tuple(labels.path for file_labels in splits.values() for labels in file_labels),
     )
 
 

@@ -177,16 +177,16 @@ class Joined(Pictures):
         pictures.verify(index)
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
-        for pictures, own in self._stretches(indices):
-            yield from pictures.identify(own)
+        for pictures, part_indices in self._stretches(indices):
+            yield from pictures.identify(part_indices)
 
     def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        for pictures, own in self._stretches(indices):
-            yield from pictures.marks(own)
+        for pictures, part_indices in self._stretches(indices):
+            yield from pictures.marks(part_indices)
 
     def contents(self, indices: Tensor) -> Iterable[bytes]:
-        for pictures, own in self._stretches(indices):
-            yield from pictures.contents(own)
+        for pictures, part_indices in self._stretches(indices):
+            yield from pictures.contents(part_indices)
 
     def length(self, index: int) -> int | None:
         pictures, index = self._at(index)

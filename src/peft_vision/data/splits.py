@@ -55,7 +55,7 @@ class Splits:
     @property
     def twin_counts(self) -> dict[str, int] | None:
         """Return the number of twins of each pair of splits, as stored in a result."""
-        return None if self.twins is None else {pair: its.count for pair, its in self.twins.items()}
+        return None if self.twins is None else {pair: twins.count for pair, twins in self.twins.items()}
 
     def parts(self) -> dict[str, Images]:
         """Return the splits that exist, by name: train, val, test."""

@@ -35,7 +35,7 @@ def find_twins(parts: Mapping[str, Labelled], *, threads: int) -> dict[str, Twin
     if not pairs:
         return None
     left, keys = dict(parts), {split: _lengths(part, threads, split) for split, part in parts.items()}
-    if any(None in its for its in keys.values()):
+    if any(None in lengths for lengths in keys.values()):
         return None
     for look in (_middles, _digests):
         left = _alike(left, keys, pairs)

@@ -80,16 +80,16 @@ class Settings:
         load it, or would give it another rank."""
         if not self._targets(module):
             raise Unreadable(self._path, f"it does not target {module}, of which there are tensors")
-        own = self._first("rank_pattern", module, self._said.get("r", 8))
-        if own != rank:
-            raise Unreadable(self._path, f"{module} has rank {own}, its tensors {rank}")
+        config_rank = self._first("rank_pattern", module, self._said.get("r", 8))
+        if config_rank != rank:
+            raise Unreadable(self._path, f"{module} has rank {config_rank}, its tensors {rank}")
         alpha = self._first("alpha_pattern", module, self._said["lora_alpha"])
         return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
 
     def _first(self, key: str, module: str, otherwise: Any) -> Any:
         """Return the value of the first key of the pattern `key` that fits `module`, or `otherwise` where none does."""
         patterns = self._said.get(key) or {}
-        return next((its for name, its in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), otherwise)
+        return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), otherwise)
 
     def _targets(self, module: str) -> bool:
         """Return whether the config targets `module`, by the rules of `peft`."""
@@ -105,7 +105,9 @@ class Settings:
             return True
         patterns = _listed(self._said.get("layers_pattern"))
         # without a pattern `peft` requires a name before that of the blocks, so it finds no layer in a timm model
-        every = [rf"(?:^|.*?\.){its}\.(?P<index>\d+)\." for its in patterns] or [r".*?\.[^.]*\.(?P<index>\d+)\."]
+        every = [rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\." for pattern in patterns] or [
+            r".*?\.[^.]*\.(?P<index>\d+)\."
+        ]
         found = (re.match(pattern, module) for pattern in every)
         index = next((int(match["index"]) for match in found if match), None)
         return index in (layers if isinstance(layers, list) else [layers])
@@ -115,7 +117,7 @@ class Settings:
         if said.get("peft_type") != "LORA":
             self._refuse(f"peft_type {one_line(said.get('peft_type'))}, where only LORA can be read")
         for key, value in said.items():
-            supported = key in _SUPPORTED and any(value is its or value == its for its in _SUPPORTED[key])
+            supported = key in _SUPPORTED and any(value is allowed or value == allowed for allowed in _SUPPORTED[key])
             if not (
                 key in _READ or key in _MEANS_NOTHING or supported or (value in _NOTHING and key not in _SUPPORTED)
             ):
@@ -156,7 +158,7 @@ def _listed(value: Any) -> Any:
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(its, str) for its in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _named(names: str | Iterable[str] | None, module: str) -> bool:

@@ -87,7 +87,7 @@ def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:
     wrappers = {name: m for name, m in model.encoder.added().items() if isinstance(m, LowRankUpdate)}
     known = {id(p) for m in wrappers.values() for d in (m.down, m.up, m.magnitude) for p in d.values()}
     tuned = {name: id(p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")}
-    others = sorted(name for name, its_id in tuned.items() if its_id not in known)
+    others = sorted(name for name, parameter_id in tuned.items() if parameter_id not in known)
     if not wrappers or others:
         raise ValueError(f"the format is for LoRA alone, and this run tuned {others[0] if others else 'none'}")
     chains: dict[str, list[LowRankUpdate]] = {}
@@ -149,16 +149,16 @@ class Imported:
         self._layers: dict[tuple[str, int, float], list[int]] = defaultdict(list)  # by matrix, rank and scale
         for name, tensor in tensors.items():
             if name in (f"{_HEAD}.weight", f"{_HEAD}.bias"):
-                own = name.rpartition(".")[2]
-                self.tensors[f"head.0.{own}"] = tensor
-                _check_axes(2 if own == "weight" else 1, tensor, name, folder / WEIGHTS)
+                kind = name.rpartition(".")[2]
+                self.tensors[f"head.0.{kind}"] = tensor
+                _check_axes(2 if kind == "weight" else 1, tensor, name, folder / WEIGHTS)
                 continue
-            module, own = _own_name(name, folder / WEIGHTS)
-            _check_axes(1 if own == "magnitude" else 2, tensor, name, folder / WEIGHTS)
+            module, kind = _own_name(name, folder / WEIGHTS)
+            _check_axes(1 if kind == "magnitude" else 2, tensor, name, folder / WEIGHTS)
             index, place = _A_LAYER.fullmatch(module).groups()
             target = PLACES[place][-1]
-            self.tensors[f"encoder.vit.{module}.{own}.{target}"] = tensor
-            if own == "down":
+            self.tensors[f"encoder.vit.{module}.{kind}.{target}"] = tensor
+            if kind == "down":
                 scale = self._said.scale(module, rank=len(tensor))
                 self._layers[target, len(tensor), scale].append(int(index))
         if "head.0.weight" not in self.tensors:
@@ -200,10 +200,10 @@ class Imported:
 def _own_name(name: str, path: Path) -> tuple[str, str]:
     """Return the module of a tensor, and the name of the tensor in our LoRA. Raise ValueError for any other tensor."""
     kinds = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"}
-    for ending, own in kinds.items():
+    for ending, kind in kinds.items():
         module = name.removeprefix(_PREFIX).removesuffix(ending)
         if name == f"{_PREFIX}{module}{ending}" and _A_LAYER.fullmatch(module):
-            return module, own
+            return module, kind
     raise ValueError(f"{path}: {name} is no LoRA of attn.qkv, attn.proj, mlp.fc1 or mlp.fc2 of a timm ViT")
 
 

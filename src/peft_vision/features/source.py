@@ -82,16 +82,16 @@ class Views(Source):
         drawn = [drawn_views(self.views, indices, seed=seed) for indices in index_batches]
         shown = [
             self.images.batches(
-                [indices[own == view] for indices, own in zip(index_batches, drawn, strict=True)],
+                [indices[view_of == view] for indices, view_of in zip(index_batches, drawn, strict=True)],
                 seed=view_seed(view),
                 workers=-(-workers // self.views),
             )
             for view in range(self.views)
         ]
-        for indices, own, *parts in zip(index_batches, drawn, *shown, strict=True):
+        for indices, view_of, *parts in zip(index_batches, drawn, *shown, strict=True):
             pixels = torch.empty((len(indices), *parts[0][0].shape[1:]), dtype=torch.uint8)
             for view, (part, _) in enumerate(parts):
-                pixels[own == view] = part
+                pixels[view_of == view] = part
             yield pixels, self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:

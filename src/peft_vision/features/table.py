@@ -18,9 +18,9 @@ def tabulated(
     model.eval()
     features, labels = [], []
     with Progress(label="features", total=len(source), unit="images") as progress, autocast:
-        for seen, its_labels in source.in_order(batch_size=batch_size, workers=workers):
+        for seen, batch_labels in source.in_order(batch_size=batch_size, workers=workers):
             features.append(model.features(seen.to(device, non_blocking=True)).float().cpu())
-            labels.append(its_labels)
-            progress.advance(len(its_labels))
+            labels.append(batch_labels)
+            progress.advance(len(batch_labels))
     model.train(was_training)
     return FeatureTable(torch.cat(labels), torch.cat(features))

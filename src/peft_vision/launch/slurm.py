@@ -75,7 +75,7 @@ class SlurmLauncher(ProcessLauncher):
             yield from self._followed(waiting, starts)
         finally:
             if self.cancels:
-                cancel(its.job_id for its in waiting.values())
+                cancel(job.job_id for job in waiting.values())
             elif waiting:
                 logger.info("%d jobs of Slurm go on by themselves", len(waiting))
 
@@ -103,14 +103,14 @@ class SlurmLauncher(ProcessLauncher):
                 with executor.batch():
                     array = [executor.submit(SlurmJob(job)) for job in part]
                 pairs = zip(array, part, strict=True)
-                submitted += [Submitted(its.job_id, self.submits_to, job) for its, job in pairs]
+                submitted += [Submitted(submitit_job.job_id, self.submits_to, job) for submitit_job, job in pairs]
                 number = submitted[-1].job_id.partition("_")[0]
                 logger.info("Slurm's job %s: %d runs; squeue --jobs=%s shows them", number, len(part), number)
         except (FailedJobError, FailedSubmissionError, TypeError, ValueError) as error:
             raise ConfigError(f"hydra.launcher: {str(error).strip()}") from error
         finally:
             if len(submitted) < len(jobs):
-                cancel(its.job_id for its in submitted)
+                cancel(job.job_id for job in submitted)
         return submitted
 
     def _followed(self, waiting: dict[int, "Submitted"], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
@@ -120,9 +120,9 @@ class SlurmLauncher(ProcessLauncher):
         held: set[str] = set()
         seen_over: Counter[str] = Counter()
         while waiting:
-            standings = queue.look([its.job_id for its in waiting.values()])
-            for number, its in list(waiting.items()):
-                job_id, standing = its.job_id, standings[its.job_id]
+            standings = queue.look([job.job_id for job in waiting.values()])
+            for number, job in list(waiting.items()):
+                job_id, standing = job.job_id, standings[job.job_id]
                 if standing.state == "RUNNING" and job_id not in begun:
                     begun.add(job_id)
                     starts(number)
@@ -130,9 +130,9 @@ class SlurmLauncher(ProcessLauncher):
                     held.add(job_id)
                     logger.warning("Slurm holds job %s back (%s): scontrol release %s", job_id, standing.reason, job_id)
                 seen_over[job_id] = seen_over[job_id] + 1 if standing.is_over else 0
-                exit_code = its.exit_code()
+                exit_code = job.exit_code()
                 if exit_code is None and seen_over[job_id] > _LATE_POLLS:
-                    exit_code = its.lost(standing.state)
+                    exit_code = job.lost(standing.state)
                 if exit_code is not None:
                     del waiting[number]
                     yield number, exit_code

@@ -96,5 +96,7 @@ def work(
 def _share_threads(threads: int | None, at_once: int) -> None:
     import torch  # here, because the process that starts others does not need it
 
-    own = torch.get_num_threads()
-    torch.set_num_threads(threads or (own if "OMP_NUM_THREADS" in os.environ else max(1, own // at_once)))
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(
+        threads or (torch_threads if "OMP_NUM_THREADS" in os.environ else max(1, torch_threads // at_once))
+    )

@@ -35,17 +35,17 @@ class Combined(Method):
     def check(self, where: str = "method") -> None:
         """Raise ConfigError where a part sets an option that is set here, or fails its own check."""
         for name, part in self.parts.items():
-            own = f"{where}.parts.{name}"
+            key = f"{where}.parts.{name}"
             if part.probe_first:
                 raise ConfigError(
-                    f"{own}.probe_first: the probe is in front of all parts; set {where}.probe_first=true"
+                    f"{key}.probe_first: the probe is in front of all parts; set {where}.probe_first=true"
                 )
             if self.layers != "all" and part.layers not in ("all", self.layers):
                 raise ConfigError(
-                    f"{own}.layers: got {part.layers!r}, but {where}.layers={self.layers!r} are those of every part; "
+                    f"{key}.layers: got {part.layers!r}, but {where}.layers={self.layers!r} are those of every part; "
                     f"{where}.layers=all leaves each its own"
                 )
-            part.check(own)
+            part.check(key)
 
     def trained_otherwise(self, *, drops: bool) -> bool:
         """Return whether version 0.1.0 trained any part differently."""

@@ -115,17 +115,17 @@ class LowRankUpdate(Wrapper):
         drops = self.training and self.dropout.p > 0
         # autocast would round W' itself, and small updates would be lost
         if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
-            updates = [item for target, own, _ in cut for item in (self.down[target], self.up[target][own])]
+            updates = [item for target, up_rows, _ in cut for item in (self.down[target], self.up[target][up_rows])]
             weight, bias = self.inner.weight[rows], None if self.inner.bias is None else self.inner.bias[rows]
             return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
         plain = part(self.inner, tokens, rows)
         # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
         outputs = plain if type(self.inner) is nn.Linear and not self.magnitude else plain.clone()
         dropped = self.dropout(tokens)
-        for target, own, here in cut:
-            update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][own])
+        for target, up_rows, here in cut:
+            update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][up_rows])
             if self.magnitude:
-                factor = self._factor(target)[own]
+                factor = self._factor(target)[up_rows]
                 bias = 0 if self.inner.bias is None else self.inner.bias[rows][here]
                 update = (factor - 1) * (plain[..., here] - bias) + factor * update
             outputs[..., here] += update
@@ -150,10 +150,16 @@ class LowRankUpdate(Wrapper):
         `rows`."""
         first, last, _ = rows.indices(self.out_features)
         cut = []
-        for target, own in self.rows.items():
-            start, stop = max(own.start, first), min(own.stop, last)
+        for target, target_rows in self.rows.items():
+            start, stop = max(target_rows.start, first), min(target_rows.stop, last)
             if start < stop:
-                cut.append((target, slice(start - own.start, stop - own.start), slice(start - first, stop - first)))
+                cut.append(
+                    (
+                        target,
+                        slice(start - target_rows.start, stop - target_rows.start),
+                        slice(start - first, stop - first),
+                    )
+                )
         return cut
 
 

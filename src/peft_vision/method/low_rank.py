@@ -25,8 +25,8 @@ class Updated(torch.autograd.Function):
         ctx.scale, ctx.rows = scale, rows
         ctx.save_for_backward(inputs, weight, *updates)
         updated = weight.clone()
-        for own, (down, up) in zip(rows, _pairs(updates), strict=True):
-            updated[own].addmm_(up, down, alpha=scale)
+        for target_rows, (down, up) in zip(rows, _pairs(updates), strict=True):
+            updated[target_rows].addmm_(up, down, alpha=scale)
         return F.linear(inputs, updated, bias)
 
     @staticmethod
@@ -36,11 +36,11 @@ class Updated(torch.autograd.Function):
         gradient, flat = gradient.flatten(0, -2), inputs.flatten(0, -2)
         of_inputs = gradient @ weight if ctx.needs_input_grad[0] else None
         of_updates: list[Tensor] = []
-        for own, (down, up) in zip(ctx.rows, _pairs(updates), strict=True):
-            low = gradient[:, own] @ up
+        for target_rows, (down, up) in zip(ctx.rows, _pairs(updates), strict=True):
+            low = gradient[:, target_rows] @ up
             of_updates += [
                 ctx.scale * low.mT @ flat,
-                ctx.scale * gradient[:, own].mT @ (flat @ down.mT),
+                ctx.scale * gradient[:, target_rows].mT @ (flat @ down.mT),
             ]
             if of_inputs is not None:
                 of_inputs.addmm_(low, down, alpha=ctx.scale)

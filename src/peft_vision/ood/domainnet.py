@@ -30,7 +30,7 @@ class DomainNet(OOD):
         lists = self._lists()
         listed = {domain: lists.read(domain, self.split) for domain in self.domains}
         classes = lists.classes(listed.values(), self.classes)
-        return {domain: Shift(lists.pictures(its, classes), classes) for domain, its in listed.items()}
+        return {domain: Shift(lists.pictures(listing, classes), classes) for domain, listing in listed.items()}
 
     def _lists(self) -> Lists:
         return Lists(Path(self.path).expanduser().absolute(), self.lists, prefix="")

@@ -46,7 +46,7 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
     labels = ids[shift.labelled.labels]
     kept = (labels >= 0).nonzero().squeeze(1)
     occurs = torch.bincount(shift.labelled.labels, minlength=len(names)) > 0
-    dropped = tuple(name for name, its_id, there in zip(names, ids, occurs, strict=True) if there and its_id < 0)
+    dropped = tuple(name for name, class_id, there in zip(names, ids, occurs, strict=True) if there and class_id < 0)
     if not len(kept):
         raise ConfigError(
             f"{where}: none of its classes is one of the run's: {listed(names)}; the run has {listed(classes)}"
@@ -76,12 +76,12 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
 
 def refuse_seen(shift: Labelled, seen: Iterable[Labelled], *, where: str) -> None:
     """Raise ConfigError if pictures of a shift are among those that a run trains on or chooses by."""
-    own = dict(zip(shift.pictures.marks(shift.indices), shift.indices.tolist(), strict=True))
+    index_of = dict(zip(shift.pictures.marks(shift.indices), shift.indices.tolist(), strict=True))
     for part in seen:
-        if common := own.keys() & set(part.pictures.marks(part.indices)):
-            first = min(shift.pictures.name(own[mark]) for mark in common)
+        if common := index_of.keys() & set(part.pictures.marks(part.indices)):
+            first = min(shift.pictures.name(index_of[mark]) for mark in common)
             raise ConfigError(
-                f"{where}: {len(common)} of its {len(own)} pictures are among the training data, such as {first}; "
+                f"{where}: {len(common)} of its {len(index_of)} pictures are among the training data, such as {first}; "
                 "what a model was trained on says nothing of a shift"
             )
 

@@ -51,10 +51,10 @@ def opened(ood: OOD, name: str, *, classes: tuple[str, ...], seen: Iterable[Labe
         shifts = ood.open()
     if not shifts:
         raise ConfigError(f"ood.{name}: no folder and no other shift is named")
-    own = {its_class for content in shifts.values() for its_class in content.classes}
-    if strangers := sorted(ood.rename.keys() - own):
+    set_classes = {class_name for content in shifts.values() for class_name in content.classes}
+    if strangers := sorted(ood.rename.keys() - set_classes):
         raise ConfigError(
-            f"ood.{name}.rename: the set has no class {listed(strangers)}{nearest(strangers[0], list(own))}"
+            f"ood.{name}.rename: the set has no class {listed(strangers)}{nearest(strangers[0], list(set_classes))}"
         )
     found = {}
     for shift, content in shifts.items():

@@ -92,8 +92,8 @@ def _foreseen(solved: Iterable[tuple[float, Tensor]], strength: float) -> list[T
 
 def _polynomial(solutions: Sequence[tuple[float, Tensor]], strength: float) -> Tensor:
     """Return Lagrange's polynomial in log C through `solutions`, at `strength`."""
-    strengths = [own for own, _ in solutions]
+    strengths = [node for node, _ in solutions]
     shares = [
-        prod(log(strength / other) / log(own / other) for other in strengths if other != own) for own in strengths
+        prod(log(strength / other) / log(node / other) for other in strengths if other != node) for node in strengths
     ]
     return torch.stack([share * weights for share, (_, weights) in zip(shares, solutions, strict=True)]).sum(dim=0)

@@ -124,12 +124,12 @@ class LowRankProjection(torch.optim.Optimizer):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load copies of the saved state, keeping their types. Raise ConfigError where the state is of other
         subspaces."""
-        for ours, theirs in zip(self.param_groups, saved["param_groups"], strict=False):
+        for group, stored in zip(self.param_groups, saved["param_groups"], strict=False):
             for key in _LASTING:
-                if theirs.get(key) != ours[key]:
+                if stored.get(key) != group[key]:
                     raise ConfigError(
-                        f"optimizer.{key}: got {ours[key]}, and the run began with {theirs.get(key)}; start it anew, "
-                        f"or set optimizer.{key}={theirs.get(key)}"
+                        f"optimizer.{key}: got {group[key]}, and the run began with {stored.get(key)}; start it anew, "
+                        f"or set optimizer.{key}={stored.get(key)}"
                     )
         sizes = [[len(group["params"]) for group in groups] for groups in (self.param_groups, saved["param_groups"])]
         if sizes[0] != sizes[1]:

@@ -67,8 +67,8 @@ class Subspaces:
             return Projection(rows[:, :rank] if left else None, columns[:rank].T if right else None)
 
         def basis(matrix: Tensor, old: Tensor | None, name: str) -> Tensor:
-            own = derive(seed, name)  # with one seed both sides would draw the same numbers
-            return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=own).contiguous()
+            side_seed = derive(seed, name)  # with one seed both sides would draw the same numbers
+            return leading(matrix, self.rank, algorithm=self.algorithm, before=old, seed=side_seed).contiguous()
 
         old_left, old_right = before or (None, None)
         return Projection(

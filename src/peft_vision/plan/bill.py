@@ -87,42 +87,42 @@ def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> CostEstima
     """Return the bill of all demands, taken in the order of the runs. `faster`: the speed of the device that will do
     the work, as a multiple of the measured one's."""
     whole = CostEstimate()
-    for its in priced:
-        demand = its.demand
+    for item in priced:
+        demand = item.demand
         features = demand.experiment.features
-        first = walk(its.anatomy, demand, features, stock)
-        later = walk(its.anatomy, demand, features, stock)
-        never = walk(its.anatomy, demand, replace(features, use="never"), stock)
+        first = walk(item.anatomy, demand, features, stock)
+        later = walk(item.anatomy, demand, features, stock)
+        never = walk(item.anatomy, demand, replace(features, use="never"), stock)
         choices = demand.experiment.choices
-        if its.reading is None and choices["data"] not in whole.unread:
+        if item.reading is None and choices["data"] not in whole.unread:
             whole.unread.append(choices["data"])
-        cost = replace(_of_a_run(later, its, faster), saved=never.passes.total() - later.passes.total())
+        cost = replace(_of_a_run(later, item, faster), saved=never.passes.total() - later.passes.total())
         key = (choices["method"], choices["backbone"])
         whole.costs[key] = whole.costs.get(key, Cost()) + cost * demand.times
-        filling = _filling(first, later, its, faster)
+        filling = _filling(first, later, item, faster)
         whole.shared += filling
         whole.longest = max(whole.longest, cost.seconds + filling.seconds)
     return whole
 
 
-def _of_a_run(tally: Tally, its: Priced, faster: float) -> Cost:
-    device, elsewhere, unmeasured = _seconds(tally, its.rates)
+def _of_a_run(tally: Tally, item: Priced, faster: float) -> Cost:
+    device, elsewhere, unmeasured = _seconds(tally, item.rates)
     return Cost(
         runs=1.0,
         trained=tally.trained.total(),
         scored=tally.scored.total() + tally.observed.total(),
         device=device / faster,
-        reading=elsewhere + (its.reading or 0.0) * sum(its.demand.images.values()),
-        starting=its.rates.setup + _START,
-        disk=4 * its.anatomy.trained + _RECORDS,
+        reading=elsewhere + (item.reading or 0.0) * sum(item.demand.images.values()),
+        starting=item.rates.setup + _START,
+        disk=4 * item.anatomy.trained + _RECORDS,
         store=tally.written,
         unmeasured=unmeasured,
     )
 
 
-def _filling(first: Tally, later: Tally, its: Priced, faster: float) -> Cost:
+def _filling(first: Tally, later: Tally, item: Priced, faster: float) -> Cost:
     """Return the cost of what the first run does in addition to what each later run does."""
-    one, other = _of_a_run(first, its, faster), _of_a_run(later, its, faster)
+    one, other = _of_a_run(first, item, faster), _of_a_run(later, item, faster)
     return replace(
         Cost(),
         scored=one.scored - other.scored,

@@ -39,8 +39,10 @@ class Content:
             [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
             None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which decides random weights
         ]
-        own = {split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks}
-        return {split: digest([common, own[split], mark]) for split, mark in self.marks.items()}
+        view_facts = {
+            split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks
+        }
+        return {split: digest([common, view_facts[split], mark]) for split, mark in self.marks.items()}
 
 
 def contents(experiment: Experiment) -> Content:
@@ -50,7 +52,7 @@ def contents(experiment: Experiment) -> Content:
     try:
         parts = data.parts()
     except ConfigError:  # then the plan goes by the known numbers of images
-        described = {key: its for key, its in hashed(data).items() if key not in _DIVIDES}
+        described = {key: value for key, value in hashed(data).items() if key not in _DIVIDES}
         roles = _ROLES[data.stage]
         return Content(extent, None, {split: digest([described, roles[split]]) for split in extent.images})
     return Content(extent, parts, {split: _seen(part) for split, part in parts.items()})

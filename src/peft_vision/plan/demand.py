@@ -34,18 +34,18 @@ def demands(runs: Iterable[Expected]) -> list[RunGroup]:
     number is not known."""
     opened: dict[str, Content] = {}
     found: dict[str, RunGroup] = {}
-    for its in runs:
-        if its.ended:
+    for run in runs:
+        if run.ended:
             continue
-        data = _key(its.experiment.config["data"])
+        data = _key(run.experiment.config["data"])
         if data not in opened:
-            opened[data] = contents(its.experiment)
+            opened[data] = contents(run.experiment)
         content = opened[data]
-        keys = content.keys(its.experiment)
-        name = _key({"kind": kind(its.experiment), "data": data, "keys": keys})
+        keys = content.keys(run.experiment)
+        name = _key({"kind": kind(run.experiment), "data": data, "keys": keys})
         if name not in found:
-            found[name] = RunGroup(its.experiment, content, keys)
-        found[name].times += its.times
+            found[name] = RunGroup(run.experiment, content, keys)
+        found[name].times += run.times
     return list(found.values())
 
 

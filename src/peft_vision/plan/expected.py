@@ -19,18 +19,18 @@ class Expected:
 
 def evenly(experiments: Sequence[Experiment], times: float) -> list[Expected]:
     """Return `times` runs in all, spread evenly over the experiments."""
-    return [Expected(its, times / len(experiments)) for its in experiments]
+    return [Expected(experiment, times / len(experiments)) for experiment in experiments]
 
 
 def together(runs: Sequence[Expected]) -> list[Expected]:
     """Return the runs as a sweep starts them: if their methods read different kinds of observation, the first run that
     reads an image stores all of these kinds."""
-    left = [its.experiment for its in runs if not its.ended]
+    left = [run.experiment for run in runs if not run.ended]
     reads = {frozenset(experiment.method.reads()) for experiment in left}
     if len(reads) < 2 or any(experiment.features.also for experiment in left):
         return list(runs)
     also = tuple(sorted(frozenset.union(*reads)))
-    return [its if its.ended else replace(its, experiment=_told(its.experiment, also)) for its in runs]
+    return [run if run.ended else replace(run, experiment=_told(run.experiment, also)) for run in runs]
 
 
 def _told(experiment: Experiment, also: tuple[Kind, ...]) -> Experiment:

@@ -67,8 +67,8 @@ def measure(experiment: Experiment, acts: Collection[Act], setting: BenchSetting
     for number in range(len(model.phases)):
         if number:
             model.begin_next_phase(seed=derive(setting.seed, "initialisation"))
-        own = [act for act in acts if act.phase == number]
-        few, many = (sample.seconds(own) for sample in samples)
+        phase_acts = [act for act in acts if act.phase == number]
+        few, many = (sample.seconds(phase_acts) for sample in samples)
         lines |= {act: CostLine.through((samples[0].count, few[act]), (samples[1].count, many[act])) for act in few}
     return Rates(setup, medians({"forward": forward_pass(setting)}, setting)["forward"] / batch, lines)
 

@@ -71,8 +71,8 @@ def _names(
 
 
 def _agrees(store: Store, split: str, origin: Mapping[str, Any]) -> bool:
-    own = store.origin(split)
-    return all(origin[key] == own[key] for key in own if key not in _OF_A_SPLIT)
+    wanted = store.origin(split)
+    return all(origin[key] == wanted[key] for key in wanted if key not in _OF_A_SPLIT)
 
 
 def _model(experiment: Experiment, num_classes: int) -> Model:

@@ -50,9 +50,9 @@ class Tally:
 
 def walk(anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> Tally:
     """Return the counts of a run of `demand` with this store, and add to `stock` what the run stores."""
-    its = _Walk(anatomy, demand, features, stock)
-    its.go()
-    return its.tally
+    walker = _Walk(anatomy, demand, features, stock)
+    walker.go()
+    return walker.tally
 
 
 def acts(anatomy: Anatomy, demand: RunGroup) -> frozenset[Act]:
@@ -107,9 +107,9 @@ class _Walk:
         would compute it once."""
         stored = source == "observed" and self._views(split) <= 1
         augmented = split == "train" and self._experiment.data.augment != "none"
-        own = source == "images" and not augmented and phase.frozen is None
+        from_images = source == "images" and not augmented and phase.frozen is None
         num_bytes = self._counts[split] * self._anatomy.width * 4
-        if not phase.probe or not (stored or own) or num_bytes > self._features.memory_gib * _GIB:
+        if not phase.probe or not (stored or from_images) or num_bytes > self._features.memory_gib * _GIB:
             return source
         self._tabulate(split, source)
         return "table"

@@ -63,8 +63,8 @@ def slurm_line(bill: CostEstimate, arguments: Sequence[str], *, devices: int) ->
     kept = [word for word in arguments if not word.startswith(("task=", "task.", "hydra/launcher", "hydra.launcher"))]
     sweep = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
     minutes = max(10, 10 * math.ceil(_SLACK * bill.longest / 600))
-    own = [f"hydra.launcher.timeout_min={minutes}", f"hydra.launcher.array_parallelism={devices}"]
-    return shlex.join(["peft-vision", *sweep, *kept, "hydra/launcher=slurm_gpu", *own])
+    launcher_words = [f"hydra.launcher.timeout_min={minutes}", f"hydra.launcher.array_parallelism={devices}"]
+    return shlex.join(["peft-vision", *sweep, *kept, "hydra/launcher=slurm_gpu", *launcher_words])
 
 
 def duration(seconds: float) -> str:

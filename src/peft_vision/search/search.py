@@ -60,10 +60,10 @@ class Search:
         name, _ = self._study()
         study = Study(folder=self._folder, name=name, space=self.space, options=self.options, mark="")
         over = [trial for trial in study.trials() if trial.state.is_finished()] if study.journal.is_file() else []
-        ended = [its for _, runs in self._ended(study, over).values() for its in runs]
+        ended = [outcome for _, runs in self._ended(study, over).values() for outcome in runs]
         left = (study.total - len(over)) * max(1, len(self.space.seeds))
         corners = [point.experiment for point, _ in self.sweep.standing(self.space.examples())]
-        runs = [Expected(its.point.experiment, ended=True) for its in ended]
+        runs = [Expected(outcome.point.experiment, ended=True) for outcome in ended]
         return [*runs, *(evenly(corners, left) if left > 0 else ())], ended
 
     @property
@@ -81,8 +81,8 @@ class Search:
         for trial in drawn:
             for point in study.space.points(trial.params):
                 points.append((*point, *_pruner(study, trial)))
-                own = " ".join(word for word in point if word not in study.space.fixed)
-                names.append(f"trial {trial.number + 1}/{study.total}: {own}")
+                varied = " ".join(word for word in point if word not in study.space.fixed)
+                names.append(f"trial {trial.number + 1}/{study.total}: {varied}")
                 owners.append(trial.number)
         try:
             ended = self.sweep.run(points, names, of="the batch")
@@ -91,9 +91,11 @@ class Search:
                 study.tell(trial.number, value=None, pruned=False)
             raise
         for trial in drawn:
-            its = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
-            if not any(end.is_busy() or isinstance(end.fault, NotStarted) for end in its):
-                study.tell(trial.number, value=_value(its), pruned=any(isinstance(end.fault, Pruned) for end in its))
+            outcomes = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
+            if not any(end.is_busy() or isinstance(end.fault, NotStarted) for end in outcomes):
+                study.tell(
+                    trial.number, value=_value(outcomes), pruned=any(isinstance(end.fault, Pruned) for end in outcomes)
+                )
 
     def _stopped(self, study: Study) -> Trials:
         """Return the trials that are over, and count the runs of all others as not started."""
@@ -108,8 +110,8 @@ class Search:
         before, prepared = self.sweep.prepared([point for _, point in points])
         found: Trials = {trial.number: (trial, []) for trial in trials}
         for number, (trial, _) in enumerate(points):
-            its = before[number] if number in before else _unfinished(prepared[number], trial)
-            found[trial.number][1].append(its)
+            outcome = before[number] if number in before else _unfinished(prepared[number], trial)
+            found[trial.number][1].append(outcome)
         return found
 
     def _experiment(self, overrides: Sequence[str]) -> Experiment:
@@ -123,9 +125,9 @@ class Search:
 def _value(ended: Sequence[PointResult]) -> float | None:
     """Return the mean validation accuracy of a trial's runs; None if one failed. ConfigError without validation
     images."""
-    if any(its.result is None for its in ended):
+    if any(outcome.result is None for outcome in ended):
         return None
-    found = [its.result["metrics"].get("val/accuracy") for its in ended]
+    found = [outcome.result["metrics"].get("val/accuracy") for outcome in ended]
     if None in found:
         raise ConfigError("data.val_fraction: a search needs validation images to go by")
     return fmean(found)

@@ -34,24 +34,24 @@ class Space:
         vary."""
         last = {override.get_key_element(): override for override in overrides}
         seeds = last.pop("seed", None)
-        swept = {key: _distribution(key, own) for key, own in last.items() if own.is_sweep_override()}
+        swept = {key: _distribution(key, override) for key, override in last.items() if override.is_sweep_override()}
         if not swept:
             raise ConfigError(
                 "nothing to search; write what may vary, such as optimizer.lr=tag(log,interval(1e-5,1e-1))"
             )
-        fixed = tuple(_words(own)[0] for own in last.values() if not own.is_sweep_override())
+        fixed = tuple(_words(override)[0] for override in last.values() if not override.is_sweep_override())
         return cls(fixed, swept, _words(seeds) if seeds else ())
 
     def points(self, params: Mapping[str, Any]) -> list[tuple[str, ...]]:
         """Return the overrides of a trial's runs, one run for each seed."""
-        own = tuple(f"{key}={self.written(key, params[key])}" for key in self.swept)
-        return [(*self.fixed, *own, seed) for seed in self.seeds] or [(*self.fixed, *own)]
+        drawn = tuple(f"{key}={self.written(key, params[key])}" for key in self.swept)
+        return [(*self.fixed, *drawn, seed) for seed in self.seeds] or [(*self.fixed, *drawn)]
 
     def examples(self) -> list[tuple[str, ...]]:
         """Return runs that together have every choice and both ends of every interval; their other values are each
         key's first."""
-        first = {key: _ends(own)[0] for key, own in self.swept.items()}
-        others = [{**first, key: end} for key, own in self.swept.items() for end in _ends(own)[1:]]
+        first = {key: _ends(distribution)[0] for key, distribution in self.swept.items()}
+        others = [{**first, key: end} for key, distribution in self.swept.items() for end in _ends(distribution)[1:]]
         return [self.points(params)[0] for params in (first, *others)]
 
     def written(self, key: str, value: Any) -> str:
@@ -74,7 +74,10 @@ class Space:
 
     def record(self) -> dict[str, Any]:
         """Return plain values that distinguish this space from another one."""
-        return {"swept": {key: repr(own) for key, own in sorted(self.swept.items())}, "seeds": list(self.seeds)}
+        return {
+            "swept": {key: repr(distribution) for key, distribution in sorted(self.swept.items())},
+            "seeds": list(self.seeds),
+        }
 
 
 def _distribution(key: str, override: Override) -> BaseDistribution:

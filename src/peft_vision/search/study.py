@@ -50,18 +50,18 @@ class Study:
         when `n_trials` trials, or all settings of the space, are done or running."""
         with FileLock(self.folder / f".{self.name}.lock"):
             study = self._load()
-            mine = [trial for trial in study.get_trials() if self._is_left(trial)]
-            lost = [trial for trial in mine if set(trial.params) != set(self.space.swept)]
+            unfinished = [trial for trial in study.get_trials() if self._is_left(trial)]
+            lost = [trial for trial in unfinished if set(trial.params) != set(self.space.swept)]
             for trial in lost:
                 study._storage.set_trial_user_attr(trial._trial_id, _LOST, True)
                 study.tell(trial.number, state=TrialState.FAIL)
-            mine = [trial for trial in mine if trial not in lost][:count]
+            unfinished = [trial for trial in unfinished if trial not in lost][:count]
             drawn = []
-            while len(mine) + len(drawn) < count and self._has_more(study):
+            while len(unfinished) + len(drawn) < count and self._has_more(study):
                 drawn.append(study.ask(dict(self.space.swept)))
-            for trial in (*mine, *drawn):
+            for trial in (*unfinished, *drawn):
                 study._storage.set_trial_user_attr(trial._trial_id, _WORKER, self.mark)
-            numbers = {trial.number for trial in (*mine, *drawn)}
+            numbers = {trial.number for trial in (*unfinished, *drawn)}
             return [trial for trial in study.get_trials() if trial.number in numbers]
 
     def tell(self, number: int, *, value: float | None, pruned: bool) -> None:
@@ -113,8 +113,8 @@ class Study:
             pruner=optuna.pruners.NopPruner(),
         )
         seed = self.options.sampler_seed + len(study.get_trials(deepcopy=False))
-        own = sampler(self.options.sampler, seed=seed)
-        study.sampler = Untried(own, self.space, seed=seed, tried=lambda: self._tried(study))
+        base_sampler = sampler(self.options.sampler, seed=seed)
+        study.sampler = Untried(base_sampler, self.space, seed=seed, tried=lambda: self._tried(study))
         return study
 
     def _is_left(self, trial: FrozenTrial) -> bool:

@@ -38,8 +38,8 @@ class SweepOfTrials(PointSweeper):
         study, trials = Search(self, self._space(overrides), self.options).carry_out()
         for line in account(study, trials):
             logger.info("%s", line)
-        ended = [its for _, runs in trials.values() for its in runs]
-        self.close([its for its in ended if not isinstance(its.fault, Pruned)])
+        ended = [outcome for _, runs in trials.values() for outcome in runs]
+        self.close([outcome for outcome in ended if not isinstance(outcome.fault, Pruned)])
         return ended
 
     def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
@@ -56,8 +56,8 @@ def account(study: Study, trials: Trials) -> list[str]:
     """Return the lines that sum up the search, with a command that repeats the best trial, the first of equal ones."""
     states = [trial.state for trial, _ in trials.values()]
     counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    told = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)
-    lines = ["", f"study     {study.journal}: {len(trials)} trials, {told}"]
+    counted = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)
+    lines = ["", f"study     {study.journal}: {len(trials)} trials, {counted}"]
     if study.is_exhausted():
         lines.append(f"          all of the {study.space.size()} settings that there are")
     whole = [trial for trial, _ in trials.values() if trial.state is TrialState.COMPLETE]

@@ -38,21 +38,21 @@ def _by_set(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapp
 def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Return the splits of one set whose entries are of the images asked for."""
     ood = experiment.ood[name]
-    own = marks_of(ood)
+    now = marks_of(ood)
     # version 0.1.0 hashed the values as they were written, wherever the command was given
     first = digest({"_target_": type(ood).__qualname__, **hashed_fields(type(ood), vars(ood))})
-    kept = {split for split, entry in entries.items() if entry["mark"] == own["mark"]}
+    kept = {split for split, entry in entries.items() if entry["mark"] == now["mark"]}
     moved = {
         split: entry
         for split, entry in entries.items()
         # if some pictures were corrupt, the fingerprint is not known without reading all of them
-        if split not in kept and not entry["corrupt_images_skipped"] and (entry["mark"] == first or _is_kin(entry, own))
+        if split not in kept and not entry["corrupt_images_skipped"] and (entry["mark"] == first or _is_kin(entry, now))
     }
     return kept | (_on_equal_images(experiment, name, moved) if moved else set())
 
 
-def _is_kin(entry: Mapping[str, Any], own: Mapping[str, str]) -> bool:
-    return entry.get("kind") == own["kind"]
+def _is_kin(entry: Mapping[str, Any], now: Mapping[str, str]) -> bool:
+    return entry.get("kind") == now["kind"]
 
 
 def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:

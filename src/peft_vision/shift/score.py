@@ -29,10 +29,10 @@ def score(
         if seen.tokens is not None:
             seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
         logits = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
-        own = torch.zeros(len(labels))
+        image_distances = torch.zeros(len(labels))
         if before is not None and seen.features is not None:  # else the encoder is bare, so its features never move
-            own = (seen.features.float().cpu() - before[indices]).norm(dim=1)
-        return (*judge(logits, labels), own)
+            image_distances = (seen.features.float().cpu() - before[indices]).norm(dim=1)
+        return (*judge(logits, labels), image_distances)
 
     *predictions, distances = columns(model, source, look, **options)
     if before is None:

@@ -215,9 +215,9 @@ def _scored(record: Mapping[str, Any], split: str) -> frozenset[str]:
 
 def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Return whether every shift of a set has been scored by all models."""
-    mine = _shifts_of(record, name)
-    complete = mine and len(mine) == record["splits"][mine[0]]["shifts"]
-    return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in mine)
+    shifts = _shifts_of(record, name)
+    complete = shifts and len(shifts) == record["splits"][shifts[0]]["shifts"]
+    return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in shifts)
 
 
 def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
@@ -250,12 +250,12 @@ def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[
         alphas = sorted(experiment.interpolation.alphas)
         rows = []
         for alpha in alphas:
-            own = {
+            id_scores = {
                 f"{split}/{metric}": value
                 for split in ID_SPLITS
                 for metric, value in splits[split]["scores"][at(alpha)].items()
             }
-            rows.append({"alpha": alpha, **own, **over_sets(at(alpha))})
+            rows.append({"alpha": alpha, **id_scores, **over_sets(at(alpha))})
         best = max(rows, key=lambda row: row["val/accuracy"])
         rule = "highest validation accuracy, of equal ones the smallest alpha"
         interpolation = {"rows": rows, "chosen": best["alpha"], "rule": rule}

@@ -12,11 +12,11 @@ _NAMED = 3  # points of one fault, and faults of data, that a message lists
 def check(experiment: Experiment, checked: dict[str, str | None]) -> None:
     """Raise ConfigError if an experiment cannot run. A check that several points share runs once; its fault, or None,
     is kept in `checked`."""
-    for groups, its_check in experiment.checks().items():
+    for groups, run_check in experiment.checks().items():
         key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
         if key not in checked:
             try:
-                its_check()
+                run_check()
                 checked[key] = None
             except ConfigError as error:
                 checked[key] = str(error)
@@ -30,9 +30,9 @@ def account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
     if len(wrong) == 1 and len(next(iter(wrong.values()))) == total:
         return next(iter(wrong))
     lines = [f"{sum(map(len, wrong.values()))} of the sweep's {total} points are wrong, and nothing was started"]
-    for its, concerned in wrong.items():
+    for message, concerned in wrong.items():
         more = f" and {len(concerned) - _NAMED} more" if concerned[_NAMED:] else ""
-        lines.append(f"  {'; '.join(concerned[:_NAMED])}{more}: {its.splitlines()[0]}")
+        lines.append(f"  {'; '.join(concerned[:_NAMED])}{more}: {message.splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -43,7 +43,7 @@ def by_data(points: Sequence[Sequence[str]]) -> dict[str, list[Sequence[str]]]:
         words = tuple(word for word in overrides if word.lstrip("+").startswith(("data=", "data.")))
         found.setdefault(words, []).append(overrides)
     common = set.intersection(*map(set, found)) if len(found) > 1 else set()
-    return {" ".join(word for word in words if word not in common): its for words, its in found.items()}
+    return {" ".join(word for word in words if word not in common): members for words, members in found.items()}
 
 
 def account_of_data(wrong: Mapping[str, str], total: int) -> str:

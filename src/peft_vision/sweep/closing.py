@@ -17,12 +17,12 @@ def close(ended: Sequence[PointResult], options: Options | None, name: str, *, i
     """Write the report of a sweep and mirror it. `options`: of the report; there is none with None, or if no run was
     tested. `name`: the sweep's name; `is_news`: whether the sweep has runs that the mirror may lack. An agent that
     waits for the sweep receives its mean metrics in any case."""
-    done = [its for its in ended if its.result is not None]
+    done = [outcome for outcome in ended if outcome.result is not None]
     if not done:
         return
-    tested = [its for its in done if "test/accuracy" in its.result["metrics"]]
+    tested = [outcome for outcome in done if "test/accuracy" in outcome.result["metrics"]]
     reported = options is not None and bool(tested)
-    folders = list(dict.fromkeys(its.point.folder().parent for its in (tested or done)))
+    folders = list(dict.fromkeys(outcome.point.folder().parent for outcome in (tested or done)))
     folder = folders[0] / "report"
     if reported:
         new = not folder.exists()
@@ -64,6 +64,6 @@ def _show(report: ReportContent, log: Log) -> None:
 
 def means(ended: Sequence[PointResult]) -> dict[str, float]:
     """Return the mean over the runs of each numeric metric that all of them have."""
-    metrics = [its.result["metrics"] for its in ended]
-    shared = [key for key in metrics[0] if all(isinstance(its.get(key), Real) for its in metrics)]
-    return {key: fmean(its[key] for its in metrics) for key in shared}
+    metrics = [outcome.result["metrics"] for outcome in ended]
+    shared = [key for key in metrics[0] if all(isinstance(run_metrics.get(key), Real) for run_metrics in metrics)]
+    return {key: fmean(run_metrics[key] for run_metrics in metrics) for key in shared}

@@ -56,15 +56,15 @@ class SweepOfGrids(PointSweeper):
         crossings = []
         offered: set[str] = set()
         for grid in self.grids.values():
-            own = self.parsed([f"{key}={'null' if value is None else value}" for key, value in grid.items()])
-            its = _methods(own)
-            offered |= its or wanted  # a grid that names no method takes any
-            chosen = its & wanted if its and wanted else its or wanted
+            grid_overrides = self.parsed([f"{key}={'null' if value is None else value}" for key, value in grid.items()])
+            methods = _methods(grid_overrides)
+            offered |= methods or wanted  # a grid that names no method takes any
+            chosen = methods & wanted if methods and wanted else methods or wanted
             if wanted and not chosen:
                 continue
             method = self.parsed([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
             concerning = [override for override in crossed if self._concerns(override, grid)]
-            crossings.append([*own, *concerning, *method])
+            crossings.append([*grid_overrides, *concerning, *method])
         if unknown := wanted - offered:
             known = ", ".join(sorted(offered))
             raise HydraException(

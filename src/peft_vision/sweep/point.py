@@ -101,5 +101,5 @@ def also_read(points: Sequence[Point]) -> list[str]:
     sets features.also."""
     trained = [point for point in points if point.experiment is not None]
     reads = {frozenset(point.experiment.method.reads()) for point in trained}
-    told = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
-    return [] if told or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]
+    is_set = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
+    return [] if is_set or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]

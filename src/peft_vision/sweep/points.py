@@ -130,18 +130,18 @@ class PointSweeper(Sweeper):
         with out_of_sight(), View(prepared, of) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
-            for number, its in self._launched(prepared, todo, extra, view):
-                ended[number] = its
-                self.limit.count(its.fault)
-                if not its.is_busy():
-                    view.ended(number, its, skipped=False)
+            for number, outcome in self._launched(prepared, todo, extra, view):
+                ended[number] = outcome
+                self.limit.count(outcome.fault)
+                if not outcome.is_busy():
+                    view.ended(number, outcome, skipped=False)
             busy = [number for number in todo if number in ended and ended[number].is_busy()]
             if busy and not self.limit.is_reached():
                 logger.info("%d of the points were busy in another process; their results now", len(busy))
-                for number, its in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
-                    ended[number] = its
-                    self.limit.count(its.fault)
-                    view.ended(number, its, skipped=False)
+                for number, outcome in self._launched(prepared, busy, [*extra, "task.wait=true"], view):
+                    ended[number] = outcome
+                    self.limit.count(outcome.fault)
+                    view.ended(number, outcome, skipped=False)
         for number in todo:
             if number not in ended or ended[number].is_busy():
                 ended[number] = PointResult(prepared[number], None, NotStarted())
@@ -151,12 +151,12 @@ class PointSweeper(Sweeper):
     def close(self, ended: Sequence[PointResult]) -> None:
         """Write the report of the sweep, then raise ConfigError if points failed, points were not started, or the
         report could not be written."""
-        failed = [its for its in ended if not isinstance(its.fault, NotStarted | None)]
+        failed = [outcome for outcome in ended if not isinstance(outcome.fault, NotStarted | None)]
         lines = [f"{len(failed)} of the sweep's {len(ended)} points failed"] if failed else []
-        said = [fault(its.fault).splitlines() for its in failed]
-        lines += [f"  {its.point.label}: {first}" for its, (first, *_) in zip(failed, said, strict=True)]
+        said = [fault(outcome.fault).splitlines() for outcome in failed]
+        lines += [f"  {outcome.point.label}: {first}" for outcome, (first, *_) in zip(failed, said, strict=True)]
         lines += dict.fromkeys(line for _, *rest in said for line in rest)  # remedies, which many share
-        if any(its.point.has_failed() for its in failed):
+        if any(outcome.point.has_failed() for outcome in failed):
             lines.append("task.retry=true tries again what failed by itself")
         lines += self.limit.said()
         try:
@@ -175,7 +175,9 @@ class PointSweeper(Sweeper):
     def name(self) -> str:
         """The name of the sweep, which stays the same when a swept key gets more values."""
         given = self.parsed(self.config.hydra.overrides.task)
-        words = [its.get_key_element() if its.is_sweep_override() else its.input_line for its in given]
+        words = [
+            override.get_key_element() if override.is_sweep_override() else override.input_line for override in given
+        ]
         lasting = sorted(word for word in words if not word.startswith(_ASIDE))
         choice = self.config.hydra.runtime.choices.experiment or "sweep"
         return f"{choice.replace('/', '_')}-{digest({'words': lasting})[:8]}"
@@ -192,11 +194,11 @@ class PointSweeper(Sweeper):
         wrong: dict[str, list[str]] = {}
         for overrides, label in zip(points, names or labels(points), strict=True):
             try:
-                point, its_end = self._looked.pop(tuple(overrides), None) or self._look(overrides)
+                point, earlier = self._looked.pop(tuple(overrides), None) or self._look(overrides)
                 point = replace(point, label=label)
                 prepared.append(point)
-                if its_end is not None:
-                    before[len(prepared) - 1] = replace(its_end, point=point)
+                if earlier is not None:
+                    before[len(prepared) - 1] = replace(earlier, point=point)
                 elif point.experiment is not None:
                     check(point.experiment, checked)
             except (ConfigError, HydraException, OmegaConfBaseException) as error:
@@ -211,8 +213,8 @@ class PointSweeper(Sweeper):
             return
         wrong: dict[str, str] = {}
         choices = by_data(points)
-        for words, its in choices.items():
-            if (point := self._first_to_do(its)) is not None:
+        for words, members in choices.items():
+            if (point := self._first_to_do(members)) is not None:
                 try:
                     point.experiment.data.check()
                 except ConfigError as error:
@@ -264,8 +266,8 @@ class PointSweeper(Sweeper):
         def starts(position: int) -> bool:
             """Return whether to start the run: not if another sweep has done it by now, or the limit is reached."""
             number = numbers[position]
-            if (its := points[number].ended_before(self.served)) is not None:
-                meanwhile[number] = its
+            if (outcome := points[number].ended_before(self.served)) is not None:
+                meanwhile[number] = outcome
                 return False
             if self.limit.is_reached():
                 held.add(number)

@@ -57,21 +57,21 @@ class View:
             )
             self._live.start()
 
-    def ended(self, number: int, its: PointResult, *, skipped: bool) -> None:
+    def ended(self, number: int, outcome: PointResult, *, skipped: bool) -> None:
         """Print how a run ended; `skipped`: it had been done before."""
         since = self._running.pop(number, None)
-        self._ended[number] = its
+        self._ended[number] = outcome
         self._skipped += skipped
-        accuracy = validation(its)
+        accuracy = validation(outcome)
         if accuracy is not None and (self._best is None or accuracy > self._best[0]):
-            self._best = (accuracy, its.point.label)
-        word = _word(its, skipped=skipped)
-        figures = fault(its.fault).splitlines()[0] if its.fault else _figures(its)
+            self._best = (accuracy, outcome.point.label)
+        word = _word(outcome, skipped=skipped)
+        figures = fault(outcome.fault).splitlines()[0] if outcome.fault else _figures(outcome)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
         place = f"run {len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}{self._of}  "
         if self._of and len(self._points) == 1:  # its label is enough
             place = ""
-        line = f"{place}{word:6}  {its.point.label:{self._wide}}  {figures}{took}".rstrip()
+        line = f"{place}{word:6}  {outcome.point.label:{self._wide}}  {figures}{took}".rstrip()
         self._say(line if self._live or skipped else f"{line}{self._outlook()}")
 
     def _say(self, line: str) -> None:
@@ -86,12 +86,12 @@ class View:
     def _seconds_left(self) -> float | None:
         """Estimate the seconds left from the runs of this sweep so far, unfinished ones counted in part; None if none
         are left or too little is done."""
-        own = len(self._ended) - self._skipped
-        done = own + sum(fraction for fraction, _ in map(self._standing, self._running))
+        finished = len(self._ended) - self._skipped
+        done = finished + sum(fraction for fraction, _ in map(self._standing, self._running))
         open_ = len(self._points) - len(self._ended)
         if not open_ or done < 0.05:
             return None
-        return (monotonic() - self._began) / done * (open_ - (done - own))
+        return (monotonic() - self._began) / done * (open_ - (done - finished))
 
     def _standing(self, number: int) -> tuple[float, str]:
         """Return the fraction of a run that is done, and its progress in words."""
@@ -106,7 +106,7 @@ class View:
         return row["epoch"] / epochs, words
 
     def _table(self) -> Table:
-        failed = sum(_word(its, skipped=False) == "failed" for its in self._ended.values())
+        failed = sum(_word(outcome, skipped=False) == "failed" for outcome in self._ended.values())
         parts = [f"{len(self._ended) - failed} of {len(self._points)} runs{self._of} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(self._running)} running"]
@@ -134,19 +134,19 @@ class View:
             self._live = None
 
 
-def _word(its: PointResult, *, skipped: bool) -> str:
-    if its.fault is not None:
-        return "pruned" if isinstance(its.fault, Pruned) else "failed"
+def _word(outcome: PointResult, *, skipped: bool) -> str:
+    if outcome.fault is not None:
+        return "pruned" if isinstance(outcome.fault, Pruned) else "failed"
     return "before" if skipped else "done"
 
 
-def validation(its: PointResult) -> float | None:
+def validation(outcome: PointResult) -> float | None:
     """Return the validation accuracy, by which points are compared; None if there is none."""
-    return None if its.result is None else its.result["metrics"].get("val/accuracy")
+    return None if outcome.result is None else outcome.result["metrics"].get("val/accuracy")
 
 
-def _figures(its: PointResult) -> str:
-    metrics = its.result["metrics"] if its.result else {}
+def _figures(outcome: PointResult) -> str:
+    metrics = outcome.result["metrics"] if outcome.result else {}
     shown = [
         f"{split} {100 * metrics[f'{split}/accuracy']:.2f} %"
         for split in ("val", "test")

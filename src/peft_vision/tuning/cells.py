@@ -50,9 +50,9 @@ class Decision:
         """The values that distinguish the winner from the others of its cell, by key."""
         if not self.chosen:
             return {}
-        common = set.intersection(*(set(its.point.overrides) for its in self.tuned))
-        own = [word for word in (*self.chosen[0].point.overrides, *self.inner) if word not in common]
-        pairs = (word.lstrip("+").split("=", 1) for word in own)
+        common = set.intersection(*(set(outcome.point.overrides) for outcome in self.tuned))
+        distinct = [word for word in (*self.chosen[0].point.overrides, *self.inner) if word not in common]
+        pairs = (word.lstrip("+").split("=", 1) for word in distinct)
         return {key: value for key, value in pairs if key not in ("seed", "task.pruner")}
 
     @property
@@ -62,24 +62,26 @@ class Decision:
         found = []
         for key, value in self.values.items():
             tried = sorted(set(map(_number, self._tried(key))), key=lambda number: (number is None, number))
-            own = _number(value.strip("[]"))
-            if None not in tried and own in tried[:1] + tried[-1:] and len(tried) > 2:
-                found.append(f"{key}={value} is the {'smallest' if own == tried[0] else 'largest'} that was tried")
+            chosen_number = _number(value.strip("[]"))
+            if None not in tried and chosen_number in tried[:1] + tried[-1:] and len(tried) > 2:
+                found.append(
+                    f"{key}={value} is the {'smallest' if chosen_number == tried[0] else 'largest'} that was tried"
+                )
         return found
 
     def _tried(self, key: str) -> list[str]:
         if any(word.startswith(f"{key}=") for word in self.inner):
             rows = self.chosen[0].result["selection"]["tried"]
             return [str(row[key.rpartition(".")[2]]) for row in rows]
-        words = [word.lstrip("+").partition("=") for its in self.tuned for word in its.point.overrides]
+        words = [word.lstrip("+").partition("=") for outcome in self.tuned for word in outcome.point.overrides]
         return [value for name, _, value in words if name == key]
 
 
 def decisions(ended: Sequence[PointResult], selection: Selection) -> list[Decision]:
     """Return a decision for each cell, in the order in which the cells first appear."""
     cells: dict[str, list[PointResult]] = {}
-    for its in ended:
-        cells.setdefault(images_and_model(its.point.experiment), []).append(its)
+    for outcome in ended:
+        cells.setdefault(images_and_model(outcome.point.experiment), []).append(outcome)
     names = _names([runs[0].point.experiment for runs in cells.values()])
     return [_decided(name, runs, selection) for name, runs in zip(names, cells.values(), strict=True)]
 
@@ -102,9 +104,11 @@ def _images(experiment: Experiment) -> dict[str, Any]:
 def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> Decision:
     split = "val" if selection == "validation" else "test"
     tried = [
-        TriedSetting(its, its.point.experiment.seed, _flat(its.point.experiment), {"val/accuracy": accuracy})
-        for its in runs
-        if its.result is not None and (accuracy := its.result["metrics"].get(f"{split}/accuracy")) is not None
+        TriedSetting(
+            outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), {"val/accuracy": accuracy}
+        )
+        for outcome in runs
+        if outcome.result is not None and (accuracy := outcome.result["metrics"].get(f"{split}/accuracy")) is not None
     ]
     once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run of two points counts once
     winner = cell(name, once.values()).chosen if once else None
@@ -123,7 +127,7 @@ def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> De
 def _inner(chosen: Sequence[PointResult]) -> tuple[tuple[str, ...], float | None]:
     """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
     accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
-    selections = [its.result["selection"] for its in chosen]
+    selections = [outcome.result["selection"] for outcome in chosen]
     if not selections or None in selections:
         return (), None
     group, keys = selections[0]["group"], list(selections[0]["chosen"])
@@ -147,9 +151,9 @@ def _number(text: str) -> float | None:
 def _count(runs: Sequence[PointResult]) -> int:
     """Count the settings, those that solvers tried within a run one by one."""
     within: dict[str, int] = {}
-    for its in runs:
-        selection = its.result["selection"] if its.result else None
-        key = setting(its.point.experiment)
+    for outcome in runs:
+        selection = outcome.result["selection"] if outcome.result else None
+        key = setting(outcome.point.experiment)
         within[key] = max(within.get(key, 1), selection["settings"] if selection else 1)
     return sum(within.values())
 
@@ -164,7 +168,7 @@ def _names(experiments: Sequence[Experiment]) -> list[str]:
     plain = ["{method} on {data}, {backbone}".format(**experiment.choices) for experiment in experiments]
     names = []
     for name, experiment in zip(plain, experiments, strict=True):
-        others = [_images(other) for its, other in zip(plain, experiments, strict=True) if its == name]
+        others = [_images(other) for other_name, other in zip(plain, experiments, strict=True) if other_name == name]
         differ = [key for key, value in _images(experiment).items() if any(other.get(key) != value for other in others)]
         names.append(", ".join([name, *(f"data.{key}={_images(experiment)[key]}" for key in differ)]))
     return names

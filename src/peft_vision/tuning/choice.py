@@ -25,28 +25,32 @@ from peft_vision.tuning.cells import Decision, Selection, setting
 def write_choice(decision: Decision, results: Sequence[PointResult], selection: Selection, runs: Path) -> None:
     """Write the choice for `results`, runs of the setting that won, and update the earlier choices in the folder `runs`
     that it affects. DiskFault if they cannot be written."""
-    done = [its for its in results if its.result is not None]
+    done = [outcome for outcome in results if outcome.result is not None]
     if not done:
         return
     record = {
         "settings": decision.settings,
-        "runs": len({its.point.experiment.identity for its in decision.tuned}),
+        "runs": len({outcome.point.experiment.identity for outcome in decision.tuned}),
         "rule": RULE if selection == "validation" else RULE.replace("validation", "test"),
         "selection": selection,
         "validation": decision.accuracy if selection == "validation" else None,
         "chosen": decision.values,
         "superseded": False,
-        "tuned": sorted(its.point.experiment.identity for its in decision.chosen),
+        "tuned": sorted(outcome.point.experiment.identity for outcome in decision.chosen),
         "setting": setting(done[0].point.experiment),
     }
-    experiments = [its.point.experiment for its in decision.tuned]
+    experiments = [outcome.point.experiment for outcome in decision.tuned]
     competed = {name for experiment in experiments for name in (experiment.identity, experiment.first_identity)}
-    own = {its.point.folder() for its in done}  # even if an earlier version computed another digest of their setting
+    # these even if an earlier version computed another digest of their setting
+    folders = {outcome.point.folder() for outcome in done}
     with writing(runs), FileLock(runs / ".choice.lock"):
-        for folder in {*(path.parent for path in runs.glob("*/choice.json")), *(its.point.folder() for its in done)}:
+        for folder in {
+            *(path.parent for path in runs.glob("*/choice.json")),
+            *(outcome.point.folder() for outcome in done),
+        }:
             run = Run(folder)
             before = run.read_choice()
-            if folder in own or before is None or before["setting"] == record["setting"]:
+            if folder in folders or before is None or before["setting"] == record["setting"]:
                 now = record
             else:
                 now = {**before, "superseded": before["superseded"] or competed.issuperset(before["tuned"])}

@@ -15,15 +15,15 @@ _TRIED = ("C", "lr", "weight_decay")  # keys whose lists a solver chooses from w
 def by_cell(runs: Iterable[Expected]) -> list[list[Expected]]:
     """Group runs by their cell, in the order in which the cells first appear."""
     cells: dict[str, list[Expected]] = {}
-    for its in runs:
-        cells.setdefault(images_and_model(its.experiment), []).append(its)
+    for run in runs:
+        cells.setdefault(images_and_model(run.experiment), []).append(run)
     return list(cells.values())
 
 
 def unknown(cell: Sequence[Expected], seeds: Sequence[int]) -> list[Expected]:
     """Return the final runs of a cell whose setting is not chosen yet: for each seed one run, spread evenly over the
     settings that are tuned."""
-    return [run for seed in seeds for run in evenly([as_final(its.experiment, seed) for its in cell], 1.0)]
+    return [run for seed in seeds for run in evenly([as_final(tuned.experiment, seed) for tuned in cell], 1.0)]
 
 
 def as_final(tuning: Experiment, seed: int) -> Experiment:

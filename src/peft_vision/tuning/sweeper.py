@@ -79,15 +79,15 @@ class Tuning(SweepOfGrids):
         tuned = self.searched(overrides) if self.searches else self.tuned(self.points(overrides))
         if self.limit.held:
             logger.info("nothing is chosen before all settings were tried")
-            self.close([its for its in tuned if not isinstance(its.fault, Pruned)])  # raises
+            self.close([outcome for outcome in tuned if not isinstance(outcome.fault, Pruned)])  # raises
         decided = decisions(tuned, self.selection)
         honest = self.selection == "validation"
-        results = self._test(decided) if honest else {its: list(its.chosen) for its in decided}
+        results = self._test(decided) if honest else {decision: list(decision.chosen) for decision in decided}
         for decision, runs in results.items():
             write_choice(decision, runs, self.selection, Path(self.config.runs).expanduser())
         print_decisions(results, self.selection, grid=not self.searches)
-        final = [its for runs in results.values() for its in runs]
-        self.close([its for its in (*tuned, *final * honest) if not isinstance(its.fault, Pruned)])
+        final = [outcome for runs in results.values() for outcome in runs]
+        self.close([outcome for outcome in (*tuned, *final * honest) if not isinstance(outcome.fault, Pruned)])
         return final
 
     def foreseen(self, overrides: Sequence[Override]) -> list[Expected]:
@@ -98,16 +98,16 @@ class Tuning(SweepOfGrids):
         tuning = together(expected(standing))
         ended = [end for _, end in standing if end is not None]
         for space in spaces:
-            runs, its_end = self._searching(space).foreseen()
+            runs, outcomes = self._searching(space).foreseen()
             tuning += runs
-            ended += its_end
+            ended += outcomes
         if self.selection == "test":
             return tuning
         cells = by_cell(tuning)
-        left = [cell for cell in cells if not all(its.ended for its in cell)]
+        left = [cell for cell in cells if not all(run.ended for run in cell)]
         open_ = {images_and_model(cell[0].experiment) for cell in left}
-        tuned = [its for its in ended if images_and_model(its.point.experiment) not in open_]
-        chosen = self.standing([word for its in decisions(tuned, "validation") for word in self._final(its)])
+        tuned = [outcome for outcome in ended if images_and_model(outcome.point.experiment) not in open_]
+        chosen = self.standing([word for decision in decisions(tuned, "validation") for word in self._final(decision)])
         final = [*expected(chosen), *(run for cell in left for run in unknown(cell, self.seeds))]
         return [*tuning, *together(final)]
 
@@ -131,7 +131,7 @@ class Tuning(SweepOfGrids):
             if self.limit.held:
                 break
             _, trials = self._searching(space).carry_out()
-            ended += [its for _, runs in trials.values() for its in runs]
+            ended += [outcome for _, runs in trials.values() for outcome in runs]
         return ended
 
     def _searching(self, space: "Space") -> "Search":
@@ -149,11 +149,13 @@ class Tuning(SweepOfGrids):
         plain: list[tuple[str, ...]] = []
         spaces: list[Space] = []
         for crossing in self.crossings(overrides):
-            varied = [own for own in crossing if own.is_sweep_override() and not _tells_cells_apart(own)]
-            if all(own.get_key_element() == "seed" for own in varied):
+            varied = [
+                override for override in crossing if override.is_sweep_override() and not _tells_cells_apart(override)
+            ]
+            if all(override.get_key_element() == "seed" for override in varied):
                 plain += PointSweeper.points(self, crossing)
                 continue
-            for cell in PointSweeper.points(self, [own for own in crossing if own not in varied]):
+            for cell in PointSweeper.points(self, [override for override in crossing if override not in varied]):
                 spaces.append(Space.of([*self.parsed([*cell, self.stage]), *varied]))
         return plain, spaces
 
@@ -174,16 +176,16 @@ class Tuning(SweepOfGrids):
                 if experiment is None:
                     raise ConfigError("task: hydra/sweeper=tune trains; write task=train")
                 if self.selection == "validation":
-                    its = {"trainer": experiment.trainer, "interpolation": experiment.interpolation}
-                    check_stage("final", optimizers={}, **its)
+                    arguments = {"trainer": experiment.trainer, "interpolation": experiment.interpolation}
+                    check_stage("final", optimizers={}, **arguments)
 
     def _test(self, decided: Sequence[Decision]) -> dict[Decision, list[PointResult]]:
         """Run the final runs of each cell, and return how they ended, in the order of the seeds."""
-        finals = {its: self._final(its) for its in decided}
-        words = list(dict.fromkeys(word for its in finals.values() for word in its))
+        finals = {decision: self._final(decision) for decision in decided}
+        words = list(dict.fromkeys(word for cell_words in finals.values() for word in cell_words))
         logger.info("%-9s %d runs of what was chosen", "final", len(words))
         ended = dict(zip(words, self.run(words), strict=True)) if words else {}
-        return {its: [ended[word] for word in words] for its, words in finals.items()}
+        return {decision: [ended[word] for word in words] for decision, words in finals.items()}
 
     def _final(self, decision: Decision) -> list[tuple[str, ...]]:
         if not decision.chosen:

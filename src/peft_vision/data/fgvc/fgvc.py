@@ -71,10 +71,14 @@ class FGVC(Data):
         )
 
     def known(self) -> Extent | None:
-        its = COLLECTIONS[self.name]
-        val = its.val or round(self.val_fraction * its.train)
-        images = {"train": its.train if its.val else its.train - val, "val": val, "test": its.test}
-        return None if self.miniature else Extent(images, its.num_classes)
+        collection = COLLECTIONS[self.name]
+        val = collection.val or round(self.val_fraction * collection.train)
+        images = {
+            "train": collection.train if collection.val else collection.train - val,
+            "val": val,
+            "test": collection.test,
+        }
+        return None if self.miniature else Extent(images, collection.num_classes)
 
     def load(self, preprocessing: Preprocessing, *, read: Set[str] = SPLITS) -> Splits:
         """Load the splits, and warn about classes without an image in one of them."""

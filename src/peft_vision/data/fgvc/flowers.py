@@ -31,7 +31,7 @@ def read(copy: Copy) -> Listing:
                 "fetch both again"
             )
         splits[split] = {f"jpg/image_{number:05d}.jpg": labels[number - 1] for number in images}
-    occurring = [label for its in splits.values() for label in its.values()]
+    occurring = [label for labels_by_path in splits.values() for label in labels_by_path.values()]
     return Listing(
         splits, named(labels_file, occurring, Flowers102.classes, of="the data set"), (labels_file, splits_file)
     )

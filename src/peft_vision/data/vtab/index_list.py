@@ -96,8 +96,8 @@ def _place(key: str, start: int, end: int, by_name: dict[str, list[tuple[str, in
 
 def _refuse_twice(places: dict[str, list[int]], pool: Labelled, by: str) -> None:
     split_of: dict[int, str] = {}
-    for split, its in places.items():
-        for place in its:
+    for split, indices in places.items():
+        for place in indices:
             if place in split_of:
                 name = pool.pictures.name(int(pool.indices[place]))
                 raise ConfigError(f"data.index_file: {name} is of {split_of[place]} and of {split} by {by}")

@@ -136,7 +136,7 @@ def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
     with reading(file, expected, remedy="prepare it anew"):
         noted = {split["name"]: split["shardLengths"] for split in info["splits"]}
         lengths = {split: [int(length) for length in noted[split]] for split in splits}
-        if any(not its or min(its) < 0 for its in lengths.values()):
+        if any(not counts or min(counts) < 0 for counts in lengths.values()):
             raise ValueError("numbers that are none of records")
         return lengths
 

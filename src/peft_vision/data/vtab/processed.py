@@ -38,11 +38,11 @@ def read_processed(root: Path, task: VtabTask) -> Release:
     lists = [_read(folder / name, task) for name in (TRAIN, VAL, TEST)]
     _refuse_shared(lists)
     _refuse_missing(folder, lists, task)
-    files = [its.file for its in lists]
+    files = [listing.file for listing in lists]
     if (folder / _BOTH).is_file():
         _check_both(_read(folder / _BOTH, task), lists[0], lists[1])
         files.append(folder / _BOTH)
-    train, val, test = (_pictures(folder, its) for its in lists)
+    train, val, test = (_pictures(folder, listing) for listing in lists)
     return Release(
         train=train,
         val=val,
@@ -108,9 +108,9 @@ def _refuse_shared(lists: Sequence[_List]) -> None:
 
 def _refuse_missing(folder: Path, lists: Sequence[_List], task: VtabTask) -> None:
     there: dict[str, set[str]] = {}
-    for its in lists:
+    for listing in lists:
         missing = []
-        for path in its.paths:
+        for path in listing.paths:
             place, _, name = path.rpartition("/")
             if place not in there:  # each folder is listed once: checking 74,000 files one by one takes seconds
                 where = folder / place
@@ -119,7 +119,7 @@ def _refuse_missing(folder: Path, lists: Sequence[_List], task: VtabTask) -> Non
                 missing.append(path)
         if missing:
             raise ConfigError(
-                f"data.root: {len(missing):,} of the {len(its.paths):,} images of {its.file} are missing: "
+                f"data.root: {len(missing):,} of the {len(listing.paths):,} images of {listing.file} are missing: "
                 f"{missing[0]}{', ...' if missing[1:] else ''}; unpack it anew"
             )
 
@@ -134,5 +134,5 @@ def _check_both(both: _List, train: _List, val: _List) -> None:
         )
 
 
-def _pictures(folder: Path, its: _List) -> Labelled:
-    return labelled(Files(folder, its.paths), its.labels)
+def _pictures(folder: Path, listing: _List) -> Labelled:
+    return labelled(Files(folder, listing.paths), listing.labels)

@@ -59,7 +59,7 @@ def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
         )
     folder = images.relative_to(root).as_posix()
     pictures = Files(root, [f"{folder}/{name}" for name in depths])
-    labels = [_LABELS[task](its) for its in depths.values()]
+    labels = [_LABELS[task](scene_depths) for scene_depths in depths.values()]
     if not labels:
         raise ConfigError(f"data.root: no scene of {file} has an object; unpack it again")
     if not 0 <= min(labels) <= max(labels) < len(CLASSES[task]):

@@ -42,7 +42,7 @@ def read(root: Path) -> Release:
             root,
             folder / "test",
             folder / _SOLUTION,
-            [(name, level) for name, level, its_usage in solution if its_usage == usage],
+            [(name, level) for name, level, row_usage in solution if row_usage == usage],
             split,
         )
         for usage, split in (("Public", "validation"), ("Private", "test"))
