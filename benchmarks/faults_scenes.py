@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from peft_vision.run import Run
+from peft_vision.runs.run import Run
 
 Command = Callable[..., Any]
 TRAIN = ("experiment=smoke", "data.workers=0", "trainer.save_seconds=0", "backbone.architecture.embed_dim=32")

@@ -19,7 +19,7 @@ from timing import kept_mib, medians, training_step
 from torch import nn
 
 import peft_vision
-from peft_vision.environment import forget_peak, peak_mib
+from peft_vision.core.environment import forget_peak, peak_mib
 
 _STEPS = 3
 

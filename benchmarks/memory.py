@@ -17,7 +17,7 @@ import torch
 from timing import training_step
 
 import peft_vision
-from peft_vision.environment import forget_peak, peak_mib
+from peft_vision.core.environment import forget_peak, peak_mib
 
 METHODS = ["vpt_shallow", "linear", "vqt", "vqt:num_queries=10", "vqt:num_queries=20", "vpt_deep", "full"]
 

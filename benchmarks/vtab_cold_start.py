@@ -27,12 +27,12 @@ started = perf_counter()
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import build
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files
 from peft_vision.data.vtab.benchmark import Vtab
-from peft_vision.preprocessing import Preprocessing
+from peft_vision.core.preprocessing import Preprocessing
 with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
     config = compose("config", ["data=vtab/kitti", "data.stage=tune", "data.root=" + sys.argv[1]])
 data = build(OmegaConf.to_container(config.data), Data, "data")

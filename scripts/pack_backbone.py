@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from peft_vision.adapter import read_adapter
+from peft_vision.models.adapter import read_adapter
 
 PREFIX = "encoder.vit."
 

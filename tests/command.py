@@ -16,7 +16,8 @@ from unittest import mock
 from hydra.core.global_hydra import GlobalHydra
 
 import peft_vision
-from peft_vision import cli, progress
+from peft_vision import cli
+from peft_vision.core import progress
 
 SMOKE = ("experiment=smoke", "method=linear")
 

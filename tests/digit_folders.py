@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from peft_vision.composition import option
-from peft_vision.config import build
+from peft_vision.core.composition import option
+from peft_vision.core.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Labelled
 

@@ -143,6 +143,6 @@ def usual_config(lr: float, decay: float) -> dict[str, Any]:
     return {
         "method": {"_target_": "peft_vision.method.linear.Linear", "layers": "all", "lr": {"adamw": lr, "sgd": lr}},
         "optimizer": {"_target_": "peft_vision.optimizer.adamw.AdamW", "lr": lr, "weight_decay": decay},
-        "trainer": {"_target_": "peft_vision.trainer.Trainer", "epochs": 3, "eval_batch_size": 256},
-        "tracker": {"_target_": "peft_vision.tracker.NoTracker"},
+        "trainer": {"_target_": "peft_vision.training.trainer.Trainer", "epochs": 3, "eval_batch_size": 256},
+        "tracker": {"_target_": "peft_vision.tracker.trackers.NoTracker"},
     }

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.adapter import load_tuned, read_adapter
-from peft_vision.records import Unreadable
+from peft_vision.core.records import Unreadable
+from peft_vision.models.adapter import load_tuned, read_adapter
 from shipped import adapted
 
 ANY = "anything"
@@ -79,7 +79,7 @@ def test_what_is_no_value_of_its_key_is_named(key, value, forged):
 @pytest.mark.parametrize(
     "target",
     [None, 7, [], {}, "", "VPT", ".VPT", "a..b", "os.system", "no.module.Here", "peft_vision.method.base.Method",
-     "peft_vision.head.Head", "peft_vision.method.vpt.nothing", "builtins.dict", "x" * 900 + ".y"],
+     "peft_vision.head.base.Head", "peft_vision.method.vpt.nothing", "builtins.dict", "x" * 900 + ".y"],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["method", "part", "head"])
 def test_a_target_that_is_no_class_of_the_kind_is_refused(target, place, forged):
@@ -89,7 +89,7 @@ def test_a_target_that_is_no_class_of_the_kind_is_refused(target, place, forged)
     elif place == "method":
         method["_target_"] = target
     else:
-        head["_target_"] = target if target != "peft_vision.head.Head" else "peft_vision.method.linear.Linear"
+        head["_target_"] = target if target != "peft_vision.head.base.Head" else "peft_vision.method.linear.Linear"
     assert place.replace("part", "method.parts") in refused(forged(method=method, head=head))
 
 

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from command import SMOKE, call, results, run_folder
-from peft_vision import environment as module
-from peft_vision.config import ConfigError
-from peft_vision.environment import environment, git_commit, most_mib, peak_mib
-from peft_vision.head import Head
+from peft_vision.core import environment as module
+from peft_vision.core.config import ConfigError
+from peft_vision.core.environment import environment, git_commit, most_mib, peak_mib
+from peft_vision.head.base import Head
 from peft_vision.method.selection import head_columns
-from peft_vision.run import Run
+from peft_vision.runs.run import Run
 from peft_vision.task import ahead, session, shown, train
 from peft_vision.task.shown import are_drawn, told
-from peft_vision.tracker import Log, NoTracker
+from peft_vision.tracker.trackers import Log, NoTracker
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import peft_vision
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import locate
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import locate
 
 SOURCE = Path(peft_vision.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -17,34 +17,18 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # version is everyone's, and it opens `library` lazily.
 FLOORS = """
 peft_vision
-printable spreadsheet allocation regular component_names
-config console
-identity ranks sweep_agent user_code records
-shipped guide
-seeding progress stopping lifeline wording composition batch_norm trust sharing state
-tensor_header preprocessing run_records
-request
-backbone data
-head method ood unreached given
-model
-likeness
-adapter interpolation
-features schedule distributed
+core
+config data backbone head tracker schedule
+ood method published
+models
+interpolation features
 optimizer
-evaluate loss_watch train_state
-trainer
-probe stage whole_batch
-phases
-tracker run environment pruner first_version
-attempt
-experiment
-served
-saved exchange published
-shift
-report bench
-plan
-task library
-cli testing
+training
+runs bench
+exchange report shift
+plan library
+task testing
+cli
 launch
 sweep
 search
@@ -88,6 +72,14 @@ def test_imports_point_down(path):
     assert [other for other in others if FLOOR[other] >= FLOOR[here]] == []
 
 
+def test_no_module_imports_itself_by_way_of_others():
+    modules = {path.relative_to(SOURCE.parent).with_suffix("").as_posix().replace("/", "."): path for path in FILES}
+    imports = {module: imported(path) & modules.keys() for module, path in modules.items()}
+    while leaves := {module for module, others in imports.items() if not others}:
+        imports = {module: others - leaves for module, others in imports.items() if module not in leaves}
+    assert imports == {}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_a_file_is_one_idea_with_a_name(path):
     assert len(path.read_text().splitlines()) <= 300
@@ -120,15 +112,15 @@ def test_the_path_is_the_registry(group):
 
 
 ONE_PLACE = {
-    r"(?<![.\w])print\(": "printable.py",  # which strips what a terminal would obey
-    r"\bprint_exc": "printable.py",
-    r"from rich\.console import|import rich\b|rich\.print": "console.py",  # likewise
-    r"\bcsv\.(writer|DictWriter)\b|\.to_csv\(": "spreadsheet.py",  # which leaves no formula in a cell
+    r"(?<![.\w])print\(": "core/printable.py",  # which strips what a terminal would obey
+    r"\bprint_exc": "core/printable.py",
+    r"from rich\.console import|import rich\b|rich\.print": "core/console.py",  # likewise
+    r"\bcsv\.(writer|DictWriter)\b|\.to_csv\(": "core/spreadsheet.py",  # which leaves no formula in a cell
 }
 
 
 READ_BY_THEMSELVES = {
-    "records.py",
+    "core/records.py",
     "report/finished.py",  # what it has written
     "report/attempt.py",  # likewise
     "data/breeds_table.py",  # a file of ours

@@ -250,7 +250,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 
 def test_a_class_of_the_users_own_runs_and_one_of_the_wrong_kind_is_refused(tmp_path, monkeypatch):
     (tmp_path / "norms.py").write_text(
-        "from peft_vision.config import component\n"
+        "from peft_vision.core.config import component\n"
         "from peft_vision.method.base import Method\n"
         "@component\n"
         "class Norms(Method):\n"

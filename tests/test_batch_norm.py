@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peft_vision import batch_norm
-from peft_vision.batch_norm import BatchNorm
-from peft_vision.config import ConfigError
-from peft_vision.trainer import Trainer
-from peft_vision.whole_batch import check_whole_batch
+from peft_vision.core.config import ConfigError
+from peft_vision.head import batch_norm
+from peft_vision.head.batch_norm import BatchNorm
+from peft_vision.training.trainer import Trainer
+from peft_vision.training.whole_batch import check_whole_batch
 from shipped import adapted
 from test_trainer import PLAIN, fit
 

@@ -8,7 +8,7 @@ import pytest
 import peft_vision
 from command import call
 from peft_vision.backbone.load import Backbone
-from peft_vision.composition import option
+from peft_vision.core.composition import option
 
 QUICK = ("task=bench", "backbone=vit_micro", "backbone.architecture.depth=2", "trainer.batch_size=4", "device=cpu")
 QUICK += ("task.warmup=1", "task.repeats=2", "task.num_classes=7")

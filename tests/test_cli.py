@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 import peft_vision
 from command import call, command, start
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.composition import complete
-from peft_vision.config import build
-from peft_vision.experiment import KINDS, Experiment
-from peft_vision.guide import FIRST_PAGE
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.composition import complete
+from peft_vision.core.config import build
+from peft_vision.core.guide import FIRST_PAGE
 from peft_vision.ood.opened import build_sets
+from peft_vision.runs.experiment import KINDS, Experiment
 from peft_vision.task.base import Task
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))

@@ -12,15 +12,15 @@ from safetensors import safe_open
 import peft_vision
 from composed import composed
 from conftest import tiny_vit
-from peft_vision import component_names
-from peft_vision.adapter import read_adapter
-from peft_vision.component_names import import_path, moved, shortened
-from peft_vision.config import ConfigError, build, locate
-from peft_vision.experiment import KINDS
-from peft_vision.identity import class_name, hashed
+from peft_vision.core import component_names
+from peft_vision.core.component_names import import_path, moved, shortened
+from peft_vision.core.config import ConfigError, build, locate
+from peft_vision.core.identity import class_name, hashed
 from peft_vision.method import lora
 from peft_vision.method.base import Method
-from peft_vision.run import Run
+from peft_vision.models.adapter import read_adapter
+from peft_vision.runs.experiment import KINDS
+from peft_vision.runs.run import Run
 from shipped import METHODS, adapted
 
 TABLE = {(group, name): path for name, groups in component_names._paths().items() for group, path in groups.items()}
@@ -87,7 +87,7 @@ def test_a_class_that_moves_changes_no_identity_and_its_adapters_are_read(name, 
     path = tmp_path / "adapter.safetensors"
     with monkeypatch.context() as patch:
         if "." in name:
-            patch.setattr("peft_vision.adapter.shortened", lambda node: node)  # as files of before were written
+            patch.setattr("peft_vision.models.adapter.shortened", lambda node: node)  # as files of before were written
         peft_vision.save(adapted("lora"), path)
     before = composed("experiment=smoke", "method=lora")
     elsewhere = request.getfixturevalue("elsewhere")

@@ -7,9 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from command import call, run_folder
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.composition import complete, option, options
-from peft_vision.config import ConfigError
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.composition import complete, option, options
+from peft_vision.core.config import ConfigError
 
 COMBINED = ("experiment=smoke", "trainer.epochs=1", "data.workers=0", "method=combined")
 LORA = option("method", "lora")

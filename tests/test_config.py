@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, PositiveInt
 
-from peft_vision.config import NOT_HASHED, ConfigError, build, build_all, component, hashed_fields
+from peft_vision.core.config import NOT_HASHED, ConfigError, build, build_all, component, hashed_fields
 
 
 @component
@@ -55,7 +55,7 @@ def test_a_missing_value_is_named():
         ("peft_vision.nowhere.Dog", "no module 'peft_vision.nowhere'"),
         (f"{__name__}.Cat", "has no class 'Cat'"),
         ("Dog", "is no dotted path"),
-        ("peft_vision.config.CONFIG_DIR", "has no class 'CONFIG_DIR'"),
+        ("peft_vision.core.config.CONFIG_DIR", "has no class 'CONFIG_DIR'"),
         ("pathlib.Path", "Path is not a Animal"),
     ],
 )

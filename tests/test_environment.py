@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from peft_vision.environment import forget_peak, peak_mib
+from peft_vision.core.environment import forget_peak, peak_mib
 
 CPU = torch.device("cpu")
 
@@ -26,6 +26,6 @@ def test_what_was_held_before_is_forgotten():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a parent process held")
 def test_what_the_parent_process_holds_is_not_counted():
     block = torch.ones(2**29)  # 2 GiB
-    program = "import torch; from peft_vision.environment import peak_mib; print(peak_mib(torch.device('cpu')))"
+    program = "import torch; from peft_vision.core.environment import peak_mib; print(peak_mib(torch.device('cpu')))"
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert float(said) < block.nbytes / 2**20

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
-from peft_vision.config import ConfigError
-from peft_vision.evaluate import Predictions, judge
+from peft_vision.core.config import ConfigError
+from peft_vision.training.evaluate import Predictions, judge
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from command import SMOKE, call, run_folder
 from digit_folders import DATA, write_digits
-from peft_vision.component_names import CONFIG_DIR
+from peft_vision.core.component_names import CONFIG_DIR
 
 WEIGHTS = CONFIG_DIR.parent / "src" / "peft_vision" / "backbone" / "vit_micro.safetensors"
 OWN_DATA = """
 import torch
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.data.digits import Digits
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets
@@ -279,7 +279,7 @@ def test_a_file_that_is_no_adapter_is_refused_and_nothing_is_unpickled(run):
         ("backbone: [", "no YAML: "),
         ("seed: 0", "must hold the keys of a run, backbone and seed at least"),
         ("- backbone", "must hold the keys of a run, backbone and seed at least"),
-        ("{seed: 0, backbone: {_target_: peft_vision.head.Head}}", "backbone: Head is not a Backbone"),
+        ("{seed: 0, backbone: {_target_: peft_vision.head.base.Head}}", "backbone: Head is not a Backbone"),
         ("{seed: 0, backbone: !!python/object/apply:os.system [touch trace]}", "no YAML: "),
     ],
 )

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from command import Outcome, call, run_folder
 from peft_vision.exchange import hf_peft, onnx_model
 from peft_vision.exchange.timm_weights import timm_state
-from peft_vision.saved import open_saved
+from peft_vision.runs.saved import open_saved
 from peft_vision.task import export as export_task
 from test_bad_input import no_file_larger_than
 

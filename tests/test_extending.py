@@ -11,9 +11,9 @@ from PIL import Image
 
 import peft_vision
 from command import call, results
-from peft_vision.component_names import CONFIG_DIR
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.user_code import _digest
 from peft_vision.testing import check_data, check_head
-from peft_vision.user_code import _digest
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.run import Run
+from peft_vision.runs.run import Run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from command import call, run_folder
 from fgvc_miniatures import cub200
-from peft_vision.run import Run
+from peft_vision.runs.run import Run
 from test_resume import Killed, assert_same_run
 
 RUN = ("experiment=smoke", "data=fgvc/cub200", "data.miniature=true", "data.train_size=null", "method=lora")

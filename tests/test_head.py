@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from peft_vision.evaluate import predict
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.shift.score import score
-from peft_vision.trainer import Trainer
+from peft_vision.training.evaluate import predict
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, random_images
 

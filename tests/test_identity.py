@@ -9,10 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from composed import composed
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import FILE, NOT_HASHED, ConfigError, component, locate, marks
-from peft_vision.experiment import KINDS, LATER, Experiment
-from peft_vision.identity import canonical, class_name, digest, hashed
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import FILE, NOT_HASHED, ConfigError, component, locate, marks
+from peft_vision.core.identity import canonical, class_name, digest, hashed
+from peft_vision.runs.experiment import KINDS, LATER, Experiment
 
 CHEAP = ("backbone=vit_micro", "data=digits", "data.resize=crop", "tracker=none", "method=lora")
 INCIDENTAL_KEYS = {

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from conftest import tiny_vit
 from peft_vision.backbone.merge import merged, unmergeable, unwrapped
-from peft_vision.interpolation import between, changed
-from peft_vision.model import Model
+from peft_vision.interpolation.wise_ft import between, changed
+from peft_vision.models.model import Model
 from shipped import METHODS as SHIPPED
 from shipped import adapted
 

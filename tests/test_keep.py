@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from command import call, run_folder
-from peft_vision.train_state import TrainState
-from peft_vision.trainer import Trainer
+from peft_vision.training.train_state import TrainState
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_resume import assert_same_run, kill_and_go_on, metrics
 from test_trainer import assert_same_weights, fit

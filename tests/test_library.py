@@ -8,8 +8,8 @@ import torch
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.adapter import read_adapter
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.models.adapter import read_adapter
 
 
 def test_options_override_the_shipped_values(vit):

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 import peft_vision
-from peft_vision.lifeline import lifeline
+from peft_vision.core.lifeline import lifeline
 
-HOLDS = (
-    "from peft_vision.lifeline import hold; hold(); import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
-)
+HOLDS = "from peft_vision.core.lifeline import hold; hold(); import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
 
 
 def held(variables: dict[str, str], descriptors: list[int], then: str) -> subprocess.Popen:
@@ -43,7 +41,7 @@ def test_what_came_without_one_goes_on(told):
 
 PARENT = """
 import subprocess, sys, time
-from peft_vision import lifeline
+from peft_vision.core import lifeline
 if sys.argv[1:]:
     lifeline._POLL_SECONDS = 0.02
     getattr(lifeline, sys.argv[1])()

@@ -12,7 +12,7 @@ from torch import nn
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.likeness import likeness, pictures, unlike
+from peft_vision.models.likeness import likeness, pictures, unlike
 from shipped import adapted
 
 OTHERS = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
-from peft_vision.distributed import World
-from peft_vision.loss_watch import LossWatch
+from peft_vision.core.config import ConfigError
+from peft_vision.core.distributed import World
+from peft_vision.training.loss_watch import LossWatch
 from test_trainer import ALONE
 
 

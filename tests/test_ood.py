@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from command import call, results, run_folder
 from digit_folders import CLASSES, DATA, SHIFTED, write_digits
 from peft_vision.backbone.load import Backbone, load_backbone
-from peft_vision.config import build
+from peft_vision.core.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
-from peft_vision.model import Model
-from peft_vision.saved import open_saved
+from peft_vision.models.model import Model
+from peft_vision.runs.saved import open_saved
 from peft_vision.shift import scoring
 from peft_vision.task import train
 

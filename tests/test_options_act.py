@@ -14,16 +14,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from low_rank_steps import gradient
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import NOT_HASHED, OnlyWith, build
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import NOT_HASHED, OnlyWith, build
 from peft_vision.features.source import FeatureTable, Views
 from peft_vision.features.store import TYPES, Features
-from peft_vision.head import Head
-from peft_vision.model import Model
+from peft_vision.head.base import Head
+from peft_vision.models.model import Model
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver
-from peft_vision.schedule import Constant, Schedule
-from peft_vision.trainer import Trainer
+from peft_vision.schedule.schedules import Constant, Schedule
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import fit, random_images
 

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from peft_vision import progress
-from peft_vision.progress import Progress, track
+from peft_vision.core import progress
+from peft_vision.core.progress import Progress, track
 from test_ranks import OF_TORCHRUN
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -144,7 +144,7 @@ def test_color_forced_on_a_log_adds_no_escape_codes(clock, capsys, monkeypatch):
 
 NESTED = """
 import time
-from peft_vision.progress import Progress, track
+from peft_vision.core.progress import Progress, track
 with Progress(label="epochs", total=3, unit="epochs") as epochs:
     for epoch in range(3):
         for batch in track(range(8), label="batches", total=8, unit="images"):
@@ -168,14 +168,14 @@ def test_nested_bars_on_a_terminal_leave_only_what_was_printed():
 
 
 def test_quick_work_never_touches_the_terminal():
-    written, code = on_terminal("from peft_vision.progress import track\nlist(track('abc', label='a', total=3))")
+    written, code = on_terminal("from peft_vision.core.progress import track\nlist(track('abc', label='a', total=3))")
     assert (written, code) == ("", 0)
 
 
 def test_ctrl_c_leaves_a_clean_terminal():
     script = """
 import time
-from peft_vision.progress import track
+from peft_vision.core.progress import track
 try:
     for _ in track(range(1000), label="long", total=1000):
         time.sleep(0.1)
@@ -191,7 +191,7 @@ except KeyboardInterrupt:
 def test_output_redirected_to_a_file_keeps_what_is_printed(tmp_path):
     script = f"""
 import sys, time
-from peft_vision.progress import track
+from peft_vision.core.progress import track
 sys.stdout = open({str(tmp_path / "out")!r}, "w")
 for i in track(range(13), label="long", total=13):
     time.sleep(0.1)
@@ -209,7 +209,7 @@ def test_a_dumb_terminal_gets_lines():
     script = """
 import os, time
 os.environ["TERM"] = "dumb"
-from peft_vision.progress import track
+from peft_vision.core.progress import track
 for i in track(range(12), label="long", total=12):
     time.sleep(0.1)
 """

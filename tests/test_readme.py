@@ -7,7 +7,7 @@ import timm
 import torch
 
 from conftest import tiny_vit
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

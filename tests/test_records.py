@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from peft_vision.records import (
+from peft_vision.core.records import (
     Bounds,
     Count,
     Finite,

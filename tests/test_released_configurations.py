@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import released as code
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.experiment import Experiment
+from peft_vision.core.component_names import CONFIG_DIR
 from peft_vision.optimizer.grid import Grid
 from peft_vision.optimizer.lbfgs import LBFGS
+from peft_vision.runs.experiment import Experiment
 from released import Released, fgvc
 from test_protocols import ONE, PROTOCOLS, asked
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from command import SMOKE, call, results, run_folder, start
-from peft_vision.run import Run
-from peft_vision.state import write_state
+from peft_vision.core.state import write_state
+from peft_vision.runs.run import Run
 from peft_vision.task import train
 
 # all that draws random numbers while training, and an optimizer with a state of its own

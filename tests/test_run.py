@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import Busy, ConfigError
-from peft_vision.run import DiskFault, Run, place, tidy
-from peft_vision.state import Damaged
+from peft_vision.core.config import Busy, ConfigError
+from peft_vision.core.state import Damaged
+from peft_vision.runs.run import DiskFault, Run, place, tidy
 
 STATE = {"tuned": {}, "standing": {"rows": 2}, "origin": {}}
 

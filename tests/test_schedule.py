@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 
-from peft_vision.schedule import Constant, Cosine, CosineByEpoch, CosineOfTimm
+from peft_vision.schedule.schedules import Constant, Cosine, CosineByEpoch, CosineOfTimm
 
 
 def test_warmup_rises_linearly_from_above_zero_to_one():

@@ -10,9 +10,9 @@ from command import call, run_folder
 from composed import composed
 from digit_folders import DATA, write_digits
 from peft_vision import backbone
-from peft_vision.config import ConfigError
-from peft_vision.run import Run
-from peft_vision.served import Served
+from peft_vision.core.config import ConfigError
+from peft_vision.runs.run import Run
+from peft_vision.runs.served import Served
 
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 AS_WRITTEN = ("backbone=vit_micro", "data=digits", "data.train_size=100", "tracker=none", "features.folder=features")

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from filelock import FileLock
 
-from peft_vision.sharing import Lock, share
+from peft_vision.core.sharing import Lock, share
 
 
 def mode(path) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from command import call, results, run_folder, start
-from peft_vision.stopping import Stopped, at_once, when_ready
+from peft_vision.core.stopping import Stopped, at_once, when_ready
 from test_resume import assert_same_run
 
 RANDOM = ("experiment=smoke", "method=vpt_deep", "method.dropout=0.2", "optimizer=adamw", "data.augment=flip_crop")

@@ -9,8 +9,8 @@ from contextlib import ExitStack, nullcontext
 
 import pytest
 
-from peft_vision import stopping
-from peft_vision.stopping import Stopped, at_once, when_ready
+from peft_vision.core import stopping
+from peft_vision.core.stopping import Stopped, at_once, when_ready
 
 SHORT = 0.05
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command import SMOKE, call, results, start, wait_for
-from peft_vision.run import DiskFault, Run
+from peft_vision.runs.run import DiskFault, Run
 from peft_vision.task import session
 
 DIVERGES = "optimizer.lr=0.1,1e+30"  # of which the second does

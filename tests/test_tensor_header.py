@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from peft_vision.records import Unreadable
-from peft_vision.tensor_header import TensorPlace, read_header
+from peft_vision.core.records import Unreadable
+from peft_vision.core.tensor_header import TensorPlace, read_header
 
 ONE = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 

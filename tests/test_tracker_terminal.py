@@ -15,9 +15,9 @@ from wandb_server import KEY, WandbServer
 SCRIPT = """
 import os, sys, time, yaml
 from pathlib import Path
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import ConfigError, build
-from peft_vision.tracker import Tracker
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import ConfigError, build
+from peft_vision.tracker.trackers import Tracker
 node = yaml.safe_load((CONFIG_DIR / "tracker/wandb.yaml").read_text()) | {"mode": sys.argv[1]}
 def run(kill):
     with build(node, Tracker, "tracker").open(

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from peft_vision.core.distributed import World
+from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images
-from peft_vision.distributed import World
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.optimizer.sgd import SGD
-from peft_vision.schedule import Constant, Cosine, Schedule
-from peft_vision.seeding import derive
-from peft_vision.train_state import Training, TrainState
-from peft_vision.trainer import Batch, Trainer
+from peft_vision.schedule.schedules import Constant, Cosine, Schedule
+from peft_vision.training.train_state import Training, TrainState
+from peft_vision.training.trainer import Batch, Trainer
 from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from peft_vision.config import ConfigError
-from peft_vision.trust import check_targets
+from peft_vision.core.config import ConfigError
+from peft_vision.core.trust import check_targets
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def packages(tmp_path, monkeypatch):
 
 def test_a_package_that_uses_us_anywhere_may_be_named(packages):
     packages("user_package/__init__.py", "raise SystemError('imported')")
-    packages("user_package/scales.py", "from torch import nn\n    from peft_vision.config import component\n")
-    packages("user_module.py", "import peft_vision.config\n")
+    packages("user_package/scales.py", "from torch import nn\n    from peft_vision.core.config import component\n")
+    packages("user_module.py", "import peft_vision.core.config\n")
     check_targets({"_target_": "user_package.Mine"}, "method")
     check_targets({"_target_": "user_module.Mine", "parts": [{"_target_": "peft_vision.nothing.Yet"}]}, "method")
     assert "user_package" not in sys.modules

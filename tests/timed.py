@@ -3,8 +3,8 @@
 import torch
 
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.distributed import World
-from peft_vision.experiment import Experiment
+from peft_vision.core.distributed import World
+from peft_vision.runs.experiment import Experiment
 
 
 def timed(experiment: Experiment, *, warmup: int, repeats: int, steps: int) -> BenchSetting:

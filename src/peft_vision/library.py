@@ -9,18 +9,18 @@ from typing import Any
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from peft_vision.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.backbone import merge
 from peft_vision.backbone.load import architecture, refuse_unusual
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.config import ConfigError, build
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.exchange.timm_weights import check_loadable
-from peft_vision.given import component_values
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.method.base import Method
-from peft_vision.model import Model
-from peft_vision.preprocessing import Preprocessing
+from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
+from peft_vision.models.given import component_values
+from peft_vision.models.model import Model
 
 
 def adapt(

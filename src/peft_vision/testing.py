@@ -22,15 +22,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peft_vision import library
-from peft_vision.config import ConfigError, build
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
-from peft_vision.given import component_values
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.method.base import Method
-from peft_vision.model import Model
-from peft_vision.preprocessing import Preprocessing
-from peft_vision.probe import check_linear
-from peft_vision.unreached import Unreached
+from peft_vision.models.given import component_values
+from peft_vision.models.model import Model
+from peft_vision.training.probe import check_linear
+from peft_vision.training.unreached import Unreached
 
 _CLASSES, _IMAGES, _SIZE = 4, 5, 32
 Make = Callable[..., Model]

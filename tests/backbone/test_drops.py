@@ -14,9 +14,9 @@ from conftest import tiny_vit
 from peft_vision.backbone.attention import look, update
 from peft_vision.backbone.drops import drops
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import ConfigError
-from peft_vision.model import Model
-from peft_vision.probe import check_drops
+from peft_vision.core.config import ConfigError
+from peft_vision.models.model import Model
+from peft_vision.training.probe import check_drops
 from shipped import METHODS, adapted
 
 RATES = {

@@ -13,10 +13,10 @@ from timm.layers import resample_abs_pos_embed
 
 from peft_vision.backbone import hub, load
 from peft_vision.backbone.load import Backbone, refuse_unusual
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import ConfigError, build
-from peft_vision.identity import PACKAGED
-from peft_vision.preprocessing import Preprocessing
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.identity import PACKAGED
+from peft_vision.core.preprocessing import Preprocessing
 
 OPTIONS = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
 VIT_TINY = Path(__file__).parents[3] / "shared/weights/vit_tiny_augreg/model.safetensors"

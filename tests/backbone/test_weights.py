@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing, weights_hash
-from peft_vision.config import ConfigError
-from peft_vision.preprocessing import Preprocessing
+from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Preprocessing
 
 
 def tiny(img_size=32, num_classes=0, **architecture):

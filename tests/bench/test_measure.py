@@ -10,7 +10,7 @@ from peft_vision.backbone.load import Backbone
 from peft_vision.bench import measure
 from peft_vision.bench.measure import forward_pass, measure_step, medians
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.trainer import Trainer
+from peft_vision.training.trainer import Trainer
 from timed import timed
 
 

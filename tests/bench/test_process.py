@@ -13,7 +13,7 @@ import pytest
 
 import peft_vision
 from peft_vision.bench.process import Failure, apart
-from peft_vision.stopping import Stopped, at_once
+from peft_vision.core.stopping import Stopped, at_once
 
 
 def test_what_a_function_returns_comes_back():

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 SECONDS = 10  # for one read of a miniature
 _NOTHING = object()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from damage import DAMAGES, refused
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.decode import UNREADABLE
 from peft_vision.data.pictures import Files, Labelled
 from peft_vision.data.vtab.originals.derived import Derived

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from peft_vision.config import ConfigError, hashed_fields
+from peft_vision.core.config import ConfigError, hashed_fields
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import crop_flip
 from peft_vision.data.digits import Digits
 from peft_vision.data.images import Images, Undecoded
 from peft_vision.data.wholes import UncroppedImages
-from peft_vision.preprocessing import Preprocessing
 
 
 def numbered(height: int, width: int) -> np.ndarray:

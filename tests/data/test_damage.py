@@ -12,7 +12,7 @@ from scipy.io import savemat
 
 import damage
 from damage import DAMAGES, refused
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 def written(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.domainnet_names import SENTRY40
 from shift_miniatures import DOMAINNET, domainnet, listing, shown
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 @pytest.mark.parametrize(

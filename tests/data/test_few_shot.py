@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import ConfigError, hashed_fields
+from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
 from peft_vision.data.few_shot import few_shot

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fgvc_miniatures import BREEDS, MODELS, WRITERS, car_folders, json_splits
-from peft_vision.config import ConfigError, hashed_fields
+from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.fgvc.collection import COLLECTIONS
 from peft_vision.data.fgvc.fgvc import FGVC
 from peft_vision.data.pictures import Labelled

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fgvc_miniatures import dogs, json_splits
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 Spoil = Callable[[Path], str]
 

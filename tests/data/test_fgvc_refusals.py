@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from fgvc_miniatures import WRITERS
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 @pytest.fixture(scope="module")

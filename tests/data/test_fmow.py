@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.fmow_table import read
 from shift_miniatures import BETWEEN, CATEGORIES, NEW, OLD, fmow, shown, world
 

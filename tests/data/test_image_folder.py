@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from damage import refused
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_small.zip"
 

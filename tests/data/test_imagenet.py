@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ood_miniatures import class_folders, imagenet, shown
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.synsets import synsets
 
 PLACES = {wnid: place for place, wnid in enumerate(synsets("all"))}

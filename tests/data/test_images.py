@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.base import Data
 from peft_vision.data.images import Undecoded, usable
 from peft_vision.data.splits import Splits

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.matlab import read_mat, texts
 
 

@@ -12,10 +12,10 @@ from PIL import EpsImagePlugin, Image
 
 import peft_vision
 from damage import DAMAGES, refused
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular, read_regular
 from peft_vision.data.decode import UNREADABLE
 from peft_vision.data.opening import FORMATS, endings, open_bytes, open_file
-from peft_vision.regular import open_regular, read_regular
 
 SOURCE = Path(peft_vision.__file__).parent
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"

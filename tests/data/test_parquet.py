@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from command import call, run_folder
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.parquet_rows import ParquetRows
 from vtab_miniatures import encoded, parquet
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from vtab_miniatures import parquet
 
 CATS = ("lynx", "manul", "ocelot")

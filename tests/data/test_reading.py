@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data import reading as module
 from peft_vision.data.reading import is_inside, names_in, read_json, read_lines, reading, refuse_repeated
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.config import ConfigError, hashed_fields
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.image_folder import ImageFolder
 from peft_vision.data.stratify import draw

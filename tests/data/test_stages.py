@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from peft_vision.config import ConfigError, hashed_fields
+from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
 from peft_vision.data.pictures import Joined

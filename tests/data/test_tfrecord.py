@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.vtab.records import Encoded, place_of
 from peft_vision.data.vtab.tfrecord import example, masked_crc, payloads, records
 from tfrecord_writer import example_bytes, record, write_records

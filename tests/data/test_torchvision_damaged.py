@@ -11,7 +11,7 @@ from scipy.io import loadmat, savemat
 
 from damaged import complaints, summary
 from miniatures import WRITERS, Picture
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.torchvision_sets import require_sum
 
 pytestmark = pytest.mark.usefixtures("any_checksum")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from miniatures import WRITERS
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data import download
 from peft_vision.data.torchvision_table import TABLE
 

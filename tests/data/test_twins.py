@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Arrays, Files, Joined, Labelled, Pictures, labelled
 from peft_vision.data.twins import Twins, find_twins, worded
-from peft_vision.preprocessing import Preprocessing
 
 GIVEN = {"val_fraction": 0.0, "workers": 2}
 

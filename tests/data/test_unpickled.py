@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.unpickled import read_pickle
 
 # {"data": uint8 (2, 3) of "abcdef", "labels": [1, 2]} as Python 2 and its NumPy write it, which published CIFAR

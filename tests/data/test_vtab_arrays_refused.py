@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vtab_originals_miniatures as written
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.vtab.originals.table import READERS
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Arrays, Files, labelled
 from peft_vision.data.vtab import benchmark
 from peft_vision.data.vtab.release import Release

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import vtab_originals_miniatures as written
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.vtab.originals import camelyon, dsprites, smallnorb
 from peft_vision.data.vtab.originals.retina import btgraham_300

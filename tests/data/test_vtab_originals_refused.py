@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.vtab.originals.table import READERS
 
 

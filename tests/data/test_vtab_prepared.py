@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.vtab.prepared_table import PREPARED
 from peft_vision.data.vtab.tasks import TASKS
 from peft_vision.data.vtab.tfrecord import example

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.vtab.presence import home, require
 
 

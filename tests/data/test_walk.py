@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.walk import class_files, files_below, image_files, left_behind, sub_folders
 
 LEFT_BEHIND = (

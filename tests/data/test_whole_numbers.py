@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.whole_numbers import whole_numbers
 
 FILE = Path("labels.bin")

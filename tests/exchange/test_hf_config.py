@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import tiny_vit
-from peft_vision.adapter import load_tuned
+from peft_vision.core.records import Unreadable
 from peft_vision.exchange import hf_peft
-from peft_vision.records import Unreadable
+from peft_vision.models.adapter import load_tuned
 from shipped import adapted
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")

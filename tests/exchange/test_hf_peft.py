@@ -11,8 +11,8 @@ from torch import nn
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.adapter import load_tuned
 from peft_vision.exchange import hf_peft
+from peft_vision.models.adapter import load_tuned
 from reference import randomised
 from shipped import adapted, option
 

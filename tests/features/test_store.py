@@ -342,7 +342,7 @@ def test_a_process_killed_while_it_fills_leaves_nothing_readable(tmp_path):
 
 
 def test_a_killed_run_counts_the_images_of_its_first_life(tmp_path, monkeypatch):
-    from peft_vision.run import Run
+    from peft_vision.runs.run import Run
 
     class Killed(BaseException):
         pass

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.images import Images
 from peft_vision.features.source import Observed, Views, view_seed
 from peft_vision.features.store import Features, Store
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.optimizer.sgd import SGD
-from peft_vision.schedule import Constant
-from peft_vision.train_state import Training, TrainState
-from peft_vision.trainer import Trainer
+from peft_vision.schedule.schedules import Constant
+from peft_vision.training.train_state import Training, TrainState
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, assert_same_weights, random_images
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from peft_vision.config import Busy, ConfigError, component
+from peft_vision.core.config import Busy, ConfigError, component
 from peft_vision.task.base import Task
 
 

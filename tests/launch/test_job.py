@@ -2,7 +2,7 @@
 
 import pytest
 
-from peft_vision.config import Busy, ConfigError, Pruned
+from peft_vision.core.config import Busy, ConfigError, Pruned
 from peft_vision.launch import job as module
 from peft_vision.launch.job import Job
 

@@ -8,11 +8,11 @@ import time
 import pytest
 from submitit.core.utils import UncompletedJobError
 
+from peft_vision.core.stopping import Stopped, at_once, when_ready
 from peft_vision.launch import slurm_clock, slurm_job
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import noted, reminded
 from peft_vision.launch.slurm_job import SlurmJob
-from peft_vision.stopping import Stopped, at_once, when_ready
 
 
 class QueuedAgain(BaseException):

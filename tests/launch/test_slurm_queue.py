@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.launch import slurm_queue
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm import SlurmLauncher

@@ -22,7 +22,7 @@ PREFIXES = {
     "a shell that goes": ["sh", "-c", '"$@" &', "x"],
     "two that fork": ["sh", "-c", '"$@"; exit $?', "x", "timeout", "100"],
 }
-HOLDS = "from peft_vision.lifeline import hold; hold()\n"
+HOLDS = "from peft_vision.core.lifeline import hold; hold()\n"
 SLEEPS = f"{HOLDS}import time; open('at-work', 'x'); time.sleep(100)"
 SAVES = f"""{HOLDS}
 import signal, sys, time

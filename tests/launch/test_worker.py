@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import peft_vision
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.launch import worker
 from peft_vision.launch.job import Job
 from peft_vision.launch.pool import PoolLauncher

@@ -6,9 +6,10 @@ from unittest.mock import patch
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision import composition, given
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.model import Model
+from peft_vision.core import composition
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.models import given
+from peft_vision.models.model import Model
 
 METHODS = sorted(
     path.relative_to(CONFIG_DIR / "method").with_suffix("") for path in Path(CONFIG_DIR / "method").rglob("*.yaml")

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 import peft_vision
 from conftest import tiny_vit
 from peft_vision.backbone.merge import merged
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.method.vqt import Queries
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from reference import assert_computes, attend, lora_weights, randomised, size_on_vit_b16, tuned
 from shipped import adapted
 

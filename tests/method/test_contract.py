@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.testing import METHOD_CHECKS
 from shipped import METHODS, adapted, option
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from conftest import tiny_vit
 from peft_vision.method.convpass import Bypass
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from reference import (
     ARCHITECTURES,
     assert_changes_nothing,

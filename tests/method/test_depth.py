@@ -8,8 +8,8 @@ import torch
 
 from conftest import tiny_vit
 from peft_vision.backbone.intermediates import group_widths
-from peft_vision.config import ConfigError
-from peft_vision.model import Model
+from peft_vision.core.config import ConfigError
+from peft_vision.models.model import Model
 from reference import assert_computes, randomised, tuned
 from shipped import METHODS, adapted
 

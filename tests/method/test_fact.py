@@ -6,9 +6,9 @@ from timm.layers import SwiGLU, SwiGLUPacked
 from torch import Tensor
 
 from conftest import tiny_vit
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.method.fact import Factorised
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from reference import (
     ARCHITECTURES,
     assert_changes_nothing,

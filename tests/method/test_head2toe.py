@@ -65,5 +65,5 @@ def test_what_is_read_of_each_group_has_length_one(images):
 def test_nothing_but_the_head_trains():
     counts = adapted("head2toe").parameter_counts()
     assert (counts.method, counts.head) == (0, 4 * sum(group_widths(tiny_vit())) + 4)
-    with pytest.raises(peft_vision.config.ConfigError, match="keep_fraction"):
+    with pytest.raises(peft_vision.core.config.ConfigError, match="keep_fraction"):
         adapted("head2toe", keep_fraction=1.5)

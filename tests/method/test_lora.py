@@ -12,7 +12,7 @@ import peft_vision
 from conftest import tiny_vit
 from peft_vision import merged
 from peft_vision.backbone.linear import ALL, part
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.method.lora import LowRankUpdate
 from peft_vision.method.low_rank import Updated
 from reference import (

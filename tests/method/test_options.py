@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composed import composed
-from peft_vision.config import NOT_HASHED, ConfigError, locate
+from peft_vision.core.config import NOT_HASHED, ConfigError, locate
 from peft_vision.method.selection import head_columns
 from shipped import METHODS, adapted, option
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import tiny_vit
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.method.repadapter import InputAdapter
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from reference import (
     ARCHITECTURES,
     assert_changes_nothing,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from conftest import tiny_vit
 from peft_vision.method.scale_shift import ScaleShift
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from reference import ARCHITECTURES, assert_computes, randomised, size_on_vit_b16
 
 

@@ -6,7 +6,7 @@ import torch
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from shipped import adapted
 
 ARCHITECTURES = {

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import peft_vision
 from conftest import tiny_vit
 from peft_vision.backbone.observation import Observation
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from shipped import adapted
 
 ARCHITECTURES = {

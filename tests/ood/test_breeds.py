@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ood_miniatures import imagenet, shown
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ood_miniatures import CIFAR10, cifar10_1, painted, shown
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.ood.match import matched
 from shift_miniatures import CATEGORIES, NEW, OLD, fmow, make_ood, shown, world
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ood_miniatures import class_folders, shown
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

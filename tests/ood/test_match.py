@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ood_miniatures import painted, shown
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.parquet_rows import File, ParquetRows
 from peft_vision.data.pictures import Arrays, Files, Labelled, labelled
 from peft_vision.data.vtab.originals.derived import Derived

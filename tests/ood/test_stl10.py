@@ -5,7 +5,7 @@ import pytest
 from torchvision.datasets import STL10 as PublishedReader
 
 from ood_miniatures import CIFAR10, STL10, shown, stl10
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

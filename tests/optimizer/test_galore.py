@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from command import call, results, run_folder
-from peft_vision.config import ConfigError, build
+from peft_vision.core.config import ConfigError, build
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Optimizer
 from peft_vision.optimizer.galore import GaLore
 from peft_vision.optimizer.sgd import SGD
-from peft_vision.trainer import Trainer
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import fit
 

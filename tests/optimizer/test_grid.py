@@ -11,7 +11,7 @@ from command import call, results
 from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
-from peft_vision.schedule import Constant
+from peft_vision.schedule.schedules import Constant
 
 LRS, DECAYS = [1e-3, 1e-2, 0.1], [0, 0.1]
 COMMON = ("experiment=smoke", "method=linear", "data.train_size=100", "data.val_fraction=0.3", "trainer.epochs=4")

@@ -13,7 +13,7 @@ from command import SMOKE, call, results
 from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
-from peft_vision.schedule import Constant
+from peft_vision.schedule.schedules import Constant
 
 FITTING = Fitting(epochs=1, batch_size=1, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
 

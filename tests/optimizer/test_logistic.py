@@ -11,7 +11,7 @@ from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.optimizer.logistic import Logistic
-from peft_vision.schedule import Constant
+from peft_vision.schedule.schedules import Constant
 
 PAPER = tuple(np.logspace(-7, 2, 50).tolist())
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from low_rank_steps import ADAM, SHAPES, gradient, optimizer, parameters, run
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.optimizer import projection
 from peft_vision.optimizer.basis import leading
 from peft_vision.optimizer.footprint import footprint

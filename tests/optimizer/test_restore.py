@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from peft_vision.core.state import Damaged
 from peft_vision.optimizer.low_rank import Following, LowRankProjection
 from peft_vision.optimizer.projection import Subspaces
 from peft_vision.optimizer.restore import restore
 from peft_vision.optimizer.rule import AdamRule
-from peft_vision.state import Damaged
 
 
 def low_rank(parameters: list[nn.Parameter]) -> LowRankProjection:

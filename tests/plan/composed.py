@@ -3,9 +3,9 @@
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.experiment import Experiment
-from peft_vision.request import Request
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.request import Request
+from peft_vision.runs.experiment import Experiment
 
 
 def composed(*overrides: str) -> Experiment:

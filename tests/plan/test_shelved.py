@@ -4,7 +4,7 @@ import torch
 
 from command import call
 from composed import composed
-from peft_vision.distributed import World
+from peft_vision.core.distributed import World
 from peft_vision.plan import shelved as module
 from peft_vision.plan.demand import demands
 from peft_vision.plan.expected import Expected

@@ -11,14 +11,14 @@ from safetensors import safe_open
 from command import call, run_folder
 from composed import composed
 from peft_vision.backbone.load import load_backbone
-from peft_vision.experiment import Experiment
 from peft_vision.features.store import TYPES
-from peft_vision.model import assemble
+from peft_vision.models.model import assemble
 from peft_vision.plan.anatomy import Anatomy, anatomy
 from peft_vision.plan.demand import RunGroup, demands
 from peft_vision.plan.expected import Expected
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import Act, Tally, acts, walk
+from peft_vision.runs.experiment import Experiment
 
 SMOKE = ("experiment=smoke", "trainer.epochs=2", "data.train_size=36", "data.val_fraction=0.2")
 NEVER = ("features.use=never",)

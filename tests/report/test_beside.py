@@ -9,7 +9,7 @@ import yaml
 
 from boards import boards, options
 from made_up_runs import write_attempt, write_run
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.published.benchmarks import BENCHMARKS
 from peft_vision.report.beside import beside
 from peft_vision.report.comparison import compare

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from made_up_runs import write_attempt, write_run
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.report.collect import collect
 
 
@@ -55,7 +55,7 @@ def test_the_curve_is_kept_by_alpha(tmp_path):
 
 
 def test_what_is_scored_afterwards_is_no_part_of_a_setting(tmp_path):
-    interpolation = {"_target_": "peft_vision.interpolation.Interpolation", "alphas": [0.0, 1.0]}
+    interpolation = {"_target_": "peft_vision.interpolation.wise_ft.Interpolation", "alphas": [0.0, 1.0]}
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, config={"interpolation": interpolation, "ood": {"a": {"_target_": "nobody.Knows"}}})
     first, second = (run.setting for run in collect(tmp_path)[0])
@@ -70,7 +70,7 @@ def test_a_run_whose_scoring_was_cut_off_is_a_run_without_scores(tmp_path):
 
 
 def test_a_setting_has_neither_the_seed_nor_what_cannot_change_a_result(tmp_path):
-    quick = {"trainer": {"_target_": "peft_vision.trainer.Trainer", "epochs": 3, "eval_batch_size": 1}}
+    quick = {"trainer": {"_target_": "peft_vision.training.trainer.Trainer", "epochs": 3, "eval_batch_size": 1}}
     write_run(tmp_path / "here", seed=0)
     write_run(tmp_path / "there", seed=1, config={"tracker": {"_target_": "nobody.Knows"}, **quick})
     first, second = (run.setting for run in collect(tmp_path)[0])

@@ -100,7 +100,12 @@ def test_the_reason_of_a_failure_may_be_anything(error, tmp_path):
 
 
 def test_a_config_names_no_module_to_import_and_no_class_of_another_kind(tmp_path):
-    targets = ("antigravity.Flight", "peft_vision.head.Head", "pathlib.Path", "peft_vision.config.ConfigError")
+    targets = (
+        "antigravity.Flight",
+        "peft_vision.head.base.Head",
+        "pathlib.Path",
+        "peft_vision.core.config.ConfigError",
+    )
     for seed, target in enumerate(targets):
         write_run(tmp_path, seed=seed, config={"method": {"_target_": target, "rank": 3}})
     write_run(tmp_path, seed=9)

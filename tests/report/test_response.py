@@ -33,7 +33,7 @@ def test_a_cell_is_the_mean_over_seeds(tmp_path):
 def test_of_settings_with_one_rate_and_decay_the_best_counts(tmp_path):
     for lr in (0.1, 0.2):
         for epochs in (3, 6):
-            trainer = {"_target_": "peft_vision.trainer.Trainer", "epochs": epochs, "eval_batch_size": 1}
+            trainer = {"_target_": "peft_vision.training.trainer.Trainer", "epochs": epochs, "eval_batch_size": 1}
             write_run(tmp_path / str(epochs), lr=lr, val=epochs / 10, config={"trainer": trainer})
     assert {tried.accuracy for tried in response(tmp_path)["full"].tried.values()} == {0.6}
 

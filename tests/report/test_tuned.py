@@ -4,7 +4,7 @@ import pytest
 
 from boards import board, entry
 from made_up_runs import write_attempt, write_run
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.report.board_text import notes
 from peft_vision.report.collect import SUPERSEDED, collect
 from peft_vision.report.id_ood import comparisons

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peft_vision.core.distributed import World
 from peft_vision.data.images import Images, Source
-from peft_vision.distributed import World
-from peft_vision.evaluate import Predictions
 from peft_vision.features.source import Observed
 from peft_vision.features.table import tabulated
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.shift.score import score
-from peft_vision.trainer import Trainer
+from peft_vision.training.evaluate import Predictions
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, part
 from peft_vision.config import component
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 
 

@@ -11,8 +11,8 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.component_names import CONFIG_DIR
-from peft_vision.request import Request
+from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.request import Request
 from peft_vision.sweep.composer import Composer
 
 POINTS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from command import SMOKE, call, command, results
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.task import session
 
 SEEDS = ("-m", *SMOKE, "optimizer=sgd", "seed=0,1,2,3,4")

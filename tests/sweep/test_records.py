@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from command import SMOKE, call, results
-from peft_vision.config import ConfigError
-from peft_vision.phases import fit_phases
-from peft_vision.run import Run
+from peft_vision.core.config import ConfigError
+from peft_vision.runs.run import Run
 from peft_vision.task import session
+from peft_vision.training.phases import fit_phases
 
 SWEEP = ("-m", *SMOKE, "optimizer=sgd")
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from peft_vision.config import ConfigError
-from peft_vision.run import Run
+from peft_vision.core.config import ConfigError
+from peft_vision.runs.run import Run
 from peft_vision.sweep import view
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.view import View, _last_row

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, decisions
 

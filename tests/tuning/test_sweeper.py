@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from command import Outcome, call, experiment, results
-from peft_vision.run import Run
+from peft_vision.runs.run import Run
 
 TUNE = ("-m", "hydra/sweeper=tune", "experiment=smoke", "data.train_size=100", "hydra.sweeper.seeds=[0,1]")
 GRID = ("method=linear,bitfit", "optimizer.lr=1e-4,1e-2")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.fixed_context import FixedContextAttention
 from peft_vision.backbone.linear import Wrapper, part
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 _LISTS = ("beside_attention", "beside_mlp", "behind")
 _SINGLE = ("entrance", "context")

@@ -13,7 +13,7 @@ from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.drops import dropping_options, drops
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 class Encoder(nn.Module):

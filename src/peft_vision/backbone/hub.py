@@ -10,7 +10,7 @@ from threading import Thread
 
 from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names, in order of preference
 PROBE_SECONDS = 5

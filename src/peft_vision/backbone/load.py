@@ -20,10 +20,10 @@ from torch import nn
 
 from peft_vision.backbone.hub import hub_file
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
-from peft_vision.config import FILE, ConfigError, HashDefault, component, nearest
-from peft_vision.identity import PACKAGED
-from peft_vision.preprocessing import Preprocessing
-from peft_vision.seeding import derive
+from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
+from peft_vision.core.identity import PACKAGED
+from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.seeding import derive
 
 _NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),

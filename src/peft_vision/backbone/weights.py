@@ -22,8 +22,8 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from peft_vision.backbone.npz import read_npz
-from peft_vision.config import ConfigError
-from peft_vision.preprocessing import Preprocessing
+from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Preprocessing
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "encoder")  # in order of preference
 _PREFIXES = re.compile(r"^(_orig_mod\.|module\.|backbone\.|encoder\.vit\.)+")  # compile, DDP, DINO, our own

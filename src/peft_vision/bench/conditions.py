@@ -8,7 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.environment import environment
+from peft_vision.core.environment import environment
 
 _FOLDERS = ("out=", "runs=", "features.folder=")  # belong to a machine and change no figure
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.config import build
+from peft_vision.core.config import build
+from peft_vision.core.environment import forget_peak, peak_mib
+from peft_vision.core.preprocessing import Normalize
+from peft_vision.core.seeding import derive
 from peft_vision.data.images import Source
-from peft_vision.environment import forget_peak, peak_mib
 from peft_vision.features.fill import observed_at_once
 from peft_vision.features.source import Observed
 from peft_vision.method.base import Method
-from peft_vision.model import Model
-from peft_vision.preprocessing import Normalize
-from peft_vision.seeding import derive
-from peft_vision.trainer import Batch, stepping
-from peft_vision.whole_batch import check_whole_batch
+from peft_vision.models.model import Model
+from peft_vision.training.trainer import Batch, stepping
+from peft_vision.training.whole_batch import check_whole_batch
 
 Name = TypeVar("Name", bound=Hashable)
 

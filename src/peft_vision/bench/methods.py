@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from peft_vision.composition import complete, option, options
-from peft_vision.config import ConfigError, nearest
+from peft_vision.core.composition import complete, option, options
+from peft_vision.core.config import ConfigError, nearest
 
 FULL = "full"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from peft_vision.config import ConfigError
-from peft_vision.lifeline import follow_parent
-from peft_vision.wording import first_line
+from peft_vision.core.config import ConfigError
+from peft_vision.core.lifeline import follow_parent
+from peft_vision.core.wording import first_line
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone.load import Backbone, load_backbone
+from peft_vision.core.distributed import World
+from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images
-from peft_vision.distributed import World
 from peft_vision.features.store import TYPES, Features
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.method.base import Method
-from peft_vision.model import Model, assemble
+from peft_vision.models.model import Model, assemble
 from peft_vision.optimizer.base import Stepper
-from peft_vision.seeding import derive
-from peft_vision.trainer import Trainer
+from peft_vision.training.trainer import Trainer
 
 _BATCHES = 2  # so that a batch is not always the same memory
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from peft_vision.config import ConfigError, nearest
+from peft_vision.core.config import ConfigError, nearest
 from peft_vision.data.counter_random import below, bits
 
 AUGMENTS = ("none", "crop_flip", "flip_crop", "rand_augment")

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from peft_vision.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
+from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
@@ -23,7 +24,6 @@ from peft_vision.data.provenance import each, encoding, file_sum, sample
 from peft_vision.data.readable import left_out
 from peft_vision.data.splits import LabelledSets, Splits, fingerprint
 from peft_vision.data.twins import find_twins
-from peft_vision.preprocessing import Preprocessing
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30

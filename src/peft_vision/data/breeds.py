@@ -7,7 +7,7 @@ A run trains on train/ and tests on val/ of the source subclasses; `ood/breeds.p
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
 from peft_vision.data.imagenet import SOURCE

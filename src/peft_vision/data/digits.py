@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Arrays, labelled

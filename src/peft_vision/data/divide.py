@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.few_shot import few_shot
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets

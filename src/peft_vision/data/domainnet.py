@@ -7,7 +7,7 @@ path/sketch/airplane/sketch_002_000001.jpg  path/sketch_train.txt  path/sketch_t
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.domainnet_lists import DOMAINS, Lists
 from peft_vision.data.splits import LabelledSets

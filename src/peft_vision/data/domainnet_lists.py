@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line
+from peft_vision.core.regular import read_regular
 from peft_vision.data.domainnet_names import SENTRY40
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.printable import one_line
-from peft_vision.regular import read_regular
 
 _log = logging.getLogger("peft_vision")
 _LABEL = re.compile(r"[0-9]{1,9}")

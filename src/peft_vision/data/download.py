@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.torchvision_table import TorchvisionEntry
 
 PROBE_SECONDS = 6

@@ -8,7 +8,7 @@ The seed draws an order of each class's images, and the first k are trained on, 
 import numpy as np
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.stratify import ranks

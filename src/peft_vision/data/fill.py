@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peft_vision.core.progress import track
 from peft_vision.data.decode import UNREADABLE, Geometry
 from peft_vision.data.pictures import Arrays, Labelled
 from peft_vision.data.wholes import UncroppedImages
-from peft_vision.progress import track
 
 _CHUNK = 64  # pictures a thread takes at a time
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.fmow_table import REGIONS, read
 from peft_vision.data.splits import LabelledSets

@@ -15,10 +15,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line
+from peft_vision.core.regular import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.printable import one_line
-from peft_vision.regular import open_regular
 
 REGIONS = ("Africa", "Americas", "Asia", "Europe", "Oceania", "Other")
 _RELEASE, _ROWS, _COUNTRIES, _IMAGES = "RELEASE_v1.1.txt", "rgb_metadata.csv", "country_code_mapping.csv", "images"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, errors, snapshot_download
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.download import PROBE_SECONDS, reachable
 
 _WAYS_OUT = "fetch it where there is a network, or put its parquet files into a folder and name that instead"

@@ -8,7 +8,7 @@ Labels of its test images are not public, so runs are tested on val/, as usual.
 from pathlib import Path
 from typing import Annotated
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.imagenet_folder import read_folders, require_folders
 from peft_vision.data.splits import LabelledSets

@@ -6,7 +6,7 @@ train/n01440764/n01440764_18.JPEG
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.walk import class_files, sub_folders
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.seeding import derive
 from peft_vision.data.augment import augmented, crop_flip
 from peft_vision.data.decode import Geometry
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.wholes import UncroppedImages
-from peft_vision.seeding import derive
 
 
 def usable(workers: int) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.matlab_elements import read_matrices
 from peft_vision.data.reading import reading
 

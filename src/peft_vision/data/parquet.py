@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peft_vision.config import FILE, ConfigError, component
+from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.parquet_files import Stored, read

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.data.hub_folder import fetch
 from peft_vision.data.parquet_labels import ParquetLabels, classes_of, read_labels
 from peft_vision.data.parquet_rows import ParquetRows

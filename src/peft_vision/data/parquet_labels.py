@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, nearest
+from peft_vision.core.config import ConfigError, nearest
 from peft_vision.data.parquet_rows import File, opened
 
 _MOST_CLASSES = 1_000_000  # limit for numbers without names, so that no list of 2**62 is made

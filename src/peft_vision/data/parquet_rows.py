@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line, shown
+from peft_vision.core.regular import open_regular
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
-from peft_vision.printable import one_line, shown
-from peft_vision.regular import open_regular
 
 _MAGIC = b"PAR1"
 _FEW = 128  # bytes

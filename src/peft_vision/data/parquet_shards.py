@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.walk import files_below
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from peft_vision.core.regular import open_regular
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import reading
-from peft_vision.regular import open_regular
 
 _SAMPLE = 100  # pictures of each split: reading every picture of ImageNet would take a while
 _BEGINNINGS = {

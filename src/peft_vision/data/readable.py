@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line
 from peft_vision.data.pictures import Labelled
-from peft_vision.printable import one_line
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 20

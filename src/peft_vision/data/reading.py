@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from peft_vision.config import ConfigError
-from peft_vision.printable import one_line
-from peft_vision.records import Bounds, Unreadable, parse_json, read_bytes
-from peft_vision.regular import require_regular
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line
+from peft_vision.core.records import Bounds, Unreadable, parse_json, read_bytes
+from peft_vision.core.regular import require_regular
 
 BROKEN = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),

@@ -6,7 +6,7 @@ train training   val valid validation dev   test testing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.walk import sub_folders
 
 _NAMES = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Arrays, Pictures
 from peft_vision.data.reading import reading

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchvision.datasets import Flowers102
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.imagenet_folder import read_folders
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Files

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from peft_vision.config import NOT_HASHED, ConfigError, component
+from peft_vision.core.config import NOT_HASHED, ConfigError, component
+from peft_vision.core.regular import open_regular
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
@@ -19,7 +20,6 @@ from peft_vision.data.reading import reading
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.torchvision_arrays import KEY
 from peft_vision.data.torchvision_table import TABLE
-from peft_vision.regular import open_regular
 
 TEST_FRACTION = 0.2
 

@@ -13,9 +13,9 @@ from itertools import combinations
 
 import torch
 
+from peft_vision.core.progress import track
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each
-from peft_vision.progress import track
 
 _CHUNK = 256  # pictures a thread takes at a time
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from peft_vision.core.records import read_bytes
 from peft_vision.data.reading import reading
-from peft_vision.records import read_bytes
 
 _LARGEST = 2**28  # bytes; CIFAR-100's training images have 155 million
 _CONSTANTS = "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT"

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import shown
 from peft_vision.data.opening import endings
-from peft_vision.printable import shown
 
 _LEFT_BEHIND = frozenset(
     (

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 def whole_numbers(

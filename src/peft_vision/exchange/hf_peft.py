@@ -19,14 +19,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from peft_vision.composition import option
+from peft_vision.core.composition import option
+from peft_vision.core.records import Name, Record, Unreadable, exists, read_record
+from peft_vision.core.tensor_header import read_header
 from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import plain_head
 from peft_vision.method.lora import PLACES, LowRankUpdate
-from peft_vision.model import Model
-from peft_vision.records import Name, Record, Unreadable, exists, read_record
-from peft_vision.run import place
-from peft_vision.tensor_header import read_header
+from peft_vision.models.model import Model
+from peft_vision.runs.run import place
 
 CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
 _PREFIX = "base_model.model."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.backbone.merge import merged
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.merge import merged, plain_names, unmergeable
 from peft_vision.method.readout import Pooled
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 
 
 def timm_state(model: Model) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from peft_vision.records import Unreadable, parse_json
-from peft_vision.sharing import share
-from peft_vision.tensor_header import read_header
+from peft_vision.core.records import Unreadable, parse_json
+from peft_vision.core.sharing import share
+from peft_vision.core.tensor_header import read_header
 
 FORMAT = "peft-vision features 1"
 UNFINISHED = ".unfinished"

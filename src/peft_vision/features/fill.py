@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from peft_vision.backbone.observation import Kind
+from peft_vision.core.progress import Progress
 from peft_vision.data.images import Images
 from peft_vision.features.entry import Broken, CacheEntry, Writer
 from peft_vision.features.shelf import CacheDir
 from peft_vision.features.source import view_seed
-from peft_vision.model import Model
-from peft_vision.progress import Progress
+from peft_vision.models.model import Model
 
 _log = logging.getLogger("peft_vision")
 _BATCH_BYTES = 2**28  # observations held at a time

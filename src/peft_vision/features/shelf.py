@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from peft_vision.core.sharing import Lock
 from peft_vision.features.entry import UNFINISHED, Broken, CacheEntry, Writer, file_bytes
-from peft_vision.sharing import Lock
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30

@@ -22,14 +22,14 @@ import torch
 from pydantic import Field, NonNegativeInt
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import NOT_HASHED, ConfigError, component
+from peft_vision.core.config import NOT_HASHED, ConfigError, component
+from peft_vision.core.user_code import source_of
 from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, CacheEntry
 from peft_vision.features.fill import FeatureWriter, fill
 from peft_vision.features.shelf import CacheDir, size
 from peft_vision.features.source import Observed, Views
-from peft_vision.model import Model
-from peft_vision.user_code import source_of
+from peft_vision.models.model import Model
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30

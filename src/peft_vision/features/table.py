@@ -2,10 +2,10 @@
 
 import torch
 
+from peft_vision.core.progress import Progress
 from peft_vision.data.images import Source
 from peft_vision.features.source import FeatureTable
-from peft_vision.model import Model
-from peft_vision.progress import Progress
+from peft_vision.models.model import Model
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from peft_vision.config import locate
+from peft_vision.core.config import locate
 
 
 class Deferred(Sweeper):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft_vision.config import ConfigError
-from peft_vision.printable import complain
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import complain
 
 _SAID = "peft-vision: "
 _READ_BYTES = 2**16  # read from the end of a log

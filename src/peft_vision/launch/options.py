@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peft_vision.config import build
+from peft_vision.core.config import build
 
 
 def checked(kind: type, options: Mapping[str, Any], where: str) -> Any:

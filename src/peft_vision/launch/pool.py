@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 from peft_vision.launch.options import checked

@@ -3,6 +3,6 @@
 That process imports this module before all else, and no other process may import it.
 """
 
-from peft_vision.lifeline import die_with_parent
+from peft_vision.core.lifeline import die_with_parent
 
 die_with_parent()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import noted

@@ -10,9 +10,9 @@ from time import sleep
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
 
+from peft_vision.core.ranks import number
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import reminded
-from peft_vision.ranks import number
 
 _WARNING = signal.SIGUSR2  # submitit's choice
 _FATE_SECONDS = 300.0  # for Slurm to end a job that it has sent SIGTERM

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 _OVER = (
     "BOOT_FAIL",

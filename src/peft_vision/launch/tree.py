@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 
-from peft_vision.lifeline import adopt_orphans, die_with_parent, follow_parent, lifeline
+from peft_vision.core.lifeline import adopt_orphans, die_with_parent, follow_parent, lifeline
 
 _GRACE_SECONDS = 7.0  # for the run to end by itself after SIGTERM
 _AGAIN_SECONDS = 0.02  # until processes are looked for again, since some may have been forked meanwhile

@@ -8,12 +8,12 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.lifeline import follow_parent
 from peft_vision.launch.job import Job
 from peft_vision.launch.tree import carried_out
-from peft_vision.lifeline import follow_parent
 
-_IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.request", "peft_vision.task.train"]
+_IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.request", "peft_vision.task.train"]
 _IMPORTED = ["peft_vision.launch.server", *_IMPORTED]
 _STARTS = 3  # tries to start a process, since the server may die meanwhile
 _SERVER_DIED = 255  # multiprocessing's exit code for a process whose server died; the process may still be at work

@@ -10,7 +10,7 @@ from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import NOT_HASHED, component
+from peft_vision.core.config import NOT_HASHED, component
 from peft_vision.method.depth import Layers, chosen
 from peft_vision.method.readout import Pooled, Readout
 

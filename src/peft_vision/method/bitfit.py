@@ -1,7 +1,7 @@
 """BitFit: the backbone's biases train, nothing else (Ben Zaken et al., 2021, arXiv:2106.10199)."""
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method
 
 

@@ -16,7 +16,7 @@ from timm.layers import DropPath, QuickGELU
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "quick_gelu": QuickGELU}

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import ConfigError, build, component
+from peft_vision.core.config import ConfigError, build, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.readout import Readout
 

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import HashDefault, component
+from peft_vision.core.config import HashDefault, component
 from peft_vision.method.base import Method
 
 

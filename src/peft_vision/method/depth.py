@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 _FEW = re.compile(r"(first|last)-([1-9]\d*)")
 

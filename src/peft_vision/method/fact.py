@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
 
 _PLACES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

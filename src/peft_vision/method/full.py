@@ -7,7 +7,7 @@ Partial-k trains the last k layers and the final norm, as in the VPT paper (Jia 
 """
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method
 
 

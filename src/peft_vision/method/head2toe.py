@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.intermediates import GROUPS_A_LAYER, group_widths
 from peft_vision.backbone.observation import Kind
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.readout import Intermediates
 from peft_vision.method.selection import selection_phases

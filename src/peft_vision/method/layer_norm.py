@@ -3,7 +3,7 @@
 from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method
 
 

@@ -1,7 +1,7 @@
 """Linear probe: nothing but the head trains; the encoder's features never change."""
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
-from peft_vision.config import ConfigError, HashDefault, component
+from peft_vision.core.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
 from peft_vision.method.low_rank import Updated
 

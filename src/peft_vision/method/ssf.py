@@ -4,7 +4,7 @@ y = scale * x + shift    after patches, norms and linear layers, for the MLP's f
 """
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.method.base import Method
 from peft_vision.method.scale_shift import ScaleShift
 

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
 from peft_vision.method.prompts import Prompts, projection
 

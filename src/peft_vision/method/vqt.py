@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
-from peft_vision.config import HashDefault, IdleWith, component
+from peft_vision.core.config import HashDefault, IdleWith, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.prompts import Prompts
 from peft_vision.method.readout import Readout

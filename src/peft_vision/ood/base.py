@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.data.pictures import Labelled
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.cifar_names import CIFAR10
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import FILE, ConfigError, component
+from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.cifar_names import CIFAR10, CIFAR100
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require

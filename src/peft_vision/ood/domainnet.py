@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.domainnet_lists import DOMAINS, Lists
 from peft_vision.ood.base import OOD, Shift
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import FILE, component
+from peft_vision.core.config import FILE, component
 from peft_vision.data.fmow_table import REGIONS, check, read
 from peft_vision.ood.base import OOD, Shift
 

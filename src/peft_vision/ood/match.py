@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peft_vision.config import ConfigError, nearest
+from peft_vision.core.config import ConfigError, nearest
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD, Shift
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from peft_vision.config import ConfigError, build, nearest
+from peft_vision.core.config import ConfigError, build, nearest
 from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD

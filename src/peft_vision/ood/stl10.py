@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from peft_vision.config import FILE, ConfigError, component
+from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data import stl10_files
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import require

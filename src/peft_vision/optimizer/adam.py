@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from peft_vision.config import component
-from peft_vision.model import Model
+from peft_vision.core.config import component
+from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Stepper, parameter_groups
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

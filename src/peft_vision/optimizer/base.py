@@ -9,10 +9,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.features.source import FeatureTable
-from peft_vision.model import Model
-from peft_vision.schedule import Schedule
+from peft_vision.models.model import Model
+from peft_vision.schedule.schedules import Schedule
 
 Decays = Literal["matrices", "weights", "all"]
 """The parameters that weight decay acts on: matrices and prompts; all but biases, as in VPT's code; all, as in

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
-from peft_vision.config import OnlyWith, component
-from peft_vision.model import Model
+from peft_vision.core.config import OnlyWith, component
+from peft_vision.models.model import Model
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.adamw import Beta
 from peft_vision.optimizer.base import Stepper, parameter_groups

@@ -13,12 +13,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.config import OnlyWith, component
+from peft_vision.core.config import OnlyWith, component
+from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
 from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.adamw import Beta
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
-from peft_vision.progress import Progress
 
 
 @component

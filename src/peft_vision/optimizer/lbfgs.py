@@ -18,12 +18,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.config import component
+from peft_vision.core.config import component
+from peft_vision.core.progress import track
 from peft_vision.features.source import FeatureTable
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
 from peft_vision.optimizer.descent import descend
 from peft_vision.optimizer.logistic import Logistic
-from peft_vision.progress import track
 
 _SOLUTIONS = 4  # previous solutions that the next one is extrapolated from: up to a cubic
 

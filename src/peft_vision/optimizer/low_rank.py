@@ -19,12 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.seeding import derive
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.full_rank_part import Update, full_rank_part
 from peft_vision.optimizer.projection import Projection, Subspaces, cosine
 from peft_vision.optimizer.rule import Rule
-from peft_vision.seeding import derive
 
 _REMEMBERED = 5  # refreshes whose cosines decide whether a gap is doubled
 _LASTING = ("rank", "side", "bits", "update")  # options that a saved state must agree with

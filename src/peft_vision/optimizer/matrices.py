@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 def check_matrices(named: Mapping[str, Tensor], pattern: str, rank: int) -> None:

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from peft_vision.core.seeding import derive
 from peft_vision.optimizer.basis import Algorithm, leading
-from peft_vision.seeding import derive
 
 Side = Literal["std", "reverse_std", "left", "right", "full"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.state import Damaged
 from peft_vision.optimizer.low_rank import LowRankProjection
-from peft_vision.state import Damaged
 
 _KNOWN = (
     torch.optim.SGD,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.experiment import Experiment
-from peft_vision.model import Model
+from peft_vision.core.seeding import derive
+from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Solver
-from peft_vision.seeding import derive
+from peft_vision.runs.experiment import Experiment
 
 
 @dataclass(frozen=True)

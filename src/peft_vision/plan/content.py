@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.identity import digest, hashed
+from peft_vision.core.user_code import source_of
 from peft_vision.data.extent import Extent
 from peft_vision.data.pictures import Labelled
-from peft_vision.experiment import Experiment
-from peft_vision.identity import digest, hashed
-from peft_vision.user_code import source_of
+from peft_vision.runs.experiment import Experiment
 
 _DIVIDES = ("stage", "augment")  # keys of data that do not change which pictures there are
 _ROLES = {

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_vision.experiment import Experiment
 from peft_vision.optimizer.base import Stepper
 from peft_vision.plan.content import Content, contents
 from peft_vision.plan.expected import Expected
+from peft_vision.runs.experiment import Experiment
 
 _FREE = ("lr", "weight_decay", "momentum", "betas")  # values of an optimizer that do not change its speed
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.experiment import Experiment
+from peft_vision.runs.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from time import perf_counter
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.bench.measure import endless, forward_pass, medians
 from peft_vision.bench.setting import BenchSetting
+from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images, Source
-from peft_vision.experiment import Experiment
 from peft_vision.features.store import Features, Store
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
 from peft_vision.plan.walk import Act
-from peft_vision.probe import head_input
-from peft_vision.seeding import derive
-from peft_vision.trainer import stepping
+from peft_vision.runs.experiment import Experiment
+from peft_vision.training.probe import head_input
+from peft_vision.training.trainer import stepping
 
 Call = Callable[[], object]
 _SOLVED = 16  # epochs of a solver that are measured together, since set-up and end take as long as some epochs

@@ -8,15 +8,15 @@ entry that agrees with it in all but the pixels, if there is only one.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peft_vision.adapter import Recipe
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.distributed import World
-from peft_vision.experiment import Experiment, open_store
+from peft_vision.core.distributed import World
 from peft_vision.features.entry import inspect
 from peft_vision.features.store import KEY_LENGTH, Store
-from peft_vision.model import Model
+from peft_vision.models.adapter import Recipe
+from peft_vision.models.model import Model
 from peft_vision.plan.demand import RunGroup
+from peft_vision.runs.experiment import Experiment, open_store
 
 _DECODED = 5000  # most images of a split that a plan decodes
 _OF_A_SPLIT = ("split", "kind")  # fields of an entry's origin that its key does not depend on

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peft_vision.config import ConfigError, nearest
+from peft_vision.core.config import ConfigError, nearest
+from peft_vision.core.records import Unreadable, exists, read_yaml, validated
 from peft_vision.published.benchmarks import BENCHMARKS, Benchmark
-from peft_vision.records import Unreadable, exists, read_yaml, validated
 
 _HERE = Path(__file__).parent
 Percent = Annotated[float, Field(ge=0, le=100)]

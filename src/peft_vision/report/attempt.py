@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError
-from peft_vision.printable import one_line
-from peft_vision.records import read_yaml
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import one_line
+from peft_vision.core.records import read_yaml
 from peft_vision.report.finished import RunRecord, settled
 
 

@@ -5,12 +5,12 @@ from itertools import groupby
 
 from rich.table import Table as RichTable
 
+from peft_vision.core.spreadsheet import csv_of_records
 from peft_vision.report.beside import ComparedFigure, PublishedComparison
 from peft_vision.report.board_text import figure
 from peft_vision.report.latex import escaped
 from peft_vision.report.markup import Heading, Markup, PageCell, element, joined, table
 from peft_vision.report.terminal import tables
-from peft_vision.spreadsheet import csv_of_records
 
 MINIATURE = "miniature data: these figures prove nothing about accuracy"
 _NONE = "—"

@@ -10,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, build, hashed_fields, locate
-from peft_vision.experiment import KINDS, LATER
-from peft_vision.identity import canonical, class_name, hashed
-from peft_vision.printable import one_line
-from peft_vision.records import exists
+from peft_vision.core.config import ConfigError, build, hashed_fields, locate
+from peft_vision.core.identity import canonical, class_name, hashed
+from peft_vision.core.printable import one_line
+from peft_vision.core.records import exists
+from peft_vision.core.trust import check_targets
+from peft_vision.core.user_code import CODE
 from peft_vision.report.run_files import Choice, InterpolationRecord, Result, Shifts, Solved, TuningResult, load, parsed
-from peft_vision.run import Run
-from peft_vision.trust import check_targets
-from peft_vision.user_code import CODE
+from peft_vision.runs.experiment import KINDS, LATER
+from peft_vision.runs.run import Run
 
 OVER_SETS = ("mean", "worst")  # stand in place of a set's name in a metric
 TUNE = "tune"  # data.stage of runs that only compare settings, without test images

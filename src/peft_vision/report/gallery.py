@@ -15,7 +15,7 @@ from PIL import Image
 
 from peft_vision.report.options import Format
 from peft_vision.report.pictures import Picture
-from peft_vision.run import place
+from peft_vision.runs.run import place
 
 _DPI = 150
 # colours of figures, and the CSS colours of the page that replace them so that they follow its theme

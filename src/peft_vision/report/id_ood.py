@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from peft_vision.config import nearest
+from peft_vision.core.config import nearest
 from peft_vision.report.choose import MethodCell, cell
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.protocol import Protocol, protocol, titled

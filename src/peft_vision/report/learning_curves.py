@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from peft_vision.records import Unreadable, exists, read_json_lines
+from peft_vision.core.records import Unreadable, exists, read_json_lines
 from peft_vision.report.choose import Setting
 from peft_vision.report.log_axis import set_log
 from peft_vision.report.panels import panel_figure

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.report.robustness import Transform
 from peft_vision.report.significance import Over
 

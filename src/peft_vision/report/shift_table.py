@@ -8,10 +8,10 @@ from typing import Literal
 
 from rich.table import Table
 
+from peft_vision.core.spreadsheet import csv_text
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
 from peft_vision.report.terminal import tables
-from peft_vision.spreadsheet import csv_text
 
 _MISSING = "-"
 _WORDS = ("method", "setting")  # columns that hold no figures

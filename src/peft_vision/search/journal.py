@@ -10,7 +10,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from peft_vision.run import writing
+from peft_vision.runs.run import writing
 
 
 def open_journal(path: Path) -> JournalStorage:

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 
 def check_optuna() -> None:

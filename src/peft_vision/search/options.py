@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import optuna
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 
 
 @component

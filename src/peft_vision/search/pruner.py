@@ -7,10 +7,10 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from peft_vision.config import component
-from peft_vision.pruner import Pruner
+from peft_vision.core.config import component
 from peft_vision.search.journal import open_journal
 from peft_vision.search.options import pruner
+from peft_vision.training.pruner import Pruner
 
 
 @component

@@ -9,11 +9,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from peft_vision.config import ConfigError, Pruned
-from peft_vision.experiment import Experiment
-from peft_vision.identity import digest
+from peft_vision.core.config import ConfigError, Pruned
+from peft_vision.core.identity import digest
 from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.plan.expected import Expected, evenly
+from peft_vision.runs.experiment import Experiment
 from peft_vision.search.options import SearchOptions
 from peft_vision.search.space import Space
 from peft_vision.search.study import Study, at_work

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 _DIGITS = 4  # significant digits of a drawn number; more would only be hard to read
 

@@ -18,8 +18,8 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from peft_vision.config import ConfigError
-from peft_vision.run import writing
+from peft_vision.core.config import ConfigError
+from peft_vision.runs.run import writing
 from peft_vision.search.journal import open_journal
 from peft_vision.search.options import SearchOptions, sampler
 from peft_vision.search.space import Space

@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from optuna.trial import TrialState
 
-from peft_vision.config import ConfigError, Pruned
+from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.launch.options import checked
 from peft_vision.plan.expected import Expected
 from peft_vision.search.options import SearchOptions

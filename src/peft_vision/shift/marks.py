@@ -6,12 +6,12 @@ A mark stands for a set's options. If it differs only by the location of files, 
 from collections.abc import Mapping
 from typing import Any
 
-from peft_vision.adapter import read_adapter
-from peft_vision.config import hashed_fields
-from peft_vision.experiment import Experiment
-from peft_vision.identity import digest, hashed, located
+from peft_vision.core.config import hashed_fields
+from peft_vision.core.identity import digest, hashed, located
+from peft_vision.models.adapter import read_adapter
 from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import opened
+from peft_vision.runs.experiment import Experiment
 
 
 def marks_of(ood: OOD) -> dict[str, str]:

@@ -9,16 +9,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from peft_vision.adapter import Recipe, load_probe
 from peft_vision.backbone.load import load_backbone
-from peft_vision.composition import option
-from peft_vision.config import ConfigError
-from peft_vision.experiment import Experiment
-from peft_vision.interpolation import between, changed
-from peft_vision.model import Model
-from peft_vision.phases import begin_next_phase
-from peft_vision.saved import Saved, open_saved
-from peft_vision.seeding import derive
+from peft_vision.core.composition import option
+from peft_vision.core.config import ConfigError
+from peft_vision.core.seeding import derive
+from peft_vision.interpolation.wise_ft import between, changed
+from peft_vision.models.adapter import Recipe, load_probe
+from peft_vision.models.model import Model
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.saved import Saved, open_saved
+from peft_vision.training.phases import begin_next_phase
 
 FINAL, PROBE = "final", "probe"
 

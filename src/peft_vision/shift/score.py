@@ -11,8 +11,8 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Observation
 from peft_vision.data.images import Source
-from peft_vision.evaluate import Predictions, columns, judge
-from peft_vision.model import Model
+from peft_vision.models.model import Model
+from peft_vision.training.evaluate import Predictions, columns, judge
 
 
 def score(

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.distributed import World
 from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
-from peft_vision.distributed import World
-from peft_vision.experiment import Experiment, open_store
 from peft_vision.features.table import tabulated
-from peft_vision.model import Model
+from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import opened
+from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.shift.marks import current, marks_of
 from peft_vision.shift.models import FINAL, PROBE, Models, at
 from peft_vision.shift.score import score

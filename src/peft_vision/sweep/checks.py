@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from peft_vision.config import ConfigError
-from peft_vision.experiment import Experiment
+from peft_vision.core.config import ConfigError
+from peft_vision.runs.experiment import Experiment
 
 _NAMED = 3  # points of one fault, and faults of data, that a message lists
 

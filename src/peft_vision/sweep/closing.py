@@ -5,12 +5,12 @@ from numbers import Real
 from pathlib import Path
 from statistics import fmean
 
-from peft_vision.attempt import attempt, mirrored_as
-from peft_vision.identity import digest
+from peft_vision.core.identity import digest
 from peft_vision.report.comparison import ReportContent, compare
 from peft_vision.report.options import Options
+from peft_vision.runs.attempt import attempt, mirrored_as
 from peft_vision.sweep.point import PointResult
-from peft_vision.tracker import Log, Tracker
+from peft_vision.tracker.trackers import Log, Tracker
 
 
 def close(ended: Sequence[PointResult], options: Options | None, name: str, *, is_news: bool) -> None:

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from peft_vision.request import Request
+from peft_vision.core.request import Request
 
 
 class Composer:

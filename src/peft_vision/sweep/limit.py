@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from peft_vision.config import Busy, ConfigError, Pruned
+from peft_vision.core.config import Busy, ConfigError, Pruned
 
 
 class NotStarted(Exception):

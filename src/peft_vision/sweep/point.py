@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import Busy, ConfigError, build
-from peft_vision.experiment import Experiment
-from peft_vision.request import Request
-from peft_vision.served import Served
+from peft_vision.core.config import Busy, ConfigError, build
+from peft_vision.core.request import Request
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import is_scored
 from peft_vision.task.base import Task
 from peft_vision.task.shown import is_settled

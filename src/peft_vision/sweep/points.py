@@ -20,26 +20,26 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import ConfigError, build
-from peft_vision.identity import digest
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.identity import digest
+from peft_vision.core.ranks import check_alone
+from peft_vision.core.sweep_agent import out_of_sight
+from peft_vision.core.wording import fault
 from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.options import checked
 from peft_vision.plan.expected import Expected, together
 from peft_vision.published.tables import table
-from peft_vision.ranks import check_alone
 from peft_vision.report.options import Options
-from peft_vision.served import Served
+from peft_vision.runs.served import Served
 from peft_vision.sweep.checks import account, account_of_data, by_data, check
 from peft_vision.sweep.closing import close
 from peft_vision.sweep.composer import Composer
 from peft_vision.sweep.limit import Limit, NotStarted
 from peft_vision.sweep.point import Point, PointResult, also_read, labels
 from peft_vision.sweep.view import View
-from peft_vision.sweep_agent import out_of_sight
 from peft_vision.task.base import Task
 from peft_vision.task.plan import Plan
 from peft_vision.task.reproduce import NO_TABLE, Reproduce
-from peft_vision.wording import fault
 
 logger = logging.getLogger("peft_vision")
 _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # keys that do not change what is compared

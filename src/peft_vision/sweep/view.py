@@ -11,12 +11,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from peft_vision.config import Pruned
-from peft_vision.console import Console
-from peft_vision.progress import clock, terminal
-from peft_vision.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
+from peft_vision.core.config import Pruned
+from peft_vision.core.console import Console
+from peft_vision.core.progress import clock, terminal
+from peft_vision.core.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
+from peft_vision.core.wording import fault
 from peft_vision.sweep.point import Point, PointResult
-from peft_vision.wording import fault
 
 _FRAMES_PER_SECOND = 2
 _SHOWN = 12  # most running runs in the table

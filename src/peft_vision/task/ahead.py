@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from peft_vision.adapter import write_adapter
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.splits import Splits
-from peft_vision.experiment import Experiment
 from peft_vision.method.selection import head_columns
-from peft_vision.model import Model
+from peft_vision.models.adapter import write_adapter
+from peft_vision.models.model import Model
 from peft_vision.ood.opened import foresee, opened
+from peft_vision.runs.experiment import Experiment
 from peft_vision.shift.scoring import NO_VALIDATION
 
 

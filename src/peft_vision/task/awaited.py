@@ -4,11 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from peft_vision.experiment import Experiment
-from peft_vision.records import Unreadable, read_json_lines
-from peft_vision.run import Run
+from peft_vision.core.records import Unreadable, read_json_lines
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run import Run
 from peft_vision.task.mirrored import mirrored
-from peft_vision.tracker import Log
+from peft_vision.tracker.trackers import Log
 
 _log = logging.getLogger("peft_vision")
 _COSTS = ("images_per_second", "peak_mib", "train_seconds", "wall_seconds")

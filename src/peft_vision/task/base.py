@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 
 
 @component

@@ -15,17 +15,17 @@ from peft_vision.bench.measure import measure_forward, measure_step
 from peft_vision.bench.methods import method_configs
 from peft_vision.bench.process import Failure, apart
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.component_names import shortened
-from peft_vision.config import ConfigError, build_all, component
-from peft_vision.console import Console
-from peft_vision.distributed import World, choose_device
+from peft_vision.core.component_names import shortened
+from peft_vision.core.config import ConfigError, build_all, component
+from peft_vision.core.console import Console
+from peft_vision.core.distributed import World, choose_device
+from peft_vision.core.progress import track
 from peft_vision.features.store import Features
-from peft_vision.head import Head
+from peft_vision.head.base import Head
 from peft_vision.optimizer.base import Optimizer, Stepper
-from peft_vision.progress import track
-from peft_vision.run import place, writing
+from peft_vision.runs.run import place, writing
 from peft_vision.task.base import Task
-from peft_vision.trainer import Trainer
+from peft_vision.training.trainer import Trainer
 
 _KINDS = {"backbone": Backbone, "head": Head, "optimizer": Optimizer, "trainer": Trainer, "features": Features}
 _WIDEST = 200

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from peft_vision.config import ConfigError, build, component
-from peft_vision.console import Console
+from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.console import Console
+from peft_vision.core.progress import track
 from peft_vision.features.entry import Found, inspect
 from peft_vision.features.shelf import removal, size
 from peft_vision.features.store import Features
-from peft_vision.progress import track
 from peft_vision.task.base import Task
 
 _WIDEST = 200

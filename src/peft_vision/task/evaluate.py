@@ -11,18 +11,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peft_vision.component_names import shortened
-from peft_vision.config import ConfigError, build, component
-from peft_vision.console import Console
+from peft_vision.core.component_names import shortened
+from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.console import Console
+from peft_vision.core.distributed import world
+from peft_vision.core.environment import environment
+from peft_vision.core.identity import digest
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.data.splits import Splits
-from peft_vision.distributed import world
-from peft_vision.environment import environment
-from peft_vision.identity import digest
 from peft_vision.report.summary import metrics_table
-from peft_vision.run import place
-from peft_vision.saved import Saved, open_saved, saved_folder
+from peft_vision.runs.run import place
+from peft_vision.runs.saved import Saved, open_saved, saved_folder
 from peft_vision.task.base import Task
 from peft_vision.task.own_data import OTHERS, data_of
 

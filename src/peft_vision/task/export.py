@@ -15,16 +15,16 @@ from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from peft_vision.adapter import load_tuned
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import unwrapped
-from peft_vision.config import ConfigError, build, component
-from peft_vision.console import Console
+from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.console import Console
 from peft_vision.exchange import hf_peft, onnx_model
 from peft_vision.exchange.loading_line import of_peft, of_timm, timm_arguments
 from peft_vision.exchange.timm_weights import timm_state
-from peft_vision.run import place, writing
-from peft_vision.saved import Saved, open_saved
+from peft_vision.models.adapter import load_tuned
+from peft_vision.runs.run import place, writing
+from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
 
 _CHECKED = 8  # random images that the logits are compared on

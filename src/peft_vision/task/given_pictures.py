@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.printable import shown
 from peft_vision.data.pictures import Files
 from peft_vision.data.walk import image_files
-from peft_vision.printable import shown
 
 _KEY = "images"
 

@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from peft_vision.printable import one_line
+from peft_vision.core.printable import one_line
 
 FEW = 12  # at most this many pictures get a row each
 _NEXT = 2  # runner-up classes shown for each picture

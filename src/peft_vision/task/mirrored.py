@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft_vision.attempt import mirrored_as
-from peft_vision.config import ConfigError
-from peft_vision.experiment import Experiment
-from peft_vision.run import Run
-from peft_vision.tracker import Log
-from peft_vision.wording import fault, is_homeless
+from peft_vision.core.config import ConfigError
+from peft_vision.core.wording import fault, is_homeless
+from peft_vision.runs.attempt import mirrored_as
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run import Run
+from peft_vision.tracker.trackers import Log
 
 _log = logging.getLogger("peft_vision")
 

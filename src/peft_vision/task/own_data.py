@@ -14,11 +14,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from peft_vision.config import ConfigError
-from peft_vision.run import Run
-from peft_vision.saved import read_config
-from peft_vision.shipped import unless_chosen
-from peft_vision.trust import check_targets
+from peft_vision.core.config import ConfigError
+from peft_vision.core.shipped import unless_chosen
+from peft_vision.core.trust import check_targets
+from peft_vision.runs.run import Run
+from peft_vision.runs.saved import read_config
 
 OTHERS = "these are the run's own data; data=... chooses others"
 

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from peft_vision.bench.setting import BenchSetting
-from peft_vision.config import component
-from peft_vision.console import Console
-from peft_vision.distributed import World, choose_device
-from peft_vision.environment import environment
-from peft_vision.experiment import Experiment
+from peft_vision.core.config import component
+from peft_vision.core.console import Console
+from peft_vision.core.distributed import World, choose_device
+from peft_vision.core.environment import environment
+from peft_vision.core.progress import track
 from peft_vision.plan.anatomy import Anatomy, anatomy
 from peft_vision.plan.bill import Priced, bill
 from peft_vision.plan.demand import RunGroup, demands, kind
@@ -25,8 +25,8 @@ from peft_vision.plan.shelved import shelved
 from peft_vision.plan.stock import Stock
 from peft_vision.plan.walk import acts
 from peft_vision.plan.words import notes, plan_tables, slurm_line
-from peft_vision.progress import track
-from peft_vision.served import Served
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.served import Served
 from peft_vision.task.train import Train
 
 _log = logging.getLogger("peft_vision")

@@ -10,25 +10,25 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from peft_vision.config import ConfigError, build, component
-from peft_vision.console import Console
+from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.console import Console
+from peft_vision.core.distributed import world
+from peft_vision.core.printable import one_line, say, shown
+from peft_vision.core.progress import Progress
+from peft_vision.core.spreadsheet import write_csv
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
-from peft_vision.distributed import world
-from peft_vision.printable import one_line, say, shown
-from peft_vision.progress import Progress
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
-from peft_vision.run import place
-from peft_vision.saved import Saved, open_saved
-from peft_vision.spreadsheet import write_csv
+from peft_vision.runs.run import place
+from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
 from peft_vision.task.given_pictures import given_pictures
 from peft_vision.task.labels_table import labels_table
-from peft_vision.trainer import Trainer
+from peft_vision.training.trainer import Trainer
 
 _log = logging.getLogger("peft_vision")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError, component
+from peft_vision.core.config import ConfigError, component
 from peft_vision.report.comparison import compare
 from peft_vision.report.options import Options
 from peft_vision.task.base import Task

@@ -3,7 +3,7 @@
 Each run is an ordinary training; the comparison is made at the end of the sweep.
 """
 
-from peft_vision.config import component
+from peft_vision.core.config import component
 from peft_vision.task.train import Train
 
 NO_TABLE = (

@@ -6,17 +6,17 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from peft_vision.adapter import load_tuned, read_adapter
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.distributed import World
+from peft_vision.core.records import Unreadable
+from peft_vision.core.state import Damaged, check_tensors
 from peft_vision.data.splits import Splits
-from peft_vision.distributed import World
-from peft_vision.experiment import Experiment
-from peft_vision.model import Model
-from peft_vision.phases import begin_phases
-from peft_vision.records import Unreadable
-from peft_vision.run import OTHER_VERSION, Run
-from peft_vision.state import Damaged, check_tensors
-from peft_vision.train_state import TrainState
+from peft_vision.models.adapter import load_tuned, read_adapter
+from peft_vision.models.model import Model
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run import OTHER_VERSION, Run
+from peft_vision.training.phases import begin_phases
+from peft_vision.training.train_state import TrainState
 
 _SECONDS = ("train_seconds", "stepped_seconds", "wall_seconds")
 _COUNTS = ("epochs", "stepped_epochs", "rows", "test_reads")

@@ -8,31 +8,31 @@ from typing import Any
 
 from torch import nn
 
-from peft_vision.adapter import Recipe, write_adapter, write_probe
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
+from peft_vision.core.distributed import World
+from peft_vision.core.environment import environment, forget_peak, most_mib, peak_mib
+from peft_vision.core.seeding import derive
+from peft_vision.core.user_code import files_of
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.data.twins import worded
-from peft_vision.distributed import World
-from peft_vision.environment import environment, forget_peak, most_mib, peak_mib
-from peft_vision.experiment import Experiment, open_store
-from peft_vision.model import Model
+from peft_vision.models.adapter import Recipe, write_adapter, write_probe
+from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Stepper
-from peft_vision.phases import fit_phases
-from peft_vision.probe import check_model, said
-from peft_vision.pruner import Pruner
-from peft_vision.run import Run
-from peft_vision.seeding import derive
-from peft_vision.served import checkpoint_sum
+from peft_vision.runs.experiment import Experiment, open_store
+from peft_vision.runs.run import Run
+from peft_vision.runs.served import checkpoint_sum
 from peft_vision.task.ahead import check_end, rehearse
 from peft_vision.task.awaited import summary, tell_epochs
 from peft_vision.task.mirrored import mirrored
 from peft_vision.task.resuming import origin, resumed
-from peft_vision.tracker import Log
-from peft_vision.train_state import Training, TrainState
-from peft_vision.user_code import files_of
-from peft_vision.whole_batch import check_whole_batch
+from peft_vision.tracker.trackers import Log
+from peft_vision.training.phases import fit_phases
+from peft_vision.training.probe import check_model, said
+from peft_vision.training.pruner import Pruner
+from peft_vision.training.train_state import Training, TrainState
+from peft_vision.training.whole_batch import check_whole_batch
 
 logger = logging.getLogger("peft_vision")
 

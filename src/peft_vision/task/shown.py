@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_vision.experiment import Experiment
+from peft_vision.core.wording import fault
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
-from peft_vision.run import Run
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run import Run
 from peft_vision.task.mirrored import mirrored
-from peft_vision.wording import fault
 
 _log = logging.getLogger("peft_vision")
 _OF = ("metrics", "images", "interpolation")  # keys of the record that pictures depend on

@@ -8,20 +8,20 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
-from peft_vision.config import ConfigError, build, component
-from peft_vision.distributed import World, world
-from peft_vision.experiment import Experiment
-from peft_vision.pruner import Pruner
+from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.distributed import World, world
+from peft_vision.core.state import Damaged
 from peft_vision.report.shift_summary import print_shifts
 from peft_vision.report.summary import print_summary
-from peft_vision.run import Run
-from peft_vision.served import Served
+from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run import Run
+from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import score_shifts
-from peft_vision.state import Damaged
 from peft_vision.task.awaited import tell_again
 from peft_vision.task.base import Task
 from peft_vision.task.session import TrainingSession
 from peft_vision.task.shown import are_drawn, show_pictures, told
+from peft_vision.training.pruner import Pruner
 
 logger = logging.getLogger("peft_vision")
 

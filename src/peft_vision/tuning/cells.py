@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from peft_vision.experiment import Experiment
-from peft_vision.identity import digest
+from peft_vision.core.identity import digest
 from peft_vision.report.choose import DIGITS, cell
+from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.point import PointResult
 
 Selection = Literal["validation", "test"]

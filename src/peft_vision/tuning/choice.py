@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from peft_vision.report.choose import RULE
-from peft_vision.run import Run, writing
+from peft_vision.runs.run import Run, writing
 from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, Selection, setting
 

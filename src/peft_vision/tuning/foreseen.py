@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from peft_vision.config import build
-from peft_vision.experiment import Experiment
+from peft_vision.core.config import build
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.plan.expected import Expected, evenly
+from peft_vision.runs.experiment import Experiment
 from peft_vision.tuning.cells import images_and_model
 
 _TRIED = ("C", "lr", "weight_decay")  # keys whose lists a solver chooses from within a run

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from rich.table import Table
 
-from peft_vision.console import Console
+from peft_vision.core.console import Console
 from peft_vision.sweep.point import PointResult
 from peft_vision.tuning.cells import Decision, Selection
 

@@ -15,14 +15,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.config import ConfigError, Pruned
+from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.launch.options import checked
 from peft_vision.plan.expected import Expected, together
 from peft_vision.search.needed import check_optuna
-from peft_vision.stage import check_stage
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper, expected
+from peft_vision.training.stage import check_stage
 from peft_vision.tuning.cells import SHOWN, Decision, Selection, decisions, images_and_model
 from peft_vision.tuning.choice import write_choice
 from peft_vision.tuning.foreseen import by_cell, unknown

@@ -8,7 +8,7 @@ devkit/cars_meta.mat                 class_names
 
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
 from peft_vision.data.fgvc.tables import labelled_paths, named

@@ -3,7 +3,7 @@
 train_list.mat, test_list.mat   file_list: paths below Images/; labels: 1 to 120
 """
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
 from peft_vision.data.fgvc.tables import labelled_paths

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import NOT_HASHED, HashDefault, component
+from peft_vision.core.config import NOT_HASHED, HashDefault, component
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.divide import without_images
 from peft_vision.data.extent import Extent
@@ -23,7 +24,6 @@ from peft_vision.data.fgvc.listing import Label
 from peft_vision.data.fgvc.whole import require_numbers, require_pictures
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.splits import LabelledSets, Splits
-from peft_vision.preprocessing import Preprocessing
 
 _log = logging.getLogger("peft_vision")
 _RELEASES = {"cub200": birds, "nabirds": birds, "flowers102": flowers, "dogs": dogs, "cars": cars}

@@ -6,7 +6,7 @@ setid.mat         trnid, valid, tstid: the numbers of the images of each split
 
 from torchvision.datasets import Flowers102
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
 from peft_vision.data.fgvc.tables import named, numbers

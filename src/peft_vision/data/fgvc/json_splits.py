@@ -9,11 +9,11 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.records import exists
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Label, Listing
 from peft_vision.data.reading import quoted, read_json, refuse_repeated, short
-from peft_vision.records import exists
 
 
 def read(copy: Copy) -> Listing:

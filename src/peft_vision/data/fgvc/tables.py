@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.matlab import texts
 from peft_vision.data.reading import refuse_repeated
 from peft_vision.data.whole_numbers import whole_numbers

@@ -1,6 +1,6 @@
 """This module checks that a copy has every picture in its lists, and the benchmark's numbers of classes and images."""
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
 

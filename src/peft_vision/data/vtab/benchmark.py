@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.config import FILE, NOT_HASHED, ConfigError, component
+from peft_vision.core.config import FILE, NOT_HASHED, ConfigError, component
 from peft_vision.data.base import Data
 from peft_vision.data.extent import Extent
 from peft_vision.data.parquet_files import Stored

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import quoted, read_lines, short
 from peft_vision.data.vtab.release import Release

@@ -5,7 +5,7 @@ root/vtab-1k/cifar/train-00000-of-00001.parquet, or without vtab-1k/, or from th
 
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.parquet_files import Stored, read
 from peft_vision.data.vtab.processed import folders
 from peft_vision.data.vtab.release import Release

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.records import exists
+from peft_vision.core.regular import open_regular
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason
 from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice
@@ -21,8 +23,6 @@ from peft_vision.data.vtab.records import Encoded, Place, place_of
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, VtabTask
 from peft_vision.data.vtab.tfrecord import example, records
-from peft_vision.records import exists
-from peft_vision.regular import open_regular
 
 _INFO = "dataset_info.json"
 _LONGEST_NAME = 100  # characters of a class name

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".rar", ".7z", ".001")
 _NAMED = 3  # missing files named in a message

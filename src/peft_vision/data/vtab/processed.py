@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, names_in, quoted, read_lines
 from peft_vision.data.vtab.presence import require

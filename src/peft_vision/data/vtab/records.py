@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular, read_middle
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import reading, short
 from peft_vision.data.vtab.tfrecord import example, payloads
-from peft_vision.regular import open_regular, read_middle
 
 
 class Place(NamedTuple):

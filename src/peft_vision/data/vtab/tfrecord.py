@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular
 from peft_vision.data.reading import reading
-from peft_vision.regular import open_regular
 
 _HEADER, _FOOTER = 12, 4  # bytes around a payload
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected

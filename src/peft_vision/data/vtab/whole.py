@@ -1,6 +1,6 @@
 """This module checks that a copy has the benchmark's numbers of images and classes."""
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.divide import without_images
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TRAIN, VAL, VtabTask

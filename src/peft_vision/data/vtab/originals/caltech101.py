@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
 from peft_vision.data.imagenet_folder import read_folders
 from peft_vision.data.stratify import draw

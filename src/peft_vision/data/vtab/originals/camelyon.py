@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import require_regular
 from peft_vision.data.pictures import Labelled, Pictures, labelled
 from peft_vision.data.reading import reading
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.whole_numbers import whole_numbers
-from peft_vision.regular import require_regular
 
 _CLASSES = ("no tumour", "tumour")
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}

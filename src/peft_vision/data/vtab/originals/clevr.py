@@ -11,14 +11,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, names_in, quoted, reading, refuse_repeated
 from peft_vision.data.vtab.labels import CLASSES, clevr_count, clevr_distance
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Reader, Release
-from peft_vision.regular import open_regular
 
 _FOLDER = "CLEVR_v1.0"
 _FAR = 1e6  # no object is this far away

@@ -6,7 +6,7 @@ dmlab-train.tfrecord-*  dmlab-validation.tfrecord-*  dmlab-test.tfrecord-*    of
 
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import reading, short
 from peft_vision.data.vtab.order import chosen, stored

@@ -16,7 +16,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular
 from peft_vision.data.numpy_files import read_head, read_values
 from peft_vision.data.pictures import labelled
 from peft_vision.data.reading import reading
@@ -26,7 +27,6 @@ from peft_vision.data.vtab.originals.rows import Rows, picked
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Reader, Release
 from peft_vision.data.whole_numbers import whole_numbers
-from peft_vision.regular import open_regular
 
 _FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _TRAIN, _VAL = 80, 90  # percent, the ends of the train and the validation part

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import quoted, read_lines, reading, refuse_repeated
 from peft_vision.data.vtab.labels import CLASSES, KITTI_TYPES, kitti_distance

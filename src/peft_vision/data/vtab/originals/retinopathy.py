@@ -8,7 +8,8 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import names_in, quoted, reading, refuse_repeated, short
 from peft_vision.data.vtab.order import chosen, stored
@@ -16,7 +17,6 @@ from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.data.vtab.originals.retina import btgraham_300
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
-from peft_vision.regular import open_regular
 
 _TRAIN, _SOLUTION = "trainLabels.csv", "retinopathy_solution.csv"
 _text = partial(TextIOWrapper, encoding="utf-8-sig", newline="")

@@ -17,7 +17,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
+from peft_vision.core.regular import open_regular
 from peft_vision.data.numpy_files import num_bytes
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import reading
@@ -26,7 +27,6 @@ from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.originals.rows import Rows, picked
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Reader, Release
-from peft_vision.regular import open_regular
 
 _KINDS = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}  # by magic number
 _FILES = {

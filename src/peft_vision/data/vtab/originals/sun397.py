@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, quoted, read_lines, refuse_repeated, short

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from peft_vision.config import ConfigError
+from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Files, Labelled
 from peft_vision.data.torchvision_sets import read_split
 from peft_vision.data.torchvision_table import TABLE

@@ -1,0 +1,114 @@
+"""This module computes the identity of a run: a digest of every value that can change the result of its training.
+
+    identity = sha256(JSON of {group: canonical(component)} and the seed)
+
+The values are those that pydantic built, so 1e-3 and 0.001, 0 and 0.0, or 100 and 1e2 are one value. A component is
+named by its class; a class of this package by its bare name, so that moving it to another module changes no identity.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from peft_vision.core.config import FILE, NOT_HASHED, HashDefault, OnlyWith, hashed_fields, locate, marks
+
+PACKAGED = "package:"
+"""The prefix of the name of a file that is shipped inside this package."""
+_EXACT = 2**53  # beyond it floats no longer represent every whole number
+
+
+def digest(values: Any) -> str:
+    """Return 16 hex digits that stand for `values`, which must be in canonical form."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
+    """Return the class of a component and its values in canonical form, without those that cannot change a result.
+    `places`: whether the paths of the files that it names count."""
+    cls = type(component)
+    kept = {"_target_": class_name(cls)}
+    for field in fields(cls):
+        value, field_marks = getattr(component, field.name), marks(cls).get(field.name, ())
+        idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in field_marks)
+        incidental = idle or any(mark in (NOT_HASHED, HashDefault(value)) for mark in field_marks)
+        if not incidental and (places or FILE not in field_marks):
+            kept[field.name] = canonical(absolute(value) if FILE in field_marks else value)
+    return kept
+
+
+def class_name(cls: type) -> str:
+    """Return the bare name of a class of this package, or the dotted path of a user's class."""
+    ours = cls.__module__.partition(".")[0] == "peft_vision"
+    return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def canonical(value: Any) -> Any:
+    """Return one JSON form for equal values: whole numbers as integers, mappings by key. Components keep their order,
+    since the order of a method's parts decides what it computes."""
+    if is_dataclass(value):
+        return hashed(value)
+    if isinstance(value, Mapping):
+        if any(is_dataclass(inner) for inner in value.values()):
+            return [[str(key), canonical(inner)] for key, inner in value.items()]
+        return {str(key): canonical(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((canonical(inner) for inner in value), key=str)
+    if isinstance(value, list | tuple):
+        return [canonical(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
+    """Return `node` with the values of the component built from it, in types that YAML and JSON can hold."""
+    return {key: node[key] if key == "_target_" else spelled(getattr(component, key)) for key in node}
+
+
+def files(component: Any) -> list[str]:
+    """Return the absolute paths of the user's files and folders that a component names."""
+    named = [getattr(component, name) for name, field_marks in marks(type(component)).items() if FILE in field_marks]
+    texts = [text for value in named for text in (value.values() if isinstance(value, Mapping) else [value])]
+    return [absolute(text) for text in texts if text is not None and not text.startswith(PACKAGED)]
+
+
+def located(component: Any) -> Any:
+    """Return the same component with absolute paths for the files that it names."""
+    named = {
+        name: getattr(component, name) for name, field_marks in marks(type(component)).items() if FILE in field_marks
+    }
+    return replace(component, **{name: absolute(value) for name, value in named.items()}) if named else component
+
+
+def absolute(name: Any) -> Any:
+    """Return the absolute path of a file or folder, also for paths within a mapping, so that it does not depend on the
+    current folder; return other values and files of this package as they are."""
+    if isinstance(name, Mapping):
+        return {key: absolute(inner) for key, inner in name.items()}
+    if not isinstance(name, str) or name.startswith(PACKAGED):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
+def spelled(value: Any) -> Any:
+    """Return a component as the plain values that build it again, its class among them; other values as they are."""
+    if is_dataclass(value):
+        cls = type(value)
+        values = {field.name: spelled(getattr(value, field.name)) for field in fields(cls)}
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **values}
+    if isinstance(value, Mapping):
+        return {str(key): spelled(inner) for key, inner in value.items()}
+    return [spelled(inner) for inner in value] if isinstance(value, list | tuple | set | frozenset) else value
+
+
+def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:
+    """Return a run's identity as versions up to 0.1.0 computed it: from the values as they were written."""
+    written = {}
+    for group, node in groups.items():
+        values = {key: value for key, value in node.items() if key != "_target_"}
+        written[group] = {"_target_": node["_target_"], **hashed_fields(locate(node["_target_"], group), values)}
+    return digest({**written, "seed": seed})

@@ -1,0 +1,67 @@
+"""This module describes the images that a backbone's weights expect: the backbone states them, and the data follow."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from peft_vision.core.records import Record, first_fault
+
+_Mean = Annotated[float, Field(ge=-1000, le=1000)]
+_Std = Annotated[float, Field(ge=1e-6, le=1000)]
+
+
+class _Recorded(Record, extra="forbid"):
+    size: Annotated[int, Field(gt=0, le=8192)]
+    mean: Annotated[list[_Mean], Field(min_length=3, max_length=3)]
+    std: Annotated[list[_Std], Field(min_length=3, max_length=3)]
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    crop: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The images that a backbone expects: squares of `size` pixels; channel `mean` and `std` for images in [0, 1];
+    `interpolation`, a torchvision InterpolationMode value; `crop`, the share of the resized short side to keep."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop: float
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields as plain values, for result.json and adapter metadata."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def restore(cls, record: Any) -> "Preprocessing":
+        """Return the preprocessing of a `record`; raise ValueError if it is not a valid one."""
+        try:
+            read = _Recorded.model_validate(record)
+        except ValidationError as error:
+            raise ValueError(f"preprocessing: {first_fault(error)}") from error
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in read.model_dump().items()})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size} px, {self.interpolation}, crop {self.crop:g}, "
+            f"mean {'/'.join(f'{m:g}' for m in self.mean)}, std {'/'.join(f'{s:g}' for s in self.std)}"
+        )
+
+
+class Normalize(nn.Module):
+    """A module that turns uint8 images (B, 3, S, S) into normalised floats, on the device the images are on."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return normalised images; floats are returned as they are, as normalised by the caller."""
+        if images.is_floating_point():
+            return images
+        return (images.float() / 255 - self.mean) / self.std

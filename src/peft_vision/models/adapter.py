@@ -1,0 +1,267 @@
+"""This module writes and reads adapter files, which hold what a run tuned and how to attach it to the same backbone.
+
+An adapter file is a safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head`
+(their configs), `classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (the
+number of the method's phases that have begun) and, except in older files, `crc32` (of the tensors, so that a flipped
+bit is noticed) and `likeness` (features and logits that the model computes for two fixed pictures). No file is trusted,
+whoever wrote it: nothing is used before it is checked, nothing is built that the tensors do not account for, and only
+the modules that `trust` allows are imported for it.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from peft_vision.backbone.weights import weights_hash
+from peft_vision.core.allocation import Bounded, TooLarge
+from peft_vision.core.component_names import shortened
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.printable import one_line
+from peft_vision.core.records import Bounds, Name, Record, Unreadable, parse_json, validated
+from peft_vision.core.tensor_header import FLOATS, read_header
+from peft_vision.core.trust import check_targets
+from peft_vision.head.base import Head
+from peft_vision.method.base import Method
+from peft_vision.models.likeness import Likeness, likeness, unlike
+from peft_vision.models.model import Model, assemble
+
+FORMAT = "peft-vision adapter 3"
+_METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # ImageNet-21k has a tenth as many classes
+_RECIPE_VALUES = 5_000
+_PARTS = ("method", "head", "classes", "preprocessing", "backbone")
+_PHASES = 16
+_CHECKSUM = "crc32"
+_SPARE = 2**22  # elements that may be allocated in addition to the tuned tensors
+_WIDEST = 2**18  # input features of a temporary head, which a later phase replaces
+
+
+class _Weights(Record):
+    name: Name
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Metadata(Record):
+    method: dict[str, Any]
+    head: dict[str, Any]
+    classes: Annotated[list[Name], Field(min_length=1)]
+    preprocessing: dict[str, Any]
+    backbone: _Weights
+    phases: Annotated[int, Field(ge=1, le=_PHASES)]
+    likeness: Likeness | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A record of how a model was assembled: the configs of method and head, class names, preprocessing, and the
+    backbone's name and the hash of its weights before anything was attached."""
+
+    method: dict[str, Any]
+    head: dict[str, Any]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    backbone: dict[str, str]
+
+    def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
+        """Assemble the model around `vit`, which becomes part of it and is changed in place."""
+        model = assemble(
+            vit,
+            method=build(self.method, Method, "method"),
+            head=build(self.head, Head, "head"),
+            num_classes=len(self.classes),
+            preprocessing=self.preprocessing,
+            seed=seed,
+        )
+        model.recipe = self
+        return model
+
+    def metadata(self) -> dict[str, str]:
+        """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""
+        values = {
+            "method": shortened(self.method),
+            "head": shortened(self.head),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.record(),
+            "backbone": self.backbone,
+        }
+        return {"format": FORMAT, **{key: json.dumps(value) for key, value in values.items()}}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The checked contents of an adapter file. `phases`: the number of phases that have begun; `likeness`: None in
+    files of older versions and of models that have no likeness."""
+
+    path: Path
+    recipe: Recipe
+    phases: int
+    tensors: Mapping[str, Tensor]
+    likeness: Likeness | None
+
+    def assemble(self, vit: VisionTransformer) -> Model:
+        """Return a model with the file's shapes, in the file's phase and with initial values; `vit` becomes part of it
+        and is changed in place. Raise Unreadable if the recipe cannot be built, or allocates more than the tensors
+        account for."""
+        backbone = sum(parameter.numel() for parameter in vit.parameters())
+        tuned = sum(tensor.numel() for tensor in self.tensors.values())
+        try:
+            with Bounded(4 * tuned + backbone + _WIDEST * len(self.recipe.classes) + _SPARE):
+                model = self.recipe.assemble(vit, seed=0)
+                if self.phases > len(model.phases):
+                    raise Unreadable(self.path, f"{self.phases} phases have begun, where there are {len(model.phases)}")
+                while model.begun < self.phases:
+                    model.begin_next_phase(seed=0)
+        except TooLarge as error:
+            raise Unreadable(self.path, "its recipe builds more than its tensors account for") from error
+        except Unreadable:
+            raise
+        except ConfigError as error:
+            raise Unreadable(self.path, str(error)) from error
+        except Exception as error:  # a class may fail in any way on values that it was not written for
+            raise Unreadable(self.path, f"its recipe cannot be built: {type(error).__name__}: {error}") from error
+        return model
+
+
+def write_adapter(model: Model, path: str | Path) -> None:
+    """Write what `model` tuned. A disk error is raised as OSError, and the file gets the default permissions."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
+    metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
+    if (seen := likeness(model)) is not None:
+        metadata["likeness"] = seen.model_dump_json()
+    _write(tensors, metadata, path)
+
+
+def write_probe(model: Model, path: str | Path) -> None:
+    """Write the head alone, with the recipe of `model`: enough to restore a phase that trained nothing else."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if _of_head(name)}
+    _write(tensors, {**model.recipe.metadata(), "phases": str(model.begun)}, path)
+
+
+def _write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | Path) -> None:
+    content = save(dict(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors)})
+    Path(path).write_bytes(content)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of the tensors' names and bytes, in the order of their names."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(memoryview(tensors[name].contiguous().flatten().view(torch.uint8).numpy()), crc)
+    return str(crc)
+
+
+def load_probe(model: Model, path: str | Path) -> None:
+    """Load a head that `write_probe` wrote into `model`, which must be in its first phase."""
+    load_tuned(model, {**model.tuned_state(), **read_adapter(path).tensors})
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith("head.")
+
+
+def read_adapter(path: str | Path) -> Adapter:
+    """Read an adapter file and check everything that can be checked without a backbone. Raise Unreadable, a ValueError,
+    if it is not a valid adapter file."""
+    path = Path(path)
+    header = read_header(path, dtypes=FLOATS | {"I64"})
+    if header.metadata.get("format") != FORMAT:
+        raise Unreadable(path, f"it is not a {FORMAT!r} file")
+    values = {key: _parsed(header.metadata, key, path) for key in (*_PARTS, "phases", "likeness")}
+    metadata = validated({key: value for key, value in values.items() if value is not None}, path, _Metadata)
+    try:
+        for key in ("method", "head"):
+            check_targets(values[key], key)
+        preprocessing = Preprocessing.restore(metadata.preprocessing)
+    except (ConfigError, ValueError) as error:
+        raise Unreadable(path, str(error)) from error
+    recipe = Recipe(
+        method=metadata.method,
+        head=metadata.head,
+        classes=tuple(metadata.classes),
+        preprocessing=preprocessing,
+        backbone=metadata.backbone.model_dump(),
+    )
+    biases = [place.shape for name, place in header.tensors.items() if _of_head(name)]
+    if not any(shape[:1] == (len(recipe.classes),) for shape in biases):
+        raise Unreadable(path, f"it names {len(recipe.classes)} classes, and no tensor of its head is of so many")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in header.tensors}
+    except (SafetensorError, OSError) as error:
+        raise Unreadable(path, str(error)) from error
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise Unreadable(path, f"tensor {wrong[0]} holds NaN or infinity")
+    if header.metadata.get(_CHECKSUM, "") not in ("", _checksum(tensors)):
+        raise Unreadable(path, "its checksum is wrong: a tensor is not what was written")
+    return Adapter(path, recipe, metadata.phases, tensors, metadata.likeness)
+
+
+def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
+    """Return the parsed value of a metadata key, or None if there is no such key."""
+    if key not in metadata:
+        return None
+    bounds = _METADATA if key == "classes" else replace(_METADATA, values=_RECIPE_VALUES)
+    try:
+        return parse_json(metadata[key], path, bounds)
+    except Unreadable as error:
+        raise Unreadable(path, f"{key}: {error.reason}") from error
+
+
+def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Load tuned tensors into `model`; raise ValueError unless they have exactly the names, shapes and kinds
+    (floating-point or not) of those that `model` tunes."""
+    state = model.tuned_state()
+    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    shared = sorted(state.keys() & tensors.keys())
+    misfits = [name for name in shared if state[name].shape != tensors[name].shape]
+    kinds = [name for name in shared if state[name].is_floating_point() != tensors[name].is_floating_point()]
+    if missing or unknown or misfits or kinds:
+        found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
+        words = ", ".join(
+            f"{what} {one_line(names[:3])}" for what, names in found.items() if names or what != "other type"
+        )
+        raise ValueError(f"the tuned tensors do not fit: {words}")
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
+    """Return the model whose adapter is in `path`, in evaluation mode, on the backbone it was trained on; `vit` becomes
+    part of the model and is changed in place.
+
+    Raise ValueError if `vit` has other weights than the adapter was trained on and any of them stay frozen, if it
+    computes something else with equal weights, or if the image size or the tensors do not fit.
+    """
+    adapter = read_adapter(path)
+    recipe = adapter.recipe
+    found = weights_hash(vit)
+    model = adapter.assemble(vit)
+    keeps_weights = any(not parameter.requires_grad for parameter in model.encoder.parameters())
+    if keeps_weights and found != recipe.backbone["hash"]:
+        raise ValueError(
+            f"{path} was trained on other weights ({one_line(recipe.backbone['name'])}, "
+            f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]})"
+        )
+    size = model.encoder.vit.patch_embed.img_size[0]
+    if recipe.preprocessing.size != size:
+        raise ValueError(f"{path} is for pictures of {recipe.preprocessing.size} px, this backbone for {size} px")
+    try:
+        load_tuned(model, adapter.tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if adapter.likeness is not None and (words := unlike(model, adapter.likeness)) is not None:
+        raise ValueError(
+            f"{path} belongs on a backbone that computes something else than this one, though its weights are equal: "
+            f"{words}; compare pool, heads, activation and norms"
+        )
+    return model.eval()

@@ -1,0 +1,208 @@
+"""This module defines the adapted model, from images to logits; `requires_grad` marks the parts that are tuned."""
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.core.preprocessing import Normalize, Preprocessing
+from peft_vision.core.seeding import derive
+from peft_vision.head.base import Head
+from peft_vision.method.base import PROBE, Method, Phase
+from peft_vision.method.readout import Readout
+
+
+class Model(nn.Module):
+    """A model in three stages: `encoder`, from images to what is observed of them; `readout`, to features; `head`, to
+    logits.
+
+    What is frozen from the start can be computed once: `forward` also takes an observation or features. `frozen`: the
+    kinds of observation that never change: those that the readout reads for a frozen encoder, the tokens that enter
+    layer `depth` for one that is changed or drops from that layer on, None if nothing can be computed once.
+    `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`: the trainings in
+    their order, of which the first `begun` have begun.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        readout: Readout,
+        new_head: Callable[[int], nn.Module],
+        phases: tuple[Phase, ...],
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(preprocessing)
+        self.encoder = encoder
+        self.readout = readout
+        self.head = new_head(readout.width)
+        self.observed_type = torch.float32
+        self.phases = phases
+        self.begun = 0
+        self._new_head = new_head
+        self.depth = encoder.untouched
+        self._constant = encoder.is_bare and not encoder.trains
+        body = {"encoder": encoder, "readout": readout}
+        parameters = {
+            f"{stage}.{name}": parameter
+            for stage, module in body.items()
+            for name, parameter in module.named_parameters()
+        }
+        backbone = set(encoder.backbone_parameters)
+        self._tuned_body = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        self._saved_body = self._tuned_body | {
+            name for name, parameter in parameters.items() if parameter not in backbone
+        }
+
+    def forward(self, seen: Tensor | Observation) -> Tensor:
+        """Return logits (B, num_classes) for images (B, 3, S, S), uint8 or normalised floats, for an observation of
+        them, or for features (B, W)."""
+        return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits (B, num_classes) for features (B, W), in fp32 even under autocast: several rounded logits may
+        be the largest, and their order would then decide which class is predicted."""
+        device = features.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.head(features)
+        with torch.autocast(device, enabled=False):
+            return self.head(features.float())
+
+    def features(self, seen: Tensor | Observation) -> Tensor:
+        """Return the features (B, W) that the head reads, computed from images or from an observation of them."""
+        seen = seen if isinstance(seen, Observation) else self.observe(seen)
+        if seen.tokens is not None:
+            seen = self.encoder.resume(seen.tokens, self.readout.reads, depth=self.depth)
+        return self.readout(seen)
+
+    def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
+        """Observe images (B, 3, S, S): the given `kinds`, else those that never change, else what the readout reads."""
+        kinds = kinds or self.frozen or self.readout.reads
+        seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
+        return seen if self.frozen is None else seen.rounded(self.observed_type)
+
+    @property
+    def phase(self) -> Phase:
+        """Return the phase that began last."""
+        return self.phases[self.begun - 1]
+
+    def begin_next_phase(self, *, seed: int) -> None:
+        """Begin the next phase: set what trains in it, and make the head it begins with, drawn from `seed`."""
+        self.begun += 1
+        for name, parameter in self.named_parameters():
+            if name in self._tuned_body:
+                parameter.requires_grad_(not self.phase.probe)
+        if self.phase.head is not None:
+            device = next(self.head.parameters()).device
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, "head", self.begun))
+                self.head = self.phase.head(self.head, self._new_head).to(device)
+        self.train(self.training)  # what is in evaluation mode depends on the phase
+
+    @property
+    def dropping(self) -> list[str]:
+        """Return the options that make the backbone drop in the present phase: none in a phase that trains the head
+        alone, whose features are the same in every step."""
+        return [] if self._head_alone or self.encoder.evaluates else self.encoder.asked_to_drop
+
+    @property
+    def frozen(self) -> frozenset[Kind] | None:
+        """Return the kinds of observation that never change in the present phase, or None if there are none."""
+        before_all = self.begun <= 1 and self.phases[0].probe and self.encoder.is_bare
+        if before_all or (self._constant and not self.dropping):
+            return self.readout.reads
+        whole = self.depth > 0 and self.depth <= self.readout.first_layer
+        return frozenset({"tokens"}) if whole else None
+
+    @property
+    def _head_alone(self) -> bool:
+        """True if only the head trains in the present phase."""
+        return self.phase.probe or not self._tuned_body
+
+    def train(self, mode: bool = True) -> "Model":
+        """Set training mode. Modules that do not train stay in evaluation mode, except for the backbone's dropping
+        modules while anything besides the head trains, and for a readout that the phase keeps live."""
+        super().train(mode)
+        if self._head_alone:
+            self.encoder.eval()
+        trains = any(parameter.requires_grad for parameter in self.readout.parameters())
+        if not trains and not self.phase.live_readout:
+            self.readout.eval()
+        return self
+
+    def tuned_state(self) -> dict[str, Tensor]:
+        """Return what an adapter file holds: the parameters that train in any phase, those that the method and the head
+        added and that never train, such as random projections, and the buffers that training changes."""
+        state = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name in self._saved_body or name.startswith("head.")
+        }
+        kept = self.state_dict()
+        held = set(self.encoder.held())
+        for prefix, module in self.named_modules():
+            if module in held:
+                continue
+            for name, _ in module.named_buffers(prefix=prefix, recurse=False):
+                if name in kept:  # a non-persistent buffer is derived, not state
+                    state[name] = kept[name]
+        return {name: tensor.detach() for name, tensor in state.items()}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that train in any phase."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name in self._tuned_body or (name.startswith("head.") and parameter.requires_grad)
+        }
+
+    def parameter_counts(self) -> "ParameterCounts":
+        """Count the parameters that train in any phase, of the method and of the head, and the frozen rest."""
+        sizes = {name: parameter.numel() for name, parameter in self.named_parameters()}
+        method = sum(size for name, size in sizes.items() if name in self._tuned_body)
+        head = _count(p for p in self.head.parameters() if p.requires_grad)
+        return ParameterCounts(method=method, head=head, frozen=sum(sizes.values()) - method - head)
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """The numbers of parameters. `method`: trained in the encoder or the readout; `head`: trained in the head;
+    `frozen`: the rest."""
+
+    method: int
+    head: int
+    frozen: int
+
+
+def assemble(
+    vit: VisionTransformer,
+    *,
+    method: Method,
+    head: Head,
+    num_classes: int,
+    preprocessing: Preprocessing,
+    seed: int,
+) -> Model:
+    """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
+    depend on `seed` only."""
+    vit.requires_grad_(False)
+    encoder = Encoder(vit)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        method.attach(encoder)
+        readout = method.readout(encoder)
+        new_head = partial(head.build, num_classes=num_classes)
+        phases = method.phases(encoder)
+        phases = (PROBE, *phases) if method.probe_first else phases
+        model = Model(encoder, readout, new_head, phases, preprocessing)
+    model.begin_next_phase(seed=seed)
+    return model
+
+
+def _count(parameters) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,300 @@
+"""This module turns a config, which is one point of a sweep, into checked components with a name and an identity."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from peft_vision.backbone.load import Backbone
+from peft_vision.core.component_names import shortened
+from peft_vision.core.config import ConfigError, build_all, nearest
+from peft_vision.core.distributed import World
+from peft_vision.core.identity import digest, files, first_identity, hashed, located, plain
+from peft_vision.core.trust import check_targets
+from peft_vision.core.user_code import CODE, user_code
+from peft_vision.data.base import Data
+from peft_vision.data.images import Images
+from peft_vision.features.store import Features, Store
+from peft_vision.head.base import Head
+from peft_vision.interpolation.wise_ft import Interpolation
+from peft_vision.method.base import Method
+from peft_vision.models.model import Model
+from peft_vision.ood.base import OOD
+from peft_vision.ood.opened import build_sets, check_sets
+from peft_vision.optimizer.base import Optimizer, Solver
+from peft_vision.runs.first_version import trained_otherwise
+from peft_vision.runs.run import Run
+from peft_vision.schedule.schedules import Schedule
+from peft_vision.tracker.trackers import Tracker
+from peft_vision.training.probe import check_head
+from peft_vision.training.stage import check_stage
+from peft_vision.training.trainer import Trainer
+
+KINDS = {
+    "backbone": Backbone,
+    "data": Data,
+    "method": Method,
+    "head": Head,
+    "optimizer": Optimizer,
+    "probe": Optimizer,
+    "schedule": Schedule,
+    "trainer": Trainer,
+    "features": Features,
+    "tracker": Tracker,
+    "interpolation": Interpolation,
+}
+LATER = frozenset(("tracker", "interpolation"))  # groups that act on the result of a training, not on the training
+_TRAINING = sorted(KINDS.keys() - LATER)
+OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
+_DIGITS = 12
+"""The number of an identity's digits in a folder's name; 8 are too few to distinguish a million settings."""
+_FIRST_DIGITS = 8  # up to version 0.1.0
+_SEED = TypeAdapter(Annotated[int, Field(ge=0)])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The checked components of a run. `composed`: the plain values they were built from, as written; `config`: the
+    same values as parsed; `choices`: the option chosen in each group."""
+
+    backbone: Backbone
+    data: Data
+    method: Method
+    head: Head
+    optimizer: Optimizer
+    probe: Optimizer
+    schedule: Schedule
+    trainer: Trainer
+    features: Features
+    tracker: Tracker
+    interpolation: Interpolation
+    ood: Mapping[str, OOD]
+    seed: int
+    device: str
+    composed: Mapping[str, Any]
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
+        """Build the components and check everything that can be checked before weights or images are read. Raise
+        ConfigError with all values that are wrong, or else with the first check that fails."""
+        experiment = cls.of(config, choices)
+        experiment.check()
+        return experiment
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
+        """Build the components, checking each value but nothing of the machine. Raise ConfigError with all faults."""
+        faults = _faults(config)
+        components: dict[str, Any] = {}
+        try:
+            components |= build_all(config, KINDS)
+        except ConfigError as error:
+            faults.append(str(error))
+        try:
+            components["ood"] = build_sets(config["ood"])
+        except ConfigError as error:
+            faults.append(str(error))
+        if faults:
+            raise ConfigError("\n".join(faults))
+        components |= {group: located(components[group]) for group in KINDS}
+        understood = {group: plain(config[group], components[group]) for group in KINDS}
+        seed = _SEED.validate_python(config["seed"])
+        code = user_code(components[group] for group in _TRAINING)
+        return cls(
+            **components,
+            seed=seed,
+            device=config["device"],
+            composed=config,
+            config=shortened({**config, **understood, "seed": seed}) | ({CODE: code} if code else {}),
+            choices=choices,
+        )
+
+    def check(self) -> None:
+        """Run all of `checks`; raise the first ConfigError."""
+        for check in self.checks().values():
+            check()
+
+    def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
+        """Return checks that raise ConfigError if the config cannot work, by the config groups that they depend on."""
+        return {
+            ("backbone",): self.backbone.check,
+            ("method",): self.method.check,
+            ("data",): self.data.check,
+            ("ood",): partial(check_sets, self.ood),
+            ("features", "data"): partial(self.features.check, self.data.augment),
+            ("optimizer", "probe", "method", "head"): self._check_solvers,
+            ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
+            ("tracker",): self.tracker.check,
+        }
+
+    def _check_solvers(self) -> None:
+        for group, optimizer in self.fitting.items():
+            if isinstance(optimizer, Solver):
+                check_head(optimizer, self.head, group=group)
+
+    def _check_stage(self) -> None:
+        check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
+
+    @property
+    def fitting(self) -> dict[str, Optimizer]:
+        """Return those of `optimizers` that fit this method."""
+        probes = self.method.probe_first
+        return {group: optimizer for group, optimizer in self.optimizers.items() if group == "optimizer" or probes}
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return both optimizers by config group: `probe` fits the head before all else, `optimizer` the rest."""
+        return {"optimizer": self.optimizer, "probe": self.probe}
+
+    @cached_property
+    def identity(self) -> str:
+        """Return a digest of everything that can change the training, the seed included."""
+        return digest({**self.setting, "seed": self.seed})
+
+    @cached_property
+    def setting(self) -> dict[str, dict[str, Any]]:
+        """Return everything but the seed that can change the training, by group, in canonical form: not the tracker,
+        the device, fields that cannot change a result, or what is scored afterwards. The digests of the user's own
+        components are included."""
+        code = {CODE: self.user_code} if self.user_code else {}
+        return {group: hashed(getattr(self, group)) for group in _TRAINING} | code
+
+    @property
+    def user_code(self) -> dict[str, str]:
+        """Return the digests of the sources of the user's own components, by dotted name."""
+        return next((digests for key, digests in self.config.items() if key == CODE), {})
+
+    @cached_property
+    def first_identity(self) -> str:
+        """Return the identity of this run as versions up to 0.1.0 computed it."""
+        return first_identity({group: self.composed[group] for group in _TRAINING}, self.seed)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run's folder, such as vpt_deep-vit_micro-digits-s0-1a2b3c4d5e6f."""
+        return f"{self._stem}-{self.identity[:_DIGITS]}"
+
+    @property
+    def _stem(self) -> str:
+        parts = [self.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
+        return "-".join([*parts, f"s{self.seed}"])
+
+    @cached_property
+    def run(self) -> Run:
+        """Return the run in the folder of this name, else in that of the name that version 0.1.0 gave it, or that it
+        had before its files were moved, unless 0.1.0 trained something else with these values; else a run not begun."""
+        runs = Path(self.config["runs"]).expanduser()
+        current, first = runs / self.name, runs / f"{self._stem}-{self.first_identity[:_FIRST_DIGITS]}"
+        if current.exists():
+            return Run(current)
+        earlier = [first] if first.is_dir() and self._has_begun(Run(first)) else self._moved(runs)
+        return Run(next((folder for folder in earlier if self._trained_alike(folder)), current))
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Return whether a config that an earlier command resolved means the same training, wherever its files were."""
+        try:
+            check_targets(config, "config.yaml")
+            other = Experiment.of(config, self.choices)
+        except ConfigError:
+            return False
+        same_code = CODE not in config or config[CODE] == self.setting.get(CODE)  # 0.1.0 recorded none
+        return same_code and (other.seed, other._placeless) == (self.seed, self._placeless)
+
+    @property
+    def _placeless(self) -> dict[str, dict[str, Any]]:
+        return {group: hashed(getattr(self, group), places=False) for group in _TRAINING}
+
+    def _trained_alike(self, folder: Path) -> bool:
+        """Return whether today's version would train what the run in `folder` trained."""
+        if len(folder.name.rpartition("-")[2]) > _FIRST_DIGITS:
+            return True
+        result = None
+        with suppress(ConfigError):  # a damaged one is reported where it is needed
+            result = Run(folder).read_result()
+        groups = ("method", "backbone", "optimizer", "head", "trainer", "features")
+        return not trained_otherwise(**{group: getattr(self, group) for group in groups}, result=result)
+
+    def _has_begun(self, run: Run) -> bool:
+        written = run.read_config()
+        return written is not None and self.is_of(written)
+
+    def _moved(self, runs: Path) -> Iterator[Path]:
+        """Yield folders of the same run on files that were elsewhere: they are gone there, or equal to those here."""
+        named_files = [name for group in _TRAINING for name in files(getattr(self, group))]
+        for folder in sorted(runs.glob(f"{self._stem}-*")) if named_files else ():
+            config = folder / "config.yaml"
+            if not config.is_file() or all(name in config.read_text(errors="replace") for name in named_files):
+                continue  # the same files under another identity are another setting
+            run = Run(folder)
+            if self._has_begun(run) and self._is_on_the_same_files(run):
+                yield folder
+
+    def _is_on_the_same_files(self, run: Run) -> bool:
+        other = Experiment.of(run.read_config(), self.choices)
+        if not any(Path(name).exists() for group in KINDS for name in files(getattr(other, group))):
+            return True
+        result = run.read_result()
+        skipped = 0 if result is None else result["data"]["corrupt_images_skipped"]
+        return result is not None and result["data"]["fingerprint"] == self.data.fingerprint(skipped=skipped)
+
+
+def open_store(
+    experiment: Experiment, model: Model, images: Mapping[str, Images], world: World, *, quiet: bool = False
+) -> Store:
+    """Open the store of what the backbone of `model` computes from `images`, which are given by split."""
+    backbone, trainer = experiment.backbone, experiment.trainer
+    return Store(
+        experiment.features,
+        model=model,
+        splits=images,
+        origin={
+            "weights": model.recipe.backbone["hash"],
+            "backbone": backbone.name,
+            "architecture": backbone.architecture,
+            "pool": backbone.pool,
+            "preprocessing": model.recipe.preprocessing.record(),
+            "precision": str(trainer.computes_in(world.device)),
+        },
+        method=experiment.choices["method"],
+        augment=experiment.data.augment,
+        workers=experiment.data.workers,
+        batch_size=trainer.eval_batch_size,
+        autocast=trainer.autocast(world.device),
+        device=world.device,
+        quiet=quiet,
+    )
+
+
+def _faults(config: Mapping[str, Any]) -> list[str]:
+    """Return the faults of the values that belong to no component; raise ConfigError if keys are unknown or missing."""
+    if "experiment" in config:
+        raise ConfigError("experiment: begin its file with '# @package _global_', else its values reach nothing")
+    known = [*KINDS, *OTHER_KEYS]
+    for key in config:
+        if key not in known and key != CODE:
+            raise ConfigError(f"unknown key {key}; a run takes {', '.join(known)}{nearest(key, known)}")
+    for key in known:
+        if key not in config or config[key] is None:
+            raise ConfigError(f"{key}: missing")
+    seed, device, runs = config["seed"], config["device"], config["runs"]
+    right = {
+        f"seed: got {seed!r}, should be a whole number, 0 or more": _is_seed(seed),
+        f"device: got {device!r}, should be auto, cpu, cuda, cuda:N or mps": isinstance(device, str),
+        f"runs: got {runs!r}, should be a folder": isinstance(runs, str),
+    }
+    return [fault for fault, is_right in right.items() if not is_right]
+
+
+def _is_seed(value: Any) -> bool:
+    """Return whether a value is a seed; a number in a string counts, as an environment variable holds it."""
+    try:
+        _SEED.validate_python(value)
+    except ValidationError:
+        return False
+    return not isinstance(value, bool)

@@ -1,0 +1,145 @@
+"""This module opens a saved run again: its backbone, built as config.yaml says, with its adapter attached.
+
+A saved run's folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not
+come from a run on this machine. Nothing in it is unpickled.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peft_vision.backbone.load import Backbone, load_backbone
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.records import Unreadable, read_yaml
+from peft_vision.core.trust import check_targets
+from peft_vision.core.user_code import edited
+from peft_vision.features.store import TYPES
+from peft_vision.head.base import Head
+from peft_vision.method.base import Method
+from peft_vision.models.adapter import Recipe, attach_adapter, read_adapter
+from peft_vision.models.model import Model
+from peft_vision.runs.run import writing
+from peft_vision.training.trainer import Trainer
+
+_log = logging.getLogger("peft_vision")
+_FILES = ("config.yaml", "adapter.safetensors")
+_NAMED = 3  # runs that an error names
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's."""
+
+    folder: Path
+    model: Model
+    config: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe in the adapter file, with classes and preprocessing."""
+        return self.model.recipe
+
+    def says(self, group: str, key: str) -> Any:
+        """Return the value that config.yaml has for `group.key`, or None if it has none."""
+        if group not in self.config or not isinstance(self.config[group], dict):
+            return None
+        return self.config[group].get(key)
+
+    def output(self, out: str | None, default: str) -> Path:
+        """Return the folder `out`, else `default` in the run's own, and create it; raise ConfigError if that fails."""
+        folder = self.folder / default if out is None else Path(str(out)).expanduser().absolute()
+        with writing(folder, key="out"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def trainer(self, node: Mapping[str, Any]) -> Trainer:
+        """Build the trainer that `node` of the command line describes, in the precision that config.yaml states if
+        any."""
+        precision = self.says("trainer", "precision")
+        return build(node if precision is None else {**node, "precision": precision}, Trainer, "trainer")
+
+
+def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> Saved:
+    """Open a saved run. `checkpoint`: where the backbone's weights are on this machine; None: where the run had them.
+
+    Raise ConfigError if the folder is not a saved run, or its adapter does not belong on the backbone.
+    """
+    path = saved_folder(folder)
+    config = read_config(path)
+    adapter = path / "adapter.safetensors"
+    backbone = _backbone(config, path, checkpoint)
+    remedy = "checkpoint=FILE says where the weights of its backbone lie on this machine"
+    try:
+        read_adapter(adapter)  # before weights are loaded, which may take a download
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
+    try:
+        vit = load_backbone(backbone, seed=config["seed"])
+    except ConfigError as error:
+        raise ConfigError(f"{str(error).splitlines()[0]}\n{remedy}") from error
+    try:
+        model = attach_adapter(vit, adapter)
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"run: {error}\n{remedy}") from error
+    saved = Saved(path, model.to(device), config)
+    parts = [build(recipe, kind, "run") for recipe, kind in ((model.recipe.method, Method), (model.recipe.head, Head))]
+    for name in edited(config, parts):
+        _log.warning("run: %s was edited since %s was trained; what follows is the edited code's", name, path.name)
+    dtype = saved.says("features", "dtype") or "fp32"  # a run without a store rounded nothing
+    if not isinstance(dtype, str) or dtype not in TYPES:
+        raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
+    model.observed_type = TYPES[dtype]
+    return saved
+
+
+def saved_folder(folder: str) -> Path:
+    """Return the absolute path of a finished run's folder; raise ConfigError if it is not one."""
+    path = Path(folder).expanduser().absolute()
+    _check_files(path)
+    return path
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"run: no folder {folder}")
+    if (folder / "state.pt").exists() and not (folder / "result.json").exists():
+        raise ConfigError(
+            f"run: {folder} is not finished; start its command again, which goes on from the last saved epoch"
+        )
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        inner = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+        held = f"; it holds folders of runs: {', '.join(inner[:_NAMED])}{', ...' if inner[_NAMED:] else ''}"
+        raise ConfigError(
+            f"run: no {' and no '.join(missing)} in {folder}, which every finished run has{held if inner else ''}"
+        )
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return the content of config.yaml in a saved run's folder; raise ConfigError unless it has the keys of a run."""
+    path = folder / "config.yaml"
+    try:
+        config = read_yaml(path)
+    except Unreadable as error:
+        raise ConfigError(f"run: {error}") from error
+    known = isinstance(config, dict) and {"backbone", "seed"} <= config.keys()
+    if not known or not isinstance(config["backbone"], dict):
+        raise ConfigError(f"run: {path}: must hold the keys of a run, backbone and seed at least")
+    if type(config["seed"]) is not int or config["seed"] < 0:
+        raise ConfigError(f"run: {path}: seed: got {config['seed']!r}, should be a whole number, 0 or more")
+    return config
+
+
+def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
+    node = config["backbone"] if checkpoint is None else {**config["backbone"], "checkpoint": checkpoint}
+    try:
+        check_targets(node, "backbone")
+        return build(node, Backbone, "backbone")
+    except ConfigError as error:
+        raise ConfigError(f"run: {folder}/config.yaml: {error}") from error
