@@ -13,10 +13,17 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from peft_vision.core.component_names import PACKAGE
 from peft_vision.core.config import FILE, NOT_HASHED, HashDefault, OnlyWith, hashed_fields, locate, marks
 
 PACKAGED = "package:"
 """The prefix of the name of a file that is shipped inside this package."""
+_MODULES_OF_0_1_0 = {
+    "peft_vision.head.base": "peft_vision.head",
+    "peft_vision.schedule.schedules": "peft_vision.schedule",
+    "peft_vision.training.trainer": "peft_vision.trainer",
+}
+"""The modules of components that make up a run's identity and lay elsewhere then."""
 _EXACT = 2**53  # beyond it floats no longer represent every whole number
 
 
@@ -42,7 +49,7 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
 
 def class_name(cls: type) -> str:
     """Return the bare name of a class of this package, or the dotted path of a user's class."""
-    ours = cls.__module__.partition(".")[0] == "peft_vision"
+    ours = cls.__module__.partition(".")[0] == PACKAGE
     return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -106,9 +113,18 @@ def spelled(value: Any) -> Any:
 
 
 def first_identity(groups: Mapping[str, Mapping[str, Any]], seed: int) -> str:
-    """Return a run's identity as versions up to 0.1.0 computed it: from the values as they were written."""
+    """Return a run's identity as versions up to 0.1.0 computed it: from the values as they were written, and from the
+    import path that each class had then."""
     written = {}
     for group, node in groups.items():
         values = {key: value for key, value in node.items() if key != "_target_"}
-        written[group] = {"_target_": node["_target_"], **hashed_fields(locate(node["_target_"], group), values)}
+        cls = locate(node["_target_"], group)
+        written[group] = {"_target_": _first_path(cls, node["_target_"]), **hashed_fields(cls, values)}
     return digest({**written, "seed": seed})
+
+
+def _first_path(cls: type, written: str) -> str:
+    """Return the import path of a class in version 0.1.0; of a user's own class, the one that was `written`."""
+    if cls.__module__.partition(".")[0] != PACKAGE:
+        return written
+    return f"{_MODULES_OF_0_1_0.get(cls.__module__, cls.__module__)}.{cls.__qualname__}"

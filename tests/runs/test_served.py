@@ -14,7 +14,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.runs.run import Run
 from peft_vision.runs.served import Served
 
-WRITTEN = Path(__file__).parent / "written_by_0_1_0"
+WRITTEN = Path(__file__).parents[1] / "written_by_0_1_0"
 AS_WRITTEN = ("backbone=vit_micro", "data=digits", "data.train_size=100", "tracker=none", "features.folder=features")
 LINEAR = (*AS_WRITTEN, "method=linear", "trainer.epochs=2")
 TRAINED_AGAIN = "trains  "

@@ -96,6 +96,6 @@ def test_a_class_that_moves_changes_no_identity_and_its_adapters_are_read(name, 
     assert hashed(build(node, Method, "method")) == before.setting["method"]
     assert read_adapter(path).recipe.method["_target_"] == name
     model = peft_vision.load(path, tiny_vit())
-    assert {type(module).__module__ for module in model.modules() if type(module).__name__ == "LowRank"} == {
+    assert {type(module).__module__ for module in model.modules() if type(module).__name__ == "LowRankUpdate"} == {
         elsewhere.__module__
     }

@@ -10,7 +10,10 @@ import pytest
 import peft_vision
 from peft_vision.core.lifeline import lifeline
 
-HOLDS = "from peft_vision.core.lifeline import hold; hold(); import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
+HOLDS = (
+    "from peft_vision.core.lifeline import hold; hold(); "
+    "import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
+)
 
 
 def held(variables: dict[str, str], descriptors: list[int], then: str) -> subprocess.Popen:
