@@ -47,9 +47,7 @@ def run(config: DictConfig) -> float | None:
     try:
         ranks()  # raises ConfigError for incomplete variables, whatever the task
         asked = Request.of(config, settings.runtime.choices)
-        if "retry" in asked.config["task"] and asked.config["task"]["retry"] is None:
-            asked.config["task"]["retry"] = not sweeps
-        task = build(asked.config["task"], Task, "task")
+        task = build(asked.config["task"], Task, "task").placed(in_sweep=sweeps)
         if sweeps:
             check_alone("a sweep starts its runs itself")
         if not task.shares_work:

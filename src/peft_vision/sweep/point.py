@@ -12,7 +12,6 @@ from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import is_scored
 from peft_vision.task.base import Task
 from peft_vision.task.shown import is_settled
-from peft_vision.task.train import Train
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,8 @@ class Point:
         """Return the point of a composed request. ConfigError for values that are invalid by themselves; checks that
         combine values come later."""
         task = build(request.config["task"], Task, "task")
-        trains = isinstance(task, Train)
-        experiment = Experiment.of(request.config, request.choices) if trains else None
-        return cls(tuple(overrides), label, experiment, retry=trains and task.retry is True)
+        experiment = Experiment.of(request.config, request.choices) if task.trains else None
+        return cls(tuple(overrides), label, experiment, retry=task.retries)
 
     def folder(self) -> Path | None:
         """Return the folder of the point's run, None for a point that trains nothing."""

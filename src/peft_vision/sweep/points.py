@@ -38,8 +38,6 @@ from peft_vision.sweep.limit import Limit, NotStarted
 from peft_vision.sweep.point import Point, PointResult, also_read, labels
 from peft_vision.sweep.view import View
 from peft_vision.task.base import Task
-from peft_vision.task.plan import Plan
-from peft_vision.task.reproduce import NO_TABLE, Reproduce
 
 logger = logging.getLogger("peft_vision")
 _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # keys that do not change what is compared
@@ -79,12 +77,12 @@ class PointSweeper(Sweeper):
         if points failed."""
         overrides = self.asked(arguments)
         task = build(OmegaConf.to_container(self.config.task, resolve=True), Task, "task")
-        if isinstance(task, Plan):
+        if task.plans:
             task.tell(self.foreseen(overrides))
             return []
-        if isinstance(task, Reproduce) and not (self.report and self.report.published):
-            raise ConfigError(NO_TABLE)
-        for name in self.report.published if self.report else ():
+        published = self.report.published if self.report else ()
+        task.check_sweep(published)
+        for name in published:
             table(name)  # so that a faulty table is reported before the runs, not after them
         return self.carry_out(overrides)
 

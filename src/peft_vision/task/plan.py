@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -44,6 +44,7 @@ class Plan(Train):
     repeats: PositiveInt
     images: PositiveInt | None
     devices: PositiveInt
+    plans: ClassVar[bool] = True
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         """Print the plan of one run."""

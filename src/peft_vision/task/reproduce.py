@@ -3,7 +3,9 @@
 Each run is an ordinary training; the comparison is made at the end of the sweep.
 """
 
-from peft_vision.core.config import component
+from collections.abc import Sequence
+
+from peft_vision.core.config import ConfigError, component
 from peft_vision.task.train import Train
 
 NO_TABLE = (
@@ -15,3 +17,8 @@ NO_TABLE = (
 @component
 class Reproduce(Train):
     """A training in a sweep whose report names published tables."""
+
+    def check_sweep(self, published: Sequence[str]) -> None:
+        """Raise ConfigError if there is no published table to compare with."""
+        if not published:
+            raise ConfigError(NO_TABLE)

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator
 
@@ -37,10 +38,20 @@ class Train(Task):
     run, until it ends or dies. `pruner`: decides after each epoch whether to give the run up; None: never."""
 
     shares_work: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     retry: bool | None
     wait: bool
     pruner: Annotated[Pruner | None, BeforeValidator(_built)]
+
+    def placed(self, *, in_sweep: bool) -> Self:
+        """Return the task with `retry` decided."""
+        return replace(self, retry=not in_sweep) if self.retry is None else self
+
+    @property
+    def retries(self) -> bool:
+        """True if a run that failed is tried again even in a sweep."""
+        return self.retry is True
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Train the run unless it is finished; return its validation accuracy, or test accuracy without that split."""
