@@ -238,7 +238,7 @@ def test_a_second_process_is_kept_out_of_a_run_folder(tmp_path):
     (folder / "result.json").unlink()
     with FileLock(folder / ".lock"):
         outcome = call(*SMOKE, cwd=tmp_path)
-    said = f"peft-vision: another process is at work on this run: runs/{folder.name}\n"
+    said = f"peft-vision: another process is working on this run: runs/{folder.name}\n"
     assert (outcome.code, outcome.out, outcome.err) == (75, "", said)
 
 

@@ -150,12 +150,12 @@ def test_an_edited_formula_is_another_run(stranger, tmp_path):
         *written(tmp_path, "method", "gate", _target_="stranger_parts.Gate", start=0.5, **BASE),
     )
     assert call(*chosen, cwd=tmp_path).code == 0
-    assert "done before" in call(*chosen, cwd=tmp_path).out
+    assert "already finished" in call(*chosen, cwd=tmp_path).out
     forget()
     source = tmp_path / "stranger_parts.py"
     source.write_text(source.read_text().replace("self.gate * self.mlp(tokens)", "self.gate * self.mlp(tokens) + 0.1"))
     again = call(*chosen, cwd=tmp_path)
-    assert (again.code, "done before" in again.out) == (0, False)
+    assert (again.code, "already finished" in again.out) == (0, False)
     first, second = (json.loads(path.read_text()) for path in results(tmp_path))
     assert first["config"]["user_code"].keys() == {"stranger_parts.Gate"}
     assert first["config"]["user_code"] != second["config"]["user_code"]

@@ -184,4 +184,4 @@ def test_a_rate_that_could_not_act_ends_a_run_before_it_trains(tmp_path):
 
 def test_what_is_not_stored_because_it_is_dropped_from_is_said(tmp_path):
     outcome = call(*SMOKE, "method=vqt", "backbone.drop_path=0.1", "features.use=always", cwd=tmp_path)
-    assert outcome.error.startswith("features.use=always: backbone.drop_path is above 0, so what the backbone shows")
+    assert outcome.error.startswith("features.use=always: backbone.drop_path is above 0, so features change")

@@ -73,5 +73,7 @@ def test_without_a_network_the_ways_out_are_told(make, hub, monkeypatch, offline
 
 
 def test_a_name_that_is_none_is_refused(make, monkeypatch):
-    with pytest.raises(ConfigError, match=r"data: 'a/b/c' is no name on the hub; one is such as uoft-cs/cifar100"):
+    with pytest.raises(
+        ConfigError, match=r"data: 'a/b/c' is not a valid repository id; an example is uoft-cs/cifar100"
+    ):
         make("parquet", hub="a/b/c").check()

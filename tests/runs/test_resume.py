@@ -292,13 +292,13 @@ def test_a_finished_run_is_told_and_not_trained_again(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_train", None)
     again = call(*SMOKE, "tracker=wandb", "device=cpu", "data.workers=0", cwd=tmp_path)
     assert again.code == 0
-    assert "done before" in again.out
+    assert "already finished" in again.out
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_what_can_change_a_result_makes_another_run(tmp_path):
     for change in ("seed=0", "seed=1", "optimizer.lr=0.2", "head.std=0.02", "data.train_size=41"):
-        assert "done before" not in call(*SMOKE, change, cwd=tmp_path).out
+        assert "already finished" not in call(*SMOKE, change, cwd=tmp_path).out
     assert len(results(tmp_path)) == 5
 
 
@@ -322,6 +322,6 @@ def test_a_sweep_tidies_what_a_kill_left_in_a_finished_run(tmp_path):
     for path in left:
         path.touch()
     again = call(*arguments, cwd=tmp_path)
-    assert again.out.count("done before") == 1
+    assert again.out.count("already finished") == 1
     assert [path for path in left if path.exists()] == []
     assert [path.read_bytes() for path in results(tmp_path)] == before

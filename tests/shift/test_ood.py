@@ -251,7 +251,7 @@ def test_the_same_command_again_scores_nothing(copied, monkeypatch):
     for module, name in ((train, "_train"), (train, "show_pictures"), (scoring, "_Scorer")):
         monkeypatch.setattr(module, name, None)
     said = done(*LP_FT, cwd=copied)
-    assert "done before" in said
+    assert "already finished" in said
     earlier = (copied / "said").read_text()
     assert said[said.index("out of distribution") :] == earlier[earlier.index("out of distribution") :]
     assert {path.name: path.read_bytes() for path in only(copied).iterdir()} == before

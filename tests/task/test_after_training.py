@@ -99,7 +99,7 @@ def test_a_run_whose_surroundings_all_fail_has_its_result(tmp_path, monkeypatch)
     assert (result["peak_mib"], result["environment"]["git_commit"]) == (None, None)
     assert not (run_folder(tmp_path / "runs") / "state.pt").exists()
     monkeypatch.undo()
-    assert "done before" in call(*SMOKE, cwd=tmp_path).out
+    assert "already finished" in call(*SMOKE, cwd=tmp_path).out
 
 
 @pytest.mark.parametrize(("where", "name"), [(ahead, "write_adapter"), (session, "environment"), (session, "peak_mib")])

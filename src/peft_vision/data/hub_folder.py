@@ -37,7 +37,9 @@ def _snapshot(repository: str, subset: str | None, *, local: bool) -> Path:
     try:
         root = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=local)
     except errors.HFValidationError as error:
-        raise ConfigError(f"data: {repository!r} is no name on the hub; one is such as uoft-cs/cifar100") from error
+        raise ConfigError(
+            f"data: {repository!r} is not a valid repository id; an example is uoft-cs/cifar100"
+        ) from error
     return Path(root) / (subset or "")
 
 

@@ -172,9 +172,9 @@ class Store:
         if self._model.frozen is not None:
             return None
         if self._model.dropping:
-            return f"{self._model.dropping[0]} is above 0, so what the backbone shows of an image changes"
+            return f"{self._model.dropping[0]} is above 0, so features change during training"
         where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
-        return f"{self._method} works inside the backbone {where}, so what that shows of an image changes"
+        return f"{self._method} works inside the backbone {where}, so features change during training"
 
     def _observed(self, split: str, held: SplitCacheStatus) -> Source:
         """Load the stored observations of a split and compute the rest; where they fit nowhere, return the images or

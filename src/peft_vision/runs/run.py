@@ -111,8 +111,8 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not lock.acquire(wait=False):
                     if not wait:
-                        raise Busy(f"another process is at work on this run: {self.folder}")
-                    logger.info("waits for the process that is at work on %s", self.folder)
+                        raise Busy(f"another process is working on this run: {self.folder}")
+                    logger.info("waiting for another process that is working on %s", self.folder)
                     lock.acquire(wait=True)
             except FileNotFoundError:
                 if last:

@@ -202,7 +202,7 @@ class TrainingSession:
             "backbone": f"{choices['backbone']} ({facts['backbone']['name']}), {self.backbone_size:,} parameters",
             "images": model.recipe.preprocessing,
             "data": facts["data"]["source"],
-            "trains": f"{parameters.method:,} of {choices['method']}, {parameters.head:,} of the head",
+            "trainable": f"{parameters.method:,} ({choices['method']}) + {parameters.head:,} (head)",
         }
         if len(model.phases) > 1:
             lines["phases"] = ", ".join(phase.name for phase in model.phases)

@@ -70,7 +70,7 @@ class Train(Task):
                 result = _to_the_end(experiment, run, here, pruner=self.pruner)
             elif here.is_main:
                 run.forget_way()  # deletes the state that a killed process left
-                logger.info("done before, with the same config; this is its result")
+                logger.info("already finished with the same config; showing its result")
                 tell_again(experiment, run, result)
             if here.is_main:
                 told("the result", partial(print_summary, result, run.folder), run.folder)
