@@ -86,7 +86,10 @@ class TrainingSession:
             (sentence,) = worded({pair: twins.count})
             logger.warning("%-9s %s, byte for byte, such as %s", "twins", sentence, twins.example)
         shown = {"augment": experiment.data.augment, "views": experiment.features.views}
-        for group, line in said(experiment.fitting, self.model, experiment.head, **shown).items():
+        lines = said(experiment.fitting, self.model, experiment.head, **shown)
+        if "optimizer" not in lines and (untuned := _untuned_rate(experiment)) is not None:
+            lines = {**lines, "rate": untuned}
+        for group, line in lines.items():
             logger.info("%-9s %s", group, line)
         self.log = held.enter_context(mirrored(experiment, run, anew=self.state.rows == 0))
         tell_epochs(self.log, experiment)
@@ -210,6 +213,20 @@ class TrainingSession:
             lines["resumes"] = f"after epoch {self.state.epochs}"
         for label, text in lines.items():
             logger.info("%-9s %s", label, text)
+
+
+def _untuned_rate(experiment: Experiment) -> str | None:
+    """Return a line that says how to choose a learning rate if the run has the method's default, which is one number
+    for all images and backbones; None if the rate was given, or if the run is part of a tuning."""
+    optimizer, method = experiment.optimizer, experiment.choices["method"]
+    rates = experiment.method.lr.values()
+    if not isinstance(optimizer, Stepper) or experiment.data.stage != "all" or optimizer.lr not in rates:
+        return None
+    tried = ",".join(f"{factor * optimizer.lr:.1g}" for factor in (0.3, 1, 3))
+    return (
+        f"{optimizer.lr:g} is the default of {method}, not chosen for these images; "
+        f"-m hydra/sweeper=tune optimizer.lr={tried} chooses on validation"
+    )
 
 
 def _features_read(model: Model) -> int:
