@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from command import call, run_folder
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.component_names import CONFIG_DIR, shortened
 from peft_vision.core.composition import complete, option, options
 from peft_vision.core.config import ConfigError
 
@@ -84,7 +84,7 @@ def result(folder: Path, *arguments: str) -> dict:
 def test_parts_with_values_on_the_command_line_are_those_of_the_preset(tmp_path):
     named = result(tmp_path, "method.parts={lora:{rank:4},vqt:{}}")
     preset = result(tmp_path, "method=vqt_lora", "method.parts.lora.rank=4")
-    assert named["config"]["method"]["parts"] == {"lora": {**LORA, "rank": 4}, "vqt": VQT}
+    assert named["config"]["method"]["parts"] == shortened({"lora": {**LORA, "rank": 4}, "vqt": VQT})
     assert preset["config"]["method"] == named["config"]["method"]
     assert preset["identity"] == named["identity"]
     assert preset["metrics"] == named["metrics"]
@@ -102,7 +102,7 @@ def test_a_method_in_the_users_folder_may_be_a_part(tmp_path):
     (tmp_path / "mine" / "method").mkdir(parents=True)
     (tmp_path / "mine" / "method" / "narrow.yaml").write_text("defaults:\n  - lora\n  - _self_\nrank: 2\n")
     found = result(tmp_path, "method.parts=[narrow,vqt]", "--config-dir", "mine")
-    assert found["config"]["method"]["parts"]["narrow"] == {**LORA, "rank": 2}
+    assert found["config"]["method"]["parts"]["narrow"] == shortened({**LORA, "rank": 2})
 
 
 @pytest.mark.parametrize(
