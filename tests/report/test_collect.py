@@ -93,6 +93,19 @@ def test_an_unfinished_run_is_named(tmp_path):
     assert left_out(tmp_path) == {"begun": "not finished"}
 
 
+def test_a_result_that_is_gone_from_a_finished_run_is_named(tmp_path):
+    folder = write_run(tmp_path)
+    for name in ("adapter.safetensors", "metrics.jsonl"):
+        (folder / name).touch()
+    (folder / "result.json").unlink()
+    write_run(tmp_path, method="linear")
+    _, (other,) = collect(tmp_path)
+    assert other.reason == "result.json is gone, though the run was finished; its command trains it again"
+    (folder / "state.pt").touch()  # it was stopped between the two
+    _, (other,) = collect(tmp_path)
+    assert (other.folder, other.reason) == (folder.name, "not finished")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -88,6 +88,8 @@ def read(folder: Path) -> RunRecord:
     path = folder / "result.json"
     if not exists(path):
         failure = Run(folder).read_failure()
+        if failure is None and exists(folder / "adapter.safetensors") and not exists(folder / "state.pt"):
+            raise ConfigError("result.json is gone, though the run was finished; its command trains it again")
         raise ConfigError("not finished" if failure is None else f"failed: {one_line(failure.partition(chr(10))[0])}")
     raw = load(path)
     result: Result = parsed(path, raw, TuningResult if _of_tuning(raw) else Result)

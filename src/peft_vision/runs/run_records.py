@@ -68,6 +68,7 @@ class _Selection(Record):
 class ResultRecord(Record):
     """A record of the content of result.json."""
 
+    identity: Name
     choices: _Choices
     seed: Seed
     data: _Data
@@ -80,6 +81,7 @@ class ResultRecord(Record):
     images_per_second: _Costs
     peak_mib: _Costs | None  # None where the system does not report it
     wall_seconds: _Costs
+    environment: dict[Name, Any]
     config: dict[Name, Any]
 
     @model_validator(mode="after")
