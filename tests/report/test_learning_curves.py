@@ -6,6 +6,7 @@ import pytest
 
 from boards import board
 from made_up_runs import write_run
+from peft_vision.core.records import lines_checksum
 from peft_vision.report.choose import Setting
 from peft_vision.report.learning_curves import curves, learning_curves
 from peft_vision.report.picture import looks
@@ -60,6 +61,21 @@ def test_lines_and_files_that_hold_no_epochs_are_said(tmp_path, caplog):
     caplog.clear()
     assert curves(chosen(tmp_path)) == {}
     assert f"no learning curve of 1 runs: no {second / 'metrics.jsonl'}" in caplog.text
+
+
+def test_a_file_that_is_not_as_the_run_wrote_it_is_said(tmp_path, caplog):
+    first, second = write(tmp_path)
+    for folder in (first, second):
+        path = folder / "result.json"
+        noted = {"metrics_jsonl": lines_checksum(folder / "metrics.jsonl")}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **noted}))
+    curves(chosen(tmp_path))
+    assert caplog.messages == []
+    for edited in ("", (second / "metrics.jsonl").read_text().replace("1", "2", 1)):
+        (second / "metrics.jsonl").write_text(edited)
+        caplog.clear()
+        curves(chosen(tmp_path))
+        assert caplog.messages == [f"learning curve of {second.name}: metrics.jsonl is not as the run wrote it"]
 
 
 def test_the_settings_of_a_solver_are_no_epochs(tmp_path):

@@ -17,7 +17,7 @@ from peft_vision.runs.served import Served
 WRITTEN = Path(__file__).parents[1] / "written_by_0_1_0"
 AS_WRITTEN = ("backbone=vit_micro", "data=digits", "data.train_size=100", "tracker=none", "features.folder=features")
 LINEAR = (*AS_WRITTEN, "method=linear", "trainer.epochs=2")
-TRAINED_AGAIN = "trains  "
+TRAINED_AGAIN = "trainable"
 
 
 def lay(name: str, runs: Path) -> Path:

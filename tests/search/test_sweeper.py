@@ -231,6 +231,6 @@ def test_searches_started_together_share_the_trials(tmp_path):
     assert [(code, err) for _, err, code in ended] == [(0, "")] * 2
     assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 5
     assert len(results(tmp_path)) == 5
-    assert sum(path.read_text().count("\ntrains ") for path in tmp_path.rglob("run.log")) == 5
+    assert sum(path.read_text().count("\ntrainable ") for path in tmp_path.rglob("run.log")) == 5
     assert all("5 trials, 5 whole" in out for out, _, _ in ended)
     assert sum(len(re.findall(r"^done    trial ", out, re.M)) for out, _, _ in ended) == 5

@@ -142,7 +142,7 @@ def test_sweeps_started_together_share_the_points(tmp_path):
     ended = [(*worker.communicate(timeout=240), worker.returncode) for worker in workers]
     assert [(code, err) for _, err, code in ended] == [(0, "")] * 2
     assert len(results(tmp_path)) == 4
-    assert logs(tmp_path).count("\ntrains ") == 4
+    assert logs(tmp_path).count("\ntrainable ") == 4
     assert [len(re.findall("^run ./4 .* test ", out, re.M)) for out, _, _ in ended] == [4] * 2
 
 

@@ -110,6 +110,11 @@ def read_json_lines(path: Path, bounds: Bounds = LINES) -> tuple[list[dict[str, 
     return whole, len(records) - len(whole)
 
 
+def lines_checksum(path: Path) -> str:
+    """Return the CRC-32 of a file with a record on each line. Raise Unreadable if it cannot be read."""
+    return f"{zlib.crc32(read_bytes(path, largest=LINES.size)):08x}"
+
+
 def _parsed_line(line: bytes, path: Path, bounds: Bounds) -> dict[str, Any] | None:
     try:
         value = parse_json(line, path, bounds) if len(line) <= _LONGEST_LINE else None

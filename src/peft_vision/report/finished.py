@@ -44,7 +44,7 @@ class RunRecord:
     settings that its solver tried, None without a solver. `curve`: metrics along the interpolation, by alpha; `alpha`:
     the chosen one, None without an interpolation. `choice`: how a sweep chose the setting. `test_reads`: how often the
     test images were scored, 0 where this was not counted. `twins`: how many pictures of a split are in another too, by
-    pair of splits."""
+    pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it, None for runs of older versions."""
 
     folder: Path
     method: str
@@ -66,6 +66,7 @@ class RunRecord:
     choice: Choice | None
     test_reads: int
     twins: Mapping[str, int]
+    rows_checksum: str | None
     origin: Origin
 
     @property
@@ -126,6 +127,7 @@ def read(folder: Path) -> RunRecord:
         choice=_optional(folder / "choice.json", Choice),
         test_reads=result.test_reads,
         twins=result.data.twins or {},
+        rows_checksum=result.metrics_jsonl,
         origin=Origin(
             version=result.environment.version,
             commit=result.environment.git_commit or "",

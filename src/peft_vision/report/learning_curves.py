@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from peft_vision.core.records import Unreadable, exists, read_json_lines
+from peft_vision.core.records import Unreadable, exists, lines_checksum, read_json_lines
 from peft_vision.report.choose import Setting
 from peft_vision.report.log_axis import set_log
 from peft_vision.report.panels import panel_figure
@@ -38,7 +38,7 @@ def curves(setting: Setting) -> dict[str, LearningCurve]:
     files = [run.folder / "metrics.jsonl" for run in setting.runs]
     if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
         _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
-    runs = [_epochs(file) for file in files if file not in gone]
+    runs = [_epochs(file, run.rows_checksum) for file, run in zip(files, setting.runs, strict=True) if file not in gone]
     found = {metric: [values[metric] for values in runs if values[metric]] for metric in _PANELS}
     return {metric: curve for metric, recorded in found.items() if recorded and (curve := _curve(recorded)) is not None}
 
@@ -88,11 +88,11 @@ def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], 
     return figure
 
 
-def _epochs(path: Path) -> dict[str, dict[int, float]]:
+def _epochs(path: Path, checksum: str | None) -> dict[str, dict[int, float]]:
     """Return values by metric and epoch, from the intact lines of the file; a solver's lines are settings, not
     epochs."""
     found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
-    for row in _rows(path):
+    for row in _rows(path, checksum):
         epoch = row.get("epoch")
         if "lr" not in row or "weight_decay" in row or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
             continue
@@ -103,13 +103,16 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the lines that can be read, and warn of the others."""
+def _rows(path: Path, checksum: str | None) -> list[dict[str, Any]]:
+    """Return the lines that can be read, and warn of the others, and of a file that is not as the run wrote it."""
     try:
         found, torn = read_json_lines(path)
+        changed = checksum is not None and lines_checksum(path) != checksum
     except Unreadable as error:
         _log.warning("no learning curve: %s", error)
         return []
+    if changed:
+        _log.warning("learning curve of %s: metrics.jsonl is not as the run wrote it", path.parent.name)
     rows = [row for row in found if "lr" in row or "weight_decay" in row]
     torn += len(found) - len(rows)
     if torn:

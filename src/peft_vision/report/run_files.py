@@ -85,6 +85,7 @@ class Result(Record):
     peak_mib: float | None = None
     train_seconds: float | None = None
     test_reads: Count = 0
+    metrics_jsonl: _Short | None = None
     environment: _Environment = _Environment()
 
     def costs(self) -> dict[str, float]:

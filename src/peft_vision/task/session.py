@@ -12,6 +12,7 @@ from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment, forget_peak, most_mib, peak_mib
+from peft_vision.core.records import lines_checksum
 from peft_vision.core.seeding import derive
 from peft_vision.core.user_code import files_of
 from peft_vision.data.images import Source
@@ -128,7 +129,8 @@ class TrainingSession:
         result = self._result(metrics)
         if self.log is not None:
             self.run.place_adapter(lambda path: write_adapter(self.model, path))
-            self.run.write_result(result)
+            rows = lines_checksum(self.run.folder / "metrics.jsonl")
+            self.run.write_result({**result, "metrics_jsonl": rows})
             self.log.summary(summary(result))
         return result
 

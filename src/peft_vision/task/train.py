@@ -28,7 +28,7 @@ logger = logging.getLogger("peft_vision")
 
 
 def _built(pruner: Any) -> Pruner | None:
-    return None if pruner is None else build(pruner, Pruner, "task.pruner")
+    return pruner if pruner is None or isinstance(pruner, Pruner) else build(pruner, Pruner, "task.pruner")
 
 
 @component
