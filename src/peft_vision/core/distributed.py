@@ -25,7 +25,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True if this process writes files and prints."""
         return self.rank == 0
 
     def share(self, indices: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Writer:
         self._file = self._path.open("wb")
         try:
             self._file.truncate(file_bytes(entry, origin))
-            self._file.write(_header(entry, self._origin, 0))  # a placeholder until the checksum is known
+            self._file.write(_header(entry, self._origin, 0))  # written anew when the checksum is known
         except OSError:
             self.discard()
             raise

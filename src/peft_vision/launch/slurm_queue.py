@@ -34,12 +34,12 @@ class JobState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the job seems to be over; Slurm may still queue it again."""
+        """True if the job seems to be over; Slurm may still queue it again."""
         return self.state in (*_OVER, _FORGOTTEN)
 
     @property
     def is_held(self) -> bool:
-        """Whether the job waits for a person to release it."""
+        """True if the job waits for a person to release it."""
         return "held" in self.reason.lower()
 
 

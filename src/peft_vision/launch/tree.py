@@ -94,7 +94,7 @@ def _begun_runs(run: Sequence[str]) -> list[int]:
 
 
 def _is_about_to_run(run: Sequence[str]) -> bool:
-    """Whether a descendant without children has a command that ends with the run, which it may still execute."""
+    """Return whether a descendant without children has a command that ends with the run, which it may yet execute."""
     children = _children()
     return any(
         not children.get(pid) and _read(Path(f"/proc/{pid}/cmdline")).endswith(_command_line(run))

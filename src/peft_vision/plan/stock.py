@@ -25,7 +25,7 @@ class Stock:
         return cls(shelf.limit_bytes, _takes(folder), {path.stem for path, _ in shelf.held()})
 
     def has_room(self, num_bytes: int) -> bool:
-        """Whether the folder takes one entry of this size."""
+        """Return whether the folder takes one entry of this size."""
         return self.writable and num_bytes <= self.limit
 
     def add(self, names: Iterable[str]) -> None:

@@ -63,7 +63,7 @@ def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
 
 
 def _asked(experiment: Experiment) -> bool:
-    """Whether sets or interpolation are asked for; not while settings are tuned, since test images would be scored."""
+    """Return whether sets or interpolation are asked for; False while settings are tuned, which reads no test image."""
     return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
