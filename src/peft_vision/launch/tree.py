@@ -12,6 +12,7 @@ from subprocess import Popen
 from peft_vision.core.lifeline import adopt_orphans, die_with_parent, follow_parent, lifeline
 
 _GRACE_SECONDS = 7.0  # for the run to end by itself after SIGTERM
+_MISSES = 10  # looks at the processes: a process shows no command for a moment while it executes another
 _AGAIN_SECONDS = 0.02  # until processes are looked for again, since some may have been forked meanwhile
 
 
@@ -88,7 +89,9 @@ def _begun_runs(run: Sequence[str]) -> list[int]:
     """Return the processes of `_runs`, once no fork of the prefix is left that could still become the run: a shell may
     put the run in the background and end before that fork executes it. Wait for `_GRACE_SECONDS` at most."""
     deadline = time.monotonic() + _GRACE_SECONDS
-    while not (alive := list(_runs(run))) and _is_about_to_run(run) and time.monotonic() < deadline:
+    misses = 0
+    while not (alive := list(_runs(run))) and misses < _MISSES and time.monotonic() < deadline:
+        misses = 0 if _is_about_to_run(run) else misses + 1
         time.sleep(_AGAIN_SECONDS)
     return alive
 
