@@ -7,6 +7,7 @@ from filelock import FileLock
 from boards import options
 from made_up_runs import write_run
 from peft_vision.report.comparison import compare
+from peft_vision.runs.attempt import attempt
 
 
 def test_a_report_waits_for_another_of_the_same_runs(tmp_path):
@@ -22,3 +23,35 @@ def test_a_report_waits_for_another_of_the_same_runs(tmp_path):
         assert [path.name for path in out.iterdir() if path.name != ".lock"] == []
     other.join()
     assert made[0].page.is_file()
+
+
+def test_reports_made_at_the_same_time_are_one_attempt(tmp_path):
+    """The sweep that writes first draws the attempt, while it holds the folder alone; the second one keeps it."""
+    write_run(tmp_path / "runs", method="full")
+    out = tmp_path / "report"
+    out.mkdir()
+    seen = []
+
+    def report() -> None:
+        compare([tmp_path / "runs"], out, options())
+        seen.append(attempt(out, anew=False))
+
+    with FileLock(out / ".lock"):
+        sweeps = [Thread(target=report) for _ in range(2)]
+        for sweep in sweeps:
+            sweep.start()
+    for sweep in sweeps:
+        sweep.join()
+    assert len(seen) == 2
+    assert set(seen) == {attempt(out, anew=False)}
+    assert "" not in seen
+
+
+def test_a_report_of_an_earlier_version_gets_no_attempt(tmp_path):
+    """It is mirrored under the id that the earlier version gave it."""
+    write_run(tmp_path / "runs", method="full")
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "report.html").write_text("of an earlier version")
+    compare([tmp_path / "runs"], out, options())
+    assert attempt(out, anew=False) == ""

@@ -31,6 +31,7 @@ from peft_vision.report.leaderboard import Leaderboard, leaderboards
 from peft_vision.report.options import Options
 from peft_vision.report.shift_record import record
 from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
+from peft_vision.runs.attempt import attempt
 from peft_vision.runs.run import place, tidy, writing
 
 _log = logging.getLogger("peft_vision")
@@ -69,11 +70,13 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures
 
-    with _alone(out), _settled():
+    with _alone(out) as is_first, _settled():
         hung = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]
         texts["report.html"] = page(boards, against, runs, left_out, hung, out)
         for name, text in texts.items():
             place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
+        if is_first:
+            attempt(out, anew=True)
     _print(boards, compared, against, left_out)
     if options.published and not against:
         _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
@@ -84,15 +87,16 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Create the folder and hold its lock within the block, because two sweeps over the same runs may end together."""
+def _alone(out: Path) -> Iterator[bool]:
+    """Create the folder and hold its lock within the block, because two sweeps over the same runs may end together.
+    Yield whether nothing was in the folder."""
     with writing(out, key="out"):
         out.mkdir(parents=True, exist_ok=True)
         lock = Lock(out / ".lock")
         lock.acquire(wait=True)
     try:
         tidy(out)
-        yield
+        yield all(path.name == ".lock" for path in out.iterdir())
     finally:
         lock.release()
 

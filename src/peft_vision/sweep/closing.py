@@ -8,7 +8,7 @@ from statistics import fmean
 from peft_vision.core.identity import digest
 from peft_vision.report.comparison import ReportContent, compare
 from peft_vision.report.options import Options
-from peft_vision.runs.attempt import attempt, mirrored_as
+from peft_vision.runs.attempt import mirrored_as
 from peft_vision.sweep.point import PointResult
 from peft_vision.tracker.trackers import Log, Tracker
 
@@ -25,10 +25,7 @@ def close(ended: Sequence[PointResult], options: Options | None, name: str, *, i
     folders = list(dict.fromkeys(outcome.point.folder().parent for outcome in (tested or done)))
     folder = folders[0] / "report"
     if reported:
-        new = not folder.exists()
         report = compare(folders, folder, options)
-        if new:
-            attempt(folder, anew=True)
     tracker = done[0].point.experiment.tracker
     if tracker.is_awaited() or (reported and is_news):
         mirror(report if reported else None, tracker, name, folder, ended=done if tracker.is_awaited() else ())
