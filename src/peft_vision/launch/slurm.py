@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -20,9 +20,7 @@ from peft_vision.launch.elsewhere import ProcessLauncher
 from peft_vision.launch.job import Job
 from peft_vision.launch.slurm_clock import noted
 from peft_vision.launch.slurm_queue import Queue, cancel, largest_array
-
-if TYPE_CHECKING:
-    from peft_vision.launch.submitted import Submitted
+from peft_vision.launch.submitted import Submitted
 
 logger = logging.getLogger("peft_vision")
 _LATE_POLLS = 3  # a shared file system may show what a job wrote at its end that many polls late
@@ -91,7 +89,6 @@ class SlurmLauncher(ProcessLauncher):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         from peft_vision.launch.slurm_job import SlurmJob
-        from peft_vision.launch.submitted import Submitted
 
         executor = SlurmExecutor(self.submits_to, max_num_timeout=self.max_num_timeout)
         submitted: list[Submitted] = []

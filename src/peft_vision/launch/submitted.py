@@ -3,8 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-from submitit.core.utils import JobPaths, pickle_load
+from typing import Any
 
 from peft_vision.launch.job import Job
 
@@ -20,6 +19,8 @@ class Submitted:
 
     def exit_code(self) -> int | None:
         """Return the run's exit code once the run has ended and reported it, else None."""
+        from submitit.core.utils import pickle_load
+
         file = self._paths.result_pickle
         os.scandir(file.parent).close()  # makes a network file system look again for new files
         if not file.is_file():
@@ -40,5 +41,7 @@ class Submitted:
         return 1
 
     @property
-    def _paths(self) -> JobPaths:
+    def _paths(self) -> Any:
+        from submitit.core.utils import JobPaths  # an extra: only a sweep on Slurm needs it
+
         return JobPaths(self.folder, job_id=self.job_id)
