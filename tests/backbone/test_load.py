@@ -13,8 +13,7 @@ from timm.layers import resample_abs_pos_embed
 
 from peft_vision.backbone import hub, load
 from peft_vision.backbone.load import Backbone, refuse_unusual
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.preprocessing import Preprocessing
 

@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 
 from command import call
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.plan.demand import kind
+from peft_vision.core.config import CONFIG_DIR
+from peft_vision.costs.expected import kind
 
 # by method, on one data set: settings that are tried, then final runs
 PROTOCOLS = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import released as code
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.optimizer.grid import Grid
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.runs.experiment import Experiment

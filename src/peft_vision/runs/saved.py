@@ -14,9 +14,9 @@ import torch
 
 from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.core.config import ConfigError, build
+from peft_vision.core.identity import edited
 from peft_vision.core.records import Unreadable, read_yaml
 from peft_vision.core.trust import check_targets
-from peft_vision.core.user_code import edited
 from peft_vision.features.store import TYPES
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method

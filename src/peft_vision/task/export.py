@@ -18,10 +18,9 @@ from torch import Tensor
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import unwrapped
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 from peft_vision.exchange import hf_peft, onnx_model
-from peft_vision.exchange.loading_line import of_peft, of_timm, timm_arguments
-from peft_vision.exchange.timm_weights import timm_state
+from peft_vision.exchange.timm_weights import of_peft, of_timm, timm_arguments, timm_state
 from peft_vision.models.adapter import load_tuned
 from peft_vision.runs.run import place, writing
 from peft_vision.runs.saved import Saved, open_saved
