@@ -19,24 +19,39 @@ import peft_vision
 
 
 class ConcatenatingBlock(nn.Module):
-    """A timm block that puts fresh prompts behind the class token and takes the last block's away, as in the paper."""
+    """A timm block with fresh prompts behind the class token and registers, where rotary positions leave them alone,
+    and without the prompts of the block before, as in the paper. The last block's prompts are not pooled."""
 
-    def __init__(self, block: nn.Module, prompts: Tensor, *, first: bool) -> None:
+    def __init__(self, block: nn.Module, prompts: Tensor, *, prefix: int, first: bool, last: bool) -> None:
         super().__init__()
         self.block = block
         self.prompts = nn.Parameter(prompts.detach().clone())
-        self.skipped = 1 if first else 1 + len(prompts)
+        self.prefix = prefix
+        self.skipped = prefix if first else prefix + len(prompts)
+        self.last = last
+        if hasattr(block.attn, "num_prefix_tokens"):
+            block.attn.num_prefix_tokens += len(prompts)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, **positions: Tensor) -> Tensor:
         prompts = self.prompts.expand(len(tokens), -1, -1)
-        return self.block(torch.cat([tokens[:, :1], prompts, tokens[:, self.skipped :]], dim=1))
+        prompted = torch.cat([tokens[:, : self.prefix], prompts, tokens[:, self.skipped :]], dim=1)
+        tokens = self.block(prompted, **positions)
+        if not self.last:
+            return tokens
+        return torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + len(self.prompts) :]], dim=1)
 
 
 def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
     """Return a module that computes the same function as `model` by concatenation."""
     vit = copy.deepcopy(vit).requires_grad_(False)
     for index, block in enumerate(vit.blocks):
-        vit.blocks[index] = ConcatenatingBlock(block, model.encoder.layers[index].context.prompts, first=index == 0)
+        vit.blocks[index] = ConcatenatingBlock(
+            block,
+            model.encoder.layers[index].context.prompts,
+            prefix=vit.num_prefix_tokens,
+            first=index == 0,
+            last=index == len(vit.blocks) - 1,
+        )
     return nn.Sequential(vit, copy.deepcopy(model.head))
 
 

@@ -115,7 +115,8 @@ class Store:
         self._say = _log.debug if quiet else _log.info
         self._model = model
         self._splits = splits
-        self._origin = {**origin, "dtype": features.dtype, "timm": timm.__version__, "format": FORMAT}
+        shared = {"dtype": features.dtype, "timm": timm.__version__, "format": FORMAT}
+        self._origin = {**origin, **shared, **model.encoder.trunk.mark}
         self._method = method
         self._augment = augment
         self._pass = {"workers": workers, "batch_size": batch_size, "autocast": autocast, "device": device}

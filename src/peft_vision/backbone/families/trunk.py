@@ -18,16 +18,23 @@ from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
 class Trunk(ABC):
     """A timm model as a sequence of stages between a stem and a pooling. It owns nothing: it refers to `model`.
 
-    `family`: name of the family; `builds`: timm's class of its models; `lacks`: for each thing that the family cannot
-    give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
+    `family`: name of the family; `version`: counted up when the same weights compute other values, so that stored
+    observations of before are not read; `builds`: timm's class of its models; `lacks`: for each thing that the family
+    cannot give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
     """
 
     family: ClassVar[str]
+    version: ClassVar[int] = 1
     builds: ClassVar[type[nn.Module]]
     lacks: ClassVar[Mapping[Need, str]] = {}
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """Return what the key of a stored observation holds of the family."""
+        return {"family": f"{self.family} {self.version}"}
 
     @classmethod
     @abstractmethod

@@ -14,6 +14,11 @@ class ViTTrunk(TokenTrunk):
     family = "vit"
     builds = VisionTransformer
 
+    @property
+    def mark(self) -> dict[str, str]:
+        """Return nothing: stores that were filled before there were families stay readable."""
+        return {}
+
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return why not every block of `model` is attention and MLP over all tokens, or None."""
