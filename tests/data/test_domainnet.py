@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.domainnet_names import SENTRY40
+from peft_vision.data.domainnet import SENTRY40
 from shift_miniatures import DOMAINNET, domainnet, listing, shown
 
 MINI = "txt/{domain}_{split}_mini.txt"

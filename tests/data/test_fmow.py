@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.fmow_table import read
+from peft_vision.data.fmow import read_table
 from shift_miniatures import BETWEEN, CATEGORIES, NEW, OLD, fmow, shown, world
 
 
@@ -82,11 +82,11 @@ def test_countries_without_a_region_are_other(make, published: Path):
 )
 def test_years_in_utc_decide_the_split(tmp_path: Path, split: str, timestamp: str, expected: str | None):
     folder = fmow(tmp_path / "fmow_v1.1", [(split, "zoo", "USA", timestamp)])
-    assert [row.split for row in read(folder, prefix="").rows] == [expected]
+    assert [row.split for row in read_table(folder, prefix="").rows] == [expected]
 
 
 def test_every_row_is_in_one_split_or_none(published: Path):
-    rows = read(published, prefix="").rows
+    rows = read_table(published, prefix="").rows
     assert [row.image for row in rows] == list(range(len(world())))
     counts = Counter(row.split for row in rows)
     assert counts["id_val"] == counts["id_test"] == counts["val"] == counts["test"] == 7 * 4

@@ -5,7 +5,7 @@ import torch
 
 from ood_miniatures import class_folders, imagenet, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.synsets import synsets
+from peft_vision.data.imagenet import synsets
 
 PLACES = {wnid: place for place, wnid in enumerate(synsets("all"))}
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.domainnet_names import SENTRY40
+from peft_vision.data.domainnet import SENTRY40
 from peft_vision.ood.match import matched
 from shift_miniatures import DOMAINNET, domainnet, listing, make_ood, shown
 

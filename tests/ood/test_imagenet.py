@@ -7,7 +7,7 @@ import torch
 
 from ood_miniatures import class_folders, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.synsets import synsets
+from peft_vision.data.imagenet import synsets
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

@@ -16,13 +16,11 @@ from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
-from peft_vision.data.extent import Extent
-from peft_vision.data.fill import decode, decode_whole, glance, verify, whole_bytes
+from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each, encoding, file_sum, sample
-from peft_vision.data.readable import left_out
-from peft_vision.data.splits import LabelledSets, Splits, fingerprint
+from peft_vision.data.splits import Extent, LabelledSets, Splits, fingerprint
 from peft_vision.data.twins import find_twins
 
 _log = logging.getLogger("peft_vision")

@@ -18,10 +18,9 @@ from peft_vision.core.config import FILE, ConfigError, HashDefault, component
 from peft_vision.core.output import shown
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
+from peft_vision.data.folders import are_splits, class_files, splits_among, sub_folders
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.split_folders import are_splits, splits_among
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.walk import class_files, sub_folders
 
 _KEY, _OPTION = "data.path", "data.divided"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
+from peft_vision.data.breeds import NAMES, subclass_labels, superclasses
+from peft_vision.data.folders import read_folders, require_folders
 from peft_vision.data.imagenet import SOURCE
-from peft_vision.data.imagenet_folder import read_folders, require_folders
 from peft_vision.ood.base import OOD, Shift
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.cifar_names import CIFAR10
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require
 from peft_vision.ood.base import OOD, Shift
+from peft_vision.ood.cifar_c import CIFAR10
 
 
 @component

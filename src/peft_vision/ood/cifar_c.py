@@ -2,6 +2,8 @@
 
 path/fog.npy     uint8 (5n, 32, 32, 3): n images at severity 1, the same at severity 2, and so on
 path/labels.npy  (5n,)
+
+The files hold labels without names; `CIFAR10` and `CIFAR100` are the classes in label order.
 """
 
 from collections.abc import Mapping
@@ -11,10 +13,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.data.cifar_names import CIFAR10, CIFAR100
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.ood.arrays import class_ids, read_array, require
 from peft_vision.ood.base import OOD, Shift
+
+_NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_NAMES_100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR10 = tuple(_NAMES_10.split())
+CIFAR100 = tuple(_NAMES_100.split())
+
 
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),

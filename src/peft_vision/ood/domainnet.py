@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.domainnet_lists import DOMAINS, Lists
+from peft_vision.data.domainnet import DOMAINS, DomainNetLists
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -32,5 +32,5 @@ class DomainNet(OOD):
         classes = lists.classes(listed.values(), self.classes)
         return {domain: Shift(lists.pictures(listing, classes), classes) for domain, listing in listed.items()}
 
-    def _lists(self) -> Lists:
-        return Lists(Path(self.path).expanduser().absolute(), self.lists, prefix="")
+    def _lists(self) -> DomainNetLists:
+        return DomainNetLists(Path(self.path).expanduser().absolute(), self.lists, prefix="")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.fmow_table import REGIONS, check, read
+from peft_vision.data.fmow import REGIONS, read_table, require_table
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -22,10 +22,10 @@ class FMoW(OOD):
     split: Literal["id_val", "id_test", "val", "test"]
 
     def check(self) -> None:
-        check(self._folder(), prefix="")
+        require_table(self._folder(), prefix="")
 
     def open(self) -> Mapping[str, Shift]:
-        table = read(self._folder(), prefix="")
+        table = read_table(self._folder(), prefix="")
         return {region: Shift(table.images(self.split, (region,)), table.categories) for region in self.regions}
 
     def _folder(self) -> Path:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from peft_vision.core.config import FILE, ConfigError, component
+from peft_vision.data.folders import class_files, hold_folders, split_of, sub_folders
 from peft_vision.data.pictures import Files, labelled
-from peft_vision.data.split_folders import hold_folders, split_of
-from peft_vision.data.walk import class_files, sub_folders
 from peft_vision.ood.base import OOD, Shift
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, NOT_HASHED, component
-from peft_vision.data.imagenet_folder import read_folders, require_folders
-from peft_vision.data.synsets import synsets
+from peft_vision.data.folders import read_folders, require_folders
+from peft_vision.data.imagenet import synsets
 from peft_vision.ood.base import OOD, Shift
 
 

@@ -11,7 +11,7 @@ from peft_vision.core.config import hashed_fields
 from peft_vision.core.identity import digest, hashed, located
 from peft_vision.models.adapter import read_adapter
 from peft_vision.ood.base import OOD
-from peft_vision.ood.opened import opened
+from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment
 
 

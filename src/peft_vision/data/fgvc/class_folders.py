@@ -3,8 +3,7 @@ are. The splits may have any of the names in split_folders.py."""
 
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Listing
-from peft_vision.data.split_folders import splits_among
-from peft_vision.data.walk import image_files, sub_folders
+from peft_vision.data.folders import image_files, splits_among, sub_folders
 
 
 def read(copy: Copy) -> Listing:

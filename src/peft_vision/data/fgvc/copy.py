@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.fgvc.collection import Collection
-from peft_vision.data.walk import files_below
+from peft_vision.data.folders import files_below
 
 _NAMED = 3  # missing files named in a message
 

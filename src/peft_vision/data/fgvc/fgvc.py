@@ -16,14 +16,13 @@ from peft_vision.core.config import NOT_HASHED, HashDefault, component
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import SPLITS, Data
 from peft_vision.data.divide import without_images
-from peft_vision.data.extent import Extent
 from peft_vision.data.fgvc import birds, cars, class_folders, dogs, flowers, json_splits
 from peft_vision.data.fgvc.collection import COLLECTIONS
 from peft_vision.data.fgvc.copy import Copy
 from peft_vision.data.fgvc.listing import Label
 from peft_vision.data.fgvc.whole import require_numbers, require_pictures
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.splits import LabelledSets, Splits
+from peft_vision.data.splits import Extent, LabelledSets, Splits
 
 _log = logging.getLogger("peft_vision")
 _RELEASES = {"cub200": birds, "nabirds": birds, "flowers102": flowers, "dogs": dogs, "cars": cars}

@@ -19,11 +19,10 @@ from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, NOT_HASHED, ConfigError, component
 from peft_vision.data.base import Data
-from peft_vision.data.extent import Extent
-from peft_vision.data.parquet_files import Stored
+from peft_vision.data.parquet import Stored
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.provenance import each, kind, worded
-from peft_vision.data.splits import LabelledSets
+from peft_vision.data.splits import Extent, LabelledSets
 from peft_vision.data.vtab.drawn import drawn
 from peft_vision.data.vtab.index_list import chosen
 from peft_vision.data.vtab.originals.table import READERS

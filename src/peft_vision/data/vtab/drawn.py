@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from peft_vision.data.counter_random import bits
+from peft_vision.data.draws import bits
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import TRAIN, VAL
 

@@ -6,7 +6,7 @@ root/vtab-1k/cifar/train-00000-of-00001.parquet, or without vtab-1k/, or from th
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.parquet_files import Stored, read
+from peft_vision.data.parquet import Stored, read_splits
 from peft_vision.data.vtab.processed import folders
 from peft_vision.data.vtab.release import Release
 from peft_vision.data.vtab.tasks import VtabTask
@@ -17,7 +17,7 @@ def read_parquet(root: Path, task: VtabTask, stored: Stored) -> Release:
     names. ConfigError if the test split is not configured."""
     if stored.test is None:
         raise ConfigError("data.parquet.test: got null, should name the split of the test images")
-    opened = read(stored, None if stored.hub else _folder(root, task), prefix="data.parquet.")
+    opened = read_splits(stored, None if stored.hub else _folder(root, task), prefix="data.parquet.")
     classes = opened.classes
     if all(name.isdecimal() for name in classes) and len(classes) < task.num_classes:
         classes = tuple(str(label) for label in range(task.num_classes))

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import open_regular, read_middle
-from peft_vision.data.decode import rgb
-from peft_vision.data.opening import open_bytes
+from peft_vision.core.regular import open_regular, read_middle
+from peft_vision.data.decode import open_bytes, rgb
 from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import reading, short
 from peft_vision.data.vtab.tfrecord import example, payloads

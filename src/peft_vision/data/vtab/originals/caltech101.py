@@ -9,11 +9,10 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
-from peft_vision.data.imagenet_folder import read_folders
-from peft_vision.data.stratify import draw
+from peft_vision.data.draws import draw
+from peft_vision.data.folders import read_folders, sub_folders
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.walk import sub_folders
 
 TRAIN_PER_CLASS = 30
 _FOLDER, _BACKGROUND = "101_ObjectCategories", "BACKGROUND_Google"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from peft_vision.data.opening import open_bytes
+from peft_vision.data.decode import open_bytes
 from peft_vision.data.vtab.originals.scaled import scaled
 
 _RADIUS = 300  # pixels

@@ -7,11 +7,10 @@ NWPU-RESISC45/airplane/airplane_001.jpg     31,500 images of 45 classes, 256 px
 
 from pathlib import Path
 
-from peft_vision.data.imagenet_folder import read_folders
+from peft_vision.data.folders import read_folders, sub_folders
 from peft_vision.data.vtab.order import chosen, percent, stored
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.walk import sub_folders
 
 _TRAIN, _VAL = 60, 80  # percent, the ends of the train and the validation part
 

@@ -13,15 +13,15 @@ from PIL import Image
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.divide import TEST_SEED
+from peft_vision.data.draws import draw
+from peft_vision.data.folders import image_files
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, quoted, read_lines, refuse_repeated, short
-from peft_vision.data.stratify import draw
 from peft_vision.data.vtab.order import chosen, stored
 from peft_vision.data.vtab.originals.derived import Derived
 from peft_vision.data.vtab.originals.scaled import scaled
 from peft_vision.data.vtab.presence import home, require
 from peft_vision.data.vtab.release import Release
-from peft_vision.data.walk import image_files
 
 _LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
 _LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in no list
