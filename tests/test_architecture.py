@@ -122,7 +122,7 @@ READ_BY_THEMSELVES = {
     "report/attempt.py",  # likewise
     "data/breeds.py",  # a file of ours
     "data/parquet_rows.py",  # within a file that pyarrow has read
-    "data/vtab/originals/clevr.py",  # hundreds of MB, of which little is kept
+    "data/vtab/raw/clevr.py",  # hundreds of MB, of which little is kept
     "backbone/weights.py",  # of a file that the user names
 }
 

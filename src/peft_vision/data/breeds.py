@@ -15,6 +15,7 @@ from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.folders import read_folders, require_folders
 from peft_vision.data.imagenet import SOURCE
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
 
 NAMES = ("living17", "nonliving26", "entity13", "entity30")
@@ -45,12 +46,12 @@ class Breeds(Data):
         """Check only that the class folders exist."""
         labels = subclass_labels(self.name, "source")
         for split in ("train", "val"):
-            require_folders(self._folder() / split, labels, alone=False, key="data.path", source=SOURCE)
+            require_folders(located(self.path) / split, labels, alone=False, key="data.path", source=SOURCE)
 
     def open(self) -> LabelledSets:
         """Return the source subclasses of train/ and, as the test part, of val/."""
         self.check()
-        root, labels = self._folder(), subclass_labels(self.name, "source")
+        root, labels = located(self.path), subclass_labels(self.name, "source")
         return LabelledSets(
             name=self.name,
             train=read_folders(root, root / "train", labels, key="data.path"),
@@ -59,6 +60,3 @@ class Breeds(Data):
             classes=superclasses(self.name),
             remark="source subclasses, tested on the official validation images of them",
         )
-
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()

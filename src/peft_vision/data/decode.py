@@ -11,6 +11,7 @@ here are decoded within this process, by decoders of formats that pictures are p
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,15 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """The exceptions that Pillow's decoders raise for a damaged file."""
+_FORMAT_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"RIFF": "WebP",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 _WHITE = (255, 255, 255, 255)
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -152,3 +162,16 @@ def middle(length: int, size: int) -> int:
 
 def _channels_first(image: Image.Image) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def format_of(content: bytes) -> str:
+    """Return the format of one encoded picture, recognised by its first bytes."""
+    return next((name for first, name in _FORMAT_BEGINNINGS.items() if content.startswith(first)), "unencoded")
+
+
+def worded_formats(counts: Counter[str]) -> str:
+    """Return the formats of pictures in one line, the most frequent first, such as "JPEG 998, PNG 2"; a single one
+    stands without its count."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())

@@ -8,7 +8,7 @@ A list belongs to one domain and split; each line names a picture: clipart/airpl
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from peft_vision.core.printable import one_line
 from peft_vision.core.regular import read_regular
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import located, require
 from peft_vision.data.splits import LabelledSets
 
 _SENTRY40 = """
@@ -58,16 +59,11 @@ class DomainNetLists:
                 f"{self.prefix}lists: got {self.pattern!r}, must hold {{domain}} and {{split}}, "
                 "as in 'txt/{domain}_{split}.txt'"
             )
-        for key, path in (
-            ("path", self.root),
-            ("path", self.root / domain),
-            *(("lists", self._file(domain, split)) for split in splits),
-        ):
-            if not path.exists():
-                raise ConfigError(f"{self.prefix}{key}: no {path}\n{self._origin(domain)}")
+        self._require([f"{domain}/"], domain, key="path")
+        self._require([self._file(domain, split) for split in splits], domain, key="lists")
 
     def read(self, domain: str, split: str) -> DomainNetList:
-        file = self._file(domain, split)
+        file = self.root / self._file(domain, split)
         try:
             texts = read_regular(file).decode("utf-8").rstrip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -111,21 +107,19 @@ class DomainNetLists:
         if not kept:
             raise ConfigError(f"{self.prefix}lists: {listed.file} has no picture of the {len(classes)} classes")
         paths, labels = zip(*kept, strict=True)
-        if not (self.root / paths[0]).is_file():
-            domain = paths[0].split("/")[0]
-            raise ConfigError(
-                f"{self.prefix}path: no {self.root / paths[0]}, which {listed.file} names\n{self._origin(domain)}"
-            )
+        self._require(paths[:1], paths[0].split("/")[0], key="path")
         return labelled(Files(self.root, list(paths)), labels)
 
-    def _file(self, domain: str, split: str) -> Path:
-        return self.root / self.pattern.replace("{domain}", domain).replace("{split}", split)
+    def _file(self, domain: str, split: str) -> str:
+        """Return the path of a list below `root`."""
+        return self.pattern.replace("{domain}", domain).replace("{split}", split)
 
-    def _origin(self, domain: str) -> str:
-        return (
+    def _require(self, names: Sequence[str], domain: str, *, key: str) -> None:
+        source = (
             f"DomainNet is at ai.bu.edu/M3SDA: of its cleaned version, unpack {domain}.zip ({_GB[domain]} GB) to "
             f"{self.root}/{domain}/CLASS/, and put its lists at {self.root}/{self.pattern}"
         )
+        require(self.root, names, what=f"parts of DomainNet's {domain}", source=source, key=f"{self.prefix}{key}")
 
 
 @component
@@ -140,7 +134,7 @@ class DomainNet(Data):
 
     def open(self) -> LabelledSets:
         """Return the domain's splits; class ids follow the labels in the lists."""
-        lists = DomainNetLists(Path(self.path).expanduser().absolute(), self.lists, prefix="data.")
+        lists = DomainNetLists(located(self.path), self.lists, prefix="data.")
         lists.check(self.domain, "train", "test")
         train, test = lists.read(self.domain, "train"), lists.read(self.domain, "test")
         classes = lists.classes((train, test), self.classes)

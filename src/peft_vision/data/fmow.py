@@ -11,7 +11,7 @@ classes, since they do occur in other regions.
 """
 
 import csv
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -25,6 +25,7 @@ from peft_vision.core.printable import one_line
 from peft_vision.core.regular import open_regular
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import located, require
 from peft_vision.data.splits import LabelledSets
 
 REGIONS = ("Africa", "Americas", "Asia", "Europe", "Oceania", "Other")
@@ -68,22 +69,18 @@ class FMoWTable:
                 f"{self.prefix}regions: no image of {', '.join(regions)} in split {split}; it has {there}"
             )
         paths = [f"{_IMAGES}/rgb_img_{row.image}.png" for row in rows]
-        if not (self.folder / paths[0]).is_file():
-            raise ConfigError(f"{self.prefix}path: no {self.folder / paths[0]}\n{_ORIGIN}")
+        _require(self.folder, paths[:1], prefix=self.prefix)
         places = {category: place for place, category in enumerate(self.categories)}
         return labelled(Files(self.folder, paths), [places[row.category] for row in rows])
 
 
 def require_table(folder: Path, *, prefix: str) -> None:
     """Raise ConfigError unless the files exist."""
-    if not folder.is_dir():
-        raise ConfigError(f"{prefix}path: no folder {folder}\n{_ORIGIN}")
-    if not (folder / _RELEASE).is_file():
-        there = ", ".join(sorted(path.name for path in folder.glob("RELEASE*"))) or "no release file"
-        raise ConfigError(f"{prefix}path: {folder} holds {there}, should hold {_RELEASE}\n{_ORIGIN}")
-    for name in (_ROWS, _COUNTRIES, _IMAGES):
-        if not (folder / name).exists():
-            raise ConfigError(f"{prefix}path: no {folder / name}\n{_ORIGIN}")
+    _require(folder, (_RELEASE, _ROWS, _COUNTRIES, f"{_IMAGES}/"), prefix=prefix)
+
+
+def _require(folder: Path, names: Sequence[str], *, prefix: str) -> None:
+    require(folder, names, what="parts of FMoW-WILDS v1.1", source=_ORIGIN, key=f"{prefix}path")
 
 
 def read_table(folder: Path, *, prefix: str) -> FMoWTable:
@@ -161,7 +158,7 @@ class FMoW(Data):
 
     def open(self) -> LabelledSets:
         """Return WILDS' splits train, id_val and id_test."""
-        table = read_table(Path(self.path).expanduser().absolute(), prefix="data.")
+        table = read_table(located(self.path), prefix="data.")
         return LabelledSets(
             name=f"fmow {', '.join(self.regions)}",
             train=table.images("train", self.regions),

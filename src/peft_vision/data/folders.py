@@ -17,6 +17,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.printable import shown
 from peft_vision.data.decode import endings
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import first_few, require
 
 _LEFT_BEHIND = frozenset(
     (
@@ -33,7 +34,6 @@ _SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _SPLITS = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
-_NAMED = 3  # class folders named in a message
 
 
 def left_behind(name: str) -> bool:
@@ -174,17 +174,12 @@ def are_splits(root: Path, folders: Sequence[Path], *, key: str, option: str) ->
 def require_folders(folder: Path, names: Collection[str], *, alone: bool, key: str, source: str) -> None:
     """Raise ConfigError unless `folder` holds the sub-folders `names` and, if `alone`, no others. Its message begins
     with `key` and ends with `source`: where the folder can be obtained, its layout and its size."""
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: no folder {folder}\n{source}")
-    there = {path.name for path in sub_folders(folder, key=key)}
-    if missing := [name for name in names if name not in there]:
+    require(folder, [f"{name}/" for name in names], what="class folders", source=source, key=key)
+    unknown = {path.name for path in sub_folders(folder, key=key)}.difference(names) if alone else ()
+    if unknown:
         raise ConfigError(
-            f"{key}: {folder} lacks {len(missing)} of {len(names)} class folders: {_first(missing)}\n{source}"
-        )
-    if alone and (unknown := there.difference(names)):
-        raise ConfigError(
-            f"{key}: {folder} holds {len(unknown)} folders beside its {len(names)} classes: {_first(sorted(unknown))}"
-            f"\n{source}"
+            f"{key}: {folder} holds {len(unknown)} folders beside its {len(names)} classes: "
+            f"{first_few(sorted(unknown))}\n{source}"
         )
 
 
@@ -194,11 +189,6 @@ def read_folders(root: Path, folder: Path, labels: Mapping[str, int], *, key: st
     names = list(labels)
     found = dict(zip(names, class_files([folder / name for name in names], root, key=key), strict=True))
     if empty := [name for name, paths in found.items() if not paths]:
-        raise ConfigError(f"{key}: no image in {len(empty)} class folders of {folder}: {_first(empty)}")
+        raise ConfigError(f"{key}: no image in {len(empty)} class folders of {folder}: {first_few(empty)}")
     paths = [path for class_paths in found.values() for path in class_paths]
     return labelled(Files(root, paths), [labels[name] for name, class_paths in found.items() for _ in class_paths])
-
-
-def _first(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")

@@ -20,6 +20,7 @@ from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.folders import are_splits, class_files, splits_among, sub_folders
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
 
 _KEY, _OPTION = "data.path", "data.divided"
@@ -36,7 +37,7 @@ class ImageFolder(Data):
 
     def open(self) -> LabelledSets:
         """Return the splits; class ids follow the sorted names of the training classes."""
-        root = Path(self.path).expanduser().absolute()
+        root = located(self.path)
         if not root.is_dir():
             raise ConfigError(f"data.path: no folder {root}")
         folders = sub_folders(root, key=_KEY)

@@ -10,12 +10,12 @@ a    the 200 of them in ImageNet-A (Hendrycks et al., 2021, arXiv:1907.07174)
 """
 
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
 from peft_vision.data.folders import read_folders, require_folders
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
 
 _LISTS = {"all": "imagenet_synsets.txt", "r": "imagenet_r_synsets.txt", "a": "imagenet_a_synsets.txt"}
@@ -39,12 +39,12 @@ class ImageNet(Data):
     def check(self) -> None:
         """Check only that the folders exist, because listing 1.3 million pictures takes a while."""
         for split in ("train", "val"):
-            require_folders(self._folder() / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
+            require_folders(located(self.path) / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
 
     def open(self) -> LabelledSets:
         """Return train/ and, as the test part, val/."""
         self.check()
-        root, classes = self._folder(), synsets("all")
+        root, classes = located(self.path), synsets("all")
         labels = {wnid: label for label, wnid in enumerate(classes)}
         return LabelledSets(
             name="imagenet",
@@ -54,6 +54,3 @@ class ImageNet(Data):
             classes=classes,
             remark="tested on the official validation images",
         )
-
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()

@@ -24,6 +24,7 @@ from peft_vision.data.download import fetch_from_hub
 from peft_vision.data.folders import files_below
 from peft_vision.data.parquet_rows import ParquetLabels, ParquetRows, classes_of, read_labels
 from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
@@ -215,7 +216,7 @@ class Parquet(Stored, Data):
         )
 
     def _folder(self, path: str) -> Path:
-        folder = Path(path).expanduser().absolute()
+        folder = located(path)
         if not folder.is_dir():
             raise ConfigError(f"data.path: no folder {folder}, of files such as train-00000-of-00001.parquet")
         return folder

@@ -7,7 +7,7 @@ that number.
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,8 +21,8 @@ from torch import Tensor
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.printable import one_line, shown
 from peft_vision.core.regular import open_regular
-from peft_vision.data.decode import open_bytes, rgb
-from peft_vision.data.pictures import Pictures
+from peft_vision.data.decode import open_bytes
+from peft_vision.data.pictures import EncodedPictures
 
 _MAGIC = b"PAR1"
 _FEW = 128  # bytes
@@ -65,7 +65,7 @@ class ParquetFile:
     rows: tuple[int, ...]
 
 
-class ParquetRows(Pictures):
+class ParquetRows(EncodedPictures):
     """The pictures in `column` of `files`, in order. Values are bytes or, as Hugging Face has them, structs {bytes,
     path}."""
 
@@ -88,18 +88,11 @@ class ParquetRows(Pictures):
         file, row = self._row(index)
         return f"{shown(file.root / file.path)} row {row}"
 
-    def read(self, index: int) -> Image.Image:
-        with open_bytes(self._encoded(index)) as image:
-            return rgb(image)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        with open_bytes(self._encoded(index)) as image:
-            return image.size
-
-    def verify(self, index: int) -> None:
-        with open_bytes(self._encoded(index)) as image:
-            image.draft("RGB", (1, 1))  # as for files
-            rgb(image)
+    def opened(self, index: int) -> AbstractContextManager[Image.Image]:
+        content = self._content(index)
+        if content is None:  # the row names a picture that the file does not hold
+            raise ValueError(f"no bytes in column {self.column}")
+        return open_bytes(content)
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         """Identify pictures by file path, file size and row, because their content would have to be read."""
@@ -107,16 +100,15 @@ class ParquetRows(Pictures):
             file, row = self._row(index)
             yield f"{file.path}\0{file.size}\0{row}\0".encode()
 
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        for index in indices.tolist():
-            yield self._content(index) or b""
+    def content(self, index: int) -> bytes:
+        return self._content(index) or b""
 
     def length(self, index: int) -> int:
         """Return the encoded bytes of a picture, from a column read just now or read again; nothing is decoded."""
-        return len(self._content(index) or b"")
+        return len(self.content(index))
 
     def middle(self, index: int) -> bytes:
-        content = self._content(index) or b""
+        content = self.content(index)
         return content[max(0, len(content) - _FEW) // 2 :][:_FEW]
 
     def _row(self, index: int) -> tuple[ParquetFile, int]:
@@ -128,12 +120,6 @@ class ParquetRows(Pictures):
     def _number(self, index: int) -> int:
         """Return the number, counted over all files, of the row group that holds row `index`."""
         return int(np.searchsorted(self._starts, index, side="right")) - 1
-
-    def _encoded(self, index: int) -> bytes:
-        content = self._content(index)
-        if content is None:  # the row names a picture that the file does not hold
-            raise ValueError(f"no bytes in column {self.column}")
-        return content
 
     def _content(self, index: int) -> bytes | None:
         number = self._number(index)

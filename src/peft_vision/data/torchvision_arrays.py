@@ -20,9 +20,8 @@ from peft_vision.core.records import read_bytes
 from peft_vision.core.regular import open_regular
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Arrays, Pictures
-from peft_vision.data.reading import read_lines, reading
+from peft_vision.data.reading import read_lines, reading, whole_numbers
 from peft_vision.data.unpickled import read_pickle
-from peft_vision.data.whole_numbers import whole_numbers
 
 _STL10_CLASSES = 10
 _LONGEST_NAME = 100

@@ -1,13 +1,13 @@
 """DomainNet: domains that a run was not trained on (Peng et al., 2019, arXiv:1812.01754), each a shift."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
 from peft_vision.data.domainnet import DOMAINS, DomainNetLists
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -33,4 +33,4 @@ class DomainNet(OOD):
         return {domain: Shift(lists.pictures(listing, classes), classes) for domain, listing in listed.items()}
 
     def _lists(self) -> DomainNetLists:
-        return DomainNetLists(Path(self.path).expanduser().absolute(), self.lists, prefix="")
+        return DomainNetLists(located(self.path), self.lists, prefix="")

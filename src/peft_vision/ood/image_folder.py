@@ -11,6 +11,7 @@ from typing import Annotated
 from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.folders import class_files, hold_folders, split_of, sub_folders
 from peft_vision.data.pictures import Files, labelled
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -38,7 +39,7 @@ class ImageFolder(OOD):
 
     def _folders(self) -> dict[str, Path]:
         paths = {"": self.path} if isinstance(self.path, str) else self.path
-        return {name: Path(path).expanduser().absolute() for name, path in paths.items()}
+        return {name: located(path) for name, path in paths.items()}
 
 
 def read_folder(root: Path) -> Shift:

@@ -18,15 +18,14 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import open_regular
+from peft_vision.core.regular import open_regular
+from peft_vision.data.benchmark import Reader, Release
 from peft_vision.data.numpy_files import num_bytes
 from peft_vision.data.pictures import Labelled, labelled
-from peft_vision.data.reading import reading
+from peft_vision.data.reading import home, reading, require
+from peft_vision.data.vtab.choice import first_thousand, percent, tfds_order
 from peft_vision.data.vtab.labels import CLASSES, smallnorb_azimuth, smallnorb_elevation
-from peft_vision.data.vtab.order import chosen, percent, stored
-from peft_vision.data.vtab.originals.rows import Rows, picked
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Reader, Release
+from peft_vision.data.vtab.pictures import Rows, picked
 
 _KINDS = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}  # by magic number
 _FILES = {
@@ -48,14 +47,14 @@ def read(task: str, root: Path) -> Release:
     require(
         folder,
         [f"{name}-{part}.mat*" for name in _FILES.values() for part in ("dat", "info")],
-        what="SmallNORB",
-        site="cs.nyu.edu/~ylclab/data/norb-v1.0-small (six .mat.gz, 0.3 GB; packed or not)",
+        what="parts of SmallNORB",
+        source="SmallNORB is at cs.nyu.edu/~ylclab/data/norb-v1.0-small (six .mat.gz, 0.3 GB; packed or not)",
     )
     infos = {split: _either(folder, f"{name}-info.mat") for split, name in _FILES.items()}
     train, test = (
         _split(task, _either(folder, f"{name}-dat.mat"), infos[split], split) for split, name in _FILES.items()
     )
-    release = chosen(
+    release = first_thousand(
         train, percent(test, 0, 50), percent(test, 50, 100), classes=CLASSES[task], files=list(infos.values())
     )
     (train,) = train.pictures.only([release.train])
@@ -88,7 +87,7 @@ def _split(task: str, dat: Path, info: Path, split: str) -> Labelled:
     if not 0 <= labels.min() <= labels.max() < len(CLASSES[task]):
         raise ConfigError(f"data.root: {info} has labels {labels.min()} to {labels.max()}, beyond VTAB's classes")
     pictures = Rows(dat, np.arange(shape[0]), fetch=_left, image=_picture)
-    return stored(labelled(pictures, labels), split, range(shape[0]))
+    return tfds_order(labelled(pictures, labels), split, range(shape[0]))
 
 
 def _left(file: Path, rows: np.ndarray) -> np.ndarray:

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.reading import quoted, read_lines, reading, refuse_repeated
+from peft_vision.data.reading import home, quoted, read_lines, reading, refuse_repeated, require
+from peft_vision.data.vtab.choice import first_thousand, tfds_order
 from peft_vision.data.vtab.labels import CLASSES, KITTI_TYPES, kitti_distance
-from peft_vision.data.vtab.order import chosen, stored
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Release
 
 _SEED = 123  # the seed with which TensorFlow Datasets draws the videos
 _PARTS = ("train", "validation", "test")
@@ -37,20 +36,25 @@ def read(root: Path) -> Release:
     require(
         folder,
         ["training/image_2", "training/label_2"],
-        what="KITTI",
-        site=f"{site} (data_object_image_2.zip, 12 GB; data_object_label_2.zip)",
+        what="parts of KITTI",
+        source=f"KITTI is at {site} (data_object_image_2.zip, 12 GB; data_object_label_2.zip)",
     )
     mapping, order = "mapping/train_mapping.txt", "mapping/train_rand.txt"
-    require(kit, [mapping, order], what="KITTI's development kit", site=f"{site} (devkit_object.zip, 1 MB)")
+    require(
+        kit,
+        [mapping, order],
+        what="parts of KITTI's development kit",
+        source=f"KITTI's development kit is at {site} (devkit_object.zip, 1 MB)",
+    )
     parts = {
         split: _labelled(root, folder / "training", names)
         for split, names in _by_video(kit / mapping, kit / order, folder / "training").items()
     }
     train, val = (
-        stored(parts[split], split, [Path(path).name for path in parts[split].pictures.paths])
+        tfds_order(parts[split], split, [Path(path).name for path in parts[split].pictures.paths])
         for split in ("train", "validation")
     )
-    return chosen(train, val, parts["test"], classes=CLASSES["kitti"], files=[kit / mapping, kit / order])
+    return first_thousand(train, val, parts["test"], classes=CLASSES["kitti"], files=[kit / mapping, kit / order])
 
 
 def _by_video(mapping: Path, order: Path, training: Path) -> dict[str, list[str]]:

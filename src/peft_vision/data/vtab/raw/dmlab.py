@@ -7,13 +7,11 @@ dmlab-train.tfrecord-*  dmlab-validation.tfrecord-*  dmlab-test.tfrecord-*    of
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
 from peft_vision.data.pictures import Labelled, labelled
-from peft_vision.data.reading import reading, short
-from peft_vision.data.vtab.order import chosen, stored
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.records import Encoded, images
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tfrecord import number, text
+from peft_vision.data.reading import home, reading, require, short
+from peft_vision.data.vtab.choice import first_thousand, tfds_order
+from peft_vision.data.vtab.tfrecord import Encoded, number, record_images, text
 
 _CLASSES = tuple(f"distance {distance}" for distance in range(6))
 
@@ -25,17 +23,17 @@ def read(root: Path) -> Release:
     require(
         folder,
         [f"dmlab-{split}.tfrecord*" for split in splits],
-        what="DMLab",
-        site="storage.googleapis.com/dmlab-vtab/dmlab.tar.gz (3 GB), to be unpacked",
+        what="parts of DMLab",
+        source="DMLab is at storage.googleapis.com/dmlab-vtab/dmlab.tar.gz (3 GB), to be unpacked",
     )
     train, val, test = (_split(folder, split) for split in splits)
-    return chosen(train, val, test, classes=_CLASSES, files=())
+    return first_thousand(train, val, test, classes=_CLASSES, files=())
 
 
 def _split(folder: Path, split: str) -> Labelled:
     files = sorted(folder.glob(f"dmlab-{split}.tfrecord*"))
     places, keys, labels = [], {}, []
-    for place, features in images(files, "image", "filename", "label"):
+    for place, features in record_images(files, "image", "filename", "label"):
         with reading(place.file, "records with a filename and a label"):
             label, key = number(features, "label"), text(features, "filename")
         if not 0 <= label < len(_CLASSES):
@@ -49,4 +47,4 @@ def _split(folder: Path, split: str) -> Labelled:
         labels.append(label)
     if without := sorted(set(files) - {place.file for place in places}):
         raise ConfigError(f"data.root: no image in {without[0].name} of {folder}; fetch it again")
-    return stored(labelled(Encoded(places), labels), split, keys)
+    return tfds_order(labelled(Encoded(places), labels), split, keys)

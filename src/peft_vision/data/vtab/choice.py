@@ -1,4 +1,9 @@
-"""This module reads a list that chooses a task's images from a whole release, for users who have the benchmark's list.
+"""This module chooses the 800 and 200 images of a VTAB-1k task from a release: the benchmark's own, those of a user's
+list, or drawn ones.
+
+The benchmark takes slices, such as train[:800], of the order in which TensorFlow Datasets stores a split. An example's
+position follows from md5(split + key), where the builder of each data set defines the key: a file name or a number.
+CIFAR-10 then begins with 16399, 1680, 47917, as its published ids do. A user's list has lines such as
 
     train800 00017.jpg        a file name, with enough of its parent folders to identify it
     val200 images/00018.jpg
@@ -9,26 +14,84 @@
 Without a `test` line, the whole test part is used for testing.
 """
 
+import hashlib
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
+from peft_vision.data.benchmark_tables import TRAIN, VAL
+from peft_vision.data.draws import bits
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import quoted, read_lines, short
-from peft_vision.data.vtab.release import Release
 
+_SHARE = TRAIN / (TRAIN + VAL)  # the training share of a release with fewer than 1,000 images
 _SPLITS = ("train800", "val200", "test")
 _DIGITS = 18  # at most, of a position
 _NAMED = 3  # names shown in a message
 
 
-def chosen(file: Path, release: Release) -> Release:
+def tfds_order(part: Labelled, split: str, keys: Iterable[str | int]) -> Labelled:
+    """Return all of `part` in the order in which TensorFlow Datasets stores it; `keys` are those of its images, in the
+    order of `part`. ValueError if their numbers differ."""
+    salted = hashlib.md5(split.encode(), usedforsecurity=False)
+    digests = []
+    for key in keys:
+        digest = salted.copy()
+        digest.update(str(key).encode())
+        digests.append(digest.digest())
+    if len(digests) != len(part):
+        raise ValueError(f"{len(digests)} keys for {len(part)} images")
+    return part.subset(torch.tensor(sorted(range(len(part)), key=digests.__getitem__), dtype=torch.int64))
+
+
+def percent(part: Labelled, start: int, end: int) -> Labelled:
+    """Return part[start%:end%]."""
+    first, last = (round(share * len(part) / 100) for share in (start, end))
+    return part.subset(torch.arange(first, last))
+
+
+def first_thousand(
+    train: Labelled, val: Labelled, test: Labelled, *, classes: Sequence[str], files: Iterable[Path]
+) -> Release:
+    """Return a release with the benchmark's choice: the first 800 and first 200 images of parts in `stored` order."""
+    return Release(
+        train=train.subset(torch.arange(min(TRAIN, len(train)))),
+        val=val.subset(torch.arange(min(VAL, len(val)))),
+        test=test,
+        classes=tuple(classes),
+        files=tuple(files),
+        remark="",
+        chosen=True,
+    )
+
+
+def drawn(release: Release, *, seed: int) -> Release:
+    """Return a release whose 800 and 200 images are a function of `seed` and the number of images; smaller parts if
+    there are fewer images."""
+    order = _shuffled(len(release.train), seed=seed)
+    enough = release.val is not None or len(order) >= TRAIN + VAL
+    count = TRAIN if enough else round(_SHARE * len(order))
+    train = release.train.subset(order[:count].sort().values)
+    if release.val is None:
+        return replace(release, train=train, val=release.train.subset(order[count : count + VAL].sort().values))
+    val = release.val.subset(_shuffled(len(release.val), seed=seed)[:VAL].sort().values)
+    return replace(release, train=train, val=val)
+
+
+def _shuffled(count: int, *, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.argsort(bits(torch.arange(count), seed=seed, stream=0), kind="stable"))
+
+
+def listed_images(file: Path, release: Release) -> Release:
     """Return the images that `file` lists, in its order. ConfigError for images that do not exist, and for an image in
     two splits."""
-    listed = _read(file)
+    listed = _read_list(file)
     pool = release.train if release.val is None else release.train.joined(release.val)
     starts = {"train800": 0, "val200": 0 if release.val is None else len(release.train), "test": len(pool)}
     ends = {"train800": len(release.train), "val200": len(pool), "test": len(pool) + len(release.test)}
@@ -51,7 +114,7 @@ def chosen(file: Path, release: Release) -> Release:
     return replace(release, train=train, val=val, test=pool.subset(torch.tensor(test)), files=(*release.files, file))
 
 
-def _read(file: Path) -> dict[str, list[str]]:
+def _read_list(file: Path) -> dict[str, list[str]]:
     """Return the keys listed for each split."""
     lines = read_lines(file, f"lines of {', '.join(_SPLITS)}", key="data.index_file", remedy="")
     listed: dict[str, list[str]] = defaultdict(list)

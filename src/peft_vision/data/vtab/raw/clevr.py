@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import open_regular
+from peft_vision.core.regular import open_regular
+from peft_vision.data.benchmark import Reader, Release
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.reading import is_inside, names_in, quoted, reading, refuse_repeated
+from peft_vision.data.reading import home, is_inside, quoted, reading, refuse_repeated, require, require_listed
+from peft_vision.data.vtab.choice import first_thousand, percent, tfds_order
 from peft_vision.data.vtab.labels import CLASSES, clevr_count, clevr_distance
-from peft_vision.data.vtab.order import chosen, percent, stored
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Reader, Release
 
 _FOLDER = "CLEVR_v1.0"
+_REMEDY = "unpack it again"
 _FAR = 1e6  # no object is this far away
 _TRAIN = 90  # percent; the last tenth of train is VTAB's validation part
 _LABELS: Mapping[str, Callable[[list[float]], int]] = {
@@ -37,12 +37,12 @@ def read(task: str, root: Path) -> Release:
     require(
         folder,
         [*(f"{_FOLDER}/images/{split}" for split in scenes), *scenes.values()],
-        what="CLEVR",
-        site="cs.stanford.edu/people/jcjohns/clevr (CLEVR_v1.0.zip, 18 GB)",
+        what="parts of CLEVR",
+        source="CLEVR is at cs.stanford.edu/people/jcjohns/clevr (CLEVR_v1.0.zip, 18 GB)",
     )
     train, test = (_split(root, folder / _FOLDER / "images" / split, folder / scenes[split], task) for split in scenes)
-    train = stored(train, "train", [Path(path).name for path in train.pictures.paths])
-    return chosen(
+    train = tfds_order(train, "train", [Path(path).name for path in train.pictures.paths])
+    return first_thousand(
         percent(train, 0, _TRAIN),
         percent(train, _TRAIN, 100),
         test,
@@ -53,10 +53,7 @@ def read(task: str, root: Path) -> Release:
 
 def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
     depths = _depths(file)
-    if absent := sorted(depths.keys() - names_in(images)):
-        raise ConfigError(
-            f"data.root: {images} lacks {len(absent)} of the {len(depths)} images of {file.name}, such as {absent[0]}"
-        )
+    require_listed(images, sorted(depths), by=file.name, remedy=_REMEDY)
     folder = images.relative_to(root).as_posix()
     pictures = Files(root, [f"{folder}/{name}" for name in depths])
     labels = [_LABELS[task](scene_depths) for scene_depths in depths.values()]
@@ -71,7 +68,7 @@ def _split(root: Path, images: Path, file: Path, task: str) -> Labelled:
 
 def _depths(file: Path) -> dict[str, list[float]]:
     """Return the distance of each object from the camera, by the name of the image."""
-    with reading(file, "scenes with image_filename and objects, each with pixel_coords", remedy="unpack it again"):
+    with reading(file, "scenes with image_filename and objects, each with pixel_coords", remedy=_REMEDY):
         with open_regular(file) as binary, TextIOWrapper(binary, encoding="utf-8") as text:
             scenes = json.load(text, object_hook=_needed)["scenes"]
         if not isinstance(scenes, list) or not scenes:

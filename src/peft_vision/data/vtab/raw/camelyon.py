@@ -4,23 +4,19 @@
 camelyonpatch_level_2_split_train_x.h5, its x (n, 96, 96, 3) uint8; ..._train_y.h5, its y (n, 1, 1, 1); valid; test
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import require_regular
-from peft_vision.data.pictures import Labelled, Pictures, labelled
-from peft_vision.data.reading import reading
-from peft_vision.data.vtab.order import chosen, stored
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.whole_numbers import whole_numbers
+from peft_vision.core.regular import require_regular
+from peft_vision.data.benchmark import Release
+from peft_vision.data.pictures import Labelled, labelled
+from peft_vision.data.reading import home, reading, require, whole_numbers
+from peft_vision.data.vtab.choice import first_thousand, tfds_order
+from peft_vision.data.vtab.pictures import Packed
 
 _CLASSES = ("no tumour", "tumour")
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
@@ -38,47 +34,26 @@ def read(root: Path) -> Release:
     require(
         folder,
         list(files.values()),
-        what="Patch Camelyon",
-        site="zenodo.org/records/2546921 (six camelyonpatch_level_2_split_*.h5.gz, 8 GB), to be unpacked",
+        what="parts of Patch Camelyon",
+        source="Patch Camelyon is at zenodo.org/records/2546921 (six camelyonpatch_level_2_split_*.h5.gz, 8 GB), to be "
+        "unpacked",
     )
     parts = {split: _split(folder / files[name, "x"], folder / files[name, "y"]) for split, name in _SPLITS.items()}
     train, val = (
-        stored(parts[split], split, [f"{_SPLITS[split]}_{number}" for number in range(len(parts[split]))])
+        tfds_order(parts[split], split, [f"{_SPLITS[split]}_{number}" for number in range(len(parts[split]))])
         for split in ("train", "validation")
     )
     labels = [folder / name for (_, part), name in files.items() if part == "y"]
-    return chosen(train, val, parts["test"], classes=_CLASSES, files=labels)
+    return first_thousand(train, val, parts["test"], classes=_CLASSES, files=labels)
 
 
-class Patches(Pictures):
+class Patches(Packed):
     """Pictures that are rows of the array x of an HDF5 file, read one by one."""
 
-    def __init__(self, file: Path, count: int) -> None:
-        self.file = file
-        self.count = count
+    def length(self, index: int) -> None:
+        """Return None: each picture costs an access to the file."""
 
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        return f"{self.file} (row {index})"
-
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(self._row(index))
-
-    def verify(self, index: int) -> None:
-        self._row(index)
-
-    def identify(self, indices: Tensor) -> Iterable[bytes]:
-        size = self.file.stat().st_size
-        for index in indices.tolist():
-            yield f"{self.file.name}\0{size}\0{index}\0".encode()
-
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        for index in indices.tolist():
-            yield self._row(index).tobytes()
-
-    def _row(self, index: int) -> np.ndarray:
+    def values(self, index: int) -> np.ndarray:
         """Open the file anew each time, because an open HDF5 file does not survive a fork into loader processes."""
         require_regular(self.file)
         try:
@@ -101,7 +76,7 @@ def _split(images: Path, labels: Path) -> Labelled:
         if array.size != count:
             raise ConfigError(f"data.root: {images} holds {count} images, {labels} {array.size or 0} labels")
         values = array[()].reshape(-1)
-    return labelled(Patches(images, count), whole_numbers(values, labels, first=0, last=1))
+    return labelled(Patches(images, np.arange(count)), whole_numbers(values, labels, first=0, last=1))
 
 
 def _array(file: Any, name: str) -> Any:

@@ -1,5 +1,5 @@
 """This module reads VTAB-1k, with the benchmark's own choice of images, from files of TensorFlow Datasets, without
-TensorFlow.
+TensorFlow (Zhai et al., 2019, arXiv:1910.04867; versions as in Jia et al., 2022, arXiv:2203.12119).
 
 root/cifar100/3.0.2/dataset_info.json  cifar100-train.tfrecord-00000-of-00001  cifar100-test.tfrecord-00000-of-00001
 
@@ -7,24 +7,122 @@ Splits are slices of the stored order: the first 800 of train, the first 200 of 
 end.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import exists, open_regular
+from peft_vision.core.records import exists
+from peft_vision.core.regular import open_regular
+from peft_vision.data.benchmark import Release
+from peft_vision.data.benchmark_tables import TASKS, TRAIN, VAL, BenchmarkSet
 from peft_vision.data.pictures import Labelled, labelled
-from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason
-from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice
-from peft_vision.data.vtab.records import Encoded, Place, place_of
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, VtabTask
-from peft_vision.data.vtab.tfrecord import example, records
+from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason, require
+from peft_vision.data.vtab.labels import (
+    clevr_count,
+    clevr_distance,
+    dsprites_location,
+    dsprites_orientation,
+    kitti_distance,
+)
+from peft_vision.data.vtab.tfrecord import Encoded, Place, example, number, numbers, place_of, records
 
+Features = Mapping[str, Any]
 _INFO = "dataset_info.json"
 _LONGEST_NAME = 100  # characters of a class name
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice of a split, from `start` to `end` per cent."""
+
+    split: str
+    start: int = 0
+    end: int = 100
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as prepared. `folder`: the parent of the folders of its versions. `label`: computes the label from an
+    example's features. `silhouettes`: pixels are 0 and 1."""
+
+    folder: str
+    version: str
+    val: Slice
+    test: Slice
+    label: Callable[[Features], int]
+    silhouettes: bool = False
+
+    @property
+    def train(self) -> Slice:
+        """The slice of train before the validation images if these are taken from train, else all of train."""
+        return Slice("train", end=self.val.start if self.val.split == "train" else 100)
+
+    @property
+    def name(self) -> str:
+        """Return the prefix of the data set's file names."""
+        return self.folder.partition("/")[0]
+
+
+def _of(feature: str) -> Callable[[Features], int]:
+    return lambda features: number(features, feature)
+
+
+def _clevr_count(features: Features) -> int:
+    return clevr_count(len(numbers(features, "objects/size", np.int64)))
+
+
+def _clevr_distance(features: Features) -> int:
+    return clevr_distance(numbers(features, "objects/pixel_coords", np.float32).reshape(-1, 3)[:, 2].tolist())
+
+
+def _kitti(features: Features) -> int:
+    types, places = (
+        numbers(features, name, kind) for name, kind in (("objects/type", np.int64), ("objects/location", np.float32))
+    )
+    return kitti_distance(types.tolist(), places.reshape(-1, 3)[:, 2].tolist())
+
+
+def _dsprites(feature: str, label: Callable[[int], int]) -> Callable[[Features], int]:
+    return lambda features: label(number(features, feature))
+
+
+_VALIDATION, _TEST = Slice("validation"), Slice("test")
+_FIFTHS = Slice("train", 60, 80), Slice("train", 80)
+_HALVES = Slice("test", end=50), Slice("test", 50)
+_TENTHS = Slice("train", 80, 90), Slice("train", 90)
+_CLEVR = Slice("train", 90), _VALIDATION
+
+PREPARED = {
+    "caltech101": Prepared("caltech101", "3.0.1", Slice("train", 90), _TEST, _of("label")),
+    "cifar100": Prepared("cifar100", "3.0.2", Slice("train", 90), _TEST, _of("label")),
+    "dtd": Prepared("dtd", "3.0.1", _VALIDATION, _TEST, _of("label")),
+    "flowers102": Prepared("oxford_flowers102", "2.1.1", _VALIDATION, _TEST, _of("label")),
+    "pets": Prepared("oxford_iiit_pet", "3.2.0", Slice("train", 80), _TEST, _of("label")),
+    "svhn": Prepared("svhn_cropped", "3.0.0", Slice("train", 90), _TEST, _of("label")),
+    "sun397": Prepared("sun397/tfds", "4.0.0", _VALIDATION, _TEST, _of("label")),
+    "camelyon": Prepared("patch_camelyon", "2.0.0", _VALIDATION, _TEST, _of("label")),
+    "eurosat": Prepared("eurosat/rgb", "2.0.0", *_FIFTHS, _of("label")),
+    "resisc45": Prepared("resisc45", "3.0.0", *_FIFTHS, _of("label")),
+    "retinopathy": Prepared("diabetic_retinopathy_detection/btgraham-300", "3.0.0", _VALIDATION, _TEST, _of("label")),
+    "clevr_count": Prepared("clevr", "3.1.0", *_CLEVR, _clevr_count),
+    "clevr_distance": Prepared("clevr", "3.1.0", *_CLEVR, _clevr_distance),
+    "dmlab": Prepared("dmlab", "2.0.1", _VALIDATION, _TEST, _of("label")),
+    "kitti": Prepared("kitti", "3.2.0", _VALIDATION, _TEST, _kitti),
+    "dsprites_location": Prepared(
+        "dsprites", "2.0.0", *_TENTHS, _dsprites("label_x_position", dsprites_location), silhouettes=True
+    ),
+    "dsprites_orientation": Prepared(
+        "dsprites", "2.0.0", *_TENTHS, _dsprites("label_orientation", dsprites_orientation), silhouettes=True
+    ),
+    "smallnorb_azimuth": Prepared("smallnorb", "2.0.0", *_HALVES, _of("label_azimuth")),
+    "smallnorb_elevation": Prepared("smallnorb", "2.0.0", *_HALVES, _of("label_elevation")),
+}
 
 
 class Silhouettes(Encoded):
@@ -35,7 +133,7 @@ class Silhouettes(Encoded):
 
 
 @dataclass(frozen=True)
-class _Folder:
+class _PreparedFolder:
     """A folder with one version of a data set; `lengths`: the numbers of records in the files of each split."""
 
     path: Path
@@ -65,7 +163,7 @@ class _Folder:
         return self.path / f"{self.prepared.name}-{split}.tfrecord-{shard:05d}-of-{len(self.lengths[split]):05d}"
 
 
-def read_prepared(root: Path, task: VtabTask) -> Release:
+def read_prepared(root: Path, task: BenchmarkSet) -> Release:
     """Return the release. ConfigError unless every file of its splits exists, with as many records as noted for it."""
     folder = _folder(root, PREPARED[task.name])
     prepared = folder.prepared
@@ -109,23 +207,19 @@ def _records(
     return tuple(found)
 
 
-def _folder(root: Path, prepared: Prepared) -> _Folder:
+def _folder(root: Path, prepared: Prepared) -> _PreparedFolder:
     place = root / prepared.folder
+    source = (
+        f"where TensorFlow Datasets is installed, tfds.load({prepared.folder!r}, data_dir=...) prepares it; data.root "
+        "is that data_dir"
+    )
+    require(root, [f"{prepared.folder}/*/{_INFO}"], what=f"parts of {prepared.folder}", source=source)
     versions = sorted(path.parent for path in place.glob(f"*/{_INFO}"))
-    if not versions:
-        raise ConfigError(
-            f"data.root: no {place}/{prepared.version}/{_INFO}\n"
-            f"where TensorFlow Datasets is installed, tfds.load({prepared.folder!r}, data_dir=...) prepares it; "
-            "data.root is that data_dir"
-        )
     path = next((version for version in versions if version.name == prepared.version), versions[-1])
     splits = {"train", prepared.val.split, prepared.test.split}
-    folder = _Folder(path, prepared, _lengths(path / _INFO, splits))
+    folder = _PreparedFolder(path, prepared, _lengths(path / _INFO, splits))
     files = [folder.file(split, shard) for split in sorted(splits) for shard in range(len(folder.lengths[split]))]
-    if missing := [file for file in files if not file.is_file()]:
-        raise ConfigError(
-            f"data.root: {len(missing)} of {len(files)} files of {_INFO} are missing: {missing[0]}; prepare it anew"
-        )
+    require(path, [file.name for file in files], what=f"files of {_INFO}", source="prepare it anew")
     return folder
 
 
@@ -140,7 +234,7 @@ def _lengths(file: Path, splits: set[str]) -> dict[str, list[int]]:
         return lengths
 
 
-def _classes(folder: Path, task: VtabTask) -> tuple[str, ...]:
+def _classes(folder: Path, task: BenchmarkSet) -> tuple[str, ...]:
     """Return the class names in label.labels.txt; without this file the task computes its own labels, and names are
     numbers."""
     file = folder / "label.labels.txt"

@@ -17,16 +17,14 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import open_regular
+from peft_vision.core.regular import open_regular
+from peft_vision.data.benchmark import Reader, Release
 from peft_vision.data.numpy_files import read_head, read_values
 from peft_vision.data.pictures import labelled
-from peft_vision.data.reading import reading
+from peft_vision.data.reading import home, reading, require, whole_numbers
+from peft_vision.data.vtab.choice import first_thousand, percent, tfds_order
 from peft_vision.data.vtab.labels import CLASSES, dsprites_location, dsprites_orientation
-from peft_vision.data.vtab.order import chosen, percent, stored
-from peft_vision.data.vtab.originals.rows import Rows, picked
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Reader, Release
-from peft_vision.data.whole_numbers import whole_numbers
+from peft_vision.data.vtab.pictures import Rows, picked
 
 _FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _TRAIN, _VAL = 80, 90  # percent, the ends of the train and the validation part
@@ -46,7 +44,7 @@ def read(task: str, root: Path) -> Release:
     kept as bits."""
     folder = home(root, "dsprites")
     site = "github.com/google-deepmind/dsprites-dataset"
-    require(folder, [_FILE], what="dSprites", site=site)
+    require(folder, [_FILE], what="parts of dSprites", source=f"dSprites is at {site}")
     file = folder / _FILE
     column, label, most = _LABELS[task]
     shape, classes = _shape_and_classes(file)
@@ -59,8 +57,8 @@ def read(task: str, root: Path) -> Release:
             f"should have {(len(classes), _SIDE, _SIDE)}\nfetch it again from {site}"
         )
     pictures = Rows(file, np.arange(len(classes)), fetch=_bits, image=_picture)
-    images = stored(labelled(pictures, label(values)), "train", range(len(classes)))
-    release = chosen(
+    images = tfds_order(labelled(pictures, label(values)), "train", range(len(classes)))
+    release = first_thousand(
         percent(images, 0, _TRAIN),
         percent(images, _TRAIN, _VAL),
         percent(images, _VAL, 100),

@@ -5,23 +5,29 @@ sun397_tfds_tr.txt  sun397_tfds_va.txt  sun397_tfds_te.txt    the benchmark's sp
 """
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
 from peft_vision.data.divide import TEST_SEED
 from peft_vision.data.draws import draw
 from peft_vision.data.folders import image_files
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.reading import is_inside, quoted, read_lines, refuse_repeated, short
-from peft_vision.data.vtab.order import chosen, stored
-from peft_vision.data.vtab.originals.derived import Derived
-from peft_vision.data.vtab.originals.scaled import scaled
-from peft_vision.data.vtab.presence import home, require
-from peft_vision.data.vtab.release import Release
+from peft_vision.data.reading import (
+    home,
+    is_inside,
+    quoted,
+    read_lines,
+    refuse_repeated,
+    require,
+    require_listed,
+    short,
+)
+from peft_vision.data.vtab.choice import first_thousand, tfds_order
+from peft_vision.data.vtab.pictures import Derived, scaled
 
 _LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
 _LEFT_OUT = "c/church/outdoor/sun_bhenjvsvrtumjuri.jpg"  # damaged as published, and in no list
@@ -36,8 +42,8 @@ def read(root: Path) -> Release:
     require(
         parent,
         ["SUN397", "SUN397/ClassName.txt"],
-        what="SUN397",
-        site="vision.princeton.edu/projects/2010/SUN (SUN397.tar.gz, 37 GB)",
+        what="parts of SUN397",
+        source="SUN397 is at vision.princeton.edu/projects/2010/SUN (SUN397.tar.gz, 37 GB)",
     )
     names = folder / "ClassName.txt"
     classes = tuple(sorted(line.strip() for line in read_lines(names, "names of classes") if line.strip()))
@@ -55,7 +61,7 @@ def read(root: Path) -> Release:
             "all three are in tensorflow_datasets/image_classification of github.com/tensorflow/datasets"
         )
     train, val, test = (_listed(root, folder, classes, file, split) for split, file in lists.items())
-    return chosen(train, val, test, classes=classes, files=[names, *there])
+    return first_thousand(train, val, test, classes=classes, files=[names, *there])
 
 
 def _listed(root: Path, folder: Path, classes: tuple[str, ...], file: Path, split: str) -> Labelled:
@@ -64,12 +70,8 @@ def _listed(root: Path, folder: Path, classes: tuple[str, ...], file: Path, spli
         raise ConfigError(f"data.root: {file} is empty, should be lines such as /a/abbey/sun_1.jpg; fetch it again")
     refuse_repeated(lines, file)
     part = _labelled(root, folder, lines, classes, file)
-    if absent := [line for line in lines if not os.path.isfile(folder / line[1:])]:
-        raise ConfigError(
-            f"data.root: {folder} lacks {len(absent)} of the {len(lines)} images of {file.name}, such as "
-            f"{short(absent[0])}\nunpack SUN397.tar.gz again"
-        )
-    return stored(part, split, lines)
+    require_listed(folder, [line[1:] for line in lines], by=file.name, remedy="unpack SUN397.tar.gz again")
+    return tfds_order(part, split, lines)
 
 
 def _drawn(root: Path, folder: Path, classes: tuple[str, ...], names: Path) -> Release:
