@@ -3,16 +3,12 @@
 import pytest
 
 from composed import composed
+from peft_vision.costs.bill import Cost, CostEstimate, Priced, bill, duration, notes, plan_tables, slurm_line
+from peft_vision.costs.expected import Content, Expected, RunGroup, demands, kind
+from peft_vision.costs.rates import CostLine, Rates, between
+from peft_vision.costs.stock import Stock
+from peft_vision.costs.walk import Act, Anatomy, PhaseFacts
 from peft_vision.data.splits import Extent
-from peft_vision.plan.anatomy import Anatomy, PhaseFacts
-from peft_vision.plan.bill import Cost, CostEstimate, Priced, bill
-from peft_vision.plan.content import Content
-from peft_vision.plan.demand import RunGroup, demands, kind
-from peft_vision.plan.expected import Expected
-from peft_vision.plan.rates import CostLine, Rates, between
-from peft_vision.plan.stock import Stock
-from peft_vision.plan.walk import Act
-from peft_vision.plan.words import duration, notes, plan_tables, slurm_line
 
 IMAGES = {"train": 100, "val": 20, "test": 30}
 DEMO = ("experiment=demo", "trainer.epochs=4", "trainer.batch_size=32")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.core.printable import one_line
-from peft_vision.core.regular import read_regular
+from peft_vision.core.output import one_line
+from peft_vision.core.records import read_regular
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import located, require

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 from peft_vision.core.progress import track
 from peft_vision.data.decode import UNREADABLE, Geometry
 from peft_vision.data.images import UncroppedImages

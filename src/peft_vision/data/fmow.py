@@ -21,8 +21,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.core.printable import one_line
-from peft_vision.core.regular import open_regular
+from peft_vision.core.output import one_line
+from peft_vision.core.records import open_regular
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import located, require

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import shown
+from peft_vision.core.output import shown
 from peft_vision.data.decode import endings
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import first_few, require

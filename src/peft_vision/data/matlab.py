@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.reading import reading
 
 _HEAD = 128

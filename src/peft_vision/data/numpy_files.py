@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.reading import reading
 
 _LONGEST_HEAD = 10_000  # bytes, as NumPy itself allows

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line, shown
-from peft_vision.core.records import Bounds, Unreadable, parse_json, read_bytes
-from peft_vision.core.regular import open_regular, require_regular
+from peft_vision.core.output import one_line, shown
+from peft_vision.core.records import Bounds, Unreadable, open_regular, parse_json, read_bytes, require_regular
 
 BROKEN = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),

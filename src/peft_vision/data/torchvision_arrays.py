@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import read_bytes
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular, read_bytes
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Arrays, Pictures
 from peft_vision.data.reading import read_lines, reading, whole_numbers

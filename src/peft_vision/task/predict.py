@@ -21,6 +21,7 @@ from peft_vision.core.progress import Progress
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import left_out, verify
+from peft_vision.data.folders import image_files
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import exists
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import exists, open_regular
 from peft_vision.data.benchmark import Release
 from peft_vision.data.benchmark_tables import TASKS, TRAIN, VAL, BenchmarkSet
 from peft_vision.data.pictures import Labelled, labelled

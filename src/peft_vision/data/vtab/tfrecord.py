@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular, read_middle
+from peft_vision.core.records import open_regular, read_middle
 from peft_vision.data.pictures import EncodedPictures
 from peft_vision.data.reading import reading, short
 

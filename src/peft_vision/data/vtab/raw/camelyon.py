@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import require_regular
+from peft_vision.core.records import require_regular
 from peft_vision.data.benchmark import Release
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import home, reading, require, whole_numbers

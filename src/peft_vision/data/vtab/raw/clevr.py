@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.benchmark import Reader, Release
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import home, is_inside, quoted, reading, refuse_repeated, require, require_listed

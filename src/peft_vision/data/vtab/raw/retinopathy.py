@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.benchmark import Release
 from peft_vision.data.decode import open_bytes
 from peft_vision.data.pictures import Files, Labelled, labelled
