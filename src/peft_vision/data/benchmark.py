@@ -46,7 +46,7 @@ was expected and where to get it."""
 
 
 @component
-class Benchmark(Data):
+class BenchmarkData(Data):
     """A data set of a benchmark. `root`: the folder that holds data sets. `source`: the form in which it lies there.
     `miniature`: a rehearsal, with other numbers of images than the benchmark."""
 

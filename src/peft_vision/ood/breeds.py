@@ -15,7 +15,7 @@ from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class Breeds(OOD):
+class ShiftedBreeds(OOD):
     """A set of the target subclasses, labelled by superclass. `path`: ImageNet's folder, the one that holds val/."""
 
     path: Annotated[str, FILE]

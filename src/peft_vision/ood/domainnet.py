@@ -12,7 +12,7 @@ from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class DomainNet(OOD):
+class ShiftedDomainNet(OOD):
     """A set that has a shift for each domain. `lists`: the path of the domains' lists within `path`, a text with
     {domain} and {split}."""
 

@@ -13,7 +13,7 @@ from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class FMoW(OOD):
+class ShiftedFMoW(OOD):
     """A set that has a shift for each region. `path`: the folder that holds RELEASE_v1.1.txt; `split`: a split of
     WILDS, id_* up to 2012, val up to 2015, test later."""
 

@@ -16,7 +16,7 @@ from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class ImageFolder(OOD):
+class ShiftedFolder(OOD):
     """A set of the user's own pictures. `path`: a folder, or a folder for each shift by name."""
 
     path: Annotated[str | dict[str, str], FILE]

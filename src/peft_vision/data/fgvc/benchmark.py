@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from peft_vision.core.config import HashDefault, component
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import SPLITS
-from peft_vision.data.benchmark import Benchmark, Release
+from peft_vision.data.benchmark import BenchmarkData, Release
 from peft_vision.data.benchmark_tables import COLLECTIONS, BenchmarkSet
 from peft_vision.data.divide import without_images
 from peft_vision.data.fgvc import birds, matlab_tables, resplit
@@ -38,7 +38,7 @@ _DRAWN = "validation part drawn by peft-vision (not an official split)"
 
 
 @component
-class FGVC(Benchmark):
+class FGVC(BenchmarkData):
     """A data set of FGVC; a miniature may have another number of classes too."""
 
     title = ""

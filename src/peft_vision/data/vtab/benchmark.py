@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.data.benchmark import WAY_OUT, Benchmark, Release
+from peft_vision.data.benchmark import WAY_OUT, BenchmarkData, Release
 from peft_vision.data.benchmark_tables import TASKS, TRAIN, VAL, BenchmarkSet
 from peft_vision.data.decode import format_of, worded_formats
 from peft_vision.data.divide import without_images
@@ -41,7 +41,7 @@ _LISTS = {
 
 
 @component
-class Vtab(Benchmark):
+class Vtab(BenchmarkData):
     """A task of VTAB-1k. `index_file`: chooses the 1,000 images for a source without lists. As in the benchmark, some
     classes may lack a training image."""
 
