@@ -37,7 +37,7 @@ class Data(ABC):
 
     `train_size`: the total number of labelled images a run may use: its training images and the validation part carved
     from them. A data set's official validation split is used whole and in addition, and `val_fraction` is then ignored.
-    `shots`: instead, the number of training images per class, the same in every stage (few_shot.py).
+    `shots`: instead, the number of training images per class, the same in every stage (divide.py).
     `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
     peek: as final, and the test images are the validation images too.
     `crop`: the share of the resized short side that a centre crop keeps; None: the share the weights were made for.

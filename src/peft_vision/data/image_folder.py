@@ -3,10 +3,10 @@
     path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
     path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class is the test part
 
-The splits may have other names (split_folders.py), and a class may be called train if its folder holds no folders.
+The splits may have other names (folders.py), and a class may be called train if its folder holds no folders.
 
 A file counts as a picture by its ending; other files, hidden ones, and leftovers of archives and programs are passed
-over (walk.py).
+over (folders.py).
 """
 
 from pathlib import Path
