@@ -120,9 +120,9 @@ READ_BY_THEMSELVES = {
     "core/records.py",
     "report/finished.py",  # what it has written
     "report/attempt.py",  # likewise
-    "data/breeds_table.py",  # a file of ours
-    "data/parquet_labels.py",  # within a file that pyarrow has read
-    "data/vtab/originals/clevr.py",  # hundreds of MB, of which little is kept
+    "data/breeds.py",  # a file of ours
+    "data/parquet_rows.py",  # within a file that pyarrow has read
+    "data/vtab/raw/clevr.py",  # hundreds of MB, of which little is kept
     "backbone/weights.py",  # of a file that the user names
 }
 

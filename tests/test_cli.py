@@ -16,7 +16,7 @@ from command import call, command, start
 from peft_vision.core.composition import complete
 from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.core.guide import FIRST_PAGE
-from peft_vision.ood.opened import build_sets
+from peft_vision.ood.match import build_sets
 from peft_vision.runs.experiment import KINDS, Experiment
 from peft_vision.task.base import Task
 

@@ -226,6 +226,23 @@ def test_a_config_file_that_a_shipped_one_hides_is_named(tmp_path):
     assert (outcome.code, outcome.err) == (0, expected)
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "target"),
+    [("data", "data", "peft_vision.data.digits.Digits"), ("ood", "ood", "peft_vision.ood.stl10.STL10")],
+)
+def test_a_name_of_before_of_a_shared_config_file_works_and_the_new_one_is_said(group, name, target, tmp_path):
+    for shared in (f"/{name}_defaults", f"/shared/defaults/{name}"):
+        file = tmp_path / "myconf" / group / "mine.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"defaults:\n  - {shared}@_here_\n  - _self_\n_target_: {target}\npath: x\n")
+        outcome = call(
+            "experiment=smoke", "--config-dir", str(file.parents[1]), f"{group}=mine", "--cfg", "job", cwd=tmp_path
+        )
+        said = f"peft-vision: {file}: {shared} is /shared/defaults/{name} now; the old name still works\n"
+        assert (outcome.code, outcome.err) == (0, "" if shared.startswith("/shared") else said)
+        assert {"data": "val_fraction: 0.1", "ood": "missing: allow"}[group] in outcome.out
+
+
 def test_a_rate_may_go_by_the_name_of_an_own_optimizer(tmp_path):
     adamw = yaml.safe_load((CONFIG_DIR / "optimizer" / "adamw.yaml").read_text())
     written(tmp_path, "optimizer", "own", **{**adamw, "lr": "${method.lr.own}"})

@@ -148,10 +148,14 @@ def _of_own_data(overrides: list[str]) -> list[str]:
 
 
 def _name_hidden(folder: Path) -> None:
-    """Say which files of the user's config folder Hydra will not read, because shipped ones of that name come first."""
+    """Say which files of the user's config folder Hydra will not read, because shipped ones of that name come first,
+    and which refer to shipped ones by a name of before."""
     for file in sorted(folder.rglob("*.yaml")):
         if (CONFIG_DIR / file.relative_to(folder)).is_file():
             _say(f"{file} is not read: peft-vision ships a file of that name; give it another name")
+        elif file.is_file() and (old := re.search(rb"- /((data|ood|tune)_defaults)@", file.read_bytes())):
+            name, kind = old[1].decode(), old[2].decode()
+            _say(f"{file}: /{name} is /shared/defaults/{kind} now; the old name still works")
 
 
 def _say(message: str) -> None:

@@ -50,6 +50,23 @@ def test_two_classes_of_one_name_are_told_apart_by_their_group_and_not_guessed()
     assert import_path("ImageFolder", "somewhere") is None
 
 
+@pytest.mark.parametrize(
+    ("module", "before", "today"),
+    [
+        ("image_folder", "ImageFolder", "ShiftedFolder"),
+        ("breeds", "Breeds", "ShiftedBreeds"),
+        ("domainnet", "DomainNet", "ShiftedDomainNet"),
+        ("fmow", "FMoW", "ShiftedFMoW"),
+    ],
+)
+def test_a_class_of_another_name_today_keeps_the_one_that_files_know(module, before, today):
+    path = f"peft_vision.ood.{module}"
+    for name in (before, today, f"{path}.{before}", f"{path}.{today}"):
+        cls = locate(name, "ood.mine")
+        assert (cls.__name__, class_name(cls)) == (today, before)
+    assert shortened({"_target_": f"{path}.{today}"}) == {"_target_": before}
+
+
 def test_a_name_that_nothing_has_is_an_error_of_one_line():
     with pytest.raises(ConfigError, match=r"^method\._target_: 'Lora' is no dotted path to a class$"):
         locate("Lora", "method")

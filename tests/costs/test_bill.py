@@ -8,7 +8,7 @@ from peft_vision.costs.expected import Content, Expected, RunGroup, demands, kin
 from peft_vision.costs.rates import CostLine, Rates, between
 from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Act, Anatomy, PhaseFacts
-from peft_vision.data.extent import Extent
+from peft_vision.data.splits import Extent
 
 IMAGES = {"train": 100, "val": 20, "test": 30}
 DEMO = ("experiment=demo", "trainer.epochs=4", "trainer.batch_size=32")

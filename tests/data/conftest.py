@@ -14,7 +14,7 @@ from PIL import Image
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab.raw.table import READERS
 
 
 @cache

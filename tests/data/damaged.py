@@ -11,7 +11,7 @@ from damage import DAMAGES, refused
 from peft_vision.core.config import ConfigError
 from peft_vision.data.decode import UNREADABLE
 from peft_vision.data.pictures import Files, Labelled
-from peft_vision.data.vtab.originals.derived import Derived
+from peft_vision.data.vtab.pictures import Derived
 
 
 def complaints(read: Callable[[], Any], files: Iterable[Path], *, unnoticed: Container[tuple[str, str]] = ()) -> str:

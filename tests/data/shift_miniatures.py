@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from peft_vision.core.config import CONFIG_DIR, build
-from peft_vision.data.domainnet_names import SENTRY40
+from peft_vision.data.domainnet import SENTRY40
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from peft_vision.data.counter_random import below, bits
+from peft_vision.data.draws import below, bits
 
 
 def test_a_number_depends_on_seed_index_and_stream_only():

@@ -12,8 +12,7 @@ from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import crop_flip
 from peft_vision.data.digits import Digits
-from peft_vision.data.images import Images, Undecoded
-from peft_vision.data.wholes import UncroppedImages
+from peft_vision.data.images import Images, UncroppedImages, Undecoded
 
 
 def numbered(height: int, width: int) -> np.ndarray:

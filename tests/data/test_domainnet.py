@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.domainnet_names import SENTRY40
+from peft_vision.data.domainnet import SENTRY40
 from shift_miniatures import DOMAINNET, domainnet, listing, shown
 
 MINI = "txt/{domain}_{split}_mini.txt"
@@ -80,22 +80,23 @@ def line(root: Path, number: int, text: str, file: str = "sketch_train.txt") -> 
 
 def no_folder(root: Path) -> str:
     shutil.rmtree(root)
-    return f"data.path: no {root}\nDomainNet is at ai.bu.edu/M3SDA: of its cleaned version, unpack sketch.zip (2.5 GB)"
+    source = "DomainNet is at ai.bu.edu/M3SDA: of its cleaned version, unpack sketch.zip (2.5 GB)"
+    return f"data.path: no folder {root}, which should hold 1 parts of DomainNet's sketch: sketch\n{source}"
 
 
 def no_pictures(root: Path) -> str:
     shutil.rmtree(root / "sketch")
-    return f"data.path: no {root}/sketch\nDomainNet"
+    return f"data.path: {root} lacks 1 of 1 parts of DomainNet's sketch: sketch\nDomainNet"
 
 
 def no_list(root: Path) -> str:
     (root / "sketch_test.txt").unlink()
-    return f"data.lists: no {root}/sketch_test.txt\nDomainNet"
+    return f"data.lists: {root} lacks 1 of 2 parts of DomainNet's sketch: sketch_test.txt\nDomainNet"
 
 
 def first_picture_gone(root: Path) -> str:
     (root / "sketch" / DOMAINNET[0] / "sketch_001_000001.jpg").unlink()
-    return f"data.path: no {root}/sketch/{DOMAINNET[0]}/sketch_001_000001.jpg, which {root}/sketch_train.txt names\n"
+    return f"data.path: {root} lacks 1 of 1 parts of DomainNet's sketch: sketch/{DOMAINNET[0]}/sketch_001_000001.jpg\n"
 
 
 def no_label(root: Path) -> str:

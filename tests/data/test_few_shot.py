@@ -9,10 +9,10 @@ import torch
 from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
-from peft_vision.data.few_shot import few_shot
+from peft_vision.data.divide import few_shot
+from peft_vision.data.draws import ranks
 from peft_vision.data.pictures import Arrays, Labelled, labelled
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.stratify import ranks
 
 
 def counts(part: Labelled) -> list[int]:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fgvc_miniatures import BREEDS, MODELS, WRITERS, car_folders, json_splits
 from peft_vision.core.config import ConfigError, hashed_fields
-from peft_vision.data.fgvc.collection import COLLECTIONS
-from peft_vision.data.fgvc.fgvc import FGVC
+from peft_vision.data.benchmark_tables import COLLECTIONS
+from peft_vision.data.fgvc.benchmark import FGVC
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets
 
@@ -113,7 +113,7 @@ def test_a_mirror_of_the_cars_is_read_by_its_folders(make, tmp_path: Path, drawn
     )
     assert (labels(sets.train), labels(sets.test)) == ([0] * 4 + [1] * 4 + [2] * 4, [0, 0, 1, 1, 2, 2])
     assert paths(sets.test)[0] == "test/AM General Hummer SUV 2000/00012.jpg"
-    assert sets.provenance == {"source": "folders"}
+    assert sets.provenance["source"] == "folders"
     for name, other in (("train", "Training"), ("test", "valid"), ("valid", "Test")):
         (tmp_path / "stanford_cars" / name).rename(tmp_path / "stanford_cars" / other)
     shutil.copytree(tmp_path / "stanford_cars" / "Test", tmp_path / "stanford_cars" / "valid")
@@ -251,10 +251,9 @@ def test_numbers_that_are_not_the_benchmarks_are_refused(make, published: Path):
     with pytest.raises(ConfigError) as error:
         make("fgvc/cub200", root=str(published)).check()
     assert str(error.value) == (
-        f"data.root: {published}/CUB_200_2011 has 3 classes, 12 images for training and validation, 6 for testing; "
-        "CUB-200-2011 has 200, 5,994, 5,794\n"
-        "fetch it from data.caltech.edu/records/65de6-vp158; "
-        "data.miniature=true takes what there is, proving nothing about accuracy"
+        "data.root: this copy of CUB-200-2011 has 3 classes and 12 + 6 images (train and validation + test), "
+        "the benchmark's has 200 and 5,994 + 5,794\n"
+        "fetch it anew, or data.miniature=true rehearses with what there is"
     )
 
 

@@ -31,15 +31,15 @@ def divided(root: Path, **labels: object) -> Path:
 
 
 def no_json(root: Path) -> str:
-    return f"data.root: {root}/{DOGS} lacks train.json, test.json\n"
+    return f"data.root: {root} lacks 2 of 2 parts of Stanford Dogs: {DOGS}/train.json, {DOGS}/test.json\n"
 
 
 def json_that_names_missing_files(root: Path) -> str:
     divided(root, train=[0, 0])
     json_splits(root / DOGS, test={CHIHUAHUA.format(999): 0, CHIHUAHUA.format(998): 1, CHIHUAHUA.format(105): 0})
     return (
-        f"data.root: {root}/{DOGS} lacks 2 of 5 images that train.json, test.json name, "
-        f"first Images/{CHIHUAHUA.format(998)}\n"
+        f"data.root: {root} lacks 2 of 5 images of train.json, test.json: "
+        f"{DOGS}/Images/{CHIHUAHUA.format(998)}, {DOGS}/Images/{CHIHUAHUA.format(999)}\n"
     )
 
 
@@ -69,10 +69,7 @@ def of_two_kinds(root: Path) -> str:
 def in_two_splits(root: Path) -> str:
     divided(root, train=[0, 0])
     json_splits(root / DOGS, val={CHIHUAHUA.format(101): 0})
-    return (
-        f"data.source: 1 images are in two splits of train.json, val.json, test.json in {root}/{DOGS}, "
-        f"first Images/{CHIHUAHUA.format(101)}"
-    )
+    return f"data.source: train and val of {root}/{DOGS} both name 1 images: Images/{CHIHUAHUA.format(101)}"
 
 
 def no_label(label: object) -> Spoil:

@@ -38,19 +38,22 @@ def refused(make, root: Path, name: str, spoil: Spoil, **overrides) -> None:
 
 
 BIRDS = "CUB_200_2011"
-SITE = "\nfetch CUB-200-2011 from data.caltech.edu/records/65de6-vp158"
+SITE = "\nCUB-200-2011 is at data.caltech.edu/records/65de6-vp158"
 
 
 def no_folder(root: Path) -> str:
     shutil.rmtree(root / BIRDS)
-    return f"data.root: no folder {root}/{BIRDS}{SITE}"
+    return (
+        f"data.root: {root} lacks 5 of 5 parts of CUB-200-2011: {BIRDS}/images.txt, {BIRDS}/image_class_labels.txt, "
+        f"{BIRDS}/train_test_split.txt, ...{SITE}"
+    )
 
 
 def still_packed(root: Path) -> str:
     shutil.rmtree(root / BIRDS)
     (root / "CUB_200_2011.tgz").write_bytes(b"packed")
     wanted = root / BIRDS / "images.txt"
-    return f"data.root: no folder {root}/{BIRDS}\nunpack {root}/CUB_200_2011.tgz so that there is {wanted}"
+    return f"\nunpack {root}/CUB_200_2011.tgz, if that is it, to {wanted}"
 
 
 def an_archive_for_a_folder(root: Path) -> str:
@@ -62,21 +65,21 @@ def an_archive_for_a_folder(root: Path) -> str:
 def no_lists(root: Path) -> str:
     for name in ("classes", "images"):
         (root / BIRDS / f"{name}.txt").unlink()
-    return f"data.root: {root}/{BIRDS} lacks images.txt, classes.txt{SITE}"
+    return f"data.root: {root} lacks 2 of 5 parts of CUB-200-2011: {BIRDS}/images.txt, {BIRDS}/classes.txt{SITE}"
 
 
 def no_pictures(root: Path) -> str:
     shutil.rmtree(root / BIRDS / "images")
-    return f"data.root: {root}/{BIRDS} lacks images{SITE}"
+    return f"data.root: {root} lacks 1 of 5 parts of CUB-200-2011: {BIRDS}/images{SITE}"
 
 
 def half_unpacked(root: Path) -> str:
     shutil.rmtree(root / BIRDS / "images" / "002.Laysan_Albatross")
     (root / BIRDS / "images" / "003.Sooty_Albatross" / "Sooty_Albatross_0002.jpg").unlink()
-    first = "images/002.Laysan_Albatross/Laysan_Albatross_0000.jpg"
+    lost = [f"{BIRDS}/images/002.Laysan_Albatross/Laysan_Albatross_000{number}.jpg" for number in range(3)]
     return (
-        f"data.root: {root}/{BIRDS} lacks 7 of 18 images that images.txt, image_class_labels.txt, "
-        f"train_test_split.txt, classes.txt name, first {first}{SITE}"
+        f"data.root: {root} lacks 7 of 18 images of images.txt, image_class_labels.txt, train_test_split.txt, "
+        f"classes.txt: {', '.join(lost)}, ...{SITE}"
     )
 
 
@@ -183,8 +186,8 @@ def flowers_still_packed(root: Path) -> str:
     shutil.rmtree(root / "flowers-102" / "jpg")
     (root / "flowers-102" / "102flowers.tgz").write_bytes(b"packed")
     return (
-        f"data.root: {root}/flowers-102 lacks jpg\n"
-        f"unpack {root}/flowers-102/102flowers.tgz so that there is {root}/flowers-102/jpg"
+        f"data.root: {root} lacks 1 of 3 parts of Oxford Flowers: flowers-102/jpg\n"
+        f"unpack {root}/flowers-102/102flowers.tgz, if that is it, to {root}/flowers-102/jpg"
     )
 
 
@@ -223,8 +226,8 @@ def unlabelled_for_labelled(root: Path) -> str:
 def no_labels_to_test_on(root: Path) -> str:
     (root / "stanford_cars" / "cars_test_annos_withlabels.mat").unlink()
     return (
-        f"data.root: {root}/stanford_cars lacks cars_test_annos_withlabels.mat\n"
-        "fetch Stanford Cars from a mirror, as told in github.com/pytorch/vision/issues/7545 (data.source=folders takes"
+        f"data.root: {root} lacks 1 of 5 parts of Stanford Cars: stanford_cars/cars_test_annos_withlabels.mat\n"
+        "Stanford Cars is at a mirror, as told in github.com/pytorch/vision/issues/7545 (data.source=folders takes"
     )
 
 
@@ -239,11 +242,14 @@ def test_cars_that_are_not_as_published(make, root: Path, spoil: Spoil):
     refused(make, root, "cars", spoil)
 
 
+PARTS = "parts of Stanford Cars: stanford_cars/train, stanford_cars/test"
+
+
 def test_class_folders_that_are_not_there(make, root: Path):
-    refused(make, root, "cars", lambda root: f"{root}/stanford_cars lacks train, test\n", source="folders")
+    refused(make, root, "cars", lambda root: f"{root} lacks 2 of 2 {PARTS}\n", source="folders")
     for split in ("train", "test"):
         (root / "stanford_cars" / split).touch()
-    refused(make, root, "cars", lambda root: f"{root}/stanford_cars/train is no folder\n", source="folders")
+    refused(make, root, "cars", lambda root: f"{root} lacks 2 of 2 {PARTS}\n", source="folders")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.fmow_table import read
+from peft_vision.data.fmow import read_table
 from shift_miniatures import BETWEEN, CATEGORIES, NEW, OLD, fmow, shown, world
 
 
@@ -82,11 +82,11 @@ def test_countries_without_a_region_are_other(make, published: Path):
 )
 def test_years_in_utc_decide_the_split(tmp_path: Path, split: str, timestamp: str, expected: str | None):
     folder = fmow(tmp_path / "fmow_v1.1", [(split, "zoo", "USA", timestamp)])
-    assert [row.split for row in read(folder, prefix="").rows] == [expected]
+    assert [row.split for row in read_table(folder, prefix="").rows] == [expected]
 
 
 def test_every_row_is_in_one_split_or_none(published: Path):
-    rows = read(published, prefix="").rows
+    rows = read_table(published, prefix="").rows
     assert [row.image for row in rows] == list(range(len(world())))
     counts = Counter(row.split for row in rows)
     assert counts["id_val"] == counts["id_test"] == counts["val"] == counts["test"] == 7 * 4
@@ -118,32 +118,33 @@ def rewrite(folder: Path, old: str, new: str, file: str = "rgb_metadata.csv") ->
 
 def no_folder(folder: Path) -> str:
     shutil.rmtree(folder)
-    return f"data.path: no folder {folder}\nFMoW-WILDS v1.1 (54 GB packed) is at wilds.stanford.edu/downloads; path is"
+    files = "RELEASE_v1.1.txt, rgb_metadata.csv, country_code_mapping.csv, ..."
+    return f"4 parts of FMoW-WILDS v1.1: {files}\nFMoW-WILDS v1.1 (54 GB packed) is at wilds.stanford.edu/downloads; "
 
 
 def other_release(folder: Path) -> str:
     (folder / "RELEASE_v1.1.txt").rename(folder / "RELEASE_v1.0.txt")
-    return f"data.path: {folder} holds RELEASE_v1.0.txt, should hold RELEASE_v1.1.txt\n"
+    return f"data.path: {folder} lacks 1 of 4 parts of FMoW-WILDS v1.1: RELEASE_v1.1.txt\n"
 
 
 def no_release(folder: Path) -> str:
     (folder / "RELEASE_v1.1.txt").unlink()
-    return f"data.path: {folder} holds no release file, should hold RELEASE_v1.1.txt\n"
+    return f"data.path: {folder} lacks 1 of 4 parts of FMoW-WILDS v1.1: RELEASE_v1.1.txt\n"
 
 
 def no_mapping(folder: Path) -> str:
     (folder / "country_code_mapping.csv").unlink()
-    return f"data.path: no {folder}/country_code_mapping.csv\n"
+    return f"data.path: {folder} lacks 1 of 4 parts of FMoW-WILDS v1.1: country_code_mapping.csv\n"
 
 
 def no_images(folder: Path) -> str:
     shutil.rmtree(folder / "images")
-    return f"data.path: no {folder}/images\n"
+    return f"data.path: {folder} lacks 1 of 4 parts of FMoW-WILDS v1.1: images\n"
 
 
 def no_first_image(folder: Path) -> str:
     (folder / "images" / "rgb_img_0.png").unlink()
-    return f"data.path: no {folder}/images/rgb_img_0.png\n"
+    return f"data.path: {folder} lacks 1 of 1 parts of FMoW-WILDS v1.1: images/rgb_img_0.png\n"
 
 
 def no_time(folder: Path) -> str:

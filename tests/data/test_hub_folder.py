@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data import hub_folder
+from peft_vision.data import download
 from vtab_miniatures import parquet
 
 
@@ -34,8 +34,8 @@ def hub(folder: Path, tmp_path: Path, monkeypatch) -> dict:
         state["requests"] += 1
         return str(folder)
 
-    monkeypatch.setattr(hub_folder, "snapshot_download", snapshot)
-    monkeypatch.setattr(hub_folder, "reachable", lambda site: state["network"])
+    monkeypatch.setattr(download, "snapshot_download", snapshot)
+    monkeypatch.setattr(download, "reachable", lambda site: state["network"])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return state
 

@@ -5,7 +5,7 @@ import torch
 
 from ood_miniatures import class_folders, imagenet, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.synsets import synsets
+from peft_vision.data.imagenet import synsets
 
 PLACES = {wnid: place for place, wnid in enumerate(synsets("all"))}
 
@@ -72,7 +72,7 @@ def test_classes_that_a_split_lacks_are_named_and_counted(make, empty: Path, spl
         (empty / split / wnid).rmdir()
     with pytest.raises(ConfigError) as error:
         make("imagenet", path=str(empty)).check()
-    message = f"data.path: {empty}/{split} lacks 4 of 1000 class folders: {', '.join(gone[:3])}, ...\n"
+    message = f"data.path: {empty}/{split} lacks 4 of 1,000 class folders: {', '.join(gone[:3])}, ...\n"
     assert str(error.value).startswith(message)
     assert len(str(error.value).splitlines()) == 2
 
@@ -87,7 +87,8 @@ def test_folders_that_are_no_class_are_named(make, empty: Path):
 def test_a_folder_that_is_not_there_is_refused_with_where_it_comes_from(make, tmp_path: Path):
     with pytest.raises(ConfigError) as error:
         make("imagenet", path=str(tmp_path)).open()
-    assert str(error.value).startswith(f"data.path: no folder {tmp_path}/train\nImageNet (ILSVRC2012, 138 + 6.3 GB")
+    assert str(error.value).startswith(f"data.path: no folder {tmp_path}/train, which should hold 1,000 class ")
+    assert "\nImageNet (ILSVRC2012, 138 + 6.3 GB" in str(error.value)
     assert "is at image-net.org; path is the folder that holds train/n01440764/*.JPEG and val/" in str(error.value)
 
 

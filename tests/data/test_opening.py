@@ -14,8 +14,7 @@ import peft_vision
 from damage import DAMAGES, refused
 from peft_vision.core.config import ConfigError
 from peft_vision.core.records import open_regular, read_regular
-from peft_vision.data.decode import UNREADABLE
-from peft_vision.data.opening import FORMATS, endings, open_bytes, open_file
+from peft_vision.data.decode import FORMATS, UNREADABLE, endings, open_bytes, open_file
 
 SOURCE = Path(peft_vision.__file__).parent
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
@@ -41,7 +40,7 @@ def test_one_place_opens_pictures_and_names_the_formats():
         opened = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in OPENERS]
         if opened:
             found[path.relative_to(SOURCE).as_posix()] = [[key.arg for key in node.keywords] for node in opened]
-    assert found == {"data/opening.py": [["formats"]]}
+    assert found == {"data/decode.py": [["formats"]]}
 
 
 @pytest.mark.parametrize("content", [POSTSCRIPT, b"\xc5\xd0\xd3\xc6" + bytes(26) + POSTSCRIPT], ids=["text", "binary"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.parquet_shards import files
+from peft_vision.data.parquet import split_files
 
 
 def write(folder: Path, *names: str) -> None:
@@ -28,7 +28,7 @@ def write(folder: Path, *names: str) -> None:
 )
 def test_a_whole_set_is_taken_in_order(names: tuple[str, ...], tmp_path: Path):
     write(tmp_path, *names, "test-00000-of-00001.parquet")
-    assert files(tmp_path, "train", key="k") == [tmp_path / name for name in names]
+    assert split_files(tmp_path, "train", key="k") == [tmp_path / name for name in names]
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_a_whole_set_is_taken_in_order(names: tuple[str, ...], tmp_path: Path):
 def test_a_part_or_a_mixture_is_refused(names: tuple[str, ...], complaint: str, tmp_path: Path):
     write(tmp_path, *names)
     with pytest.raises(ConfigError) as error:
-        files(tmp_path, "train", key="k")
+        split_files(tmp_path, "train", key="k")
     assert str(error.value).startswith(f"k: {complaint.format(here=tmp_path)}")
 
 
 def test_a_copy_under_another_name_is_refused(tmp_path: Path):
     write(tmp_path, "train.parquet", "train other.parquet")
-    assert len(files(tmp_path, "train", key="k")) == 2
+    assert len(split_files(tmp_path, "train", key="k")) == 2
     (tmp_path / "train copy.parquet").write_bytes((tmp_path / "train.parquet").read_bytes())
     with pytest.raises(ConfigError, match=f"k: {tmp_path}/train.parquet is a copy of train copy.parquet; keep one"):
-        files(tmp_path, "train", key="k")
+        split_files(tmp_path, "train", key="k")
 
 
 def test_what_programs_leave_behind_is_no_part_of_a_split(tmp_path: Path):
     write(tmp_path, "data/train.parquet", "data/._train.parquet", ".cache/train.parquet", "__MACOSX/data/train.parquet")
     (tmp_path / "data" / "again").symlink_to(tmp_path)
-    assert files(tmp_path, "train", key="k") == [tmp_path / "data" / "train.parquet"]
+    assert split_files(tmp_path, "train", key="k") == [tmp_path / "data" / "train.parquet"]

@@ -1,5 +1,6 @@
 """What every data set's result says of where its images are from."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from peft_vision.data.decode import format_of, worded_formats
 from peft_vision.data.pictures import Arrays, Files, labelled
-from peft_vision.data.provenance import each, encoding, file_sum, kind, sample
+from peft_vision.data.reading import file_sum
 
 
 def test_arrays_are_not_encoded(make, preprocessing):
@@ -41,25 +43,25 @@ def test_images_that_are_left_out_do_not_count(make, folder: Path, preprocessing
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP"])
 def test_the_kind_of_a_file_is_told(tmp_path: Path, name: str):
     Image.new("RGB", (4, 4)).save(tmp_path / "x", name)
-    assert kind((tmp_path / "x").read_bytes()) == name
+    assert format_of((tmp_path / "x").read_bytes()) == name
 
 
 def test_of_many_images_a_hundred_are_looked_at():
     part = labelled(Arrays(np.zeros((1000, 2, 2, 3), np.uint8)), [0] * 1000)
-    assert sample(part).indices.tolist() == list(range(0, 1000, 10))
+    assert part.sampled(100).indices.tolist() == list(range(0, 1000, 10))
     few = part.subset(torch.arange(100))
-    assert sample(few) is few
+    assert few.sampled(100) is few
 
 
 def test_no_image_has_no_encoding():
-    assert encoding([]) == ""
+    assert worded_formats(Counter()) == ""
 
 
 def test_contents_are_those_of_the_pictures_in_their_order(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode())
     part = labelled(Files(tmp_path, ["a", "b"]), [0, 1]).subset(torch.tensor([1, 0]))
-    assert list(each(part)) == [b"b", b"a"]
+    assert list(part.contents()) == [b"b", b"a"]
 
 
 def test_checksums_are_sha256(tmp_path: Path):

@@ -6,8 +6,8 @@ import torch
 
 from peft_vision.core.config import CONFIG_DIR, ConfigError, hashed_fields
 from peft_vision.data.base import Data
+from peft_vision.data.draws import draw
 from peft_vision.data.image_folder import ImageFolder
-from peft_vision.data.stratify import draw
 from peft_vision.data.torchvision_sets import TorchvisionData
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "data").glob("*.yaml"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peft_vision.data.stratify import draw, most_drawable
+from peft_vision.data.draws import draw, most_drawable
 
 LABELS = torch.tensor([0] * 50 + [1] * 30 + [2] * 13 + [3] * 7)[torch.randperm(100, generator=torch.manual_seed(0))]
 

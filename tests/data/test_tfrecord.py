@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.records import Encoded, place_of
-from peft_vision.data.vtab.tfrecord import example, masked_crc, payloads, records
+from peft_vision.data.vtab.tfrecord import Encoded, example, masked_crc, payloads, place_of, records
 from tfrecord_writer import example_bytes, record, write_records
 
 
@@ -136,6 +135,6 @@ def test_images_of_records_are_told_apart_wherever_they_lie(encoded: Encoded):
     first, second = encoded.identify(torch.tensor([0, 1]))
     assert first != second
     assert str(encoded.places[0].file.parent).encode() not in first
-    assert list(encoded.contents(torch.tensor([2]))) == [encoded._bytes(2)]
+    assert list(encoded.contents(torch.tensor([2]))) == [encoded.content(2)]
     assert record(b"x")[12:13] == b"x"
-    assert Image.open(BytesIO(encoded._bytes(0))).format == "PNG"
+    assert Image.open(BytesIO(encoded.content(0))).format == "PNG"

@@ -76,13 +76,13 @@ def test_equal_lengths_and_middles_are_no_twins_until_all_is_equal(tmp_path: Pat
     (tmp_path / "d").write_bytes(b"short")
     (tmp_path / "e").write_bytes(b"shorter")
     read: list[str] = []
-    whole = Files.contents
+    whole = Files.content
 
-    def watched(self, indices):
-        read.extend(self.paths[index] for index in indices.tolist())
-        return whole(self, indices)
+    def watched(self, index):
+        read.append(self.paths[index])
+        return whole(self, index)
 
-    monkeypatch.setattr(Files, "contents", watched)
+    monkeypatch.setattr(Files, "content", watched)
     files = {name: labelled(Files(tmp_path, list(names)), [0] * len(names)) for name, names in SPLITS.items()}
     assert find_twins(files, threads=1) == {}
     assert sorted(read) == ["a", "b"]  # which differ in the first byte alone

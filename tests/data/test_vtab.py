@@ -11,8 +11,8 @@ import pytest
 
 from command import call, run_folder
 from peft_vision.core.config import CONFIG_DIR, ConfigError
+from peft_vision.data.benchmark_tables import TASKS
 from peft_vision.data.vtab import benchmark
-from peft_vision.data.vtab.tasks import TASKS
 from vtab_miniatures import FOLDERS, HIGHEST, processed, relist
 
 ENDS = pytest.mark.parametrize("task", HIGHEST)
@@ -44,7 +44,7 @@ def shown(part) -> list[int]:
 
 
 def test_the_benchmark_has_387905_test_images_in_19_tasks_of_three_groups():
-    assert sum(task.test_size for task in TASKS.values()) == 387_905
+    assert sum(task.test for task in TASKS.values()) == 387_905
     assert Counter(task.group for task in TASKS.values()) == {"natural": 7, "specialized": 4, "structured": 8}
     assert {name: task.num_classes - 1 for name, task in TASKS.items()} == HIGHEST
 
@@ -52,7 +52,7 @@ def test_the_benchmark_has_387905_test_images_in_19_tasks_of_three_groups():
 @ENDS
 def test_the_file_of_a_task_tells_its_numbers(task):
     text = (CONFIG_DIR / "data" / "vtab" / f"{task}.yaml").read_text().splitlines()[0]
-    assert text.endswith(f"; {HIGHEST[task] + 1} classes, 800 + 200 + {TASKS[task].test_size:,} images.")
+    assert text.endswith(f"; {HIGHEST[task] + 1} classes, 800 + 200 + {TASKS[task].test:,} images.")
 
 
 def test_every_task_has_a_file():
@@ -103,11 +103,12 @@ def test_a_copy_with_the_true_numbers_is_taken_at_its_word(make, full: Path):
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("test.txt", lambda lines: lines[:-1], "has 800 + 200 + 710 images"),
+        ("test.txt", lambda lines: lines[:-1], "has 4 classes and 800 + 200 + 710 images"),
         (
             "train800.txt",
             lambda lines: lines[1:],
-            "has 799 + 200 + 711 images (train + validation + test), VTAB-1k's has 800 + 200 + 711\n",
+            "has 4 classes and 799 + 200 + 711 images (train + validation + test), the benchmark's has 4 and 800 + "
+            "200 + 711\n",
         ),
         (
             "test.txt",

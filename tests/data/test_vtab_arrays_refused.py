@@ -10,7 +10,7 @@ import pytest
 
 import vtab_originals_miniatures as written
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab.raw.table import READERS
 
 
 def dsprites_changed(column: int, value: float, complaint: str) -> Callable[[Path], str]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.originals import camelyon
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab.raw import camelyon
+from peft_vision.data.vtab.raw.table import READERS
 
 COUNT = 24
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
+from peft_vision.data.benchmark_tables import TASKS
 from peft_vision.data.pictures import Arrays, Files, labelled
 from peft_vision.data.vtab import benchmark
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS
 from vtab_miniatures import picture
 
 CLASSES = ("a car", "a tram", "a lorry", "none")

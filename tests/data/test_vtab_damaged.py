@@ -10,8 +10,8 @@ import pytest
 from damaged import complaints, summary
 from miniatures import Picture
 from peft_vision.data.base import Data
-from peft_vision.data.vtab import prepared as prepared_reader
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab import tfds as prepared_reader
+from peft_vision.data.vtab.raw.table import READERS
 from vtab_miniatures import labels, parquet, prepared, processed
 from vtab_originals_miniatures import WRITERS, dsprites_arrays
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from peft_vision.data.benchmark_tables import TASKS
 from peft_vision.data.vtab import labels
-from peft_vision.data.vtab.tasks import TASKS
 
 
 def test_three_to_ten_objects_are_eight_classes():

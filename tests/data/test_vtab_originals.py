@@ -9,12 +9,12 @@ from PIL import Image
 
 import vtab_originals_miniatures as written
 from peft_vision.core.config import ConfigError
+from peft_vision.data.benchmark import Release
+from peft_vision.data.benchmark_tables import TASKS
 from peft_vision.data.pictures import Labelled
-from peft_vision.data.vtab.originals import camelyon, dsprites, smallnorb
-from peft_vision.data.vtab.originals.retina import btgraham_300
-from peft_vision.data.vtab.originals.table import READERS
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS
+from peft_vision.data.vtab.raw import camelyon, dsprites, smallnorb
+from peft_vision.data.vtab.raw.retinopathy import btgraham_300
+from peft_vision.data.vtab.raw.table import READERS
 
 pytestmark = pytest.mark.usefixtures("any_checksum")
 
@@ -247,7 +247,7 @@ def test_orientations_of_dsprites_are_another_task(opened):
 
 
 def test_only_images_that_are_chosen_are_kept(opened, monkeypatch):
-    monkeypatch.setattr("peft_vision.data.vtab.order.TRAIN", 3)
+    monkeypatch.setattr("peft_vision.data.vtab.choice.TRAIN", 3)
     release = opened("dsprites_location")
     assert len(release.train) == 3
     assert len(release.train.pictures) == 3 + 2 + 2
@@ -279,7 +279,7 @@ def test_opening_a_release_reads_no_image(vtab_original, monkeypatch, task: str)
         raise AssertionError("an image was read")
 
     root = vtab_original(task)
-    for owner, name in ((dsprites, "_chunks"), (smallnorb, "_chunks"), (camelyon.Patches, "_row"), (Image, "open")):
+    for owner, name in ((dsprites, "_chunks"), (smallnorb, "_chunks"), (camelyon.Patches, "values"), (Image, "open")):
         monkeypatch.setattr(owner, name, refuse)
     release = READERS[task](root)
     with pytest.raises(AssertionError, match="an image was read"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab.raw.table import READERS
 
 
 @pytest.mark.parametrize("task", sorted(READERS))
@@ -42,7 +42,7 @@ def sun_list_missing(root: Path) -> str:
 
 def sun_image_missing(root: Path) -> str:
     (root / "SUN397" / "a" / "abbey" / "sun_f.jpg").unlink()
-    return f"data.root: {root}/SUN397 lacks 1 of the 2 images of sun397_tfds_te.txt, such as /a/abbey/sun_f.jpg\n"
+    return f"data.root: {root}/SUN397 lacks 1 of 2 images of sun397_tfds_te.txt: a/abbey/sun_f.jpg\n"
 
 
 def sun_class_unknown(root: Path) -> str:
@@ -110,7 +110,7 @@ def resisc45_packed(root: Path) -> str:
 
 def retinopathy_image_missing(root: Path) -> str:
     (root / "diabetic_retinopathy" / "test" / "2_left.jpeg").unlink()
-    return "test lacks 1 of the 3 images of retinopathy_solution.csv, such as 2_left.jpeg\nunpack all parts"
+    return "test lacks 1 of 3 images of retinopathy_solution.csv: 2_left.jpeg\nunpack all parts"
 
 
 def retinopathy_column_missing(root: Path) -> str:

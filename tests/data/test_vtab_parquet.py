@@ -62,7 +62,8 @@ def test_names_of_classes_are_kept(make, tmp_path: Path):
     [
         (
             {},
-            "data.root: no KITTI/distance in parquet files, neither {root}/vtab-1k/kitti nor {root}/kitti\nput",
+            "data.root: {root} lacks 1 of 1 parts of VTAB-1k's KITTI/distance: vtab-1k/kitti\n"
+            "put its parquet files there or into {root}/kitti, or data.parquet.hub=NAME takes",
         ),
         ({"test": None}, "data.parquet.test: got null, should name the split of the test images"),
     ],

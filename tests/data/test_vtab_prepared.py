@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.prepared_table import PREPARED
-from peft_vision.data.vtab.tasks import TASKS
+from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.vtab.tfds import PREPARED
 from peft_vision.data.vtab.tfrecord import example
 from tfrecord_writer import example_bytes, write_records
 from vtab_miniatures import HIGHEST, encoded, labels, prepared
@@ -123,13 +123,14 @@ def test_provenance_has_the_encoding_and_the_checksum_of_the_description(make, t
 
 def nothing(root: Path) -> str:
     shutil.rmtree(root / "cifar100")
-    return f"data.root: no {root}/cifar100/3.0.2/dataset_info.json\nwhere TensorFlow Datasets is installed, tfds.load("
+    found = f"{root} lacks 1 of 1 parts of cifar100: cifar100/*/dataset_info.json"
+    return f"data.root: {found}\nwhere TensorFlow Datasets is installed, tfds.load("
 
 
 def a_file_is_missing(root: Path) -> str:
     file = root / "cifar100" / "3.0.2" / "cifar100-train.tfrecord-00001-of-00002"
     file.unlink()
-    return f"data.root: 1 of 4 files of dataset_info.json are missing: {file}"
+    return f"data.root: {file.parent} lacks 1 of 4 files of dataset_info.json: {file.name}\nprepare it anew"
 
 
 def too_few_records(root: Path) -> str:

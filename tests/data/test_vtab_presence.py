@@ -3,19 +3,19 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.vtab.presence import home, require
+from peft_vision.data.reading import home, require
 
 
 def complaint(root: Path, *wanted: str) -> str:
     with pytest.raises(ConfigError) as error:
-        require(root, wanted, what="Cats-9", site="cats.example.org (3 GB)")
+        require(root, wanted, what="parts of Cats-9", source="Cats-9 is at cats.example.org (3 GB)")
     return str(error.value)
 
 
 def test_what_is_there_is_passed(tmp_path: Path):
     (tmp_path / "cats" / "images").mkdir(parents=True)
     (tmp_path / "cats" / "part-00001-of-00002").touch()
-    require(tmp_path, ["cats", "cats/images", "cats/part-*"], what="Cats-9", site="")
+    require(tmp_path, ["cats", "cats/images", "cats/part-*"], what="parts of Cats-9", source="")
 
 
 def test_what_is_missing_is_counted_and_named(tmp_path: Path):
@@ -34,7 +34,8 @@ def test_an_archive_as_the_root_is_to_be_unpacked(tmp_path: Path):
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path):
     assert complaint(tmp_path / "none", "a") == (
-        f"data.root: no folder {tmp_path}/none, which should hold Cats-9: a\nCats-9 is at cats.example.org (3 GB)"
+        f"data.root: no folder {tmp_path}/none, which should hold 1 parts of Cats-9: a\n"
+        "Cats-9 is at cats.example.org (3 GB)"
     )
 
 

@@ -46,12 +46,13 @@ def no_images(root: Path) -> str:
 def half_unpacked(root: Path) -> str:
     for number in (1, 2):
         (root / "vtab-1k" / "kitti" / "images" / "test" / f"{number:06d}.png").unlink()
-    return f"data.root: 2 of the 3 images of {root}/vtab-1k/kitti/test.txt are missing: images/test/000001.png, ...;"
+    missing = "images/test/000001.png, images/test/000002.png"
+    return f"data.root: {root}/vtab-1k/kitti lacks 2 of 3 images of test.txt: {missing}\nunpack it anew"
 
 
 def no_folder_of_a_split(root: Path) -> str:
     shutil.rmtree(root / "vtab-1k" / "kitti" / "images" / "val200")
-    return f"data.root: 2 of the 2 images of {root}/vtab-1k/kitti/val200.txt are missing: images/val200/000000.png"
+    return f"data.root: {root}/vtab-1k/kitti lacks 2 of 2 images of val200.txt: images/val200/000000.png"
 
 
 def no_label(root: Path) -> str:
@@ -81,7 +82,7 @@ def one_image_twice(root: Path) -> str:
 
 def one_image_of_two_splits(root: Path) -> str:
     file = relist(root, "test.txt", lambda lines: [*lines, "images/train800/000002.png 1"])
-    return f"{file.with_name('train800.txt')} and test.txt both name 1 images: images/train800/000002.png"
+    return f"train800.txt and test.txt of {file.parent} both name 1 images: images/train800/000002.png"
 
 
 def parts_that_do_not_make_the_whole(root: Path) -> str:

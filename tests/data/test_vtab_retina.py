@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peft_vision.data.vtab.originals.derived import Derived
-from peft_vision.data.vtab.originals.retina import btgraham_300, prepared
-from peft_vision.data.vtab.originals.scaled import scaled
+from peft_vision.data.vtab.pictures import Derived, scaled
+from peft_vision.data.vtab.raw.retinopathy import btgraham_300, prepared
 
 
 def eye(radius: int, *, width: int, height: int, colour: tuple[int, int, int] = (200, 100, 50)) -> Image.Image:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vtab_originals_miniatures as written
-from peft_vision.data.vtab.originals.table import READERS
+from peft_vision.data.vtab.raw.table import READERS
 from tfrecord_writer import example_bytes, write_records
 
 
@@ -26,7 +26,7 @@ def clevr_packed(root: Path) -> str:
 
 def clevr_scene_without_image(root: Path) -> str:
     (root / "CLEVR_v1.0" / "images" / "val" / "CLEVR_val_000001.png").unlink()
-    return "images/val lacks 1 of the 2 images of CLEVR_val_scenes.json, such as CLEVR_val_000001.png"
+    return "images/val lacks 1 of 2 images of CLEVR_val_scenes.json: CLEVR_val_000001.png\nunpack it again"
 
 
 def clevr_torn(root: Path) -> str:

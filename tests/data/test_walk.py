@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.walk import class_files, files_below, image_files, left_behind, sub_folders
+from peft_vision.data.folders import class_files, files_below, image_files, left_behind, sub_folders
 
 LEFT_BEHIND = (
     *(".ipynb_checkpoints", "__MACOSX", ".git", ".cache", "@eaDir", "lost+found", "$RECYCLE.BIN"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.whole_numbers import whole_numbers
+from peft_vision.data.reading import whole_numbers
 
 FILE = Path("labels.bin")
 

@@ -4,7 +4,7 @@ import pytest
 
 from ood_miniatures import imagenet, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.breeds_table import NAMES, subclass_labels, superclasses
+from peft_vision.data.breeds import NAMES, subclass_labels, superclasses
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 
@@ -48,7 +48,10 @@ def test_each_option_is_the_set_of_its_name_in_the_folder_that_the_run_trains_on
 
 
 def test_a_folder_without_val_is_refused_with_where_it_comes_from(tmp_path: Path):
-    with pytest.raises(ConfigError, match=rf"^path: no folder {tmp_path}/val\nImageNet \(.* is at image-net.org; "):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^path: no folder {tmp_path}/val, which should hold 34 class folders: .*\nImageNet \(.* is at ",
+    ):
         make_ood("living17", path=str(tmp_path)).check()
 
 

@@ -45,7 +45,7 @@ def test_a_set_that_is_not_there_is_refused_with_where_it_comes_from(published: 
     with pytest.raises(ConfigError) as error:
         make_ood("cifar10_1", path=str(published), version="v4").check()
     message = str(error.value)
-    assert message.startswith(f"path: no {published}/cifar10.1_v4_data.npy\n")
+    assert message.startswith(f"path: {published} lacks 2 of 2 parts of CIFAR-10.1: cifar10.1_v4_data.npy, ")
     assert "github.com/modestyachts/CIFAR-10.1" in message
     assert "6 MB" in message
     assert len(message.splitlines()) == 2

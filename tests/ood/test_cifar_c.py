@@ -5,9 +5,8 @@ import pytest
 
 from ood_miniatures import CIFAR10, cifar_c, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.cifar_names import CIFAR100
 from peft_vision.ood.base import OOD
-from peft_vision.ood.cifar_c import CORRUPTIONS
+from peft_vision.ood.cifar_c import CIFAR100, CORRUPTIONS
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 
@@ -94,7 +93,9 @@ def test_a_set_that_is_not_there_is_refused_with_where_it_comes_from(tmp_path: P
     with pytest.raises(ConfigError) as error:
         make_ood(name, path=str(tmp_path / "C")).check()
     message = str(error.value)
-    assert message.startswith(f"path: no {tmp_path}/C/gaussian_noise.npy\n")
+    assert message.startswith(
+        f"path: no folder {tmp_path}/C, which should hold 16 parts of {name[:-2].replace('cifar', 'CIFAR-')}-C: "
+    )
     assert f"zenodo.org/records/{record}" in message
     assert "2.9 GB" in message
     assert len(message.splitlines()) == 2
@@ -103,7 +104,7 @@ def test_a_set_that_is_not_there_is_refused_with_where_it_comes_from(tmp_path: P
 @pytest.mark.parametrize("name", ["fog", "labels"])
 def test_a_file_that_is_not_there_is_named(published: Path, name: str):
     (published / f"{name}.npy").unlink()
-    with pytest.raises(ConfigError, match=f"^path: no {published}/{name}.npy\n"):
+    with pytest.raises(ConfigError, match=rf"^path: {published} lacks 1 of \d+ parts of CIFAR-10-C: {name}.npy\n"):
         make(published).check()
 
 

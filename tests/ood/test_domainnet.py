@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.domainnet_names import SENTRY40
+from peft_vision.data.domainnet import SENTRY40
 from peft_vision.ood.match import matched
 from shift_miniatures import DOMAINNET, domainnet, listing, make_ood, shown
 
@@ -65,12 +65,17 @@ def test_lists_of_different_domains_must_agree(tmp_path: Path):
 
 
 def test_a_domain_that_is_not_there_is_refused_before_any_list_is_read(published: Path):
-    with pytest.raises(ConfigError, match=rf"^path: no {published}/quickdraw\nDomainNet .*quickdraw.zip \(0.4 GB\)"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^path: {published} lacks 1 of 1 parts of DomainNet's quickdraw: quickdraw\n.*quickdraw.zip \(0.4 GB\)",
+    ):
         make_ood("domainnet", path=str(published), domains=["real", "quickdraw"]).check()
 
 
 def test_a_list_that_is_not_there_is_refused(published: Path):
-    with pytest.raises(ConfigError, match=rf"^lists: no {published}/txt/real_test.txt\n"):
+    with pytest.raises(
+        ConfigError, match=rf"^lists: {published} lacks 1 of 1 parts of DomainNet's real: txt/real_test.txt\n"
+    ):
         make_ood("domainnet", path=str(published), lists="txt/{domain}_{split}.txt").check()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ood_miniatures import class_folders, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.synsets import synsets
+from peft_vision.data.imagenet import synsets
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 
@@ -106,7 +106,7 @@ def test_a_set_that_is_not_there_is_refused_with_where_it_comes_from(tmp_path, n
     with pytest.raises(ConfigError) as error:
         make_ood(name, path=str(tmp_path / "set")).check()
     message = str(error.value)
-    assert message.startswith(f"path: no folder {tmp_path}/set\n")
+    assert message.startswith(f"path: no folder {tmp_path}/set, which should hold ")
     assert origin in message
     assert f"path holds {layout}" in message
     assert len(message.splitlines()) == 2
@@ -142,7 +142,7 @@ def test_folders_that_are_no_class_of_the_set_are_named_and_counted(tmp_path: Pa
 
 def test_one_set_is_not_taken_for_another(tmp_path: Path):
     folder = empty(tmp_path / "set", "imagenet_sketch")
-    with pytest.raises(ConfigError, match=f"{folder} lacks 1000 of 1000 class folders: 0, 1, 2, ..."):
+    with pytest.raises(ConfigError, match=f"{folder} lacks 1,000 of 1,000 class folders: 0, 1, 2, ..."):
         make_ood("imagenet_v2", path=str(folder)).check()
     with pytest.raises(ConfigError, match=f"{folder} holds 800 folders beside its 200 classes: "):
         make_ood("imagenet_a", path=str(folder)).check()

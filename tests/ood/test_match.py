@@ -9,9 +9,9 @@ from PIL import Image
 
 from ood_miniatures import painted, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.parquet_rows import File, ParquetRows
+from peft_vision.data.parquet_rows import ParquetFile, ParquetRows
 from peft_vision.data.pictures import Arrays, Files, Labelled, labelled
-from peft_vision.data.vtab.originals.derived import Derived
+from peft_vision.data.vtab.pictures import Derived
 from peft_vision.ood.base import OOD, Shift
 from peft_vision.ood.match import Matched, matched, refuse_seen
 from shift_miniatures import make_ood
@@ -158,7 +158,7 @@ def test_arrays_are_known_however_they_lie_in_memory():
 def test_pictures_of_every_kind_are_compared(tmp_path: Path):
     """Training data may be parquet files, two splits in one, or made of files; a shift may be of those files."""
     shift, seen = files(tmp_path, "cat/1.png"), files(tmp_path, "cat/2.png", "cat/1.png")
-    rows = labelled(ParquetRows([File(tmp_path, "train.parquet", 9, (3,))], "image"), [0] * 3)
+    rows = labelled(ParquetRows([ParquetFile(tmp_path, "train.parquet", 9, (3,))], "image"), [0] * 3)
     refuse_seen(shift, [rows], where="ood.own")
     refuse_seen(shift, [rows.joined(pictures([4]))], where="ood.own")
     derived = labelled(Derived(seen.pictures, lambda image: image), [0, 0])

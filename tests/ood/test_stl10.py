@@ -70,7 +70,7 @@ def test_a_file_that_is_not_there_is_refused_with_where_it_comes_from(published:
     (published / name).unlink()
     with pytest.raises(ConfigError) as error:
         make_ood("stl10", path=str(published)).check()
-    assert str(error.value).startswith(f"path: no {published}/{name}\n")
+    assert str(error.value).startswith(f"path: {published} lacks 1 of 3 parts of STL-10: {name}\n")
     assert "cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)" in str(error.value)
 
 

@@ -22,6 +22,14 @@ _HERE = Path(__file__).resolve().parents[1]
 # inside this package in a wheel, at the repository root in a checkout
 CONFIG_DIR = next(p for p in (_HERE / "conf", _HERE.parents[1] / "conf") if (p / "config.yaml").is_file())
 PACKAGE = __name__.partition(".")[0]
+_SAVED_NAMES = {
+    "ShiftedFolder": "ImageFolder",
+    "ShiftedBreeds": "Breeds",
+    "ShiftedDomainNet": "DomainNet",
+    "ShiftedFMoW": "FMoW",
+}
+"""The short names of classes that were named otherwise when files first named them; the config group tells them from
+the data sets of these names."""
 _TARGET = re.compile(rf"\b_target_: *({PACKAGE}\.[\w.]+)")
 
 
@@ -33,10 +41,15 @@ def shortened(node: Any) -> Any:
     return [shortened(value) for value in node] if isinstance(node, list | tuple) else node
 
 
+def saved_name(name: str) -> str:
+    """Return the short name of the class of this package with this name."""
+    return _SAVED_NAMES.get(name, name)
+
+
 def import_path(name: str, where: str) -> str | None:
     """Return the import path of a component with this short name, or None if there is none. `where`: the key of the
     component, such as data or config.ood.stl10, whose config group tells two classes of one name apart."""
-    paths = _paths().get(name, {})
+    paths = _paths().get(saved_name(name), {})
     of_group = [paths[group] for group in where.split(".") if group in paths]
     different = set(of_group or paths.values())
     return different.pop() if len(different) == 1 else None
@@ -49,17 +62,17 @@ def moved(path: str, where: str) -> str | None:
 
 
 def _short(target: Any) -> Any:
-    name = target.rpartition(".")[2] if isinstance(target, str) else ""
+    name = saved_name(target.rpartition(".")[2]) if isinstance(target, str) else ""
     return name if target in _paths().get(name, {}).values() else target
 
 
 @cache
 def _paths() -> Mapping[str, Mapping[str, str]]:
-    """Return the import path of each shipped component by class name and config group."""
+    """Return the import path of each shipped component by short name and config group."""
     found: dict[str, dict[str, str]] = {}
     for file in sorted(CONFIG_DIR.glob("*/**/*.yaml")):
         for path in _TARGET.findall(file.read_text(encoding="utf-8")):
-            found.setdefault(path.rpartition(".")[2], {})[file.relative_to(CONFIG_DIR).parts[0]] = path
+            found.setdefault(saved_name(path.rpartition(".")[2]), {})[file.relative_to(CONFIG_DIR).parts[0]] = path
     return found
 
 

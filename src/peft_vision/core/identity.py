@@ -28,6 +28,7 @@ from peft_vision.core.config import (
     hashed_fields,
     locate,
     marks,
+    saved_name,
 )
 
 PACKAGED = "package:"
@@ -64,7 +65,7 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
 def class_name(cls: type) -> str:
     """Return the bare name of a class of this package, or the dotted path of a user's class."""
     ours = cls.__module__.partition(".")[0] == PACKAGE
-    return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+    return saved_name(cls.__qualname__) if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def canonical(value: Any) -> Any:

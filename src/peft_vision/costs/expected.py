@@ -9,8 +9,8 @@ from typing import Any
 from peft_vision.backbone.observation import Kind
 from peft_vision.core.config import ConfigError
 from peft_vision.core.identity import digest, hashed, source_of
-from peft_vision.data.extent import Extent
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.splits import Extent
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment
 

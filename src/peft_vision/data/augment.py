@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from peft_vision.core.config import ConfigError, nearest
-from peft_vision.data.counter_random import below, bits
+from peft_vision.data.draws import below, bits
 
 AUGMENTS = ("none", "crop_flip", "flip_crop", "rand_augment")
 _FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)

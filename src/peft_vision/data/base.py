@@ -5,8 +5,10 @@ A subclass opens its pictures and labels without decoding them; the rest is the 
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import replace
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,19 +16,18 @@ from pydantic import AfterValidator, Field, model_validator
 from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import known
-from peft_vision.data.decode import Geometry
+from peft_vision.data.decode import Geometry, format_of, worded_formats
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
-from peft_vision.data.extent import Extent
-from peft_vision.data.fill import decode, decode_whole, glance, verify, whole_bytes
+from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Labelled
-from peft_vision.data.provenance import each, encoding, file_sum, sample
-from peft_vision.data.readable import left_out
-from peft_vision.data.splits import LabelledSets, Splits, fingerprint
+from peft_vision.data.reading import file_sum
+from peft_vision.data.splits import Extent, LabelledSets, Splits, fingerprint
 from peft_vision.data.twins import find_twins
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
+_SAMPLE = 100  # pictures of each split: reading every picture of ImageNet would take a while
 SPLITS = frozenset(("train", "val", "test"))
 
 
@@ -36,7 +37,7 @@ class Data(ABC):
 
     `train_size`: the total number of labelled images a run may use: its training images and the validation part carved
     from them. A data set's official validation split is used whole and in addition, and `val_fraction` is then ignored.
-    `shots`: instead, the number of training images per class, the same in every stage (few_shot.py).
+    `shots`: instead, the number of training images per class, the same in every stage (divide.py).
     `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
     peek: as final, and the test images are the validation images too.
     `crop`: the share of the resized short side that a centre crop keeps; None: the share the weights were made for.
@@ -138,8 +139,9 @@ class Data(ABC):
     def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
         """Return the source of the pictures, their encoding and checksums of the data set's files; `seen` holds
         pictures that are known to be readable."""
-        found = encoding(content for part in seen for content in each(sample(part)))
-        return {**sets.provenance, "encoding": found, **{file.name: file_sum(file) for file in sets.files}}
+        sampled = chain.from_iterable(part.sampled(_SAMPLE).contents() for part in seen)
+        encoding = worded_formats(Counter(map(format_of, sampled)))
+        return {**sets.provenance, "encoding": encoding, **{file.name: file_sum(file) for file in sets.files}}
 
     def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:
         """Read pictures of another source with this data set's geometry and without augmentation. Return the readable

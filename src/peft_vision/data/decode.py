@@ -1,17 +1,36 @@
-"""This module converts pictures of any kind to uint8 RGB at model size.
+"""This module opens encoded pictures and converts them to uint8 RGB at model size.
 
 squash   straight to size x size
 crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
 whole    the result of crop before its centre is cut out
+
+Pictures are opened here and nowhere else: in a few formats, whatever the file's name, and never with another program.
+Pillow hands PostScript to Ghostscript and knows some forty formats, most of them unused by data sets. Pictures opened
+here are decoded within this process, by decoders of formats that pictures are published in.
 """
 
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from peft_vision.core.records import open_regular
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO"),
+    *("DDS", "DIB", "ICO", "PCX", "PSD", "QOI", "SGI", "TGA"),
+)
+"""The accepted formats by Pillow's names, the most frequent first; some builds of Pillow lack some of them."""
+_LONGEST = 4096  # times the short side: resizing the short side of a longer picture would fill the memory
 UNREADABLE = (
     OSError,  # truncated, unidentified, or gone
     SyntaxError,
@@ -27,9 +46,54 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """The exceptions that Pillow's decoders raise for a damaged file."""
-
+_FORMAT_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"RIFF": "WebP",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 _WHITE = (255, 255, 255, 255)
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+@contextmanager
+def open_file(path: Path | str) -> Iterator[Image.Image]:
+    """Yield the picture in a regular file before its pixels are read. Raises the errors that `decode.UNREADABLE`
+    lists."""
+    with open_regular(path) as file, _opened(file) as image:
+        yield image
+
+
+@contextmanager
+def open_bytes(content: bytes) -> Iterator[Image.Image]:
+    """Yield the picture encoded in `content` before its pixels are read. Raises the same errors as `open_file`."""
+    with _opened(BytesIO(content)) as image:
+        yield image
+
+
+@cache
+def endings() -> tuple[str, ...]:
+    """Return the file name endings of these formats, in lower case and with the dot, such as .jpg."""
+    return tuple(ending for ending, form in Image.registered_extensions().items() if form in _formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(form for form in FORMATS if form in Image.OPEN)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError as error:  # its text names the open file object and no formats
+        raise UnidentifiedImageError("no picture, or of no known format; JPEG, PNG and WebP are known") from error
+    if max(image.size) > _LONGEST * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow for a picture")
+    return image
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -98,3 +162,16 @@ def middle(length: int, size: int) -> int:
 
 def _channels_first(image: Image.Image) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def format_of(content: bytes) -> str:
+    """Return the format of one encoded picture, recognised by its first bytes."""
+    return next((name for first, name in _FORMAT_BEGINNINGS.items() if content.startswith(first)), "unencoded")
+
+
+def worded_formats(counts: Counter[str]) -> str:
+    """Return the formats of pictures in one line, the most frequent first, such as "JPEG 998, PNG 2"; a single one
+    stands without its count."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())

@@ -1,7 +1,9 @@
-"""This module downloads a torchvision data set once, completely or not at all.
+"""This module downloads data sets: those of torchvision once, completely or not at all, and parquet files from the
+Hugging Face hub, unless they are in its cache.
 
-It is downloaded and unpacked in a hidden folder under the root and moved into place when complete, so an
-interrupted download is never mistaken for data; with a lock, one of several processes does it while the others wait.
+A data set of torchvision is downloaded and unpacked in a hidden folder under the root and moved into place when
+complete, so an interrupted download is never mistaken for data; with a lock, one of several processes does it while the
+others wait.
 """
 
 import http.client
@@ -13,17 +15,19 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from huggingface_hub import constants, errors, snapshot_download
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.torchvision_table import TorchvisionEntry
 
 PROBE_SECONDS = 6
 STALL_SECONDS = 30
+_WAYS_OUT = "fetch it where there is a network, or put its parquet files into a folder and name that instead"
 
 
 def present(entry: TorchvisionEntry, root: Path) -> bool:
@@ -103,3 +107,44 @@ def _stall_timeout() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def fetch_from_hub(repository: str, subset: str | None, *, enough: Callable[[Path], bool]) -> Path:
+    """Return the folder of the files of `subset`, or of all files. Cached files are used without a request if `enough`
+    accepts them, because an interrupted download leaves only some. ConfigError if they cannot be fetched."""
+    try:
+        cached = _snapshot(repository, subset, local=True)
+    except OSError:  # nothing or only some files are cached
+        cached = None
+    if cached is not None and enough(cached):
+        return cached
+    obstacle = _obstacle()
+    if obstacle is not None:
+        raise _refusal(repository, f"not, or not whole, in {constants.HF_HUB_CACHE}, and no network ({obstacle})")
+    try:
+        return _snapshot(repository, subset, local=False)
+    except errors.RepositoryNotFoundError as error:
+        raise _refusal(repository, f"{constants.ENDPOINT} has no such data set, or keeps it private") from error
+    except (OSError, errors.HTTPError) as error:
+        raise _refusal(repository, f"{constants.ENDPOINT} failed: {str(error).strip().splitlines()[0]}") from error
+
+
+def _snapshot(repository: str, subset: str | None, *, local: bool) -> Path:
+    patterns = [f"{subset}/*.parquet" if subset else "*.parquet"]
+    try:
+        root = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=local)
+    except errors.HFValidationError as error:
+        raise ConfigError(
+            f"data: {repository!r} is not a valid repository id; an example is uoft-cs/cifar100"
+        ) from error
+    return Path(root) / (subset or "")
+
+
+def _obstacle() -> str | None:
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return None if reachable(constants.ENDPOINT) else f"no answer in {PROBE_SECONDS} s"
+
+
+def _refusal(repository: str, reason: str) -> ConfigError:
+    return ConfigError(f"data: cannot get {repository}: {reason}\nways out: {_WAYS_OUT}")

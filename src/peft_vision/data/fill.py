@@ -1,6 +1,10 @@
-"""This module reads every picture of a set once, with threads, and decodes it into memory or only verifies it."""
+"""This module reads every picture of a set once, with threads, and decodes it into memory or only verifies it.
 
-from collections.abc import Callable
+Corrupt pictures raise an error that names one and counts the rest, or are left out with a warning.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -8,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peft_vision.core.config import ConfigError
+from peft_vision.core.output import one_line
 from peft_vision.core.progress import track
 from peft_vision.data.decode import UNREADABLE, Geometry
+from peft_vision.data.images import UncroppedImages
 from peft_vision.data.pictures import Arrays, Labelled
-from peft_vision.data.wholes import UncroppedImages
 
 _CHUNK = 64  # pictures a thread takes at a time
+_log = logging.getLogger("peft_vision")
+_NAMED = 20
 
 
 def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
@@ -105,3 +113,32 @@ def _faults(task: Callable[[int], None], count: int, *, threads: int, label: str
         return {position: reason for position, reason in enumerate(reasons) if reason is not None}
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+
+
+def left_out(
+    parts: Mapping[str, Labelled], faults: Mapping[str, Mapping[int, str]], *, skip: bool
+) -> tuple[dict[str, Labelled], int]:
+    """Return `parts` without the positions in `faults`, and the number of these. ConfigError for any unless `skip`."""
+    corrupt = [
+        (parts[split].pictures.name(int(parts[split].indices[position])), one_line(reason))
+        for split, found in faults.items()
+        for position, reason in found.items()
+    ]
+    if not corrupt:
+        return dict(parts), 0
+    if not skip:
+        (name, reason), more = corrupt[0], len(corrupt) - 1
+        also = f", and {more} more {'is' if more == 1 else 'are'} corrupt" if more else ""
+        raise ConfigError(
+            f"data: cannot read {name} ({reason}){also}\nrepair or remove, or data.on_corrupt=skip leaves out"
+        )
+    shown = ", ".join(name for name, _ in corrupt[:_NAMED])
+    unnamed = f" and {len(corrupt) - _NAMED} more" if corrupt[_NAMED:] else ""
+    _log.warning("left out %d corrupt images: %s%s", len(corrupt), shown, unnamed)
+    return {split: _without(part, faults[split]) for split, part in parts.items()}, len(corrupt)
+
+
+def _without(part: Labelled, positions: Mapping[int, str]) -> Labelled:
+    kept = torch.ones(len(part), dtype=torch.bool)
+    kept[list(positions)] = False
+    return part.subset(kept.nonzero().squeeze(1))

@@ -3,10 +3,10 @@
     path/train/cat/*.jpg  path/val/cat/*.jpg  path/test/cat/*.jpg    divided by the user
     path/cat/*.jpg  path/dog/**/*.png                                `test_fraction` of each class is the test part
 
-The splits may have other names (split_folders.py), and a class may be called train if its folder holds no folders.
+The splits may have other names (folders.py), and a class may be called train if its folder holds no folders.
 
 A file counts as a picture by its ending; other files, hidden ones, and leftovers of archives and programs are passed
-over (walk.py).
+over (folders.py).
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ from peft_vision.core.config import FILE, ConfigError, HashDefault, component
 from peft_vision.core.output import shown
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
+from peft_vision.data.folders import are_splits, class_files, splits_among, sub_folders
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.split_folders import are_splits, splits_among
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.walk import class_files, sub_folders
 
 _KEY, _OPTION = "data.path", "data.divided"
 
@@ -37,7 +37,7 @@ class ImageFolder(Data):
 
     def open(self) -> LabelledSets:
         """Return the splits; class ids follow the sorted names of the training classes."""
-        root = Path(self.path).expanduser().absolute()
+        root = located(self.path)
         if not root.is_dir():
             raise ConfigError(f"data.path: no folder {root}")
         folders = sub_folders(root, key=_KEY)

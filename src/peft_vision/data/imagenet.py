@@ -1,23 +1,33 @@
-"""ImageNet's 1,000 classes, identified by their WordNet ids (Russakovsky et al., 2015, arXiv:1409.0575).
+"""ImageNet's 1,000 classes, identified by their WordNet ids, or wnids (Russakovsky et al., 2015, arXiv:1409.0575).
 
 path/train/n01440764/*.JPEG  path/val/n01440764/*.JPEG
 
-Labels of its test images are not public, so runs are tested on val/, as usual.
+Labels of its test images are not public, so runs are tested on val/, as usual. The lists of wnids are timm's:
+
+all  the 1,000 of ILSVRC2012, in the order of their labels, which is that of the wnids
+r    the 200 of them in ImageNet-R (Hendrycks et al., 2021, arXiv:2006.16241)
+a    the 200 of them in ImageNet-A (Hendrycks et al., 2021, arXiv:1907.07174)
 """
 
-from pathlib import Path
-from typing import Annotated
+from importlib.resources import files
+from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, component
 from peft_vision.data.base import Data
-from peft_vision.data.imagenet_folder import read_folders, require_folders
+from peft_vision.data.folders import read_folders, require_folders
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.synsets import synsets
 
+_LISTS = {"all": "imagenet_synsets.txt", "r": "imagenet_r_synsets.txt", "a": "imagenet_a_synsets.txt"}
 SOURCE = (
     "ImageNet (ILSVRC2012, 138 + 6.3 GB packed) is at image-net.org; path is the folder that holds "
     "train/n01440764/*.JPEG and val/n01440764/*.JPEG, val sorted into classes as train is"
 )
+
+
+def synsets(which: Literal["all", "r", "a"]) -> tuple[str, ...]:
+    """Return the sorted wnids of one of the three sets."""
+    return tuple((files("timm.data") / "_info" / _LISTS[which]).read_text(encoding="ascii").split())
 
 
 @component
@@ -29,12 +39,12 @@ class ImageNet(Data):
     def check(self) -> None:
         """Check only that the folders exist, because listing 1.3 million pictures takes a while."""
         for split in ("train", "val"):
-            require_folders(self._folder() / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
+            require_folders(located(self.path) / split, synsets("all"), alone=True, key="data.path", source=SOURCE)
 
     def open(self) -> LabelledSets:
         """Return train/ and, as the test part, val/."""
         self.check()
-        root, classes = self._folder(), synsets("all")
+        root, classes = located(self.path), synsets("all")
         labels = {wnid: label for label, wnid in enumerate(classes)}
         return LabelledSets(
             name="imagenet",
@@ -44,6 +54,3 @@ class ImageNet(Data):
             classes=classes,
             remark="tested on the official validation images",
         )
-
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()

@@ -18,9 +18,37 @@ from torch.utils.data import DataLoader, Dataset
 from peft_vision.core.config import ConfigError
 from peft_vision.core.seeding import derive
 from peft_vision.data.augment import augmented, crop_flip
-from peft_vision.data.decode import Geometry
+from peft_vision.data.decode import Geometry, middle
 from peft_vision.data.pictures import Pictures
-from peft_vision.data.wholes import UncroppedImages
+
+
+class UncroppedImages:
+    """The uncropped images in memory, uint8 (3, H, W) each; indexing gives their centres (B, 3, S, S), like a
+    tensor."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], size: int) -> None:
+        self.arrays = arrays
+        self.size = size
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        size = self.size
+        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        for image, whole in zip(images.numpy(), self.wholes(positions), strict=True):
+            top, left = (middle(length, size) for length in whole.shape[1:])
+            image[:] = whole[:, top : top + size, left : left + size]
+        return images
+
+    def wholes(self, positions: Tensor) -> list[np.ndarray]:
+        """Return the images (3, H, W) at `positions` (B,), which must not be written to."""
+        return [self.arrays[position] for position in positions.tolist()]
+
+    def digest(self) -> str:
+        """Return the sha256 of pixels and shapes."""
+        sha = hashlib.sha256(f"{self.size}".encode())
+        for whole in self.arrays:
+            sha.update(f"{whole.shape}".encode())
+            sha.update(whole.data)
+        return sha.hexdigest()
 
 
 def usable(workers: int) -> int:

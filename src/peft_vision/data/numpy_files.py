@@ -9,7 +9,9 @@ from typing import IO
 
 import numpy as np
 
+from peft_vision.core.config import ConfigError
 from peft_vision.core.records import open_regular
+from peft_vision.data.reading import reading
 
 _LONGEST_HEAD = 10_000  # bytes, as NumPy itself allows
 _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -59,3 +61,20 @@ def map_values(path: Path) -> np.ndarray:
         if start + num_bytes(shape, kind) > size:
             raise ValueError(f"{size:,} bytes, should hold {shape} {kind}")
         return np.memmap(file, kind, "r", start, shape, "F" if by_column else "C")
+
+
+def load_array(path: Path, *, key: str) -> np.ndarray:
+    """Return the array in a file, memory-mapped; ConfigError, which begins with `key`, if there is none."""
+    with reading(path, "a NumPy file of numbers", key=key):
+        return map_values(path)
+
+
+def load_bytes(path: Path, *, shape: tuple[int | None, ...], key: str) -> np.ndarray:
+    """Return a uint8 array, memory-mapped. `shape` has None where any size will do. ConfigError, which begins with
+    `key`, for another dtype or shape."""
+    array = load_array(path, key=key)
+    fits = array.ndim == len(shape) and all(want in (None, size) for want, size in zip(shape, array.shape, strict=True))
+    if array.dtype != np.uint8 or not fits:
+        expected = ", ".join("n" if size is None else str(size) for size in shape)
+        raise ConfigError(f"{key}: {path} holds {array.dtype} {array.shape}, should be uint8 ({expected})")
+    return array

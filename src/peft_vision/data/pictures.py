@@ -4,7 +4,9 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,7 @@ from torch import Tensor
 
 from peft_vision.core.output import shown
 from peft_vision.core.records import read_middle, read_regular
-from peft_vision.data.decode import rgb
-from peft_vision.data.opening import open_file
+from peft_vision.data.decode import open_bytes, open_file, rgb
 
 
 class Pictures(ABC):
@@ -51,8 +52,12 @@ class Pictures(ABC):
         return (self.name(index) for index in indices.tolist())
 
     @abstractmethod
+    def content(self, index: int) -> bytes:
+        """Return the bytes that a picture is read from; one that is derived from another has the bytes of the other."""
+
     def contents(self, indices: Tensor) -> Iterable[bytes]:
-        """Yield all bytes that these pictures are read from, for a key that must not overlook a change."""
+        """Yield all bytes that decide how these pictures look, for a key that must not overlook a change."""
+        return map(self.content, indices.tolist())
 
     def length(self, index: int) -> int | None:
         """Return how many bytes a picture is read from, at little cost; None if that is unknown, so that duplicates are
@@ -65,7 +70,28 @@ class Pictures(ABC):
         return b""
 
 
-class Files(Pictures):
+class EncodedPictures(Pictures):
+    """Pictures in an encoded form such as JPEG, in files of their own or within larger ones."""
+
+    def opened(self, index: int) -> AbstractContextManager[Image.Image]:
+        """Yield a picture before its pixels are read."""
+        return open_bytes(self.content(index))
+
+    def read(self, index: int) -> Image.Image:
+        with self.opened(index) as image:
+            return rgb(image)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        with self.opened(index) as image:
+            return image.size
+
+    def verify(self, index: int) -> None:
+        with self.opened(index) as image:
+            image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
+            rgb(image)
+
+
+class Files(EncodedPictures):
     """Image files below `root`; `paths` are relative to it, so that a moved folder keeps its fingerprint."""
 
     def __init__(self, root: Path, paths: list[str]) -> None:
@@ -78,18 +104,8 @@ class Files(Pictures):
     def name(self, index: int) -> str:
         return shown(self.root / self.paths[index])
 
-    def read(self, index: int) -> Image.Image:
-        with open_file(self.root / self.paths[index]) as image:
-            return rgb(image)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        with open_file(self.root / self.paths[index]) as image:
-            return image.size
-
-    def verify(self, index: int) -> None:
-        with open_file(self.root / self.paths[index]) as image:
-            image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
-            rgb(image)
+    def opened(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_file(self.root / self.paths[index])
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
@@ -101,9 +117,8 @@ class Files(Pictures):
         root = self.root.resolve()
         return (f"{root}/{self.paths[index]}" for index in indices.tolist())  # Path objects would take ImageNet 10 s
 
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        for index in indices.tolist():
-            yield read_regular(self.root / self.paths[index])
+    def content(self, index: int) -> bytes:
+        return read_regular(self.root / self.paths[index])
 
     def length(self, index: int) -> int:
         return os.stat(self.root / self.paths[index]).st_size
@@ -112,7 +127,30 @@ class Files(Pictures):
         return read_middle(self.root / self.paths[index], 0, self.length(index))
 
 
-class Arrays(Pictures):
+class PixelPictures(Pictures):
+    """Pictures whose pixels are stored as plain values."""
+
+    @abstractmethod
+    def values(self, index: int) -> np.ndarray:
+        """Return the stored values of a picture, which must not be written to."""
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self.values(index)))
+
+    def verify(self, index: int) -> None:
+        self.values(index)
+
+    def content(self, index: int) -> bytes:
+        return self.values(index).tobytes()
+
+    def length(self, index: int) -> int | None:
+        return self.values(index).nbytes
+
+    def middle(self, index: int) -> bytes:
+        return hashlib.sha256(self.content(index)).digest()
+
+
+class Arrays(PixelPictures):
     """Pictures that lie in memory as uint8 (n, H, W, 3); none of them can be corrupt."""
 
     def __init__(self, images: np.ndarray) -> None:
@@ -124,33 +162,58 @@ class Arrays(Pictures):
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(self.images[index]))
+    def values(self, index: int) -> np.ndarray:
+        return self.images[index]
 
     def sides(self, index: int) -> tuple[int, int]:
         height, width = self.images.shape[1:3]
         return width, height
-
-    def verify(self, index: int) -> None:
-        pass
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for chunk in indices.split(1024):
             yield np.ascontiguousarray(self.images[chunk.numpy()]).tobytes()
 
     def marks(self, indices: Tensor) -> Iterable[bytes]:
-        return (self.middle(index) for index in indices.tolist())
+        return map(self.middle, indices.tolist())
 
-    contents = identify
 
-    def length(self, index: int) -> int:
-        return self.images[index].nbytes
+class Forwarded(Pictures):
+    """Pictures that are those of other objects."""
+
+    @abstractmethod
+    def at(self, index: int) -> tuple[Pictures, int]:
+        """Return the object that holds a picture, and the index of the picture there."""
+
+    def name(self, index: int) -> str:
+        pictures, index = self.at(index)
+        return pictures.name(index)
+
+    def read(self, index: int) -> Image.Image:
+        pictures, index = self.at(index)
+        return pictures.read(index)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        pictures, index = self.at(index)
+        return pictures.sides(index)
+
+    def verify(self, index: int) -> None:
+        pictures, index = self.at(index)
+        pictures.verify(index)
+
+    def content(self, index: int) -> bytes:
+        pictures, index = self.at(index)
+        return pictures.content(index)
+
+    def length(self, index: int) -> int | None:
+        pictures, index = self.at(index)
+        return pictures.length(index)
 
     def middle(self, index: int) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(self.images[index])).digest()
+        pictures, index = self.at(index)
+        return pictures.middle(index)
 
 
-class Joined(Pictures):
+class Joined(Forwarded):
     """The concatenation of two sets of pictures: those of `first`, then those of `second`."""
 
     def __init__(self, first: Pictures, second: Pictures) -> None:
@@ -160,45 +223,18 @@ class Joined(Pictures):
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    def name(self, index: int) -> str:
-        pictures, index = self._at(index)
-        return pictures.name(index)
-
-    def read(self, index: int) -> Image.Image:
-        pictures, index = self._at(index)
-        return pictures.read(index)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        pictures, index = self._at(index)
-        return pictures.sides(index)
-
-    def verify(self, index: int) -> None:
-        pictures, index = self._at(index)
-        pictures.verify(index)
-
-    def identify(self, indices: Tensor) -> Iterable[bytes]:
-        for pictures, part_indices in self._stretches(indices):
-            yield from pictures.identify(part_indices)
-
-    def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        for pictures, part_indices in self._stretches(indices):
-            yield from pictures.marks(part_indices)
-
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        for pictures, part_indices in self._stretches(indices):
-            yield from pictures.contents(part_indices)
-
-    def length(self, index: int) -> int | None:
-        pictures, index = self._at(index)
-        return pictures.length(index)
-
-    def middle(self, index: int) -> bytes:
-        pictures, index = self._at(index)
-        return pictures.middle(index)
-
-    def _at(self, index: int) -> tuple[Pictures, int]:
+    def at(self, index: int) -> tuple[Pictures, int]:
         start = len(self.first)
         return (self.first, index) if index < start else (self.second, index - start)
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        return chain.from_iterable(pictures.identify(part) for pictures, part in self._stretches(indices))
+
+    def marks(self, indices: Tensor) -> Iterable[str | bytes]:
+        return chain.from_iterable(pictures.marks(part) for pictures, part in self._stretches(indices))
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        return chain.from_iterable(pictures.contents(part) for pictures, part in self._stretches(indices))
 
     def _stretches(self, indices: Tensor) -> Iterator[tuple[Pictures, Tensor]]:
         """Yield runs of consecutive indices that belong to the same part, with that part."""
@@ -228,6 +264,14 @@ class Labelled:
         pictures = Joined(self.pictures, other.pictures)
         indices = torch.cat([self.indices, other.indices + len(self.pictures)])
         return Labelled(pictures, indices, torch.cat([self.labels, other.labels]))
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield the bytes that each picture is read from."""
+        return map(self.pictures.content, self.indices.tolist())
+
+    def sampled(self, most: int) -> "Labelled":
+        """Return at most `most` of these pictures, evenly spread."""
+        return self if len(self) <= most else self.subset(torch.arange(most) * len(self) // most)
 
     def digest(self) -> str:
         """Return the sha256 of pictures, labels and the selection."""

@@ -1,4 +1,6 @@
-"""This module holds what a data set provides to a run: train, validation and test images, and a fingerprint."""
+"""This module holds what a data set provides to a run: train, validation and test images, their numbers, and a
+fingerprint.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,6 +10,25 @@ from pathlib import Path
 from peft_vision.data.images import Images
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.twins import Twins
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The number of images of each split, and the number of classes."""
+
+    images: Mapping[str, int]
+    classes: int
+
+    def at(self, stage: str) -> "Extent":
+        """Return the extent that `data.stage` reads, of an extent with train, val and test."""
+        train, val, test = (self.images[split] for split in ("train", "val", "test"))
+        images = {
+            "all": {"train": train, "val": val, "test": test},
+            "tune": {"train": train, "val": val},
+            "final": {"train": train + val, "test": test},
+            "peek": {"train": train + val, "val": test, "test": test},
+        }
+        return Extent(images[stage], self.classes)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from pathlib import Path
 from torchvision.datasets import Flowers102
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.imagenet_folder import read_folders
+from peft_vision.data.folders import read_folders, sub_folders
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Files
-from peft_vision.data.reading import is_inside, quoted, read_json, read_lines, refuse_repeated
+from peft_vision.data.reading import is_inside, quoted, read_json, read_lines, refuse_repeated, whole_numbers
 from peft_vision.data.torchvision_arrays import KEY, Part
-from peft_vision.data.walk import sub_folders
-from peft_vision.data.whole_numbers import whole_numbers
 
 _FLOWERS = {"train": "trnid", "val": "valid", "test": "tstid"}
 _BACKGROUND = "BACKGROUND_Google"  # a folder that is not a class

@@ -16,7 +16,7 @@ from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
 from peft_vision.data.pictures import Labelled, labelled
-from peft_vision.data.reading import reading
+from peft_vision.data.reading import located, reading
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.torchvision_arrays import KEY
 from peft_vision.data.torchvision_table import TABLE
@@ -34,7 +34,7 @@ class TorchvisionData(Data):
 
     def check(self) -> None:
         """Raise ConfigError unless the data set is on disk or can be downloaded; a site has PROBE_SECONDS to answer."""
-        entry, root = TABLE[self.name], self._root()
+        entry, root = TABLE[self.name], located(self.root)
         if present(entry, root):
             return
         if not self.download:
@@ -49,7 +49,7 @@ class TorchvisionData(Data):
     def open(self) -> LabelledSets:
         """Return the official splits, or a drawn test split if there is no official one."""
         self.check()
-        entry, root = TABLE[self.name], self._root()
+        entry, root = TABLE[self.name], located(self.root)
         fetch(self.name, entry, root)
         train, classes = self._read(entry.train)
         if entry.test is None:
@@ -68,11 +68,8 @@ class TorchvisionData(Data):
             remark="official validation split" if entry.val else "",
         )
 
-    def _root(self) -> Path:
-        return Path(self.root).expanduser().absolute()
-
     def _read(self, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
-        return read_split(self.name, self._root(), arguments, again="start again with data.download=true")
+        return read_split(self.name, located(self.root), arguments, again="start again with data.download=true")
 
 
 def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: str) -> tuple[Labelled, tuple[str, ...]]:

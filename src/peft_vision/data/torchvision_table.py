@@ -1,7 +1,7 @@
 """This module lists what differs between torchvision's data sets: class, reader, splits, files and checksums."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torchvision import datasets
@@ -10,9 +10,9 @@ from peft_vision.data import torchvision_arrays as arrays
 from peft_vision.data import torchvision_lists as lists
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TorchvisionEntry:
-    """A data set of torchvision.
+    """A data set of torchvision, in the order of these fields.
 
     `cls` is torchvision's class, which downloads; `read` reads the files on disk. `train`, `val`, `test` are arguments
     of both, None if there is no such split. `contents` lie under the root once the data set is complete, `archives` are
@@ -28,7 +28,7 @@ class TorchvisionEntry:
     contents: tuple[str, ...]
     archives: tuple[str, ...]
     site: str
-    sums: Mapping[str, str]
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 def _cifar_sums(cls: type) -> dict[str, str]:
@@ -51,102 +51,61 @@ def _stl10_sums() -> dict[str, str]:
     return {f"stl10_binary/{name}": md5 for name, md5 in files}
 
 
-_TRAIN_OR_NOT = {"train": {"train": True}, "val": None, "test": {"train": False}}
-_TRAIN_TEST = {"train": {"split": "train"}, "val": None, "test": {"split": "test"}}
-_TRAIN_VAL_TEST = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
-_UNDIVIDED: dict[str, Any] = {"train": {}, "val": None, "test": None}
+# arguments of train, val and test
+_TRAIN_OR_NOT = ({"train": True}, None, {"train": False})
+_TRAIN_TEST = ({"split": "train"}, None, {"split": "test"})
+_TRAIN_VAL_TEST = ({"split": "train"}, {"split": "val"}, {"split": "test"})
+_TRAINVAL_TEST = ({"split": "trainval"}, None, {"split": "test"})
+_UNDIVIDED: tuple[dict[str, Any], None, None] = ({}, None, None)
 
 TABLE = {
     "cifar10": TorchvisionEntry(
-        cls=datasets.CIFAR10,
-        read=arrays.cifar10,
-        **_TRAIN_OR_NOT,
-        contents=("cifar-10-batches-py",),
-        archives=("cifar-10-python.tar.gz",),
-        site="https://www.cs.toronto.edu",
-        sums=_cifar_sums(datasets.CIFAR10),
+        *(datasets.CIFAR10, arrays.cifar10, *_TRAIN_OR_NOT),
+        *(("cifar-10-batches-py",), ("cifar-10-python.tar.gz",), "https://www.cs.toronto.edu"),
+        _cifar_sums(datasets.CIFAR10),
     ),
     "cifar100": TorchvisionEntry(
-        cls=datasets.CIFAR100,
-        read=arrays.cifar100,
-        **_TRAIN_OR_NOT,
-        contents=("cifar-100-python",),
-        archives=("cifar-100-python.tar.gz",),
-        site="https://www.cs.toronto.edu",
-        sums=_cifar_sums(datasets.CIFAR100),
+        *(datasets.CIFAR100, arrays.cifar100, *_TRAIN_OR_NOT),
+        *(("cifar-100-python",), ("cifar-100-python.tar.gz",), "https://www.cs.toronto.edu"),
+        _cifar_sums(datasets.CIFAR100),
     ),
     "flowers102": TorchvisionEntry(
-        cls=datasets.Flowers102,
-        read=lists.flowers102,
-        **_TRAIN_VAL_TEST,
-        contents=("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
-        archives=("flowers-102/102flowers.tgz",),
-        site="https://www.robots.ox.ac.uk",
-        sums=_flowers_sums(),
+        *(datasets.Flowers102, lists.flowers102, *_TRAIN_VAL_TEST),
+        ("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
+        *(("flowers-102/102flowers.tgz",), "https://www.robots.ox.ac.uk"),
+        _flowers_sums(),
     ),
     "pets": TorchvisionEntry(
-        cls=datasets.OxfordIIITPet,
-        read=lists.pets,
-        train={"split": "trainval"},
-        val=None,
-        test={"split": "test"},
-        contents=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
-        archives=("oxford-iiit-pet/images.tar.gz", "oxford-iiit-pet/annotations.tar.gz"),
-        site="https://www.robots.ox.ac.uk",
-        sums={},
+        *(datasets.OxfordIIITPet, lists.pets, *_TRAINVAL_TEST),
+        ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
+        ("oxford-iiit-pet/images.tar.gz", "oxford-iiit-pet/annotations.tar.gz"),
+        "https://www.robots.ox.ac.uk",
     ),
     "dtd": TorchvisionEntry(
-        cls=datasets.DTD,
-        read=lists.dtd,
-        **_TRAIN_VAL_TEST,
-        contents=("dtd/dtd",),
-        archives=("dtd/dtd-r1.0.1.tar.gz",),
-        site="https://www.robots.ox.ac.uk",
-        sums={},
+        *(datasets.DTD, lists.dtd, *_TRAIN_VAL_TEST),
+        *(("dtd/dtd",), ("dtd/dtd-r1.0.1.tar.gz",), "https://www.robots.ox.ac.uk"),
     ),
     "food101": TorchvisionEntry(
-        cls=datasets.Food101,
-        read=lists.food101,
-        **_TRAIN_TEST,
-        contents=("food-101/meta", "food-101/images"),
-        archives=("food-101.tar.gz",),
-        site="http://data.vision.ee.ethz.ch",
-        sums={},
+        *(datasets.Food101, lists.food101, *_TRAIN_TEST),
+        *(("food-101/meta", "food-101/images"), ("food-101.tar.gz",), "http://data.vision.ee.ethz.ch"),
     ),
     "svhn": TorchvisionEntry(
-        cls=datasets.SVHN,
-        read=arrays.svhn,
-        **_TRAIN_TEST,
-        contents=("train_32x32.mat", "test_32x32.mat"),
-        archives=("train_32x32.mat", "test_32x32.mat"),
-        site="http://ufldl.stanford.edu",
-        sums=_svhn_sums(),
+        *(datasets.SVHN, arrays.svhn, *_TRAIN_TEST),
+        *(("train_32x32.mat", "test_32x32.mat"),) * 2,
+        "http://ufldl.stanford.edu",
+        _svhn_sums(),
     ),
     "eurosat": TorchvisionEntry(
-        cls=datasets.EuroSAT,
-        read=lists.eurosat,
-        **_UNDIVIDED,
-        contents=("eurosat/2750",),
-        archives=("eurosat/EuroSAT.zip",),
-        site="https://huggingface.co",
-        sums={},
+        *(datasets.EuroSAT, lists.eurosat, *_UNDIVIDED),
+        *(("eurosat/2750",), ("eurosat/EuroSAT.zip",), "https://huggingface.co"),
     ),
     "caltech101": TorchvisionEntry(
-        cls=datasets.Caltech101,
-        read=lists.caltech101,
-        **_UNDIVIDED,
-        contents=("caltech101/101_ObjectCategories",),
-        archives=("caltech101/caltech-101.zip",),
-        site="https://data.caltech.edu",
-        sums={},
+        *(datasets.Caltech101, lists.caltech101, *_UNDIVIDED),
+        *(("caltech101/101_ObjectCategories",), ("caltech101/caltech-101.zip",), "https://data.caltech.edu"),
     ),
     "stl10": TorchvisionEntry(
-        cls=datasets.STL10,
-        read=arrays.stl10,
-        **_TRAIN_TEST,
-        contents=("stl10_binary",),
-        archives=("stl10_binary.tar.gz",),
-        site="http://ai.stanford.edu",
-        sums=_stl10_sums(),
+        *(datasets.STL10, arrays.stl10, *_TRAIN_TEST),
+        *(("stl10_binary",), ("stl10_binary.tar.gz",), "http://ai.stanford.edu"),
+        _stl10_sums(),
     ),
 }

@@ -15,7 +15,6 @@ import torch
 
 from peft_vision.core.progress import track
 from peft_vision.data.pictures import Labelled
-from peft_vision.data.provenance import each
 
 _CHUNK = 256  # pictures a thread takes at a time
 
@@ -90,7 +89,7 @@ def _middles(part: Labelled, threads: int, label: str) -> list[Hashable]:
 
 
 def _digests(part: Labelled, threads: int, label: str) -> list[Hashable]:
-    contents = track(each(part), label=f"compare {label} images", total=len(part), unit="images")
+    contents = track(part.contents(), label=f"compare {label} images", total=len(part), unit="images")
     return [hashlib.sha256(content).digest() for content in contents]
 
 

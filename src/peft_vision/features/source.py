@@ -8,7 +8,7 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.core.seeding import derive
-from peft_vision.data.counter_random import below
+from peft_vision.data.draws import below
 from peft_vision.data.images import Images, Source
 
 _VIEW = 4  # random stream, different from those of the augmentations

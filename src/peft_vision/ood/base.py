@@ -5,12 +5,14 @@ index of one list is ever taken for an index of the other.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from peft_vision.core.config import component
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.reading import require, require_readable
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,11 @@ class OOD(ABC):
     def open(self) -> Mapping[str, Shift]:
         """Return the shifts by name, without decoding anything; a single shift may have the name "". ConfigError if the
         files are not as they were published."""
+
+
+def require_files(paths: Sequence[Path], *, what: str, source: str) -> None:
+    """Raise ConfigError unless `paths`, all in one folder, are files that can be read. `what`: the set; `source`: a
+    sentence that says where it can be fetched."""
+    names = [path.name for path in paths]
+    require(paths[0].parent, names, what=f"parts of {what}", source=source, key="path")
+    require_readable(paths, key="path")

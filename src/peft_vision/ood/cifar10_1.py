@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.cifar_names import CIFAR10
+from peft_vision.data.numpy_files import load_bytes
 from peft_vision.data.pictures import Arrays, labelled
-from peft_vision.ood.arrays import class_ids, read_array, require
-from peft_vision.ood.base import OOD, Shift
+from peft_vision.data.reading import located
+from peft_vision.ood.base import OOD, Shift, require_files
+from peft_vision.ood.cifar_c import CIFAR10, class_ids
 
 
 @component
@@ -20,18 +21,15 @@ class CIFAR10_1(OOD):
     version: Literal["v4", "v6"]
 
     def check(self) -> None:
-        require(
-            self._files(),
-            source="https://github.com/modestyachts/CIFAR-10.1, folder datasets (6 MB a version)",
-        )
+        source = "CIFAR-10.1 is at https://github.com/modestyachts/CIFAR-10.1, folder datasets (6 MB a version)"
+        require_files(self._files(), what="CIFAR-10.1", source=source)
 
     def open(self) -> Mapping[str, Shift]:
         data, labels = self._files()
-        images = read_array(data, shape=(None, 32, 32, 3))
-        return {
-            "": Shift(labelled(Arrays(images), class_ids(labels, of=data, count=len(images), classes=CIFAR10)), CIFAR10)
-        }
+        images = load_bytes(data, shape=(None, 32, 32, 3), key="path")
+        ids = class_ids(labels, of=data, count=len(images), classes=CIFAR10)
+        return {"": Shift(labelled(Arrays(images), ids), CIFAR10)}
 
     def _files(self) -> tuple[Path, Path]:
-        folder = Path(self.path).expanduser().absolute()
+        folder = located(self.path)
         return folder / f"cifar10.1_{self.version}_data.npy", folder / f"cifar10.1_{self.version}_labels.npy"

@@ -2,19 +2,36 @@
 
 path/fog.npy     uint8 (5n, 32, 32, 3): n images at severity 1, the same at severity 2, and so on
 path/labels.npy  (5n,)
+
+The files hold labels without names; `CIFAR10` and `CIFAR100` are the classes in label order.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.data.cifar_names import CIFAR10, CIFAR100
+from peft_vision.data.numpy_files import load_array, load_bytes
 from peft_vision.data.pictures import Arrays, labelled
-from peft_vision.ood.arrays import class_ids, read_array, require
-from peft_vision.ood.base import OOD, Shift
+from peft_vision.data.reading import located, whole_numbers
+from peft_vision.ood.base import OOD, Shift, require_files
+
+_NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_NAMES_100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR10 = tuple(_NAMES_10.split())
+CIFAR100 = tuple(_NAMES_100.split())
+
 
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -24,8 +41,8 @@ CORRUPTIONS = (
 SEVERITIES = 5
 _CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 _SOURCES = {
-    "cifar10": "https://zenodo.org/records/2535967, CIFAR-10-C.tar (2.9 GB)",
-    "cifar100": "https://zenodo.org/records/3555552, CIFAR-100-C.tar (2.9 GB)",
+    "cifar10": ("CIFAR-10-C", "https://zenodo.org/records/2535967, CIFAR-10-C.tar (2.9 GB)"),
+    "cifar100": ("CIFAR-100-C", "https://zenodo.org/records/3555552, CIFAR-100-C.tar (2.9 GB)"),
 }
 
 
@@ -39,12 +56,13 @@ class CIFARC(OOD):
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=SEVERITIES)], ...], Field(min_length=1)]
 
     def check(self) -> None:
-        names = (*self.corruptions, "labels")
-        require((self._file(name) for name in names), source=_SOURCES[self.classes])
+        name, source = _SOURCES[self.classes]
+        files = [self._file(name) for name in (*self.corruptions, "labels")]
+        require_files(files, what=name, source=f"{name} is at {source}")
 
     def open(self) -> Mapping[str, Shift]:
         classes, first = _CLASSES[self.classes], self._file(self.corruptions[0])
-        count = len(read_array(first, shape=(None, 32, 32, 3)))
+        count = len(load_bytes(first, shape=(None, 32, 32, 3), key="path"))
         if count % SEVERITIES:
             raise ConfigError(
                 f"path: {first} holds {count} images, should be as many of each severity, 1 to {SEVERITIES}"
@@ -52,11 +70,17 @@ class CIFARC(OOD):
         labels = class_ids(self._file("labels"), of=first, count=count, classes=classes)
         shifts = {}
         for corruption in self.corruptions:
-            images = read_array(self._file(corruption), shape=(count, 32, 32, 3))
+            images = load_bytes(self._file(corruption), shape=(count, 32, 32, 3), key="path")
             for severity in self.severities:
                 rows = slice((severity - 1) * count // SEVERITIES, severity * count // SEVERITIES)
                 shifts[f"{corruption}-{severity}"] = Shift(labelled(Arrays(images[rows]), labels[rows]), classes)
         return shifts
 
     def _file(self, name: str) -> Path:
-        return Path(self.path).expanduser().absolute() / f"{name}.npy"
+        return located(self.path) / f"{name}.npy"
+
+
+def class_ids(path: Path, *, of: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
+    """Return the labels of the images in the file `of`: (count,) indices into `classes`. ConfigError for others."""
+    labels, last = load_array(path, key="path"), len(classes) - 1
+    return whole_numbers(labels, path, first=0, last=last, count=count, of=of.name, key="path")

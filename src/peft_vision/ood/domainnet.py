@@ -1,18 +1,18 @@
 """DomainNet: domains that a run was not trained on (Peng et al., 2019, arXiv:1812.01754), each a shift."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.domainnet_lists import DOMAINS, Lists
+from peft_vision.data.domainnet import DOMAINS, DomainNetLists
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class DomainNet(OOD):
+class ShiftedDomainNet(OOD):
     """A set that has a shift for each domain. `lists`: the path of the domains' lists within `path`, a text with
     {domain} and {split}."""
 
@@ -32,5 +32,5 @@ class DomainNet(OOD):
         classes = lists.classes(listed.values(), self.classes)
         return {domain: Shift(lists.pictures(listing, classes), classes) for domain, listing in listed.items()}
 
-    def _lists(self) -> Lists:
-        return Lists(Path(self.path).expanduser().absolute(), self.lists, prefix="")
+    def _lists(self) -> DomainNetLists:
+        return DomainNetLists(located(self.path), self.lists, prefix="")

@@ -2,18 +2,18 @@
 2021, arXiv:2012.07421), each region a shift."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.fmow_table import REGIONS, check, read
+from peft_vision.data.fmow import REGIONS, read_table, require_table
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class FMoW(OOD):
+class ShiftedFMoW(OOD):
     """A set that has a shift for each region. `path`: the folder that holds RELEASE_v1.1.txt; `split`: a split of
     WILDS, id_* up to 2012, val up to 2015, test later."""
 
@@ -22,11 +22,8 @@ class FMoW(OOD):
     split: Literal["id_val", "id_test", "val", "test"]
 
     def check(self) -> None:
-        check(self._folder(), prefix="")
+        require_table(located(self.path), prefix="")
 
     def open(self) -> Mapping[str, Shift]:
-        table = read(self._folder(), prefix="")
+        table = read_table(located(self.path), prefix="")
         return {region: Shift(table.images(self.split, (region,)), table.categories) for region in self.regions}
-
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 from peft_vision.core.config import FILE, ConfigError, component
+from peft_vision.data.folders import class_files, hold_folders, split_of, sub_folders
 from peft_vision.data.pictures import Files, labelled
-from peft_vision.data.split_folders import hold_folders, split_of
-from peft_vision.data.walk import class_files, sub_folders
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
 @component
-class ImageFolder(OOD):
+class ShiftedFolder(OOD):
     """A set of the user's own pictures. `path`: a folder, or a folder for each shift by name."""
 
     path: Annotated[str | dict[str, str], FILE]
@@ -39,7 +39,7 @@ class ImageFolder(OOD):
 
     def _folders(self) -> dict[str, Path]:
         paths = {"": self.path} if isinstance(self.path, str) else self.path
-        return {name: Path(path).expanduser().absolute() for name, path in paths.items()}
+        return {name: located(path) for name, path in paths.items()}
 
 
 def read_folder(root: Path) -> Shift:

@@ -5,12 +5,12 @@ wnid    n01440764/ and so on (R, A, Sketch)
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from peft_vision.core.config import FILE, NOT_HASHED, component
-from peft_vision.data.imagenet_folder import read_folders, require_folders
-from peft_vision.data.synsets import synsets
+from peft_vision.data.folders import read_folders, require_folders
+from peft_vision.data.imagenet import synsets
+from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 
 
@@ -25,10 +25,10 @@ class ImageNetLike(OOD):
     source: Annotated[str, NOT_HASHED]
 
     def check(self) -> None:
-        require_folders(self._folder(), self._labels(), alone=True, key="path", source=self.source)
+        require_folders(located(self.path), self._labels(), alone=True, key="path", source=self.source)
 
     def open(self) -> Mapping[str, Shift]:
-        folder = self._folder()
+        folder = located(self.path)
         return {"": Shift(read_folders(folder, folder, self._labels(), key="path"), synsets(self.synsets))}
 
     def _labels(self) -> dict[str, int]:
@@ -38,6 +38,3 @@ class ImageNetLike(OOD):
             return {wnid: label for label, wnid in enumerate(wnids)}
         numbers = {wnid: number for number, wnid in enumerate(synsets("all"))}
         return {str(numbers[wnid]): label for label, wnid in enumerate(wnids)}
-
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()

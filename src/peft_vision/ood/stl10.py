@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated
 
 from peft_vision.core.config import FILE, ConfigError, component
-from peft_vision.data import stl10_files
 from peft_vision.data.pictures import Arrays, labelled
-from peft_vision.ood.arrays import require
-from peft_vision.ood.base import OOD, Shift
+from peft_vision.data.reading import located
+from peft_vision.data.torchvision_arrays import stl10_classes, stl10_images, stl10_labels
+from peft_vision.ood.base import OOD, Shift, require_files
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
@@ -27,16 +27,17 @@ class STL10(OOD):
     path: Annotated[str, FILE]
 
     def check(self) -> None:
-        require(self._files(), source="https://cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)")
+        source = "STL-10 is at https://cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)"
+        require_files(self._files(), what="STL-10", source=source)
 
     def open(self) -> Mapping[str, Shift]:
         data, labels, names = self._files()
-        images, found = stl10_files.images(data, key="path"), stl10_files.class_names(names, key="path")
+        images, found = stl10_images(data, key="path"), stl10_classes(names, key="path")
         if found != CLASSES:
             raise ConfigError(f"path: {names} holds other lines than {', '.join(CLASSES)}; fetch it again")
-        ids = stl10_files.class_ids(labels, of=data, count=len(images), key="path")
+        ids = stl10_labels(labels, of=data, count=len(images), key="path")
         return {"": Shift(labelled(Arrays(images), ids), CLASSES)}
 
     def _files(self) -> tuple[Path, Path, Path]:
-        folder = Path(self.path).expanduser().absolute()
+        folder = located(self.path)
         return folder / "test_X.bin", folder / "test_y.bin", folder / "class_names.txt"

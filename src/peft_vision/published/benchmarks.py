@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peft_vision.data.vtab.tasks import TASKS
+from peft_vision.data.benchmark_tables import TASKS
 
 
 @dataclass(frozen=True)

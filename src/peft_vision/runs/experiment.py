@@ -22,7 +22,7 @@ from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
-from peft_vision.ood.opened import build_sets, check_sets
+from peft_vision.ood.match import build_sets, check_sets
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.runs.first_version import trained_otherwise
 from peft_vision.runs.run import Run

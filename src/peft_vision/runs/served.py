@@ -14,7 +14,7 @@ from typing import Any
 from peft_vision import __version__
 from peft_vision.core.config import ConfigError
 from peft_vision.core.identity import PACKAGED
-from peft_vision.data.provenance import file_sum
+from peft_vision.data.reading import file_sum
 from peft_vision.runs.experiment import Experiment
 
 _log = logging.getLogger("peft_vision")

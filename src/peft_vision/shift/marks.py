@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from peft_vision.core.config import hashed_fields
+from peft_vision.core.config import hashed_fields, saved_name
 from peft_vision.core.identity import digest, hashed, located
 from peft_vision.models.adapter import read_adapter
 from peft_vision.ood.base import OOD
-from peft_vision.ood.opened import opened
+from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment
 
 
@@ -41,7 +41,7 @@ def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[st
     ood = experiment.ood[name]
     now = marks_of(ood)
     # version 0.1.0 hashed the values as they were written, wherever the command was given
-    first = digest({"_target_": type(ood).__qualname__, **hashed_fields(type(ood), vars(ood))})
+    first = digest({"_target_": saved_name(type(ood).__qualname__), **hashed_fields(type(ood), vars(ood))})
     kept = {split for split, entry in entries.items() if entry["mark"] == now["mark"]}
     moved = {
         split: entry

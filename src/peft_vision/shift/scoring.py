@@ -18,7 +18,7 @@ from peft_vision.data.images import Images
 from peft_vision.features.table import tabulated
 from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
-from peft_vision.ood.opened import opened
+from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.shift.marks import current, marks_of, summarised
 from peft_vision.shift.models import FINAL, PROBE, Models, at, score

@@ -20,11 +20,10 @@ from peft_vision.core.output import Console, one_line, say, shown, write_csv
 from peft_vision.core.progress import Progress
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
-from peft_vision.data.fill import verify
+from peft_vision.data.fill import left_out, verify
+from peft_vision.data.folders import image_files
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.readable import left_out
-from peft_vision.data.walk import image_files
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved

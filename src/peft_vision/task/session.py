@@ -24,7 +24,7 @@ from peft_vision.data.twins import worded
 from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
-from peft_vision.ood.opened import foresee, opened
+from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.runs.run import Run

@@ -12,8 +12,7 @@ Image ids may be any words, class ids any numbers: of NABirds' 1,011 classes, 55
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.fgvc.copy import Copy
-from peft_vision.data.fgvc.listing import Listing
+from peft_vision.data.fgvc.listing import Copy, Listing
 from peft_vision.data.reading import quoted, read_lines, refuse_repeated
 
 _FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")

@@ -11,28 +11,24 @@ parquet     parquet files, in a folder or on the hub                 of `index_f
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Literal
 
-from peft_vision.core.config import FILE, NOT_HASHED, ConfigError, component
-from peft_vision.data.base import Data
-from peft_vision.data.extent import Extent
-from peft_vision.data.parquet_files import Stored
+from peft_vision.core.config import FILE, ConfigError, component
+from peft_vision.data.benchmark import WAY_OUT, BenchmarkData, Release
+from peft_vision.data.benchmark_tables import TASKS, TRAIN, VAL, BenchmarkSet
+from peft_vision.data.decode import format_of, worded_formats
+from peft_vision.data.divide import without_images
+from peft_vision.data.parquet import Stored
 from peft_vision.data.pictures import Labelled
-from peft_vision.data.provenance import each, kind, worded
+from peft_vision.data.reading import located
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.vtab.drawn import drawn
-from peft_vision.data.vtab.index_list import chosen
-from peft_vision.data.vtab.originals.table import READERS
-from peft_vision.data.vtab.parquet_release import read_parquet
-from peft_vision.data.vtab.prepared import read_prepared
-from peft_vision.data.vtab.processed import read_processed
-from peft_vision.data.vtab.release import Release
-from peft_vision.data.vtab.tasks import TASKS, TRAIN, VAL, VtabTask
-from peft_vision.data.vtab.whole import require_classes, require_counts
+from peft_vision.data.vtab.choice import drawn, listed_images
+from peft_vision.data.vtab.processed import read_parquet, read_processed
+from peft_vision.data.vtab.raw.table import READERS
+from peft_vision.data.vtab.tfds import read_prepared
 
 _log = logging.getLogger("peft_vision")
 _RESAVED = ("processed", "parquet")  # sources whose images may have been saved again, possibly as JPEG
@@ -42,63 +38,43 @@ _LISTS = {
     "tfds": "as the official one, slices of the splits of TensorFlow Datasets",
 }
 """Descriptions of the 1,000 images, for sources that fix them."""
-_REHEARSAL = "proves nothing about accuracy"
 
 
 @component
-class Vtab(Data):
-    """A task of VTAB-1k. `root`: the folder that holds data sets. `index_file`: chooses the 1,000 images for a source
-    without lists. `miniature`: a rehearsal, with other numbers of images than the benchmark."""
+class Vtab(BenchmarkData):
+    """A task of VTAB-1k. `index_file`: chooses the 1,000 images for a source without lists. As in the benchmark, some
+    classes may lack a training image."""
+
+    title = "VTAB-1k "
+    gaps = True
 
     task: Literal[tuple(TASKS)]
     source: Literal["processed", "original", "tfds", "parquet"]
-    root: Annotated[str, NOT_HASHED]
     index_file: Annotated[str | None, FILE]
-    miniature: bool
     parquet: Stored
 
-    def open(self) -> LabelledSets:
-        """Return the task's splits; as in the benchmark, some classes may lack a training image. ConfigError for a copy
-        that does not match the benchmark."""
-        task = TASKS[self.task]
-        release, index_list = self._chosen(self._release(task))
-        require_classes(release, task, miniature=self.miniature)
-        if not self.miniature:
-            require_counts(release, task)
-        if task.small and self.source in _RESAVED and kind(next(each(release.train))) == "JPEG":
-            _warn_of_jpeg(task.title)
-        facts = {"index list": index_list}
-        facts |= {"remark": release.remark} if release.remark else {}
-        facts |= {"miniature": _REHEARSAL} if self.miniature else {}
-        return LabelledSets(
-            name=f"VTAB-1k {task.title} ({self.source})",
-            train=release.train,
-            val=release.val,
-            test=release.test,
-            classes=release.classes,
-            remark="; ".join(text if key == "remark" else f"{key}: {text}" for key, text in facts.items()),
-            gaps=True,
-            group=task.group,
-            provenance={"source": self.source, **facts},
-            files=release.files,
-        )
+    def entry(self) -> BenchmarkSet:
+        return TASKS[self.task]
 
-    def known(self) -> Extent | None:
-        task = TASKS[self.task]
-        images = {"train": TRAIN, "val": VAL, "test": task.test_size}
-        return None if self.miniature else Extent(images, task.num_classes)
+    def release(self) -> tuple[Release, Mapping[str, str]]:
+        task = self.entry()
+        release, index_list = self._chosen(self._read(task))
+        _require_classes(release, task, miniature=self.miniature)
+        if task.small and self.source in _RESAVED and format_of(next(release.train.contents())) == "JPEG":
+            _warn_of_jpeg(task.title)
+        return release, {"index list": index_list} | ({"remark": release.remark} if release.remark else {})
 
     def provenance(self, sets: LabelledSets, seen: Sequence[Labelled]) -> dict[str, str]:
         """Return the provenance with the encoding and checksum of all 1,000 images instead of a sample."""
         sha, kinds = hashlib.sha256(), Counter()
-        for content in chain(each(sets.train), each(sets.val)):
+        for content in chain(sets.train.contents(), sets.val.contents()):
             sha.update(content)
-            kinds[kind(content)] += 1
+            kinds[format_of(content)] += 1
         images = f"sha256 {sha.hexdigest()} of {len(sets.train)} + {len(sets.val)} images"
-        return {**super().provenance(sets, seen), "encoding": worded(kinds), "images": images}
+        return {**super().provenance(sets, seen), "encoding": worded_formats(kinds), "images": images}
 
-    def _release(self, task: VtabTask) -> Release:
-        root = Path(self.root).expanduser().absolute()
+    def _read(self, task: BenchmarkSet) -> Release:
+        root = self.folder()
         match self.source:
             case "processed":
                 return read_processed(root, task)
@@ -118,14 +94,36 @@ class Vtab(Data):
                     f"data.index_file: with data.source={self.source} the 1,000 images of {self.task} are known; "
                     "data.index_file=null takes these"
                 )
-            file = Path(self.index_file).expanduser().absolute()
-            return chosen(file, release), f"given by {file.name}"
+            file = located(self.index_file)
+            return listed_images(file, release), f"given by {file.name}"
         if release.chosen:
             return release, _LISTS[self.source]
         if release.val is not None and len(release.train) <= TRAIN and len(release.val) <= VAL:
             return release, "the release's own"
         how = f"not the official one, drawn with data.split_seed={self.split_seed}"
         return drawn(release, seed=self.split_seed), how
+
+
+def _require_classes(release: Release, task: BenchmarkSet, *, miniature: bool) -> None:
+    """Raise ConfigError unless the number of classes is the task's, labels are in range and, except in a miniature,
+    each class has a test image."""
+    if len(release.classes) != task.num_classes:
+        raise ConfigError(
+            f"data: this copy of {task.title} has {len(release.classes)} classes, VTAB-1k's has {task.num_classes}"
+        )
+    for split, part in (("train", release.train), ("validation", release.val), ("test", release.test)):
+        outside = part.labels[(part.labels < 0) | (part.labels >= task.num_classes)]
+        if len(outside):
+            raise ConfigError(
+                f"data: {len(outside)} {split} images of {task.title} have labels such as {int(outside[0])}; "
+                f"should be 0 to {task.num_classes - 1}"
+            )
+    missing = without_images(release.test, release.classes)
+    if missing and not miniature:
+        raise ConfigError(
+            f"data: no test image of {len(missing)} of the {task.num_classes} classes of {task.title}, such as "
+            f"{missing[0]!r}\n{WAY_OUT}"
+        )
 
 
 @cache  # one warning per task, though a run opens its data set several times

@@ -1,4 +1,4 @@
-"""This module reads TFRecord files and the tf.train.Example messages in them, without TensorFlow.
+"""This module reads TFRecord files and the tf.train.Example messages and encoded pictures in them, without TensorFlow.
 
 A record     uint64 length, uint32 checksum of the length, payload, uint32 checksum of the payload; little-endian
 A checksum   CRC32C, rotated right by 15 bits, plus 0xA282EAD8
@@ -7,14 +7,17 @@ An Example   features { feature { key, value { bytes_list | float_list | int64_l
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import open_regular
-from peft_vision.data.reading import reading
+from peft_vision.core.records import open_regular, read_middle
+from peft_vision.data.pictures import EncodedPictures
+from peft_vision.data.reading import reading, short
 
 _HEADER, _FOOTER = 12, 4  # bytes around a payload
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
@@ -177,3 +180,70 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
             return value & 0xFFFFFFFFFFFFFFFF, place
         shift += 7
     raise ValueError(_DAMAGED)
+
+
+class Place(NamedTuple):
+    """The place of an encoded image: its file, and its offset and length there in bytes."""
+
+    file: Path
+    offset: int
+    length: int
+
+
+class Encoded(EncodedPictures):
+    """Pictures with one encoded image at each of `places`; moving the folder does not change their fingerprint."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        place = self.places[index]
+        return f"{place.file} (the image at byte {place.offset})"
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        for index in indices.tolist():
+            place = self.places[index]
+            yield f"{place.file.name}\0{place.offset}\0{place.length}\0".encode()
+
+    def content(self, index: int) -> bytes:
+        """Open the file anew each time, because threads and loader processes must not share a position in it."""
+        place = self.places[index]
+        with open_regular(place.file) as file:
+            file.seek(place.offset)
+            return file.read(place.length)
+
+    def length(self, index: int) -> int:
+        return self.places[index].length
+
+    def middle(self, index: int) -> bytes:
+        place = self.places[index]
+        return read_middle(place.file, place.offset, place.length)
+
+
+def place_of(image: bytes, file: Path, payload: bytes, offset: int) -> Place:
+    """Return the place of `image` in the payload that begins at `offset` of `file`. ValueError if it is not there."""
+    if not isinstance(image, bytes):
+        raise ValueError("a picture that is no bytes")
+    return Place(file, offset + payload.index(image), len(image))
+
+
+def record_images(
+    files: Iterable[Path], image: str, *others: str
+) -> Iterator[tuple[Place, dict[str, list[bytes] | np.ndarray]]]:
+    """Yield the place of the feature `image` of each example, with all of its features; ConfigError if a named feature
+    is missing."""
+    for file in files:
+        for offset, payload in payloads(file):
+            try:
+                features = example(payload)
+            except ValueError as error:  # also for a name that is not UTF-8
+                raise ConfigError(f"data.root: {file} holds {error}, at byte {offset}; fetch it again") from error
+            if missing := [name for name in (image, *others) if not len(features.get(name, ()))]:
+                found = short(", ".join(sorted(features))) or "none"
+                raise ConfigError(f"data.root: {file} has no feature {missing[0]} at byte {offset}; it has {found}")
+            with reading(file, f"records with a picture as {image}"):
+                place = place_of(features[image][0], file, payload, offset)
+            yield place, features
