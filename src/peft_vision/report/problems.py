@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from peft_vision.report.attempt import Attempt
-from peft_vision.report.choose import Setting, cell
-from peft_vision.report.collect import LeftOut
+from peft_vision.report.choose import Protocol, Setting, cell, protocols
+from peft_vision.report.collect import Attempt, LeftOut
 from peft_vision.report.finished import RunRecord, is_tuning
 from peft_vision.report.id_ood import Comparison, ComparisonRow, backbone_label, label, telling_keys
 from peft_vision.report.options import Options
-from peft_vision.report.protocol import Protocol, protocols
 
 _STAGE = "data.stage"
 _AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of the images are used, not which data set
