@@ -18,11 +18,11 @@ from peft_vision.report.figures import (
     SMALL,
     Look,
     equal_panels,
-    inches,
     looks,
     method_handle,
     panel_figure,
     plain,
+    titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
 
@@ -74,7 +74,7 @@ def alpha_curves(comparison: Comparison, look_of: Mapping[str, Look] | None = No
     star = {"linestyle": "", "marker": "*", "color": "white", "ms": 10, "mec": "black"}
     handles = [method_handle(look, name, ms=4) for name, look in shapes.items()]
     handles.append(Line2D([], [], label="alpha that validation chose", **star))
-    width = _TOGETHER_WIDTH if together else max(_WIDTH, *(inches(method, NORMAL) - 0.6 for method in curves))
+    width = _TOGETHER_WIDTH if together else titled_width(_WIDTH, curves)
     height = _HEIGHT * (1.75 if together else 1)
     lines = equal_panels(len(panels), _COLUMNS, width=width, height=height)
     figure, every = panel_figure(comparison.title, lines, handles, shares_y=False, titled=not together)

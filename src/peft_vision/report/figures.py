@@ -43,6 +43,7 @@ LEFT, RIGHT, _TOP, _BOTTOM = 0.58, 0.14, 0.26, 0.44  # inches around the axes of
 _UNTITLED_TOP = 0.08
 NARROW_LEFT = 0.12  # inches, of a panel that shares the axis of the panel before it
 _TITLE = 0.26  # inches, of the figure's title
+_HINTED = 1.15  # factor by which letters fitted to pixels are wider than their outlines, at most
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class PanelLine:
 def equal_panels(count: int, columns: int, *, width: float, height: float) -> list[PanelLine]:
     """Return the lines of `count` equal panels, at most `columns` in a line."""
     return [PanelLine((width,) * min(columns, count - start), height) for start in range(0, count, columns)]
+
+
+def titled_width(least: float, titles: Iterable[str]) -> float:
+    """Return the width, in inches, of panels that have room for their `titles`."""
+    return max(least, *(_HINTED * inches(title, NORMAL) - 2 * RIGHT for title in titles))
 
 
 def panel_figure(

@@ -16,11 +16,11 @@ from peft_vision.report.figures import (
     SMALL,
     Look,
     equal_panels,
-    inches,
     looks,
     method_handle,
     panel_figure,
     plain,
+    titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
 from peft_vision.report.robustness import FittedLine, scale
@@ -48,7 +48,7 @@ def id_ood_scatter(comparison: Comparison, look_of: Mapping[str, Look] | None = 
     look_of = look_of or looks(row.label for row in rows)
     diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
     handles = _handles(look_of, comparison, rows, diagonal=diagonal)
-    width = max(_WIDTH, *(inches(_title(target), NORMAL) - 0.6 for target in ends))
+    width = titled_width(_WIDTH, map(_title, ends))
     lines = equal_panels(len(ends), columns, width=width, height=_HEIGHT)
     figure, panels = panel_figure(comparison.title, lines, handles, shares_y=False, titled=True)
     for number, (axes, target) in enumerate(zip(panels, ends, strict=True)):

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from peft_vision.report.choose import Setting
-from peft_vision.report.figures import GRID, NORMAL, SMALL, equal_panels, inches, panel_figure, plain
+from peft_vision.report.figures import GRID, NORMAL, SMALL, equal_panels, panel_figure, plain, titled_width
 from peft_vision.report.problems import TaskResults
 
 LR, DECAY, C = "optimizer.lr", "optimizer.weight_decay", "optimizer.C"
@@ -27,7 +27,6 @@ STRENGTHS = ("C (the larger, the weaker the penalty)", "")
 _COLUMNS = 3
 _CELL, _LEAST, _LOWEST = 0.44, 1.5, 1.1  # inches, of a cell, and the least width and height of a panel
 _MOST = 25.0  # inches, the most for a panel of hundreds of settings
-_AROUND = 0.6  # inches by which a title may be wider than its panel
 _SMALL = 1e-3  # rates and decays below it are written as powers of ten
 _INK, _PAPER = "#111111", "#fefefe"  # colours of text on a coloured cell, which do not follow the page's theme
 _HATCHED = {"facecolor": "none", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0.0}
@@ -153,11 +152,8 @@ def response_plot(found: Mapping[str, Response], title: str) -> Figure | None:
     """Draw a panel for each method. None where nothing was varied."""
     if not found:
         return None
-    width = max(
-        _LEAST,
-        *(min(_MOST, _CELL * len(response.rates)) for response in found.values()),
-        *(inches(name, NORMAL) - _AROUND for name in found),
-    )
+    widest = max(min(_MOST, _CELL * len(response.rates)) for response in found.values())
+    width = titled_width(max(_LEAST, widest), found)
     height = max(_LOWEST, *(min(_MOST, _CELL * len(response.decays)) for response in found.values()))
     lines = equal_panels(len(found), _COLUMNS, width=width, height=height)
     figure, axes = panel_figure(title, lines, _legend(found), shares_y=False, titled=True)
