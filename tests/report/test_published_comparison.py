@@ -10,7 +10,7 @@ import yaml
 from boards import boards, options
 from made_up_runs import write_attempt, write_run
 from peft_vision.core.config import ConfigError
-from peft_vision.published.benchmarks import BENCHMARKS
+from peft_vision.published.tables import BENCHMARKS
 from peft_vision.report.comparison import compare
 from peft_vision.report.published_comparison import published_comparisons
 

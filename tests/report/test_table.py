@@ -12,7 +12,7 @@ from rich.console import Console
 
 from boards import board, options
 from made_up_runs import write_attempt, write_run
-from peft_vision.published.benchmarks import BENCHMARKS
+from peft_vision.published.tables import BENCHMARKS
 from peft_vision.report.comparison import compare
 from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.table import Cell, Column, Table, csv_of, escaped_latex, latex, markdown, terminal

@@ -19,8 +19,7 @@ from peft_vision.report.options import Options
 from peft_vision.report.published_comparison import published_comparisons, published_tables
 from peft_vision.report.shift_table import record, shift_tables
 from peft_vision.report.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
-from peft_vision.runs.run import attempt
-from peft_vision.runs.run import place, tidy, writing
+from peft_vision.runs.run import attempt, place, tidy, writing
 
 _log = logging.getLogger("peft_vision")
 _WIDEST = 200  # columns, where the output is not a terminal
