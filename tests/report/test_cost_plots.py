@@ -4,8 +4,7 @@ import pytest
 
 from boards import board
 from made_up_runs import write_run
-from peft_vision.report.axes import log_ticks, short
-from peft_vision.report.figures import looks
+from peft_vision.report.figures import log_ticks, looks, short
 from peft_vision.report.pareto import ParetoPoint, front, pareto, points
 
 

@@ -159,7 +159,7 @@ def test_a_mean_is_compared_over_seeds_and_says_that_it_is_about_these_data_sets
     assert (verdict.pairs, verdict.over) == (3, "seeds")
     over_seeds, one_seed = [note for note in notes(found) if "compared over" in note]
     assert over_seeds == (
-        "means are compared over seeds, each with its mean over the data sets: what is said is of these data sets"
+        "means are compared over seeds, each with its mean over the data sets: the verdict holds for these data sets"
     )
     assert one_seed.startswith("mean of 3 data sets: lora compared over data sets, ")
     assert one_seed.endswith("such as these; there are fewer than two seeds shared on all of its data sets")

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from peft_vision.report.axes import limits, set_accuracies
 from peft_vision.report.figures import (
     FAINT,
     GRID,
@@ -16,10 +15,12 @@ from peft_vision.report.figures import (
     SMALL,
     Look,
     equal_panels,
+    limits,
     looks,
     method_handle,
     panel_figure,
     plain,
+    set_accuracies,
     titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores

@@ -95,7 +95,7 @@ class Leaderboard:
     ties_over: Over
 
     @property
-    def told(self) -> str:
+    def protocol_words(self) -> str:
         """Return the protocol in words where its backbone has several; else an empty string."""
         return "" if self.title == self.backbone else WORDS[self.protocol]
 

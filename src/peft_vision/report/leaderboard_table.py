@@ -13,8 +13,8 @@ from peft_vision.report.table import BEST, ON_TEST, TIE, Cell, Column, Table
 
 SAMPLE = 3  # names that a note lists
 ABOUT = {
-    "seeds": "over seeds, each with its mean over the data sets: what is said is of these data sets",
-    "data_sets": "over data sets, each with its mean over shared seeds: what is said is of data sets such as these",
+    "seeds": "over seeds, each with its mean over the data sets: the verdict holds for these data sets",
+    "data_sets": "over data sets, each with its mean over shared seeds: the verdict holds for data sets such as these",
 }
 
 
@@ -132,10 +132,10 @@ def notes(board: Leaderboard) -> list[str]:
     entries = [entry for line in board.lines for entry in line.entries]
     scored = [entry for entry in entries if entry.score]
     said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
-    if board.told:
+    if board.protocol_words:
         said.append(
-            f"protocol: {board.told}; what other protocols came to on the same test images has a leaderboard of its "
-            "own, and is in no mean of this one"
+            f"protocol: {board.protocol_words}; figures by other protocols on the same test images have a leaderboard "
+            "of their own, and enter no mean of this one"
         )
     if any(entry.verdict for entry in scored):
         said.append(f"{BEST} the best of a column{_tie_note(board)}")

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from peft_vision.core.records import Unreadable, exists, lines_checksum, read_json_lines
-from peft_vision.report.axes import set_log
 from peft_vision.report.choose import Setting
-from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure
+from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure, set_log
 
 _log = logging.getLogger("peft_vision")
 _PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}

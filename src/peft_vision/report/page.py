@@ -121,7 +121,7 @@ def _facts(boards: Sequence[Leaderboard], runs: Sequence[RunRecord]) -> dict[str
     sources = [problem.comparison.source if problem.comparison else problem.label for problem in problems]
     if len(sources) > _NAMED:
         sources = [", ".join(dict.fromkeys(problem.label for problem in problems))]
-    protocols = "; ".join(dict.fromkeys(board.told for board in boards if board.told))
+    protocols = "; ".join(dict.fromkeys(board.protocol_words for board in boards if board.protocol_words))
     return {
         "Methods": ", ".join(sorted(_methods(boards))),
         "Data": "; ".join(dict.fromkeys(sources)),

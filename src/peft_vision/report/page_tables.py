@@ -50,7 +50,7 @@ def settings_table(boards: Sequence[Leaderboard]) -> Table:
     columns = [*_words("method", "data"), Column("chosen setting", words=True, style="wrap")]
     columns += [Column("tried"), Column("val. accuracy, %"), *_words("seeds"), *_COSTS]
     rows = [
-        _setting(line, ", ".join(filter(None, [column.label, board.told])), entry)
+        _setting(line, ", ".join(filter(None, [column.label, board.protocol_words])), entry)
         for board in boards
         for line in board.lines
         for column, entry in zip(board.columns, line.entries, strict=True)

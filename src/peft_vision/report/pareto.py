@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from peft_vision.report.axes import set_log
-from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure
+from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure, set_log
 from peft_vision.report.leaderboard import COSTS, Leaderboard
 
 _AXES = {"parameters": "trained parameters", COSTS[0]: "peak memory (MiB)", COSTS[1]: "training time (s)"}

@@ -34,9 +34,9 @@ SHIFT_PICTURES: Mapping[str, Callable[..., Figure | None]] = {
 _CAPTIONS = {
     "pareto": (
         "Accuracy against cost",
-        "Mean test accuracy of each method at its chosen setting against what trained (method and head), the most "
-        "memory held and the time spent in training; bars show one standard deviation over seeds. No method is both "
-        "cheaper and more accurate than one on the dashed front.",
+        "Mean test accuracy of each method at its chosen setting against the trained parameters (method and head), the "
+        "peak memory and the training time; bars show one standard deviation over seeds. No method is both cheaper and "
+        "more accurate than one on the dashed front.",
     ),
     "curves": (
         "Learning curves",
@@ -47,17 +47,17 @@ _CAPTIONS = {
         "Response to learning rate and weight decay, or to C",
         "Mean validation accuracy in % over seeds of every setting tried, those that a solver tried within a run too; "
         "where settings also differ in something else, the best of them. Colour runs from each panel's lowest to its "
-        "highest; (n) marks fewer seeds than others; hatched is what was not tried, or failed.",
+        "highest; (n) marks fewer seeds than others; hatched cells were not tried, or failed.",
     ),
     "scatter": (
         "In distribution against out of distribution",
-        "Every run, and strong those of chosen settings. The line is fitted through the reference runs; what lies "
-        "above it is more robust than its accuracy foretells.",
+        "Every run; those of chosen settings are strong. The line is fitted through the reference runs; points above "
+        "it are more robust than their accuracy predicts.",
     ),
     "alpha": (
         "Along the interpolation of weights",
         "Accuracy in and out of distribution from nothing tuned (alpha = 0) to the trained model (alpha = 1). A star "
-        "is where validation chose alpha.",
+        "marks the alpha that validation chose.",
     ),
     "shifts": (
         "Accuracy under each shift",
@@ -139,7 +139,7 @@ def _looks(board: Leaderboard) -> dict[str, Look]:
 
 def _marked(board: Leaderboard) -> str:
     """Return the backbone and, where its runs have several protocols, the name of this one."""
-    return f"{board.backbone}-{board.protocol}" if board.told else board.backbone
+    return f"{board.backbone}-{board.protocol}" if board.protocol_words else board.backbone
 
 
 def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:
