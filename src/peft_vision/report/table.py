@@ -75,6 +75,11 @@ class Column:
     marked: bool = False
     style: str = ""
 
+    @property
+    def css(self) -> str:
+        """Return the CSS classes of all cells of the column."""
+        return f"word {self.style}".strip() if self.words else self.style
+
 
 @dataclass(frozen=True)
 class Table:
