@@ -106,7 +106,7 @@ class TaskResults:
         return {_images(run.setting) for run in self.tested}
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def first_setting(self) -> Mapping[str, Any]:
         """Return the setting of one of its runs; empty where none is known."""
         attempted = (attempt.setting for found in self.attempts.values() for _, attempt in found)
         settings = (*(run.setting for run in self._runs()), *attempted)
@@ -196,12 +196,14 @@ def _unique_label(problem: TaskResults, found: Sequence[TaskResults]) -> str:
 def _differing_amounts(problem: TaskResults, found: Sequence[TaskResults]) -> dict[str, Any]:
     """Return the amounts of images by which this problem differs from its namesakes; empty where these differ in
     something else too."""
-    settings = [namesake.config for namesake in _namesakes(problem, found)]
+    settings = [namesake.first_setting for namesake in _namesakes(problem, found)]
     without = {_design({key: value for key, value in setting.items() if key not in _AMOUNTS}) for setting in settings}
     amounts = [tuple(setting.get(key) for key in _AMOUNTS) for setting in settings]
     if len(without) > 1 or len(set(amounts)) < len(amounts):
         return {}
-    return {key: problem.config.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1}
+    return {
+        key: problem.first_setting.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1
+    }
 
 
 def _namesakes(problem: TaskResults, found: Sequence[TaskResults]) -> list[TaskResults]:
