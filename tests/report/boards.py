@@ -5,8 +5,7 @@ from pathlib import Path
 from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import comparisons
 from peft_vision.report.leaderboard import BoardEntry, Leaderboard, leaderboards
-from peft_vision.report.options import Options
-from peft_vision.report.significance import Over
+from peft_vision.report.options import Options, Over
 
 
 def options(

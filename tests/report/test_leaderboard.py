@@ -9,8 +9,8 @@ from rich.console import Console
 
 from boards import board, boards, entry
 from made_up_runs import write_attempt, write_run
-from peft_vision.report.board_table import board_csv, board_tables
-from peft_vision.report.board_text import notes
+from peft_vision.report.leaderboard_table import leaderboard_table, notes
+from peft_vision.report.table import csv_of, terminal
 
 TESTS = {"full": (0.80, 0.82, 0.84), "linear": (0.60, 0.61, 0.63)}
 GROUPS = {"natural": ("pets", "dtd"), "specialized": ("eurosat",)}
@@ -32,7 +32,7 @@ def write_three(runs) -> None:
 
 def words(found) -> str:
     console = Console(width=300, record=True, file=io.StringIO())
-    for table in board_tables(found, width=300):
+    for table in terminal(leaderboard_table(found), width=300):
         console.print(table)
     return console.export_text()
 
@@ -146,7 +146,7 @@ def test_no_figure_is_nan_where_nothing_can_be_tested(tmp_path):
     found = board(tmp_path)
     assert entry(found, "linear", "digits").verdict.kind == "untestable"
     assert any("linear untestable" in note for note in notes(found))
-    assert "nan" not in (words(found) + board_csv([found])).lower()
+    assert "nan" not in (words(found) + csv_of([leaderboard_table(found)])).lower()
 
 
 def test_a_mean_is_compared_over_seeds_and_says_that_it_is_about_these_data_sets(tmp_path):
@@ -159,7 +159,7 @@ def test_a_mean_is_compared_over_seeds_and_says_that_it_is_about_these_data_sets
     assert (verdict.pairs, verdict.over) == (3, "seeds")
     over_seeds, one_seed = [note for note in notes(found) if "compared over" in note]
     assert over_seeds == (
-        "means are compared over seeds, each with its mean over the data sets: what is said is of these data sets"
+        "means are compared over seeds, each with its mean over the data sets: the verdict holds for these data sets"
     )
     assert one_seed.startswith("mean of 3 data sets: lora compared over data sets, ")
     assert one_seed.endswith("such as these; there are fewer than two seeds shared on all of its data sets")
@@ -179,7 +179,7 @@ def test_it_is_compared_over_data_sets_where_one_asks_for_that(tmp_path):
         and note.endswith("there are fewer than two data sets in each group")
         for note in said
     )
-    rows = csv.DictReader(io.StringIO(board_csv([found])))
+    rows = csv.DictReader(io.StringIO(csv_of([leaderboard_table(found)])))
     assert {row["pairs_of"] for row in rows if row["column"] == "natural (2)"} == {"", "data_sets"}
 
 
@@ -209,7 +209,7 @@ def test_a_row_of_its_own_has_the_same_label_on_every_data_set(tmp_path):
 
 def test_the_csv_is_tidy_and_holds_fractions(tmp_path):
     write(tmp_path)
-    full, linear = csv.DictReader(io.StringIO(board_csv([board(tmp_path)])))
+    full, linear = csv.DictReader(io.StringIO(csv_of([leaderboard_table(board(tmp_path))])))
     assert (full["method"], full["column"], full["status"], full["tie"], full["n"]) == (
         "full",
         "digits",
@@ -226,12 +226,15 @@ def test_the_csv_is_tidy_and_holds_fractions(tmp_path):
 def test_costs_in_the_csv_are_those_of_each_column(tmp_path):
     for data, seconds in (("pets", 10.0), ("dtd", 30.0)):
         write_run(tmp_path, data=data, source=data, train_seconds=seconds)
-    rows = {row["column"]: row["train_seconds"] for row in csv.DictReader(io.StringIO(board_csv([board(tmp_path)])))}
+    rows = {
+        row["column"]: row["train_seconds"]
+        for row in csv.DictReader(io.StringIO(csv_of([leaderboard_table(board(tmp_path))])))
+    }
     assert rows == {"pets": "10.0", "dtd": "30.0", "mean of 2 data sets": "20.0"}
 
 
 def test_what_has_no_figure_is_empty_in_the_csv(tmp_path):
     write(tmp_path)
     write_attempt(tmp_path, method="lora", error="no memory")
-    *_, lora = csv.DictReader(io.StringIO(board_csv([board(tmp_path)])))
+    *_, lora = csv.DictReader(io.StringIO(csv_of([leaderboard_table(board(tmp_path))])))
     assert (lora["status"], lora["mean"], lora["std"], lora["n"], lora["tie"]) == ("failed", "", "", "0", "")

@@ -7,10 +7,10 @@ import pytest
 
 from boards import board, boards, entry, options
 from made_up_runs import write_attempt, write_run
-from peft_vision.report.board_table import board_csv
-from peft_vision.report.board_text import notes
 from peft_vision.report.comparison import compare
+from peft_vision.report.leaderboard_table import leaderboard_table, notes
 from peft_vision.report.response import responses
+from peft_vision.report.table import csv_of
 
 KEPT, TOO = "validation images kept apart", "trained on validation images too"
 
@@ -97,13 +97,15 @@ def test_each_says_its_protocol_where_there_are_two(both, capsys):
     report = compare([both], both / "report", options())
     said = capsys.readouterr().out
     for words in (KEPT, TOO):
-        assert f"leaderboard, vit_micro, {words}\n" in said
+        assert f"Leaderboard, vit_micro, {words}\n" in said
         assert f"image_folder, vit_micro, {words}: pics: " in said
     page = report.page.read_text()
     assert "<dt>Protocols</dt>" in page
     assert "2 methods on image_folder" in page
     assert "1 backbone;" in page
-    assert {row["protocol"] for row in csv.DictReader(io.StringIO(board_csv(boards(both))))} == {"all", "final"}
+    assert {
+        row["protocol"] for row in csv.DictReader(io.StringIO(csv_of(list(map(leaderboard_table, boards(both))))))
+    } == {"all", "final"}
     table = csv.DictReader((both / "report" / "table.csv").read_text().splitlines())
     assert {row["protocol"] for row in table} == {"all", "final"}
     assert {"image_folder-vit_micro-all-response", "image_folder-vit_micro-final-response"} <= set(report.pictures)

@@ -2,8 +2,7 @@
 
 from boards import board
 from made_up_runs import write_attempt, write_run
-from peft_vision.report.response import Response, responses
-from peft_vision.report.response_plot import response_plot
+from peft_vision.report.response import Response, response_plot, responses
 
 
 def response(runs) -> dict[str, Response]:

@@ -12,12 +12,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from made_up_runs import write_run
-from peft_vision.report.accuracy_axis import ticks
 from peft_vision.report.alpha_curves import alpha_curves
 from peft_vision.report.collect import collect
+from peft_vision.report.figures import accuracy_ticks, looks
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.id_ood_scatter import id_ood_scatter
-from peft_vision.report.picture import looks
 from peft_vision.report.robustness import scale
 from peft_vision.report.shift_bars import shift_bars
 
@@ -250,7 +249,7 @@ def test_no_two_methods_look_alike():
 @pytest.mark.parametrize("transform", ["probit", "logit"])
 def test_an_axis_has_a_few_ticks_with_room_between_them(ends, transform):
     low, high = (scale(end, images=10**6, transform=transform) for end in ends)
-    places = sorted(ticks(low, high, transform))
+    places = sorted(accuracy_ticks(low, high, transform))
     assert 3 <= len(places) <= 8
     assert low <= places[0] < places[-1] <= high
     assert min(b - a for a, b in pairwise(places)) >= (high - low) / 7

@@ -13,8 +13,8 @@ from made_up_runs import SHIFT_IMAGES, write_run
 from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.robustness import fit
-from peft_vision.report.shift_record import record
-from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
+from peft_vision.report.shift_table import record, remarks, shift_tables
+from peft_vision.report.table import csv_of, markdown, terminal
 
 SETS = {"fog": {"a": 0.5, "b": 0.7}, "snow": 0.4}
 
@@ -26,7 +26,9 @@ def compared(runs, reference=("full",), transform="probit") -> Comparison:
 
 def document(runs, **options) -> dict[str, dict[str, str]]:
     """The cells of each row of the Markdown, by its method."""
-    lines = [line for line in markdown(compared(runs, **options)).splitlines() if line.startswith("| ")]
+    lines = [
+        line for line in markdown(*shift_tables([compared(runs, **options)])).splitlines() if line.startswith("| ")
+    ]
     heading, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
 
@@ -179,7 +181,7 @@ def test_a_small_distance_keeps_three_digits_that_count(tmp_path):
 
 
 def test_the_csv_holds_fractions_and_counts_seeds(runs):
-    full, *_ = csv.DictReader(io.StringIO(comparisons_csv([compared(runs)])))
+    full, *_ = csv.DictReader(io.StringIO(csv_of(shift_tables([compared(runs)]))))
     assert float(full["test/accuracy mean"]) == pytest.approx(0.71)
     assert float(full["test/accuracy std"]) == pytest.approx(stdev([0.7, 0.71, 0.72]))
     assert (full["test/accuracy seeds"], full["method"], full["data"]) == ("3", "full", "digits")
@@ -213,7 +215,7 @@ def test_a_list_in_a_setting_is_shown_as_it_is(tmp_path):
         optimizer = {"_target_": "peft_vision.optimizer.adamw.AdamW", "lr": 0.1, "betas": betas}
         write_run(tmp_path / str(number), val=0.5 + 0.1 * number, config={"optimizer": optimizer})
     console = Console(width=200, record=True, file=io.StringIO())
-    for table in rich_tables(compared(tmp_path), width=200):
+    for table in terminal(*shift_tables([compared(tmp_path)]), width=200):
         console.print(table)
     assert "optimizer.betas=[0.9, 0.999] (of 2)" in console.export_text()
 
@@ -222,7 +224,7 @@ def test_a_list_in_a_setting_is_shown_as_it_is(tmp_path):
 def test_a_terminal_of_any_width_shows_every_column_beside_its_method(width, runs):
     comparison = compared(runs)
     console = Console(width=width, record=True, file=io.StringIO())
-    tables = rich_tables(comparison, width=width)
+    tables = terminal(*shift_tables([comparison]), width=width)
     for table in tables:
         console.print(table)
     text = console.export_text()
@@ -277,9 +279,9 @@ def test_validation_chooses_among_all_runs_of_a_method_unless_they_have_rows_of_
 def test_costs_are_columns_where_they_are_asked_for(optimizers):
     found = collect(optimizers)[0]
     (comparison,) = comparisons(found, reference=None, transform="probit", rows=["optimizer"], costs=True)
-    text = markdown(comparison)
+    text = markdown(*shift_tables([comparison]))
     heading = text[text.index("| method") :].splitlines()[0]
     assert heading.endswith("| state, MiB | gradients, MiB | peak memory, MiB | training, s |")
     assert "| 4.00 | 2.00 | 900 | 12.5 |" in text
-    without = markdown(compared(optimizers, reference=None))
+    without = markdown(*shift_tables([compared(optimizers, reference=None)]))
     assert "MiB" not in without

@@ -5,11 +5,12 @@ import pytest
 from boards import board, entry
 from made_up_runs import write_attempt, write_run
 from peft_vision.core.config import ConfigError
-from peft_vision.report.board_text import notes
 from peft_vision.report.collect import SUPERSEDED, collect
 from peft_vision.report.id_ood import comparisons
+from peft_vision.report.leaderboard_table import notes
 from peft_vision.report.response import responses
-from peft_vision.report.shift_table import markdown
+from peft_vision.report.shift_table import shift_tables
+from peft_vision.report.table import markdown
 
 
 def tune(runs, method="full", best=0.1, **asked) -> None:
@@ -73,7 +74,7 @@ def test_a_choice_by_test_images_is_said_everywhere(tmp_path):
     assert found.lines[0].on_test
     assert any("chosen on test images" in note for note in notes(found))
     (compared,) = comparisons(collect(tmp_path)[0], reference=None, transform="probit")
-    assert "full: chosen on test images" in markdown(compared)
+    assert "full: chosen on test images" in markdown(*shift_tables([compared]))
 
 
 def test_a_run_that_peeked_is_labelled_without_a_sweep_that_chose_it(tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from peft_vision.report.means import mean_columns, mean_score
-from peft_vision.report.significance import LEVEL, Over, verdicts
+from peft_vision.report.leaderboard import mean_columns
+from peft_vision.report.options import Over
+from peft_vision.report.significance import LEVEL, mean_score, verdicts
 
 DATA = [f"task {number}" for number in range(19)]
 GROUPS = {

@@ -170,7 +170,8 @@ def test_it_ends_in_a_table_and_pictures(compared):
     report = compared / "runs" / "lp_ft_vs_ft" / "report"
     kinds = ("pareto", "curves", "response", "scatter", "alpha", "shifts")
     pictures = {f"image_folder-vit_micro-{kind}.{form}" for kind in kinds for form in ("png", "svg")}
-    texts = {"table.md", "table.csv", "table.json", "leaderboard.csv", "leaderboard.tex", "report.html"}
+    texts = {f"{name}.{form}" for name in ("leaderboard", "table") for form in ("csv", "md", "tex")}
+    texts |= {"table.json", "report.html"}
     visible = {path.name for path in report.iterdir() if not path.name.startswith(".")}
     assert visible == texts | pictures
     for path in report.glob("*.png"):
@@ -178,7 +179,7 @@ def test_it_ends_in_a_table_and_pictures(compared):
             picture.load()
     said = (compared / "said").read_text()
     assert "left out" not in said
-    assert "written   runs/lp_ft_vs_ft/report: leaderboard.csv, leaderboard.tex, report.html, " in said
+    assert "written   runs/lp_ft_vs_ft/report: leaderboard.csv, leaderboard.md, leaderboard.tex, report.html, " in said
     for method in ("linear", "full", "lp_ft", "lora"):
         assert any(line.startswith(method) for line in said.splitlines())
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from command import call
-from peft_vision.report.contact_sheet import COLUMNS, TILE
+from peft_vision.task.contact_sheet import COLUMNS, TILE
 
 CLASSES = [str(digit) for digit in range(10)]
 NUM_PICTURES = 30

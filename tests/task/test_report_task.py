@@ -27,7 +27,8 @@ def runs(tmp_path):
 
 
 PICTURES = [f"digits-vit_micro-{name}" for name in ("pareto", "scatter", "alpha", "shifts")]
-TEXTS = ["leaderboard.csv", "leaderboard.tex", "report.html", "table.csv", "table.json", "table.md"]
+TEXTS = ["leaderboard.csv", "leaderboard.md", "leaderboard.tex", "report.html"]
+TEXTS += ["table.csv", "table.json", "table.md", "table.tex"]
 
 
 def test_it_prints_the_table_and_writes_table_and_pictures(runs):

@@ -149,7 +149,8 @@ def test_a_folder_that_is_not_there_is_said_after_a_look_at_one_point_of_each_da
     asked = ("task=reproduce", "experiment=vtab/vpt", "data.source=processed", "data.root=nowhere")
     outcome = call(*asked, cwd=tmp_path)
     first, *_, last = outcome.error.splitlines()
-    assert first.startswith(f"data.root: no folder {tmp_path}/nowhere, which should hold 4 parts of VTAB-1k's Caltech101")
+    expected = f"data.root: no folder {tmp_path}/nowhere, which should hold 4 parts of VTAB-1k's Caltech101"
+    assert first.startswith(expected)
     assert last == "nor can the sweep use its other 18 choices of data"
     assert len(composed) == 19  # of some 10,000
     assert results(tmp_path) == []

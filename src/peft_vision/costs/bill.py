@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from peft_vision.costs.expected import RunGroup
 from peft_vision.costs.rates import Rates
 from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Anatomy, Tally, walk
 from peft_vision.features.shelf import size
-from peft_vision.report.terminal import tables
+from peft_vision.report.table import Cell, Column, Table, terminal
 
 _RECORDS = 64 * 2**10  # bytes of a run's folder apart from its adapter: config, metrics, result, log
 _START = 0.6  # seconds of a process apart from its model and its work: benchmarks/sweep_overhead.py
@@ -154,14 +154,16 @@ _DAY = 86_400
 _SLACK = 2.0  # time limit of each Slurm job, in multiples of the longest run
 
 
-def plan_tables(bill: CostEstimate, *, width: int) -> list[Table]:
+def plan_tables(bill: CostEstimate, *, width: int) -> list[RichTable]:
     """Return tables with a line for each method and backbone, one for what they share, and the sum."""
     lines = [[method, backbone, *_cells(cost)] for (method, backbone), cost in bill.costs.items()]
     if bill.shared.scored:
         lines.append(["filling the store", "", *_cells(bill.shared)])
     lines.append(["in all", "", *_cells(bill.total)])
-    head = ["method", "backbone", "runs", "trained images", "scored images", "saved by the store", "time"]
-    return tables(list(zip(head, *lines, strict=True)), words=("method", "backbone"), width=width, beside=2)
+    columns = [Column(heading, words=True) for heading in ("method", "backbone")]
+    columns += map(Column, ("runs", "trained images", "scored images", "saved by the store", "time"))
+    table = Table("plan", columns, [list(map(Cell, line)) for line in lines], repeated=2)
+    return terminal(table, width=width)
 
 
 def _cells(cost: Cost) -> list[str]:

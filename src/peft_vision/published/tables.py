@@ -1,5 +1,7 @@
 """This module reads tables of papers: accuracies in %, what they were measured on and how settings were chosen.
 
+It lists the benchmarks that papers report, too: their data sets, in table order, and the group of each.
+
 A table is a YAML file in this folder, or a user's own file in the same form.
 """
 
@@ -13,10 +15,40 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.records import Unreadable, exists, read_yaml, validated
-from peft_vision.published.benchmarks import BENCHMARKS, Benchmark
+from peft_vision.data.benchmark_tables import TASKS
 
 _HERE = Path(__file__).parent
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that papers report. `titles`, `groups`: by data set, under the name that data= takes."""
+
+    name: str
+    titles: Mapping[str, str]
+    groups: Mapping[str, str]
+
+    def of_group(self, group: str) -> list[str]:
+        return [data for data, name in self.groups.items() if name == group]
+
+
+_FGVC = {
+    "fgvc/cub200": "CUB-200-2011",
+    "fgvc/nabirds": "NABirds",
+    "fgvc/flowers102": "Oxford Flowers",
+    "fgvc/dogs": "Stanford Dogs",
+    "fgvc/cars": "Stanford Cars",
+}
+
+BENCHMARKS = {
+    "vtab": Benchmark(
+        "VTAB-1k",
+        {f"vtab/{task.name}": task.title for task in TASKS.values()},
+        {f"vtab/{task.name}": task.group for task in TASKS.values()},
+    ),
+    "fgvc": Benchmark("FGVC", _FGVC, dict.fromkeys(_FGVC, "fgvc")),
+}
 
 
 class PublishedRow(BaseModel):

@@ -2,7 +2,6 @@
 arXiv:2109.01903): a curve for each method, from alpha = 0, where nothing is tuned, to alpha = 1."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,27 +10,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
-from peft_vision.report.picture import (
+from peft_vision.report.figures import (
+    GRID,
     NORMAL,
     SMALL,
     Look,
-    inches,
-    legend_below,
-    legend_height,
-    legend_width,
+    equal_panels,
     looks,
-    new_figure,
+    method_handle,
+    panel_figure,
     plain,
+    titled_width,
 )
+from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
 
 _OOD = f"{MEAN}/accuracy"
 _TOGETHER = 3  # methods that one panel can show with labels
 _COLUMNS = 3
-_PANEL = 2.7  # inches
+_TOGETHER_WIDTH, _WIDTH, _HEIGHT = 3.6, 1.9, 1.75  # inches, of a panel
 _DISTANCES = (6, 8, 10)  # pt, between a label and its point
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _OTHERS = Look(colour="#d8d8d8", marker="", area=1.0, hatch="")
@@ -72,30 +70,26 @@ def alpha_curves(comparison: Comparison, look_of: Mapping[str, Look] | None = No
         return None
     together = len(curves) <= _TOGETHER
     panels = [list(curves)] if together else [[method] for method in curves]
-    columns = min(len(panels), _COLUMNS)
-    lines = math.ceil(len(panels) / columns)
-    panel = 1.6 * _PANEL if together else max(_PANEL, *(inches(method, NORMAL) + 0.4 for method in curves))
     shapes = {method: look_of[method] for method in curves} if together else {"other methods": _OTHERS}
-    star = Line2D(
-        [], [], linestyle="", marker="*", color="white", ms=10, mec="black", label="alpha that validation chose"
-    )
-    handles = [*(_handle(look, name) for name, look in shapes.items()), star]
-    labels = [str(handle.get_label()) for handle in handles]
-    width = max(panel * columns + 0.4, legend_width(labels))
-    height = 0.85 * panel * lines + legend_height(labels, width) + 0.5
-    figure = new_figure(width, height, comparison.title)
-    shared: Axes | None = None
-    for number, shown in enumerate(panels):
-        shared = figure.add_subplot(lines, columns, number + 1, sharex=shared, sharey=shared)
-        _panel(shared, curves, shown, look_of)
-        shared.set_title("" if together else plain(shown[0]), fontsize=NORMAL)
-        if number // columns == lines - 1:
-            shared.set_xlabel("ID test accuracy (%)", fontsize=NORMAL)
-        if number % columns == 0:
-            shared.set_ylabel("OOD mean accuracy (%)", fontsize=NORMAL)
-    legend_below(figure, handles)
-    figure.draw_without_rendering()  # before labels are placed, panels must have their size
-    for axes, shown in zip(figure.axes, panels, strict=True):
+    star = {"linestyle": "", "marker": "*", "color": "white", "ms": 10, "mec": "black"}
+    handles = [method_handle(look, name, ms=4) for name, look in shapes.items()]
+    handles.append(Line2D([], [], label="alpha that validation chose", **star))
+    width = _TOGETHER_WIDTH if together else titled_width(_WIDTH, curves)
+    height = _HEIGHT * (1.75 if together else 1)
+    lines = equal_panels(len(panels), _COLUMNS, width=width, height=height)
+    figure, every = panel_figure(comparison.title, lines, handles, shares_y=False, titled=not together)
+    for number, (axes, shown) in enumerate(zip(every, panels, strict=True)):
+        if number:
+            axes.sharex(every[0])
+            axes.sharey(every[0])
+        _panel(axes, curves, shown, look_of)
+        axes.set_title("" if together else plain(shown[0]), fontsize=NORMAL)
+        if number >= len(panels) - len(lines[-1].widths):
+            axes.set_xlabel("ID test accuracy (%)", fontsize=NORMAL)
+        if number % _COLUMNS == 0:
+            axes.set_ylabel("OOD mean accuracy (%)", fontsize=NORMAL)
+    figure.draw_without_rendering()  # before labels are placed, axes must have their limits
+    for axes, shown in zip(every, panels, strict=True):
         _write_alphas(axes, [curves[method] for method in shown], [look_of[method].colour for method in shown])
     return figure
 
@@ -108,14 +102,8 @@ def _panel(axes: Axes, curves: Mapping[str, AlphaCurve], shown: Sequence[str], l
         axes.plot(*points, color=look.colour, linewidth=1.2, marker=look.marker, ms=4, zorder=front)
         if method in shown:
             axes.plot(*alpha_curve.chosen, marker="*", color="white", ms=12, mec=look.colour, mew=1.4, zorder=4)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(color="#ececec", linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.grid(**GRID)
     axes.margins(0.12)
-
-
-def _handle(look: Look, name: str) -> Line2D:
-    return Line2D([], [], color=look.colour, marker=look.marker, ms=4, label=plain(name))
 
 
 def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[str]) -> None:
@@ -135,7 +123,9 @@ def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[st
     ]
     for _, number, alpha, place in sorted(wanted):
         for distance, (right, up) in itertools.product(_DISTANCES, _DIRECTIONS):
-            label = _annotation(axes, f"{alpha:g}", place, (right * distance, up * distance), colours[number])
+            style = {"fontsize": SMALL - 1, "color": colours[number], "ha": "center", "va": "center"}
+            offset = (right * distance, up * distance)
+            label = axes.annotate(f"{alpha:g}", place, offset, textcoords="offset points", **style)
             box = label.get_window_extent(renderer)
             if inside.contains(*box.min) and inside.contains(*box.max) and not box.count_overlaps(taken):
                 taken.append(box.padded(3))
@@ -150,13 +140,3 @@ def _places(axes: Axes, points: Sequence[tuple[float, float]]) -> np.ndarray:
 
 def _around(place: np.ndarray, radius: float) -> Bbox:
     return Bbox([place - radius, place + radius])
-
-
-def _annotation(
-    axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], colour: str
-) -> Annotation:
-    label = axes.annotate(
-        text, place, offset, textcoords="offset points", fontsize=SMALL - 1, color=colour, ha="center", va="center"
-    )
-    label.set_in_layout(False)  # panels keep the size for which the label was placed
-    return label

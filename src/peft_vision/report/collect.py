@@ -1,20 +1,32 @@
-"""This module collects the finished runs below folders; every other run folder is listed with what is wrong with it."""
+"""This module collects the finished runs below folders. Every other run folder is listed with what is wrong with it,
+and with what was tried there, which the folder's name and its config.yaml show."""
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line
-from peft_vision.core.records import exists
-from peft_vision.report.attempt import Attempt, attempts
-from peft_vision.report.finished import RunRecord, read
+from peft_vision.core.records import exists, read_yaml
+from peft_vision.report.finished import RunRecord, read, settled
 
 SUPERSEDED = "superseded by a better setting"
 _SIGNS = ("result.json", "state.pt", "metrics.jsonl", "failed.json")  # files that only a run's folder has
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run without a result. `setting`: as in a finished run; empty where config.yaml cannot be read."""
+
+    method: str
+    backbone: str
+    data: str
+    seed: int
+    setting: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,3 +109,37 @@ def _design(run: RunRecord) -> str:
     """Return a text that is equal for two copies of the same run."""
     parts = (run.method, run.backbone, run.weights, run.data, run.source, run.seed, run.setting)
     return json.dumps(parts, sort_keys=True, default=str)
+
+
+def attempts(folders: Mapping[str, Path], finished: Iterable[RunRecord]) -> dict[str, Attempt]:
+    """Return the attempts by the same keys, without folders whose name is not a run's or could be that of several runs.
+
+    A hyphen in the name of an option is recognised only where a finished run has the same options, a slash only where
+    one has that option."""
+    options = {(run.method, run.backbone, run.data) for run in finished}
+    known = {_plain("-".join(names)): names for names in options}
+    single = {_plain(name): name for names in options for name in names}
+    found = {key: _attempt(folder, known, single) for key, folder in folders.items()}
+    return {key: attempt for key, attempt in found.items() if attempt is not None}
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _attempt(folder: Path, known: Mapping[str, tuple[str, ...]], single: Mapping[str, str]) -> Attempt | None:
+    named = re.fullmatch(r"(?P<options>.+)-s(?P<seed>\d+)-[^-]+", one_line(folder.name))
+    if named is None:
+        return None
+    options = known.get(named["options"], tuple(single.get(name, name) for name in named["options"].split("-")))
+    if len(options) != 3:  # method, backbone, data
+        return None
+    return Attempt(*options, seed=int(named["seed"]), setting=_setting(folder / "config.yaml"))
+
+
+def _setting(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(json.dumps(read_yaml(path)))  # as in a finished run, all keys become strings
+        return settled(values) if isinstance(values, dict) else {}
+    except ConfigError:
+        return {}  # the report lists the run as left out in any case

@@ -9,28 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from peft_vision.core.output import Console
 from peft_vision.core.sharing import Lock
-from peft_vision.report.beside import PublishedComparison, beside
-from peft_vision.report.beside_text import (
-    beside_csv,
-    beside_heading,
-    beside_latex,
-    beside_notes,
-    beside_tables,
-    by_table,
-)
-from peft_vision.report.board_table import board_csv, board_rows, board_tables
-from peft_vision.report.board_text import notes
 from peft_vision.report.collect import LeftOut, collect
 from peft_vision.report.id_ood import Comparison, comparisons
-from peft_vision.report.latex import latex
-from peft_vision.report.leaderboard import Leaderboard, leaderboards
+from peft_vision.report.leaderboard import leaderboards
+from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.options import Options
-from peft_vision.report.shift_record import record
-from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
+from peft_vision.report.published_comparison import published_comparisons, published_tables
+from peft_vision.report.shift_table import record, shift_tables
+from peft_vision.report.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
 from peft_vision.runs.run import attempt, place, tidy, writing
 
 _log = logging.getLogger("peft_vision")
@@ -55,34 +43,38 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )
     boards = leaderboards(compared, runs, left_out, options)
-    against = beside(boards, options.published)
-    texts = {
-        "table.md": _document(compared, left_out),
-        "table.csv": comparisons_csv(compared),
-        "table.json": _json(compared, left_out),
-        "leaderboard.csv": board_csv(boards),
-        "leaderboard.tex": latex(boards),
-        **({"published.csv": beside_csv(against), "published.tex": beside_latex(against)} if against else {}),
+    tables = {
+        "leaderboard": [leaderboard_table(board) for board in boards],
+        "table": shift_tables(compared),
+        "published": published_tables(published_comparisons(boards, options.published)),
     }
+    texts: dict[str, str] = {}
+    for name, found in tables.items():
+        if found:
+            texts |= {f"{name}.csv": csv_of(found), f"{name}.md": _document(found), f"{name}.tex": latex(found)}
+    texts["table.json"] = _json(compared, left_out)
+    texts["table.md"] += _left_out(left_out)
     # here, because importing the drawing modules takes most of a second
-    from peft_vision.report.gallery import save_figure
     from peft_vision.report.page import page
-    from peft_vision.report.pictures import pictures
+    from peft_vision.report.pictures import pictures, save_figure
 
+    scored = [table for table, comparison in zip(tables["table"], compared, strict=True) if comparison.sets]
+    on_page = {"leaderboard": tables["leaderboard"], "published": tables["published"], "shifts": scored}
     with _alone(out) as is_first, _settled():
-        hung = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]
-        texts["report.html"] = page(boards, against, runs, left_out, hung, out)
+        drawn = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]
+        texts["report.html"] = page(boards, on_page, runs, left_out, drawn, out)
         for name, text in texts.items():
             place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
         if is_first:
             attempt(out, anew=True)
-    _print(boards, compared, against, left_out)
-    if options.published and not against:
+    _print([table for found in tables.values() for table in found], left_out)
+    if options.published and not tables["published"]:
         _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
-    made = ", ".join([*sorted(texts), *([f"{len(hung)} picture{'s' if hung[1:] else ''}"] if hung else [])])
+    made = ", ".join([*sorted(texts), *([f"{len(drawn)} picture{'s' if drawn[1:] else ''}"] if drawn else [])])
     Console().print(f"written   {out}: {made}", soft_wrap=True)
-    files = {saved.picture.name: saved.files[0] for saved in hung if saved.files}
-    return ReportContent(tuple(board_rows(boards)), files, out / "report.html")
+    files = {saved.picture.name: saved.files[0] for saved in drawn if saved.files}
+    rows = tuple(record for table in tables["leaderboard"] for record in table.records)
+    return ReportContent(rows, files, out / "report.html")
 
 
 @contextmanager
@@ -111,42 +103,29 @@ def _settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _print(
-    boards: Sequence[Leaderboard],
-    compared: Sequence[Comparison],
-    against: Sequence[PublishedComparison],
-    left_out: Sequence[LeftOut],
-) -> None:
+def _print(tables: Sequence[Table], left_out: Sequence[LeftOut]) -> None:
     console = Console()
     width = console.width if console.is_terminal else _WIDEST
     wide = Console(width=width)
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
-
-    def section(heading: str, tables: Sequence[Table], said: Sequence[str]) -> None:
-        say(f"{heading}\n")
-        for table in tables:
-            wide.print(table, "")
-        for remark in said:
-            say(f"- {remark}")
-        say("")
-
-    for board in boards:
-        section(f"leaderboard, {board.title}", board_tables(board, width=width), notes(board))
-    for comparison in compared:
-        section(f"{comparison.title}: {comparison.source}", rich_tables(comparison, width=width), remarks(comparison))
-    for found in by_table(against):
-        section(beside_heading(found), beside_tables(found, width=width), beside_notes(found))
+    for table in tables:
+        console.print(f"{table.caption}\n", soft_wrap=True)
+        for part in terminal(table, width=width):
+            wide.print(part, "")
+        for remark in table.remarks(bold=False):
+            console.print(f"- {remark}", soft_wrap=True)
+        console.print("")
     for run in left_out:
-        say(f"left out  {run.folder}: {run.reason}")
+        console.print(f"left out  {run.folder}: {run.reason}", soft_wrap=True)
 
 
-def _document(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
-    parts = [markdown(comparison) for comparison in compared]
-    if left_out:
-        parts.append("## Left out\n\n" + "".join(f"- {run.folder}: {run.reason}\n" for run in left_out))
-    return "\n".join(parts)
+def _document(tables: Sequence[Table]) -> str:
+    return "\n".join(map(markdown, tables))
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return the excluded runs as a section in Markdown; empty where there are none."""
+    lines = [f"- {escaped_markdown(f'{run.folder}: {run.reason}')}\n" for run in left_out]
+    return f"\n## Left out\n\n{''.join(lines)}" if lines else ""
 
 
 def _json(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
@@ -163,8 +142,7 @@ def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
     if not comparison.sets:
         return []
     # here, because the import takes most of a second
-    from peft_vision.report.gallery import save_png
-    from peft_vision.report.pictures import SHIFT_PICTURES
+    from peft_vision.report.pictures import SHIFT_PICTURES, save_png
 
     drawn: list[str] = []
     for name, drawn_by in SHIFT_PICTURES.items():

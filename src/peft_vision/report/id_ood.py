@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from peft_vision.core.config import nearest
-from peft_vision.report.choose import MethodCell, cell
+from peft_vision.report.choose import MethodCell, Protocol, cell, protocol, titled
 from peft_vision.report.finished import RunRecord
-from peft_vision.report.protocol import Protocol, protocol, titled
-from peft_vision.report.robustness import FittedLine, Transform, fit
-from peft_vision.report.shifts import Counts, comparable
+from peft_vision.report.options import Transform
+from peft_vision.report.robustness import Counts, FittedLine, comparable, fit
 
 ID = "test/accuracy"
 MEAN = "ood/mean"

@@ -1,7 +1,6 @@
 """This module plots accuracy out of distribution against accuracy in distribution, on axes on which the reference runs
 lie on a line (Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -9,24 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from peft_vision.report.accuracy_axis import limits, set_ticks
-from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
-from peft_vision.report.picture import (
+from peft_vision.report.figures import (
     FAINT,
+    GRID,
     NORMAL,
     SMALL,
     Look,
-    inches,
-    legend_below,
-    legend_height,
-    legend_width,
+    equal_panels,
+    limits,
     looks,
-    new_figure,
+    method_handle,
+    panel_figure,
     plain,
+    set_accuracies,
+    titled_width,
 )
+from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
 from peft_vision.report.robustness import FittedLine, scale
 
-_PANEL, _NARROWEST = 2.5, 3.5  # inches
+_WIDTH, _HEIGHT = 1.9, 1.75  # inches, of a panel
 _COLUMNS = 4
 _STRONG, _WEAK = 32, 13  # areas of markers
 _DIAGONAL = {"color": FAINT, "linestyle": "--", "linewidth": 0.8}
@@ -46,17 +46,14 @@ def id_ood_scatter(comparison: Comparison, look_of: Mapping[str, Look] | None = 
     if not ends:
         return None
     columns = min(len(ends), _COLUMNS if len(ends) != _COLUMNS + 1 else _COLUMNS - 1)
-    lines = math.ceil(len(ends) / columns)
     look_of = look_of or looks(row.label for row in rows)
     diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
     handles = _handles(look_of, comparison, rows, diagonal=diagonal)
-    labels = [str(handle.get_label()) for handle in handles]
-    panel = max(_PANEL, *(inches(_title(target), NORMAL) + 0.4 for target in ends))
-    width = max(panel * columns + 0.4, _NARROWEST, legend_width(labels))
-    height = _PANEL * lines + legend_height(labels, width) + 0.5
-    figure = new_figure(width, height, comparison.title)
-    for number, target in enumerate(ends):
-        axes = figure.add_subplot(lines, columns, number + 1, xlim=ends[target][0], ylim=ends[target][1])
+    width = titled_width(_WIDTH, map(_title, ends))
+    lines = equal_panels(len(ends), columns, width=width, height=_HEIGHT)
+    figure, panels = panel_figure(comparison.title, lines, handles, shares_y=False, titled=True)
+    for number, (axes, target) in enumerate(zip(panels, ends, strict=True)):
+        axes.set(xlim=ends[target][0], ylim=ends[target][1])
         for row in rows:
             look = look_of[row.label]
             style = {"marker": look.marker, "c": look.colour}
@@ -64,11 +61,10 @@ def id_ood_scatter(comparison: Comparison, look_of: Mapping[str, Look] | None = 
             axes.scatter(*faint, s=_WEAK * look.area, alpha=0.25, linewidths=0, zorder=2, **style)
             axes.scatter(*strong, s=_STRONG * look.area, edgecolors="white", linewidths=0.5, zorder=3, **style)
         _finish(axes, comparison, target)
-        if number // columns == lines - 1:
+        if number >= len(ends) - len(lines[-1].widths):
             axes.set_xlabel("ID test accuracy (%)", fontsize=NORMAL)
         if number % columns == 0:
             axes.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
-    legend_below(figure, handles)
     return figure
 
 
@@ -88,12 +84,10 @@ def _finish(axes: Axes, comparison: Comparison, target: str) -> None:
     axes.axline((0, 0), slope=1, zorder=1, **_DIAGONAL)
     if target in comparison.lines:
         _draw_line(axes, comparison.lines[target])
-    set_ticks(axes.xaxis, axes.get_xlim(), comparison.transform)
-    set_ticks(axes.yaxis, axes.get_ylim(), comparison.transform)
-    axes.tick_params(labelsize=SMALL)
+    set_accuracies(axes.xaxis, axes.get_xlim(), comparison.transform)
+    set_accuracies(axes.yaxis, axes.get_ylim(), comparison.transform)
     axes.set_title(plain(_title(target)), fontsize=NORMAL)
-    axes.grid(color="#e6e6e6", linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.grid(**GRID)
 
 
 def _title(target: str) -> str:
@@ -115,12 +109,7 @@ def _handles(
 ) -> list[Line2D]:
     """Return the handles of the legend below all panels; `diagonal`: whether a panel shows the diagonal."""
     point = {"linestyle": "", "markeredgecolor": "white"}
-    handles = [
-        Line2D(
-            [], [], marker=look.marker, ms=(_STRONG * look.area) ** 0.5, color=look.colour, label=plain(name), **point
-        )
-        for name, look in look_of.items()
-    ]
+    handles = [method_handle(look, name, ms=(_STRONG * look.area) ** 0.5, **point) for name, look in look_of.items()]
     if any(len(row.all_scores) > len(row.scores) for row in rows):
         handles.append(Line2D([], [], marker="o", ms=_WEAK**0.5 + 1, color=FAINT, label="other settings", **point))
     if diagonal:

@@ -2,24 +2,40 @@
 
 A method's figure on a data set is that of the setting that validation chose. A method has a mean only if it has a
 figure on every data set of that mean. An entry without a figure says why.
+
+Papers report two means, which differ where groups of data sets differ in size: VTAB's authors the mean over 19 tasks,
+the papers on prompts and adapters the mean over the means of natural, specialized and structured. Both are columns.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from peft_vision.report.choose import Setting
+from peft_vision.report.choose import WORDS, Protocol, Setting, titled
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.id_ood import Comparison, rank
-from peft_vision.report.means import BoardColumn, mean_columns, mean_score
-from peft_vision.report.options import Options
+from peft_vision.report.options import Options, Over
 from peft_vision.report.problems import TaskResults, problems
-from peft_vision.report.protocol import WORDS, Protocol, titled
-from peft_vision.report.significance import Over, Pair, Score, Verdict, verdicts
+from peft_vision.report.significance import Pair, Score, Strata, Verdict, mean_score, verdicts
 
 Status = Literal["scored", "missing", "failed", "unfinished", "only tuned", "undecided", "incomplete"]
 COSTS = ("cost/peak_mib", "cost/train_seconds")
+
+
+@dataclass(frozen=True)
+class BoardColumn:
+    """A column of the leaderboard. `strata`: its data sets by group; its figure is the mean of the means over each
+    group."""
+
+    label: str
+    kind: Literal["data", "group", "mean of groups", "mean"]
+    strata: Strata
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the data sets of the column's figure."""
+        return tuple(label for stratum in self.strata for label in stratum)
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class Leaderboard:
     ties_over: Over
 
     @property
-    def told(self) -> str:
+    def protocol_words(self) -> str:
         """Return the protocol in words where its backbone has several; else an empty string."""
         return "" if self.title == self.backbone else WORDS[self.protocol]
 
@@ -132,6 +148,29 @@ def _board(
         seeds=seeds,
         ties_over=options.ties_over,
     )
+
+
+def mean_columns(group_of: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]] | None) -> list[BoardColumn]:
+    """Return the columns of means. `group_of`: the group of each data set, empty where it has none. `wanted`: the data
+    sets of whole groups; the label of an incomplete group says so."""
+    if len(group_of) < 2:
+        return []
+    groups: dict[str, list[str]] = {}
+    for label, group in group_of.items():
+        if group:
+            groups.setdefault(group, []).append(label)
+    columns = [
+        BoardColumn(_named(group, labels, wanted), "group", (tuple(labels),)) for group, labels in groups.items()
+    ]
+    if len(groups) > 1:
+        strata = tuple(map(tuple, groups.values()))
+        columns.append(BoardColumn(f"mean of {len(groups)} groups", "mean of groups", strata))
+    return [*columns, BoardColumn(f"mean of {len(group_of)} data sets", "mean", (tuple(group_of),))]
+
+
+def _named(group: str, labels: list[str], wanted: Mapping[str, tuple[str, ...]] | None) -> str:
+    whole = len((wanted or {}).get(group, ()))
+    return f"{group} ({len(labels)} of {whole})" if len(labels) < whole else f"{group} ({len(labels)})"
 
 
 def _height(entry: BoardEntry) -> float:

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from peft_vision.core.records import Unreadable, exists, lines_checksum, read_json_lines
 from peft_vision.report.choose import Setting
-from peft_vision.report.log_axis import set_log
-from peft_vision.report.panels import panel_figure
-from peft_vision.report.picture import NORMAL, Look, plain
+from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure, set_log
 
 _log = logging.getLogger("peft_vision")
 _PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}
@@ -63,17 +60,9 @@ def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], 
     if not panels:
         return None
     methods = [method for method in look_of if any(method in lines for lines in panels.values())]
-    handles = [_handle(look_of[method], method) for method in methods]
-    figure, axes = panel_figure(
-        title,
-        count=len(panels),
-        columns=len(panels),
-        width=_WIDTH,
-        height=_HEIGHT,
-        handles=handles,
-        shares_y=False,
-        titled=False,
-    )
+    handles = [method_handle(look_of[method], method, ms=3.5) for method in methods]
+    layout = equal_panels(len(panels), len(panels), width=_WIDTH, height=_HEIGHT)
+    figure, axes = panel_figure(title, layout, handles, shares_y=False, titled=False)
     for panel_axes, (metric, lines) in zip(axes, panels.items(), strict=True):
         for method in methods:
             if method in lines:
@@ -84,7 +73,7 @@ def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], 
         panel_axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         panel_axes.set_xlabel("epoch", fontsize=NORMAL)
         panel_axes.set_ylabel(_PANELS[metric], fontsize=NORMAL)
-        panel_axes.grid(color="#e6e6e6", linewidth=0.5)
+        panel_axes.grid(**GRID)
     return figure
 
 
@@ -135,7 +124,3 @@ def _band(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], lis
     """Return the ends of one deviation around the mean, above zero where the mean is, for a logarithmic axis."""
     low = [value - spread if value > spread else value / 10 for value, spread in zip(mean, std, strict=True)]
     return low, [value + spread for value, spread in zip(mean, std, strict=True)]
-
-
-def _handle(look: Look, name: str) -> Line2D:
-    return Line2D([], [], color=look.colour, marker=look.marker, ms=3.5, label=plain(name))

@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peft_vision.core.config import component
-from peft_vision.report.robustness import Transform
-from peft_vision.report.significance import Over
 
 Format = Literal["png", "svg"]
+
+Transform = Literal["probit", "logit"]
+"""The scale on which reference models lie on a line in and out of distribution."""
+
+Over = Literal["seeds", "data_sets"]
+"""The sample of a test: the seeds, on these data sets; or the data sets, as a sample of others such as these."""
 
 
 @component

@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from peft_vision.report.figures import GRID, NORMAL, Look, equal_panels, method_handle, panel_figure, set_log
 from peft_vision.report.leaderboard import COSTS, Leaderboard
-from peft_vision.report.log_axis import set_log
-from peft_vision.report.panels import panel_figure
-from peft_vision.report.picture import NORMAL, Look, plain
 
 _AXES = {"parameters": "trained parameters", COSTS[0]: "peak memory (MiB)", COSTS[1]: "training time (s)"}
 _PANEL = 2.0  # inches
@@ -63,18 +61,14 @@ def pareto(board: Leaderboard, number: int, look_of: Mapping[str, Look]) -> Figu
         for method in look_of
         if any(method == point.method for measured in panels.values() for point in measured)
     ]
-    handles = [_handle(look_of[method], method) for method in methods]
+    handles = [
+        method_handle(look_of[name], name, linestyle="", ms=(_AREA * look_of[name].area) ** 0.5, mec="white")
+        for name in methods
+    ]
     handles.append(Line2D([], [], label="Pareto front", **_FRONT))
-    figure, axes = panel_figure(
-        f"{board.columns[number].label}, {board.title}",
-        count=len(panels),
-        columns=len(panels),
-        width=_PANEL,
-        height=_PANEL,
-        handles=handles,
-        shares_y=True,
-        titled=False,
-    )
+    title = f"{board.columns[number].label}, {board.title}"
+    lines = equal_panels(len(panels), len(panels), width=_PANEL, height=_PANEL)
+    figure, axes = panel_figure(title, lines, handles, shares_y=True, titled=False)
     for panel_axes, (axis, measured) in zip(axes, panels.items(), strict=True):
         _draw(panel_axes, measured, look_of)
         panel_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
@@ -100,9 +94,4 @@ def _draw(axes: Axes, measured: Sequence[ParetoPoint], look_of: Mapping[str, Loo
             zorder=2,
         )
     set_log(axes.xaxis, [point.cost for point in measured])
-    axes.grid(color="#e6e6e6", linewidth=0.5)
-
-
-def _handle(look: Look, name: str) -> Line2D:
-    size = (_AREA * look.area) ** 0.5
-    return Line2D([], [], linestyle="", marker=look.marker, ms=size, color=look.colour, mec="white", label=plain(name))
+    axes.grid(**GRID)

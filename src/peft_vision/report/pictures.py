@@ -1,21 +1,30 @@
-"""This module draws all pictures of a report in reading order, each with a caption."""
+"""This module draws all pictures of a report in reading order, each with a caption, and saves them as PNG for a slide,
+SVG for a paper and SVG inside a page, with reproducible bytes."""
 
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 from peft_vision.report.alpha_curves import alpha_curves
+from peft_vision.report.figures import Look, looks
 from peft_vision.report.id_ood_scatter import id_ood_scatter
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.learning_curves import learning_curves
+from peft_vision.report.options import Format
 from peft_vision.report.pareto import pareto
-from peft_vision.report.picture import Look, looks
 from peft_vision.report.problems import TaskResults
-from peft_vision.report.response import responses
-from peft_vision.report.response_plot import response_plot
+from peft_vision.report.response import response_plot, responses
 from peft_vision.report.shift_bars import shift_bars
+from peft_vision.runs.run import place
 
 SHIFT_PICTURES: Mapping[str, Callable[..., Figure | None]] = {
     "scatter": id_ood_scatter,
@@ -25,9 +34,9 @@ SHIFT_PICTURES: Mapping[str, Callable[..., Figure | None]] = {
 _CAPTIONS = {
     "pareto": (
         "Accuracy against cost",
-        "Mean test accuracy of each method at its chosen setting against what trained (method and head), the most "
-        "memory held and the time spent in training; bars show one standard deviation over seeds. No method is both "
-        "cheaper and more accurate than one on the dashed front.",
+        "Mean test accuracy of each method at its chosen setting against the trained parameters (method and head), the "
+        "peak memory and the training time; bars show one standard deviation over seeds. No method is both cheaper and "
+        "more accurate than one on the dashed front.",
     ),
     "curves": (
         "Learning curves",
@@ -38,23 +47,35 @@ _CAPTIONS = {
         "Response to learning rate and weight decay, or to C",
         "Mean validation accuracy in % over seeds of every setting tried, those that a solver tried within a run too; "
         "where settings also differ in something else, the best of them. Colour runs from each panel's lowest to its "
-        "highest; (n) marks fewer seeds than others; hatched is what was not tried, or failed.",
+        "highest; (n) marks fewer seeds than others; hatched cells were not tried, or failed.",
     ),
     "scatter": (
         "In distribution against out of distribution",
-        "Every run, and strong those of chosen settings. The line is fitted through the reference runs; what lies "
-        "above it is more robust than its accuracy foretells.",
+        "Every run; those of chosen settings are strong. The line is fitted through the reference runs; points above "
+        "it are more robust than their accuracy predicts.",
     ),
     "alpha": (
         "Along the interpolation of weights",
         "Accuracy in and out of distribution from nothing tuned (alpha = 0) to the trained model (alpha = 1). A star "
-        "is where validation chose alpha.",
+        "marks the alpha that validation chose.",
     ),
     "shifts": (
         "Accuracy under each shift",
         "Chosen settings; bars show one standard deviation over seeds.",
     ),
 }
+_DPI = 150
+# colours of figures, and the CSS colours of the page that replace them so that they follow its theme
+_THEMED = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--paper)",
+    "#404040": "var(--soft)",
+    "#e6e6e6": "var(--rule)",
+    "#ececec": "var(--rule)",
+    "#0072b2": "var(--blue)",
+    "#882255": "var(--wine)",
+}
+_STABLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no metadata, which would change between runs
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,15 @@ class Picture:
     caption: str
     words: str
     figure: Figure
+
+
+@dataclass(frozen=True)
+class SavedFigure:
+    """A saved picture: its files, and an SVG element that shows it on a page."""
+
+    picture: Picture
+    files: tuple[Path, ...]
+    svg: str
 
 
 def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
@@ -109,7 +139,7 @@ def _looks(board: Leaderboard) -> dict[str, Look]:
 
 def _marked(board: Leaderboard) -> str:
     """Return the backbone and, where its runs have several protocols, the name of this one."""
-    return f"{board.backbone}-{board.protocol}" if board.told else board.backbone
+    return f"{board.backbone}-{board.protocol}" if board.protocol_words else board.backbone
 
 
 def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:
@@ -120,3 +150,45 @@ def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name, flags=re.A)
+
+
+def save_figure(picture: Picture, out: Path, formats: Sequence[Format]) -> SavedFigure:
+    """Write the picture to `<name>.<format>` in `out`, for each format, and return it with an SVG element for a
+    page."""
+    figure = picture.figure
+    svg = _svg(figure, picture.name)
+    files = {form: out / f"{picture.name}.{form}" for form in formats}
+    if "png" in files:
+        save_png(figure, files["png"])
+    if "svg" in files:
+        place(files["svg"], lambda path: path.write_text(svg, encoding="utf-8"), key="out")
+    return SavedFigure(picture, tuple(files.values()), inline_svg(svg, picture.name))
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Save the figure as PNG without savefig, which draws twice."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    place(path, lambda unfinished: image.save(unfinished, format="PNG", dpi=(_DPI, _DPI)), key="out")
+
+
+def inline_svg(svg: str, name: str) -> str:
+    """Return an SVG for a page of several: ids begin with `name`, colours are the page's, namespace URLs are
+    removed."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", svg, count=3)
+    svg = svg.replace("xlink:href=", "href=")
+    prefix = re.sub(r"\W", "_", name, flags=re.A)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(\bhref="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    return re.sub("|".join(_THEMED), lambda found: _THEMED[found[0]], svg).strip()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Return the figure as SVG, in which text stays text."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        FigureCanvasSVG(figure).print_svg(file, metadata=_STABLE)
+    return file.getvalue()

@@ -2,37 +2,35 @@
 only tuned, and those that ended without a result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from peft_vision.report.attempt import Attempt
-from peft_vision.report.choose import Setting, cell
-from peft_vision.report.collect import LeftOut
+from peft_vision.report.choose import Protocol, Setting, cell, protocols
+from peft_vision.report.collect import Attempt, LeftOut
 from peft_vision.report.finished import RunRecord, is_tuning
 from peft_vision.report.id_ood import Comparison, ComparisonRow, backbone_label, label, telling_keys
 from peft_vision.report.options import Options
-from peft_vision.report.protocol import Protocol, protocols
 
 _STAGE = "data.stage"
 _AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of the images are used, not which data set
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskResults:
     """The runs on one data set from one backbone by one protocol. `label`: of the data set, unique on the same backbone
     by the same protocol. `comparison`: None where no run saw test images. `tuning`, `attempts`: by method, as rows are
-    labelled.
-    `is_one_of_several_amounts`: another problem has the same data set with another number of images to train on."""
+    labelled. `is_one_of_several_amounts`: another problem has the same data set with another number of images to train
+    on."""
 
-    label: str
-    is_one_of_several_amounts: bool
     data: str
     backbone: str
     protocol: Protocol
     comparison: Comparison | None
-    tuning: Mapping[str, tuple[RunRecord, ...]]
-    attempts: Mapping[str, tuple[tuple[LeftOut, Attempt], ...]]
+    tuning: dict[str, list[RunRecord]] = field(default_factory=dict)
+    attempts: dict[str, list[tuple[LeftOut, Attempt]]] = field(default_factory=dict)
+    label: str = ""
+    is_one_of_several_amounts: bool = False
 
     @cached_property
     def rows(self) -> dict[str, ComparisonRow]:
@@ -46,9 +44,13 @@ class TaskResults:
 
     @cached_property
     def chosen(self) -> dict[str, Setting]:
-        return {method: self._told(method, row.cell.chosen) for method, row in self.rows.items() if row.cell.chosen}
+        return {
+            method: self._with_differences(method, row.cell.chosen)
+            for method, row in self.rows.items()
+            if row.cell.chosen
+        }
 
-    def _told(self, method: str, chosen: Setting) -> Setting:
+    def _with_differences(self, method: str, chosen: Setting) -> Setting:
         """Return the setting with all values by which it differs from others, including those of runs that only
         tuned."""
         differing = {key for setting in self.candidates(method) for key in setting.own}
@@ -87,9 +89,31 @@ class TaskResults:
             return next((run.group for run in self._runs() if run.group), "")
         return next((group for group, names in wanted.items() if {self.label, self.data} & set(names)), "")
 
+    @cached_property
+    def tested(self) -> list[RunRecord]:
+        """Return the runs that have test figures."""
+        rows = self.comparison.rows if self.comparison else ()
+        return [run for row in rows for setting in row.cell.settings for run in setting.runs]
+
+    @cached_property
+    def designs(self) -> set[str]:
+        """Return the designs of the runs that have test figures."""
+        return {_design(run.setting) for run in self.tested}
+
+    @cached_property
+    def images(self) -> set[str]:
+        """Return the designs of the same runs without their stage."""
+        return {_images(run.setting) for run in self.tested}
+
+    @property
+    def first_setting(self) -> Mapping[str, Any]:
+        """Return the setting of one of its runs; empty where none is known."""
+        attempted = (attempt.setting for found in self.attempts.values() for _, attempt in found)
+        settings = (*(run.setting for run in self._runs()), *attempted)
+        return next((setting for setting in settings if setting), {})
+
     def _runs(self) -> list[RunRecord]:
-        tested = [run for row in self.rows.values() for setting in row.cell.settings for run in setting.runs]
-        return [*tested, *(run for runs in self.tuning.values() for run in runs)]
+        return [*self.tested, *(run for runs in self.tuning.values() for run in runs)]
 
 
 def problems(
@@ -97,80 +121,41 @@ def problems(
 ) -> list[TaskResults]:
     """Return the problems in the order of `compared`, followed by those on which no run has been tested."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
-    parts = [_Part(comparison.data, comparison.backbone, comparison.protocol, comparison) for comparison in compared]
+    found = [TaskResults(one.data, one.backbone, one.protocol, one) for one in compared]
     for run in runs:
         if run.tunes:
-            part = _home(parts, run.data, backbone_label(run), run.setting)
-            part.tuning.setdefault(label(run, telling), []).append(run)
+            problem = _home(found, run.data, backbone_label(run), run.setting)
+            problem.tuning.setdefault(label(run, telling), []).append(run)
     for out in left_out:
         if (attempt := out.attempt) is not None:
-            part = _home(parts, attempt.data, attempt.backbone, attempt.setting)
-            part.attempts.setdefault(_attempt_label(attempt, runs, telling), []).append((out, attempt))
+            problem = _home(found, attempt.data, attempt.backbone, attempt.setting)
+            problem.attempts.setdefault(_attempt_label(attempt, runs, telling), []).append((out, attempt))
     return [
-        TaskResults(
-            label=_told_apart(part, parts),
-            is_one_of_several_amounts=bool(_differing_amounts(part, parts)),
-            data=part.data,
-            backbone=part.backbone,
-            protocol=part.protocol,
-            comparison=part.comparison,
-            tuning={method: tuple(tuned) for method, tuned in part.tuning.items()},
-            attempts={method: tuple(attempted) for method, attempted in part.attempts.items()},
+        replace(
+            problem,
+            label=_unique_label(problem, found),
+            is_one_of_several_amounts=bool(_differing_amounts(problem, found)),
         )
-        for part in parts
+        for problem in found
     ]
 
 
-class _Part:
-    """A problem under construction."""
-
-    def __init__(self, data: str, backbone: str, protocol: Protocol, comparison: Comparison | None) -> None:
-        self.data, self.backbone, self.protocol, self.comparison = data, backbone, protocol, comparison
-        self.tuning: dict[str, list[RunRecord]] = {}
-        self.attempts: dict[str, list[tuple[LeftOut, Attempt]]] = {}
-
-    @property
-    def setting(self) -> Mapping[str, Any]:
-        """The config of one of its runs; empty where none is known."""
-        rows = self.comparison.rows if self.comparison else ()
-        tested = (run.setting for row in rows for setting in row.cell.settings for run in setting.runs)
-        tuned = (run.setting for runs in self.tuning.values() for run in runs)
-        attempted = (attempt.setting for attempts in self.attempts.values() for _, attempt in attempts)
-        return next((setting for setting in (*tested, *tuned, *attempted) if setting), {})
-
-    @cached_property
-    def designs(self) -> set[str]:
-        """Return the designs of the runs that have test figures."""
-        rows = self.comparison.rows if self.comparison else ()
-        return {_design(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
-
-    @cached_property
-    def images(self) -> set[str]:
-        """Return the designs of the same runs without their stage."""
-        rows = self.comparison.rows if self.comparison else ()
-        return {_images(run.setting) for row in rows for setting in row.cell.settings for run in setting.runs}
-
-
-def _home(parts: list[_Part], data: str, backbone: str, setting: Mapping[str, Any]) -> _Part:
+def _home(found: list[TaskResults], data: str, backbone: str, setting: Mapping[str, Any]) -> TaskResults:
     """Return the problem of a run without test figures: that of its data set, backbone and protocol, and of several the
-    one with the same config of data; a new one, added to `parts`, where there is none."""
-    alike = [part for part in parts if part.data == data and _same_backbone(part.backbone, backbone, setting)]
-    for part in alike:
-        if _design(setting) in part.designs:
-            return part
+    one with the same config of data; a new one, added to `found`, where there is none."""
+    names = (backbone, setting.get("backbone.name") if backbone == "timm" else backbone)
+    alike = [problem for problem in found if problem.data == data and problem.backbone in names]
+    for problem in alike:
+        if _design(setting) in problem.designs:
+            return problem
     wanted = protocols(setting)
     for name in wanted:
-        if candidates := [part for part in alike if part.protocol == name]:
-            return next((part for part in candidates if _images(setting) in part.images), candidates[0])
-    known = {part.protocol for part in parts}
+        if candidates := [problem for problem in alike if problem.protocol == name]:
+            return next((problem for problem in candidates if _images(setting) in problem.images), candidates[0])
+    known = {problem.protocol for problem in found}
     protocol = next((name for name in wanted if name in known), wanted[0])
-    backbone_name = setting.get("backbone.name", backbone) if backbone == "timm" else backbone
-    parts.append(_Part(data, backbone_name, protocol, None))
-    return parts[-1]
-
-
-def _same_backbone(label: str, backbone: str, setting: Mapping[str, Any]) -> bool:
-    return label in (backbone, setting.get("backbone.name") if backbone == "timm" else backbone)
+    found.append(TaskResults(data, names[1] or backbone, protocol, None))
+    return found[-1]
 
 
 def _design(setting: Mapping[str, Any]) -> str:
@@ -197,32 +182,31 @@ def _attempt_label(attempt: Attempt, runs: Sequence[RunRecord], telling: Sequenc
     return attempt.method
 
 
-def _told_apart(part: _Part, parts: Sequence[_Part]) -> str:
+def _unique_label(problem: TaskResults, found: Sequence[TaskResults]) -> str:
     """Return the label of a data set: its name, followed where several have that name on one backbone by one protocol
     by the number of images to train on, or by a number where they differ in something else."""
-    alike = _namesakes(part, parts)
+    alike = _namesakes(problem, found)
     if len(alike) == 1:
-        return part.data
-    if amounts := _differing_amounts(part, parts):
-        return ", ".join([part.data, *(f"{key.removeprefix('data.')}={value}" for key, value in amounts.items())])
-    return f"{part.data} ({alike.index(part) + 1})"
+        return problem.data
+    if amounts := _differing_amounts(problem, found):
+        return ", ".join([problem.data, *(f"{key.removeprefix('data.')}={value}" for key, value in amounts.items())])
+    return f"{problem.data} ({alike.index(problem) + 1})"
 
 
-def _differing_amounts(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
+def _differing_amounts(problem: TaskResults, found: Sequence[TaskResults]) -> dict[str, Any]:
     """Return the amounts of images by which this problem differs from its namesakes; empty where these differ in
     something else too."""
-    settings = [namesake.setting for namesake in _namesakes(part, parts)]
+    settings = [namesake.first_setting for namesake in _namesakes(problem, found)]
     without = {_design({key: value for key, value in setting.items() if key not in _AMOUNTS}) for setting in settings}
     amounts = [tuple(setting.get(key) for key in _AMOUNTS) for setting in settings]
     if len(without) > 1 or len(set(amounts)) < len(amounts):
         return {}
-    return {key: part.setting.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1}
+    return {
+        key: problem.first_setting.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1
+    }
 
 
-def _namesakes(part: _Part, parts: Sequence[_Part]) -> list[_Part]:
+def _namesakes(problem: TaskResults, found: Sequence[TaskResults]) -> list[TaskResults]:
     """Return the problems of the same data set, backbone and protocol, this one among them."""
-    return [
-        candidate
-        for candidate in parts
-        if (candidate.data, candidate.backbone, candidate.protocol) == (part.data, part.backbone, part.protocol)
-    ]
+    same = (problem.data, problem.backbone, problem.protocol)
+    return [other for other in found if (other.data, other.backbone, other.protocol) == same]

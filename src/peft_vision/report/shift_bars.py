@@ -9,28 +9,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from peft_vision.report.id_ood import Comparison, ComparisonRow, Statistic
-from peft_vision.report.picture import (
+from peft_vision.report.figures import (
+    GRID,
+    LEFT,
+    NARROW_LEFT,
     NORMAL,
+    RIGHT,
     SMALL,
     Look,
+    PanelLine,
     inches,
-    legend_below,
-    legend_height,
     legend_width,
     looks,
-    new_figure,
+    panel_figure,
     plain,
 )
-from peft_vision.report.shifts import Counts
+from peft_vision.report.id_ood import Comparison, ComparisonRow, Statistic
+from peft_vision.report.robustness import Counts
 
 _WIDEST = 11.0  # inches, of a picture
 _NARROWEST = 3.5
-_SIDE = 0.7  # inches of the figure's width outside its panels
+_SIDE = LEFT + RIGHT  # inches beside the panels of a line
 _BAR, _GROUP = 0.045, 0.68  # inches, the least widths of a bar and of a group
 _FILLED = 0.82  # fraction of a group's width that its bars fill
 _HEIGHT = 1.3  # inches, of a panel without words
-_TITLE, _LINE = 0.45, 0.13  # inches, of a panel's title and of a line of its labels
+_SPACE, _LINE = 0.1, 0.13  # inches, around the labels of a panel and of each of their lines
 
 
 @dataclass(frozen=True)
@@ -70,26 +73,25 @@ def shift_bars(comparison: Comparison, look_of: Mapping[str, Look] | None = None
     look_of = look_of or looks(row.label for row in comparison.rows if not row.is_interpolated)
     least = max(_GROUP, _BAR * (len(rows) + 1))
     lines = _lines(_panels(comparison.sets), least)
-    longest = max(sum(panel.size(least) for panel in line) for line in lines)
     names = [row.label for row in rows]
-    width = max(_NARROWEST, longest * least + _SIDE, legend_width(names))
-    group = (width - _SIDE) / longest
-    labels = {panel: _labels(panel, group * panel.size(least) / len(panel.groups)) for line in lines for panel in line}
-    words = sum(max(labels[panel].height for panel in line) for line in lines)
-    height = (_HEIGHT + _TITLE) * len(lines) + words + legend_height(names, width)
-    figure = new_figure(width, height, comparison.title)
-    grid = figure.add_gridspec(len(lines), longest)
-    for number, line in enumerate(lines):
-        start, leftmost = 0, None
-        for panel in line:
-            end = start + panel.size(least)
-            axes = figure.add_subplot(grid[number, start:end], sharey=leftmost)
-            _draw(axes, panel, labels[panel], rows, look_of)
-            axes.tick_params(labelleft=leftmost is None)
-            start, leftmost = end, leftmost or axes
-        leftmost.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
-        leftmost.set_ylim(bottom=0)
-    legend_below(figure, [Patch(**_style(look_of[name]), label=plain(name)) for name in names])
+    longest = max(sum(panel.size(least) for panel in line) for line in lines)
+    group = max(least, (max(_NARROWEST, legend_width(names)) - _SIDE) / longest)
+    widths = {panel: group * panel.size(least) for line in lines for panel in line}
+    labels = {panel: _labels(panel, width / len(panel.groups)) for panel, width in widths.items()}
+    layout = [
+        PanelLine(tuple(widths[panel] for panel in line), _HEIGHT, max(labels[panel].height for panel in line) + _SPACE)
+        for line in lines
+    ]
+    handles = [Patch(**_style(look_of[name]), label=plain(name)) for name in names]
+    figure, axes = panel_figure(comparison.title, layout, handles, shares_y=True, titled=True)
+    remaining = iter(axes)
+    for line in lines:
+        for number, panel in enumerate(line):
+            panel_axes = next(remaining)
+            _draw(panel_axes, panel, labels[panel], rows, look_of)
+            if number == 0:
+                panel_axes.set_ylabel("OOD accuracy (%)", fontsize=NORMAL)
+                panel_axes.set_ylim(bottom=0)
     return figure
 
 
@@ -133,7 +135,8 @@ def _lines(panels: Sequence[Panel], group: float) -> list[list[Panel]]:
         step = math.ceil(len(panel.groups) / math.ceil(len(panel.groups) / most))
         for start in range(0, len(panel.groups), step):
             part = Panel(panel.title, panel.groups[start : start + step])
-            room = (line for line in lines if sum(piece.size(group) for piece in (*line, part)) <= most)
+            gap = (NARROW_LEFT + RIGHT) / group  # between two panels, in groups
+            room = (line for line in lines if sum(piece.size(group) + gap for piece in (*line, part)) - gap <= most)
             if (line := next(room, None)) is None:
                 lines.append([part])
             else:
@@ -185,10 +188,8 @@ def _draw(
     axes.set_title(plain(panel.title), fontsize=NORMAL)
     axes.set_xticks(range(len(labels.texts)), labels.texts, rotation=labels.rotation)
     axes.set_xlim(-0.5, len(labels.texts) - 0.5)
-    axes.tick_params(labelsize=SMALL)
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.grid(axis="y", **GRID)
 
 
 def _style(look: Look) -> dict[str, str | float]:

@@ -1,20 +1,16 @@
-"""This module makes the table of a comparison, for a terminal, as Markdown and as CSV: a row for each method, with its
-figures in and out of distribution as mean ± standard deviation over seeds (n - 1)."""
+"""This module makes the table of a comparison, and a JSON record of all it is made from: a row for each method, with
+its figures in and out of distribution as mean ± standard deviation over seeds (n - 1)."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from rich.table import Table
-
-from peft_vision.core.output import csv_text
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
-from peft_vision.report.terminal import tables
+from peft_vision.report.table import Cell, Column, Table
 
 _MISSING = "-"
-_WORDS = ("method", "setting")  # columns that hold no figures
 _PLACES = 2  # after the decimal point of a percentage
 
 
@@ -53,31 +49,55 @@ def columns(comparison: Comparison) -> list[ShiftColumn]:
     return [column for column in every if any(row.statistic(column.metric) for row in comparison.rows)]
 
 
-def rich_tables(comparison: Comparison, *, width: int) -> list[Table]:
-    """Return tables for a terminal: as many columns side by side as fit into `width`, each table with the methods."""
-    return tables(_grid(comparison), words=_WORDS, width=width)
+def shift_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Return a table for each comparison. Their records have the same keys: the mean, standard deviation and seeds of
+    each figure, as fractions."""
+    metrics = dict.fromkeys(column.metric for comparison in comparisons for column in columns(comparison))
+    return [_table(comparison, list(metrics)) for comparison in comparisons]
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the table as Markdown, with the remarks below it."""
-    heading, *lines = zip(*_grid(comparison), strict=True)
-    rows = [heading, ["---" if name in _WORDS else "---:" for name in heading], *lines]
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
-    notes = "".join(f"- {note}\n" for note in remarks(comparison))
-    return f"## {comparison.title}\n\n{comparison.source}\n\n{table}\n{notes}"
+def _table(comparison: Comparison, metrics: Sequence[str]) -> Table:
+    found = columns(comparison)
+    return Table(
+        title=comparison.title,
+        source=comparison.source,
+        columns=[
+            Column("method", words=True),
+            Column("setting", words=True, style="wrap"),
+            Column("seeds"),
+            Column("parameters"),
+            *(Column(column.heading) for column in found),
+        ],
+        rows=[
+            [
+                Cell(row.label, row.label),
+                Cell(row.setting or _MISSING, row.setting),
+                Cell(str(_seeds(row)), _seeds(row)),
+                Cell(f"{row.parameters:,}", row.parameters),
+                *(_cell(row.statistic(column.metric), column, _seeds(row)) for column in found),
+            ]
+            for row in comparison.rows
+        ],
+        notes=remarks(comparison),
+        records=[_csv_record(comparison, row, metrics) for row in comparison.rows],
+        style="shifts sticky",
+    )
 
 
-def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return all comparisons in one CSV table: the mean, standard deviation and seeds of each figure, as fractions."""
-    named = {column.metric: None for comparison in comparisons for column in columns(comparison)}
-    figures = [f"{metric} {part}" for metric in named for part in ("mean", "std", "seeds")]
-    rows: list[list[object]] = [["data", "backbone", "protocol", "method", "setting", "parameters", *figures]]
-    for comparison in comparisons:
-        for row in comparison.rows:
-            found = [_parts(row.statistic(metric)) for metric in named]
-            start = [comparison.data, comparison.backbone, comparison.protocol, row.label, row.setting, row.parameters]
-            rows.append([*start, *(part for parts in found for part in parts)])
-    return csv_text(rows)
+def _csv_record(comparison: Comparison, row: ComparisonRow, metrics: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "data": comparison.data,
+        "backbone": comparison.backbone,
+        "protocol": comparison.protocol,
+        "method": row.label,
+        "setting": row.setting,
+        "parameters": row.parameters,
+    }
+    for metric in metrics:
+        statistic = row.statistic(metric)
+        parts = (None, None, 0) if statistic is None else (statistic.mean, statistic.std, len(statistic.values))
+        found |= {f"{metric} {part}": value for part, value in zip(("mean", "std", "seeds"), parts, strict=True)}
+    return found
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -110,31 +130,22 @@ def remarks(comparison: Comparison) -> list[str]:
     return [*said, *comparison.notes]
 
 
-def _grid(comparison: Comparison) -> list[list[str]]:
-    """Return the texts of the table by column, the heading first."""
-    rows = comparison.rows
-    grid = [["method", *(row.label for row in rows)], ["setting", *(row.setting or _MISSING for row in rows)]]
-    grid.append(["seeds", *(str(_seeds(row)) for row in rows)])
-    grid.append(["parameters", *(f"{row.parameters:,}" for row in rows)])
-    for column in columns(comparison):
-        grid.append([column.heading, *(_text(row.statistic(column.metric), column, _seeds(row)) for row in rows)])
-    return grid
-
-
 def _seeds(row: ComparisonRow) -> int:
     return len(row.cell.chosen.runs) if row.cell.chosen else 0
 
 
-def _text(statistic: Statistic | None, column: ShiftColumn, seeds: int) -> str:
+def _cell(statistic: Statistic | None, column: ShiftColumn, seeds: int) -> Cell:
     """Return text such as "97.31 ± 0.20", with the number of seeds where some are missing."""
     if statistic is None:
-        return _MISSING
+        return Cell(_MISSING)
     factor = 1 if column.unit == "digits" else 100
     mean, places = factor * statistic.mean, _significant(statistic.mean) if column.unit == "digits" else _PLACES
     text = f"{mean:+.{places}f}" if column.unit == "points" else f"{mean:.{places}f}"
     if statistic.std is not None:
         text += f" ± {factor * statistic.std:.{places}f}"
-    return text if len(statistic.values) == seeds else f"{text} ({len(statistic.values)} of {seeds})"
+    known = len(statistic.values)
+    value = statistic.mean if math.isfinite(statistic.mean) else None
+    return Cell(text, value, count="" if known == seeds else f"({known} of {seeds})")
 
 
 def _significant(value: float, digits: int = 3) -> int:
@@ -144,5 +155,41 @@ def _significant(value: float, digits: int = 3) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def _parts(statistic: Statistic | None) -> tuple[float | None, float | None, int]:
-    return (None, None, 0) if statistic is None else (statistic.mean, statistic.std, len(statistic.values))
+def record(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain values: every metric of a row, and every setting's validation accuracy."""
+    return {
+        "data": comparison.data,
+        "backbone": comparison.backbone,
+        "protocol": comparison.protocol,
+        "source": comparison.source,
+        "images": comparison.images,
+        "sets": comparison.sets,
+        "reference": comparison.reference,
+        "lines": {target: asdict(line) for target, line in comparison.lines.items()},
+        "no_line": comparison.no_line,
+        "notes": comparison.notes,
+        "rows": [_row_record(row) for row in comparison.rows],
+    }
+
+
+def _row_record(row: ComparisonRow) -> dict[str, Any]:
+    metrics = dict.fromkeys(metric for scores in row.scores for metric in scores)
+    tried = [
+        {"setting": setting.own, "seeds": [run.seed for run in setting.runs], "validation": setting.validation}
+        for setting in row.cell.settings
+    ]
+    return {
+        "method": row.label,
+        "setting": row.cell.chosen.own if row.cell.chosen else None,
+        "runs": [run.name for run in row.cell.chosen.runs] if row.cell.chosen else [],
+        "parameters": row.parameters,
+        "metrics": {metric: _finite(asdict(row.statistic(metric))) for metric in metrics},
+        "tried": tried,
+    }
+
+
+def _finite(statistic: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statistic with None for NaN and infinity, which JSON does not have."""
+    mean, std, values = statistic["mean"], statistic["std"], statistic["values"]
+    plain = [None if value is None or not math.isfinite(value) else value for value in (mean, std, *values)]
+    return {"mean": plain[0], "std": plain[1], "values": plain[2:]}

@@ -20,15 +20,14 @@ from functools import cache
 from statistics import fmean, stdev, variance
 from typing import Literal
 
+from peft_vision.report.options import Over
+
 CONFIDENCE = 0.95
 LEVEL = 0.05
 _DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 
 Pair = tuple[str, int]
 """A data set and a seed, which two accuracies must share to be a pair."""
-
-Over = Literal["seeds", "data_sets"]
-"""The sample of a test: the seeds, on these data sets; or the data sets, as a sample of others such as these."""
 
 Strata = tuple[tuple[str, ...], ...]
 """Data sets by group; a figure is the mean of the means over each group."""
@@ -54,6 +53,23 @@ class Score:
         mean, std = fmean(values), stdev(values)
         half = _quantile(len(values) - 1) * std / math.sqrt(len(values))
         return cls(mean, std, max(0.0, mean - half), min(1.0, mean + half), len(values))
+
+
+def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
+    """Return the mean of a method's accuracies over the means of the `strata`. Where all data sets have the same seeds,
+    the score is over the seeds' means; else it is the mean of the data sets' means, without a spread."""
+    labels = [label for stratum in strata for label in stratum]
+    by_data = {label: {seed: value for (data, seed), value in values.items() if data == label} for label in labels}
+    seeds = {frozenset(found) for found in by_data.values()}
+    if len(seeds) == 1:
+        of_seeds = ({label: by_seed[seed] for label, by_seed in by_data.items()} for seed in sorted(*seeds))
+        return Score.of([_mean_of_strata(accuracies, strata) for accuracies in of_seeds])
+    mean = _mean_of_strata({label: fmean(found.values()) for label, found in by_data.items()}, strata)
+    return Score(mean, None, None, None, min(map(len, by_data.values())))
+
+
+def _mean_of_strata(by_data: Mapping[str, float], strata: Iterable[Iterable[str]]) -> float:
+    return fmean(fmean(by_data[label] for label in stratum) for stratum in strata)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from peft_vision.data.fill import left_out, verify
 from peft_vision.data.folders import image_files
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
+from peft_vision.task.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.training.trainer import Trainer
 
 _KEY = "images"

@@ -7,8 +7,7 @@ import pytest
 
 from boards import board, boards
 from made_up_runs import write_run
-from peft_vision.report.gallery import save_figure
-from peft_vision.report.pictures import pictures
+from peft_vision.report.pictures import pictures, save_figure
 
 EPOCHS = [(2.0, 0.5), (1.0, 0.6)]
 

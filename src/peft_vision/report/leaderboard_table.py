@@ -1,18 +1,62 @@
-"""This module words a leaderboard, in the same way for a terminal, for LaTeX and for a page."""
+"""This module makes the table of a leaderboard: a row for each method, a column for each data set and mean, and the
+notes that a reader needs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from peft_vision.core.output import one_line
 from peft_vision.data.twins import worded
 from peft_vision.report.choose import RULE
-from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
-from peft_vision.report.significance import Score
+from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
+from peft_vision.report.significance import Score, Verdict
+from peft_vision.report.table import BEST, ON_TEST, TIE, Cell, Column, Table
 
 SAMPLE = 3  # names that a note lists
 ABOUT = {
-    "seeds": "over seeds, each with its mean over the data sets: what is said is of these data sets",
-    "data_sets": "over data sets, each with its mean over shared seeds: what is said is of data sets such as these",
+    "seeds": "over seeds, each with its mean over the data sets: the verdict holds for these data sets",
+    "data_sets": "over data sets, each with its mean over shared seeds: the verdict holds for data sets such as these",
 }
+
+
+def leaderboard_table(board: Leaderboard) -> Table:
+    columns = [Column("method", words=True), Column("settings tried"), Column("parameters")]
+    columns += [
+        Column(column.label, marked=True, style="" if column.kind == "data" else "mean") for column in board.columns
+    ]
+    rows = [
+        [
+            Cell(f"{line.method} {ON_TEST}" if line.on_test else line.method, line.method),
+            Cell(_tried(line), line.tried[1]),
+            Cell("—" if line.parameters is None else f"{line.parameters:,.0f}", line.parameters),
+            *(_cell(entry, board) for entry in line.entries),
+        ]
+        for line in board.lines
+    ]
+    return Table(
+        title=f"Leaderboard, {board.title}",
+        columns=columns,
+        rows=rows,
+        notes=notes(board),
+        records=[_record(board, line, number) for line in board.lines for number in range(len(board.columns))],
+        numbered=True,
+        style="board sticky",
+    )
+
+
+def _cell(entry: BoardEntry, board: Leaderboard) -> Cell:
+    if entry.score is None:
+        text = f"— ({entry.covered} of {entry.of})" if entry.status == "incomplete" else entry.status
+        return Cell(text, kind="absent", style=entry.status.replace(" ", "-"))
+    verdict = entry.verdict
+    kind = verdict.kind if verdict and verdict.kind in ("best", "tie") else ""
+    return Cell(
+        figure(entry.score),
+        entry.score.mean,
+        kind=kind,
+        interval=interval(entry.score),
+        count=_fewer_seeds(entry, board),
+        hint=_hint(verdict) if kind == "tie" else "",
+    )
 
 
 def figure(score: Score) -> str:
@@ -25,42 +69,79 @@ def interval(score: Score) -> str:
     return "" if score.low is None or score.high is None else f"{100 * score.low:.2f} to {100 * score.high:.2f}"
 
 
-def fewer_seeds(entry: BoardEntry, board: Leaderboard) -> str:
+def _fewer_seeds(entry: BoardEntry, board: Leaderboard) -> str:
     """Return the number of seeds, such as "(2)", where others have more; else an empty string."""
     return f"({entry.score.n})" if entry.score and entry.score.n < board.seeds else ""
 
 
-def absent(entry: BoardEntry) -> str:
-    """Return why an entry has no figure."""
-    return f"— ({entry.covered} of {entry.of})" if entry.status == "incomplete" else entry.status
+def _hint(verdict: Verdict) -> str:
+    """Return the tooltip that explains the mark of a tie."""
+    over = {"seeds": "seeds", "data_sets": "data sets"}[verdict.over]
+    return f"not significantly different from the best (p = {verdict.p:.2g}, {verdict.pairs} {over})"
 
 
-def tried(line: BoardLine) -> str:
+def _tried(line: BoardLine) -> str:
     """Return how many settings were tried, such as "9", or "3 to 9" where data sets differ."""
     fewest, most = line.tried
     return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
-def parameters(line: BoardLine) -> str:
-    return "—" if line.parameters is None else f"{line.parameters:,.0f}"
+def _record(board: Leaderboard, line: BoardLine, number: int) -> dict[str, Any]:
+    """Return the values of an entry; accuracies are fractions, None is unknown."""
+    column, entry = board.columns[number], line.entries[number]
+    score, verdict = entry.score, entry.verdict
+
+    def cost(what: str) -> float | None:
+        return line.cost(number, what) if score else None
+
+    return {
+        "backbone": board.backbone,
+        "protocol": board.protocol,
+        "method": line.method,
+        "column": column.label,
+        "kind": column.kind,
+        "status": entry.status,
+        "mean": score.mean if score else None,
+        "std": score.std if score else None,
+        "n": score.n if score else 0,
+        "ci_low": score.low if score else None,
+        "ci_high": score.high if score else None,
+        "tie": verdict.kind if verdict else None,
+        "p_holm": verdict.p if verdict else None,
+        "pairs": verdict.pairs if verdict else None,
+        "pairs_of": verdict.over if verdict else None,
+        "data_sets": entry.covered,
+        "of_data_sets": entry.of,
+        "setting": entry.setting.label if entry.setting else None,
+        "settings_tried": entry.tried or None,
+        "selection": _selection(entry),
+        "parameters": cost("parameters"),
+        **{what.removeprefix("cost/"): cost(what) for what in COSTS},
+    }
 
 
-def notes(board: Leaderboard, marks: Sequence[str] = ("*", "≈", "‡")) -> list[str]:
-    """Return the notes that a reader needs. `marks`: for the best, for a tie, and for methods tuned on test images."""
+def _selection(entry: BoardEntry) -> str | None:
+    """Return how the setting was chosen, None without a setting."""
+    if entry.setting is None:
+        return None
+    return "chosen on test images" if entry.setting.on_test else "validation"
+
+
+def notes(board: Leaderboard) -> list[str]:
+    """Return the notes that a reader needs."""
     entries = [entry for line in board.lines for entry in line.entries]
     scored = [entry for entry in entries if entry.score]
-    best, tie, on_test = marks
     said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
-    if board.told:
+    if board.protocol_words:
         said.append(
-            f"protocol: {board.told}; what other protocols came to on the same test images has a leaderboard of its "
-            "own, and is in no mean of this one"
+            f"protocol: {board.protocol_words}; figures by other protocols on the same test images have a leaderboard "
+            "of their own, and enter no mean of this one"
         )
     if any(entry.verdict for entry in scored):
-        said.append(f"{best} the best of a column" + _tie_note(board, tie))
+        said.append(f"{BEST} the best of a column{_tie_note(board)}")
     said += [*_mean_notes(board), *_untestable(board), *_twin_notes(board)]
-    said += _choice_notes(board, on_test)
-    if any(fewer_seeds(entry, board) for entry in scored):
+    said += _choice_notes(board)
+    if any(_fewer_seeds(entry, board) for entry in scored):
         said.append(f"(n) fewer than {board.seeds} seeds")
     if any(entry.status == "incomplete" for entry in entries):
         said.append("— (n of m): no mean, because only n of its m data sets have a figure")
@@ -80,12 +161,12 @@ def _interval_note(scored: Sequence[BoardEntry]) -> str:
     return ""
 
 
-def _tie_note(board: Leaderboard, tie: str) -> str:
+def _tie_note(board: Leaderboard) -> str:
     verdicts = [entry.verdict for line in board.lines for entry in line.entries if entry.verdict]
     if not any(verdict.kind in ("tie", "worse") for verdict in verdicts):
         return ""
     return (
-        f"; {tie} not significantly different from it at 5 % (paired t-test over shared seeds, p-values corrected by "
+        f"; {TIE} not significantly different from it at 5 % (paired t-test over shared seeds, p-values corrected by "
         "Holm's method over the methods of the column)"
     )
 
@@ -142,10 +223,10 @@ def _twin_notes(board: Leaderboard) -> list[str]:
     return list(said)
 
 
-def _choice_notes(board: Leaderboard, on_test: str) -> list[str]:
+def _choice_notes(board: Leaderboard) -> list[str]:
     settings = [entry.setting for line in board.lines for entry in line.entries if entry.setting]
     rules = dict.fromkeys(run.choice.rule for setting in settings for run in setting.runs if run.choice)
     said = [f"setting: {RULE}", *(f"setting, where a sweep chose it: {rule}" for rule in rules if rule != RULE)]
     if any(line.on_test for line in board.lines):
-        said.append(f"{on_test} chosen on test images: its figures are too good")
+        said.append(f"{ON_TEST} chosen on test images: its figures are too good")
     return said

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image, ImageChops
 
-from peft_vision.report.contact_sheet import COLUMNS, TILE, Tile, contact_sheet, fitted, open_font, wrapped
+from peft_vision.task.contact_sheet import COLUMNS, TILE, Tile, contact_sheet, fitted, open_font, wrapped
 
 NAMES = [
     "cat",

@@ -10,9 +10,9 @@ import yaml
 from boards import boards, options
 from made_up_runs import write_attempt, write_run
 from peft_vision.core.config import ConfigError
-from peft_vision.published.benchmarks import BENCHMARKS
-from peft_vision.report.beside import beside
+from peft_vision.published.tables import BENCHMARKS
 from peft_vision.report.comparison import compare
+from peft_vision.report.published_comparison import published_comparisons
 
 VTAB = BENCHMARKS["vtab"]
 MINIATURE = {"data": {"_target_": "peft_vision.data.digits.Digits", "miniature": True, "source": "processed"}}
@@ -33,7 +33,7 @@ def whole(tmp_path):
 
 
 def cells(runs, method="vpt_deep", tables=("vpt_vtab",)):
-    (found,) = [comparison for comparison in beside(boards(runs), tables) if comparison.method == method]
+    (found,) = [comparison for comparison in published_comparisons(boards(runs), tables) if comparison.method == method]
     return {cell.label: cell for cell in found.cells}
 
 
@@ -115,7 +115,7 @@ def test_a_report_tells_how_the_runs_differ_and_that_miniatures_prove_nothing(tm
     assert float(cifar["measured"]) == pytest.approx(61)
     latex = (out / "published.tex").read_text()
     assert r"CIFAR-100 & 78.8 & 61.00 $\pm$ 1.41 & -17.80 \\" in latex
-    assert r"Pets & 88.3 & missing &  \\" in latex
+    assert r"Pets & 88.3 & \textit{missing} &  \\" in latex
     assert words in latex
     page = (out / "report.html").read_text()
     assert '<p class="warning">Miniature data: these figures prove nothing about accuracy.</p>' in page
