@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
-from peft_vision.backbone import hub, load
+from peft_vision.backbone import hub, load, source
 from peft_vision.backbone.load import Backbone, refuse_unusual
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.identity import PACKAGED
@@ -29,6 +29,7 @@ def backbone(**values):
         "pretrained": False,
         "checkpoint": None,
         "img_size": 32,
+        "in_chans": None,
         "pool": None,
         "normalization": "own",
         "interpolation": "own",
@@ -140,7 +141,7 @@ def test_relative_checkpoint_is_looked_up_in_the_working_folder(tmp_path, monkey
 
 
 def test_checkpoint_comes_before_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "hub_file", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(source, "hub_file", lambda *_: pytest.fail("asked the hub"))
     saved = backbone().load()
     save_file(saved.state_dict(), tmp_path / "w.safetensors")
     loaded = backbone(checkpoint=str(tmp_path / "w.safetensors"), pretrained=True).load()
@@ -314,7 +315,7 @@ def test_offline_mode_is_named_as_the_obstacle(cache, monkeypatch):
 
 
 def test_download_takes_the_first_file_that_the_hub_has(cache, monkeypatch, tmp_path):
-    def download(repository, file):
+    def download(repository, file, revision):
         if file == "model.safetensors":
             raise hub.errors.EntryNotFoundError("404")
         return str(tmp_path / file)
@@ -333,7 +334,7 @@ def test_download_takes_the_first_file_that_the_hub_has(cache, monkeypatch, tmp_
     ],
 )
 def test_failed_download_is_one_clear_refusal(cache, monkeypatch, error, reason):
-    def download(repository, file):
+    def download(repository, file, revision):
         raise error
 
     monkeypatch.setattr(hub, "unreachable", lambda _: None)
