@@ -198,9 +198,12 @@ def _require_fit(state: dict[str, Tensor], expected: dict[str, Tensor], title: s
         ],
     }
     found = {kind: names for kind, names in faults.items() if names}
-    if not state.keys() & expected.keys() and state:
-        own = ", ".join(list(state)[:_NAMED])
-        raise ConfigError(f"{title}: none of its tensors is one of this model; it holds {own}, ... (see backbone.name)")
+    own = [name for name in state if name.endswith(("weight", "bias"))]
+    if own and not any(name in expected for name in own):
+        raise ConfigError(
+            f"{title}: none of its tensors is one of this model; it holds {', '.join(own[:_NAMED])}, ... "
+            "(backbone.name says which model)"
+        )
     if found:
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
         hint = _hint(state, expected)
