@@ -68,7 +68,13 @@ class Backbone:
     def check(self) -> None:
         """Raise ConfigError for errors that show without reading weights: names, files, sizes, and models that are not
         plain ViTs. For a page of the hub, its config.json is downloaded once."""
-        self._outline(find(self.name))
+        self._checked(find(self.name))
+
+    def outline(self) -> "Outline":
+        """Return the class and the shape of the model, of any family. ConfigError if timm cannot build it."""
+        source = find(self.name)
+        arguments = self._arguments(source, outline_of(source.registered, repr({})))
+        return outline_of(source.registered, repr(arguments))
 
     @property
     def drops(self) -> bool:
@@ -85,31 +91,31 @@ class Backbone:
         """Return the model from images to pooled features: no head, fp32, on the CPU, in training mode, all parameters
         trainable. Raise ConfigError as `check` does, and where the weights cannot be read or do not fit."""
         source = find(self.name)
-        outline = self._outline(source)
+        outline = self._checked(source)
         file = self._file() if self.checkpoint is not None else source.weights_file() if self.pretrained else None
         vit = _created(source.registered, self._arguments(source, outline), **source.built_with())
         if file is not None:
             load_weights(vit, file, in_chans=self._channels(source), from_chans=source.config.input_size[0])
         return vit
 
-    def _outline(self, source: ModelSource) -> "_Outline":
+    def _checked(self, source: ModelSource) -> "Outline":
         """Return the outline of the model that the registry has, after the checks of `check`."""
         if self.checkpoint is not None:
             self._file()
         elif self.pretrained:
             source.check_weights()
-        outline = _outline(source.registered, repr({}))
-        self._check_architecture(outline)
-        size, patch = self._preprocessing(source).size, self._made(source, outline).patch
+        registered = outline_of(source.registered, repr({}))
+        registered.require_family()
+        self._check_architecture(registered)
+        made = outline_of(source.registered, repr(self._arguments(source, registered)))
+        made.require_family()
+        size, patch = self._preprocessing(source).size, made.patch
         if patch is not None and size % patch:
             raise ConfigError(
                 f"backbone.img_size: {size} is no multiple of the {patch} px patches of {source.name}; "
                 f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
             )
-        return outline
-
-    def _made(self, source: ModelSource, outline: "_Outline") -> "_Outline":
-        return _outline(source.registered, repr(self._arguments(source, outline)))
+        return registered
 
     def _preprocessing(self, source: ModelSource) -> Preprocessing:
         own = self._recorded() or self._of_weights(source)
@@ -134,10 +140,10 @@ class Backbone:
         """Return the name and the arguments, besides the number of classes, by which timm.create_model builds a model
         of this shape with random weights that drops nothing."""
         source = find(self.name)
-        arguments = self._arguments(source, _outline(source.registered, repr({})))
+        arguments = self._arguments(source, outline_of(source.registered, repr({})))
         return source.registered, {key: value for key, value in arguments.items() if key != "drop_path_rate"}
 
-    def _arguments(self, source: ModelSource, outline: "_Outline") -> dict[str, Any]:
+    def _arguments(self, source: ModelSource, outline: "Outline") -> dict[str, Any]:
         """Return timm's arguments for this model. Only some classes take the size of an image, or drop paths."""
         found: dict[str, Any] = {}
         if "img_size" in outline.takes:
@@ -153,7 +159,7 @@ class Backbone:
             found["drop_path_rate"] = self.drop_path
         return {**further, **found}
 
-    def _check_architecture(self, outline: "_Outline") -> None:
+    def _check_architecture(self, outline: "Outline") -> None:
         known = [key for key in outline.takes if key not in _OWNED]
         for key in self.architecture:
             if key in _OWNED:
@@ -191,34 +197,49 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class _Outline:
-    """The facts of a model's class and shape: the arguments that the class `takes`, the number of `channels` of an
-    image, and the side of a patch in pixels, or None where the model has no patches."""
+class Outline:
+    """The facts of a model's class and shape: the arguments that the class `takes`, the number of `parameters` without
+    a classifier and of `channels` of an image, and the side of a patch in pixels, or None where there are no patches.
+    `refusal`: why methods cannot work on it, or None."""
 
     cls: str
     takes: tuple[str, ...]
+    parameters: int
     channels: int
     patch: int | None
+    refusal: str | None
+
+    def require_family(self) -> None:
+        """Raise ConfigError if methods cannot work on this model."""
+        if self.refusal is not None:
+            raise ConfigError(self.refusal)
 
 
 @lru_cache(maxsize=256)
-def _outline(name: str, arguments: str) -> _Outline:
-    """Return the outline of a model with these arguments of timm, in Python's notation, once it is known to be a plain
-    ViT. A model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model."""
+def outline_of(name: str, arguments: str) -> Outline:
+    """Return the outline of a model with these arguments of timm, in Python's notation. A model of shapes alone
+    suffices, which takes no memory and no download. ConfigError if timm cannot build it."""
     with torch.device("meta"):
         vit = _created(name, literal_eval(arguments))
-    refuse_unusual(vit)
-    takes = tuple(
-        dict.fromkeys(key for cls in type(vit).__mro__ if issubclass(cls, nn.Module) for key in _parameters(cls))
+    refusal = None
+    try:
+        refuse_unusual(vit)
+    except ConfigError as error:
+        refusal = str(error)
+    patch = getattr(getattr(vit, "patch_embed", None), "patch_size", None)
+    return Outline(
+        cls=type(vit).__name__,
+        takes=tuple(dict.fromkeys(key for cls in type(vit).__mro__ for key in _parameters(cls))),
+        parameters=sum(parameter.numel() for parameter in vit.parameters()),
+        channels=getattr(vit, "in_chans", None) or vit.pretrained_cfg["input_size"][0],
+        patch=patch[0] if isinstance(patch, tuple) else patch,
+        refusal=refusal,
     )
-    patch = getattr(getattr(vit, "patch_embed", None), "patch_size", (None,))[0]
-    channels = getattr(vit, "in_chans", None) or vit.pretrained_cfg["input_size"][0]
-    return _Outline(cls=type(vit).__name__, takes=takes, channels=channels, patch=patch)
 
 
 def _parameters(cls: type) -> list[str]:
     """Return the keywords that the constructor of `cls` itself names."""
-    if "__init__" not in vars(cls) or cls is object:
+    if "__init__" not in vars(cls) or cls in (object, nn.Module):
         return []
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(cls.__init__).parameters.values()
