@@ -26,11 +26,11 @@ def grey(tmp_path):
 def test_grey_pictures_train_a_backbone_of_one_channel_and_are_labelled_by_it(grey):
     outcome = call(*RUN, "data.train_size=null", cwd=grey)
     assert (outcome.code, outcome.err) == (0, "")
-    result = json.loads((run_folder(grey) / "result.json").read_text())
+    result = json.loads((run_folder(grey / "runs") / "result.json").read_text())
     assert result["config"]["backbone"]["in_chans"] == 1
-    labelled = call("task=predict", f"run={run_folder(grey)}", "images=grey/test", cwd=grey)
+    labelled = call("task=predict", f"run={run_folder(grey / 'runs')}", "images=grey/test", cwd=grey)
     assert (labelled.code, labelled.err) == (0, "")
-    exported = call("task=export", f"run={run_folder(grey)}", "task.format=timm", cwd=grey)
+    exported = call("task=export", f"run={run_folder(grey / 'runs')}", "task.format=timm", cwd=grey)
     assert "in_chans=1" in exported.out
 
 
