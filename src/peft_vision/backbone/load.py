@@ -20,8 +20,8 @@ from peft_vision.backbone.source import FOLDER, ModelSource, find, resolved
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED, absolute
-from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing
 from peft_vision.core.output import one_line
+from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing
 from peft_vision.core.seeding import derive
 
 _NORMALIZATIONS = {

@@ -74,5 +74,7 @@ def of_peft(name: str, arguments: Mapping[str, Any], num_classes: int, folder: P
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> str:
-    given = (f"{key}={f'timm.layers.{value}' if key == 'mlp_layer' else repr(value)}" for key, value in arguments.items())
+    given = (
+        f"{key}={f'timm.layers.{value}' if key == 'mlp_layer' else repr(value)}" for key, value in arguments.items()
+    )
     return f"timm.create_model({', '.join([repr(name), *given])})"

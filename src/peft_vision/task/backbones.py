@@ -13,10 +13,8 @@ from rich.text import Text
 from peft_vision.backbone import load
 from peft_vision.backbone.load import Backbone, Outline
 from peft_vision.backbone.source import HUB, ModelSource, find
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import build, component
-from peft_vision.core.console import Console
-from peft_vision.core.printable import one_line
+from peft_vision.core.config import CONFIG_DIR, build, component
+from peft_vision.core.output import Console, one_line
 from peft_vision.core.records import Count, Name, Record, read_record
 from peft_vision.task.base import Task
 
