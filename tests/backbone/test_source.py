@@ -283,3 +283,33 @@ def test_name_and_arguments_build_the_same_model_in_timm(tmp_path):
     again.load_state_dict(vit.state_dict())
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(again(images), vit(images))
+
+
+def test_page_for_other_channels_than_three_loads_alone_and_for_three(tmp_path):
+    held = config(SIZES, input_size=[5, 32, 32], mean=[0.1, 0.2, 0.3, 0.4, 0.5], std=[0.2] * 5)
+    vit = written(tmp_path / "page", held)
+    name = f"local-dir:{tmp_path / 'page'}"
+    assert torch.equal(backbone(name).load().patch_embed.proj.weight, vit.patch_embed.proj.weight)
+    assert backbone(name).preprocessing().mean == (0.1, 0.2, 0.3, 0.4, 0.5)
+    three = backbone(name, in_chans=3)
+    again = timm.create_model(name, pretrained=True, num_classes=0, in_chans=3)
+    assert torch.equal(three.load().patch_embed.proj.weight, again.patch_embed.proj.weight)
+    assert three.preprocessing().mean == pytest.approx((0.3,) * 3)
+
+
+def test_config_cannot_make_timm_read_other_files(tmp_path):
+    written(tmp_path / "page", config(SIZES))
+    (tmp_path / "page/config.json").write_text(json.dumps(config({**SIZES, "checkpoint_path": "/etc/passwd"})))
+    said = refusal(f"local-dir:{tmp_path / 'page'}")
+    assert said.endswith("model_args has checkpoint_path, which is no argument of a model")
+
+
+def test_own_file_is_the_one_that_can_change_under_its_name(tmp_path):
+    written(tmp_path / "page", config(SIZES))
+    name = f"local-dir:{tmp_path / 'page'}"
+    assert backbone(name).own_file() == tmp_path / "page/model.safetensors"
+    assert backbone(name, pretrained=False).own_file() is None
+    assert backbone(name, checkpoint="w.pth").own_file() == Path("w.pth")
+    assert backbone(ARCHITECTURE, checkpoint="package:w.safetensors").own_file() is None
+    assert backbone(ARCHITECTURE).own_file() is None
+    assert backbone("local-dir:nowhere").own_file() is None

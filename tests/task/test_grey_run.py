@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from command import call, run_folder
 
@@ -41,3 +43,26 @@ def test_a_coloured_picture_and_a_wrong_number_of_channels_are_one_line_each(gre
     said = call(*RUN, "data.train_size=null", cwd=grey).error
     assert said.startswith("data: ")
     assert "grey/train/dark/0.png has colours, and the backbone takes one channel" in said
+
+
+def test_run_on_a_folder_of_weights_is_opened_again_where_the_folder_lies_then(tmp_path):
+    (tmp_path / "own").mkdir()
+    sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    record = {"input_size": [3, 32, 32], "fixed_input_size": True, "mean": [0.5] * 3, "std": [0.5] * 3}
+    held = {"architecture": "vit_tiny_patch16_224", "model_args": sizes, "pretrained_cfg": record}
+    (tmp_path / "own/config.json").write_text(json.dumps(held))
+    vit = timm.create_model("vit_tiny_patch16_224", **sizes, img_size=32)
+    save_file(vit.state_dict(), tmp_path / "own/model.safetensors")
+    words = (
+        "experiment=smoke",
+        "method=linear",
+        "backbone=timm",
+        "backbone.name=local-dir:own",
+        "backbone.pretrained=true",
+    )
+    words += ("backbone.architecture.depth=2",)
+    assert call(*words, cwd=tmp_path).code == 0
+    assert "already" in call(*words, cwd=tmp_path).out
+    (tmp_path / "own").rename(tmp_path / "elsewhere")
+    evaluated = call("task=evaluate", f"run={run_folder(tmp_path / 'runs')}", "checkpoint=elsewhere", cwd=tmp_path)
+    assert (evaluated.code, evaluated.err) == (0, "")

@@ -16,10 +16,10 @@ from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from peft_vision.backbone.source import FOLDER, ModelSource, find, resolved
+from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find, resolved
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
-from peft_vision.core.identity import PACKAGED, absolute
+from peft_vision.core.identity import PACKAGED
 from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing
 from peft_vision.core.seeding import derive
@@ -37,12 +37,6 @@ _OWNED = {
 }
 
 
-def _with_absolute_folder(name: str) -> str:
-    """Return the name; the folder of a local-dir: name as an absolute path, so that a run in another folder has another
-    identity."""
-    return FOLDER + absolute(name.removeprefix(FOLDER)) if name.startswith(FOLDER) else name
-
-
 @component
 class Backbone:
     """The settings of a backbone.
@@ -54,7 +48,7 @@ class Backbone:
     keeps those of the weights; the others are for protocols that do not follow the weights.
     """
 
-    name: Annotated[str, AfterValidator(_with_absolute_folder)]
+    name: Annotated[str, AfterValidator(absolute_name)]
     pretrained: bool
     checkpoint: Annotated[str | None, FILE]
     img_size: Annotated[int, Field(gt=0)] | None
@@ -136,6 +130,18 @@ class Backbone:
         recorded = self._recorded()
         return source.config.input_size[0] if recorded is None else recorded.channels
 
+    def own_file(self) -> Path | None:
+        """Return the user's own file of weights, which can change under its name; None for weights of the hub, those of
+        this package, random ones, and a folder without any."""
+        if self.checkpoint is not None:
+            return None if self.checkpoint.startswith(PACKAGED) else Path(self.checkpoint)
+        if not self.pretrained or not self.name.startswith(FOLDER):
+            return None
+        try:
+            return find(self.name).weights_file()
+        except ConfigError:
+            return None
+
     def in_timm(self) -> tuple[str, dict[str, Any]]:
         """Return the name and the arguments, besides the number of classes, by which timm.create_model builds a model
         of this shape with random weights that drops nothing."""
@@ -148,7 +154,8 @@ class Backbone:
         found: dict[str, Any] = {}
         if "img_size" in outline.takes:
             found["img_size"] = self._preprocessing(source).size
-        if (channels := self._channels(source)) != outline.channels:
+        channels = self._channels(source)
+        if {outline.channels, source.config.input_size[0]} != {channels}:
             found["in_chans"] = channels
         if self.pool is not None:
             found["global_pool"] = self.pool

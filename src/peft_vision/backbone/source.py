@@ -8,6 +8,7 @@ a folder, in the format that timm writes.
 A config.json names an architecture of timm and may hold `model_args`, the further arguments that it is built with.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from timm.models._hub import load_model_config_from_path
 
 from peft_vision.backbone.hub import alternatives, hub_file
 from peft_vision.core.config import ConfigError, nearest
+from peft_vision.core.identity import absolute
 from peft_vision.core.output import one_line, shown
 from peft_vision.core.records import CONFIG, RECORD, Unreadable, read_json
 
@@ -107,6 +109,12 @@ def find(name: str) -> ModelSource:
     return ModelSource(name, name, _registry_config(name))
 
 
+def absolute_name(name: str) -> str:
+    """Return the name; the folder of a local-dir: name as an absolute path, so that a run in another folder has another
+    identity."""
+    return FOLDER + absolute(name.removeprefix(FOLDER)) if name.startswith(FOLDER) else name
+
+
 def resolved(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of timm in which `mlp_layer` is a class: a config can only hold the name of one, of
     timm.layers. Other layers timm itself finds by name."""
@@ -144,6 +152,8 @@ def _described(name: str, path: Path, *, folder: Path | None) -> ModelSource:
         arguments = {key: value for key, value in dict(found or {}).items() if key not in _SET_HERE}
         known = {of_field.name for of_field in fields(PretrainedCfg)}
         config = PretrainedCfg(**{key: value for key, value in values.items() if key in known})
+        if strangers := sorted(arguments.keys() & inspect.signature(timm.create_model).parameters.keys()):
+            raise ValueError(f"model_args has {', '.join(strangers)}, which is no argument of a model")
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ConfigError(f"backbone.name: {shown(path)} is no config.json of timm: {one_line(error)}") from error
     if not timm.is_model(architecture):
