@@ -139,7 +139,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
     node = dict(config["backbone"])
-    if checkpoint is not None and str(node.get("name")).startswith(FOLDER) and Path(checkpoint).expanduser().is_dir():
+    if (
+        checkpoint is not None
+        and "name" in node
+        and str(node["name"]).startswith(FOLDER)
+        and Path(checkpoint).expanduser().is_dir()
+    ):
         node["name"] = f"{FOLDER}{checkpoint}"
     elif checkpoint is not None:
         node["checkpoint"] = checkpoint
