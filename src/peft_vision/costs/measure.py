@@ -148,9 +148,10 @@ def _memory(act: Callable[[], object], model: nn.Module, setting: BenchSetting) 
 def _rehearse(model: nn.Module, setting: BenchSetting) -> None:
     """Pass one image through `model`, so that libraries allocate what they allocate once."""
     mode = model.training
-    size = setting.backbone.preprocessing().size
+    shown = setting.backbone.preprocessing()
+    image = torch.zeros(1, shown.channels, shown.size, shown.size, dtype=torch.uint8, device=setting.world.device)
     with torch.no_grad(), setting.trainer.autocast(setting.world.device):
-        model.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=setting.world.device))
+        model.eval()(image)
     model.train(mode)
 
 

@@ -61,10 +61,11 @@ class BenchSetting:
         return model.to(self.world.device)
 
     def images(self) -> Images:
-        """Return a few batches of uint8 noise, (n, 3, S, S) at the backbone's size, in memory."""
-        count, size = _BATCHES * self.trainer.batch_size, self.backbone.preprocessing().size
+        """Return a few batches of uint8 noise, (n, C, S, S) at the backbone's size, in memory."""
+        count, shown = _BATCHES * self.trainer.batch_size, self.backbone.preprocessing()
+        shape = (count, shown.channels, shown.size, shown.size)
         generator = torch.Generator().manual_seed(self.seed)
-        pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, self.num_classes, (count,), generator=generator)
         return Images(labels, pixels, augment="none")
 

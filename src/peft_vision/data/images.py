@@ -23,7 +23,7 @@ from peft_vision.data.pictures import Pictures
 
 
 class UncroppedImages:
-    """The uncropped images in memory, uint8 (3, H, W) each; indexing gives their centres (B, 3, S, S), like a
+    """The uncropped images in memory, uint8 (C, H, W) each; indexing gives their centres (B, C, S, S), like a
     tensor."""
 
     def __init__(self, arrays: Sequence[np.ndarray], size: int) -> None:
@@ -32,14 +32,15 @@ class UncroppedImages:
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         size = self.size
-        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        channels = len(self.arrays[0]) if self.arrays else 3
+        images = torch.empty((len(positions), channels, size, size), dtype=torch.uint8)
         for image, whole in zip(images.numpy(), self.wholes(positions), strict=True):
             top, left = (middle(length, size) for length in whole.shape[1:])
             image[:] = whole[:, top : top + size, left : left + size]
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """Return the images (3, H, W) at `positions` (B,), which must not be written to."""
+        """Return the images (C, H, W) at `positions` (B,), which must not be written to."""
         return [self.arrays[position] for position in positions.tolist()]
 
     def digest(self) -> str:
@@ -58,7 +59,7 @@ def usable(workers: int) -> int:
 
 
 class Undecoded:
-    """A stand-in for a uint8 tensor (n, 3, S, S) that does not fit in memory; indexing decodes the pictures."""
+    """A stand-in for a uint8 tensor (n, C, S, S) that does not fit in memory; indexing decodes the pictures."""
 
     def __init__(self, pictures: Pictures, indices: Tensor, geometry: Geometry) -> None:
         self.pictures = pictures
@@ -67,13 +68,13 @@ class Undecoded:
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         size = self.geometry.size
-        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        images = torch.empty((len(positions), self.geometry.channels, size, size), dtype=torch.uint8)
         for image, index in zip(images.numpy(), self.indices[positions].tolist(), strict=True):
             image[:] = self.geometry.apply(self.pictures.read(index))
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """Return uint8 (3, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
+        """Return uint8 (C, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
         return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
 
     @property
@@ -82,7 +83,8 @@ class Undecoded:
 
     def digest(self) -> str:
         """Return the sha256 of all encoded pictures, the geometry and Pillow's version."""
-        sha = hashlib.sha256(f"{self.geometry} Pillow {PIL.__version__}".encode())
+        channels = "" if self.geometry.channels == 3 else f" {self.geometry.channels} channels"
+        sha = hashlib.sha256(f"{self.geometry}{channels} Pillow {PIL.__version__}".encode())
         for content in self.pictures.contents(self.indices):
             sha.update(content)
         return sha.hexdigest()
@@ -108,7 +110,7 @@ class Source(ABC):
 
 
 class Images(Source):
-    """A split's images. `pixels`: uint8 (n, 3, S, S) in memory or decoded at each access, or the uncropped pictures
+    """A split's images. `pixels`: uint8 (n, C, S, S) in memory or decoded at each access, or the uncropped pictures
     that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
     def __init__(self, labels: Tensor, pixels: Tensor | UncroppedImages | Undecoded, augment: str) -> None:
@@ -128,7 +130,7 @@ class Images(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, 3, S, S) and labels (B,); B may be 0. Without a seed
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, S, S) and labels (B,); B may be 0. Without a seed
         nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))
@@ -190,7 +192,7 @@ class _Batches(Dataset):
 
     def __getitem__(self, number: int) -> Tensor:
         indices, pixels, augment = self.index_batches[number], self.images.pixels, self.images.augment
-        if self.seed is None:
+        if self.seed is None or not len(indices):
             return pixels[indices]
         if augment == "crop_flip":
             return crop_flip(pixels.wholes(indices), indices, size=pixels.size, seed=self.seed)

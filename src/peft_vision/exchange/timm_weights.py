@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import merged, plain_names, unmergeable
 from peft_vision.method.readout import Pooled
 from peft_vision.models.model import Model
@@ -52,13 +51,6 @@ def plain_head(model: Model) -> tuple[Tensor, Tensor]:
     return weight.to(last.weight), bias.to(last.bias)
 
 
-def timm_arguments(backbone: Backbone) -> dict[str, Any]:
-    """Return the arguments of timm's `create_model`, besides the name and the number of classes, that build such a
-    backbone."""
-    pool = {} if backbone.pool is None else {"global_pool": backbone.pool}
-    return {"img_size": backbone.preprocessing().size, **pool, **backbone.architecture}
-
-
 def of_timm(name: str, arguments: Mapping[str, Any], num_classes: int, file: Path) -> str:
     """Return the line that creates `model`, with its classifier, from the weights in `file`."""
     made = _created(name, {"num_classes": num_classes, **arguments})
@@ -82,4 +74,7 @@ def of_peft(name: str, arguments: Mapping[str, Any], num_classes: int, folder: P
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> str:
-    return f"timm.create_model({', '.join([repr(name), *(f'{key}={value!r}' for key, value in arguments.items())])})"
+    given = (
+        f"{key}={f'timm.layers.{value}' if key == 'mlp_layer' else repr(value)}" for key, value in arguments.items()
+    )
+    return f"timm.create_model({', '.join([repr(name), *given])})"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from peft_vision.backbone.load import Backbone, load_backbone
+from peft_vision.backbone.source import FOLDER
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import edited
 from peft_vision.core.records import Unreadable, read_yaml
@@ -137,7 +138,16 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
-    node = config["backbone"] if checkpoint is None else {**config["backbone"], "checkpoint": checkpoint}
+    node = dict(config["backbone"])
+    if (
+        checkpoint is not None
+        and "name" in node
+        and str(node["name"]).startswith(FOLDER)
+        and Path(checkpoint).expanduser().is_dir()
+    ):
+        node["name"] = f"{FOLDER}{checkpoint}"
+    elif checkpoint is not None:
+        node["checkpoint"] = checkpoint
     try:
         check_targets(node, "backbone")
         return build(node, Backbone, "backbone")

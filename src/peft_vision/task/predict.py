@@ -172,7 +172,11 @@ class Predict(Task):
             )
         preprocessing = saved.recipe.preprocessing
         return Geometry(
-            size=preprocessing.size, resize=resize, crop=preprocessing.crop, interpolation=preprocessing.interpolation
+            size=preprocessing.size,
+            resize=resize,
+            crop=preprocessing.crop,
+            interpolation=preprocessing.interpolation,
+            channels=preprocessing.channels,
         )
 
     def _check_font(self, names: Sequence[str]) -> None:
