@@ -23,6 +23,7 @@ from peft_vision.task.base import Task
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
 OPEN = {  # values that only the user knows
     "backbone.name": "vit_tiny_patch16_224",
+    "backbone.checkpoint": "vit-b-300ep.pth.tar",
     "data.path": "pictures",
     "ood.image_folder.path": "pictures",
     "run": "run",

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from peft_vision.sweep.launch.deferred import Deferred
-from peft_vision.sweep.search.study import check_optuna
+from peft_vision.sweep.launch.deferred import Deferred, check_optuna
 
 
 class Optuna(Deferred):

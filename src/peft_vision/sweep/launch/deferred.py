@@ -1,11 +1,12 @@
 """This module holds a sweeper that Hydra can import with every command, even --help, because the imports that a sweep
 needs wait until one begins."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from peft_vision.core.config import locate
+from peft_vision.core.config import ConfigError, locate
 
 
 class Deferred(Sweeper):
@@ -21,3 +22,9 @@ class Deferred(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         return self._sweeper.sweep(arguments)
+
+
+def check_optuna() -> None:
+    """Raise ConfigError if Optuna is not installed, without importing it."""
+    if find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'")

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -201,9 +200,3 @@ def _is_held(path: Path) -> bool:
     lock.release()
     path.unlink(missing_ok=True)
     return False
-
-
-def check_optuna() -> None:
-    """Raise ConfigError if Optuna is not installed, without importing it."""
-    if find_spec("optuna") is None:
-        raise ConfigError("hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'")

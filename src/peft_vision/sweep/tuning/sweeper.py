@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.costs.expected import Expected, together
 from peft_vision.sweep.grids import SweepOfGrids
+from peft_vision.sweep.launch.deferred import check_optuna
 from peft_vision.sweep.launch.process_launcher import checked
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper, expected
-from peft_vision.sweep.search.study import check_optuna
 from peft_vision.sweep.tuning.cells import SHOWN, Decision, Selection, by_cell, decisions, images_and_model, unknown
 from peft_vision.sweep.tuning.choice import print_decisions, write_choice
 from peft_vision.training.stage import check_stage
