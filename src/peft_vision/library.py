@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone import merge
-from peft_vision.backbone.load import architecture, refuse_unusual
+from peft_vision.backbone.families.match import architecture, refuse_unusual
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError, build

@@ -9,13 +9,14 @@ from peft_vision.method.fact import Factorised, Factors
 from peft_vision.method.lora import LowRankUpdate
 from peft_vision.method.repadapter import InputAdapter
 from peft_vision.method.scale_shift import ScaleShift
+from reference import fused_rows
 
 WIDTH = 12
 ROWS = [slice(0, WIDTH), slice(WIDTH, 2 * WIDTH), slice(WIDTH, 3 * WIDTH), ALL]
 
 
 def low_rank(inner: nn.Module, *targets: str, dora: bool = False) -> Wrapper:
-    return LowRankUpdate(inner, list(targets), 3, scale=0.7, dropout=0.1, dora=dora)
+    return LowRankUpdate(inner, fused_rows(inner.out_features, *targets), 3, scale=0.7, dropout=0.1, dora=dora)
 
 
 WRAPPERS = {

@@ -11,7 +11,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Mergeable
 from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.method.lora import LowRankUpdate
-from reference import ARCHITECTURES, randomised
+from reference import ARCHITECTURES, fused_rows, randomised
 
 EVERYWHERE = ["q", "k", "v", "proj", "fc1", "fc2"]
 MERGEABLE = [
@@ -150,9 +150,9 @@ def test_a_wrapper_around_something_that_cannot_be_merged_stays(vit, images):
         def forward(self, tokens):
             return super().forward(tokens).square()
 
-    attention.qkv = LowRankUpdate(Squared(32, 96), ["q"], 2, scale=1.0, dropout=0.0, dora=False)
-    attention.qkv = outer = LowRankUpdate(attention.qkv, ["v"], 2, scale=1.0, dropout=0.0, dora=False)
-    other.fc1 = LowRankUpdate(other.fc1, ["fc1"], 2, scale=1.0, dropout=0.0, dora=False)
+    attention.qkv = LowRankUpdate(Squared(32, 96), fused_rows(96, "q"), 2, scale=1.0, dropout=0.0, dora=False)
+    attention.qkv = outer = LowRankUpdate(attention.qkv, fused_rows(96, "v"), 2, scale=1.0, dropout=0.0, dora=False)
+    other.fc1 = LowRankUpdate(other.fc1, fused_rows(128, "fc1"), 2, scale=1.0, dropout=0.0, dora=False)
     assert unmergeable(encoder) == ["blocks.1.attn.qkv.inner.inner"]
     expected = encoder(images)
     with merged(encoder):

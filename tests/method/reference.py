@@ -25,6 +25,15 @@ ARCHITECTURES = {
     "query and key norms": {"qk_norm": True},
 }
 LORA_PLACES = {"attn.qkv": ["q", "k", "v", "qkv"], "attn.proj": ["proj"], "mlp.fc1": ["fc1"], "mlp.fc2": ["fc2"]}
+
+
+def fused_rows(outputs: int, *targets: str) -> dict[str, slice]:
+    """The rows of q, k and v in a fused projection, and all rows for any other target."""
+    third = outputs // 3
+    thirds = {name: slice(number * third, (number + 1) * third) for number, name in enumerate("qkv")}
+    return {target: thirds.get(target, slice(0, outputs)) for target in targets}
+
+
 Through = Callable[[int, Block, Tensor], Tensor]
 
 

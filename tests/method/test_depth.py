@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import tiny_vit
+from peft_vision.backbone.families.match import trunk_of
 from peft_vision.backbone.intermediates import group_widths
 from peft_vision.core.config import ConfigError
 from peft_vision.models.model import Model
@@ -107,7 +108,7 @@ def test_queries_of_some_layers_give_what_the_same_queries_give_among_all(images
     ids=str,
 )
 def test_head2toe_reads_some_layers_and_the_end(layers, groups, images):
-    every = adapted("head2toe").eval().features(images).split(group_widths(tiny_vit()), dim=1)
+    every = adapted("head2toe").eval().features(images).split(group_widths(trunk_of(tiny_vit())), dim=1)
     expected = torch.cat([every[group] for group in [*groups, 13, 14]], dim=1)
     model = adapted("head2toe", layers=layers).eval()
     torch.testing.assert_close(model.features(images), expected)

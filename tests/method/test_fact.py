@@ -115,8 +115,17 @@ def test_dropout_is_of_the_rank_values_before_v():
 def test_what_cannot_be_factorised_is_said():
     with pytest.raises(ConfigError, match=r"method.rank: got 33, but the blocks are 32 x 32: at most 32"):
         adapted("fact_tt", rank=33)
+    encoder = adapted("linear", architecture={"mlp_layer": SwiGLU}).encoder
     with pytest.raises(ConfigError, match=r"it changes blocks\.0\.mlp\.fc1, .* its SwiGLU has fc1_g, fc1_x, fc2"):
-        adapted("fact_tk", architecture={"mlp_layer": SwiGLU})
+        encoder.part("blocks.0.mlp.fc1")
+
+
+def test_the_two_matrices_of_a_gated_mlp_are_factorised_each(images):
+    architecture = {"mlp_layer": SwiGLU, "mlp_ratio": 2.0}
+    model = randomised("fact_tk", architecture=architecture, rank=5, scale=0.7)
+    places = {"attn.qkv": 3, "attn.proj": 1, "mlp.fc1_g": 2, "mlp.fc1_x": 2, "mlp.fc2": 2}
+    weights = updated_weights(model, architecture, method="fact_tk", scale=0.7, places=places)
+    assert_computes(model, images, logits_with(model, architecture, weights, images))
 
 
 @pytest.mark.parametrize(("architecture", "places", "last"), CUT_OFF.values(), ids=CUT_OFF.keys())

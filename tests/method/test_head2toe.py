@@ -6,6 +6,7 @@ import torch
 
 import peft_vision
 from conftest import tiny_vit
+from peft_vision.backbone.families.match import trunk_of
 from peft_vision.backbone.intermediates import group_widths
 from shipped import adapted
 
@@ -31,14 +32,14 @@ def test_the_features_are_the_averages_of_what_timms_modules_compute(architectur
     vit = tiny_vit(**architecture)
     expected = averages(vit, images)
     features = adapted("head2toe", architecture=architecture).eval().features(images)
-    assert [group.shape[1] for group in expected] == group_widths(vit)
+    assert [group.shape[1] for group in expected] == group_widths(trunk_of(vit))
     torch.testing.assert_close(features, torch.cat(expected, dim=1), rtol=1e-5, atol=1e-5)
 
 
 def test_vit_b16_has_66816_features():
     with torch.device("meta"):
         vit = timm.create_model("vit_base_patch16_224", num_classes=0)
-    assert sum(group_widths(vit)) == 12 * (3 * 768 + 3072) + 3 * 768 == 66_816
+    assert sum(group_widths(trunk_of(vit))) == 12 * (3 * 768 + 3072) + 3 * 768 == 66_816
 
 
 def test_the_last_layer_computes_the_class_token_only_again_afterwards(images):
@@ -50,7 +51,7 @@ def test_the_last_layer_computes_the_class_token_only_again_afterwards(images):
 
 def test_what_is_read_of_each_group_has_length_one(images):
     model = adapted("head2toe", keep_fraction=0.3).eval()
-    widths = group_widths(model.encoder.vit)
+    widths = group_widths(model.encoder.trunk)
     whole = model.head[0](model.features(images))
     for group in whole.split(widths, dim=1):
         torch.testing.assert_close(group.norm(dim=1), torch.ones(5))
@@ -64,6 +65,6 @@ def test_what_is_read_of_each_group_has_length_one(images):
 
 def test_nothing_but_the_head_trains():
     counts = adapted("head2toe").parameter_counts()
-    assert (counts.method, counts.head) == (0, 4 * sum(group_widths(tiny_vit())) + 4)
+    assert (counts.method, counts.head) == (0, 4 * sum(group_widths(trunk_of(tiny_vit()))) + 4)
     with pytest.raises(peft_vision.core.config.ConfigError, match="keep_fraction"):
         adapted("head2toe", keep_fraction=1.5)

@@ -19,6 +19,7 @@ from reference import (
     ARCHITECTURES,
     assert_changes_nothing,
     assert_computes,
+    fused_rows,
     gradients,
     logits_with,
     lora_weights,
@@ -77,7 +78,7 @@ def wrapped(targets: list[str], *, bias: bool = True, dropout: float = 0.0) -> L
     """Around a frozen layer 12 x 36, with updates that are not zero."""
     torch.manual_seed(0)
     inner = nn.Linear(12, 36, bias=bias).requires_grad_(False)
-    wrapper = LowRankUpdate(inner, targets, rank=3, scale=0.7, dropout=dropout, dora=False)
+    wrapper = LowRankUpdate(inner, fused_rows(36, *targets), rank=3, scale=0.7, dropout=dropout, dora=False)
     for up in wrapper.up.values():
         nn.init.normal_(up)
     return wrapper

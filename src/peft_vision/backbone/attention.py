@@ -6,132 +6,161 @@ With queries = context = tokens it is timm's block. Rows whose outputs are not r
 only serve as context (prompts before a block whose prompt outputs are discarded) are projected to keys and values once.
 A few queries on a context that no gradient reaches need no keys and values at all, see `look`.
 
-Letters: B images, N tokens, D width, H heads, Q queries.
+Letters: B images, N tokens, D width, H heads, Q queries, d width of a head.
 """
 
 from collections.abc import Callable
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.backbone.fixed_context import FixedContextAttention
 from peft_vision.backbone.linear import Wrapper, part
-from peft_vision.core.config import ConfigError
-
-_LISTS = ("beside_attention", "beside_mlp", "behind")
-_SINGLE = ("entrance", "context")
+from peft_vision.backbone.ports import Ports
 
 
-class Layer(nn.Module):
-    """A timm `Block`, under the same parameter names, that computes only the rows that are read.
+class Layer(Ports):
+    """A block of a plain ViT, under timm's parameter names, that computes only the rows that are read. Other families
+    override the parts of the primitive that differ.
 
-    `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context,
-    LN(tokens) (B, N, D), with the prompts appended; None when nothing observes it.
-
-    A method may add modules, all absent at first: `entrance` maps the tokens before anything else; `context` returns
-    further context, (B or 1, P, D), for a batch size B; each of `beside_attention` and `beside_mlp` maps the tokens
-    that enter the branch and the same tokens normed, (B, Q, D) each, to a term added to the branch; each of `behind`
-    maps the tokens that leave the layer to a term added to them.
+    `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context, what
+    attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it.
     """
 
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        for name, child in block.named_children():
-            self.add_module(name, child)
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__(block)
         self.rows: int | None = None
         self.observer: Callable[[Tensor], None] | None = None
-        self.entrance: nn.Module | None = None
-        self.context: nn.Module | None = None
-        self.beside_attention = nn.ModuleList()
-        self.beside_mlp = nn.ModuleList()
-        self.behind = nn.ModuleList()
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Raise ConfigError for an assignment that would discard what another method put in the same place, or put a
-        module there that the layer cannot compute with."""
-        there = self.__dict__.get("_modules", {}).get(name)
-        if name in _LISTS and there is not None:
-            raise ConfigError(f"method: layer.{name} is a list that several methods add to; append to it")
-        if name in _SINGLE and None not in (there, value) and there not in value.modules():
-            raise ConfigError(
-                f"method: two of its parts fill layer.{name}, which holds one module; the second must wrap it"
-            )
-        if name == "attn" and there is not None and not hasattr(value, "qkv"):
-            raise ConfigError("method: layer.attn is no place for a wrapper; wrap layer.attn.qkv or layer.attn.proj")
-        super().__setattr__(name, value)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, rows or N, D)."""
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Map (B, N, D) to (B, rows or N, D). `positions`: what the family's trunk gives this layer in each pass."""
         if self.entrance is not None:
             tokens = self.entrance(tokens)
-        normed = self.norm1(tokens)
+        normed = self.attended(tokens)
         contexts = [normed]
         if self.context is not None:
-            contexts.append(self.norm1(self.context(tokens.shape[0])))
+            contexts.append(self.attended(self.context(tokens.shape[0])))
         if self.observer is not None:
             self.observer(_joined([context.expand(tokens.shape[0], -1, -1) for context in contexts], dim=1))
         if self.rows is None or self.rows == tokens.shape[1]:
-            return update(self, tokens, normed, *contexts)
-        return update(self, tokens[:, : self.rows], normed[:, : self.rows], *contexts)
+            return update(self, tokens, normed, *contexts, positions=positions)
+        return update(self, tokens[:, : self.rows], normed[:, : self.rows], *contexts, positions=positions)
+
+    def attended(self, tokens: Tensor) -> Tensor:
+        """Return what attention reads of the tokens, (B, N, D)."""
+        return self.norm1(tokens)
+
+    def heads(self, normed: Tensor, *, first: int, last: int) -> tuple[Tensor, ...]:
+        """Return parts `first` to `last` (exclusive) of the queries, keys and values of `normed` (B, N, D), each
+        (B, H, N, d), neither normed nor positioned."""
+        projected = project(self.attn.qkv, normed, first=first, last=last)
+        return split_heads(self.attn, projected, parts=last - first)
+
+    def query_norm(self, q: Tensor) -> Tensor:
+        return self.attn.q_norm(q)
+
+    def key_norm(self, k: Tensor) -> Tensor:
+        return self.attn.k_norm(k)
+
+    def positioned(self, heads: Tensor, positions: Tensor | None) -> Tensor:
+        """Return queries or keys (B, H, n, d) of the image's leading tokens with rotary positions, where the family has
+        them. Prompts and queries that a method adds have no position and are never given."""
+        return heads
+
+    def bias(self, rows: int, columns: int, positions: Tensor | None) -> Tensor | None:
+        """Return what is added to the scores of the image's first `rows` tokens on `columns` tokens, those of the image
+        first, (1, H, rows, columns); it is zero for added tokens, and None where the family has no bias."""
+        return None
+
+    def key_value_weights(self) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return the weights (H * d, D) of keys and of values and the bias (H * d,) of values, if projecting is all
+        that makes them of a context, apart from positions; None if not."""
+        if type(self.attn.qkv) is not nn.Linear or not isinstance(self.attn.k_norm, nn.Identity):
+            return None
+        _, w_key, w_value = self.attn.qkv.weight.chunk(3)
+        return w_key, w_value, None if self.attn.qkv.bias is None else self.attn.qkv.bias.chunk(3)[2]
+
+    def attention_output(self, mixed: Tensor, normed: Tensor) -> Tensor:
+        """Return what attention adds to its queries, (B, Q, D), before stochastic depth. `mixed`: their weighted values
+        (B, Q, H * d); `normed`: what attention read of the queries."""
+        return self.ls1(self.projected(mixed, normed))
+
+    def projected(self, mixed: Tensor, normed: Tensor) -> Tensor:
+        """Return the weighted values after the norm, the gate and the output projection of attention."""
+        attention = self.attn
+        mixed = attention.norm(mixed)
+        if attention.gate is not None:
+            mixed = mixed * attention.gate(normed).sigmoid()
+        return attention.proj_drop(attention.proj(mixed))
+
+    def mlp_input(self, tokens: Tensor) -> Tensor:
+        return self.norm2(tokens)
+
+    def mlp_output(self, normed: Tensor) -> Tensor:
+        """Return what the MLP adds to tokens, (B, Q, D), before stochastic depth."""
+        return self.ls2(self.mlp(normed))
 
 
-def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor) -> Tensor:
-    """Return the queries (B, Nq, D), `normed` by the layer's first norm, after the layer.
+def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Return the queries (B, Nq, D), which are the image's leading tokens, after the layer; `normed` is what attention
+    reads of them.
 
-    Keys and values come from `contexts`, each (B or 1, N, D) and normed as well. A context that does not depend on the
-    image has batch size 1 and is projected once for the whole batch. A wrapper around a sub-module (a LoRA on
-    `attn.qkv`) applies to queries and contexts alike.
+    Keys and values come from `contexts`, each (B or 1, N, D) and normed as well; the first holds the image's tokens in
+    their order, the others what a method adds. A context that does not depend on the image has batch size 1 and is
+    projected once for the whole batch. A wrapper around a sub-module (a LoRA on `attn.qkv`) applies to queries and
+    contexts alike.
     """
-    attention = layer.attn
-    keys, values = [], []
     if contexts[0] is normed:
-        q, k, v = split_heads(attention, attention.qkv(normed), parts=3)
-        keys.append(k)
-        values.append(v)
-        contexts = contexts[1:]
+        q, key, value = layer.heads(normed, first=0, last=3)
     else:
-        (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
-    for context in contexts:
-        k, v = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
-        keys.append(k.expand(q.shape[0], -1, -1, -1))
-        values.append(v.expand(q.shape[0], -1, -1, -1))
-    mixed = _mix(attention, q, _joined(keys, dim=2), _joined(values, dim=2))
+        (q,) = layer.heads(normed, first=0, last=1)
+        key, value = layer.heads(contexts[0], first=1, last=3)
+    q = layer.positioned(layer.query_norm(q), positions)
+    keys = [layer.positioned(layer.key_norm(key), positions).expand(q.shape[0], -1, -1, -1)]
+    values = [value.expand(q.shape[0], -1, -1, -1)]
+    for context in contexts[1:]:
+        key, value = layer.heads(context, first=1, last=3)
+        keys.append(layer.key_norm(key).expand(q.shape[0], -1, -1, -1))
+        values.append(value.expand(q.shape[0], -1, -1, -1))
+    key, value = _joined(keys, dim=2), _joined(values, dim=2)
+    mixed = _mix(layer, q, key, value, layer.bias(q.shape[2], key.shape[2], positions))
     return _finish(layer, queries, normed, mixed, apart=False)
 
 
-def look(layer: Layer, queries: Tensor, context: Tensor) -> Tensor:
+def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | None = None) -> Tensor:
     """Return the queries (B or 1, Q, D), each processed independently, after the layer: (B, Q, D).
 
-    Keys and values come from `context`, (B, N, D), which the layer's first norm has already normed. Where no gradient
-    reaches the context, the key projection is folded into the queries and the values are projected after mixing: q_h
-    (Wk_h c)^T = (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key biases shift all
-    scores of a query equally and cancel in the softmax; value biases pass unchanged, as the weights of the softmax sum
-    to one. So nothing of size N D^2 is computed, and no keys or values are kept for the backward pass.
+    Keys and values come from `context`, (B, N, D), what attention reads of an image's tokens; the queries themselves
+    have no position, and no bias. Where no gradient reaches the context and no rotation stands between queries and
+    keys, the key projection is folded into the queries and the values are projected after mixing: q_h (Wk_h c)^T =
+    (q_h Wk_h) c^T and softmax(...) (Wv_h c) = Wv_h (softmax(...) c), per head h. Key biases shift all scores of a query
+    equally and cancel in the softmax; value biases pass unchanged, as the weights of the softmax sum to one. So nothing
+    of size N D^2 is computed, and no keys or values are kept for the backward pass.
     """
-    attention = layer.attn
-    normed = layer.norm1(queries)
-    (q,) = split_heads(attention, project(attention.qkv, normed, first=0, last=1), parts=1)
-    bare = type(attention.qkv) is nn.Linear and isinstance(attention.k_norm, nn.Identity)
-    bare = bare and not _attention_dropout(attention)
+    normed = layer.attended(queries)
+    (q,) = layer.heads(normed, first=0, last=1)
+    q = layer.query_norm(q)
+    weights = layer.key_value_weights()
+    bare = weights is not None and positions is None and not _attention_dropout(layer.attn)
     # an exported graph cannot hold a function that defines its own gradient
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
-        mixed = _mix_folded(attention, attention.q_norm(q), context)
-    else:  # a norm of keys, dropped weights or a wrapper of unknown effect prevents folding
-        key, value = split_heads(attention, project(attention.qkv, context, first=1, last=3), parts=2)
-        mixed = _mix(attention, q.expand(context.shape[0], -1, -1, -1), key, value)
+        mixed = _mix_folded(layer.attn.scale, q, context, *weights)
+    else:  # a norm or a rotation of keys, dropped weights or a wrapper of unknown effect prevents folding
+        key, value = layer.heads(context, first=1, last=3)
+        key = layer.positioned(layer.key_norm(key), positions)
+        mixed = _mix(layer, q.expand(context.shape[0], -1, -1, -1), key, value, None)
     return _finish(layer, queries, normed, mixed, apart=True)
 
 
-def _mix(attention: nn.Module, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the values (B, H, N, d) weighted by attention for queries (B, H, Q, d): (B, Q, H * d)."""
+def _mix(layer: Layer, q: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the values (B, H, N, d) weighted by attention for queries (B, H, Q, d): (B, Q, H * d). There may be fewer
+    heads of keys and values: each then serves as many consecutive heads of queries."""
+    if key.shape[1] < q.shape[1]:
+        groups = q.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     mixed = F.scaled_dot_product_attention(
-        attention.q_norm(q),
-        attention.k_norm(key),
-        value,
-        dropout_p=_attention_dropout(attention),
-        scale=attention.scale,
+        q, key, value, attn_mask=bias, dropout_p=_attention_dropout(layer.attn), scale=layer.attn.scale
     )
     return mixed.transpose(1, 2).flatten(2)
 
@@ -142,30 +171,27 @@ def _attention_dropout(attention: nn.Module) -> float:
     return attention.attn_drop.p if attention.attn_drop.training else 0.0
 
 
-def _mix_folded(attention: nn.Module, q: Tensor, context: Tensor) -> Tensor:
+def _mix_folded(
+    scale: float, q: Tensor, context: Tensor, w_key: Tensor, w_value: Tensor, value_bias: Tensor | None
+) -> Tensor:
     """Return what `_mix` does, for normed queries (B or 1, H, Q, d) and a context (B, N, D), without keys and
     values."""
     _, heads, count, head_dim = q.shape
-    _, w_key, w_value = attention.qkv.weight.view(3, heads, head_dim, -1).unbind(0)
-    folded = torch.einsum("bhqd,hde->bqhe", q * attention.scale, w_key).flatten(1, 2)
+    w_key, w_value = (weight.view(heads, head_dim, -1) for weight in (w_key, w_value))
+    folded = torch.einsum("bhqd,hde->bqhe", q * scale, w_key).flatten(1, 2)
     mixed = FixedContextAttention.apply(folded.expand(len(context), -1, -1), context)
     values = torch.einsum("bqhe,hde->bqhd", mixed.unflatten(1, (count, heads)), w_value).flatten(2)
-    return values if attention.qkv.bias is None else values + attention.qkv.bias[-values.shape[-1] :]
+    return values if value_bias is None else values + value_bias
 
 
 def _finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apart: bool) -> Tensor:
     """Return the layer's output for `queries`, given their mixed values (B, Q, H * d). `apart`: whether they are
     queries of `look`, not rows of an image."""
-    attention = layer.attn
-    mixed = attention.norm(mixed)
-    if attention.gate is not None:
-        mixed = mixed * attention.gate(normed).sigmoid()
-    mixed = layer.ls1(attention.proj_drop(attention.proj(mixed)))
-    tokens = queries + layer.drop_path1(mixed)
+    tokens = queries + layer.drop_path1(layer.attention_output(mixed, normed))
     for module in layer.beside_attention:
         tokens = tokens + _beside(module, queries, normed, apart=apart)
-    normed = layer.norm2(tokens)
-    updated = tokens + layer.drop_path2(layer.ls2(layer.mlp(normed)))
+    normed = layer.mlp_input(tokens)
+    updated = tokens + layer.drop_path2(layer.mlp_output(normed))
     for module in layer.beside_mlp:
         updated = updated + _beside(module, tokens, normed, apart=apart)
     for module in layer.behind:
@@ -183,6 +209,8 @@ def _beside(module: nn.Module, tokens: Tensor, normed: Tensor, *, apart: bool) -
 def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
     """Return parts `first` to `last` (exclusive) of the query, key and value projections, (B, N, (last - first) *
     width)."""
+    if (first, last) == (0, 3):
+        return qkv(tokens)
     if isinstance(qkv, nn.Linear | Wrapper):
         width = qkv.out_features // 3
         return part(qkv, tokens, slice(first * width, last * width))
@@ -193,8 +221,7 @@ def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
 
 def split_heads(attention: nn.Module, projected: Tensor, *, parts: int) -> tuple[Tensor, ...]:
     """Split (B, N, parts * H * d) into `parts` tensors (B, H, N, d)."""
-    batch, length, _ = projected.shape
-    heads = projected.reshape(batch, length, parts, attention.num_heads, attention.head_dim)
+    heads = projected.unflatten(-1, (parts, attention.num_heads, -1))
     return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
 

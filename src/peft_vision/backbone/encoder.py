@@ -1,60 +1,70 @@
-"""This module maps images to features by a timm Vision Transformer whose blocks take queries and a context."""
+"""This module maps images to features by a timm model whose blocks have places for a method's modules."""
 
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import checkpoint
 from torch import Tensor, nn
 
-from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.drops import dropping_options, drops
+from peft_vision.backbone.families.match import architecture, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
 
 
 class Encoder(nn.Module):
-    """A module that owns `vit` and replaces its blocks by `Layer`s; the forward and all parameter names stay timm's.
+    """A module that owns `vit`, a timm model of any family, and replaces its blocks by layers with ports; the forward
+    and all parameter names stay timm's.
 
-    The last layer computes only what the pooling reads: the class token, or the backbone's own tokens. `evaluates`:
-    whether the backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
+    `trunk`: the model by what methods need of it, which its family decides (see `families/`). `evaluates`: whether the
+    backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
     """
 
-    def __init__(self, vit: VisionTransformer) -> None:
+    def __init__(self, vit: nn.Module) -> None:
         super().__init__()
         self.vit = vit
-        for index, block in enumerate(vit.blocks):
-            vit.blocks[index] = Layer(block)
+        self.trunk = trunk_of(vit)
+        self.trunk.adopt()
         self.evaluates = False
+        self._checkpointing = bool(getattr(vit, "grad_checkpointing", False))
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
         self._drops = [module for module in self._backbone if drops(module)]
-        reads_class_token = vit.attn_pool is None and vit.global_pool == "token"
-        self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
 
     @property
-    def layers(self) -> nn.Sequential:
-        """Return the `Layer`s, first to last."""
-        return self.vit.blocks
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the layers, first to last."""
+        return self.trunk.layers
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the description of each layer, first to last."""
+        return self.trunk.stages
 
     @property
     def num_tokens(self) -> int:
         """Return N, the number of class, register and patch tokens that the backbone itself makes."""
-        return self.vit.num_prefix_tokens + self.vit.patch_embed.num_patches
+        return self.trunk.num_tokens
 
     @property
     def width(self) -> int:
-        """Return D, the width of a token and of a feature."""
-        return self.vit.num_features
+        """Return D, the width of a feature."""
+        return self.trunk.width
+
+    def require(self, needs: Set[Need]) -> None:
+        """Raise ConfigError with the family's reason where it does not give what a method needs."""
+        for need in sorted(needs & self.trunk.lacks.keys()):
+            raise ConfigError(f"method: it needs {NEEDS[need]}; {architecture(self.vit)} {self.trunk.lacks[need]}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
         does."""
-        return self._pooled(self._through(self._embedded(images), first=0))
+        return self.trunk.pool(self._through(self.trunk.stem(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
         """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where no part
@@ -62,12 +72,12 @@ class Encoder(nn.Module):
         one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
             with torch.no_grad():
-                return Observation(tokens=self._through(self._embedded(images), first=0, last=depth))
+                return Observation(tokens=self._through(self.trunk.stem(images), first=0, last=depth))
         with ExitStack() as held:
             if not self.trains:
                 held.enter_context(torch.no_grad())
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            seen = self._seen(self._embedded(images), kinds, first=0)
+            seen = self._seen(self.trunk.stem(images), kinds, first=0)
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
@@ -81,9 +91,9 @@ class Encoder(nn.Module):
         leaving = depth == len(self.layers) and last is not None
         return {
             "features": (self.width,),
-            "contexts": (len(self.layers), self.num_tokens, self.vit.embed_dim),
-            "intermediates": (sum(group_widths(self.vit, self.part)),),
-            "tokens": (last if leaving else self.num_tokens, self.vit.embed_dim),
+            "contexts": (len(self.layers), self.num_tokens, self.stages[0].width),
+            "intermediates": (sum(group_widths(self.trunk)),),
+            "tokens": (last if leaving else self.num_tokens, self.stages[0].width),
         }
 
     @property
@@ -115,7 +125,7 @@ class Encoder(nn.Module):
         """Return the backbone's own modules and single parameters of the layers at `indices`: the modules before the
         layers belong to the first, those after the layers to the last."""
         before = self._before() if 0 in indices else []
-        behind = self._behind() if len(self.layers) - 1 in indices else []
+        behind = self.trunk.behind() if len(self.layers) - 1 in indices else []
         return [*before, *(self.layers[index] for index in indices), *behind]
 
     def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
@@ -157,14 +167,9 @@ class Encoder(nn.Module):
 
     def _before(self) -> list[nn.Module | nn.Parameter]:
         """Return the modules and parameters before the layers: patches and positions."""
-        behind = [self.layers, *self._behind()]
+        behind = [*self.layers, self.layers, *self.trunk.behind()]
         single = self.vit.parameters(recurse=False)
         return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
-
-    def _behind(self) -> list[nn.Module]:
-        """Return the modules after the layers: norms, pooling and the dropout of features."""
-        behind = (self.vit.norm, self.vit.attn_pool, self.vit.fc_norm, self.vit.head_drop)
-        return [module for module in behind if module is not None]
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
@@ -186,25 +191,18 @@ class Encoder(nn.Module):
 
     def set_checkpointing(self, enable: bool) -> None:
         """Set whether a second forward pass replaces the stored activations of all layers but one."""
-        self.vit.set_grad_checkpointing(enable)
-
-    def _embedded(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, N, D) that enter the first layer."""
-        return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+        self._checkpointing = enable
 
     def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
         """Return the tokens after layers `first` to `last` (exclusive)."""
-        layers = self.layers[first:last]
-        return checkpoint_seq(layers, tokens) if self.vit.grad_checkpointing and len(layers) else layers(tokens)
-
-    def _pooled(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, D) of the tokens that leave the last layer."""
-        return self.vit.forward_head(self.vit.norm(tokens), pre_logits=True)
+        for layer, positions in list(zip(self.layers, self.trunk.positions(), strict=True))[first:last]:
+            tokens = checkpoint(layer, tokens, positions) if self._checkpointing else layer(tokens, positions)
+        return tokens
 
     def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int) -> Observation:
         """Return the features, and the contexts if requested, of tokens that enter layer `first`."""
         with self._noted_contexts() if "contexts" in kinds else nullcontext() as contexts:
-            features = self._pooled(self._through(tokens, first=first))
+            features = self.trunk.pool(self._through(tokens, first=first))
         noted = None if contexts is None else (*[None] * first, *contexts)
         return Observation(features=features, contexts=noted)
 
@@ -231,7 +229,7 @@ class Encoder(nn.Module):
         last = self.layers[-1]
         rows, last.rows = last.rows, None
         try:
-            with gathered(self.vit, self.part) as groups:
+            with gathered(self.trunk, self.part) as groups:
                 yield groups
         finally:
             last.rows = rows

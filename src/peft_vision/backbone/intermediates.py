@@ -1,47 +1,75 @@
-"""This module collects a ViT's intermediate values, averaged over the tokens: the features of Head2Toe (Evci et al.,
-2022, arXiv:2201.03529).
+"""This module collects a backbone's intermediate values, averaged over the tokens: the features of Head2Toe (Evci et
+al., 2022, arXiv:2201.03529).
 
-The groups are the tokens that enter the first layer; for each layer its normed input, the output of its attention, the
-hidden units of its MLP and the MLP's output; and the final norm's output. The pooled features follow as the last group.
+The groups are the tokens that enter the first layer; for each layer its taps: in a transformer what its attention
+reads, the output of its attention, the hidden units of its MLP and the MLP's output; and the final norm's output. The
+pooled features follow as the last group.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-GROUPS_A_LAYER = 4
+from peft_vision.backbone.families.trunk import Trunk
+from peft_vision.backbone.stage import Tap
+
 Part = Callable[[str], nn.Module]
 
 
-def group_widths(vit: VisionTransformer, part: Part | None = None) -> list[int]:
-    """Return the width of each group, the pooled features last. `part` finds a module of `vit` by name even where a
-    module that contains it was wrapped."""
-    width, part = vit.embed_dim, part or vit.get_submodule
-    hidden = [part(f"blocks.{index}.mlp.fc2").in_features for index in range(len(vit.blocks))]
-    return [width, *(group for units in hidden for group in (width, width, units, width)), width, vit.num_features]
+@dataclass(frozen=True)
+class Group:
+    """A group of features of one `width`. `stage`: the stage that it belongs to, the tokens that enter the first stage
+    to that one; None for the final norm's output and the pooled features."""
+
+    stage: int | None
+    width: int
+
+
+def tap_groups(trunk: Trunk) -> list[Group]:
+    """Return the groups, the pooled features last."""
+    taps = [Group(index, tap.width) for index, stage in enumerate(trunk.stages) for tap in stage.taps]
+    first, last = trunk.stages[0].width, trunk.stages[-1].width
+    return [Group(0, first), *taps, Group(None, last), Group(None, trunk.width)]
+
+
+def group_widths(trunk: Trunk) -> list[int]:
+    """Return the width of each group, the pooled features last."""
+    return [group.width for group in tap_groups(trunk)]
 
 
 @contextmanager
-def gathered(vit: VisionTransformer, part: Part | None = None) -> Iterator[list[Tensor]]:
-    """Yield a list that a forward pass over all tokens within the block fills: (B, width) for each group but the
-    last."""
+def gathered(trunk: Trunk, part: Part) -> Iterator[list[Tensor]]:
+    """Yield a list that a forward pass over all tokens within the block fills: (B, width) for each group but the last.
+    `part` finds a module by its path even where a module that contains it was wrapped."""
     groups: list[Tensor] = []
-    part = part or vit.get_submodule
 
     def note_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        groups.append(args[0].mean(dim=1))
+        groups.append(_mean(args[0]))
 
     def note_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        groups.append(output.mean(dim=1))
+        groups.append(_mean(output))
+
+    def hook(tap: Tap) -> Callable[[], None]:
+        module = part(tap.path)
+        if tap.channels_first:
+            return module.register_forward_hook(
+                lambda _, args, output: groups.append((args[0] if tap.side == "input" else output).mean(dim=(2, 3)))
+            ).remove
+        if tap.side == "input":
+            return module.register_forward_pre_hook(note_input).remove
+        return module.register_forward_hook(note_output).remove
 
     with ExitStack() as hooks:
-        hooks.callback(vit.blocks[0].register_forward_pre_hook(note_input).remove)
-        for block in (f"blocks.{index}" for index in range(len(vit.blocks))):
-            hooks.callback(part(f"{block}.attn.qkv").register_forward_pre_hook(note_input).remove)
-            hooks.callback(part(f"{block}.attn.proj").register_forward_hook(note_output).remove)
-            hooks.callback(part(f"{block}.mlp.fc2").register_forward_pre_hook(note_input).remove)
-            hooks.callback(part(f"{block}.mlp").register_forward_hook(note_output).remove)
-        hooks.callback(vit.norm.register_forward_hook(note_output).remove)
+        hooks.callback(trunk.layers[0].register_forward_pre_hook(note_input).remove)
+        for stage in trunk.stages:
+            for tap in stage.taps:
+                hooks.callback(hook(tap))
+        hooks.callback(trunk.model.norm.register_forward_hook(note_output).remove)
         yield groups
+
+
+def _mean(tokens: Tensor) -> Tensor:
+    """Return the mean over the tokens, which may lie on a grid: (B, ..., W) to (B, W)."""
+    return (tokens if tokens.ndim == 3 else tokens.flatten(1, -2)).mean(dim=1)

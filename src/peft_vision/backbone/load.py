@@ -13,11 +13,11 @@ import timm
 import torch
 from pydantic import Field
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import Attention, PatchEmbed
 from timm.models import PretrainedCfg
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from peft_vision.backbone.families.match import refuse_unusual
 from peft_vision.backbone.hub import hub_file
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
@@ -172,34 +172,6 @@ def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "backbone"))
         return backbone.load()
-
-
-def refuse_unusual(vit: nn.Module) -> None:
-    """Raise ConfigError with name and reason unless every block of `vit` is attention and MLP over all tokens."""
-    reason = _oddity(vit)
-    if reason is not None:
-        raise ConfigError(f"backbone: {architecture(vit)} is not a plain ViT: {reason}")
-
-
-def _oddity(vit: nn.Module) -> str | None:
-    if type(vit) is not VisionTransformer:
-        return f"timm builds it as {type(vit).__name__}, which is not VisionTransformer"
-    if "radio" in architecture(vit):
-        return "RADIO resamples its position embeddings by rules of its own"
-    if type(vit.patch_embed) is not PatchEmbed:
-        return f"it embeds patches with {type(vit.patch_embed).__name__}"
-    if blocks := {type(block).__name__ for block in vit.blocks if type(block) is not Block}:
-        return f"its blocks are {', '.join(blocks)}"
-    if attentions := {type(b.attn).__name__ for b in vit.blocks if type(b.attn) is not Attention}:
-        return f"its attention is {', '.join(attentions)}"
-    if not isinstance(vit.patch_drop, nn.Identity):
-        return "it drops patches (patch_drop_rate), so that the number of tokens changes"
-    return None
-
-
-def architecture(vit: nn.Module) -> str:
-    """Return timm's architecture name of `vit`, or the name of its class where it was built directly."""
-    return getattr(vit, "pretrained_cfg", {}).get("architecture") or type(vit).__name__
 
 
 def _config(name: str) -> PretrainedCfg:

@@ -24,13 +24,14 @@ from peft_vision.core.records import Name, Record, Unreadable, exists, read_reco
 from peft_vision.core.tensor_header import read_header
 from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import plain_head
-from peft_vision.method.lora import PLACES, LowRankUpdate
+from peft_vision.method.lora import LowRankUpdate
 from peft_vision.models.model import Model
 from peft_vision.runs.run import place
 
 CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
 _PREFIX = "base_model.model."
 _HEAD = f"{_PREFIX}head"
+_TARGETS = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 _A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
 
 
@@ -156,7 +157,7 @@ class Imported:
             module, kind = _own_name(name, folder / WEIGHTS)
             _check_axes(1 if kind == "magnitude" else 2, tensor, name, folder / WEIGHTS)
             index, place = _A_LAYER.fullmatch(module).groups()
-            target = PLACES[place][-1]
+            target = _TARGETS[place]
             self.tensors[f"encoder.vit.{module}.{kind}.{target}"] = tensor
             if kind == "down":
                 scale = self._said.scale(module, rank=len(tensor))

@@ -10,6 +10,7 @@ from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import NOT_HASHED, component
 from peft_vision.method.depth import Layers, chosen
 from peft_vision.method.readout import Pooled, Readout
@@ -65,6 +66,11 @@ class Method(ABC):
     def chosen(self, encoder: Encoder) -> tuple[int, ...]:
         """Return the indices of `layers` in this encoder. Raise ConfigError where it has no such layer."""
         return chosen(self.layers, encoder)
+
+    def needs(self) -> frozenset[Need]:
+        """Return what of a backbone the method works with. Where the backbone's family does not give it, the family's
+        reason is the error; without it the method works on every family."""
+        return frozenset()
 
     @abstractmethod
     def attach(self, encoder: Encoder) -> None:

@@ -11,6 +11,6 @@ class BitFit(Method):
         """Unfreeze every bias of the chosen layers, including norms and the patch projection: 102,912 parameters for
         ViT-B/16."""
         for module in encoder.own_modules(self.chosen(encoder)):
-            bias = getattr(module, "bias", None)
-            if bias is not None:
-                bias.requires_grad_(True)
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "bias" or name.endswith("_bias"):  # timm's EVA and BEiT have q_bias and v_bias
+                    parameter.requires_grad_(True)

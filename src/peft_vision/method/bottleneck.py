@@ -16,6 +16,7 @@ from timm.layers import DropPath, QuickGELU
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import component
 from peft_vision.method.base import Method
 
@@ -43,24 +44,27 @@ class Bottleneck(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"branches"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add adapters of 2 * rank * D + rank + D parameters each for a stream of width D, and D more with channel
-        scales."""
-        for layer in (encoder.layers[index] for index in self.chosen(encoder)):
+        scales. A layer without attention has an adapter less."""
+        for stage in (encoder.stages[index] for index in self.chosen(encoder)):
+            layer, branches = stage.module, stage.module.branches
             match self.placement:
-                case "attention_and_mlp":
-                    layer.ls1 = SequentialAdapter(layer.ls1, self._adapter(encoder))
-                    layer.ls2 = SequentialAdapter(layer.ls2, self._adapter(encoder))
-                case "mlp":
-                    layer.ls2 = SequentialAdapter(layer.ls2, self._adapter(encoder))
+                case "attention_and_mlp" | "mlp":
+                    ends = [branch.end for name, branch in branches.items() if name in self.placement]
+                    for end in ends:
+                        setattr(layer, end, SequentialAdapter(getattr(layer, end), self._adapter(stage.width)))
                 case "beside_mlp":
-                    layer.beside_mlp.append(ParallelAdapter(self._adapter(encoder)))
+                    branches["mlp"].beside.append(ParallelAdapter(self._adapter(stage.width)))
                 case "layer":
-                    layer.behind.append(self._adapter(encoder))
+                    layer.behind.append(self._adapter(stage.width))
 
-    def _adapter(self, encoder: Encoder) -> "AdapterLayer":
+    def _adapter(self, width: int) -> "AdapterLayer":
         return AdapterLayer(
-            encoder.vit.embed_dim,
+            width,
             self.rank,
             activation=self.activation,
             initial=self.initial,

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.readout import Readout
@@ -50,6 +51,10 @@ class Combined(Method):
     def trained_otherwise(self, *, drops: bool) -> bool:
         """Return whether version 0.1.0 trained any part differently."""
         return any(part.trained_otherwise(drops=drops) for part in self.parts.values())
+
+    def needs(self) -> frozenset[Need]:
+        """Return what any of the parts needs."""
+        return frozenset().union(*(part.needs() for part in self.parts.values()))
 
     def attach(self, encoder: Encoder) -> None:
         """Attach each part in order. Raise ConfigError where one discards parameters of the backbone or of an earlier

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import HashDefault, component
 from peft_vision.method.base import Method
 
@@ -29,19 +30,20 @@ class Convpass(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     initial: Annotated[Literal["identity", "xavier"], HashDefault("identity")]
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"branches"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add 2 * (2 * rank * D + D + rank + 9 * rank^2 + rank) parameters per layer of width D; the outputs stay the
         same at first."""
-        vit = encoder.vit
-        for layer in (encoder.layers[index] for index in self.chosen(encoder)):
-            branches = ((layer.beside_attention, layer.drop_path1), (layer.beside_mlp, layer.drop_path2))
-            for branch, drop_path in branches:
-                bypass = Bypass(vit.embed_dim, self.rank, drop_path, scale=self.scale, dropout=self.dropout)
+        for stage in (encoder.stages[index] for index in self.chosen(encoder)):
+            for branch in stage.module.branches.values():
+                bypass = Bypass(stage.width, self.rank, branch.drop_path, scale=self.scale, dropout=self.dropout)
                 if self.initial == "xavier":
                     nn.init.xavier_uniform_(bypass.convolution.weight)
-                bypass.grid = tuple(vit.patch_embed.grid_size)
-                bypass.single = vit.num_prefix_tokens
-                branch.append(bypass)
+                bypass.grid = stage.grid
+                bypass.single = stage.num_prefix
+                branch.beside.append(bypass)
 
 
 class Bypass(nn.Module):

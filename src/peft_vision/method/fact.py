@@ -27,10 +27,9 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
-
-_PLACES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
 @component
@@ -47,13 +46,17 @@ class FacT(Method):
         """Return True: version 0.1.0 initialised the factors differently."""
         return True
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"sites"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add 2 * D * rank parameters, and for n blocks n * rank^2 (TT) or rank^3 + n * rank (TK). Raise ConfigError
         where the rank exceeds D, or a weight has no side of D."""
-        width = encoder.vit.embed_dim
+        stages = [encoder.stages[index] for index in self.chosen(encoder)]
+        width = stages[0].width
         if self.rank > width:
             raise ConfigError(f"method.rank: got {self.rank}, but the blocks are {width} x {width}: at most {width}")
-        names = [f"blocks.{index}.{place}" for index in self.chosen(encoder) for place in _PLACES]
+        names = [path for stage in stages for path in stage.matrices("qkv", "proj", "fc1", "fc2")]
         for name in names:
             inner = encoder.part(name)
             if width not in (inner.in_features, inner.out_features):

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field, NonNegativeFloat
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.intermediates import GROUPS_A_LAYER, group_widths
+from peft_vision.backbone.intermediates import group_widths, tap_groups
 from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.readout import Intermediates
@@ -26,6 +27,9 @@ class Head2Toe(Method):
 
     keep_fraction: Annotated[float, Field(gt=0, le=1)]
     lasso: NonNegativeFloat
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"taps"})
 
     def attach(self, encoder: Encoder) -> None:
         """Leave the backbone unchanged."""
@@ -51,13 +55,11 @@ class Head2Toe(Method):
 
     def _groups(self, encoder: Encoder) -> tuple[int, torch.Tensor]:
         """Return the number of groups, and the group of each column."""
-        widths = torch.tensor(group_widths(encoder.vit, encoder.part))
+        widths = torch.tensor(group_widths(encoder.trunk))
         return len(widths), torch.arange(len(widths)).repeat_interleave(widths)
 
     def _read(self, encoder: Encoder) -> list[int]:
         """Return the groups of the chosen layers. The tokens that enter the first layer are included with that layer,
         the norm's output and the pooled features with every choice."""
-        indices = self.chosen(encoder)
-        layers = [1 + GROUPS_A_LAYER * index + number for index in indices for number in range(GROUPS_A_LAYER)]
-        last = 1 + GROUPS_A_LAYER * len(encoder.layers)
-        return [*([0] if 0 in indices else []), *layers, last, last + 1]
+        chosen = {None, *self.chosen(encoder)}
+        return [number for number, group in enumerate(tap_groups(encoder.trunk)) if group.stage in chosen]

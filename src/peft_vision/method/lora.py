@@ -12,6 +12,7 @@ A row of zeros has no direction, so it stays a row of zeros, and `up` trains as 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -21,12 +22,12 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
 from peft_vision.method.low_rank import Updated
 
 Target = Literal["q", "k", "v", "qkv", "proj", "fc1", "fc2"]
-PLACES = {"attn.qkv": ("q", "k", "v", "qkv"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}
 _BACKBONE = 0.02  # standard deviation of timm's linear layers
 
 
@@ -41,9 +42,10 @@ class LoRA(Method):
     """A method that adds low-rank updates to weight matrices.
 
     `targets`: the matrices that are updated; q, k and v are rows of timm's fused projection, each with its own update,
-    and qkv is the whole projection with one `down`. `dropout`: probability of dropping the inputs of the updates.
-    `initial`: zeros for `up`, or both factors initialised like the linear layers of a fresh backbone, so that attaching
-    changes the outputs, as in NOAH's code.
+    and qkv is the whole projection with one `down`. Where the backbone has what a target names in several matrices (a
+    projection that is not fused, a SwiGLU's fc1), each has an update. `dropout`: probability of dropping the inputs of
+    the updates. `initial`: zeros for `up`, or both factors initialised like the linear layers of a fresh backbone, so
+    that attaching changes the outputs, as in NOAH's code.
     """
 
     targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -59,28 +61,40 @@ class LoRA(Method):
         """Return the factor of the product of `up` and `down`."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"sites"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add rank * (inputs + outputs) parameters for each target of each layer, with DoRA one more for each output.
         Raise ConfigError for a rank above a side of a target, and for DoRA on a module that another part has
         wrapped."""
         for index in self.chosen(encoder):
-            for place, names in PLACES.items():
-                targets = [name for name in names if name in self.targets]
-                if targets:
-                    self._wrap(encoder, f"blocks.{index}.{place}", targets, where=f"layer {index}")
+            for path, rows in self._rows(encoder.stages[index], where=f"layer {index}").items():
+                self._wrap(encoder, path, rows, where=f"layer {index}")
 
-    def _wrap(self, encoder: Encoder, name: str, targets: list[str], *, where: str) -> None:
+    def _rows(self, stage: Stage, *, where: str) -> dict[str, dict[str, slice]]:
+        """Return for each matrix that is updated the rows of each target. Raise ConfigError where the layer has no such
+        matrix."""
+        if missing := [target for target in self.targets if target not in stage.sites]:
+            raise ConfigError(f"method.targets: {where} has no {' or '.join(missing)}; it has {', '.join(stage.sites)}")
+        found: dict[str, dict[str, slice]] = {}
+        for target, sites in stage.sites.items():
+            for site in sites if target in self.targets else ():
+                found.setdefault(site.path, {})[target] = site.rows
+        return found
+
+    def _wrap(self, encoder: Encoder, name: str, rows: Mapping[str, slice], *, where: str) -> None:
         inner = encoder.part(name)
-        rows = inner.out_features // (3 if targets[0] in ("q", "k", "v") else 1)
-        most = min(rows, inner.in_features)
-        if self.rank > most:
-            raise ConfigError(
-                f"method.rank: got {self.rank}, but {targets[0]} of {where} is {rows} x {inner.in_features}; "
-                f"at most {most}"
-            )
+        for target, target_rows in rows.items():
+            count = target_rows.stop - target_rows.start
+            if self.rank > min(count, inner.in_features):
+                raise ConfigError(
+                    f"method.rank: got {self.rank}, but {target} of {where} is {count} x {inner.in_features}; "
+                    f"at most {min(count, inner.in_features)}"
+                )
         if self.dora and type(inner) is not nn.Linear:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
-        updated = LowRankUpdate(inner, targets, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
+        updated = LowRankUpdate(inner, rows, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
         if self.initial == "backbone":
             for factor in (*updated.down.values(), *updated.up.values()):
                 nn.init.trunc_normal_(factor, std=_BACKBONE)
@@ -88,16 +102,14 @@ class LoRA(Method):
 
 
 class LowRankUpdate(Wrapper):
-    """A linear layer O x I with an update for each of `targets`: `down` (rank, I) and `up` (rows, rank). The targets q,
-    k and v are a third of the O rows each, any other target is all rows."""
+    """A linear layer O x I with an update for each target: `down` (rank, I) and `up` (rows, rank). `rows`: the range of
+    the O rows that each target has."""
 
     def __init__(
-        self, inner: nn.Module, targets: list[str], rank: int, *, scale: float, dropout: float, dora: bool
+        self, inner: nn.Module, rows: Mapping[str, slice], rank: int, *, scale: float, dropout: float, dora: bool
     ) -> None:
         super().__init__(inner)
-        third = inner.out_features // 3
-        thirds = {name: slice(number * third, (number + 1) * third) for number, name in enumerate("qkv")}
-        self.rows = {target: thirds.get(target, slice(0, inner.out_features)) for target in targets}
+        self.rows = dict(rows)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.down, self.up, self.magnitude = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()

@@ -9,16 +9,23 @@ import math
 import torch
 from torch import Tensor, nn
 
-from peft_vision.backbone.encoder import Encoder
-
 
 class Prompts(nn.Module):
-    """A module that holds P learned tokens of the encoder's width, or of `project`'s input width."""
+    """A module that holds P learned tokens of the given width, or of `project`'s input width, for a backbone with
+    patches of `patch_size` pixels."""
 
-    def __init__(self, encoder: Encoder, num_prompts: int, *, dropout: float, project: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        num_prompts: int,
+        width: int,
+        patch_size: tuple[int, int],
+        *,
+        dropout: float,
+        project: nn.Linear | None = None,
+    ) -> None:
         super().__init__()
-        width = encoder.vit.embed_dim if project is None else project.in_features
-        patch_height, patch_width = encoder.vit.patch_embed.patch_size
+        width = width if project is None else project.in_features
+        patch_height, patch_width = patch_size
         bound = math.sqrt(6 / (3 * patch_height * patch_width + width))
         self.prompts = nn.Parameter(torch.empty(num_prompts, width).uniform_(-bound, bound))
         self.project = project

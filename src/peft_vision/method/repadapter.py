@@ -2,7 +2,8 @@
 
     x <- x + scale * B(dropout(A x)),    A: D to rank, B: rank to D in `groups`, both with biases
 
-It stands before qkv and before the MLP's first layer. B is zero at the start: attaching changes nothing. After merging:
+It stands before qkv and before the MLP's first layer, and is one adapter for all of it where the backbone has these in
+several matrices. B is zero at the start: attaching changes nothing. After merging:
 
 W' = W (I + scale B A),    b' = b + W scale (B a + b_B)
 """
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
-
-_PLACES = ("attn.qkv", "mlp.fc1")
 
 
 @component
@@ -28,20 +28,28 @@ class RepAdapter(Method):
     scale: PositiveFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"sites"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add 2 * (rank * D + rank + rank * D / groups + D) parameters per layer of width D. Raise ConfigError where
         the rank exceeds D, or `groups` does not divide both."""
-        width = encoder.vit.embed_dim
+        stages = [encoder.stages[index] for index in self.chosen(encoder)]
+        width = stages[0].width
         if self.rank > width or self.rank % self.groups or width % self.groups:
             raise ConfigError(
                 f"method.rank: got {self.rank}, should be at most {width}; and it and the backbone's width, {width}, "
                 f"should be multiples of method.groups={self.groups}"
             )
-        for index in self.chosen(encoder):
-            for name in (f"blocks.{index}.{place}" for place in _PLACES):
+        for names in (stage.matrices(place) for stage in stages for place in ("qkv", "fc1")):
+            first = None
+            for name in names:
                 inner = encoder.part(name)
-                before = InputAdapter(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
-                encoder.replace(name, before)
+                if first is None:
+                    first = InputAdapter(inner, self.rank, groups=self.groups, scale=self.scale, dropout=self.dropout)
+                    encoder.replace(name, first)
+                else:
+                    encoder.replace(name, SharedInputAdapter(inner, first))
 
 
 class InputAdapter(Wrapper):
@@ -62,18 +70,42 @@ class InputAdapter(Wrapper):
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., D) to (..., rows)."""
+        return part(self.inner, self.adapted(tokens), rows)
+
+    def adapted(self, tokens: Tensor) -> Tensor:
+        """Map the inputs (..., D) to those that `inner` reads, (..., D)."""
         hidden = self.dropout(self.down(tokens))
-        return part(self.inner, tokens + self.scale * (hidden @ self._up().mT + self.bias), rows)
+        return tokens + self.scale * (hidden @ self._up().mT + self.bias)
 
     def merged(self) -> nn.Linear:
         """Return a linear layer with the weight W' and the bias b'."""
-        weight, bias = self.inner.weight.detach().double(), self.inner.bias
+        return self.merged_with(self.inner)
+
+    def merged_with(self, inner: nn.Linear) -> nn.Linear:
+        """Return `inner` with this adapter before it as one linear layer."""
+        weight, bias = inner.weight.detach().double(), inner.bias
         up, down = self._up().detach().double(), self.down.weight.detach().double()
         shift = up @ self.down.bias.detach().double() + self.bias.detach().double()
         moved = self.scale * weight @ shift
         bias = moved if bias is None else bias.detach().double() + moved
-        return linear(weight + self.scale * (weight @ up) @ down, bias, like=self.inner)
+        return linear(weight + self.scale * (weight @ up) @ down, bias, like=inner)
 
     def _up(self) -> Tensor:
         """Return B as a block-diagonal matrix (D, rank) with a block for each group."""
         return torch.block_diag(*self.up.chunk(self.groups))
+
+
+class SharedInputAdapter(Wrapper):
+    """A wrapper that adapts the inputs of `inner` by the adapter of another matrix with the same inputs."""
+
+    def __init__(self, inner: nn.Module, adapter: InputAdapter) -> None:
+        super().__init__(inner)
+        self._shared = (adapter,)  # in a tuple, so not registered here: the other matrix owns it
+
+    def part(self, tokens: Tensor, rows: slice) -> Tensor:
+        """Map (..., D) to (..., rows)."""
+        return part(self.inner, self._shared[0].adapted(tokens), rows)
+
+    def merged(self) -> nn.Linear:
+        """Return a linear layer with the weight W' and the bias b'."""
+        return self._shared[0].merged_with(self.inner)

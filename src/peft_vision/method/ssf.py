@@ -3,25 +3,37 @@
 y = scale * x + shift    after patches, norms and linear layers, for the MLP's first one before its activation
 """
 
+from torch import nn
+
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.linear import Mergeable
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import component
 from peft_vision.method.base import Method
 from peft_vision.method.scale_shift import ScaleShift
 
-_PLACES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-
 
 @component
 class SSF(Method):
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"sites"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add L * (16 + 6) * D + 4 * D parameters for L layers of width D whose MLP is four times as wide."""
-        vit, indices = encoder.vit, self.chosen(encoder)
-        places = [f"blocks.{index}.{place}" for index in indices for place in _PLACES]
+        trunk, indices = encoder.trunk, self.chosen(encoder)
+        places = [path for index in indices for path in encoder.stages[index].operations]
         if 0 in indices:
-            places.append("patch_embed.proj")
-        if len(encoder.layers) - 1 in indices:
-            places += [name for name in ("norm", "fc_norm") if next(encoder.part(name).parameters(), None) is not None]
+            places += trunk.stem_operations
+        if len(encoder.stages) - 1 in indices:
+            places += trunk.end_operations
         for place in places:
             inner = encoder.part(place)
-            width = getattr(inner, "out_features", None) or getattr(inner, "out_channels", None) or vit.embed_dim
-            encoder.replace(place, ScaleShift(inner, width))
+            encoder.replace(place, ScaleShift(inner, _width(inner)))
+
+
+def _width(inner: nn.Module) -> int:
+    """Return the number of outputs of a linear layer, a convolution or a norm, wrapped or not."""
+    while isinstance(inner, Mergeable) and not hasattr(inner.inner, "out_features"):
+        inner = inner.inner
+    width = getattr(inner, "out_features", None) or getattr(inner, "out_channels", None)
+    return width or next(inner.parameters()).shape[-1]

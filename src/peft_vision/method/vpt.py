@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
 from peft_vision.method.prompts import Prompts, projection
@@ -36,15 +37,19 @@ class VPT(Method):
         weights."""
         return drops or self.projection is not None
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"prompts"})
+
     def attach(self, encoder: Encoder) -> None:
         """Add L * P * D parameters for VPT-deep in L layers with P prompts of width D, P * D for VPT-shallow. Raise
         ConfigError for shallow prompts in layers other than all or last-N."""
         indices = self.chosen(encoder)
         layers = [encoder.layers[index] for index in indices]
-        project = projection(self.projection, encoder.width)
+        width, patch_size = encoder.stages[indices[0]].width, encoder.trunk.patch_size
+        project = projection(self.projection, width)
 
         def prompts() -> Prompts:
-            return Prompts(encoder, self.num_prompts, dropout=self.dropout, project=project)
+            return Prompts(self.num_prompts, width, patch_size, dropout=self.dropout, project=project)
 
         if self.deep:
             for layer in layers:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.backbone.stage import Need
 from peft_vision.core.config import HashDefault, IdleWith, component
 from peft_vision.method.base import Method, Phase
 from peft_vision.method.prompts import Prompts
@@ -45,6 +46,9 @@ class VQT(Method):
     keep_fraction: Annotated[float, Field(gt=0, le=1)] | None
     lasso: Annotated[NonNegativeFloat, IdleWith("keep_fraction", None)]
     selects_as_released: Annotated[bool, HashDefault(False), IdleWith("keep_fraction", None)]
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"contexts"})
 
     def attach(self, encoder: Encoder) -> None:
         """Leave the backbone unchanged."""
@@ -98,24 +102,30 @@ class Queries(Readout):
         normalize: bool,
     ) -> None:
         super().__init__()
-        width = encoder.vit.embed_dim
+        stages = [encoder.stages[index] for index in indices]
         self.indices = indices
         self.first_layer = indices[0]
-        self.queries = nn.ModuleList(Prompts(encoder, num_queries, dropout=dropout) for _ in indices)
+        self.queries = nn.ModuleList(
+            Prompts(num_queries, stage.width, encoder.trunk.patch_size, dropout=dropout) for stage in stages
+        )
         self.weights = nn.Parameter(torch.ones(len(indices), num_queries)) if summary == "weighted_sum" else None
         self.summary = summary
         self.normalize = normalize
+        self._trunk = encoder.trunk
         # in a tuple, so the encoder's parameters are not registered here
-        self.layers: Sequence[nn.Module] = tuple(encoder.layers[index] for index in indices)
-        self.width = encoder.width + len(self.layers) * width * (num_queries if summary == "concatenate" else 1)
+        self.layers: Sequence[nn.Module] = tuple(stage.module for stage in stages)
+        summarised = num_queries if summary == "concatenate" else 1
+        self.width = encoder.width + sum(stage.width for stage in stages) * summarised
 
     def forward(self, seen: Observation) -> Tensor:
         """Return features (B, D + L * Q * D), or (B, D + L * D) where a layer's queries are averaged or summed."""
         contexts = [seen.contexts[index] for index in self.indices]
-        summaries = [
-            self._summarised(look(layer, queries(context.shape[0]), context), number)
-            for number, (layer, queries, context) in enumerate(zip(self.layers, self.queries, contexts, strict=True))
+        positions = self._trunk.positions()
+        outputs = [
+            look(layer, queries(context.shape[0]), context, positions[index])
+            for layer, queries, context, index in zip(self.layers, self.queries, contexts, self.indices, strict=True)
         ]
+        summaries = [self._summarised(output, number) for number, output in enumerate(outputs)]
         pooled, summaries = seen.features, torch.stack(summaries, dim=1)
         if self.normalize:
             pooled, summaries = F.normalize(pooled.float(), dim=-1), F.normalize(summaries.float(), dim=-1)

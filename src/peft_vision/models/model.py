@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
@@ -180,7 +179,7 @@ class ParameterCounts:
 
 
 def assemble(
-    vit: VisionTransformer,
+    vit: nn.Module,
     *,
     method: Method,
     head: Head,
@@ -189,9 +188,10 @@ def assemble(
     seed: int,
 ) -> Model:
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
-    depend on `seed` only."""
+    depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method needs."""
     vit.requires_grad_(False)
     encoder = Encoder(vit)
+    encoder.require(method.needs())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method.attach(encoder)

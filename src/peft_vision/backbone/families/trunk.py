@@ -1,0 +1,196 @@
+"""This module defines a trunk, a timm model seen by what methods need of it, and what transformers over tokens share.
+
+A family of models is one module in this folder, with one trunk class. What a method can do on a family follows from
+what its trunk gives, never from a list of names; see docs/families.md.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from peft_vision.backbone.attention import Layer
+from peft_vision.backbone.ports import Ports
+from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
+
+
+class Trunk(ABC):
+    """A timm model as a sequence of stages between a stem and a pooling. It owns nothing: it refers to `model`.
+
+    `family`: name of the family; `builds`: timm's class of its models; `lacks`: for each thing that the family cannot
+    give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
+    """
+
+    family: ClassVar[str]
+    builds: ClassVar[type[nn.Module]]
+    lacks: ClassVar[Mapping[Need, str]] = {}
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def misfit(cls, model: nn.Module) -> str | None:
+        """Return why this trunk would compute something else than `model`, an instance of `builds`; None if it would
+        not."""
+
+    @abstractmethod
+    def adopt(self) -> None:
+        """Put layers with ports in the place of timm's blocks, under the same names; called once, before anything is
+        attached."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the modules of the stages, first to last, which map (tokens, positions) to tokens."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the description of each stage, first to last."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Return D, the width of a feature."""
+
+    @property
+    @abstractmethod
+    def num_tokens(self) -> int:
+        """Return N, the number of tokens that the backbone itself makes."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Return height and width of a patch in pixels."""
+
+    @abstractmethod
+    def stem(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, H, W) to what enters the first stage."""
+
+    def positions(self) -> Sequence[Tensor | None]:
+        """Return what each stage is told of positions in one pass, such as its table of rotary positions."""
+        return [None] * len(self.layers)
+
+    @abstractmethod
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Map what leaves the last stage to features (B, D)."""
+
+    @abstractmethod
+    def behind(self) -> list[nn.Module]:
+        """Return the modules after the last stage; all others outside the stages are before the first."""
+
+    @property
+    @abstractmethod
+    def stem_operations(self) -> tuple[str, ...]:
+        """Return the paths of the modules before the first stage whose output SSF scales."""
+
+    @property
+    @abstractmethod
+    def end_operations(self) -> tuple[str, ...]:
+        """Return the paths of the norms after the last stage that have parameters."""
+
+
+class TokenTrunk(Trunk):
+    """A trunk of a transformer whose blocks all see the same tokens (B, N, D), the class token and registers first,
+    under timm's usual names. The last layer computes only what the pooling reads: the class token, or the backbone's
+    own tokens."""
+
+    layer: ClassVar[Callable[[nn.Module], Ports]] = Layer
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._stages: tuple[Stage, ...] | None = None
+
+    def adopt(self) -> None:
+        for index, block in enumerate(self.model.blocks):
+            self.model.blocks[index] = self.layer(block)
+        self._stages = tuple(self._stage(index) for index in range(len(self.layers)))
+        reads_class_token = self.model.attn_pool is None and self.model.global_pool == "token"
+        self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return self.model.blocks
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self._stages or tuple(self._stage(index) for index in range(len(self.layers)))
+
+    @property
+    def width(self) -> int:
+        return self.model.num_features
+
+    @property
+    def num_tokens(self) -> int:
+        return self.model.num_prefix_tokens + self.model.patch_embed.num_patches
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return tuple(self.model.patch_embed.patch_size)
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.norm(tokens), pre_logits=True)
+
+    def behind(self) -> list[nn.Module]:
+        names = ("norm", "attn_pool", "fc_norm", "head_drop")
+        found = [getattr(self.model, name, None) for name in names]
+        return [module for module in found if module is not None]
+
+    @property
+    def stem_operations(self) -> tuple[str, ...]:
+        return ("patch_embed.proj",)
+
+    @property
+    def end_operations(self) -> tuple[str, ...]:
+        norms = {name: getattr(self.model, name, None) for name in ("norm", "fc_norm")}
+        return tuple(name for name, norm in norms.items() if norm is not None and any(True for _ in norm.parameters()))
+
+    def _stage(self, index: int) -> Stage:
+        block = f"blocks.{index}"
+        sites = {**self._attention_sites(f"{block}.attn"), **self._mlp_sites(f"{block}.mlp")}
+        width, hidden = self.model.embed_dim, self.model.get_submodule(f"{block}.mlp.fc2").in_features
+        taps = (
+            Tap(sites["qkv"][0].path, "input", width),
+            Tap(f"{block}.attn.proj", "output", width),
+            Tap(f"{block}.mlp.fc2", "input", hidden),
+            Tap(f"{block}.mlp", "output", width),
+        )
+        return Stage(
+            module=self.layers[index],
+            width=width,
+            grid=tuple(self.model.patch_embed.grid_size),
+            num_prefix=self.model.num_prefix_tokens,
+            sites=sites,
+            operations=self._operations(block, sites),
+            taps=taps,
+        )
+
+    def _operations(self, block: str, sites: Mapping[str, tuple[Site, ...]]) -> tuple[str, ...]:
+        """Return the paths of the norms and linear layers of a block in the order of computation."""
+        attention = [found.path for name in ("qkv", "proj") for found in sites[name]]
+        mlp = [found.path for name in ("fc1", "fc2") for found in sites[name]]
+        return (f"{block}.norm1", *attention, f"{block}.norm2", *mlp)
+
+    def _attention_sites(self, path: str) -> dict[str, tuple[Site, ...]]:
+        """Return the sites of attention: q, k and v are thirds of timm's fused projection, or matrices of their own,
+        which are then together what qkv means."""
+        proj = (site(self.model, f"{path}.proj"),)
+        if getattr(self.model.get_submodule(path), "qkv", None) is None:
+            apart = {name: (site(self.model, f"{path}.{name}_proj"),) for name in "qkv"}
+            return {**apart, "qkv": tuple(found for (found,) in apart.values()), "proj": proj}
+        thirds = {name: (site(self.model, f"{path}.qkv", first=first, of=3),) for first, name in enumerate("qkv")}
+        return {**thirds, "qkv": (site(self.model, f"{path}.qkv"),), "proj": proj}
+
+    def _mlp_sites(self, path: str) -> dict[str, tuple[Site, ...]]:
+        """Return the sites of the MLP. In a SwiGLU the matrices of the gate and of what it gates are together fc1."""
+        apart = hasattr(self.model.get_submodule(path), "fc1_g")
+        names = ("fc1_g", "fc1_x") if apart else ("fc1",)
+        return {
+            "fc1": tuple(site(self.model, f"{path}.{name}") for name in names),
+            "fc2": (site(self.model, f"{path}.fc2"),),
+        }

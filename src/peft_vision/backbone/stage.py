@@ -1,0 +1,73 @@
+"""This module describes one stage of a backbone (a block, or what a family divides itself into) by what methods need.
+
+All paths are names of modules in timm's model, such as blocks.0.attn.qkv. Rows of a weight matrix are its outputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Need = Literal["sites", "branches", "prompts", "contexts", "taps"]
+NEEDS: Mapping[Need, str] = {
+    "sites": "linear layers by their standard names: q, k, v, qkv, proj, fc1, fc2",
+    "branches": "places for modules after, or parallel to, attention and MLP",
+    "prompts": "tokens that may be appended to those of the image",
+    "contexts": "one context a layer, which a query can attend to",
+    "taps": "intermediate values that are tokens",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight matrix, or a range of its rows. `rows`: first row and the one after the last, both given."""
+
+    path: str
+    rows: slice
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An intermediate value that Head2Toe averages over the tokens: the first input of a module, or its output.
+    `width`: number of channels, which are the last axis, or the second one with `channels_first`."""
+
+    path: str
+    side: Literal["input", "output"]
+    width: int
+    channels_first: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The description of one stage.
+
+    `module`: timm's module, or the layer with ports in its place. `width`: channels of the tokens that enter it;
+    `grid`: rows and columns of patches, None where there is none; `num_prefix`: number of tokens before the patches.
+    `sites`: the weight matrices of each standard name (several where the backbone has them apart, as SwiGLU has fc1),
+    in the order of computation. `operations`: paths of the norms and linear layers, in the order of computation.
+    `taps`: None where intermediate values are no tokens.
+    """
+
+    module: nn.Module
+    width: int
+    grid: tuple[int, int] | None
+    num_prefix: int
+    sites: Mapping[str, tuple[Site, ...]]
+    operations: tuple[str, ...]
+    taps: tuple[Tap, ...] | None
+
+    def matrices(self, *names: str) -> list[str]:
+        """Return the paths of the weight matrices of the standard `names`, each once; without names, of all."""
+        found = [site.path for name in names or self.sites for site in self.sites.get(name, ())]
+        return list(dict.fromkeys(found))
+
+
+def site(model: nn.Module, path: str, *, first: int = 0, of: int = 1) -> Site:
+    """Return the rows of part `first` of `of` equal parts of the matrix at `path`; by default all of its rows."""
+    size = model.get_submodule(path).out_features // of
+    return Site(path, slice(first * size, (first + 1) * size))
