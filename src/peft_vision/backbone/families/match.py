@@ -2,11 +2,12 @@
 
 from torch import nn
 
+from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import ViTTrunk
 from peft_vision.core.config import ConfigError
 
-FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk,)
+FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, EvaTrunk)
 
 
 def trunk_of(model: nn.Module) -> Trunk:

@@ -5,7 +5,7 @@ what its trunk gives, never from a list of names; see docs/families.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -97,11 +97,13 @@ class TokenTrunk(Trunk):
     under timm's usual names. The last layer computes only what the pooling reads: the class token, or the backbone's
     own tokens."""
 
-    layer: ClassVar[Callable[[nn.Module], Ports]] = Layer
-
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._stages: tuple[Stage, ...] | None = None
+
+    def layer(self, block: nn.Module) -> Ports:
+        """Return the layer that takes the place of timm's block."""
+        return Layer(block)
 
     def adopt(self) -> None:
         for index, block in enumerate(self.model.blocks):

@@ -1,0 +1,82 @@
+"""The untouched model of every family and variant gives timm's own features and gradients."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.linear import Wrapper, part
+from variants import EVA, VARIANTS, gated, small
+
+
+def pictures(height: int, width: int) -> torch.Tensor:
+    return torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def assert_is_timms(model: nn.Module, images: torch.Tensor) -> None:
+    model.eval()  # Sapiens-2's rotary coordinates jitter in training
+    encoder = Encoder(copy.deepcopy(model))
+    expected, features = model(images), encoder(images)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    expected.square().sum().backward()
+    features.square().sum().backward()
+    timms = dict(model.named_parameters())
+    assert timms.keys() == dict(encoder.vit.named_parameters()).keys()
+    for name, parameter in encoder.vit.named_parameters():
+        if timms[name].grad is not None:
+            torch.testing.assert_close(parameter.grad, timms[name].grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_and_gradients_are_timms(variant):
+    assert_is_timms(small(variant), pictures(32, 32))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_of_another_shape_are_timms(variant):
+    assert_is_timms(small(variant, img_size=(40, 24)), pictures(40, 24))
+
+
+@pytest.mark.parametrize("variant", ["DINOv3", "EVA-02", "EVA", "PE core"])
+def test_a_gate_is_honoured(variant):
+    assert_is_timms(gated(small(variant)), pictures(32, 32))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_names_of_the_state_stay_timms(variant):
+    model = small(variant)
+    names = list(model.state_dict())
+    assert sorted(Encoder(model).vit.state_dict()) == sorted(names)
+
+
+class Doubled(Wrapper):
+    def part(self, tokens, rows):
+        return 2 * part(self.inner, tokens, rows)
+
+    def merged(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_wrapper_on_any_site_changes_the_output(variant):
+    encoder = Encoder(small(variant).double()).eval()  # in which the least change is no rounding
+    images = pictures(32, 32).double()
+    with torch.no_grad():
+        features = encoder(images)
+        for path in encoder.stages[0].matrices():
+            inner = encoder.part(path)
+            encoder.replace(path, Doubled(inner))
+            assert (encoder(images) - features).abs().max() > 1e-9, path
+            encoder.replace(path, inner)
+        assert torch.equal(encoder(images), features)
+
+
+@pytest.mark.parametrize("variant", [variant for variant in EVA if variant in ("DINOv3", "mixed rotations")])
+def test_rotary_coordinates_do_not_jitter_in_a_frozen_backbone(variant):
+    model = small(variant, rope_jitter_coords=2.0, rope_shift_coords=1.0)
+    encoder = Encoder(model.requires_grad_(False)).train()
+    images = pictures(32, 32)
+    assert torch.equal(encoder(images), encoder(images))
+    assert not torch.equal(encoder.requires_grad_(True).train()(images), encoder(images))

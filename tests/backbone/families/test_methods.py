@@ -1,0 +1,116 @@
+"""Every method works on every family that gives what it needs."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import peft_vision
+from peft_vision.backbone.attention import look
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.merge import unmergeable
+from peft_vision.models.model import Model
+from shipped import METHODS
+from variants import VARIANTS, small
+
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+LABELS = torch.arange(4)
+THOROUGH = ("DINOv3", "EVA-02", "post-norm, rotary, apart")  # with every method
+FEW = ("bitfit", "fact_tk", "head2toe", "lora", "ssf", "vpt_deep", "vpt_shallow", "vqt")
+PAIRS = [(variant, method) for variant in THOROUGH for method in METHODS] + [
+    (variant, method) for variant in VARIANTS if variant not in THOROUGH for method in FEW
+]
+
+
+def adapted(variant: str, method: str, **options: object) -> Model:
+    model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
+    if model.phase.group == "probe":
+        model.begin_next_phase(seed=0)
+    return model.train()
+
+
+def train(model: Model, *, steps: int = 2) -> None:
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01, eps=1e-30)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(IMAGES), LABELS).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("variant", "method"), PAIRS)
+def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(variant, method, tmp_path):
+    model = adapted(variant, method)
+    before = copy.deepcopy(model.state_dict())
+    train(model)
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == set(model.tuned_state())
+    model.eval()
+    with torch.no_grad():
+        logits = model(IMAGES)
+        peft_vision.save(model, tmp_path / "adapter.safetensors")
+        assert torch.equal(peft_vision.load(tmp_path / "adapter.safetensors", small(variant))(IMAGES), logits)
+        if not unmergeable(model.encoder) and method not in ("ssf", "repadapter") and model.encoder.added():
+            with peft_vision.merged(model) as plain:
+                timms = small(variant)
+                timms.load_state_dict(plain.state_dict())
+            merged = model.head(timms.eval()(IMAGES))
+            torch.testing.assert_close(merged, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", ["vpt_deep", "vqt_lora"])
+def test_checkpointing_changes_no_gradient(variant, method):
+    plain = adapted(variant, method)
+    recomputed = copy.deepcopy(plain)
+    recomputed.encoder.set_checkpointing(True)
+    for model in (plain, recomputed):
+        torch.manual_seed(0)
+        F.cross_entropy(model(IMAGES), LABELS).backward()
+    for name, parameter in plain.trained().items():
+        torch.testing.assert_close(recomputed.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_deep_prompt_is_context_and_loses_nothing_to_concatenation(variant):
+    """As if the prompts were tokens of the layer whose outputs are thrown away."""
+    encoder = Encoder(small(variant)).eval()
+    layer, positions = encoder.layers[0], encoder.trunk.positions()[0]
+    tokens, prompts = encoder.trunk.stem(IMAGES), torch.randn(1, 3, 32)
+    with torch.no_grad():
+        whole = layer(torch.cat([tokens, prompts.expand(4, -1, -1)], dim=1), positions)[:, : tokens.shape[1]]
+
+        class Given(torch.nn.Module):
+            def forward(self, batch: int) -> torch.Tensor:
+                return prompts
+
+        layer.context = Given()
+        torch.testing.assert_close(layer(tokens, positions), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_query_sees_what_an_added_token_sees(variant):
+    """One more token behind those of the image sees them and itself: without itself it is a query."""
+    encoder = Encoder(small(variant).requires_grad_(False)).eval()
+    layer, positions = encoder.layers[0], encoder.trunk.positions()[0]
+    tokens, queries = encoder.trunk.stem(IMAGES), torch.randn(1, 2, 32)
+    context = layer.attended(tokens)
+    folded = look(layer, queries, context, positions)
+    plain = look(layer, queries, context.clone().requires_grad_(True), positions)  # keys and values one by one
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_bitfit_trains_the_biases_that_are_parameters_of_attention():
+    model = adapted("EVA", "bitfit")
+    names = {name.rpartition(".")[2] for name in model.trained()}
+    assert {"q_bias", "v_bias", "bias"} <= names
+
+
+def test_a_site_that_is_apart_is_named():
+    model = adapted("EVA-02", "lora", targets=["qkv", "fc1"])
+    wrapped = {name for name, module in model.encoder.added().items() if hasattr(module, "down")}
+    block = "encoder.vit.blocks.0".removeprefix("encoder.vit.")
+    expected = {f"{block}.attn.{name}_proj" for name in "qkv"} | {f"{block}.mlp.fc1"}
+    assert expected <= wrapped

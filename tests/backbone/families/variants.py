@@ -1,0 +1,67 @@
+"""Small random models of every variant of a family, by timm's own architectures."""
+
+import timm
+import torch
+from torch import nn
+
+_EVA = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+_DINOV3 = ("vit_small_patch16_dinov3", _EVA)
+_ROPE = ("vit_small_patch16_rope_224", _EVA)
+
+
+def _like(base: tuple[str, dict], **options: object) -> tuple[str, dict]:
+    return base[0], {**base[1], **options}
+
+
+EVA = {
+    "DINOv3": _DINOV3,
+    "DINOv3 with biases": ("vit_small_patch16_dinov3_qkvb", _EVA),
+    "DINOv3 plus (SwiGLU)": ("vit_small_plus_patch16_dinov3", _EVA),
+    "EVA": ("eva_giant_patch14_224", _EVA),
+    "EVA-02": ("eva02_tiny_patch14_224", _EVA),
+    "EVA-02 base (normed SwiGLU and attention)": ("eva02_base_patch14_224", _EVA),
+    "EVA-02 enormous (post-norm)": ("eva02_enormous_patch14_clip_224", _EVA),
+    "post-norm, rotary, apart": (
+        "eva02_enormous_patch14_clip_224",
+        {**_EVA, "use_rot_pos_emb": True, "qkv_fused": False, "swiglu_mlp": True},
+    ),
+    "PE core": ("vit_pe_core_tiny_patch16_384", _EVA),
+    "PE spatial": ("vit_pe_spatial_tiny_patch16_512", {**_EVA, "global_pool": "avg"}),
+    "ViT-RoPE": _ROPE,
+    "ViT-RoPE with positions": ("vit_small_patch16_rope_ape_224", _EVA),
+    "mixed rotations": ("vit_small_patch16_rope_mixed_224", _EVA),
+    "mixed rotations with positions": ("vit_small_patch16_rope_mixed_ape_224", _EVA),
+    "rotary with a register, pooled": ("vit_medium_patch16_rope_reg1_gap_256", _EVA),
+    "Sapiens-2": ("vit_base_patch16_sapiens2", {**_EVA, "num_kv_heads": 2}),
+    "grouped keys and values": ("vit_base_patch16_sapiens2", {**_EVA, "num_heads": 4, "num_kv_heads": 2}),
+    "mrope": _like(_DINOV3, rope_type="mrope", rope_mrope_section=(2, 3, 3)),
+    "query and key norms": _like(_ROPE, qk_norm=True),
+    "separate addition of biases": _like(("eva_giant_patch14_224", _EVA), qkv_bias=True, use_rot_pos_emb=True),
+    "half layout": _like(_ROPE, rope_rotate_half=True, rope_type="cat"),
+    "maximum pooling": _like(_DINOV3, global_pool="max"),
+    "attention pooling": _like(_DINOV3, global_pool="map"),
+    "average pooling without a norm behind it": _like(_DINOV3, global_pool="avg", use_fc_norm=False),
+    "no class token": _like(_DINOV3, class_token=False, global_pool="avg"),
+    "any size": _like(_DINOV3, dynamic_img_size=True),
+}
+VARIANTS = {**EVA}
+
+
+def small(variant: str, **options: object) -> nn.Module:
+    """The model of a variant, with random weights that are always the same and nothing left at a constant."""
+    name, arguments = VARIANTS[variant]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = timm.create_model(name, num_classes=0, **{**arguments, **options})
+        for parameter in model.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def gated(model: nn.Module) -> nn.Module:
+    """The model with a gate in each attention, which timm has in its blocks but in no architecture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        for block in model.blocks:
+            block.attn.gate = nn.Linear(32, 32)
+    return model
