@@ -170,8 +170,6 @@ def test_variants_of_the_plain_vit_are_accepted(architecture):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("deit_small_distilled_patch16_224", "timm builds it as VisionTransformerDistilled"),
-        ("eva02_tiny_patch14_224", "timm builds it as Eva"),
         ("swin_tiny_patch4_window7_224", "timm builds it as SwinTransformer"),
         ("convnext_tiny", "timm builds it as ConvNeXt"),
         ("naflexvit_base_patch16_gap", "timm builds it as NaFlexVit"),

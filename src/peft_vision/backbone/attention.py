@@ -73,9 +73,9 @@ class Layer(Ports):
         first, (1, H, rows, columns); it is zero for added tokens, and None where the family has no bias."""
         return None
 
-    def key_value_weights(self) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    def key_value_weights(self, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Return the weights (H * d, D) of keys and of values and the bias (H * d,) of values, if projecting is all
-        that makes them of a context, apart from positions; None if not."""
+        that makes them of a context; None if not."""
         if type(self.attn.qkv) is not nn.Linear or not isinstance(self.attn.k_norm, nn.Identity):
             return None
         _, w_key, w_value = self.attn.qkv.weight.chunk(3)
@@ -89,8 +89,9 @@ class Layer(Ports):
     def projected(self, mixed: Tensor, normed: Tensor) -> Tensor:
         """Return the weighted values after the norm, the gate and the output projection of attention."""
         attention = self.attn
-        mixed = attention.norm(mixed)
-        if attention.gate is not None:
+        if hasattr(attention, "norm"):
+            mixed = attention.norm(mixed)
+        if getattr(attention, "gate", None) is not None:
             mixed = mixed * attention.gate(normed).sigmoid()
         return attention.proj_drop(attention.proj(mixed))
 
@@ -141,8 +142,8 @@ def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | Non
     normed = layer.attended(queries)
     (q,) = layer.heads(normed, first=0, last=1)
     q = layer.query_norm(q)
-    weights = layer.key_value_weights()
-    bare = weights is not None and positions is None and not _attention_dropout(layer.attn)
+    weights = layer.key_value_weights(positions)
+    bare = weights is not None and not _attention_dropout(layer.attn)
     # an exported graph cannot hold a function that defines its own gradient
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(layer.attn.scale, q, context, *weights)

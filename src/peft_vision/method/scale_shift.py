@@ -28,12 +28,30 @@ class ScaleShift(Wrapper):
         return part(self.inner, tokens, rows) * self.scale[rows] + self.shift[rows]
 
     def merged(self) -> nn.Module:
-        """Return `inner` itself with its weight and bias scaled in place, and the bias shifted."""
+        """Return `inner` itself scaled in place, and the bias shifted; an RMS norm has none, so the
+        shift follows it."""
         plain = self.inner
         scale, shift = self.scale.detach().double(), self.shift.detach().double()
         weight = plain.weight.detach().double()
-        bias = 0 if plain.bias is None else plain.bias.detach().double()
+        bias = getattr(plain, "bias", None)
+        bias = 0 if bias is None else bias.detach().double()
         by_output = scale.view(-1, *[1] * (weight.ndim - 1))
         plain.weight = nn.Parameter((weight * by_output).to(plain.weight), requires_grad=False)
-        plain.bias = nn.Parameter((scale * bias + shift).to(plain.weight), requires_grad=False)
+        total = nn.Parameter((scale * bias + shift).to(plain.weight), requires_grad=False)
+        if not hasattr(plain, "bias"):  # an RMS norm
+            return Shifted(plain, total)
+        plain.bias = total
         return plain
+
+
+class Shifted(nn.Module):
+    """A module without a bias, and the bias that it needs, which no model of timm has at this place."""
+
+    def __init__(self, norm: nn.Module, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.norm = norm
+        self.bias = bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        return self.norm(tokens) + self.bias

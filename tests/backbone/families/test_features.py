@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from variants import EVA, VARIANTS, gated, small
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Wrapper, part
-from variants import EVA, VARIANTS, gated, small
 
 
 def pictures(height: int, width: int) -> torch.Tensor:

@@ -1,30 +1,37 @@
 """Every method works on every family that gives what it needs."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch.nn import functional as F
+from variants import VARIANTS, small
 
 import peft_vision
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.merge import unmergeable
+from peft_vision.backbone.families.eva import EvaTrunk
+from peft_vision.backbone.merge import merged, unmergeable
+from peft_vision.core import composition
+from peft_vision.core.config import ConfigError
+from peft_vision.models import given
 from peft_vision.models.model import Model
-from shipped import METHODS
-from variants import VARIANTS, small
+from shipped import METHODS, option
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(4)
-THOROUGH = ("DINOv3", "EVA-02", "post-norm, rotary, apart")  # with every method
-FEW = ("bitfit", "fact_tk", "head2toe", "lora", "ssf", "vpt_deep", "vpt_shallow", "vqt")
+THOROUGH = ("DINOv3", "EVA-02 base (normed SwiGLU and attention)", "post-norm, rotary, apart")  # with every method
+FEW = ("lora", "ssf", "vpt_deep", "vqt")
+SHIFTING = ("repadapter", "ssf")  # where a projection has no bias, timm's model has no place for what they add
 PAIRS = [(variant, method) for variant in THOROUGH for method in METHODS] + [
     (variant, method) for variant in VARIANTS if variant not in THOROUGH for method in FEW
 ]
 
 
 def adapted(variant: str, method: str, **options: object) -> Model:
-    model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
+    with patch.object(composition, "option", option), patch.object(given, "option", option):
+        model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
     return model.train()
@@ -52,12 +59,15 @@ def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(
         logits = model(IMAGES)
         peft_vision.save(model, tmp_path / "adapter.safetensors")
         assert torch.equal(peft_vision.load(tmp_path / "adapter.safetensors", small(variant))(IMAGES), logits)
-        if not unmergeable(model.encoder) and method not in ("ssf", "repadapter") and model.encoder.added():
-            with peft_vision.merged(model) as plain:
-                timms = small(variant)
-                timms.load_state_dict(plain.state_dict())
-            merged = model.head(timms.eval()(IMAGES))
-            torch.testing.assert_close(merged, logits, rtol=1e-4, atol=1e-4)
+        if model.encoder.added() and not unmergeable(model.encoder):
+            features = model.encoder(IMAGES)
+            with merged(model.encoder):
+                torch.testing.assert_close(model.encoder(IMAGES), features, rtol=1e-4, atol=1e-4)
+            if method not in SHIFTING:
+                with peft_vision.merged(model) as plain:
+                    timms = small(variant)
+                    timms.load_state_dict(plain.state_dict())
+                torch.testing.assert_close(timms.eval()(IMAGES), features, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -108,9 +118,22 @@ def test_bitfit_trains_the_biases_that_are_parameters_of_attention():
     assert {"q_bias", "v_bias", "bias"} <= names
 
 
+def test_a_shift_of_what_has_no_bias_is_no_weight_of_timms():
+    model = adapted("DINOv3", "ssf")
+    with pytest.raises(ValueError, match=r"qkv\.bias"), peft_vision.merged(model):
+        pass
+
+
+def test_what_a_family_lacks_is_said_with_its_reason(monkeypatch):
+    monkeypatch.setattr(EvaTrunk, "lacks", {"contexts": "has windows, not one context that a query could see"})
+    message = r"it needs one context a layer, .*; vit_small_patch16_dinov3 has windows, not one context"
+    with pytest.raises(ConfigError, match=message):
+        adapted("DINOv3", "vqt_lora")
+    adapted("DINOv3", "lora")
+
+
 def test_a_site_that_is_apart_is_named():
-    model = adapted("EVA-02", "lora", targets=["qkv", "fc1"])
+    model = adapted("EVA-02 base (normed SwiGLU and attention)", "lora", targets=["qkv", "fc1"], layers="first-1")
     wrapped = {name for name, module in model.encoder.added().items() if hasattr(module, "down")}
-    block = "encoder.vit.blocks.0".removeprefix("encoder.vit.")
-    expected = {f"{block}.attn.{name}_proj" for name in "qkv"} | {f"{block}.mlp.fc1"}
-    assert expected <= wrapped
+    matrices = [*(f"attn.{name}_proj" for name in "qkv"), "mlp.fc1_g", "mlp.fc1_x"]
+    assert wrapped == {f"blocks.0.{matrix}" for matrix in matrices}

@@ -2,6 +2,7 @@
 
 import timm
 import torch
+from timm.models.vision_transformer_relpos import ResPostRelPosBlock
 from torch import nn
 
 _EVA = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -44,7 +45,32 @@ EVA = {
     "no class token": _like(_DINOV3, class_token=False, global_pool="avg"),
     "any size": _like(_DINOV3, dynamic_img_size=True),
 }
-VARIANTS = {**EVA}
+_BEIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+BEIT = {
+    "BEiT": ("beit_base_patch16_224", _BEIT),
+    "BEiT v2": ("beitv2_base_patch16_224", _BEIT),
+    "BEiT, shared table": ("beit_base_patch16_224", {**_BEIT, "use_shared_rel_pos_bias": True}),
+    "BEiT, shared table alone": (
+        "beit_base_patch16_224",
+        {**_BEIT, "use_shared_rel_pos_bias": True, "use_rel_pos_bias": False, "use_abs_pos_emb": True},
+    ),
+    "BEiT, class token, SwiGLU, no biases": (
+        "beit_base_patch16_224",
+        {**_BEIT, "global_pool": "token", "swiglu_mlp": True, "scale_mlp": True, "qkv_bias": False},
+    ),
+}
+RELATIVE = {
+    "relative": ("vit_relpos_small_patch16_224", _BEIT),
+    "relative, class token": ("vit_relpos_base_patch16_cls_224", _BEIT),
+    "relative, post-norm": ("vit_relpos_base_patch16_clsgap_224", {**_BEIT, "block_fn": ResPostRelPosBlock}),
+    "relative, shared": ("vit_relpos_base_patch32_plus_rpn_256", {**_BEIT, "shared_rel_pos": True}),
+    "relative, Swin's MLP": ("vit_srelpos_small_patch16_224", {**_BEIT, "qk_norm": True}),
+}
+VIT = {
+    "ViT": ("vit_tiny_patch16_224", _BEIT),
+    "distilled DeiT": ("deit_tiny_distilled_patch16_224", _BEIT),
+}
+VARIANTS = {**EVA, **BEIT, **RELATIVE, **VIT}
 
 
 def small(variant: str, **options: object) -> nn.Module:

@@ -18,7 +18,7 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer, project, split_heads
-from peft_vision.backbone.families.trunk import TokenTrunk
+from peft_vision.backbone.families.trunk import TokenTrunk, norms_last
 from peft_vision.backbone.stage import Site
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
@@ -63,11 +63,8 @@ class EvaTrunk(TokenTrunk):
 
     def _operations(self, block: str, sites: Mapping[str, tuple[Site, ...]]) -> tuple[str, ...]:
         """Return the paths in the order of computation: in a post-norm block each norm follows its branch."""
-        first, *attention = super()._operations(block, sites)
-        if not isinstance(self.model.get_submodule(block), EvaBlockPostNorm | PostNormEvaLayer):
-            return (first, *attention)
-        middle = attention.index(f"{block}.norm2")
-        return (*attention[:middle], first, *attention[middle + 1 :], attention[middle])
+        found = super()._operations(block, sites)
+        return norms_last(found) if isinstance(self.model.get_submodule(block), PostNormEvaLayer) else found
 
 
 class EvaLayer(Layer):
@@ -100,9 +97,11 @@ class EvaLayer(Layer):
         turned = rotated(patches, table, half=self.attn.rotate_half)
         return torch.cat([heads[:, :, :start], turned, heads[:, :, start + patches.shape[2] :]], dim=2)
 
-    def key_value_weights(self) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """Return the weights of a fused projection, as in `Layer`; None for one that is apart."""
-        weights = None if self.attn.qkv is None else super().key_value_weights()
+    def key_value_weights(self, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return the weights of a fused projection, as in `Layer`; None for one that is apart, and where keys are
+        turned."""
+        apart = self.attn.qkv is None or positions is not None
+        weights = None if apart else super().key_value_weights(positions)
         if weights is None or (bias := _bias(self.attn)) is None:
             return weights
         return (*weights[:2], bias[2])

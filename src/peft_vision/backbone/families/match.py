@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from peft_vision.backbone.families.beit import BeitTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
+from peft_vision.backbone.families.relative import RelativeTrunk
 from peft_vision.backbone.families.trunk import Trunk
-from peft_vision.backbone.families.vit import ViTTrunk
+from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
 
-FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, EvaTrunk)
+FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, DistilledTrunk, EvaTrunk, BeitTrunk, RelativeTrunk)
 
 
 def trunk_of(model: nn.Module) -> Trunk:

@@ -109,8 +109,7 @@ class TokenTrunk(Trunk):
         for index, block in enumerate(self.model.blocks):
             self.model.blocks[index] = self.layer(block)
         self._stages = tuple(self._stage(index) for index in range(len(self.layers)))
-        reads_class_token = self.model.attn_pool is None and self.model.global_pool == "token"
-        self.layers[-1].rows = 1 if reads_class_token else self.num_tokens
+        self.layers[-1].rows = self.num_read
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -127,6 +126,12 @@ class TokenTrunk(Trunk):
     @property
     def num_tokens(self) -> int:
         return self.model.num_prefix_tokens + self.model.patch_embed.num_patches
+
+    @property
+    def num_read(self) -> int:
+        """Return how many leading tokens the pooling reads."""
+        reads_class_token = getattr(self.model, "attn_pool", None) is None and self.model.global_pool == "token"
+        return 1 if reads_class_token else self.num_tokens
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -196,3 +201,10 @@ class TokenTrunk(Trunk):
             "fc1": tuple(site(self.model, f"{path}.{name}") for name in names),
             "fc2": (site(self.model, f"{path}.fc2"),),
         }
+
+
+def norms_last(operations: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the operations of a pre-norm block as those of a post-norm block, whose norms follow their branches."""
+    first, *rest = operations
+    middle = next(number for number, path in enumerate(rest) if path.endswith(".norm2"))
+    return (*rest[:middle], first, *rest[middle + 1 :], rest[middle])

@@ -3,6 +3,7 @@ CLIP, SigLIP, DINOv2, AIMv2. Query and key norms, gates, LayerScale, registers a
 honoured."""
 
 from timm.layers import Attention, PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -27,3 +28,15 @@ class ViTTrunk(TokenTrunk):
         if not isinstance(model.patch_drop, nn.Identity):
             return "it drops patches (patch_drop_rate), so that the number of tokens changes"
         return None
+
+
+class DistilledTrunk(ViTTrunk):
+    """A DeiT with a distillation token behind its class token (Touvron et al., 2020, arXiv:2012.12877): its features
+    are the mean of the two."""
+
+    family = "distilled_vit"
+    builds = VisionTransformerDistilled
+
+    @property
+    def num_read(self) -> int:
+        return 2
