@@ -24,8 +24,8 @@ interpolation features
 optimizer
 training
 runs
-exchange report shift
-costs library
+exchange report shift costs
+library
 task testing
 cli
 sweep

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from boards import board, boards, entry
 from made_up_runs import write_attempt, write_run
+from peft_vision.core.table import csv_of, terminal
 from peft_vision.report.leaderboard_table import leaderboard_table, notes
-from peft_vision.report.table import csv_of, terminal
 
 TESTS = {"full": (0.80, 0.82, 0.84), "linear": (0.60, 0.61, 0.63)}
 GROUPS = {"natural": ("pets", "dtd"), "specialized": ("eurosat",)}

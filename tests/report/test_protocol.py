@@ -7,10 +7,10 @@ import pytest
 
 from boards import board, boards, entry, options
 from made_up_runs import write_attempt, write_run
+from peft_vision.core.table import csv_of
 from peft_vision.report.comparison import compare
 from peft_vision.report.leaderboard_table import leaderboard_table, notes
 from peft_vision.report.response import responses
-from peft_vision.report.table import csv_of
 
 KEPT, TOO = "validation images kept apart", "trained on validation images too"
 

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from made_up_runs import SHIFT_IMAGES, write_run
+from peft_vision.core.table import csv_of, markdown, terminal
 from peft_vision.report.collect import collect
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.robustness import fit
 from peft_vision.report.shift_table import record, remarks, shift_tables
-from peft_vision.report.table import csv_of, markdown, terminal
 
 SETS = {"fog": {"a": 0.5, "b": 0.7}, "snow": 0.4}
 

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from boards import board, options
 from made_up_runs import write_attempt, write_run
+from peft_vision.core.table import Cell, Column, Table, csv_of, escaped_latex, latex, markdown, terminal
 from peft_vision.published.tables import BENCHMARKS
 from peft_vision.report.comparison import compare
 from peft_vision.report.leaderboard_table import leaderboard_table
-from peft_vision.report.table import Cell, Column, Table, csv_of, escaped_latex, latex, markdown, terminal
 
 NASTY = r"""=a\|b <script>x</script> $y$ {z} _w_ 5% [red]"""
 TABLE = Table(

@@ -5,12 +5,12 @@ import pytest
 from boards import board, entry
 from made_up_runs import write_attempt, write_run
 from peft_vision.core.config import ConfigError
+from peft_vision.core.table import markdown
 from peft_vision.report.collect import SUPERSEDED, collect
 from peft_vision.report.id_ood import comparisons
 from peft_vision.report.leaderboard_table import notes
 from peft_vision.report.response import responses
 from peft_vision.report.shift_table import shift_tables
-from peft_vision.report.table import markdown
 
 
 def tune(runs, method="full", best=0.1, **asked) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from rich.table import Table as RichTable
 
+from peft_vision.core.table import Cell, Column, Table, terminal
 from peft_vision.costs.expected import RunGroup
 from peft_vision.costs.rates import Rates
 from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Anatomy, Tally, walk
 from peft_vision.features.shelf import size
-from peft_vision.report.table import Cell, Column, Table, terminal
 
 _RECORDS = 64 * 2**10  # bytes of a run's folder apart from its adapter: config, metrics, result, log
 _START = 0.6  # seconds of a process apart from its model and its work: benchmarks/sweep_overhead.py

@@ -11,6 +11,7 @@ from typing import Any
 
 from peft_vision.core.output import Console
 from peft_vision.core.sharing import Lock
+from peft_vision.core.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
 from peft_vision.report.collect import LeftOut, collect
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.leaderboard import leaderboards
@@ -18,7 +19,6 @@ from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.options import Options
 from peft_vision.report.published_comparison import published_comparisons, published_tables
 from peft_vision.report.shift_table import record, shift_tables
-from peft_vision.report.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
 from peft_vision.runs.run import attempt, place, tidy, writing
 
 _log = logging.getLogger("peft_vision")

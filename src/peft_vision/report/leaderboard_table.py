@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft_vision.core.output import one_line
+from peft_vision.core.table import BEST, ON_TEST, TIE, Cell, Column, Table
 from peft_vision.data.twins import worded
 from peft_vision.report.choose import RULE
 from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.significance import Score, Verdict
-from peft_vision.report.table import BEST, ON_TEST, TIE, Cell, Column, Table
 
 SAMPLE = 3  # names that a note lists
 ABOUT = {

@@ -13,12 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from peft_vision import __version__
+from peft_vision.core.table import ON_TEST, Table
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Origin, RunRecord
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.page_tables import absent_table, left_out_table, runs_table, settings_table
 from peft_vision.report.pictures import SavedFigure
-from peft_vision.report.table import ON_TEST, Table
 
 _HERE = Path(__file__).parent
 _ENLARGED = 124  # px per inch of a picture, so that its letters of 8 pt are as large as a table's

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from peft_vision.core.table import ON_TEST, Cell, Column, Table
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
-from peft_vision.report.table import ON_TEST, Cell, Column, Table
 
 _COSTS = (Column("peak MiB"), Column("training, s"))
 

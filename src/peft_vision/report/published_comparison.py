@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from peft_vision.core.table import Cell, Column, Table
 from peft_vision.published.tables import PublishedTable, table
 from peft_vision.report.choose import Protocol
 from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.leaderboard_table import figure
 from peft_vision.report.significance import Score, Strata, mean_score
-from peft_vision.report.table import Cell, Column, Table
 
 MINIATURE = "miniature data: these figures prove nothing about accuracy"
 _NONE = "—"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from peft_vision.core.table import Cell, Column, Table
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
-from peft_vision.report.table import Cell, Column, Table
 
 _MISSING = "-"
 _PLACES = 2  # after the decimal point of a percentage
