@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import call, results, run_folder, start
+from command import call, results, run_folder, start, wait_for
 
 # 41 training images: the last batch has one, so that a process and a part have none
 ONE_LEFT = (
@@ -68,6 +68,33 @@ def test_two_processes_train_what_one_does(alone, tmp_path):
     assert result["environment"]["processes"] == 2
     assert result["backbone_images"] == alones["backbone_images"]
     assert_close(folder, expected)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_go_on_to_the_same_bits(tmp_path):
+    """With weights that are rounded once, and the images of each process where it computes."""
+    arguments = (*ONE_LEFT, *PROMPTS, "trainer.epochs=12", "trainer.precision=bf16", "data.device_memory_gib=1")
+    folders = {}
+    for name in ("through", "killed"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+    process = start(*arguments, cwd=folders["through"], program=TORCHRUN)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    process = start(*arguments, "trainer.save_seconds=0", cwd=folders["killed"], program=TORCHRUN)
+    wait_for(lambda: [*folders["killed"].glob("runs/*/state.pt")], process)
+    process.kill()
+    process.communicate(timeout=60)  # its processes end with it
+    process = start(*arguments, cwd=folders["killed"], program=TORCHRUN)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "resumes   after epoch" in out
+    runs = [run_folder(folder / "runs") for folder in folders.values()]
+    through, resumed = (load_file(run / "adapter.safetensors") for run in runs)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in through.items())
+    metrics, again = (json.loads((run / "result.json").read_text()) for run in runs)
+    assert metrics["metrics"] == again["metrics"]
+    assert metrics["inputs"]["lie_on"] == again["inputs"]["lie_on"] == "device"
 
 
 @pytest.mark.parametrize("alone", [PROMPTS, QUERIES], indirect=True, ids=["vpt_deep", "vqt"])

@@ -17,10 +17,12 @@ CHEAP = ("backbone=vit_micro", "data=digits", "data.resize=crop", "tracker=none"
 INCIDENTAL_KEYS = {
     "data.cache",
     "data.memory_gib",
+    "data.device_memory_gib",
     "data.workers",
     "features.use",
     "features.folder",
     "features.memory_gib",
+    "features.device_memory_gib",
     "features.disk_gib",
     "features.also",
     "trainer.eval_batch_size",

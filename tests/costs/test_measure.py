@@ -10,6 +10,7 @@ from peft_vision.backbone.load import Backbone
 from peft_vision.costs import measure
 from peft_vision.costs.measure import forward_pass, measure_step, medians
 from peft_vision.costs.setting import BenchSetting
+from peft_vision.training.step import Update
 from peft_vision.training.trainer import Trainer
 from timed import timed
 
@@ -95,12 +96,12 @@ def test_a_step_is_of_the_first_phase_that_is_the_methods_own(method, timed, pha
 
 def test_a_step_moves_what_trains_by_the_optimizers_rate(setting, monkeypatch):
     rates = []
-    step = Trainer._step
+    step = Update.__call__
 
-    def noted(self, compute, stepper, batch, lr, **rest):
+    def noted(self, batch, lr):
         rates.append((lr, batch.size))
-        return step(self, compute, stepper, batch, lr, **rest)
+        return step(self, batch, lr)
 
-    monkeypatch.setattr(Trainer, "_step", noted)
+    monkeypatch.setattr(Update, "__call__", noted)
     measure_step(setting, composed("experiment=smoke", "method=bitfit").config["method"])
     assert set(rates) == {(setting.optimizer.lr, 4)}

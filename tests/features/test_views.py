@@ -41,7 +41,15 @@ def test_views_are_bit_for_bit_the_images_that_were_observed(augment, views):
 
 
 def store(model: Model, images: Images, folder, **options) -> Store:
-    usual = {"use": "auto", "dtype": "fp32", "views": 2, "folder": str(folder), "memory_gib": 1.0, "disk_gib": 1.0}
+    usual = {
+        "use": "auto",
+        "dtype": "fp32",
+        "views": 2,
+        "folder": str(folder),
+        "memory_gib": 1.0,
+        "disk_gib": 1.0,
+        "device_memory_gib": "auto",
+    }
     return Store(
         Features(**{**usual, "also": (), **options}),
         model=model,

@@ -15,8 +15,9 @@ from peft_vision.data.images import Images
 from peft_vision.models.model import Model
 from peft_vision.optimizer.sgd import SGD
 from peft_vision.schedule.schedules import Constant, Cosine, Schedule
+from peft_vision.training.step import Batch
 from peft_vision.training.train_state import Training, TrainState
-from peft_vision.training.trainer import Batch, Trainer
+from peft_vision.training.trainer import Trainer
 from shipped import adapted
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -83,7 +84,7 @@ def test_a_step_is_the_textbooks():
     twin = copy.deepcopy(model)
     data = random_images(8)
     stepper = torch.optim.SGD(model.head.parameters(), lr=9.0)
-    Trainer(**PLAIN)._step(model, stepper, Batch([(data.pixels, data.labels)], size=8), 0.5, ALONE)
+    Trainer(**PLAIN).updates(model, stepper, ALONE)(Batch([(data.pixels, data.labels)], size=8), 0.5)
     F.cross_entropy(twin(data.pixels), data.labels).backward()
     for moved, still in zip(model.head.parameters(), twin.head.parameters(), strict=True):
         torch.testing.assert_close(moved, still - 0.5 * still.grad)
@@ -143,7 +144,7 @@ def test_a_gradient_is_clipped_to_the_asked_norm_and_not_further(share):
     norm = torch.stack([parameter.grad.norm() for parameter in twin.parameters()]).norm().item()
     stepper = torch.optim.SGD(model.parameters(), lr=9.0)
     trainer = Trainer(**{**PLAIN, "clip_norm": share * norm})
-    trainer._step(model, stepper, Batch([(data.pixels, data.labels)], size=8), 0.5, ALONE)
+    trainer.updates(model, stepper, ALONE)(Batch([(data.pixels, data.labels)], size=8), 0.5)
     for moved, still in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(moved, still - 0.5 * min(share, 1.0) * still.grad, rtol=1e-4, atol=1e-6)
 
@@ -228,10 +229,11 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
-def test_compiling_trains_the_same_weights():
+@pytest.mark.parametrize("mode", [True, "reduce-overhead", "max-autotune"])
+def test_compiling_trains_the_same_weights(mode):
     plain, compiled = adapted("vpt_deep"), adapted("vpt_deep")
     fit(plain)
-    fit(compiled, compile=True)
+    fit(compiled, compile=mode)
     assert_same_weights(plain, compiled, rtol=1e-3, atol=1e-4)
 
 

@@ -18,6 +18,12 @@ class Mergeable(nn.Module, ABC):
         super().__init__()
         self.inner = inner
 
+    @property
+    def multiplies_inner(self) -> bool:
+        """True if the forward pass calls `inner`, or reads its weight and bias in products alone, so that autocast
+        rounds them; by default False."""
+        return False
+
     @abstractmethod
     def merged(self) -> nn.Module:
         """Return a plain module of the kind of `inner`, which must itself be plain by then; it is computed in float64

@@ -32,12 +32,40 @@ class Observation:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
         """Return the observations on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return the observations in page-locked memory of the CPU."""
+        return self.each(Tensor.pin_memory)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Note that `stream` reads the observations, as Tensor.record_stream does."""
+        for tensor in self.tensors():
+            tensor.record_stream(stream)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all observations in a fixed order."""
+        found: list[Tensor] = []
+        self.each(lambda tensor: found.append(tensor) or tensor)
+        return found
+
+    def tensor_split(self, parts: int) -> "tuple[Observation, ...]":
+        """Return the observations of `parts` parts of the images, as Tensor.tensor_split divides them."""
+
+        def part(number: int) -> Observation:
+            return self.each(lambda tensor: tensor.tensor_split(parts)[number])
+
+        return tuple(part(number) for number in range(parts))
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of all observations in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def rounded(self, dtype: torch.dtype) -> Self:
         """Return the observations as if they had been stored in `dtype`: contexts and tokens in that type, the others
         in fp32 again."""
-        return self._each(lambda tensor: tensor.to(dtype)).readable()
+        return self.each(lambda tensor: tensor.to(dtype)).readable()
 
     def readable(self) -> Self:
         """Return the observations with features and intermediates in fp32; contexts and tokens keep their type."""
@@ -47,7 +75,8 @@ class Observation:
             intermediates=None if self.intermediates is None else self.intermediates.float(),
         )
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return what `function` makes of each observation."""
         return replace(
             self,
             features=None if self.features is None else function(self.features),

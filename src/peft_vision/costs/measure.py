@@ -10,7 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from multiprocessing.connection import Connection
 from statistics import median
 from time import perf_counter
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_vision.core.config import ConfigError, build
+from peft_vision.core.device_memory import DeviceRoom
 from peft_vision.core.environment import forget_peak, peak_mib
 from peft_vision.core.guide import first_line
 from peft_vision.core.preprocessing import Normalize
@@ -31,7 +32,9 @@ from peft_vision.features.fill import observed_at_once
 from peft_vision.features.source import Observed
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model
-from peft_vision.training.trainer import Batch, stepping
+from peft_vision.training.inputs import Inputs
+from peft_vision.training.step import Batch
+from peft_vision.training.trainer import stepping
 from peft_vision.training.whole_batch import check_whole_batch
 
 Name = TypeVar("Name", bound=Hashable)
@@ -81,7 +84,7 @@ def measure_step(setting: BenchSetting, method: Mapping[str, Any]) -> Measured:
     contenders = {"forward": forward_pass(setting), "step": step}
     if model.frozen is not None:
         contenders["stored_step"] = steps(observed(model, images, setting))
-    with stepping(setting.optimizer, stepper):
+    with stepping(setting.optimizer, stepper), setting.trainer.rounded_once(model, setting.world.device):
         memory = _memory(step, model, setting)
         seconds = medians(contenders, setting)
     return Measured({"method": counts.method, "head": counts.head}, seconds, *memory, phase=model.phase.name)
@@ -107,15 +110,16 @@ def _forward(bare: nn.Module, setting: BenchSetting) -> Callable[[], None]:
     def forward() -> None:
         with torch.no_grad(), setting.trainer.autocast(setting.world.device):
             for images, _ in next(batches).parts:
-                compute(images.to(setting.world.device, non_blocking=True))
+                compute(images)
 
     return forward
 
 
 def endless(source: Source, setting: BenchSetting) -> Iterator[Batch]:
-    """Yield random batches, epoch after epoch."""
-    for epoch in count():
-        yield from setting.trainer.batches(source, setting.seed, epoch, workers=0, world=setting.world)
+    """Yield random batches on the device, epoch after epoch, as a run gets them."""
+    inputs = Inputs(source, DeviceRoom(setting.world.device, {"data": "auto", "features": "auto"}))
+    epochs = (setting.trainer.batches(inputs, setting.seed, epoch, workers=0, world=setting.world) for epoch in count())
+    return chain.from_iterable(epochs)
 
 
 def observed(model: Model, images: Source, setting: BenchSetting) -> Observed:

@@ -70,6 +70,7 @@ class BenchSetting:
         return Images(labels, pixels, augment="none")
 
 
+_PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "tf32": "tf32"}
 _FOLDERS = ("out=", "runs=", "features.folder=")  # belong to a machine and change no figure
 
 
@@ -84,7 +85,7 @@ def conditions(setting: BenchSetting, *, weights: bool, num_parameters: int | No
         "weights": "loaded" if weights else "random",
         "image_size": setting.backbone.preprocessing().size,
         "batch_size": trainer.batch_size,
-        "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[trainer.computes_in(device)],
+        "precision": _PRECISIONS[trainer.arithmetic(device)],
         "optimizer": type(setting.optimizer).__name__,
         "rounds": setting.repeats,
         "steps_per_round": setting.steps,

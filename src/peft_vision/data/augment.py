@@ -37,9 +37,7 @@ def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed:
     """Return random windows (B, C, size, size) of uint8 images (C, H, W) with sides of at least `size`, half of them
     mirrored."""
     room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - size + 1
-    tops = below(room[:, 0], indices, seed=seed, stream=_TOP)
-    lefts = below(room[:, 1], indices, seed=seed, stream=_LEFT)
-    flips = below(2, indices, seed=seed, stream=_FLIP)
+    tops, lefts, flips = drawn_windows(room[:, 0], room[:, 1], indices, seed=seed)
     out = torch.empty((len(wholes), len(wholes[0]) if len(wholes) else 3, size, size), dtype=torch.uint8)
     for image, whole, top, left, flip in zip(out.numpy(), wholes, tops, lefts, flips, strict=True):
         window = whole[:, top : top + size, left : left + size]
@@ -47,14 +45,24 @@ def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed:
     return out
 
 
+def drawn_windows(
+    rows: int | np.ndarray, columns: int | np.ndarray, indices: Tensor, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the top and the left of the window of each image (n,), below `rows` and `columns`, and 1 where it is
+    mirrored, else 0."""
+    return (
+        below(rows, indices, seed=seed, stream=_TOP),
+        below(columns, indices, seed=seed, stream=_LEFT),
+        below(2, indices, seed=seed, stream=_FLIP),
+    )
+
+
 def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
     """Mirror half of the square images and cut windows from their padded versions; the input is left unchanged."""
     size = images.shape[-1]
     margin = size // 8
     padded = F.pad(images, (margin,) * 4, mode="reflect")
-    tops = below(2 * margin + 1, indices, seed=seed, stream=_TOP)
-    lefts = below(2 * margin + 1, indices, seed=seed, stream=_LEFT)
-    flips = below(2, indices, seed=seed, stream=_FLIP)
+    tops, lefts, flips = drawn_windows(2 * margin + 1, 2 * margin + 1, indices, seed=seed)
     out = torch.empty_like(images)
     for i, (top, left, flip) in enumerate(zip(tops.tolist(), lefts.tolist(), flips.tolist(), strict=True)):
         window = padded[i, :, top : top + size, left : left + size]

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
+from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry, format_of, worded_formats
@@ -40,6 +41,7 @@ class Data(ABC):
     `shots`: instead, the number of training images per class, the same in every stage (divide.py).
     `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
     peek: as final, and the test images are the validation images too.
+    `device_memory_gib`: how much of a device's memory decoded images that are read in every epoch may take.
     `crop`: the share of the resized short side that a centre crop keeps; None: the share the weights were made for.
     """
 
@@ -54,6 +56,7 @@ class Data(ABC):
     on_corrupt: Literal["error", "skip"]
     cache: Annotated[bool, NOT_HASHED]
     memory_gib: Annotated[float, Field(ge=0), NOT_HASHED]
+    device_memory_gib: Annotated[DeviceGiB, NOT_HASHED, HashDefault("auto")]
     workers: Annotated[int, Field(ge=0), NOT_HASHED]
 
     @model_validator(mode="after")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from peft_vision.backbone.observation import Kind
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
 from peft_vision.core.progress import Progress
+from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Images
 from peft_vision.features.entry import Broken, CacheEntry, Writer
 from peft_vision.features.shelf import CacheDir
@@ -111,10 +113,12 @@ def fill(
     batches = torch.arange(len(images)).split(max(1, min(at_once, _BATCH_BYTES // row_bytes)))
     seeds = [view_seed(view) for view in range(views)] or [None]
     try:
-        with Progress(label=f"observing {label}", total=len(images) * len(seeds), unit="images") as progress, autocast:
+        room = needing_memory(f"a forward pass of {at_once} images", device, SMALLER_PASS)
+        progress = Progress(label=f"observing {label}", total=len(images) * len(seeds), unit="images")
+        with progress, autocast, room:
             for seed in seeds:
-                for pixels, labels in images.batches(batches, seed=seed, workers=workers):
-                    seen = model.observe(pixels.to(device, non_blocking=True), sinks.keys())
+                for pixels, labels in on_device(images.batches(batches, seed=seed, workers=workers), device):
+                    seen = model.observe(pixels, sinks.keys())
                     for kind, sink in sinks.items():
                         sink.write(seen.pack(kind).to(sink.entry.dtype))
                     if lost():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.core.seeding import derive
+from peft_vision.core.transfer import numbers_on
 from peft_vision.data.draws import below
 from peft_vision.data.images import Images, Source
 
@@ -28,28 +29,50 @@ def drawn_views(views: int, indices: Tensor, *, seed: int | None) -> Tensor:
 
 
 class Observed(Source):
-    """A source of packed observations of n images. `rows`: a tensor (views * n, ...) for each kind, view by view. An
-    epoch's seed draws the view of each image; without a seed it is the first."""
+    """A source of packed observations of n images. `rows`: a tensor (views * n, ...) for each kind, view by view, on
+    the device of the labels. An epoch's seed draws the view of each image; without a seed it is the first.
+    `moved_bytes` counts what batches moved to that device."""
 
     def __init__(self, labels: Tensor, rows: Mapping[Kind, Tensor]) -> None:
         self.labels = labels
         self.rows = rows
         self.views = len(next(iter(rows.values()))) // len(labels)
+        self.moved_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all rows in bytes."""
+        return sum(rows.nbytes for rows in self.rows.values())
+
+    def on(self, device: torch.device) -> "Observed":
+        """Return the same observations on `device`; their batches are made there."""
+        return Observed(self.labels.to(device), {kind: rows.to(device) for kind, rows in self.rows.items()})
+
+    def clear(self) -> None:
+        """Free the rows; no further batch can be made."""
+        self.rows = {}
 
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Observation, Tensor]]:
-        """Yield for each (B,) of indices an Observation and labels (B,)."""
-        for indices in index_batches:
-            places = indices + len(self) * drawn_views(self.views, indices, seed=seed)
-            yield self._fetched(places), self.labels[indices]
+        """Yield for each (B,) of indices, which are on the CPU, an Observation and labels (B,)."""
+
+        def places(indices: Tensor) -> Tensor:
+            """Return the indices of images and of rows, (2, n)."""
+            return torch.stack([indices, indices + len(self) * drawn_views(self.views, indices, seed=seed)])
+
+        for indices, rows in numbers_on(self.labels.device, index_batches, places, self._count):
+            yield self._fetched(rows), self.labels[indices]
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:
         """Yield every view of every image, view by view."""
         labels = self.labels.repeat(self.views)
         for start in range(0, len(labels), batch_size):
-            part = torch.arange(start, min(start + batch_size, len(labels)))
+            part = torch.arange(start, min(start + batch_size, len(labels)), device=labels.device)
             yield self._fetched(part), labels[part]
+
+    def _count(self, num_bytes: int) -> None:
+        self.moved_bytes += num_bytes
 
     def _fetched(self, places: Tensor) -> Observation:
         """Return the observations at `places` (B,)."""
@@ -102,15 +125,33 @@ class Views(Source):
 
 
 class FeatureTable(Source):
-    """A source of `features` (n, W) in memory."""
+    """A source of `features` (n, W) in memory, on the device of the labels. `moved_bytes` counts what batches moved to
+    it."""
 
     def __init__(self, labels: Tensor, features: Tensor) -> None:
         self.labels = labels
         self.features = features
+        self.moved_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the features in bytes."""
+        return self.features.nbytes
+
+    def on(self, device: torch.device) -> "FeatureTable":
+        """Return the same features on `device`; their batches are made there."""
+        return FeatureTable(self.labels.to(device), self.features.to(device))
+
+    def clear(self) -> None:
+        """Free the features; no further batch can be made."""
+        self.features = self.features[:0].clone()
 
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each (B,) of indices, features (B, W) and labels (B,)."""
-        for indices in index_batches:
+        """Yield for each (B,) of indices, which are on the CPU, features (B, W) and labels (B,)."""
+        for (indices,) in numbers_on(self.labels.device, index_batches, lambda indices: indices[None], self._count):
             yield self.features[indices], self.labels[indices]
+
+    def _count(self, num_bytes: int) -> None:
+        self.moved_bytes += num_bytes

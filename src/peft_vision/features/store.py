@@ -22,7 +22,8 @@ import torch
 from pydantic import Field, NonNegativeInt
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.core.config import NOT_HASHED, ConfigError, component
+from peft_vision.core.config import NOT_HASHED, ConfigError, HashDefault, component
+from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.identity import source_of
 from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, CacheEntry
@@ -41,14 +42,16 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Features:
     """The settings of the store. `use`: with auto what can be stored is stored; with always it is an error where the
     training images cannot be; with never everything is computed each time. `dtype`: the type that observations are
-    rounded to, stored or not. `views`: number of augmented views of each training image. `also`: kinds that other runs
-    of a sweep will read, so that one pass serves them all."""
+    rounded to, stored or not. `views`: number of augmented views of each training image. `device_memory_gib`:
+    how much of a device's memory they may take where they are read in every epoch. `also`: kinds that other runs of a
+    sweep will read, so that one pass serves them all."""
 
     use: Annotated[Literal["auto", "always", "never"], NOT_HASHED]
     dtype: Literal["fp32", "bf16", "fp16"]
     views: NonNegativeInt
     folder: Annotated[str, NOT_HASHED]
     memory_gib: Annotated[float, Field(ge=0), NOT_HASHED]
+    device_memory_gib: Annotated[DeviceGiB, NOT_HASHED, HashDefault("auto")]
     disk_gib: Annotated[float, Field(ge=0), NOT_HASHED]
     also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], NOT_HASHED]
 

@@ -2,7 +2,9 @@
 
 import torch
 
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
 from peft_vision.core.progress import Progress
+from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Source
 from peft_vision.features.source import FeatureTable
 from peft_vision.models.model import Model
@@ -17,10 +19,11 @@ def tabulated(
     was_training = model.training
     model.eval()
     features, labels = [], []
-    with Progress(label="features", total=len(source), unit="images") as progress, autocast:
-        for seen, batch_labels in source.in_order(batch_size=batch_size, workers=workers):
-            features.append(model.features(seen.to(device, non_blocking=True)).float().cpu())
-            labels.append(batch_labels)
+    room = needing_memory(f"a forward pass of {batch_size} images", device, SMALLER_PASS)
+    with Progress(label="features", total=len(source), unit="images") as progress, autocast, room:
+        for seen, batch_labels in on_device(source.in_order(batch_size=batch_size, workers=workers), device):
+            features.append(model.features(seen).float().cpu())
+            labels.append(batch_labels.cpu())
             progress.advance(len(batch_labels))
     model.train(was_training)
     return FeatureTable(torch.cat(labels), torch.cat(features))

@@ -114,6 +114,10 @@ class Factorised(Wrapper):
         self.own = factors.own(_blocks(inner, width), added=inner.in_features > width)
 
     @property
+    def multiplies_inner(self) -> bool:
+        return True
+
+    @property
     def factors(self) -> Factors:
         return self._shared[0]
 

@@ -120,6 +120,10 @@ class LowRankUpdate(Wrapper):
             if dora:
                 self.magnitude[target] = nn.Parameter(inner.weight[rows].detach().norm(dim=1))
 
+    @property
+    def multiplies_inner(self) -> bool:
+        return not self.magnitude  # DoRA measures the weight, and subtracts the bias
+
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., I) to (..., rows)."""
         cut = self._cut(rows)

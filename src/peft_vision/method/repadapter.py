@@ -68,6 +68,10 @@ class InputAdapter(Wrapper):
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
+    @property
+    def multiplies_inner(self) -> bool:
+        return True
+
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., D) to (..., rows)."""
         return part(self.inner, self.adapted(tokens), rows)

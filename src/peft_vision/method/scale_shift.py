@@ -16,6 +16,10 @@ class ScaleShift(Wrapper):
         self.scale = nn.Parameter(torch.empty(width).normal_(1, _STD))
         self.shift = nn.Parameter(torch.empty(width).normal_(0, _STD))
 
+    @property
+    def multiplies_inner(self) -> bool:
+        return True
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; a convolution is scaled per
         channel."""

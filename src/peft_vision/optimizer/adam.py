@@ -7,7 +7,7 @@ from pydantic import Field
 
 from peft_vision.core.config import component
 from peft_vision.models.model import Model
-from peft_vision.optimizer.base import Stepper, parameter_groups
+from peft_vision.optimizer.base import Stepper, fused, parameter_groups
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -17,4 +17,5 @@ class Adam(Stepper):
     betas: tuple[Beta, Beta]
 
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameter_groups(model, self.weight_decay), lr=self.lr, betas=self.betas)
+        groups = parameter_groups(model, self.weight_decay)
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, fused=fused(groups))

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat
 
 from peft_vision.core.config import HashDefault, component
 from peft_vision.models.model import Model
-from peft_vision.optimizer.base import Decays, Stepper, parameter_groups
+from peft_vision.optimizer.base import Decays, Stepper, fused, parameter_groups
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -23,4 +23,4 @@ class AdamW(Stepper):
 
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decays)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused(groups))

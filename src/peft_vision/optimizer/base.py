@@ -86,6 +86,11 @@ class Solver(Optimizer, ABC):
         """Return the solution for a fresh `head`, which stays unchanged; all tensors must be on its device."""
 
 
+def fused(groups: list[dict[str, object]]) -> bool | None:
+    """Return True, for one kernel that steps all parameters, where they lie on a GPU; else None, torch's choice."""
+    return True if all(parameter.is_cuda for group in groups for parameter in group["params"]) else None
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the accuracy (...), a fraction, of logits (..., n, C) for labels (n,)."""
     return (logits.argmax(dim=-1) == labels).double().mean(dim=-1)

@@ -257,7 +257,7 @@ def open_store(
             "architecture": backbone.architecture,
             "pool": backbone.pool,
             "preprocessing": model.recipe.preprocessing.record(),
-            "precision": str(trainer.computes_in(world.device)),
+            "precision": trainer.arithmetic(world.device),
         },
         method=experiment.choices["method"],
         augment=experiment.data.augment,

@@ -36,7 +36,7 @@ def trained_otherwise(
     rounded = trainer.precision == "bf16" or (trainer.precision == "auto" and on_gpu)
     splits = {} if result is None else result["store"]["splits"]
     without_room = features.views > 0 and (result is None or splits["train"]["reason"] is not None)
-    in_parts = trainer.accumulate > 1 or environment.get("processes", 1) > 1
+    in_parts = trainer.accumulate != 1 or environment.get("processes", 1) > 1
     return (
         method.trained_otherwise(drops=backbone.drops)
         or rounded

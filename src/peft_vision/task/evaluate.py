@@ -122,7 +122,7 @@ class Evaluate(Task):
                     "method": saved.recipe.method,
                     "backbone": saved.recipe.backbone,
                     "preprocessing": preprocessing.record(),
-                    "precision": str(trainer.computes_in(here.device)),
+                    "precision": trainer.arithmetic(here.device),
                     "environment": environment(here.device, here.size),
                 }
                 shown = {"resize": data.resize, "crop": preprocessing.crop}

@@ -15,9 +15,11 @@ from rich.table import Table
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
 from peft_vision.core.distributed import world
 from peft_vision.core.output import Console, one_line, say, shown, write_csv
 from peft_vision.core.progress import Progress
+from peft_vision.core.transfer import on_device
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import left_out, verify
@@ -229,9 +231,10 @@ def _readable(files: Files, place: Path, *, threads: int) -> Labelled:
 def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: int, device: torch.device) -> Tensor:
     """Return the class probabilities, (n, num_classes), on the CPU."""
     rows: list[Tensor] = []
-    with Progress(label="predicting", total=len(images), unit="images") as progress, trainer.autocast(device):
-        for pixels, _ in images.in_order(batch_size=trainer.eval_batch_size, workers=workers):
-            logits = saved.model(pixels.to(device, non_blocking=True)).float()
+    room = needing_memory(f"a forward pass of {trainer.eval_batch_size} images", device, SMALLER_PASS)
+    with Progress(label="predicting", total=len(images), unit="images") as progress, trainer.autocast(device), room:
+        for pixels, _ in on_device(images.in_order(batch_size=trainer.eval_batch_size, workers=workers), device):
+            logits = saved.model(pixels).float()
             rows.append(logits.softmax(dim=-1).cpu())
             progress.advance(len(pixels))
     return torch.cat(rows)

@@ -13,6 +13,7 @@ from torch import nn
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError
+from peft_vision.core.device_memory import needing_memory
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment, forget_peak, most_mib, peak_mib
 from peft_vision.core.identity import files_of
@@ -95,7 +96,8 @@ class TrainingSession:
         self.state = resumed(self.model, self.splits, run, experiment, here)
         self.started = started - self.state.wall_seconds
         self.earlier_images = dict(self.state.backbone_images)
-        self.model.to(here.device)
+        with needing_memory("the backbone", here.device, "choose a smaller backbone, or a device with more memory"):
+            self.model.to(here.device)
         self.store = open_store(experiment, self.model, self.splits.parts(), here)
         self.facts = _facts(experiment, self.model, self.splits)
         self.environment = environment(here.device, here.size, files_of(experiment.user_code))
@@ -135,6 +137,7 @@ class TrainingSession:
             state=self.state,
             record=self._record,
             save=self._save,
+            device_memory_gib={name: getattr(experiment, name).device_memory_gib for name in ("data", "features")},
         )
         fit_phases(
             self.model,
@@ -216,6 +219,7 @@ class TrainingSession:
             "backbone_images": self._backbone_images(),
             "store": {"splits": self.store.record(), "peak_mib": self.store_peak},
             "optimizer": state.footprint,
+            "inputs": state.inputs,
             "images_per_second": state.stepped_epochs * len(self.splits.train) / max(state.stepped_seconds, 1e-9),
             "peak_mib": self.peak,
             "train_seconds": state.train_seconds,

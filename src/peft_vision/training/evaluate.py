@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
+from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Source
 
 CALIBRATION_BINS = 15
@@ -98,10 +100,10 @@ def columns(
     model.eval()
     batches = [world.share(batch) for batch in torch.arange(len(source)).split(batch_size * world.size)]
     rows: list[tuple[Tensor, ...]] = []
-    with Progress(label=label, total=len(source), unit="images") as progress, autocast:
-        inputs = source.batches(batches, seed=None, workers=workers)
+    room = needing_memory(f"a forward pass of {batch_size} images", world.device, SMALLER_PASS)
+    with Progress(label=label, total=len(source), unit="images") as progress, autocast, room:
+        inputs = on_device(source.batches(batches, seed=None, workers=workers), world.device)
         for (seen, labels), indices in zip(inputs, batches, strict=True):
-            seen, labels = (value.to(world.device, non_blocking=True) for value in (seen, labels))
             rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)
     model.train(was_training)

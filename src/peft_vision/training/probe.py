@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.device_memory import needing_memory
 from peft_vision.core.distributed import World
 from peft_vision.data.images import Source
 from peft_vision.features.source import FeatureTable
@@ -145,7 +146,9 @@ def solve(
     )
     started = monotonic()
     linear = next(module for module in model.head.modules() if isinstance(module, nn.Linear))
-    solution = solver.solve(copy.deepcopy(linear).to(home), train_table, val_table, fitting)
+    settings = f"{solver.num_settings} settings of a head at once"
+    with needing_memory(settings, home, f"set fewer values in {model.phase.group}, or device=cpu"):
+        solution = solver.solve(copy.deepcopy(linear).to(home), train_table, val_table, fitting)
     with torch.no_grad():
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)

@@ -1,9 +1,10 @@
 """This module holds what a training carries from epoch to epoch, and what all of its phases share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from peft_vision.core.device_memory import InputKind
 from peft_vision.core.distributed import World
 from peft_vision.schedule.schedules import Schedule
 
@@ -17,15 +18,18 @@ class TrainState:
     images of each split went through the backbone, every pass counted; `stepped_epochs`, `stepped_seconds`: epochs that
     were trained step by step, and their time; `rows`: how many rows of metrics there are; `selection`: how a solver
     chose among its settings; `probe`: the head's metrics before anything else trained, scored once its phase was over;
-    `footprint`: what the latest stepper holds and did besides stepping; `kept_epochs`: the best epoch of each phase
-    that is over and keeps it; `best`: the present phase's best `epoch` so far, its validation `accuracy` and the
-    `tuned` tensors.
+    `footprint`: what the latest stepper holds and did besides stepping; `inputs`: where the inputs of the latest epoch
+    lay, and what moved for a batch; `parts`: the parts of a batch that trainer.accumulate=auto found; `kept_epochs`:
+    the best epoch of each phase that is over and keeps it; `best`: the present phase's best `epoch` so far, its
+    validation `accuracy` and the `tuned` tensors.
     """
 
     epochs: int = 0
     stepped_epochs: int = 0
     stepped_seconds: float = 0.0
     footprint: dict[str, float] | None = None
+    inputs: dict[str, Any] | None = None
+    parts: int = 1
     rows: int = 0
     selection: dict[str, Any] | None = None
     probe: dict[str, float] = field(default_factory=dict)
@@ -49,7 +53,8 @@ class TrainState:
 class Training:
     """The parts of a training that all of its phases share. `workers`: threads or processes that read images. `record`
     gets the metrics of each epoch, or of each setting that a solver tried, and may return why to give up. `save` keeps
-    the state, from which the run can go on."""
+    the state, from which the run can go on. `device_memory_gib`: what inputs may take on the device, by config
+    group."""
 
     schedule: Schedule
     seed: int
@@ -58,3 +63,6 @@ class Training:
     state: TrainState
     record: Callable[[dict[str, float]], str | None]
     save: Callable[[TrainState], None]
+    device_memory_gib: Mapping[InputKind, float | Literal["auto"]] = field(
+        default_factory=lambda: {"data": "auto", "features": "auto"}
+    )

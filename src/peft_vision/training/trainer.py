@@ -9,16 +9,17 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from peft_vision.backbone.observation import Observation
+from peft_vision.backbone.frozen_weights import rounded_once
 from peft_vision.core.config import NOT_HASHED, ConfigError, Pruned, component
+from peft_vision.core.device_memory import DeviceRoom, needing_memory
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
 from peft_vision.core.seeding import derive
 from peft_vision.core.stopping import Stopped, when_ready
+from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Source, shuffled
 from peft_vision.method.selection import head_columns
 from peft_vision.models.model import Model
@@ -26,35 +27,31 @@ from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.footprint import footprint
 from peft_vision.optimizer.restore import restore
 from peft_vision.training.evaluate import predict
+from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
+from peft_vision.training.inputs import Inputs, released
 from peft_vision.training.loss_watch import LossWatch
+from peft_vision.training.step import Arithmetic, Batch, Update, normalises_batches
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.unreached import Unreached
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's part of a batch of `size` images, divided into `parts` that are computed one after the other."""
-
-    parts: list[tuple[Tensor | Observation, Tensor]]
-    size: int
 
 
 @component
 class Trainer:
     """A trainer that fits models by steps. `accumulate`: parts in which each batch is computed, for less memory and the
-    same gradient. `checkpointing`: recompute activations in the backward pass. `save_seconds`: least time between two
-    saved states. `epochs`: of each phase of the method. `keep`: last keeps the weights at the end of a phase, best
-    those of the epoch with the highest validation accuracy, of equal ones the first."""
+    same gradient; auto: one, and twice as many each time that the device has no memory left. `checkpointing`: recompute
+    activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
+    the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
+    validation accuracy, of equal ones the first."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
-    accumulate: PositiveInt
+    accumulate: PositiveInt | Literal["auto"]
     eval_batch_size: Annotated[PositiveInt, NOT_HASHED]
     clip_norm: PositiveFloat | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "tf32"]
     checkpointing: bool
-    compile: bool
+    compile: Compile
     save_seconds: Annotated[NonNegativeFloat, NOT_HASHED]
     keep: Literal["last", "best"]
 
@@ -64,16 +61,31 @@ class Trainer:
         bf16 = self.precision == "bf16" or (self.precision == "auto" and natively)
         return torch.bfloat16 if bf16 else torch.float32
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Return an autocast context for the type of `computes_in`."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.computes_in(device) is torch.bfloat16)
+    def arithmetic(self, device: torch.device) -> str:
+        """Return the name of what matrices are multiplied in: torch.float32, torch.bfloat16, or tf32, which other
+        devices than a GPU do not have."""
+        return "tf32" if self.precision == "tf32" and device.type == "cuda" else str(self.computes_in(device))
+
+    def autocast(self, device: torch.device) -> Arithmetic:
+        """Return a context in which a model computes in the type of `computes_in`, or in TF32."""
+        name = self.arithmetic(device)
+        return Arithmetic(device.type, bf16=name == "torch.bfloat16", tf32=name == "tf32")
 
     def check(self, optimizer: Optimizer, *, group: str, processes: int) -> None:
-        """Raise ConfigError if gradients that the optimizer frees one by one have to be seen together."""
+        """Raise ConfigError if gradients that the optimizer frees one by one have to be seen together, or if several
+        processes are to find the number of parts."""
+        if self.compile == "cuda_graph" and self.checkpointing:
+            raise ConfigError("trainer.compile: got cuda_graph, whose steps cannot recompute; set checkpointing=false")
+        if self.compile == "cuda_graph" and self.accumulate == "auto":
+            raise ConfigError("trainer.accumulate: auto, but trainer.compile=cuda_graph fixes the parts; set a number")
+        if self.accumulate == "auto" and processes > 1:
+            raise ConfigError(
+                f"trainer.accumulate: auto is for one process, and each of {processes} would find its own; set a number"
+            )
         if not isinstance(optimizer, Stepper) or not optimizer.steps_during_backward:
             return
         together = {
-            f"trainer.accumulate={self.accumulate}, whose parts add up": self.accumulate > 1,
+            f"trainer.accumulate={self.accumulate}, whose parts add up": self.accumulate != 1,
             f"trainer.clip_norm={self.clip_norm}, which is the norm of all": self.clip_norm is not None,
             f"{processes} processes, which average theirs": processes > 1,
         }
@@ -94,24 +106,30 @@ class Trainer:
         stepper = optimizer.create(model, seed=derive(training.seed, "optimizer", model.begun))
         if state.optimizer is not None:
             restore(stepper, state.optimizer)
-        step = _Steps(self, model, train, training, optimizer, self.updates(model, stepper, world), Unreached(model))
-        last = step.first + self.epochs
+        room = DeviceRoom(world.device, training.device_memory_gib)
+        inputs, val = Inputs(train, room), None if val is None else Inputs(val, room)
         saved_at = monotonic()
         with (
+            self.rounded_once(model, world.device),
             stepping(optimizer, stepper),
             Progress(
                 label="training" if len(model.phases) == 1 else model.phase.name,
                 total=self.epochs * len(train),
                 unit="images",
-                done=(state.epochs - step.first) * len(train),
+                done=(state.epochs - (model.begun - 1) * self.epochs) * len(train),
             ) as progress,
             when_ready() as asked_by,
         ):
+            again = world.size == 1 and not optimizer.steps_during_backward and not normalises_batches(model)
+            release = partial(released, inputs, val) if again and self.compile != "cuda_graph" else None
+            update = self.updates(model, stepper, world, release=release, parts=state.parts)
+            step = _Steps(self, model, inputs, training, optimizer, update, Unreached(model))
+            last = step.first + self.epochs
             for epoch in range(state.epochs, last):
                 started = monotonic()
                 metrics = step.epoch(epoch, progress)
                 state.count_epoch(monotonic() - started)
-                state.footprint = footprint(stepper)
+                state.footprint, state.inputs, state.parts = footprint(stepper), inputs.record(), update.parts
                 hopeless = self._recorded(model, val, training, {"epoch": state.epochs, **metrics})
                 if state.epochs == last and state.best is not None:
                     model.load_state_dict(state.best["tuned"], strict=False)
@@ -157,14 +175,43 @@ class Trainer:
         )
         return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
 
-    def updates(self, model: Model, stepper: torch.optim.Optimizer, world: World) -> Callable[[Batch, float], Tensor]:
-        """Return a function that updates `model` once, as its present phase trains it, from a batch and a learning
-        rate, and returns this process's part of the mean loss. Puts `model` into training mode."""
+    def rounded_once(self, model: Model, device: torch.device) -> AbstractContextManager[None]:
+        """Return a context in which frozen weights are held in the type that matrices are multiplied in."""
+        read_as_terms = "contexts" in model.readout.reads  # whose queries add the bias of values by themselves
+        return rounded_once(model.encoder, self.computes_in(device), biases_of_qkv=not read_as_terms)
+
+    def updates(
+        self,
+        model: Model,
+        stepper: torch.optim.Optimizer,
+        world: World,
+        *,
+        release: Callable[[], bool] | None = None,
+        parts: int = 1,
+    ) -> Update | GraphedUpdate:
+        """Return a function that updates `model` once, as its present phase trains it, from a batch on the device and a
+        learning rate, and returns this process's part of the mean loss. Puts `model` into training mode. `release`
+        and `parts` are those of `Update`."""
         model.encoder.set_checkpointing(self.checkpointing)
         model.train()
         lasso = model.phase.lasso
         penalty = (lambda: lasso * head_columns(model.head).norm(dim=0).sum()) if lasso else None
-        return partial(self._step, self.compute(model, world), stepper, world=world, penalty=penalty)
+        update = Update(
+            compute=self.compute(model, world),
+            stepper=stepper,
+            world=world,
+            arithmetic=self.autocast(world.device),
+            label_smoothing=self.label_smoothing,
+            clip_norm=self.clip_norm,
+            penalty=penalty,
+            divides=self.accumulate == "auto",
+            release=release,
+            parts=parts,
+        )
+        if self.compile != "cuda_graph":
+            return update
+        check_graph(stepper, world)
+        return GraphedUpdate(update)
 
     def compute(self, model: nn.Module, world: World) -> nn.Module:
         """Return the module that a step calls: the model, or wrapped to share gradients among processes, or
@@ -172,58 +219,28 @@ class Trainer:
         compute: nn.Module = model
         if world.size > 1:
             compute = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
-        return torch.compile(compute) if self.compile else compute
+        if not self.compile or self.compile == "cuda_graph":
+            return compute
+        # a graph is captured for each shape: of the batches, and of an epoch's last one
+        options = {} if self.compile is True else {"mode": self.compile, "dynamic": False}
+        return torch.compile(compute, **options)
 
     def batches(self, images: Source, seed: int, epoch: int, workers: int, world: World) -> Iterator[Batch]:
-        """Yield the batches of one epoch in an order that depends on seed and epoch only."""
+        """Yield the batches of one epoch on the device of `world`, in an order that depends on seed and epoch only."""
+        divided = 1 if self.accumulate == "auto" else self.accumulate
         batches = shuffled(len(images), batch_size=self.batch_size, seed=seed, epoch=epoch)
         # equally many parts on every process, so that all take part in the same backward passes
-        parts = [world.share(batch).tensor_split(min(self.accumulate, len(batch))) for batch in batches]
-        fetched = images.batches(
-            [part for batch in parts for part in batch],
-            seed=derive(seed, "augmentation", epoch),
-            workers=workers,
+        parts = [world.share(batch).tensor_split(min(divided, len(batch))) for batch in batches]
+        fetched = on_device(
+            images.batches(
+                [part for batch in parts for part in batch],
+                seed=derive(seed, "augmentation", epoch),
+                workers=workers,
+            ),
+            world.device,
         )
         for batch, batch_parts in zip(batches, parts, strict=True):
             yield Batch([next(fetched) for _ in batch_parts], size=len(batch))
-
-    def _step(
-        self,
-        compute: nn.Module,
-        stepper: torch.optim.Optimizer,
-        batch: Batch,
-        lr: float,
-        world: World,
-        penalty: Callable[[], Tensor] | None = None,
-    ) -> Tensor:
-        """Update the model once; return this process's part of the mean loss over the batch, without the penalty."""
-        for group in stepper.param_groups:
-            group["lr"] = lr
-        stepper.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=world.device)
-        for number, (images, labels) in enumerate(batch.parts):
-            last = number == len(batch.parts) - 1
-            postponed = compute.no_sync() if world.size > 1 and not last else nullcontext()
-            with postponed:
-                with self.autocast(world.device):
-                    logits = compute(images.to(world.device, non_blocking=True))
-                part = F.cross_entropy(
-                    logits.float(),
-                    labels.to(world.device, non_blocking=True),
-                    label_smoothing=self.label_smoothing,
-                    reduction="sum",
-                )
-                # the processes' gradients are averaged, so each one's sum is taken `size` times
-                objective = part * (world.size / batch.size)
-                if last and penalty is not None:
-                    objective = objective + penalty()
-                objective.backward()
-            loss += part.detach() / batch.size
-        if self.clip_norm is not None:
-            trained = [p for group in stepper.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
-        stepper.step()
-        return loss
 
 
 @dataclass(frozen=True)
@@ -232,10 +249,10 @@ class _Steps:
 
     trainer: Trainer
     model: Model
-    images: Source
+    images: Inputs
     training: Training
     optimizer: Stepper
-    update: Callable[[Batch, float], Tensor]
+    update: Update | GraphedUpdate
     unreached: Unreached
 
     @property
@@ -250,14 +267,25 @@ class _Steps:
         torch.manual_seed(derive(seed, "epoch", epoch, world.rank))
         watch = LossWatch(first_step=epoch * steps)
         batches = self.trainer.batches(self.images, seed, epoch, self.training.workers, world)
-        for index, batch in enumerate(batches):
-            factor = self.training.schedule.factor((epoch - self.first) * steps + index, epochs * steps)
-            lr = self.optimizer.lr * self.model.phase.lr_factor * factor
-            watch.add(self.update(batch, lr), lr=lr)
-            if index == 0:
-                self.unreached.check()
-            progress.advance(batch.size, epoch=f"{epoch - self.first + 1}/{epochs}", **watch.shown())
+        what = f"training steps of {self.trainer.batch_size} images"
+        with needing_memory(what, world.device, self._less_memory()):
+            for index, batch in enumerate(batches):
+                factor = self.training.schedule.factor((epoch - self.first) * steps + index, epochs * steps)
+                lr = self.optimizer.lr * self.model.phase.lr_factor * factor
+                watch.add(self.update(batch, lr), lr=lr)
+                if index == 0:
+                    self.unreached.check()
+                progress.advance(batch.size, epoch=f"{epoch - self.first + 1}/{epochs}", **watch.shown())
         return {"train/loss": watch.mean(world), "lr": lr}
+
+    def _less_memory(self) -> str:
+        """Return what to set for steps that need less memory."""
+        auto = self.trainer.accumulate == "auto" or self.training.world.size > 1
+        parts = "" if auto else "trainer.accumulate=auto, "
+        options = [f"{parts}a smaller trainer.batch_size"]
+        options += [] if self.trainer.checkpointing else ["trainer.checkpointing=true"]
+        options += ["data.device_memory_gib=0 features.device_memory_gib=0"] if self.images.lie_on_device else []
+        return f"set {', or '.join(options)}"
 
 
 def stepping(optimizer: Stepper, stepper: torch.optim.Optimizer) -> AbstractContextManager[None]:

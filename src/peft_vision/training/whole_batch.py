@@ -17,9 +17,10 @@ def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None
     what = f"{next(iter(norms))} (head.norm=batch) normalises by the batch"
     if trainer.batch_size == 1:
         raise ConfigError(f"trainer.batch_size: {what}, and one image has no spread; it takes 2 or more")
-    if trainer.accumulate > 1:
+    if trainer.accumulate != 1:
+        seen = "parts" if trainer.accumulate == "auto" else f"{trainer.accumulate} parts"
         raise ConfigError(
-            f"trainer.accumulate: {what}, and would see {trainer.accumulate} parts of it one by one; "
+            f"trainer.accumulate: {what}, and would see {seen} of it one by one; "
             "set trainer.accumulate=1 or head.norm=layer"
         )
     foreign = [name for name, part in norms.items() if not isinstance(part, BatchNorm)]

@@ -1,0 +1,131 @@
+"""This module makes batches of decoded images on the device where all of a split's pixels lie.
+
+What is random stays a draw from (seed, index of the image), made on the CPU, and the rest moves bytes only: a batch is
+bit for bit the one that `Images` makes, and the indices and draws are all that moves to the device in an epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peft_vision.core.transfer import numbers_on
+from peft_vision.data.augment import drawn_windows
+from peft_vision.data.decode import middle
+from peft_vision.data.images import Images, Source, UncroppedImages, Undecoded
+
+
+def device_bytes(images: Images) -> int | None:
+    """Return how many bytes the pixels take on a device, or None if batches are made on the CPU alone: of pictures that
+    are decoded at each access, and by rand_augment and a user's function, whose operations are the CPU's."""
+    if isinstance(images.pixels, Undecoded) or images.augment not in ("none", "flip_crop", "crop_flip"):
+        return None
+    if isinstance(images.pixels, UncroppedImages):
+        return sum(whole.nbytes for whole in images.pixels.arrays)
+    return images.pixels.nbytes
+
+
+class DeviceImages(Source):
+    """The images of a split on a device, with `labels` there. `moved_bytes` counts what batches moved to it since then,
+    and `images`, the split on the CPU, the images that were handed out. `clear` frees the pixels."""
+
+    def __init__(self, images: Images, device: torch.device) -> None:
+        self.images = images
+        self.labels = images.labels.to(device)
+        self.moved_bytes = 0
+        self._device = device
+        uncropped = isinstance(images.pixels, UncroppedImages)
+        self._pixels: _Squares | _Wholes | None = (_Wholes if uncropped else _Squares)(images.pixels, device)
+
+    def clear(self) -> None:
+        """Free the pixels on the device; no further batch can be made."""
+        self._pixels = None
+
+    def batches(
+        self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, S, S) and labels (B,), both on the device."""
+        augment = "none" if seed is None else self.images.augment
+
+        def numbers(indices: Tensor) -> Tensor:
+            drawn = self._pixels.windows(indices, augment=augment, seed=seed)
+            return torch.stack([indices, *map(torch.from_numpy, drawn)])
+
+        columns_of = numbers_on(self._device, index_batches, numbers, self._count)
+        for indices, columns in zip(index_batches, columns_of, strict=True):
+            self.images.handed_out += len(indices)
+            yield self._pixels.cut(*columns), self.labels[columns[0]]
+
+    def _count(self, num_bytes: int) -> None:
+        self.moved_bytes += num_bytes
+
+
+class _Squares:
+    """Images (n, C, S, S), of which windows are cut from the mirrored margin of `flip_crop`."""
+
+    def __init__(self, pixels: Tensor, device: torch.device) -> None:
+        self._pixels = pixels.to(device)
+        self._margin = pixels.shape[-1] // 8
+        self._offsets = torch.arange(pixels.shape[-1], device=device)
+        self._channels = torch.arange(pixels.shape[1], device=device).view(1, -1, 1, 1)
+
+    def windows(self, indices: Tensor, *, augment: str, seed: int | None) -> tuple[np.ndarray, ...]:
+        """Return top, left and whether the window is mirrored, (n,) each; nothing for whole images."""
+        room = 2 * self._margin + 1
+        return () if augment == "none" else drawn_windows(room, room, indices, seed=seed)
+
+    def cut(self, indices: Tensor, *window: Tensor) -> Tensor:
+        """Return the windows (B, C, S, S) of the images at `indices` (B,)."""
+        if not window:
+            return self._pixels.index_select(0, indices)
+        tops, lefts, flips = (numbers.unsqueeze(1) for numbers in window)
+        last = len(self._offsets) - 1
+        rows = self._reflected(tops + self._offsets)
+        columns = self._reflected(lefts + torch.where(flips == 1, last - self._offsets, self._offsets))
+        places = (indices.view(-1, 1, 1, 1), self._channels, rows[:, None, :, None], columns[:, None, None, :])
+        return self._pixels[places]
+
+    def _reflected(self, places: Tensor) -> Tensor:
+        """Return the places in an image of places in its padded version, where the margin mirrors the image."""
+        last = len(self._offsets) - 1
+        return last - (last - (places - self._margin).abs()).abs()
+
+
+class _Wholes:
+    """Images of differing shapes, one after the other in one tensor, of which `crop_flip` cuts windows."""
+
+    def __init__(self, pixels: UncroppedImages, device: torch.device) -> None:
+        shapes = np.array([whole.shape[1:] for whole in pixels.arrays], dtype=np.int64).reshape(-1, 2)
+        channels = len(pixels.arrays[0]) if pixels.arrays else 3
+        lengths = channels * shapes.prod(axis=1)
+        ends = np.cumsum(lengths)
+        self._room = shapes - pixels.size + 1
+        self._middles = np.array([[middle(side, pixels.size) for side in shape] for shape in shapes.tolist()])
+        self._flat = torch.empty(int(lengths.sum()), dtype=torch.uint8, device=device)
+        starts = ends - lengths
+        for whole, start, end in zip(pixels.arrays, starts.tolist(), ends.tolist(), strict=True):
+            self._flat[start:end].copy_(torch.from_numpy(whole.reshape(-1)))
+        self._starts, self._heights, self._widths = (
+            torch.from_numpy(np.ascontiguousarray(numbers)).to(device) for numbers in (starts, *shapes.T)
+        )
+        self._offsets = torch.arange(pixels.size, device=device)
+        self._channels = torch.arange(channels, device=device).view(1, -1, 1, 1)
+
+    def windows(self, indices: Tensor, *, augment: str, seed: int | None) -> tuple[np.ndarray, ...]:
+        """Return top, left and whether the window is mirrored, (n,) each: those of the centres without augmentation."""
+        places = indices.numpy()
+        if augment == "none":
+            tops, lefts = self._middles[places].T
+            return np.ascontiguousarray(tops), np.ascontiguousarray(lefts), np.zeros_like(tops)
+        return drawn_windows(self._room[places, 0], self._room[places, 1], indices, seed=seed)
+
+    def cut(self, indices: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor) -> Tensor:
+        """Return the windows (B, C, S, S) of the images at `indices` (B,)."""
+        widths = self._widths[indices].view(-1, 1, 1, 1)
+        planes = self._heights[indices].view(-1, 1, 1, 1) * widths
+        columns = torch.where(flips.unsqueeze(1) == 1, len(self._offsets) - 1 - self._offsets, self._offsets)
+        rows = (tops.unsqueeze(1) + self._offsets)[:, None, :, None]
+        columns = (lefts.unsqueeze(1) + columns)[:, None, None, :]
+        starts = self._starts[indices].view(-1, 1, 1, 1)
+        return self._flat[starts + self._channels * planes + rows * widths + columns]
