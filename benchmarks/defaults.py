@@ -23,8 +23,8 @@ from statistics import mean, stdev
 
 import yaml
 
-from peft_vision.core.component_names import CONFIG_DIR
 from peft_vision.core.composition import option
+from peft_vision.core.config import CONFIG_DIR
 
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 DECAYS = (0.0, 1.0, 10.0)

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import peft_vision
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import build
+from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.optimizer.base import Stepper
 from peft_vision.optimizer.footprint import footprint
 

@@ -1,4 +1,5 @@
-"""This benchmark does the same as kills.py on Slurm; SLURM_CONF may name a one-node setup (tests/launch/one_node.sh).
+"""This benchmark does the same as kills.py on Slurm; SLURM_CONF may name a one-node setup, such as that of
+tests/sweep/launch/one_node.sh.
 
     python benchmarks/kills_slurm.py --rounds 1
 

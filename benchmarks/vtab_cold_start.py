@@ -27,7 +27,7 @@ started = perf_counter()
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.config import build
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Files

@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 
 import peft_vision
 from command import call, command, start
-from peft_vision.core.component_names import CONFIG_DIR
 from peft_vision.core.composition import complete
-from peft_vision.core.config import build
+from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.core.guide import FIRST_PAGE
 from peft_vision.ood.opened import build_sets
 from peft_vision.runs.experiment import KINDS, Experiment

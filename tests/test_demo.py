@@ -9,8 +9,7 @@ from safetensors import safe_open
 import peft_vision
 from command import command, results, run_folder
 from peft_vision.backbone.load import Backbone
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import build
+from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.data.base import Data
 
 CHANCE = 0.1

@@ -11,8 +11,8 @@ from PIL import Image
 
 import peft_vision
 from command import call, results
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.user_code import _digest
+from peft_vision.core.config import CONFIG_DIR
+from peft_vision.core.identity import _digest
 from peft_vision.testing import check_data, check_head
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()

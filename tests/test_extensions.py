@@ -17,10 +17,9 @@ from torch.nn import functional as F
 import peft_vision
 from command import SMOKE, call, results, run_folder, start
 from conftest import tiny_vit
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import CONFIG_DIR, ConfigError
 from peft_vision.core.environment import environment
-from peft_vision.core.user_code import _digest
+from peft_vision.core.identity import _digest
 from peft_vision.data.digits import Digits
 from peft_vision.method.lora import LoRA
 from peft_vision.testing import check_data, check_head, check_method

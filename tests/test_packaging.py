@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from command import call, command, results
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 
 EVERY_METHOD = ("-m", "experiment=smoke", "method=glob(*)")
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from peft_vision.bench.setting import BenchSetting
 from peft_vision.core.distributed import World
+from peft_vision.costs.setting import BenchSetting
 from peft_vision.runs.experiment import Experiment
 
 

@@ -1,6 +1,6 @@
 """This module puts hydra/sweeper=grids where Hydra looks for plugins."""
 
-from peft_vision.launch.deferred import Deferred
+from peft_vision.sweep.launch.deferred import Deferred
 
 
 class Grids(Deferred):

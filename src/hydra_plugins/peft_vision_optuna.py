@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from peft_vision.launch.deferred import Deferred
-from peft_vision.search.needed import check_optuna
+from peft_vision.sweep.launch.deferred import Deferred
+from peft_vision.sweep.search.study import check_optuna
 
 
 class Optuna(Deferred):
-    target = "peft_vision.search.sweeper.SweepOfTrials"
+    target = "peft_vision.sweep.search.sweeper.SweepOfTrials"
 
     def __init__(self, **options: Any) -> None:
         check_optuna()

@@ -1,6 +1,6 @@
 """This module puts hydra/launcher=ray_cluster where Hydra looks for plugins."""
 
-from peft_vision.launch.cluster_of_ray import RayLauncher
+from peft_vision.sweep.launch.cluster_of_ray import RayLauncher
 
 
 class Ray(RayLauncher):

@@ -1,7 +1,7 @@
 """This module puts hydra/sweeper=tune where Hydra looks for plugins."""
 
-from peft_vision.launch.deferred import Deferred
+from peft_vision.sweep.launch.deferred import Deferred
 
 
 class Tune(Deferred):
-    target = "peft_vision.tuning.sweeper.Tuning"
+    target = "peft_vision.sweep.tuning.sweeper.Tuning"

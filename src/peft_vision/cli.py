@@ -20,15 +20,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import Busy, ConfigError, Pruned, build
-from peft_vision.core.guide import FIRST_PAGE, task_help, version_line
-from peft_vision.core.lifeline import hold
-from peft_vision.core.printable import PRINTABLE, complain, say
-from peft_vision.core.ranks import check_alone, ranks, speaks
-from peft_vision.core.request import Request
-from peft_vision.core.stopping import STOPPED, Stopped, at_once
-from peft_vision.core.wording import HOMELESS, fault, is_homeless, reword
+from peft_vision.core.composition import Request
+from peft_vision.core.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.core.guide import FIRST_PAGE, HOMELESS, fault, is_homeless, reword, task_help, version_line
+from peft_vision.core.output import PRINTABLE, complain, say
+from peft_vision.core.process_variables import check_alone, ranks, speaks
+from peft_vision.core.stopping import STOPPED, Stopped, at_once, hold
 
 USAGE = "write group=option or key=value, such as method=linear optimizer.lr=0.1"
 USAGE_ERROR = 2  # argparse's exit code, after it has printed its own message

@@ -103,10 +103,11 @@ def _head_values(head: object) -> dict[str, Any]:
 def _preprocessing(vit: VisionTransformer) -> Preprocessing:
     """Return the preprocessing that timm resolves for this model."""
     config = resolve_data_config({}, model=vit)
-    return Preprocessing(
+    found = Preprocessing(
         size=vit.patch_embed.img_size[0],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
         crop=config["crop_pct"],
     )
+    return found.with_channels(vit.in_chans)

@@ -1,5 +1,7 @@
 import json
+import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import torch
 from huggingface_hub import constants
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from timm.data.model_config import resolve_input_data_config
 from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
 
-from peft_vision.backbone import hub, load
+from peft_vision.backbone import hub, load, source
 from peft_vision.backbone.load import Backbone, refuse_unusual
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.preprocessing import Preprocessing
 
@@ -30,6 +33,7 @@ def backbone(**values):
         "pretrained": False,
         "checkpoint": None,
         "img_size": 32,
+        "in_chans": None,
         "pool": None,
         "normalization": "own",
         "interpolation": "own",
@@ -47,6 +51,8 @@ def option(path):
     node = OmegaConf.load(path)
     if OmegaConf.is_missing(node, "name"):
         node.name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    if OmegaConf.is_missing(node, "checkpoint"):
+        node.checkpoint = "released.safetensors"
     return build(OmegaConf.to_container(node, resolve=True, throw_on_missing=True), Backbone, "backbone")
 
 
@@ -60,19 +66,37 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_options_of_the_papers_are_there():
-    assert len(OPTIONS) == 13
+    assert len(OPTIONS) == 29
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_every_option_says_what_it_is_builds_and_passes_its_check(path, tmp_path, monkeypatch):
+    """A model of a family on which no method works yet is refused with the reason of the family."""
     assert path.read_text().startswith("# ")
     built = option(path)
     if built.checkpoint is not None:
-        file = tmp_path / built.checkpoint.removeprefix(PACKAGED)
-        save_file({"w": torch.zeros(1)}, file)
+        monkeypatch.chdir(tmp_path)
+        save_file({"w": torch.zeros(1)}, tmp_path / built.checkpoint.removeprefix(PACKAGED))
         monkeypatch.setattr(load, "__file__", str(tmp_path / "load.py"))
-    built.check()
+    refused = built.outline().refusal
+    with nullcontext() if refused is None else pytest.raises(ConfigError, match=re.escape(refused)):
+        built.check()
     assert built.pretrained != (built.checkpoint is not None)
+
+
+@pytest.mark.parametrize("path", [path for path in OPTIONS if path.stem != "vit_micro"], ids=lambda path: path.stem)
+def test_every_option_is_the_model_and_the_preprocessing_of_timm(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.zeros(1)}, tmp_path / "released.safetensors")
+    built = option(path)
+    with torch.device("meta"):
+        vit = timm.create_model(built.name, num_classes=0, **({"global_pool": built.pool} if built.pool else {}))
+    outline, record, shown = built.outline(), vit.pretrained_cfg, built.preprocessing()
+    assert (outline.cls, outline.parameters) == (type(vit).__name__, sum(p.numel() for p in vit.parameters()))
+    assert (shown.channels, shown.size) == (record["input_size"][0], record["input_size"][-1])
+    assert (shown.mean, shown.std) == (record["mean"], record["std"])
+    assert (shown.interpolation, shown.crop) == (record["interpolation"], record["crop_pct"])
+    assert built.pretrained == bool(record.get("hf_hub_id")) or built.checkpoint
 
 
 def test_vit_micro_has_the_promised_size():
@@ -141,7 +165,7 @@ def test_relative_checkpoint_is_looked_up_in_the_working_folder(tmp_path, monkey
 
 
 def test_checkpoint_comes_before_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "hub_file", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(source, "hub_file", lambda *_: pytest.fail("asked the hub"))
     saved = backbone().load()
     save_file(saved.state_dict(), tmp_path / "w.safetensors")
     loaded = backbone(checkpoint=str(tmp_path / "w.safetensors"), pretrained=True).load()
@@ -313,7 +337,7 @@ def test_offline_mode_is_named_as_the_obstacle(cache, monkeypatch):
 
 
 def test_download_takes_the_first_file_that_the_hub_has(cache, monkeypatch, tmp_path):
-    def download(repository, file):
+    def download(repository, file, revision):
         if file == "model.safetensors":
             raise hub.errors.EntryNotFoundError("404")
         return str(tmp_path / file)
@@ -332,7 +356,7 @@ def test_download_takes_the_first_file_that_the_hub_has(cache, monkeypatch, tmp_
     ],
 )
 def test_failed_download_is_one_clear_refusal(cache, monkeypatch, error, reason):
-    def download(repository, file):
+    def download(repository, file, revision):
         raise error
 
     monkeypatch.setattr(hub, "unreachable", lambda _: None)
@@ -368,3 +392,33 @@ def test_a_protocol_may_normalise_and_resize_otherwise_than_the_weights():
     )
     bare = backbone(normalization="none").preprocessing()
     assert (bare.mean, bare.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 4])
+def test_other_channels_have_timms_first_weights_and_normalisation(tmp_path, in_chans):
+    source = backbone().load()
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    values = {"name": "vit_tiny_patch16_224.augreg_in21k", "checkpoint": str(tmp_path / "w.safetensors")}
+    built = backbone(**values, in_chans=in_chans)
+    vit = built.load()
+    expected = adapt_input_conv(in_chans, source.patch_embed.proj.weight.detach())
+    assert torch.equal(vit.patch_embed.proj.weight, expected)
+    resolved = resolve_input_data_config(vit)
+    shown = built.preprocessing()
+    assert (shown.mean, shown.std) == (resolved["mean"], resolved["std"])
+    assert vit(torch.zeros(1, in_chans, 32, 32)).shape == (1, 32)
+
+
+def test_normalisation_of_a_protocol_is_spread_over_the_channels():
+    assert backbone(in_chans=1, normalization="imagenet").preprocessing().mean == pytest.approx((0.449,))
+    assert backbone(in_chans=5, normalization="none").preprocessing().std == (1.0,) * 5
+
+
+def test_channels_that_a_file_of_ours_records_are_those_of_the_model(tmp_path):
+    recorded = Preprocessing(32, (0.1,), (0.4,), "bilinear", 1.0)
+    saved = backbone(in_chans=1).load()
+    metadata = {"preprocessing": json.dumps(recorded.record())}
+    save_file(saved.state_dict(), tmp_path / "ours.safetensors", metadata=metadata)
+    built = backbone(checkpoint=str(tmp_path / "ours.safetensors"))
+    assert built.preprocessing() == recorded
+    assert torch.equal(built.load().patch_embed.proj.weight, saved.patch_embed.proj.weight)

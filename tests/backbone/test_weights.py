@@ -250,3 +250,144 @@ def test_equal_weights_have_equal_hashes_and_others_do_not(tmp_path):
         copy.blocks[1].mlp.fc2.bias[0] += 1e-6
     assert weights_hash(vit) != weights_hash(copy)
     assert weights_hash(vit) != weights_hash(tiny().bfloat16())
+
+
+def beside(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def released(kind, state):
+    """A checkpoint as the official code of a pretext task saves it."""
+    mlp = {"head.mlp.0.weight": torch.zeros(8, 32), "head.last_layer.weight_v": torch.zeros(4, 8)}
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    match kind:
+        case "moco_v3":
+            held = beside({**state, "head.0.weight": torch.zeros(8, 32)}, "module.base_encoder.")
+            held |= beside(other, "module.momentum_encoder.") | {"module.predictor.0.weight": torch.zeros(4, 4)}
+            return {"epoch": 300, "arch": "vit_base", "state_dict": held, "optimizer": {"state": {}}}
+        case "moco_v3_momentum":
+            return {"state_dict": beside(state, "module.momentum_encoder.")}
+        case "moco_v3_linear":
+            return {"arch": "vit_base", "state_dict": beside({**state, "head.weight": torch.zeros(9, 32)}, "module.")}
+        case "mae":
+            decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 17, 8)}
+            decoder |= {"decoder_blocks.0.attn.qkv.weight": torch.zeros(24, 8), "decoder_pred.bias": torch.zeros(9)}
+            return {"model": {**state, **decoder}}
+        case "dino":
+            teacher = beside(state, "backbone.") | mlp
+            student = beside(other, "module.backbone.") | beside(mlp, "module.")
+            return {"student": student, "teacher": teacher, "epoch": 99, "args": argparse.Namespace(arch="vit_small")}
+        case "dino_student":
+            return {"student": beside(state, "module.backbone.") | beside(mlp, "module.")}
+        case "ibot":
+            return {"state_dict": {**state, "masked_embed": torch.zeros(1, 32)}}
+        case "ibot_full":
+            student = beside({**other, "masked_embed": torch.zeros(1, 32)}, "module.backbone.")
+            return {"teacher": beside(state, "module.backbone.") | beside(mlp, "module."), "student": student}
+
+
+@pytest.mark.parametrize(
+    "kind", ["moco_v3", "moco_v3_momentum", "moco_v3_linear", "mae", "dino", "dino_student", "ibot", "ibot_full"]
+)
+def test_checkpoint_of_a_pretext_task_loads_as_it_was_released(tmp_path, kind):
+    source, vit = tiny(), tiny()
+    torch.save(released(kind, source.state_dict()), tmp_path / "checkpoint.pth.tar")
+    load_weights(vit, tmp_path / "checkpoint.pth.tar")
+    assert same(vit, source)
+
+
+def test_sincos_positions_of_moco_v3_are_resampled_like_any_others(tmp_path):
+    source, vit = tiny(), tiny(img_size=48)
+    grid = torch.arange(4.0)
+    angles = torch.einsum("n,d->nd", grid, 1 / 10000 ** (torch.arange(8) / 8))
+    rows, columns = angles[:, None].expand(4, 4, 8), angles[None].expand(4, 4, 8)
+    positions = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=-1).reshape(1, 16, 32)
+    with torch.no_grad():
+        source.pos_embed.copy_(torch.cat([torch.zeros(1, 1, 32), positions], dim=1))
+    torch.save(released("moco_v3", source.state_dict()), tmp_path / "checkpoint.pth.tar")
+    load_weights(vit, tmp_path / "checkpoint.pth.tar")
+    assert torch.equal(vit.pos_embed, resample_abs_pos_embed(source.pos_embed, new_size=[6, 6], num_prefix_tokens=1))
+
+
+def test_small_vit_of_moco_v3_does_not_load_into_other_heads(tmp_path):
+    source = tiny(embed_dim=48, num_heads=12)
+    torch.save(
+        {"arch": "vit_small", **released("moco_v3", source.state_dict())} | {"arch": "vit_small"}, tmp_path / "w"
+    )
+    load_weights(tiny(embed_dim=48, num_heads=12), tmp_path / "w")
+    with pytest.raises(
+        ConfigError, match=r"has 12 heads, and this one 2; backbone\.architecture=\{num_heads: 12\} fits"
+    ):
+        load_weights(tiny(embed_dim=48), tmp_path / "w")
+
+
+FAMILIES = {
+    "eva": ("eva02_tiny_patch14_224", {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 2}),
+    "dinov3": ("vit_small_patch16_dinov3", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 2}),
+    "beit": ("beitv2_base_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 2}),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 32, "embed_dim": 16, "depths": (1, 2), "num_heads": (1, 2), "window_size": 4},
+    ),
+    "convnext": ("convnext_atto", {"depths": (1,) * 4, "dims": (8, 8, 16, 16)}),
+    "resnet": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}),
+    "clip_resnet": ("resnet50_clip", {"img_size": 32}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_of_every_family_load_without_the_classifier(tmp_path, family):
+    name, sizes = FAMILIES[family]
+    classifying, vit, other = (timm.create_model(name, num_classes=classes, **sizes) for classes in (5, 0, 0))
+    save_file(classifying.state_dict(), tmp_path / "w.safetensors")
+    load_weights(vit, tmp_path / "w.safetensors")
+    held = classifying.state_dict()
+    assert all(torch.equal(tensor, held[key]) for key, tensor in vit.state_dict().items())
+    assert not same(vit, other)
+    images = torch.randn(1, 3, 28 if family == "eva" else 32, 28 if family == "eva" else 32)
+    expected = classifying.eval().forward_head(classifying.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(vit.eval()(images), expected)
+
+
+def test_moco_v2_resnet_loads_without_its_mlp_and_queue(tmp_path):
+    name, sizes = FAMILIES["resnet"]
+    source, vit = (timm.create_model(name, num_classes=0, **sizes) for _ in range(2))
+    state = beside({**source.state_dict(), "fc.0.weight": torch.zeros(4, 8)}, "module.encoder_q.")
+    state |= beside(source.state_dict(), "module.encoder_k.") | {"module.queue": torch.zeros(8, 4)}
+    state = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save({"arch": "resnet50", "state_dict": state}, tmp_path / "moco.pth.tar")
+    load_weights(vit, tmp_path / "moco.pth.tar")
+    assert same(vit, source)
+
+
+def test_weights_of_another_family_are_refused_in_a_line(tmp_path):
+    name, sizes = FAMILIES["resnet"]
+    save_file(timm.create_model(name, **sizes).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError) as caught:
+        load_weights(tiny(), tmp_path / "w.safetensors")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"backbone.checkpoint: {tmp_path}/w.safetensors does not fit vit_tiny_patch16_224: none of")
+    assert "bn1.weight" in line
+    save_file(tiny().state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ConfigError, match="does not fit resnet18: none of its tensors"):
+        load_weights(timm.create_model(name, num_classes=0, **sizes), tmp_path / "vit.safetensors")
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 5, 13])
+def test_first_weights_are_adapted_to_the_channels_as_timm_does(tmp_path, in_chans):
+    source, vit = tiny(), tiny(in_chans=in_chans)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_weights(vit, tmp_path / "w.safetensors", in_chans=in_chans)
+    file = {"file": str(tmp_path / "w.safetensors"), "num_classes": 0}
+    assert same(vit, tiny(in_chans=in_chans, pretrained=True, pretrained_cfg_overlay=file))
+
+
+def test_weights_for_as_many_channels_load_unchanged_and_for_others_are_refused(tmp_path):
+    source, vit = tiny(in_chans=5), tiny(in_chans=5)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_weights(vit, tmp_path / "w.safetensors", in_chans=5)
+    assert same(vit, source)
+    with pytest.raises(ConfigError, match=r"they are for images of 5 channels \(backbone\.in_chans\)"):
+        load_weights(tiny(), tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="images of 5 channels"):
+        load_weights(tiny(in_chans=2), tmp_path / "w.safetensors", in_chans=2)

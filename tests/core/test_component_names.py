@@ -12,9 +12,8 @@ from safetensors import safe_open
 import peft_vision
 from composed import composed
 from conftest import tiny_vit
-from peft_vision.core import component_names
-from peft_vision.core.component_names import import_path, moved, shortened
-from peft_vision.core.config import ConfigError, build, locate
+from peft_vision.core import config
+from peft_vision.core.config import ConfigError, build, import_path, locate, moved, shortened
 from peft_vision.core.identity import class_name, hashed
 from peft_vision.method import lora
 from peft_vision.method.base import Method
@@ -23,7 +22,7 @@ from peft_vision.runs.experiment import KINDS
 from peft_vision.runs.run import Run
 from shipped import METHODS, adapted
 
-TABLE = {(group, name): path for name, groups in component_names._paths().items() for group, path in groups.items()}
+TABLE = {(group, name): path for name, groups in config._paths().items() for group, path in groups.items()}
 
 
 @pytest.fixture
@@ -33,8 +32,8 @@ def elsewhere(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(inspect.getsource(lora), module.__name__, "exec"), vars(module))
     monkeypatch.delattr(lora, "LoRA")
-    paths = {**component_names._paths(), "LoRA": {"method": f"{module.__name__}.LoRA"}}
-    monkeypatch.setattr(component_names, "_paths", lambda: paths)
+    paths = {**config._paths(), "LoRA": {"method": f"{module.__name__}.LoRA"}}
+    monkeypatch.setattr(config, "_paths", lambda: paths)
     return module.LoRA
 
 

@@ -7,9 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from command import call, run_folder
-from peft_vision.core.component_names import CONFIG_DIR, shortened
 from peft_vision.core.composition import complete, option, options
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import CONFIG_DIR, ConfigError, shortened
 
 COMBINED = ("experiment=smoke", "trainer.epochs=1", "data.workers=0", "method=combined")
 LORA = option("method", "lora")

@@ -9,8 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from composed import composed
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import FILE, NOT_HASHED, ConfigError, component, locate, marks
+from peft_vision.core.config import CONFIG_DIR, FILE, NOT_HASHED, ConfigError, component, locate, marks
 from peft_vision.core.identity import canonical, class_name, digest, hashed
 from peft_vision.runs.experiment import KINDS, LATER, Experiment
 

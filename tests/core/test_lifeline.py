@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import peft_vision
-from peft_vision.core.lifeline import lifeline
+from peft_vision.core.stopping import lifeline
 
 HOLDS = (
-    "from peft_vision.core.lifeline import hold; hold(); "
+    "from peft_vision.core.stopping import hold; hold(); "
     "import os, time; print(os.environ.get('PEFT_VISION_LIFELINE')); "
 )
 
@@ -44,10 +44,10 @@ def test_what_came_without_one_goes_on(told):
 
 PARENT = """
 import subprocess, sys, time
-from peft_vision.core import lifeline
+from peft_vision.core import stopping
 if sys.argv[1:]:
-    lifeline._POLL_SECONDS = 0.02
-    getattr(lifeline, sys.argv[1])()
+    stopping._POLL_SECONDS = 0.02
+    getattr(stopping, sys.argv[1])()
     print("ready", flush=True)
     time.sleep(100)
 child = subprocess.Popen([sys.executable, __file__, "{follow}"])

@@ -10,9 +10,8 @@ from rich.text import Text
 from command import call
 from peft_vision.cli import complain
 from peft_vision.core.config import ConfigError
-from peft_vision.core.console import Console
-from peft_vision.core.printable import PRINTABLE, one_line, printable, say
-from peft_vision.core.wording import fault, reword
+from peft_vision.core.guide import fault, reword
+from peft_vision.core.output import PRINTABLE, Console, one_line, printable, say
 
 
 @pytest.mark.parametrize(

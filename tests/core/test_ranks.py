@@ -6,7 +6,7 @@ import torch
 from command import SMOKE, call
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import choose_device
-from peft_vision.core.ranks import ALONE, Ranks, ranks, speaks
+from peft_vision.core.process_variables import ALONE, Ranks, ranks, speaks
 
 OF_TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from peft_vision.core.spreadsheet import csv_of_records, csv_text
+from peft_vision.core.output import csv_of_records, csv_text
 
 
 @pytest.mark.parametrize(

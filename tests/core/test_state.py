@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import torch
 
-from peft_vision.core.state import Damaged, check_tensors, read_state, write_state
+from peft_vision.core.tensor_files import Damaged, check_tensors, read_state, write_state
 
 STATE = {"tuned": {"head.weight": torch.arange(12.0).view(3, 4)}, "standing": {"epochs": 3, "best": None}}
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 
 from peft_vision.core.records import Unreadable
-from peft_vision.core.tensor_header import TensorPlace, read_header
+from peft_vision.core.tensor_files import TensorPlace, read_header
 
 ONE = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
 from peft_vision.data.vtab.originals.table import READERS

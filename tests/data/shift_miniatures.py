@@ -9,8 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import build
+from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.data.domainnet_names import SENTRY40
 from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD

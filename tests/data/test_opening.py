@@ -13,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 import peft_vision
 from damage import DAMAGES, refused
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular, read_regular
+from peft_vision.core.records import open_regular, read_regular
 from peft_vision.data.decode import UNREADABLE
 from peft_vision.data.opening import FORMATS, endings, open_bytes, open_file
 

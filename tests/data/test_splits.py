@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, hashed_fields
+from peft_vision.core.config import CONFIG_DIR, ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.image_folder import ImageFolder
 from peft_vision.data.stratify import draw

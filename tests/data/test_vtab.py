@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from command import call, run_folder
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import CONFIG_DIR, ConfigError
 from peft_vision.data.vtab import benchmark
 from peft_vision.data.vtab.tasks import TASKS
 from vtab_miniatures import FOLDERS, HIGHEST, processed, relist

@@ -2,20 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 import released as code
-from peft_vision.core.component_names import CONFIG_DIR
+from asked_runs import PROTOCOLS, asked
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.optimizer.grid import Grid
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.runs.experiment import Experiment
 from released import Released, fgvc
-from test_protocols import ONE, PROTOCOLS, asked
 
 NORMALISED = {"backbone.normalization": "images are normalised as the weights expect"}
 SMOOTH = {"rates": "moves with every step"}
@@ -135,11 +132,8 @@ NOWHERE |= {f"{name}_paper": methods for name, methods in NOWHERE.items() if nam
 CASES = [(name, method) for name, methods in PROTOCOL.items() for method in methods]
 
 
-@cache
 def runs(name: str) -> tuple[Experiment, ...]:
-    with TemporaryDirectory() as folder:
-        data = ONE.get(name.partition("/")[0], "data=digits")
-        return tuple(experiment for experiment, _ in asked(name, data, cwd=Path(folder)))
+    return tuple(experiment for experiment, _ in asked(name))
 
 
 def head(name: str) -> str:

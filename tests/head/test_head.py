@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from peft_vision.head.base import Head
-from peft_vision.shift.score import score
+from peft_vision.shift.models import score
 from peft_vision.training.evaluate import predict
 from peft_vision.training.trainer import Trainer
 from shipped import adapted

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import peft_vision
 from conftest import tiny_vit
 from peft_vision.core import composition
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.models import given
 from peft_vision.models.model import Model
 

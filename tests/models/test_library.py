@@ -9,8 +9,7 @@ import torch
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision.core.component_names import shortened
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import ConfigError, shortened
 from peft_vision.models.adapter import read_adapter
 
 

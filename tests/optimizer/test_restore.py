@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_vision.core.state import Damaged
+from peft_vision.core.tensor_files import Damaged
 from peft_vision.optimizer.low_rank import Following, LowRankProjection
 from peft_vision.optimizer.projection import Subspaces
 from peft_vision.optimizer.restore import restore

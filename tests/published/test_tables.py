@@ -4,9 +4,8 @@ from statistics import fmean
 
 import pytest
 
-from peft_vision.core.component_names import CONFIG_DIR
 from peft_vision.core.composition import options
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import CONFIG_DIR, ConfigError
 from peft_vision.published.tables import shipped, table
 
 GROUPS = {"natural": 7, "specialized": 4, "structured": 8}

@@ -7,7 +7,7 @@ from filelock import FileLock
 from boards import options
 from made_up_runs import write_run
 from peft_vision.report.comparison import compare
-from peft_vision.runs.attempt import attempt
+from peft_vision.runs.run import attempt
 
 
 def test_a_report_waits_for_another_of_the_same_runs(tmp_path):

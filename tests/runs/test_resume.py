@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from command import SMOKE, call, results, run_folder, start
-from peft_vision.core.state import write_state
+from peft_vision.core.tensor_files import write_state
 from peft_vision.runs.run import Run
 from peft_vision.task import train
 

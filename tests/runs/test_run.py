@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from peft_vision.core.config import Busy, ConfigError
-from peft_vision.core.state import Damaged
+from peft_vision.core.tensor_files import Damaged
 from peft_vision.runs.run import DiskFault, Run, place, tidy
 
 STATE = {"tuned": {}, "standing": {"rows": 2}, "origin": {}}

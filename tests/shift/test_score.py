@@ -12,7 +12,7 @@ from peft_vision.data.images import Images, Source
 from peft_vision.features.source import Observed
 from peft_vision.features.table import tabulated
 from peft_vision.models.model import Model
-from peft_vision.shift.score import score
+from peft_vision.shift.models import score
 from peft_vision.training.evaluate import Predictions
 from peft_vision.training.trainer import Trainer
 from shipped import adapted

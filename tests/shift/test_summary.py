@@ -2,7 +2,7 @@
 
 import pytest
 
-from peft_vision.shift.summary import summarised
+from peft_vision.shift.marks import summarised
 
 FOG = {"accuracy": 0.5, "loss": 2.0}
 SNOW = {"accuracy": 0.25, "loss": 3.0}

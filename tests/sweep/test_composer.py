@@ -11,9 +11,9 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.request import Request
-from peft_vision.sweep.composer import Composer
+from peft_vision.core.composition import Request
+from peft_vision.core.config import CONFIG_DIR
+from peft_vision.sweep.point import Composer
 
 POINTS = [
     ["experiment=demo", "method=lora", "optimizer.lr=0.1", "seed=3"],

@@ -16,7 +16,7 @@ from peft_vision.core.environment import environment, git_commit, most_mib, peak
 from peft_vision.head.base import Head
 from peft_vision.method.selection import head_columns
 from peft_vision.runs.run import Run
-from peft_vision.task import ahead, session, shown, train
+from peft_vision.task import session, shown, train
 from peft_vision.task.shown import are_drawn, told
 from peft_vision.tracker.trackers import Log, NoTracker
 
@@ -102,7 +102,9 @@ def test_a_run_whose_surroundings_all_fail_has_its_result(tmp_path, monkeypatch)
     assert "already finished" in call(*SMOKE, cwd=tmp_path).out
 
 
-@pytest.mark.parametrize(("where", "name"), [(ahead, "write_adapter"), (session, "environment"), (session, "peak_mib")])
+@pytest.mark.parametrize(
+    ("where", "name"), [(session, "write_adapter"), (session, "environment"), (session, "peak_mib")]
+)
 def test_what_cannot_be_written_is_known_before_the_training(where, name, tmp_path, monkeypatch):
     monkeypatch.setattr(where, name, failing(ArithmeticError("no")))
     monkeypatch.setattr(session, "fit_phases", failing(AssertionError("trained")))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from command import SMOKE, call, run_folder
 from digit_folders import DATA, write_digits
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 
 WEIGHTS = CONFIG_DIR.parent / "src" / "peft_vision" / "backbone" / "vit_micro.safetensors"
 OWN_DATA = """

@@ -10,8 +10,8 @@ import pytest
 
 from command import call, results, start, wait_for
 from digit_folders import write_digits
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.sweep.composer import Composer
+from peft_vision.core.config import CONFIG_DIR
+from peft_vision.sweep.point import Composer
 from vtab_miniatures import processed
 
 TABLE = (

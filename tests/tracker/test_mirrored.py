@@ -9,8 +9,7 @@ import pytest
 
 from command import SMOKE, call, results, run_folder
 from peft_vision.core.config import ConfigError
-from peft_vision.runs.attempt import attempt, mirrored_as
-from peft_vision.runs.run import Run
+from peft_vision.runs.run import Run, attempt, mirrored_as
 from wandb_server import ServedRun, WandbServer
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")

@@ -14,8 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.tracker.trackers import Tracker
 from wandb_server import KEY, WandbServer
 
@@ -247,7 +246,7 @@ def test_no_tracker_takes_everything_and_keeps_nothing(tmp_path):
 def test_building_a_tracker_imports_neither_wandb_nor_torch():
     script = """
 import sys, yaml
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.config import build
 from peft_vision.tracker.trackers import Tracker
 build(yaml.safe_load((CONFIG_DIR / "tracker/wandb.yaml").read_text()), Tracker, "tracker").check()

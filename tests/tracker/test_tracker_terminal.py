@@ -15,7 +15,7 @@ from wandb_server import KEY, WandbServer
 SCRIPT = """
 import os, sys, time, yaml
 from pathlib import Path
-from peft_vision.core.component_names import CONFIG_DIR
+from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.config import ConfigError, build
 from peft_vision.tracker.trackers import Tracker
 node = yaml.safe_load((CONFIG_DIR / "tracker/wandb.yaml").read_text()) | {"mode": sys.argv[1]}

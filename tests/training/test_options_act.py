@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from low_rank_steps import gradient
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import NOT_HASHED, OnlyWith, build
+from peft_vision.core.config import CONFIG_DIR, NOT_HASHED, OnlyWith, build
 from peft_vision.features.source import FeatureTable, Views
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head

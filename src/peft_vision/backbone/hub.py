@@ -1,10 +1,11 @@
-"""This module gets weights of the Hugging Face hub: from the local cache without a network, otherwise by a download
-that fails early."""
+"""This module gets files of the Hugging Face hub: from the local cache without a network, otherwise by a download that
+fails early, with what to do about it."""
 
 import http.client
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -15,30 +16,53 @@ from peft_vision.core.config import ConfigError
 FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names, in order of preference
 PROBE_SECONDS = 5
 WAYS_OUT = "backbone.checkpoint=FILE (safetensors, npz or torch), or experiment=demo, which needs no network"
+_LOGIN = "log in on this machine by `hf auth login`, or set HF_TOKEN"
 
 
-def hub_file(name: str, repository: str) -> Path:
-    """Return the local path of the weights `name`. A cached file is used without any request. Raise ConfigError where
-    the file cannot be downloaded."""
-    cached = [try_to_load_from_cache(repository, file) for file in FILES]
+def hub_file(name: str, repository: str, files: Sequence[str] = FILES) -> Path:
+    """Return the local path of the first of `files` that the repository has, for the model `name`. A cached file is
+    used without any request. Raise ConfigError where there is no such repository or file, where a licence must be
+    accepted first, and where the download fails. `repository`: owner/name, or owner/name@revision."""
+    repository, _, revision = repository.partition("@")
+    try:
+        cached = [try_to_load_from_cache(repository, file, revision=revision or None) for file in files]
+    except errors.HFValidationError as error:
+        raise ConfigError(f"backbone.name: {repository!r} is not owner/name, as the hub names a model") from error
     found = next((path for path in cached if isinstance(path, str)), None)
-    return Path(found) if found else _download(name, repository)
+    return Path(found) if found else _download(name, repository, revision or None, files)
 
 
-def _download(name: str, repository: str) -> Path:
+def alternatives(filename: str | None) -> Sequence[str]:
+    """Return the files to look for where timm names the file of its weights: as in timm, safetensors before `.bin`."""
+    if filename is None or filename == FILES[1]:
+        return FILES
+    if filename == "open_clip_pytorch_model.bin":
+        return "open_clip_model.safetensors", filename
+    return (f"{filename[:-4]}.safetensors", filename) if filename.endswith(".bin") else (filename,)
+
+
+def _download(name: str, repository: str, revision: str | None, files: Sequence[str]) -> Path:
     where = f"{constants.ENDPOINT}/{repository}"
     obstacle = unreachable(constants.ENDPOINT)
     if obstacle is not None:
         raise _refusal(name, f"not in {constants.HF_HUB_CACHE}, and no network to {where} ({obstacle})")
-    for file in FILES:
+    for file in files:
         try:
-            return Path(hf_hub_download(repository, file))
+            return Path(hf_hub_download(repository, file, revision=revision))
         except errors.EntryNotFoundError as error:
             if isinstance(error, errors.LocalEntryNotFoundError):  # raised when the network breaks
                 raise _refusal(name, f"the download from {where} broke off") from error
+        except errors.GatedRepoError as error:
+            reason = f"{where} is gated; accept its licence on that page, then {_LOGIN}"
+            raise ConfigError(f"backbone: cannot get {name}: {reason}") from error
+        except errors.RepositoryNotFoundError as error:
+            reason = f"the hub has no {repository}, or it is private; if it is private, {_LOGIN}"
+            raise ConfigError(f"backbone: cannot get {name}: {reason}") from error
+        except errors.RevisionNotFoundError as error:
+            raise ConfigError(f"backbone: cannot get {name}: {where} has no revision {revision!r}") from error
         except (OSError, errors.HTTPError) as error:
             raise _refusal(name, f"{where} failed: {str(error).splitlines()[0]}") from error
-    raise _refusal(name, f"{where} has neither {' nor '.join(FILES)}")
+    raise _refusal(name, f"{where} has neither {' nor '.join(files)}" if files[1:] else f"{where} has no {files[0]}")
 
 
 def unreachable(url: str) -> str | None:

@@ -1,28 +1,27 @@
-"""This module creates a plain timm Vision Transformer by name, checks it before any weights are read, and finds its
-preprocessing."""
+"""This module creates a timm model by name, checks it before any weights are read, and finds its preprocessing."""
 
 import inspect
 from ast import literal_eval
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import PretrainedCfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from peft_vision.backbone.families.match import refuse_unusual
-from peft_vision.backbone.hub import hub_file
+from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find, resolved
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED
-from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.output import one_line
+from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing
 from peft_vision.core.seeding import derive
 
 _NORMALIZATIONS = {
@@ -34,7 +33,7 @@ _OWNED = {
     "global_pool": "it is backbone.pool",
     "drop_path_rate": "it is backbone.drop_path",
     "num_classes": "the head belongs to the method",
-    "in_chans": "images have three channels",
+    "in_chans": "it is backbone.in_chans",
 }
 
 
@@ -42,16 +41,18 @@ _OWNED = {
 class Backbone:
     """The settings of a backbone.
 
-    Weights come from the file `checkpoint` if one is set, otherwise from the hub if `pretrained`, otherwise they are
-    random. `package:FILE` names a file shipped next to this module. `architecture`: further arguments of timm's
-    VisionTransformer. `img_size` and `pool`: None keeps those of the weights. `normalization` and `interpolation` of
-    images: own keeps those of the weights; the others are for protocols that do not follow the weights.
+    `name`: in timm, hf-hub:owner/name or local-dir:FOLDER. Weights come from the file `checkpoint` if one is set,
+    otherwise from where `name` says if `pretrained`, otherwise they are random. `package:FILE` names a file shipped
+    next to this module. `architecture`: further arguments of timm's model class. `img_size`, `pool` and `in_chans`, the
+    number of channels of an image: None keeps those of the weights. `normalization` and `interpolation` of images: own
+    keeps those of the weights; the others are for protocols that do not follow the weights.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(absolute_name)]
     pretrained: bool
     checkpoint: Annotated[str | None, FILE]
     img_size: Annotated[int, Field(gt=0)] | None
+    in_chans: Annotated[Annotated[int, Field(gt=0, le=MOST_CHANNELS)] | None, HashDefault(None)]
     pool: Literal["token", "avg", "max", "avgmax", "map"] | None
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     normalization: Annotated[Literal["own", "imagenet", "none"], HashDefault("own")]
@@ -60,27 +61,14 @@ class Backbone:
 
     def check(self) -> None:
         """Raise ConfigError for errors that show without reading weights: names, files, sizes, and models that are not
-        plain ViTs."""
-        if not timm.is_model(self.name.partition(".")[0]):
-            known = timm.list_pretrained() if "." in self.name else timm.list_models()
-            raise ConfigError(f"backbone.name: timm has no model {self.name!r}{nearest(self.name, known)}")
-        config = _config(self.name)
-        self._checkarchitecture()
-        if self.checkpoint is not None:
-            self._file()
-        elif self.pretrained and not config.hf_hub_id:
-            remedy = f"download {config.url} for backbone.checkpoint=FILE" if config.url else _tagged(self.name)
-            raise ConfigError(
-                f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
-                "or backbone.pretrained=false for random weights"
-            )
-        _checked_patch(self.name, repr({}))
-        size, patch = self.preprocessing().size, _checked_patch(self.name, repr(self._arguments()))
-        if size % patch:
-            raise ConfigError(
-                f"backbone.img_size: {size} is no multiple of the {patch} px patches of {self.name}; "
-                f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
-            )
+        plain ViTs. For a page of the hub, its config.json is downloaded once."""
+        self._checked(find(self.name))
+
+    def outline(self) -> "Outline":
+        """Return the class and the shape of the model, of any family. ConfigError if timm cannot build it."""
+        source = find(self.name)
+        arguments = self._arguments(source, outline_of(source.registered, repr({})))
+        return outline_of(source.registered, repr(arguments))
 
     @property
     def drops(self) -> bool:
@@ -89,42 +77,103 @@ class Backbone:
         return self.drop_path > 0 or any(rates)
 
     def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing recorded in a safetensors file of ours, otherwise timm's for the weights `name`,
-        with `img_size`, `normalization` and `interpolation` replaced where they are set."""
-        recorded = recorded_preprocessing(self._file()) if self.checkpoint is not None else None
-        own = recorded or self._timm_preprocessing()
-        mean, std = (own.mean, own.std) if self.normalization == "own" else _NORMALIZATIONS[self.normalization]
-        interpolation = own.interpolation if self.interpolation == "own" else self.interpolation
-        return replace(own, size=self.img_size or own.size, mean=mean, std=std, interpolation=interpolation)
+        """Return the preprocessing recorded in a safetensors file of ours, otherwise that of the weights `name`, with
+        `img_size`, `in_chans`, `normalization` and `interpolation` replaced where they are set."""
+        return self._preprocessing(find(self.name))
 
     def load(self) -> VisionTransformer:
         """Return the model from images to pooled features: no head, fp32, on the CPU, in training mode, all parameters
         trainable. Raise ConfigError as `check` does, and where the weights cannot be read or do not fit."""
-        self.check()
-        source = self._source()
-        vit = _created(self.name, self._arguments())
-        if source is not None:
-            load_weights(vit, source)
+        source = find(self.name)
+        outline = self._checked(source)
+        file = self._file() if self.checkpoint is not None else source.weights_file() if self.pretrained else None
+        vit = _created(source.registered, self._arguments(source, outline), **source.built_with())
+        if file is not None:
+            load_weights(vit, file, in_chans=self._channels(source), from_chans=source.config.input_size[0])
         return vit
 
-    def _source(self) -> Path | None:
+    def _checked(self, source: ModelSource) -> "Outline":
+        """Return the outline of the model that the registry has, after the checks of `check`."""
         if self.checkpoint is not None:
-            return self._file()
-        return hub_file(self.name, _config(self.name).hf_hub_id) if self.pretrained else None
+            self._file()
+        elif self.pretrained:
+            source.check_weights()
+        registered = outline_of(source.registered, repr({}))
+        registered.require_family()
+        self._check_architecture(registered)
+        made = outline_of(source.registered, repr(self._arguments(source, registered)))
+        made.require_family()
+        size, patch = self._preprocessing(source).size, made.patch
+        if patch is not None and size % patch:
+            raise ConfigError(
+                f"backbone.img_size: {size} is no multiple of the {patch} px patches of {source.name}; "
+                f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
+            )
+        return registered
 
-    def _arguments(self) -> dict[str, Any]:
-        """Return timm's arguments for this model."""
-        pool = {} if self.pool is None else {"global_pool": self.pool}
-        return self.architecture | {"img_size": self.preprocessing().size, "drop_path_rate": self.drop_path} | pool
+    def _preprocessing(self, source: ModelSource) -> Preprocessing:
+        own = self._recorded() or self._of_weights(source)
+        if self.normalization != "own":
+            mean, std = _NORMALIZATIONS[self.normalization]
+            own = replace(own.with_channels(len(mean)), mean=mean, std=std)
+        interpolation = own.interpolation if self.interpolation == "own" else self.interpolation
+        own = replace(own, size=self.img_size or own.size, interpolation=interpolation)
+        return own.with_channels(self._channels(source))
 
-    def _checkarchitecture(self) -> None:
-        known = [key for key in inspect.signature(VisionTransformer).parameters if key not in _OWNED]
+    def _recorded(self) -> Preprocessing | None:
+        return recorded_preprocessing(self._file()) if self.checkpoint is not None else None
+
+    def _channels(self, source: ModelSource) -> int:
+        """Return C, the number of channels of an image: as set, as recorded, or as the weights have it."""
+        if self.in_chans is not None:
+            return self.in_chans
+        recorded = self._recorded()
+        return source.config.input_size[0] if recorded is None else recorded.channels
+
+    def own_file(self) -> Path | None:
+        """Return the user's own file of weights, which can change under its name; None for weights of the hub, those of
+        this package, random ones, and a folder without any."""
+        if self.checkpoint is not None:
+            return None if self.checkpoint.startswith(PACKAGED) else Path(self.checkpoint)
+        if not self.pretrained or not self.name.startswith(FOLDER):
+            return None
+        try:
+            return find(self.name).weights_file()
+        except ConfigError:
+            return None
+
+    def in_timm(self) -> tuple[str, dict[str, Any]]:
+        """Return the name and the arguments, besides the number of classes, by which timm.create_model builds a model
+        of this shape with random weights that drops nothing."""
+        source = find(self.name)
+        arguments = self._arguments(source, outline_of(source.registered, repr({})))
+        return source.registered, {key: value for key, value in arguments.items() if key != "drop_path_rate"}
+
+    def _arguments(self, source: ModelSource, outline: "Outline") -> dict[str, Any]:
+        """Return timm's arguments for this model. Only some classes take the size of an image, or drop paths."""
+        found: dict[str, Any] = {}
+        if "img_size" in outline.takes:
+            found["img_size"] = self._preprocessing(source).size
+        channels = self._channels(source)
+        if {outline.channels, source.config.input_size[0]} != {channels}:
+            found["in_chans"] = channels
+        if self.pool is not None:
+            found["global_pool"] = self.pool
+        further = {**source.arguments, **self.architecture}
+        if further.get("global_pool") == "":  # the model of a page that leaves pooling to its user
+            further["global_pool"] = "token"
+        if self.drop_path or "drop_path_rate" in outline.takes:
+            found["drop_path_rate"] = self.drop_path
+        return {**further, **found}
+
+    def _check_architecture(self, outline: "Outline") -> None:
+        known = [key for key in outline.takes if key not in _OWNED]
         for key in self.architecture:
             if key in _OWNED:
                 raise ConfigError(f"backbone.architecture.{key}: does not go here, {_OWNED[key]}")
             if key not in known:
                 hint = nearest(key, known) or f"; it takes {', '.join(known)}"
-                raise ConfigError(f"backbone.architecture.{key}: unknown to timm's VisionTransformer{hint}")
+                raise ConfigError(f"backbone.architecture.{key}: unknown to timm's {outline.cls}{hint}")
 
     def _file(self) -> Path:
         inside = self.checkpoint.startswith(PACKAGED)
@@ -135,36 +184,81 @@ class Backbone:
             raise ConfigError(f"backbone.checkpoint: {what} file {path}")
         return path
 
-    def _timm_preprocessing(self) -> Preprocessing:
-        config = _config(self.name)
+    def _of_weights(self, source: ModelSource) -> Preprocessing:
+        config = source.config
         # random weights were not trained on crops, and a centre crop would only hide the borders
         crop = config.crop_pct if self.pretrained or self.checkpoint is not None else 1.0
-        return Preprocessing(
+        made = Preprocessing(
             size=config.input_size[-1],
             mean=tuple(config.mean),
             std=tuple(config.std),
             interpolation=config.interpolation,
             crop=crop,
         )
+        if source.in_registry:
+            return made
+        try:
+            return Preprocessing.restore(made.with_channels(config.input_size[0]).record())
+        except ValueError as error:
+            raise ConfigError(f"backbone.name: the config.json of {source.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The facts of a model's class and shape: the arguments that the class `takes`, the number of `parameters` without
+    a classifier and of `channels` of an image, and the side of a patch in pixels, or None where there are no patches.
+    `refusal`: why methods cannot work on it, or None."""
+
+    cls: str
+    takes: tuple[str, ...]
+    parameters: int
+    channels: int
+    patch: int | None
+    refusal: str | None
+
+    def require_family(self) -> None:
+        """Raise ConfigError if methods cannot work on this model."""
+        if self.refusal is not None:
+            raise ConfigError(self.refusal)
 
 
 @lru_cache(maxsize=256)
-def _checked_patch(name: str, arguments: str) -> int:
-    """Return the patch size of a model with these arguments of timm, in Python's notation, once it is known to be a
-    plain ViT. A model of shapes alone suffices, which takes no memory and no download. ConfigError for any other model.
-    """
+def outline_of(name: str, arguments: str) -> Outline:
+    """Return the outline of a model with these arguments of timm, in Python's notation. A model of shapes alone
+    suffices, which takes no memory and no download. ConfigError if timm cannot build it."""
     with torch.device("meta"):
         vit = _created(name, literal_eval(arguments))
-    refuse_unusual(vit)
-    return vit.patch_embed.patch_size[0]
-
-
-def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    refusal = None
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+        refuse_unusual(vit)
+    except ConfigError as error:
+        refusal = str(error)
+    patch = getattr(getattr(vit, "patch_embed", None), "patch_size", None)
+    return Outline(
+        cls=type(vit).__name__,
+        takes=tuple(dict.fromkeys(key for cls in type(vit).__mro__ for key in _parameters(cls))),
+        parameters=sum(parameter.numel() for parameter in vit.parameters()),
+        channels=getattr(vit, "in_chans", None) or vit.pretrained_cfg["input_size"][0],
+        patch=patch[0] if isinstance(patch, tuple) else patch,
+        refusal=refusal,
+    )
+
+
+def _parameters(cls: type) -> list[str]:
+    """Return the keywords that the constructor of `cls` itself names."""
+    if "__init__" not in vars(cls) or cls in (object, nn.Module):
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in named and parameter.name != "self"]
+
+
+def _created(name: str, arguments: Mapping[str, Any], **further: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **resolved(arguments), **further)
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
-        raise ConfigError(f"backbone: timm cannot build {name} with {given}: {error}") from error
+        raise ConfigError(f"backbone: timm cannot build {name} with {given}: {one_line(error)}") from error
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
@@ -172,23 +266,3 @@ def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "backbone"))
         return backbone.load()
-
-
-def _config(name: str) -> PretrainedCfg:
-    """Return timm's record of the weights `name`. Raise ConfigError for unknown weights, and for old names without a
-    tag, which do not say which weights they mean."""
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        stem, _, tag = name.partition(".")
-        raise ConfigError(f"backbone.name: timm has no weights {tag!r} of {stem}; {_tagged(stem)}") from error
-    if config is not None:
-        return config
-    known = timm.list_pretrained(f"{name.removesuffix('_in21k')}.*in21k") if name.endswith("_in21k") else []
-    remedy = f"; write {' or '.join(known)}" if known else nearest(name, timm.list_pretrained())
-    raise ConfigError(f"backbone.name: {name} is an old name that hides which weights it means{remedy}")
-
-
-def _tagged(name: str) -> str:
-    known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-    return f"it has {', '.join(known) or 'none at all'}"

@@ -1,50 +1,72 @@
-"""This module loads weights from a file into a timm ViT: safetensors, Google's npz or a torch file, completely or not
+"""This module loads weights from a file into a timm model: safetensors, Google's npz or a torch file, completely or not
 at all.
 
-timm's `checkpoint_filter_fn` converts names (OpenAI CLIP, DINOv2, ...) and resamples position embeddings and patches;
-classifier heads are dropped; after that every tensor must fit.
+What is released around a backbone is left out: the dicts and prefixes of trainers, the other branch of a pretext task
+(MoCo, DINO, iBOT), decoders, projections and classifiers. The `checkpoint_filter_fn` of the model's module in timm
+converts names (OpenAI CLIP, DINOv2, ...) and resamples position embeddings and patches; after that every tensor must
+fit.
+
+    MoCo v1, v2     module.encoder_q.*
+    MoCo v3         module.base_encoder.*, beside module.momentum_encoder.* and module.predictor.*
+    MAE             model: *, decoder_*, mask_token
+    DINO, iBOT      teacher or student: [module.]backbone.*, beside [module.]head.*; or the backbone alone
 """
 
 import argparse
 import hashlib
+import inspect
 import json
 import pickle
 import re
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from timm.models import adapt_input_conv
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 from peft_vision.backbone.npz import read_npz
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "encoder")  # in order of preference
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")  # by preference
 _PREFIXES = re.compile(r"^(_orig_mod\.|module\.|backbone\.|encoder\.vit\.)+")  # compile, DDP, DINO, our own
-_HEADS = ("head.", "head_dist.", "decoder_")  # the last is MAE's
+_BRANCHES = ("base_encoder.", "encoder_q.", "momentum_encoder.")  # MoCo's, by preference: papers evaluate the first
+_LEFT_OUT = ("head.", "head_dist.", "fc.", "decoder_", "mask_token", "masked_embed", "projection_head.", "prototypes.")
+_FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")  # timm's names for the same thing
 _UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError)
+_HEADS_OF_MOCO_SMALL = 12
 _NAMED = 3  # tensors of each kind that an error names
 
 
-def load_weights(vit: VisionTransformer, path: Path) -> None:
-    """Fill `vit`, whose num_classes is 0, from the file; fp16 and bf16 are converted to fp32. Raise ConfigError where
-    the file cannot be read, or a tensor is missing, unexpected or of another shape."""
-    state = _stripped(_read(path), path)
+def load_weights(vit: nn.Module, path: Path, *, in_chans: int = 3, from_chans: int = 3) -> None:
+    """Fill `vit`, whose num_classes is 0, from the file; fp16 and bf16 are converted to fp32. Weights for images of
+    `from_chans` channels are adapted to `in_chans` by timm's rule. Raise ConfigError where the file cannot be read, or
+    a tensor is missing, unexpected or of another shape."""
+    held = _read(path)
+    _require_heads(held, vit, path)
+    state = _stripped(held, path)
     try:
-        state = checkpoint_filter_fn(state, vit, **_resampling(vit))
-    except (RuntimeError, ValueError, AssertionError, LookupError) as error:
+        state = _converted(state, vit)
+    except (RuntimeError, ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"{_title(vit, path)}: {_first_line(error)}") from error
-    state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(_HEADS)}
     expected = vit.state_dict()
-    if vit.attn_pool is None:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("attn_pool.")}
+    left_out = _LEFT_OUT if getattr(vit, "attn_pool", None) is not None else (*_LEFT_OUT, "attn_pool.")
+    left_out += tuple(f"{name}." for name in _listed_names(vit, "classifier"))
+    state = {
+        name: tensor.float() for name, tensor in state.items() if name in expected or not name.startswith(left_out)
+    }
     state = _moved_norm(state, expected)
+    if in_chans != from_chans:
+        state = _adapted(state, expected, _listed_names(vit, "first_conv"), in_chans=in_chans, from_chans=from_chans)
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith(".num_batches_tracked")}
+    state = {**counters, **state}  # old files of batch norms lack them, and nothing reads them
     _require_fit(state, expected, _title(vit, path))
     vit.load_state_dict(state)
 
@@ -62,7 +84,7 @@ def recorded_preprocessing(path: Path) -> Preprocessing | None:
         raise _unreadable(path, error) from error
 
 
-def weights_hash(vit: VisionTransformer) -> str:
+def weights_hash(vit: nn.Module) -> str:
     """Return the sha256, in hex, of names, types, shapes and bytes: equal weights have equal hashes on any machine."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
@@ -88,7 +110,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name, without the dicts that trainers wrap around them and the prefixes of their names."""
+    """Return the tensors by name, without the dicts that trainers wrap around them, the prefixes of their names and
+    the branches of a pretext task that are not the backbone."""
     while isinstance(state, Mapping) and (wrapper := next((w for w in _WRAPPERS if w in state), None)):
         state = state[wrapper]
     if not isinstance(state, Mapping):
@@ -96,13 +119,61 @@ def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
     if strangers := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
         held = _listed("entries", strangers)
         raise ConfigError(f"backbone.checkpoint: {path} holds no state dict but {held}")
-    return {_PREFIXES.sub("", str(name)): tensor for name, tensor in state.items()}
+    named = {_PREFIXES.sub("", str(name)): tensor for name, tensor in state.items()}
+    branch = next((branch for branch in _BRANCHES if any(name.startswith(branch) for name in named)), "")
+    return {name.removeprefix(branch): tensor for name, tensor in named.items() if name.startswith(branch)}
 
 
-def _resampling(vit: VisionTransformer) -> dict[str, Any]:
-    """Return the options of timm's resampling: bilinear for FlexiViT, which was trained with it, as in timm."""
-    flexible = "flexi" in (getattr(vit, "pretrained_cfg", {}).get("architecture") or "")
-    return {"interpolation": "bilinear", "antialias": False} if flexible else {}
+def _converted(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+    """Return the state by the names and in the shapes of `vit`, as the module of timm that defines its class converts
+    it. FlexiViT was trained with bilinear resampling; DeiT-III and iBOT name the scales of layers otherwise."""
+    module = sys.modules[type(vit).__module__]
+    found: Callable[..., Any] | None = next((vars(module)[name] for name in _FILTERS if name in vars(module)), None)
+    if found is None:
+        return state
+    options: dict[str, Any] = {}
+    if isinstance(vit, VisionTransformer):
+        if "flexi" in (getattr(vit, "pretrained_cfg", {}).get("architecture") or ""):
+            options = {"interpolation": "bilinear", "antialias": False}
+        if "blocks.0.gamma_1" in state:
+            options["adapt_layer_scale"] = True
+    takes_model = len(inspect.signature(found).parameters) > 1
+    return found(state, vit, **options) if takes_model else found(state)
+
+
+def _adapted(
+    state: dict[str, Tensor], expected: dict[str, Tensor], names: list[str], *, in_chans: int, from_chans: int
+) -> dict[str, Tensor]:
+    """Return the state with the first convolutions for `in_chans` channels: summed for one channel, else repeated and
+    scaled. A weight of any other form stays as it is, for the caller to refuse."""
+    found = dict(state)
+    for name in (f"{name}.weight" for name in names):
+        weight = found.get(name)
+        if weight is None or name not in expected or weight.shape == expected[name].shape:
+            continue
+        try:
+            found[name] = adapt_input_conv(in_chans, weight, base_chans=from_chans)
+        except (NotImplementedError, AssertionError):
+            continue
+    return found
+
+
+def _listed_names(vit: nn.Module, key: str) -> list[str]:
+    """Return the names of modules that timm's record of the weights has for `key`: one, several or none."""
+    names = getattr(vit, "pretrained_cfg", {}).get(key) or ()
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _require_heads(held: Any, vit: nn.Module, path: Path) -> None:
+    """Raise ConfigError for MoCo v3's ViT-S on a model with other heads than its 12: no shape shows their number."""
+    if not isinstance(held, Mapping) or held.get("arch") != "vit_small" or not hasattr(vit, "blocks"):
+        return
+    heads = vit.blocks[0].attn.num_heads
+    if heads != _HEADS_OF_MOCO_SMALL:
+        raise ConfigError(
+            f"{_title(vit, path)}: MoCo v3's ViT-S has {_HEADS_OF_MOCO_SMALL} heads, and this one {heads}; "
+            f"backbone.architecture={{num_heads: {_HEADS_OF_MOCO_SMALL}}} fits"
+        )
 
 
 def _moved_norm(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,16 +198,37 @@ def _require_fit(state: dict[str, Tensor], expected: dict[str, Tensor], title: s
         ],
     }
     found = {kind: names for kind, names in faults.items() if names}
+    own = [name for name in state if name.endswith(("weight", "bias"))]
+    if own and not any(name in expected for name in own):
+        raise ConfigError(
+            f"{title}: none of its tensors is one of this model; it holds {', '.join(own[:_NAMED])}, ... "
+            "(backbone.name says which model)"
+        )
     if found:
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
-        raise ConfigError(f"{title}: {counts}\n{'; '.join(map(_listed, found, found.values()))}")
+        hint = _hint(state, expected)
+        raise ConfigError(f"{title}: {counts}{hint}\n{'; '.join(map(_listed, found, found.values()))}")
+
+
+def _hint(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Return what to set where the shapes of a plain MLP show that the weights are of a packed gated one, or where the
+    first weights show another number of channels; else an empty string."""
+    outer, inner = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    if outer is not None and inner is not None and outer.shape[0] == 2 * inner.shape[1]:
+        own = expected.get("blocks.0.mlp.fc2.weight")
+        if own is not None and own.shape[1] != inner.shape[1]:
+            return "; their MLP is gated: backbone.architecture={mlp_layer: SwiGLUPacked, act_layer: silu} may fit"
+    first = "patch_embed.proj.weight"
+    if first in state and first in expected and state[first].shape[1] != expected[first].shape[1]:
+        return f"; they are for images of {state[first].shape[1]} channels (backbone.in_chans)"
+    return ""
 
 
 def _listed(kind: str, names: list[str]) -> str:
     return f"{kind}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
 
 
-def _title(vit: VisionTransformer, path: Path) -> str:
+def _title(vit: nn.Module, path: Path) -> str:
     return f"backbone.checkpoint: {path} does not fit {vit.pretrained_cfg['architecture']}"
 
 

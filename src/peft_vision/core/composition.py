@@ -1,16 +1,21 @@
-"""This module composes config groups on their own with Hydra, and spells out methods that are made of other methods."""
+"""This module composes config groups: on their own with Hydra, from the shipped files alone, and as the resolved
+request of a command.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from peft_vision.core.component_names import CONFIG_DIR
-from peft_vision.core.config import ConfigError, nearest
+from peft_vision.core.config import CONFIG_DIR, ConfigError, nearest
+from peft_vision.core.records import read_yaml
 
 
 def option(group: str, name: str) -> dict[str, Any]:
@@ -73,3 +78,67 @@ def _hydra():
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
     return initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3")
+
+
+def keys_of_every_run() -> list[str]:
+    """Return the keys and the groups of config.yaml."""
+    said = read_yaml(CONFIG_DIR / "config.yaml")
+    return [*said, *(name for entry in said["defaults"] if isinstance(entry, dict) for name in entry)]
+
+
+def unless_chosen(group: str) -> str:
+    """Return the option of `group` that a command has if it chooses none."""
+    defaults = read_yaml(CONFIG_DIR / "config.yaml")["defaults"]
+    return next(entry[group] for entry in defaults if isinstance(entry, dict) and group in entry)
+
+
+def owners(group: str, key: str) -> list[str]:
+    """Return the options of a config group that have this key: first those that need a value for it, then those of the
+    shortest names, which are the plainest."""
+    values = {path.stem: _values(path) for path in (CONFIG_DIR / group).glob("*.yaml")} if group else {}
+    found = {name: settings[key] for name, settings in values.items() if key in settings}
+    return sorted(found, key=lambda name: (found[name] != "???", len(name), name))
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """Return the values of an option, with those of the options of the same group that its defaults list names."""
+    values = dict(read_yaml(path) or {})
+    for start in values.pop("defaults", []):
+        if isinstance(start, str) and start != "_self_" and "@" not in start:
+            values = {**_values(path.with_name(f"{start}.yaml")), **values}
+    return values
+
+
+@dataclass(frozen=True)
+class Request:
+    """The resolved config and the chosen group options. `config` is in plain values; `choices` are by group."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+
+    @classmethod
+    def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
+        """Resolve `config` and keep the `choices` of groups that are not Hydra's own. Raise ConfigError if several
+        values are missing, or the task is; a single missing value raises OmegaConf's own error."""
+        try:
+            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:  # of the first key only
+            missing = list(_missing(OmegaConf.to_container(config)))
+            if len(missing) < 2:
+                raise
+            ways = " and ".join(f"{key}=..." for key in missing)
+            raise ConfigError(f"{', '.join(missing)}: no value; give them with {ways}") from error
+        if "task" not in plain:
+            raise ConfigError("task: missing; write task=train")
+        if isinstance(plain.get("method"), dict):
+            plain["method"] = complete(plain["method"])
+        chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
+        return cls(plain, chosen)
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that need a value and have none."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if value == "???":
+            yield f"{prefix}{key}"
+        yield from _missing(value, f"{prefix}{key}.")

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.lifeline import follow_launcher
-from peft_vision.core.ranks import ranks
+from peft_vision.core.process_variables import ranks
+from peft_vision.core.stopping import follow_launcher
 
 
 @dataclass(frozen=True)

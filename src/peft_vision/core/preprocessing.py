@@ -1,6 +1,6 @@
 """This module describes the images that a backbone's weights expect: the backbone states them, and the data follow."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,24 +13,38 @@ _Mean = Annotated[float, Field(ge=-1000, le=1000)]
 _Std = Annotated[float, Field(ge=1e-6, le=1000)]
 
 
+MOST_CHANNELS = 512
+"""The largest number of channels of an image; hyperspectral cameras have some hundreds."""
+
+
 class _Recorded(Record, extra="forbid"):
     size: Annotated[int, Field(gt=0, le=8192)]
-    mean: Annotated[list[_Mean], Field(min_length=3, max_length=3)]
-    std: Annotated[list[_Std], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[_Mean], Field(min_length=1, max_length=MOST_CHANNELS)]
+    std: Annotated[list[_Std], Field(min_length=1, max_length=MOST_CHANNELS)]
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
     crop: Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The images that a backbone expects: squares of `size` pixels; channel `mean` and `std` for images in [0, 1];
+    """The images that a backbone expects: squares of `size` pixels; `mean` and `std` of each channel in [0, 1];
     `interpolation`, a torchvision InterpolationMode value; `crop`, the share of the resized short side to keep."""
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
     crop: float
+
+    @property
+    def channels(self) -> int:
+        """Return C, the number of channels."""
+        return len(self.mean)
+
+    def with_channels(self, count: int) -> "Preprocessing":
+        """Return the same for images of `count` channels. Where `mean` or `std` has another number of values, every
+        channel gets their mean, as in timm (timm.data.resolve_input_data_config)."""
+        return replace(self, mean=_for_each(self.mean, count), std=_for_each(self.std, count))
 
     def record(self) -> dict[str, Any]:
         """Return the fields as plain values, for result.json and adapter metadata."""
@@ -43,6 +57,8 @@ class Preprocessing:
             read = _Recorded.model_validate(record)
         except ValidationError as error:
             raise ValueError(f"preprocessing: {first_fault(error)}") from error
+        if len(read.mean) != len(read.std):
+            raise ValueError(f"preprocessing: {len(read.mean)} values in mean and {len(read.std)} in std")
         return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in read.model_dump().items()})
 
     def __str__(self) -> str:
@@ -52,13 +68,17 @@ class Preprocessing:
         )
 
 
+def _for_each(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return values if len(values) == count else (sum(values) / len(values),) * count
+
+
 class Normalize(nn.Module):
-    """A module that turns uint8 images (B, 3, S, S) into normalised floats, on the device the images are on."""
+    """A module that turns uint8 images (B, C, S, S) into normalised floats, on the device the images are on."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised images; floats are returned as they are, as normalised by the caller."""

@@ -16,9 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from peft_vision.core.console import Console
-from peft_vision.core.printable import complain
-from peft_vision.core.ranks import speaks
+from peft_vision.core.output import Console, complain
+from peft_vision.core.process_variables import speaks
 
 Item = TypeVar("Item")
 

@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peft_vision.core.component_names import import_path
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import ConfigError, import_path
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _USES_US = re.compile(r"^\s*(from|import)\s+peft_vision\b", re.MULTILINE)

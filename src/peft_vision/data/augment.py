@@ -3,7 +3,7 @@
 crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
 flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
 rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
-a.function    the user's function: it gets an image, uint8 (3, S, S), and a torch.Generator seeded for that image, and
+a.function    the user's function: it gets an image, uint8 (C, S, S), and a torch.Generator seeded for that image, and
               returns an image of the same shape
 """
 
@@ -24,7 +24,7 @@ _FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)
 
 
 def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
-    """Augment images (B, 3, S, S), keeping their shape; `indices` (B,) are the images' positions in their split."""
+    """Augment images (B, C, S, S), keeping their shape; `indices` (B,) are the images' positions in their split."""
     if augment == "none" or not len(indices):
         return images
     if augment not in AUGMENTS:
@@ -34,13 +34,13 @@ def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Te
 
 
 def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed: int) -> Tensor:
-    """Return random windows (B, 3, size, size) of uint8 images (3, H, W) with sides of at least `size`, half of them
+    """Return random windows (B, C, size, size) of uint8 images (C, H, W) with sides of at least `size`, half of them
     mirrored."""
     room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - size + 1
     tops = below(room[:, 0], indices, seed=seed, stream=_TOP)
     lefts = below(room[:, 1], indices, seed=seed, stream=_LEFT)
     flips = below(2, indices, seed=seed, stream=_FLIP)
-    out = torch.empty((len(wholes), 3, size, size), dtype=torch.uint8)
+    out = torch.empty((len(wholes), len(wholes[0]) if len(wholes) else 3, size, size), dtype=torch.uint8)
     for image, whole, top, left, flip in zip(out.numpy(), wholes, tops, lefts, flips, strict=True):
         window = whole[:, top : top + size, left : left + size]
         image[:] = window[..., ::-1] if flip else window

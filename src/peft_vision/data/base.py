@@ -161,11 +161,17 @@ class Data(ABC):
     ) -> tuple[dict[str, Labelled], dict[str, Images], int]:
         """Return `parts` without the corrupt pictures of the splits in `read`, their images, and the number of pictures
         left out. Only the images of "train" are augmented."""
+        if preprocessing.channels not in (1, 3):
+            raise ConfigError(
+                f"backbone.in_chans: the backbone takes {preprocessing.channels} channels, and these pictures have 3, "
+                "or 1 where they are grey"
+            )
         geometry = Geometry(
             size=preprocessing.size,
             resize=self.resize,
             crop=self.adjusted(preprocessing).crop,
             interpolation=preprocessing.interpolation,
+            channels=preprocessing.channels,
         )
         threads = max(1, usable(self.workers))
         wanted = {split: part for split, part in parts.items() if split in read}
@@ -176,7 +182,7 @@ class Data(ABC):
                 into_memory = decode_whole if self._whole(split) else decode
                 pixels[split], faults[split] = into_memory(part, geometry, threads=threads, label=split)
             else:
-                faults[split] = verify(part, threads=threads, label=split)
+                faults[split] = verify(part, threads=threads, label=split, geometry=geometry)
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
         images = {
             split: Images(
@@ -219,7 +225,7 @@ class Data(ABC):
             num_bytes = (
                 whole_bytes(part, geometry, threads=threads, label=split)
                 if self._whole(split)
-                else len(part) * 3 * geometry.size**2
+                else len(part) * geometry.channels * geometry.size**2
             )
             gib = num_bytes / _GIB
             if gib <= left:

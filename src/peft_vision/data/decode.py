@@ -1,4 +1,4 @@
-"""This module converts pictures of any kind to uint8 RGB at model size.
+"""This module converts pictures of any kind to uint8 RGB, or grey, at model size.
 
 squash   straight to size x size
 crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
@@ -7,10 +7,12 @@ whole    the result of crop before its centre is cut out
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from peft_vision.core.config import ConfigError
 
 UNREADABLE = (
     OSError,  # truncated, unidentified, or gone
@@ -58,18 +60,29 @@ def _grey16(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
+class Coloured(ConfigError):
+    """The error for a picture with colours, called `name`, where the backbone takes grey ones."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"data: {name} has colours, and the backbone takes one channel; backbone.in_chans=3 takes three"
+        )
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """A rule that maps a picture to size x size pixels; `interpolation` is a torchvision InterpolationMode value."""
+    """A rule that maps a picture to size x size pixels of `channels`, 3 or 1; `interpolation` is a torchvision
+    InterpolationMode value. A picture with colours is refused where one channel is wanted (Coloured)."""
 
     size: int
     resize: str
     crop: float
     interpolation: str
+    channels: int = field(default=3, repr=False)  # the text of a geometry is part of keys of the feature store
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """Convert an RGB picture to uint8 (3, size, size)."""
-        size = self.size
+        """Convert an RGB picture to uint8 (C, size, size)."""
+        size, image = self.size, self.seen(image)
         if self.resize == "squash":
             return _channels_first(image.resize((size, size), self._resampling))
         extent = self.extent(*image.size)
@@ -77,8 +90,17 @@ class Geometry:
         return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + size, top + size)))
 
     def whole(self, image: Image.Image) -> np.ndarray:
-        """Convert an RGB picture to uint8 (3, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
-        return _channels_first(image.resize(self.extent(*image.size), self._resampling))
+        """Convert an RGB picture to uint8 (C, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
+        return _channels_first(self.seen(image).resize(self.extent(*image.size), self._resampling))
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """Return an RGB picture with the channels of this geometry. Coloured for colours where it has one channel."""
+        if self.channels == 3:
+            return image
+        red, green, blue = (np.asarray(channel) for channel in image.split())
+        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+            raise Coloured("a picture")
+        return image.getchannel(0)
 
     def extent(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the resized picture before the crop, from the width and height of the picture."""
@@ -97,4 +119,5 @@ def middle(length: int, size: int) -> int:
 
 
 def _channels_first(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
-from peft_vision.core.regular import read_regular
+from peft_vision.core.output import one_line
+from peft_vision.core.records import read_regular
 from peft_vision.data.domainnet_names import SENTRY40
 from peft_vision.data.pictures import Files, Labelled, labelled
 

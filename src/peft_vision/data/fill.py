@@ -6,10 +6,11 @@ from itertools import chain
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.progress import track
-from peft_vision.data.decode import UNREADABLE, Geometry
+from peft_vision.data.decode import UNREADABLE, Coloured, Geometry
 from peft_vision.data.pictures import Arrays, Labelled
 from peft_vision.data.wholes import UncroppedImages
 
@@ -17,14 +18,14 @@ _CHUNK = 64  # pictures a thread takes at a time
 
 
 def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
-    """Return uint8 (n, 3, S, S) of the readable pictures, and the error of each unreadable one by its position in
+    """Return uint8 (n, C, S, S) of the readable pictures, and the error of each unreadable one by its position in
     `images`."""
-    pixels = torch.empty((len(images), 3, geometry.size, geometry.size), dtype=torch.uint8)
+    pixels = torch.empty((len(images), geometry.channels, geometry.size, geometry.size), dtype=torch.uint8)
     rows = pixels.numpy()
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        rows[position] = geometry.apply(images.pictures.read(indices[position]))
+        rows[position] = _shaped(geometry.apply, images, indices[position])
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     if not faults:
@@ -44,7 +45,7 @@ def decode_whole(
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        arrays[position] = np.ascontiguousarray(geometry.whole(images.pictures.read(indices[position])))
+        arrays[position] = np.ascontiguousarray(_shaped(geometry.whole, images, indices[position]))
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     return UncroppedImages([whole for whole in arrays if whole is not None], geometry.size), faults
@@ -57,17 +58,25 @@ def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: st
 
     def measure(position: int) -> None:
         width, height = geometry.extent(*images.pictures.sides(indices[position]))
-        sizes[position] = 3 * width * height
+        sizes[position] = geometry.channels * width * height
 
     _faults(measure, len(images), threads=threads, label=f"measure {label} images")
     return sum(sizes)
 
 
-def verify(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
-    """Return the error of each unreadable picture by its position in `images`."""
+def verify(images: Labelled, *, threads: int, label: str, geometry: Geometry | None = None) -> dict[int, str]:
+    """Return the error of each unreadable picture by its position in `images`. Coloured for one that has not the
+    channels of `geometry`."""
     indices = images.indices.tolist()
+
+    def attempt(position: int) -> None:
+        if geometry is None or geometry.channels == 3:
+            images.pictures.verify(indices[position])
+        else:
+            _shaped(geometry.seen, images, indices[position])
+
     return _faults(
-        lambda position: images.pictures.verify(indices[position]),
+        attempt,
         len(images),
         threads=threads,
         label=f"verify {label} images",
@@ -85,6 +94,15 @@ def glance(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
         threads=threads,
         label=f"look at {label} images",
     )
+
+
+def _shaped(shape: Callable[[Image.Image], object], images: Labelled, index: int) -> object:
+    """Read a picture and return it as `shape` makes it. Coloured, with the picture's name, as `shape` raises it."""
+    picture = images.pictures.read(index)
+    try:
+        return shape(picture)
+    except Coloured as error:
+        raise Coloured(images.pictures.name(index)) from error
 
 
 def _faults(task: Callable[[int], None], count: int, *, threads: int, label: str) -> dict[int, str]:

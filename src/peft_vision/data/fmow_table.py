@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
-from peft_vision.core.regular import open_regular
+from peft_vision.core.output import one_line
+from peft_vision.core.records import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
 
 REGIONS = ("Africa", "Americas", "Asia", "Europe", "Oceania", "Other")

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component
-from peft_vision.core.printable import shown
+from peft_vision.core.output import shown
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import Files, Labelled, labelled

@@ -30,7 +30,7 @@ def usable(workers: int) -> int:
 
 
 class Undecoded:
-    """A stand-in for a uint8 tensor (n, 3, S, S) that does not fit in memory; indexing decodes the pictures."""
+    """A stand-in for a uint8 tensor (n, C, S, S) that does not fit in memory; indexing decodes the pictures."""
 
     def __init__(self, pictures: Pictures, indices: Tensor, geometry: Geometry) -> None:
         self.pictures = pictures
@@ -39,13 +39,13 @@ class Undecoded:
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         size = self.geometry.size
-        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        images = torch.empty((len(positions), self.geometry.channels, size, size), dtype=torch.uint8)
         for image, index in zip(images.numpy(), self.indices[positions].tolist(), strict=True):
             image[:] = self.geometry.apply(self.pictures.read(index))
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """Return uint8 (3, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
+        """Return uint8 (C, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
         return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
 
     @property
@@ -54,7 +54,8 @@ class Undecoded:
 
     def digest(self) -> str:
         """Return the sha256 of all encoded pictures, the geometry and Pillow's version."""
-        sha = hashlib.sha256(f"{self.geometry} Pillow {PIL.__version__}".encode())
+        channels = "" if self.geometry.channels == 3 else f" {self.geometry.channels} channels"
+        sha = hashlib.sha256(f"{self.geometry}{channels} Pillow {PIL.__version__}".encode())
         for content in self.pictures.contents(self.indices):
             sha.update(content)
         return sha.hexdigest()
@@ -80,7 +81,7 @@ class Source(ABC):
 
 
 class Images(Source):
-    """A split's images. `pixels`: uint8 (n, 3, S, S) in memory or decoded at each access, or the uncropped pictures
+    """A split's images. `pixels`: uint8 (n, C, S, S) in memory or decoded at each access, or the uncropped pictures
     that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
     def __init__(self, labels: Tensor, pixels: Tensor | UncroppedImages | Undecoded, augment: str) -> None:
@@ -100,7 +101,7 @@ class Images(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, 3, S, S) and labels (B,); B may be 0. Without a seed
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, S, S) and labels (B,); B may be 0. Without a seed
         nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))
@@ -162,7 +163,7 @@ class _Batches(Dataset):
 
     def __getitem__(self, number: int) -> Tensor:
         indices, pixels, augment = self.index_batches[number], self.images.pixels, self.images.augment
-        if self.seed is None:
+        if self.seed is None or not len(indices):
             return pixels[indices]
         if augment == "crop_flip":
             return crop_flip(pixels.wholes(indices), indices, size=pixels.size, seed=self.seed)

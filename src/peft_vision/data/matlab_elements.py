@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 
 _HEAD = 128
 _ORDERS = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 
 _LONGEST_HEAD = 10_000  # bytes, as NumPy itself allows
 _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}

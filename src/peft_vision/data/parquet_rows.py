@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line, shown
-from peft_vision.core.regular import open_regular
+from peft_vision.core.output import one_line, shown
+from peft_vision.core.records import open_regular
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from peft_vision.core.printable import shown
-from peft_vision.core.regular import read_middle, read_regular
+from peft_vision.core.output import shown
+from peft_vision.core.records import read_middle, read_regular
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_file
 

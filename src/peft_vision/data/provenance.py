@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import reading
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 from peft_vision.data.pictures import Labelled
 
 _log = logging.getLogger("peft_vision")

@@ -19,9 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
-from peft_vision.core.records import Bounds, Unreadable, parse_json, read_bytes
-from peft_vision.core.regular import require_regular
+from peft_vision.core.output import one_line
+from peft_vision.core.records import Bounds, Unreadable, parse_json, read_bytes, require_regular
 
 BROKEN = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import read_bytes
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular, read_bytes
 from peft_vision.data.reading import read_lines, reading
 from peft_vision.data.whole_numbers import whole_numbers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from peft_vision.core.config import NOT_HASHED, ConfigError, component
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import shown
+from peft_vision.core.output import shown
 from peft_vision.data.opening import endings
 
 _LEFT_BEHIND = frozenset(

@@ -11,7 +11,7 @@ from peft_vision.data.decode import middle
 
 
 class UncroppedImages:
-    """The uncropped images in memory, uint8 (3, H, W) each; indexing gives their centres (B, 3, S, S), like a
+    """The uncropped images in memory, uint8 (C, H, W) each; indexing gives their centres (B, C, S, S), like a
     tensor."""
 
     def __init__(self, arrays: Sequence[np.ndarray], size: int) -> None:
@@ -20,14 +20,15 @@ class UncroppedImages:
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         size = self.size
-        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        channels = len(self.arrays[0]) if self.arrays else 3
+        images = torch.empty((len(positions), channels, size, size), dtype=torch.uint8)
         for image, whole in zip(images.numpy(), self.wholes(positions), strict=True):
             top, left = (middle(length, size) for length in whole.shape[1:])
             image[:] = whole[:, top : top + size, left : left + size]
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
-        """Return the images (3, H, W) at `positions` (B,), which must not be written to."""
+        """Return the images (C, H, W) at `positions` (B,), which must not be written to."""
         return [self.arrays[position] for position in positions.tolist()]
 
     def digest(self) -> str:

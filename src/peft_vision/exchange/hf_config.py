@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 from peft_vision.core.records import Unreadable, read_json
 
 _SUPPORTED = {  # keys that may be set, with the values that are accepted

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from peft_vision.core.composition import option
 from peft_vision.core.records import Name, Record, Unreadable, exists, read_record
-from peft_vision.core.tensor_header import read_header
+from peft_vision.core.tensor_files import read_header
 from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import plain_head
 from peft_vision.method.lora import LowRankUpdate

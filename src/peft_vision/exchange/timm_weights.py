@@ -1,7 +1,9 @@
 """This module turns a trained model into a plain timm Vision Transformer with a classifier: tuned parameters are merged
 into the weights."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +49,32 @@ def plain_head(model: Model) -> tuple[Tensor, Tensor]:
         weight = weight / torch.sqrt(module.running_var + module.eps)
         bias = bias - weight @ module.running_mean.double()
     return weight.to(last.weight), bias.to(last.bias)
+
+
+def of_timm(name: str, arguments: Mapping[str, Any], num_classes: int, file: Path) -> str:
+    """Return the line that creates `model`, with its classifier, from the weights in `file`."""
+    made = _created(name, {"num_classes": num_classes, **arguments})
+    loaded = f"model.load_state_dict(safetensors.torch.load_file({str(file)!r}))"
+    return f"import timm, safetensors.torch; model = {made}; {loaded}; model.eval()"
+
+
+def of_peft(name: str, arguments: Mapping[str, Any], num_classes: int, folder: Path, weights: Path | None) -> str:
+    """Return the line that creates `model` from the LoRA in `folder` and a backbone with the hub's weights, or with
+    those in the file `weights`."""
+    if weights is None:
+        modules = "timm, peft"
+        made = f"vit = {_created(name, {'pretrained': True, 'num_classes': num_classes, **arguments})}"
+    else:
+        modules = "timm, peft, safetensors.torch"
+        made = f"vit = {_created(name, {'num_classes': 0, **arguments})}; "
+        made += (
+            f"vit.load_state_dict(safetensors.torch.load_file({str(weights)!r})); vit.reset_classifier({num_classes})"
+        )
+    return f"import {modules}; {made}; model = peft.PeftModel.from_pretrained(vit, {str(folder)!r}).eval()"
+
+
+def _created(name: str, arguments: Mapping[str, Any]) -> str:
+    given = (
+        f"{key}={f'timm.layers.{value}' if key == 'mlp_layer' else repr(value)}" for key, value in arguments.items()
+    )
+    return f"timm.create_model({', '.join([repr(name), *given])})"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from peft_vision.core.records import Unreadable, parse_json
 from peft_vision.core.sharing import share
-from peft_vision.core.tensor_header import read_header
+from peft_vision.core.tensor_files import read_header
 
 FORMAT = "peft-vision features 1"
 UNFINISHED = ".unfinished"

@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeInt
 
 from peft_vision.backbone.observation import Kind
 from peft_vision.core.config import NOT_HASHED, ConfigError, component
-from peft_vision.core.user_code import source_of
+from peft_vision.core.identity import source_of
 from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, CacheEntry
 from peft_vision.features.fill import FeatureWriter, fill

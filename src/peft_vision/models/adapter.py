@@ -24,12 +24,11 @@ from torch import Tensor
 
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.allocation import Bounded, TooLarge
-from peft_vision.core.component_names import shortened
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.config import ConfigError, build, shortened
+from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import Preprocessing
-from peft_vision.core.printable import one_line
 from peft_vision.core.records import Bounds, Name, Record, Unreadable, parse_json, validated
-from peft_vision.core.tensor_header import FLOATS, read_header
+from peft_vision.core.tensor_files import FLOATS, read_header
 from peft_vision.core.trust import check_targets
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method

@@ -5,9 +5,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_vision.core.component_names import CONFIG_DIR
 from peft_vision.core.composition import complete, option
-from peft_vision.core.config import ConfigError, build, locate
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build, locate
 from peft_vision.core.identity import spelled
 from peft_vision.core.records import read_yaml
 

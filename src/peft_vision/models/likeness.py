@@ -38,7 +38,8 @@ def likeness(model: Model) -> Likeness | None:
         return None
     device = next(model.parameters()).device
     with _plainly(model, device.type):
-        features = model.features(pictures(model.recipe.preprocessing.size).to(device))
+        shown = model.recipe.preprocessing
+        features = model.features(pictures(shown.size, channels=shown.channels).to(device))
         logits = model(features)
     if not (features.isfinite().all() and logits.isfinite().all()):
         return None
@@ -46,10 +47,11 @@ def likeness(model: Model) -> Likeness | None:
     return Likeness(features=_some(features), logits=_some(logits), eps=sorted(eps))
 
 
-def pictures(size: int) -> Tensor:
-    """Return (2, 3, size, size) floats in the range of normalised images, equal on every machine."""
-    count = _PICTURES * 3 * size * size
-    return torch.arange(count, dtype=torch.float64).square().mul(0.7).sin().mul(1.5).float().view(-1, 3, size, size)
+def pictures(size: int, *, channels: int = 3) -> Tensor:
+    """Return (2, channels, size, size) floats in the range of normalised images, equal on every machine."""
+    shape = (_PICTURES, channels, size, size)
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64)
+    return numbers.square().mul(0.7).sin().mul(1.5).float().view(shape)
 
 
 def unlike(model: Model, saved: Likeness) -> str | None:

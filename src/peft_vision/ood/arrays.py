@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import shown
-from peft_vision.core.regular import open_regular
+from peft_vision.core.output import shown
+from peft_vision.core.records import open_regular
 from peft_vision.data.numpy_files import map_values
 from peft_vision.data.reading import reading
 from peft_vision.data.whole_numbers import whole_numbers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.state import Damaged
+from peft_vision.core.tensor_files import Damaged
 from peft_vision.optimizer.low_rank import LowRankProjection
 
 _KNOWN = (

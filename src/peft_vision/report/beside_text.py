@@ -5,7 +5,7 @@ from itertools import groupby
 
 from rich.table import Table as RichTable
 
-from peft_vision.core.spreadsheet import csv_of_records
+from peft_vision.core.output import csv_of_records
 from peft_vision.report.beside import ComparedFigure, PublishedComparison
 from peft_vision.report.board_text import figure
 from peft_vision.report.latex import escaped

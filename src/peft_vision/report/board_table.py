@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from peft_vision.core.spreadsheet import csv_of_records
+from peft_vision.core.output import csv_of_records
 from peft_vision.report.board_text import absent, fewer_seeds, figure, interval, parameters, tried
 from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.terminal import tables

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 from peft_vision.data.twins import worded
 from peft_vision.report.choose import RULE
 from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 from peft_vision.core.records import exists
 from peft_vision.report.attempt import Attempt, attempts
 from peft_vision.report.finished import RunRecord, read

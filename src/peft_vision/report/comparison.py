@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 from peft_vision.core.sharing import Lock
 from peft_vision.report.beside import PublishedComparison, beside
 from peft_vision.report.beside_text import (
@@ -31,8 +31,7 @@ from peft_vision.report.leaderboard import Leaderboard, leaderboards
 from peft_vision.report.options import Options
 from peft_vision.report.shift_record import record
 from peft_vision.report.shift_table import comparisons_csv, markdown, remarks, rich_tables
-from peft_vision.runs.attempt import attempt
-from peft_vision.runs.run import place, tidy, writing
+from peft_vision.runs.run import attempt, place, tidy, writing
 
 _log = logging.getLogger("peft_vision")
 _WIDEST = 200  # columns, where the output is not a terminal

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision.core.config import ConfigError, build, hashed_fields, locate
-from peft_vision.core.identity import canonical, class_name, hashed
-from peft_vision.core.printable import one_line
+from peft_vision.core.identity import CODE, canonical, class_name, hashed
+from peft_vision.core.output import one_line
 from peft_vision.core.records import exists
 from peft_vision.core.trust import check_targets
-from peft_vision.core.user_code import CODE
 from peft_vision.report.run_files import Choice, InterpolationRecord, Result, Shifts, Solved, TuningResult, load, parsed
 from peft_vision.runs.experiment import KINDS, LATER
 from peft_vision.runs.run import Run

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import printable
+from peft_vision.core.output import printable
 from peft_vision.core.records import RECORD, Count, Finite, Record, Seed, Unreadable, read_json, unsealed, validated
 
 _BOUNDS = replace(RECORD, text=5000)  # characters that a page, a picture or a terminal has room for

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 
 _SHOWN = 8  # shifts of a set that get a row each, at most
 _COLUMNS = {"accuracy": "accuracy", "calibration_error": "calibration error"}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from peft_vision.core.spreadsheet import csv_text
+from peft_vision.core.output import csv_text
 from peft_vision.report.choose import RULE
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
 from peft_vision.report.terminal import tables

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 from peft_vision.data.twins import worded
 
 METRICS = {

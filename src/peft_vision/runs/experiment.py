@@ -10,12 +10,10 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from peft_vision.backbone.load import Backbone
-from peft_vision.core.component_names import shortened
-from peft_vision.core.config import ConfigError, build_all, nearest
+from peft_vision.core.config import ConfigError, build_all, nearest, shortened
 from peft_vision.core.distributed import World
-from peft_vision.core.identity import digest, files, first_identity, hashed, located, plain
+from peft_vision.core.identity import CODE, digest, files, first_identity, hashed, located, plain, user_code
 from peft_vision.core.trust import check_targets
-from peft_vision.core.user_code import CODE, user_code
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.features.store import Features, Store

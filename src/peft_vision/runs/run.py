@@ -17,6 +17,8 @@ import errno
 import json
 import logging
 import os
+import re
+import secrets
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +30,20 @@ from typing import Any
 import yaml
 
 from peft_vision.core.config import Busy, ConfigError, Pruned
-from peft_vision.core.records import Record, Unreadable, exists, read_json, read_yaml, sealed, unsealed, validated
+from peft_vision.core.guide import fault
+from peft_vision.core.records import (
+    Record,
+    Unreadable,
+    exists,
+    read_bytes,
+    read_json,
+    read_yaml,
+    sealed,
+    unsealed,
+    validated,
+)
 from peft_vision.core.sharing import Lock
-from peft_vision.core.state import Damaged, read_state, write_state
-from peft_vision.core.wording import fault
+from peft_vision.core.tensor_files import Damaged, read_state, write_state
 from peft_vision.runs.run_records import ChoiceRecord, FailureRecord, ResultRecord, ShiftsRecord
 
 logger = logging.getLogger("peft_vision")
@@ -296,3 +308,23 @@ def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
             else f"set {key}=FOLDER to a folder that can be made and written"
         )
         raise DiskFault(f"cannot write {path.absolute()}: {cause.strerror or cause}\n{remedy}") from error
+
+
+_NAME = ".attempt"
+_LARGEST = 64  # bytes of the file
+
+
+def attempt(folder: Path, *, anew: bool) -> str:
+    """Return the 8 hex digits of the folder's attempt, drawn afresh if `anew`; "" if an earlier version began it."""
+    path = folder / _NAME
+    if anew:
+        place(path, lambda path: path.write_text(f"{secrets.token_hex(4)}\n"))
+    if not exists(path):
+        return ""
+    said = read_bytes(path, largest=_LARGEST, remedy="delete it").decode(errors="replace").strip()
+    return said if re.fullmatch("[0-9a-f]{8}", said) else ""
+
+
+def mirrored_as(identity: str, folder: Path, *, anew: bool) -> str:
+    """Return the id under which a tracker mirrors the present attempt at a run."""
+    return "-".join(filter(None, (identity, attempt(folder, anew=anew))))

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from peft_vision.backbone.load import Backbone, load_backbone
+from peft_vision.backbone.source import FOLDER
 from peft_vision.core.config import ConfigError, build
+from peft_vision.core.identity import edited
 from peft_vision.core.records import Unreadable, read_yaml
 from peft_vision.core.trust import check_targets
-from peft_vision.core.user_code import edited
 from peft_vision.features.store import TYPES
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
@@ -137,7 +138,11 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _backbone(config: Mapping[str, Any], folder: Path, checkpoint: str | None) -> Backbone:
-    node = config["backbone"] if checkpoint is None else {**config["backbone"], "checkpoint": checkpoint}
+    node = dict(config["backbone"])
+    if checkpoint is not None and str(node.get("name")).startswith(FOLDER) and Path(checkpoint).expanduser().is_dir():
+        node["name"] = f"{FOLDER}{checkpoint}"
+    elif checkpoint is not None:
+        node["checkpoint"] = checkpoint
     try:
         check_targets(node, "backbone")
         return build(node, Backbone, "backbone")

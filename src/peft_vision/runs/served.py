@@ -8,12 +8,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from peft_vision import __version__
 from peft_vision.core.config import ConfigError
-from peft_vision.core.identity import PACKAGED
 from peft_vision.data.provenance import file_sum
 from peft_vision.runs.experiment import Experiment
 
@@ -66,7 +64,8 @@ class Served:
     def _weights(self, experiment: Experiment, result: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
         """Return the key and the checksums, then and now, of a local weights file; an empty list for shipped weights
         and those of the hub, which do not change under their name."""
-        name, was = experiment.config["backbone"]["checkpoint"], result.get("checkpoint")
+        given, was = experiment.config["backbone"], result.get("checkpoint")
+        name = given["name"] if given["checkpoint"] is None else given["checkpoint"]
         if was is None:
             return []
         if name not in self._found:
@@ -99,7 +98,5 @@ def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
 
 def checkpoint_sum(experiment: Experiment) -> str | None:
     """Return the checksum of the user's own weights file, or None if there is none."""
-    name = experiment.config["backbone"]["checkpoint"]
-    if name is None or name.startswith(PACKAGED) or not Path(name).is_file():
-        return None
-    return file_sum(Path(name))
+    path = experiment.backbone.own_file()
+    return None if path is None or not path.is_file() else file_sum(path)

@@ -3,7 +3,8 @@
 A mark stands for a set's options. If it differs only by the location of files, the images themselves are compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 from peft_vision.core.config import hashed_fields
@@ -60,3 +61,28 @@ def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Ma
     shifts = opened(experiment.ood[name], name, classes=recipe.classes, seen=())
     found = {shift: matched.labelled.digest() for shift, matched in shifts.items()}
     return {split for split, entry in entries.items() if found.get(split) == entry["fingerprint"]}
+
+
+def summarised(scores: Mapping[str, Mapping[str, float]], images: Mapping[str, int]) -> dict[str, float]:
+    """Return the metrics above. `scores` and numbers of `images` are by shift: `set`, or `set/shift`."""
+    sets: dict[str, list[str]] = {}
+    for shift in scores:
+        sets.setdefault(shift.split("/")[0], []).append(shift)
+    metrics: dict[str, float] = {}
+    for name, shifts in sets.items():
+        if shifts != [name]:
+            metrics |= {f"ood/{shift}/{metric}": value for shift in shifts for metric, value in scores[shift].items()}
+        means = _means(scores[shift] for shift in shifts)
+        metrics |= {f"ood/{name}/{metric}": value for metric, value in means.items()}
+        if shifts != [name]:
+            right = sum(scores[shift]["accuracy"] * images[shift] for shift in shifts)
+            metrics[f"ood/{name}/worst/accuracy"] = min(scores[shift]["accuracy"] for shift in shifts)
+            metrics[f"ood/{name}/pooled/accuracy"] = right / sum(images[shift] for shift in shifts)
+    of_sets = [_means(scores[shift] for shift in shifts) for shifts in sets.values()]
+    metrics |= {f"ood/mean/{metric}": value for metric, value in _means(of_sets).items()}
+    return {**metrics, "ood/worst/accuracy": min(score["accuracy"] for score in scores.values())}
+
+
+def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    rows = list(rows)
+    return {metric: fmean(row[metric] for row in rows) for metric in rows[0]}

@@ -4,20 +4,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from peft_vision.backbone.load import load_backbone
+from peft_vision.backbone.observation import Observation
 from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError
 from peft_vision.core.seeding import derive
+from peft_vision.data.images import Source
 from peft_vision.interpolation.wise_ft import between, changed
 from peft_vision.models.adapter import Recipe, load_probe
 from peft_vision.models.model import Model
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.saved import Saved, open_saved
+from peft_vision.training.evaluate import Predictions, columns, judge
 from peft_vision.training.phases import begin_next_phase
 
 FINAL, PROBE = "final", "probe"
@@ -93,3 +97,30 @@ class Models:
             begin_next_phase(model, seed=experiment.seed)
         model.observed_type = self.final.observed_type
         return model
+
+
+def score(
+    model: Model, source: Source, *, predictable: Tensor, before: Tensor | None, **options: Any
+) -> tuple[Predictions, dict[str, float]]:
+    """Return the predictions among the classes that are `predictable`, (num_classes,) bool, and the mean distances from
+    the features `before`, (n, D), or no distances without them. `options` are those of `columns`."""
+    kinds = model.readout.reads | {"features"}
+    hidden = ~predictable.to(options["world"].device)
+
+    def look(seen: Tensor | Observation, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(seen, Tensor):
+            seen = model.observe(seen, None if model.frozen else kinds)
+        if seen.tokens is not None:
+            seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
+        logits = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
+        image_distances = torch.zeros(len(labels))
+        if before is not None and seen.features is not None:  # else the encoder is bare, so its features never move
+            image_distances = (seen.features.float().cpu() - before[indices]).norm(dim=1)
+        return (*judge(logits, labels), image_distances)
+
+    *predictions, distances = columns(model, source, look, **options)
+    if before is None:
+        return Predictions(*predictions), {}
+    distance = distances.double().mean().item()
+    length = before.double().norm(dim=1).mean().item()
+    return Predictions(*predictions), {"feature_distance": distance, "feature_distance_relative": distance / length}

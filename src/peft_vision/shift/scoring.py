@@ -20,10 +20,8 @@ from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import opened
 from peft_vision.runs.experiment import Experiment, open_store
-from peft_vision.shift.marks import current, marks_of
-from peft_vision.shift.models import FINAL, PROBE, Models, at
-from peft_vision.shift.score import score
-from peft_vision.shift.summary import summarised
+from peft_vision.shift.marks import current, marks_of, summarised
+from peft_vision.shift.models import FINAL, PROBE, Models, at, score
 
 _log = logging.getLogger("peft_vision")
 ID_SPLITS = ("val", "test")

@@ -1,12 +1,22 @@
 """This module describes a point of a sweep before its run, and its outcome afterwards."""
 
+import json
 from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from peft_vision.core.composition import Request
 from peft_vision.core.config import Busy, ConfigError, build
-from peft_vision.core.request import Request
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import is_scored
@@ -101,3 +111,115 @@ def also_read(points: Sequence[Point]) -> list[str]:
     reads = {frozenset(point.experiment.method.reads()) for point in trained}
     is_set = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
     return [] if is_set or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]
+
+
+class Composer:
+    """A composer that lets Hydra compose each combination of config groups once, from files that are read once, and
+    sets the remaining values on a copy, as Hydra does."""
+
+    def __init__(self, loader: ConfigLoaderImpl, sweep: DictConfig) -> None:
+        self._loader = copy(loader)
+        self._loader.repository = _ReadOnce(loader.repository)
+        self._sweep = sweep
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._overrides: dict[str, Override] = {}
+        self._of_groups: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+
+    def request(self, overrides: Sequence[str]) -> Request:
+        """Compose the request of one point; raise what Hydra raises if the overrides do not compose."""
+        parsed = [self._parsed(word) for word in overrides]
+        are_values = [
+            isinstance(override.value(), dict) or not self._loader.repository.group_exists(override.key_or_group)
+            for override in parsed
+        ]
+        groups = tuple(word for word, is_value in zip(overrides, are_values, strict=True) if not is_value)
+        if groups not in self._of_groups:
+            self._of_groups[groups] = self._composed(groups)
+        hydra, config = self._of_groups[groups]
+        values = [override for override, is_value in zip(parsed, are_values, strict=True) if is_value]
+        if values:
+            config = deepcopy(config)
+            self._loader._apply_overrides_to_config(values, config)
+        state = HydraConfig.instance()
+        before, state.cfg = state.cfg, hydra  # for values such as ${hydra:runtime.choices.method}
+        try:
+            return Request.of(config, dict(hydra.hydra.runtime.choices))
+        finally:
+            state.cfg = before
+
+    def _parsed(self, word: str) -> Override:
+        """Parse each word once, since the points of a sweep have most of theirs in common."""
+        if word not in self._overrides:
+            (self._overrides[word],) = self._parser.parse_overrides([word])
+        return self._overrides[word]
+
+    def _composed(self, groups: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+        """Return Hydra's own node of the composed config, and the rest of the config."""
+        config = self._loader.load_sweep_config(self._sweep, list(groups))
+        hydra = OmegaConf.masked_copy(config, "hydra")
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        return hydra, config
+
+
+class _ReadOnce(CachingConfigRepository):
+    """A repository that reads each file once for all configs. Hydra copies its repository for every config; this one is
+    shared instead, and returns copies of what it read, because Hydra composes a config out of these very nodes."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        return deepcopy(super().load_config(config_path))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_ReadOnce":
+        return self
+
+
+_NAMED = 3  # points of one fault, and faults of data, that a message lists
+
+
+def check(experiment: Experiment, checked: dict[str, str | None]) -> None:
+    """Raise ConfigError if an experiment cannot run. A check that several points share runs once; its fault, or None,
+    is kept in `checked`."""
+    for groups, run_check in experiment.checks().items():
+        key = json.dumps([groups, *(experiment.config[group] for group in groups)], sort_keys=True, default=str)
+        if key not in checked:
+            try:
+                run_check()
+                checked[key] = None
+            except ConfigError as error:
+                checked[key] = str(error)
+        if checked[key] is not None:
+            raise ConfigError(checked[key])
+
+
+def account(wrong: Mapping[str, Sequence[str]], total: int) -> str:
+    """Return a message with each fault of `wrong` once and the points that have it; a fault that all `total` points
+    share is given in full and alone."""
+    if len(wrong) == 1 and len(next(iter(wrong.values()))) == total:
+        return next(iter(wrong))
+    lines = [f"{sum(map(len, wrong.values()))} of the sweep's {total} points are wrong, and nothing was started"]
+    for message, concerned in wrong.items():
+        more = f" and {len(concerned) - _NAMED} more" if concerned[_NAMED:] else ""
+        lines.append(f"  {'; '.join(concerned[:_NAMED])}{more}: {message.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def by_data(points: Sequence[Sequence[str]]) -> dict[str, list[Sequence[str]]]:
+    """Group points by their overrides of data; the keys leave out the overrides that all groups share."""
+    found: dict[tuple[str, ...], list[Sequence[str]]] = {}
+    for overrides in points:
+        words = tuple(word for word in overrides if word.lstrip("+").startswith(("data=", "data.")))
+        found.setdefault(words, []).append(overrides)
+    common = set.intersection(*map(set, found)) if len(found) > 1 else set()
+    return {" ".join(word for word in words if word not in common): members for words, members in found.items()}
+
+
+def account_of_data(wrong: Mapping[str, str], total: int) -> str:
+    """Return a message about the faults of `total` choices of data, by the overrides that choose them; if every choice
+    is wrong it gives the first fault in full."""
+    names = list(wrong)
+    if len(wrong) < total:
+        lines = [f"{len(wrong)} of the sweep's {total} choices of data are wrong, and nothing was started"]
+        lines += [f"  {name}: {wrong[name].splitlines()[0]}" for name in names[:_NAMED]]
+        return "\n".join([*lines, *([f"  and {'; '.join(names[_NAMED:])}"] if names[_NAMED:] else [])])
+    first, *others = dict.fromkeys(wrong.values())
+    return "\n".join([first, *([f"nor can the sweep use its other {total - 1} choices of data"] if others else [])])

@@ -21,21 +21,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.core.config import ConfigError, build
+from peft_vision.core.guide import fault
 from peft_vision.core.identity import digest
-from peft_vision.core.ranks import check_alone
-from peft_vision.core.sweep_agent import out_of_sight
-from peft_vision.core.wording import fault
-from peft_vision.launch.elsewhere import ProcessLauncher
-from peft_vision.launch.options import checked
-from peft_vision.plan.expected import Expected, together
+from peft_vision.core.process_variables import check_alone, out_of_sight
+from peft_vision.costs.expected import Expected, together
 from peft_vision.published.tables import table
 from peft_vision.report.options import Options
 from peft_vision.runs.served import Served
-from peft_vision.sweep.checks import account, account_of_data, by_data, check
-from peft_vision.sweep.closing import close
-from peft_vision.sweep.composer import Composer
-from peft_vision.sweep.limit import Limit, NotStarted
-from peft_vision.sweep.point import Point, PointResult, also_read, labels
+from peft_vision.sweep.closing import Limit, NotStarted, close
+from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
+from peft_vision.sweep.point import (
+    Composer,
+    Point,
+    PointResult,
+    account,
+    account_of_data,
+    also_read,
+    by_data,
+    check,
+    labels,
+)
 from peft_vision.sweep.view import View
 from peft_vision.task.base import Task
 

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from peft_vision.core.config import Pruned
-from peft_vision.core.console import Console
+from peft_vision.core.guide import fault
+from peft_vision.core.output import Console
 from peft_vision.core.progress import clock, terminal
 from peft_vision.core.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
-from peft_vision.core.wording import fault
 from peft_vision.sweep.point import Point, PointResult
 
 _FRAMES_PER_SECOND = 2

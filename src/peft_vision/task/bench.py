@@ -9,17 +9,13 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt
 
 from peft_vision.backbone.load import Backbone
-from peft_vision.bench.conditions import conditions, in_words
-from peft_vision.bench.ladder import FORWARD, Outcome, ladder, markdown_table, rich_table
-from peft_vision.bench.measure import measure_forward, measure_step
-from peft_vision.bench.methods import method_configs
-from peft_vision.bench.process import Failure, apart
-from peft_vision.bench.setting import BenchSetting
-from peft_vision.core.component_names import shortened
-from peft_vision.core.config import ConfigError, build_all, component
-from peft_vision.core.console import Console
+from peft_vision.core.config import ConfigError, build_all, component, shortened
 from peft_vision.core.distributed import World, choose_device
+from peft_vision.core.output import Console
 from peft_vision.core.progress import track
+from peft_vision.costs.ladder import FORWARD, Outcome, ladder, markdown_table, rich_table
+from peft_vision.costs.measure import Failure, apart, measure_forward, measure_step
+from peft_vision.costs.setting import BenchSetting, conditions, in_words, method_configs
 from peft_vision.features.store import Features
 from peft_vision.head.base import Head
 from peft_vision.optimizer.base import Optimizer, Stepper

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 from peft_vision.core.progress import track
 from peft_vision.features.entry import Found, inspect
 from peft_vision.features.shelf import removal, size

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import unwrapped
+from peft_vision.backbone.source import resolved
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.console import Console
+from peft_vision.core.output import Console
 from peft_vision.exchange import hf_peft, onnx_model
-from peft_vision.exchange.loading_line import of_peft, of_timm, timm_arguments
-from peft_vision.exchange.timm_weights import timm_state
+from peft_vision.exchange.timm_weights import of_peft, of_timm, timm_state
 from peft_vision.models.adapter import load_tuned
 from peft_vision.runs.run import place, writing
 from peft_vision.runs.saved import Saved, open_saved
@@ -46,8 +46,8 @@ class Export(Task):
             raise ConfigError(f"task.format=onnx needs {', '.join(missing)}: pip install 'peft-vision[onnx]'")
         saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=torch.device("cpu"))
         folder = saved.output(config["out"], "export")
-        size = saved.recipe.preprocessing.size
-        images = torch.randint(0, 256, (_CHECKED, 3, size, size), generator=torch.Generator().manual_seed(0))
+        channels, size = saved.recipe.preprocessing.channels, saved.recipe.preprocessing.size
+        images = torch.randint(0, 256, (_CHECKED, channels, size, size), generator=torch.Generator().manual_seed(0))
         images = images.to(torch.uint8)
         write = {"timm": _timm, "peft": _peft, "onnx": _onnx, "adapter": _adapter}[self.format]
         staging = folder / ".export.unfinished"
@@ -97,13 +97,13 @@ def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     """Return the file, the logits of an untouched timm model that has loaded it, and the line that loads it."""
     path = folder / "timm.safetensors"
     state, backbone = timm_state(saved.model), _backbone(saved)
-    arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
+    (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
     metadata = {key: text for key, text in saved.recipe.metadata().items() if key != "format"}
-    metadata["timm"] = json.dumps({"name": backbone.name, "arguments": {"num_classes": num_classes, **arguments}})
+    metadata["timm"] = json.dumps({"name": name, "arguments": {"num_classes": num_classes, **arguments}})
     path.write_bytes(save(state, metadata))
-    vit = timm.create_model(backbone.name, num_classes=num_classes, **arguments)
+    vit = timm.create_model(name, num_classes=num_classes, **resolved(arguments))
     vit.load_state_dict(state)
-    line = of_timm(backbone.name, arguments, num_classes, path)
+    line = of_timm(name, arguments, num_classes, path)
     return path, vit.eval()(saved.model.normalize(images)), line
 
 
@@ -126,7 +126,7 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
         tensors = saved.model.encoder.vit.state_dict()
     tensors = {name: tensors[name].contiguous() for name in vit.state_dict()}
     of_hub = backbone.pretrained and backbone.checkpoint is None
-    arguments, num_classes = timm_arguments(backbone), len(saved.recipe.classes)
+    (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
     hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
     if not of_hub:
         weights.write_bytes(save(tensors))
@@ -135,7 +135,7 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     vit.load_state_dict(tensors)
     again = recipe.assemble(vit, seed=0)
     load_tuned(again, imported.tensors)
-    line = of_peft(backbone.name, arguments, num_classes, path, None if of_hub else weights)
+    line = of_peft(backbone.name if of_hub else name, arguments, num_classes, path, None if of_hub else weights)
     return path, again.eval()(images), line
 
 

@@ -8,10 +8,9 @@ import yaml
 
 from peft_vision.backbone.load import Backbone, load_backbone
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.core.component_names import shortened
 from peft_vision.core.composition import option
-from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.console import Console
+from peft_vision.core.config import ConfigError, build, component, shortened
+from peft_vision.core.output import Console
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.exchange.hf_peft import Imported
 from peft_vision.models.adapter import Recipe, load_tuned, write_adapter

@@ -9,22 +9,17 @@ from typing import Any, ClassVar
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from peft_vision.bench.setting import BenchSetting
 from peft_vision.core.config import component
-from peft_vision.core.console import Console
 from peft_vision.core.distributed import World, choose_device
 from peft_vision.core.environment import environment
+from peft_vision.core.output import Console
 from peft_vision.core.progress import track
-from peft_vision.plan.anatomy import Anatomy, anatomy
-from peft_vision.plan.bill import Priced, bill
-from peft_vision.plan.demand import RunGroup, demands, kind
-from peft_vision.plan.expected import Expected
-from peft_vision.plan.rates import Rates, between, measure
-from peft_vision.plan.reading import seconds_for_a_picture
-from peft_vision.plan.shelved import shelved
-from peft_vision.plan.stock import Stock
-from peft_vision.plan.walk import acts
-from peft_vision.plan.words import notes, plan_tables, slurm_line
+from peft_vision.costs.bill import Priced, bill, notes, plan_tables, slurm_line
+from peft_vision.costs.expected import Expected, RunGroup, demands, kind
+from peft_vision.costs.rates import Rates, between, measure, seconds_for_a_picture
+from peft_vision.costs.setting import BenchSetting
+from peft_vision.costs.stock import Stock, shelved
+from peft_vision.costs.walk import Anatomy, acts, anatomy
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.served import Served
 from peft_vision.task.train import Train

@@ -1,34 +1,131 @@
 """This module labels pictures with a saved adapter: on the terminal, in a CSV of probabilities, on a contact sheet."""
 
+import glob
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
+from rich.table import Table
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.console import Console
 from peft_vision.core.distributed import world
-from peft_vision.core.printable import one_line, say, shown
+from peft_vision.core.output import Console, one_line, say, shown, write_csv
 from peft_vision.core.progress import Progress
-from peft_vision.core.spreadsheet import write_csv
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import verify
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.readable import left_out
+from peft_vision.data.walk import image_files
 from peft_vision.report.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
-from peft_vision.task.given_pictures import given_pictures
-from peft_vision.task.labels_table import labels_table
 from peft_vision.training.trainer import Trainer
+
+_KEY = "images"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The pictures that a command names. `files`: named relative to the folder that holds them all. `place`: that
+    folder, or the only file; `name`: the folder name of their predictions."""
+
+    files: Files
+    place: Path
+    name: str
+
+
+def given_pictures(images: Any) -> Given:
+    """Return the pictures that the value of `images` names, each once, sorted. ConfigError where it names none."""
+    texts = [str(text) for text in (images if isinstance(images, list) else [images])]
+    if not texts:
+        raise ConfigError("images: an empty list; name a picture, a folder, or a pattern such as photos/*.jpg")
+    named = [path for text in texts for path in _named(text)]
+    if len(named) == 1 and named[0].is_dir():
+        root, name = named[0], named[0].resolve().name
+    elif len(named) == 1:
+        root, name = named[0].parent, named[0].stem
+    else:
+        root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in named]))
+        name = "selection"
+    paths = sorted(set(_below(named, root)))
+    place = named[0] if len(named) == 1 else root
+    if not paths:
+        raise ConfigError(
+            f"images: no picture in {shown(place)}; pictures are files with an ending such as .jpg, .png or .webp"
+        )
+    return Given(Files(root, paths), place, name)
+
+
+def _named(text: str) -> list[Path]:
+    """Return the absolute paths that a file, folder or pattern names. ConfigError where there are none."""
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    if os.path.lexists(path):
+        return [path]
+    if not glob.has_magic(text):
+        raise ConfigError(f"images: no {'file' if path.suffix else 'folder'} {path}")
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise ConfigError(f"images: nothing matches {shown(path)}")
+    return found
+
+
+def _below(named: Iterable[Path], root: Path) -> Iterator[str]:
+    """Yield the paths, relative to `root`, of the pictures in each named folder and of each named file."""
+    for path in named:
+        if path.is_dir():
+            yield from image_files(path, root, key=_KEY)
+        else:
+            yield os.path.relpath(path, root)
+
+
+FEW = 12  # at most this many pictures get a row each
+_NEXT = 2  # runner-up classes shown for each picture
+_CLASSES = 30  # at most this many classes get a row each
+
+
+def labels_table(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -> Table:
+    """Return the table of labels of the pictures `names`, whose `probabilities` are (n, num_classes)."""
+    return _each(names, classes, probabilities) if len(names) <= FEW else _counts(classes, probabilities)
+
+
+def _each(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -> Table:
+    table = Table("picture", "class", title="labels")
+    table.add_column("probability, %", justify="right")
+    table.add_column("then")
+    tops = probabilities.topk(min(1 + _NEXT, len(classes)), dim=1)
+    for name, shares, labels in zip(names, tops.values.tolist(), tops.indices.tolist(), strict=True):
+        found = [one_line(classes[label]) for label in labels]
+        then = ", ".join(f"{label} {100 * share:.1f}" for label, share in zip(found[1:], shares[1:], strict=True))
+        table.add_row(one_line(name), found[0], f"{100 * shares[0]:.1f}", then)
+    return table
+
+
+def _counts(classes: Sequence[str], probabilities: Tensor) -> Table:
+    """Return the table of classes, the most frequent first, without classes that no picture was given."""
+    confidence, predicted = probabilities.max(dim=1)
+    counts = torch.bincount(predicted, minlength=len(classes))
+    sums = torch.zeros(len(classes), dtype=torch.double).index_add(0, predicted, confidence.double())
+    order = [label for label in counts.argsort(descending=True, stable=True).tolist() if counts[label]]
+    table = Table("class", title="labels")
+    table.add_column("pictures", justify="right")
+    table.add_column("mean probability, %", justify="right")
+    for label in order[:_CLASSES]:
+        count = int(counts[label])
+        table.add_row(one_line(classes[label]), f"{count:,}", f"{100 * float(sums[label]) / count:.1f}")
+    if rest := order[_CLASSES:]:
+        table.add_row(f"{len(rest):,} more classes", f"{int(counts[rest].sum()):,}", "")
+    return table
+
 
 _log = logging.getLogger("peft_vision")
 
@@ -76,7 +173,11 @@ class Predict(Task):
             )
         preprocessing = saved.recipe.preprocessing
         return Geometry(
-            size=preprocessing.size, resize=resize, crop=preprocessing.crop, interpolation=preprocessing.interpolation
+            size=preprocessing.size,
+            resize=resize,
+            crop=preprocessing.crop,
+            interpolation=preprocessing.interpolation,
+            channels=preprocessing.channels,
         )
 
     def _check_font(self, names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """This module compares finished runs in a leaderboard, tables, pictures and a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from peft_vision.core.config import ConfigError, component
 from peft_vision.report.comparison import compare
 from peft_vision.report.options import Options
 from peft_vision.task.base import Task
+from peft_vision.task.train import Train
 
 
 @component
@@ -26,3 +27,19 @@ def _folders(runs: Any) -> list[Path]:
     if not folders or None in folders:
         raise ConfigError(f"runs: got {runs!r}, should be a folder or a list of folders")
     return [Path(str(folder)).expanduser() for folder in folders]
+
+
+NO_TABLE = (
+    "task=reproduce: no table to compare with; write experiment=vtab/vpt or another of experiment/vtab and "
+    "experiment/fgvc, or hydra.sweeper.report.published=[vpt_vtab]"
+)
+
+
+@component
+class Reproduce(Train):
+    """A training in a sweep whose report names published tables."""
+
+    def check_sweep(self, published: Sequence[str]) -> None:
+        """Raise ConfigError if there is no published table to compare with."""
+        if not published:
+            raise ConfigError(NO_TABLE)

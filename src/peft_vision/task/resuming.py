@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.core.records import Unreadable
-from peft_vision.core.state import Damaged, check_tensors
+from peft_vision.core.tensor_files import Damaged, check_tensors
 from peft_vision.data.splits import Splits
 from peft_vision.models.adapter import load_tuned, read_adapter
 from peft_vision.models.model import Model

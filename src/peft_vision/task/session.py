@@ -1,6 +1,8 @@
 """This module carries a run's training from its components to its result, in each process."""
 
+import json
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from time import monotonic
@@ -10,23 +12,25 @@ from torch import nn
 
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
+from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment, forget_peak, most_mib, peak_mib
+from peft_vision.core.identity import files_of
 from peft_vision.core.records import lines_checksum
 from peft_vision.core.seeding import derive
-from peft_vision.core.user_code import files_of
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.data.twins import worded
+from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
+from peft_vision.ood.opened import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.runs.run import Run
 from peft_vision.runs.served import checkpoint_sum
-from peft_vision.task.ahead import check_end, rehearse
-from peft_vision.task.awaited import summary, tell_epochs
-from peft_vision.task.mirrored import mirrored
+from peft_vision.shift.scoring import NO_VALIDATION
+from peft_vision.task.mirrored import mirrored, summary, tell_epochs
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.tracker.trackers import Log
 from peft_vision.training.phases import fit_phases
@@ -34,6 +38,28 @@ from peft_vision.training.probe import check_model, said
 from peft_vision.training.pruner import Pruner
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.whole_batch import check_whole_batch
+
+
+def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:
+    """Raise ConfigError for faults that would otherwise stop the run only after its training."""
+    if splits.val is None and experiment.trainer.keep == "best":
+        raise ConfigError("trainer.keep: best needs validation images to tell the best epoch; set data.val_fraction")
+    if splits.val is None and experiment.interpolation.alphas:
+        raise ConfigError(NO_VALIDATION)
+    if any(phase.lasso for phase in model.phases):
+        head_columns(model.head)  # raises ConfigError for a head without a linear layer
+    if experiment.ood:
+        parts = experiment.data.parts()
+        seen = [parts[split] for split in ("train", "val") if split in parts]
+        for name, ood in experiment.ood.items():
+            foresee(opened(ood, name, classes=splits.classes, seen=seen), name, experiment.data)
+
+
+def rehearse(model: Model, facts: Mapping[str, Any]) -> None:
+    """Raise now if the facts or the adapter could not be written after training; disk faults are not covered."""
+    json.dumps(facts, default=repr)
+    write_adapter(model, os.devnull)
+
 
 logger = logging.getLogger("peft_vision")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_vision.core.wording import fault
+from peft_vision.core.guide import fault
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons

@@ -11,15 +11,15 @@ from pydantic import BeforeValidator
 
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.distributed import World, world
-from peft_vision.core.state import Damaged
+from peft_vision.core.tensor_files import Damaged
 from peft_vision.report.shift_summary import print_shifts
 from peft_vision.report.summary import print_summary
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run
 from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import score_shifts
-from peft_vision.task.awaited import tell_again
 from peft_vision.task.base import Task
+from peft_vision.task.mirrored import tell_again
 from peft_vision.task.session import TrainingSession
 from peft_vision.task.shown import are_drawn, show_pictures, told
 from peft_vision.training.pruner import Pruner

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from peft_vision.core.config import ConfigError, component
-from peft_vision.core.printable import complain
-from peft_vision.core.sweep_agent import awaited_run
+from peft_vision.core.output import complain
+from peft_vision.core.process_variables import awaited_run
 
 if TYPE_CHECKING:
     import wandb

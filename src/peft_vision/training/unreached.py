@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.printable import one_line
+from peft_vision.core.output import one_line
 
 
 class Unreached:

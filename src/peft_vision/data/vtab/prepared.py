@@ -14,8 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.records import exists
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import exists, open_regular
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason
 from peft_vision.data.vtab.prepared_table import PREPARED, Prepared, Slice

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular, read_middle
+from peft_vision.core.records import open_regular, read_middle
 from peft_vision.data.decode import rgb
 from peft_vision.data.opening import open_bytes
 from peft_vision.data.pictures import Pictures

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.reading import reading
 
 _HEADER, _FOOTER = 12, 4  # bytes around a payload

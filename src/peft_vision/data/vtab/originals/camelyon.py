@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import require_regular
+from peft_vision.core.records import require_regular
 from peft_vision.data.pictures import Labelled, Pictures, labelled
 from peft_vision.data.reading import reading
 from peft_vision.data.vtab.order import chosen, stored

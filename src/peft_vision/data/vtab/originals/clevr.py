@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, names_in, quoted, reading, refuse_repeated
 from peft_vision.data.vtab.labels import CLASSES, clevr_count, clevr_distance

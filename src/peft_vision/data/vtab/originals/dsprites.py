@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.numpy_files import read_head, read_values
 from peft_vision.data.pictures import labelled
 from peft_vision.data.reading import reading

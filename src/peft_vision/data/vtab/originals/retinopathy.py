@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.regular import open_regular
+from peft_vision.core.records import open_regular
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import names_in, quoted, reading, refuse_repeated, short
 from peft_vision.data.vtab.order import chosen, stored

@@ -1,0 +1,155 @@
+"""This module describes the runs of a sweep before they are started."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peft_vision.backbone.observation import Kind
+from peft_vision.core.config import ConfigError
+from peft_vision.core.identity import digest, hashed, source_of
+from peft_vision.data.extent import Extent
+from peft_vision.data.pictures import Labelled
+from peft_vision.optimizer.base import Stepper
+from peft_vision.runs.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Some runs that a plan expects: `times` runs like `experiment`, a fraction while it is unknown which of several
+    kinds a run will be. `ended`: whether they are over already."""
+
+    experiment: Experiment
+    times: float = 1.0
+    ended: bool = False
+
+
+def evenly(experiments: Sequence[Experiment], times: float) -> list[Expected]:
+    """Return `times` runs in all, spread evenly over the experiments."""
+    return [Expected(experiment, times / len(experiments)) for experiment in experiments]
+
+
+def together(runs: Sequence[Expected]) -> list[Expected]:
+    """Return the runs as a sweep starts them: if their methods read different kinds of observation, the first run that
+    reads an image stores all of these kinds."""
+    left = [run.experiment for run in runs if not run.ended]
+    reads = {frozenset(experiment.method.reads()) for experiment in left}
+    if len(reads) < 2 or any(experiment.features.also for experiment in left):
+        return list(runs)
+    also = tuple(sorted(frozenset.union(*reads)))
+    return [run if run.ended else replace(run, experiment=_told(run.experiment, also)) for run in runs]
+
+
+def _told(experiment: Experiment, also: tuple[Kind, ...]) -> Experiment:
+    config = {**experiment.config, "features": {**experiment.config["features"], "also": list(also)}}
+    return replace(experiment, features=replace(experiment.features, also=also), config=config)
+
+
+_DIVIDES = ("stage", "augment")  # keys of data that do not change which pictures there are
+_ROLES = {
+    "all": {"train": "train", "val": "val", "test": "test"},
+    "tune": {"train": "train", "val": "val"},
+    "final": {"train": "train and val", "test": "test"},
+    "peek": {"train": "train and val", "val": "test", "test": "test"},
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """The images that one config of data reads. `parts`: the pictures by split, None if they are not here; `marks`: for
+    each split a digest that is equal for equal pictures."""
+
+    extent: Extent
+    parts: Mapping[str, Labelled] | None
+    marks: Mapping[str, str]
+
+    def keys(self, experiment: Experiment) -> dict[str, str]:
+        """Return a key for the observations of each split, which stands for the store's own key and is made of the same
+        inputs without reading weights or pixels."""
+        data, backbone = experiment.data, experiment.backbone
+        views = experiment.features.views if data.augment != "none" else 0
+        common = [
+            hashed(backbone),
+            [experiment.features.dtype, experiment.trainer.precision, data.resize, data.crop],
+            None if backbone.pretrained or backbone.checkpoint else experiment.seed,  # which decides random weights
+        ]
+        view_facts = {
+            split: [views, source_of(data.augment)] if views and split == "train" else [] for split in self.marks
+        }
+        return {split: digest([common, view_facts[split], mark]) for split, mark in self.marks.items()}
+
+
+def contents(experiment: Experiment) -> Content:
+    """Return the images that an experiment reads. ConfigError if they are not here and their number is not known."""
+    data = experiment.data
+    extent = data.extent()
+    try:
+        parts = data.parts()
+    except ConfigError:  # then the plan goes by the known numbers of images
+        described = {key: value for key, value in hashed(data).items() if key not in _DIVIDES}
+        roles = _ROLES[data.stage]
+        return Content(extent, None, {split: digest([described, roles[split]]) for split in extent.images})
+    return Content(extent, parts, {split: _seen(part) for split, part in parts.items()})
+
+
+def _seen(part: Labelled) -> str:
+    """Return a digest of the pictures, whatever their labels."""
+    sha = hashlib.sha256()
+    for content in part.pictures.identify(part.indices):
+        sha.update(content)
+    return sha.hexdigest()
+
+
+_FREE = ("lr", "weight_decay", "momentum", "betas")  # values of an optimizer that do not change its speed
+
+
+@dataclass
+class RunGroup:
+    """The runs of one kind on the same images. `experiment`: one of them; `keys`: keys of the stored observations, by
+    split; `times`: how many runs are left, a fraction while it is unknown which of several kinds they will be."""
+
+    experiment: Experiment
+    content: Content
+    keys: Mapping[str, str]
+    times: float = 0.0
+
+    @property
+    def images(self) -> Mapping[str, int]:
+        """The numbers of images, by split."""
+        return self.content.extent.images
+
+
+def demands(runs: Iterable[Expected]) -> list[RunGroup]:
+    """Return the demands of the runs that have not ended, in their order. ConfigError if images are not here and their
+    number is not known."""
+    opened: dict[str, Content] = {}
+    found: dict[str, RunGroup] = {}
+    for run in runs:
+        if run.ended:
+            continue
+        data = _key(run.experiment.config["data"])
+        if data not in opened:
+            opened[data] = contents(run.experiment)
+        content = opened[data]
+        keys = content.keys(run.experiment)
+        name = _key({"kind": kind(run.experiment), "data": data, "keys": keys})
+        if name not in found:
+            found[name] = RunGroup(run.experiment, content, keys)
+        found[name].times += run.times
+    return list(found.values())
+
+
+def kind(experiment: Experiment) -> str:
+    """Return a key that is equal if a step takes equally long, given equal numbers of images and classes."""
+    config = experiment.config
+    groups: dict[str, Any] = {name: config[name] for name in ("backbone", "method", "head", "features")}
+    groups["trainer"] = {key: value for key, value in config["trainer"].items() if key != "epochs"}
+    for name, optimizer in experiment.fitting.items():
+        free = _FREE if isinstance(optimizer, Stepper) else ()
+        groups[name] = {key: value for key, value in config[name].items() if key not in free}
+    return _key(groups)
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, default=str)

@@ -1,0 +1,250 @@
+"""This module simulates a run: which images pass the backbone, what is stored and found, and how often each act occurs.
+
+It follows `phases.py`, `features/store.py` and the scoring of `task/train.py` step by step, so that its counts equal
+those that a result records; tests compare the two.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from peft_vision.backbone.observation import Kind
+from peft_vision.core.seeding import derive
+from peft_vision.costs.expected import RunGroup
+from peft_vision.costs.stock import Stock
+from peft_vision.features.store import Features
+from peft_vision.models.model import Model
+from peft_vision.optimizer.base import Solver
+from peft_vision.runs.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class PhaseFacts:
+    """The facts of one phase that decide its cost. `frozen`: kinds of observation that can be stored, None if none can;
+    `probe`: whether the head alone trains, on features that are the same in every step; `first`: whether it is the
+    phase that fits the head before all else; `solved`: whether a solver fits it."""
+
+    frozen: frozenset[Kind] | None
+    probe: bool
+    first: bool
+    solved: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The facts of a model that decide its cost. `entries`: bytes of an image in the store, by kind; `names`: suffixes
+    of the names of their files, by kind; `width`: of the features that the head reads; `trained`: number of trained
+    parameters, head included."""
+
+    phases: tuple[PhaseFacts, ...]
+    entries: Mapping[Kind, int]
+    names: Mapping[Kind, str]
+    width: int
+    trained: int
+
+
+def anatomy(model: Model, experiment: Experiment) -> Anatomy:
+    """Return the anatomy of a fresh `model`, which is in its last phase afterwards."""
+    shapes = model.encoder.observed_shapes(depth=model.depth)
+    counts = model.parameter_counts()
+    phases = [_facts(model, experiment)]
+    while model.begun < len(model.phases):
+        model.begin_next_phase(seed=derive(experiment.seed, "initialisation"))
+        phases.append(_facts(model, experiment))
+    return Anatomy(
+        phases=tuple(phases),
+        entries={kind: torch.Size(shape).numel() * model.observed_type.itemsize for kind, shape in shapes.items()},
+        names={kind: f"{kind}{model.depth}" if kind == "tokens" else kind for kind in shapes},
+        width=model.readout.width,
+        trained=counts.method + counts.head,
+    )
+
+
+def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
+    optimizer = experiment.optimizers[model.phase.group]
+    return PhaseFacts(
+        frozen=model.frozen,
+        probe=model.phase.probe and not model.phase.live_readout,
+        first=model.phase.group == "probe",
+        solved=isinstance(optimizer, Solver),
+    )
+
+
+Reads = Literal["images", "observed", "table"]
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Act:
+    """An act of a run that takes time, in the phase of this number. step: training on a batch; score: a pass without
+    gradients; tabulate: computing the head's input once; solve: a solver's step; observe: filling the store; find:
+    reading from it."""
+
+    what: Literal["step", "score", "tabulate", "solve", "observe", "find"]
+    phase: int
+    reads: Reads
+
+
+@dataclass
+class Tally:
+    """The counts of one run. Images that pass the backbone, counted at each pass, by split: `trained`, with gradients;
+    `scored`, without; `observed`, for the store. `images` and `calls`: of each act; `written`: bytes added to the
+    store."""
+
+    trained: Counter[str] = field(default_factory=Counter)
+    scored: Counter[str] = field(default_factory=Counter)
+    observed: Counter[str] = field(default_factory=Counter)
+    images: Counter[Act] = field(default_factory=Counter)
+    calls: Counter[Act] = field(default_factory=Counter)
+    written: int = 0
+
+    @property
+    def passes(self) -> Counter[str]:
+        """The passes of all kinds together, by split, as `backbone_images` of a result has them."""
+        return self.trained + self.scored + self.observed
+
+
+def walk(anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> Tally:
+    """Return the counts of a run of `demand` with this store, and add to `stock` what the run stores."""
+    walker = _Walk(anatomy, demand, features, stock)
+    walker.go()
+    return walker.tally
+
+
+def acts(anatomy: Anatomy, demand: RunGroup) -> frozenset[Act]:
+    """Return all acts of such runs, with an empty store and with one that an earlier run has filled."""
+    features = demand.experiment.features
+    stock = Stock(limit=features.shelf.limit_bytes, writable=True)
+    return frozenset().union(*(walk(anatomy, demand, features, stock).calls for _ in range(2)))
+
+
+class _Walk:
+    def __init__(self, anatomy: Anatomy, demand: RunGroup, features: Features, stock: Stock) -> None:
+        self.tally = Tally()
+        self._anatomy = anatomy
+        self._demand = demand
+        self._features = features
+        self._stock = stock
+        self._experiment = demand.experiment
+        self._counts = demand.images
+        self._number = 0
+        self._kinds: frozenset[Kind] | None = None
+        self._sources: dict[str, Reads] = {}
+        self._memory_left = 0.0
+
+    def go(self) -> None:
+        for number, phase in enumerate(self._anatomy.phases):
+            self._number = number
+            reads = {split: self._source(split) for split in ("train", "val") if split in self._counts}
+            if phase.solved:
+                self._solve(reads)
+            else:
+                self._fit(phase, reads)
+            if phase.first:
+                self._score()
+        self._score()
+
+    def _solve(self, reads: dict[str, Reads]) -> None:
+        for split, source in reads.items():
+            self._tabulate(split, source)
+        self._step("solve", "table", self._rows("train"))
+
+    def _fit(self, phase: PhaseFacts, reads: dict[str, Reads]) -> None:
+        reads = {split: self._probed(phase, split, source) for split, source in reads.items()}
+        epochs = self._experiment.trainer.epochs
+        self._step("step", reads["train"], self._counts["train"])
+        if reads["train"] == "images":
+            self.tally.trained["train"] += epochs * self._counts["train"]
+        if "val" in reads:
+            self._look("val", reads["val"], times=epochs)
+
+    def _probed(self, phase: PhaseFacts, split: str, source: Reads) -> Reads:
+        """Return what the phase reads of a split, and count a computation of the head's input if `phases.fit_phases`
+        would compute it once."""
+        stored = source == "observed" and self._views(split) <= 1
+        augmented = split == "train" and self._experiment.data.augment != "none"
+        from_images = source == "images" and not augmented and phase.frozen is None
+        num_bytes = self._counts[split] * self._anatomy.width * 4
+        if not phase.probe or not (stored or from_images) or num_bytes > self._features.memory_gib * _GIB:
+            return source
+        self._tabulate(split, source)
+        return "table"
+
+    def _score(self) -> None:
+        for split in ("val", "test"):
+            if split in self._counts:
+                self._look(split, self._source(split), times=1)
+
+    def _look(self, split: str, source: Reads, *, times: int) -> None:
+        self._act("score", source, images=times * self._counts[split], calls=times)
+        if source == "images":
+            self.tally.scored[split] += times * self._counts[split]
+
+    def _tabulate(self, split: str, source: Reads) -> None:
+        rows = self._counts[split] if self._kinds is None else self._rows(split)
+        self._act("tabulate", source, images=rows, calls=1)
+        if source == "images":
+            self.tally.scored[split] += rows
+
+    def _step(self, what: Literal["step", "solve"], source: Reads, images: int) -> None:
+        trainer = self._experiment.trainer
+        steps = -(-images // trainer.batch_size)
+        self._act(what, source, images=trainer.epochs * images, calls=trainer.epochs * steps)
+
+    def _act(self, what: str, source: Reads, *, images: int, calls: int) -> None:
+        act = Act(what, self._number, source)
+        self.tally.images[act] += images
+        self.tally.calls[act] += calls
+
+    def _rows(self, split: str) -> int:
+        """Return the number of rows that the store holds of a split."""
+        return self._counts[split] * self._views(split)
+
+    def _views(self, split: str) -> int:
+        augmented = split == "train" and self._experiment.data.augment != "none"
+        return max(1, self._features.views) if augmented else 1
+
+    def _source(self, split: str) -> Reads:
+        """Return what a split is read as, decided like `Store.source`: once for each split as long as the same kinds
+        are frozen."""
+        frozen = self._anatomy.phases[self._number].frozen
+        if frozen != self._kinds or not self._sources:
+            self._kinds = frozen
+            self._sources.clear()
+            self._memory_left = self._features.memory_gib * _GIB
+        if split not in self._sources:
+            self._sources[split] = "images" if self._is_refused(split) else self._stored(split)
+        return self._sources[split]
+
+    def _is_refused(self, split: str) -> bool:
+        fresh = split == "train" and self._experiment.data.augment != "none" and not self._features.views
+        return self._kinds is None or fresh or self._features.use == "never"
+
+    def _stored(self, split: str) -> Reads:
+        """Return "observed" if observations are found or computed now, or "images" if there is no room for them."""
+        needed, rows = self._kinds, self._rows(split)
+        names = {kind: f"{self._demand.keys[split]}-{name}" for kind, name in self._anatomy.names.items()}
+        size = {kind: rows * num_bytes for kind, num_bytes in self._anatomy.entries.items()}
+        there = {kind for kind in names if names[kind] in self._stock.held}
+        also = set() if "tokens" in needed else set(self._features.also) - there
+        kept = {kind for kind in sorted(needed) if self._fits(size[kind])}
+        missing = (needed | also) - there
+        placed = {kind for kind in missing if self._stock.has_room(size[kind])}
+        if (needed - there) - placed - kept:
+            return "images"
+        if computed := placed | (missing & kept):
+            self._act("observe", "images", images=rows, calls=1)
+            self.tally.observed[split] += rows
+            self.tally.written += sum(size[kind] for kind in placed)
+            self._stock.add(names[kind] for kind in placed)
+        if needed - computed:
+            self._act("find", "observed", images=rows, calls=1)
+        return "observed"
+
+    def _fits(self, num_bytes: int) -> bool:
+        fits = num_bytes <= self._memory_left
+        self._memory_left -= num_bytes * fits
+        return fits

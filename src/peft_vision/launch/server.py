@@ -1,8 +1,0 @@
-"""This module makes the process that forks runs end with its sweep, even during its other imports, which take seconds.
-
-That process imports this module before all else, and no other process may import it.
-"""
-
-from peft_vision.core.lifeline import die_with_parent
-
-die_with_parent()

@@ -1,0 +1,184 @@
+"""This module runs a search: a study draws points batch by batch, each as the results before it suggest."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from peft_vision.core.config import ConfigError, Pruned
+from peft_vision.core.identity import digest
+from peft_vision.costs.expected import Expected, evenly
+from peft_vision.runs.experiment import Experiment
+from peft_vision.sweep.closing import NotStarted
+from peft_vision.sweep.launch.process_launcher import ProcessLauncher
+from peft_vision.sweep.point import Point, PointResult
+from peft_vision.sweep.points import PointSweeper
+from peft_vision.sweep.search.space import SearchOptions, Space
+from peft_vision.sweep.search.study import Study, at_work
+
+_POLL_SECONDS = 1.0  # between two looks at the trials that other searches are running
+Trials = dict[int, tuple[FrozenTrial, list[PointResult]]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over the points in `space`, which `sweep` runs."""
+
+    sweep: PointSweeper
+    space: Space
+    options: SearchOptions
+
+    def carry_out(self) -> tuple[Study, Trials]:
+        """Run trials until the study has `n_trials`, whichever process runs them, or the limit of failures is reached.
+        Return the study, and its trials by number with the outcomes of their runs."""
+        options, launcher = self.options, self.sweep.launcher
+        _check_pruner(self.space, options)
+        self.sweep.prepared(self.space.examples())  # so that a faulty value is reported before the first trial
+        name, record = self._study()
+        with at_work(self._folder) as mark:
+            study = Study(folder=self._folder, name=name, space=self.space, options=options, mark=mark)
+            study.check(record)
+            batch = options.batch or (launcher.at_once if isinstance(launcher, ProcessLauncher) else None) or 1
+            while True:
+                if self.sweep.limit.is_reached():
+                    return study, self._stopped(study)
+                if drawn := study.draw(batch):
+                    self._run(study, drawn)
+                elif all(trial.state.is_finished() for trial in study.trials()):
+                    return study, self._ended(study, study.trials())
+                else:  # others are at work; should they die, their trials are drawn again
+                    time.sleep(_POLL_SECONDS)
+
+    def foreseen(self) -> tuple[list[Expected], list[PointResult]]:
+        """Return the runs that a plan expects, and the outcomes of those that are over. The trials that are left are
+        spread evenly over the corners of the space."""
+        name, _ = self._study()
+        study = Study(folder=self._folder, name=name, space=self.space, options=self.options, mark="")
+        over = [trial for trial in study.trials() if trial.state.is_finished()] if study.journal.is_file() else []
+        ended = [outcome for _, runs in self._ended(study, over).values() for outcome in runs]
+        left = (study.total - len(over)) * max(1, len(self.space.seeds))
+        corners = [point.experiment for point, _ in self.sweep.standing(self.space.examples())]
+        runs = [Expected(outcome.point.experiment, ended=True) for outcome in ended]
+        return [*runs, *(evenly(corners, left) if left > 0 else ())], ended
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.sweep.config.runs).expanduser().absolute() / ".studies"
+
+    def _study(self) -> tuple[str, dict[str, Any]]:
+        """Return the name of the study, and a record of the space and of the values that the search does not vary."""
+        experiment = self._experiment(self.space.examples()[0])
+        record = {"space": self.space.record(), "setting": _without(experiment.setting, self.space.swept)}
+        return self.options.study or "-".join([*_names(experiment), digest(record)[:8]]), record
+
+    def _run(self, study: Study, drawn: Sequence[FrozenTrial]) -> None:
+        points, names, owners = [], [], []
+        for trial in drawn:
+            for point in study.space.points(trial.params):
+                points.append((*point, *_pruner(study, trial)))
+                varied = " ".join(word for word in point if word not in study.space.fixed)
+                names.append(f"trial {trial.number + 1}/{study.total}: {varied}")
+                owners.append(trial.number)
+        try:
+            ended = self.sweep.run(points, names, of="the batch")
+        except ConfigError:  # values that cannot be combined
+            for trial in drawn:
+                study.tell(trial.number, value=None, pruned=False)
+            raise
+        for trial in drawn:
+            outcomes = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
+            if not any(end.is_busy() or isinstance(end.fault, NotStarted) for end in outcomes):
+                study.tell(
+                    trial.number, value=_value(outcomes), pruned=any(isinstance(end.fault, Pruned) for end in outcomes)
+                )
+
+    def _stopped(self, study: Study) -> Trials:
+        """Return the trials that are over, and count the runs of all others as not started."""
+        over = [trial for trial in study.trials() if trial.state.is_finished()]
+        self.sweep.limit.held = (study.total - len(over)) * max(1, len(self.space.seeds))
+        return self._ended(study, over)
+
+    def _ended(self, study: Study, trials: Sequence[FrozenTrial]) -> Trials:
+        """Return the trials by number with the outcomes of their runs, read from the runs' folders, whichever process
+        ran them."""
+        points = [(trial, point) for trial in trials for point in study.space.points(trial.params)]
+        before, prepared = self.sweep.prepared([point for _, point in points])
+        found: Trials = {trial.number: (trial, []) for trial in trials}
+        for number, (trial, _) in enumerate(points):
+            outcome = before[number] if number in before else _unfinished(prepared[number], trial)
+            found[trial.number][1].append(outcome)
+        return found
+
+    def _experiment(self, overrides: Sequence[str]) -> Experiment:
+        request = self.sweep.composer.request(overrides)
+        experiment = Point.of(overrides, "", request).experiment
+        if experiment is None:
+            raise ConfigError("task: a search trains; write task=train")
+        return experiment
+
+
+def _value(ended: Sequence[PointResult]) -> float | None:
+    """Return the mean validation accuracy of a trial's runs; None if one failed. ConfigError without validation
+    images."""
+    if any(outcome.result is None for outcome in ended):
+        return None
+    found = [outcome.result["metrics"].get("val/accuracy") for outcome in ended]
+    if None in found:
+        raise ConfigError("data.val_fraction: a search needs validation images to go by")
+    return fmean(found)
+
+
+def _unfinished(point: Point, trial: FrozenTrial) -> PointResult:
+    pruned = trial.state is TrialState.PRUNED
+    return PointResult(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
+
+
+def _check_pruner(space: Space, options: SearchOptions) -> None:
+    if options.pruner != "none" and len(space.seeds) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.pruner: {options.pruner} prunes trials of one run, and these are of {len(space.seeds)} "
+            "seeds; set hydra.sweeper.pruner=none"
+        )
+
+
+def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
+    """Return the override that lets the study prune the trial's run; none without a pruner."""
+    options = study.options
+    if options.pruner == "none":
+        return ()
+    values = {
+        "_target_": "peft_vision.sweep.search.pruner.TrialPruner",
+        "journal": _quoted(str(study.journal)),
+        "study": study.name,
+        "trial": trial.number,
+        "name": options.pruner,
+        "startup_trials": options.startup_trials,
+        "warmup_epochs": options.warmup_epochs,
+        "epochs": "${trainer.epochs}",
+    }
+    return (f"task.pruner={{{','.join(f'{key}:{value}' for key, value in values.items())}}}",)
+
+
+def _quoted(text: str) -> str:
+    """Quote any text for Hydra's override grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _names(experiment: Experiment) -> list[str]:
+    return [experiment.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
+
+
+def _without(setting: Mapping[str, Mapping[str, Any]], keys: Mapping[str, object]) -> dict[str, Any]:
+    """Return the setting without the values that the search varies; a group whose option it varies is left out
+    whole."""
+    kept = {group: dict(values) for group, values in setting.items() if group not in keys}
+    for key in keys:
+        group, _, rest = key.lstrip("+").partition(".")
+        if group in kept:
+            kept[group].pop(rest, None)
+    return kept

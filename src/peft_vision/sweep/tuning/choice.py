@@ -1,0 +1,108 @@
+"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned.
+
+settings    number of settings tried in the cell, those within a run included
+runs        number of tuning runs of the cell
+rule        the rule of the choice, in words
+selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
+validation  mean accuracy of the setting over the tuning seeds, null if the test images decided
+chosen      overrides that distinguish the setting from the others that were tried
+superseded  whether a later tuning that again included all runs in `tuned` chose another setting
+tuned       identities of the tuning runs of this setting
+setting     digest that is equal in runs that differ only by their seed
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from filelock import FileLock
+from rich.table import Table
+
+from peft_vision.core.output import Console
+from peft_vision.report.choose import RULE
+from peft_vision.runs.run import Run, writing
+from peft_vision.sweep.point import PointResult
+from peft_vision.sweep.tuning.cells import Decision, Selection, setting
+
+
+def write_choice(decision: Decision, results: Sequence[PointResult], selection: Selection, runs: Path) -> None:
+    """Write the choice for `results`, runs of the setting that won, and update the earlier choices in the folder `runs`
+    that it affects. DiskFault if they cannot be written."""
+    done = [outcome for outcome in results if outcome.result is not None]
+    if not done:
+        return
+    record = {
+        "settings": decision.settings,
+        "runs": len({outcome.point.experiment.identity for outcome in decision.tuned}),
+        "rule": RULE if selection == "validation" else RULE.replace("validation", "test"),
+        "selection": selection,
+        "validation": decision.accuracy if selection == "validation" else None,
+        "chosen": decision.values,
+        "superseded": False,
+        "tuned": sorted(outcome.point.experiment.identity for outcome in decision.chosen),
+        "setting": setting(done[0].point.experiment),
+    }
+    experiments = [outcome.point.experiment for outcome in decision.tuned]
+    competed = {name for experiment in experiments for name in (experiment.identity, experiment.first_identity)}
+    # these even if an earlier version computed another digest of their setting
+    folders = {outcome.point.folder() for outcome in done}
+    with writing(runs), FileLock(runs / ".choice.lock"):
+        for folder in {
+            *(path.parent for path in runs.glob("*/choice.json")),
+            *(outcome.point.folder() for outcome in done),
+        }:
+            run = Run(folder)
+            before = run.read_choice()
+            if folder in folders or before is None or before["setting"] == record["setting"]:
+                now = record
+            else:
+                now = {**before, "superseded": before["superseded"] or competed.issuperset(before["tuned"])}
+            if now != before:
+                run.write_choice(now)
+
+
+_TITLES = {
+    "validation": "chosen by validation; trained on training and validation images; tested once",
+    "test": "chosen by test, as some papers do: no honest figures",
+}
+_COLUMNS = ("", "chosen", "of settings", "validation, %", "test, %", "seeds")
+_WIDEST = 200
+
+
+def print_decisions(results: Mapping[Decision, Sequence[PointResult]], selection: Selection, *, grid: bool) -> None:
+    """Print a row for each cell, with the runs of the setting that won. `grid`: whether the settings came from a grid,
+    so that a value at its edge is worth a note."""
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for column in _COLUMNS:
+        table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)
+    table.add_row(*_COLUMNS)
+    for decision, runs in results.items():
+        accuracies = [outcome.result["metrics"]["test/accuracy"] for outcome in runs if outcome.result is not None]
+        validation = decision.accuracy if selection == "validation" else None
+        table.add_row(
+            decision.name,
+            _chosen(decision),
+            str(decision.settings),
+            "" if validation is None else f"{100 * validation:.2f}",
+            _mean_and_deviation(accuracies),
+            str(len(accuracies)),
+        )
+    console = Console(width=_WIDEST)
+    console.print(f"\n{_TITLES[selection]}")
+    console.print(table)
+    for decision in results if grid else ():
+        for edge in decision.edges:
+            console.print(f"note      {decision.name}: {edge}; a wider grid may hold a better one")
+
+
+def _chosen(decision: Decision) -> str:
+    if not decision.chosen:
+        return "none: all failed"
+    return " ".join(f"{key}={value}" for key, value in decision.values.items()) or "the only setting"
+
+
+def _mean_and_deviation(accuracies: Sequence[float]) -> str:
+    if not accuracies:
+        return ""
+    deviation = f" ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    return f"{100 * fmean(accuracies):.2f}{deviation}"

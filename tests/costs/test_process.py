@@ -1,0 +1,83 @@
+"""A function in a process of its own, which may fail or die there."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+import peft_vision
+from peft_vision.core.stopping import Stopped, at_once
+from peft_vision.costs.measure import Failure, apart
+
+
+def test_what_a_function_returns_comes_back():
+    assert apart(divmod, 7, 2) == (3, 1)
+    assert apart(os.getpid) != os.getpid()
+
+
+def test_an_exception_is_a_line_and_a_traceback():
+    failure = apart(divmod, 1, 0)
+    assert failure.reason.startswith("ZeroDivisionError: ")
+    assert failure.traceback.startswith("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "said"),
+    [
+        (os._exit, 3, "its process ended with exit code 3"),
+        (signal.raise_signal, signal.SIGTERM, "its process ended by signal 15"),
+        (signal.raise_signal, signal.SIGKILL, "its process was killed, as the system does when memory runs out"),
+    ],
+)
+def test_a_process_that_dies_is_a_line(function, number, said):
+    assert apart(function, number) == Failure(said, "")
+
+
+def test_sigterm_ends_both_processes():
+    def ask() -> None:
+        while not active_children():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped), at_once():
+        apart(time.sleep, 100)
+    assert time.monotonic() - began < 5
+    assert active_children() == []
+
+
+KILLED = """
+import os, time
+from pathlib import Path
+from peft_vision.costs.measure import apart
+
+def measured():
+    Path("pid").write_text(f"{os.getpid()}\\n")
+    time.sleep(100)
+
+if __name__ == "__main__":
+    apart(measured)
+"""
+
+
+def test_it_ends_with_a_process_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(peft_vision.__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, "killed.py"], cwd=tmp_path, env=environment, start_new_session=True)
+    file = tmp_path / "pid"
+    while not (file.exists() and file.read_text().endswith("\n")):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{file.read_text().strip()}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{file.read_text().strip()}").exists()

@@ -1,0 +1,58 @@
+"""The runs that the protocols in conf/experiment ask for, composed once for all tests of a process."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+from command import call
+from peft_vision.runs.experiment import Experiment
+
+# by method, on one data set: settings that are tried, then final runs
+PROTOCOLS = {
+    "vtab/vpt": {"vpt_deep": (240, 5), "vpt_shallow": (240, 5), "linear": (1, 5), "full": (16, 5), "bitfit": (16, 5)},
+    "vtab/vpt_paper": {
+        "vpt_deep": (240, 5),
+        "vpt_shallow": (240, 5),
+        "linear": (1, 5),
+        "full": (8, 5),
+        "bitfit": (8, 5),
+    },
+    "vtab/vqt": {"vqt": (60, 5), "linear": (1, 5), "head2toe": (20, 5), "full": (16, 5)},
+    "vtab/vqt_paper": {"vqt": (60, 5), "linear": (1, 5), "head2toe": (20, 5), "full": (16, 5)},
+    "vtab/lora": {"lora": (6, 5)},
+    "vtab/lora_paper": {"lora": (1, 0)},
+    "vtab/adapters": {
+        **dict.fromkeys(
+            ("adapter_plus", "adapter_houlsby", "adapter_pfeiffer", "lora", "bitfit", "layer_norm"), (1, 3)
+        ),
+        "adaptformer": (3, 3),
+        "repadapter": (5, 3),
+        "convpass": (10, 3),
+        "fact_tk": (10, 3),
+        "fact_tt": (15, 3),
+        "ssf": (42, 3),
+    },
+    "fgvc/vpt": {"vpt_deep": (216, 3), "vpt_shallow": (216, 3), "linear": (40, 3), "full": (16, 3), "bitfit": (16, 3)},
+    "fgvc/vpt_paper": {
+        "vpt_deep": (216, 0),
+        "vpt_shallow": (216, 0),
+        "linear": (40, 0),
+        "full": (8, 0),
+        "bitfit": (8, 0),
+    },
+    "lp_ft_vs_ft_paper": {"linear": (3, 0), "full": (30, 0), "lp_ft": (30, 0), "vpt_deep": (9, 0), "lora": (9, 0)},
+}
+PROTOCOLS["vtab/adapters_paper"] = {method: (tried, 0) for method, (tried, _) in PROTOCOLS["vtab/adapters"].items()}
+ONE = {"vtab": "data=vtab/dtd", "fgvc": "data=fgvc/cars", "lp_ft_vs_ft_paper": "data=digits"}
+
+
+@cache
+def asked(name: str, *words: str, everywhere: bool = False) -> tuple[tuple[Experiment, float], ...]:
+    """The experiments and how often each would run, on one data set or `everywhere` that the protocol names."""
+    with mock.patch("peft_vision.task.plan.Plan.tell") as tell, TemporaryDirectory() as folder:
+        data = () if everywhere else (ONE.get(name.partition("/")[0], "data=digits"),)
+        outcome = call("task=plan", f"experiment={name}", *data, *words, cwd=Path(folder))
+    assert (outcome.code, outcome.err) == (0, "")
+    ((runs,), _) = tell.call_args
+    return tuple((run.experiment, run.times) for run in runs)

@@ -1,0 +1,70 @@
+"""A sweep on a real Slurm."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from one_node import OneNode, one_node, wait_for
+
+from command import call, results, start
+from test_resume import assert_same_run
+
+TRAINING = ("experiment=smoke", "method=linear", "trainer.epochs=600", "trainer.save_seconds=0.1")
+SWEEP = (
+    "-m",
+    *TRAINING,
+    "seed=0,1",
+    "hydra/launcher=slurm",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.mem_gb=1",
+    "hydra.launcher.poll_seconds=1",
+)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with one_node(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
+
+
+def folder(cwd: Path, seed: int) -> Path:
+    """Of that run."""
+    (found,) = cwd.glob(f"runs/*-s{seed}-*")
+    return found
+
+
+def trains(cwd: Path, seed: int) -> bool:
+    """Some epochs of that run have ended."""
+    return any(len(file.read_bytes().splitlines()) > 9 for file in cwd.glob(f"runs/*-s{seed}-*/metrics.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: OneNode, tmp_path):
+    sweep = start(*SWEEP, cwd=tmp_path, **slurm.variables)
+    wait_for(lambda: trains(tmp_path, 0), sweep)
+    array = slurm.at_work()[0].partition("_")[0]
+    (process,) = slurm.processes(f"{array}_0")
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: trains(tmp_path, 1), sweep)
+    slurm.ask("scancel", "--signal=USR2", f"{array}_1")
+    out, err = sweep.communicate(timeout=200)
+    assert sweep.returncode == 1, out
+    *_, account, failed = err.splitlines()
+    assert account == "peft-vision: 1 of the sweep's 2 points failed"
+    assert re.match(rf"  seed=0: Slurm's job {array}_0 ended as FAILED; .*Killed", failed)
+    assert len(results(tmp_path)) == 1
+    log = (folder(tmp_path, 1) / "run.log").read_text()
+    assert "peft-vision: stopped; the same command goes on" in log
+    assert "resumes   after epoch" in log
+
+    again = start(*SWEEP, cwd=tmp_path, **slurm.variables)
+    out, err = again.communicate(timeout=200)
+    assert again.returncode == 0, err
+    assert re.search("1/2  before  seed=1 .*\n.*2/2  done    seed=0 ", out, flags=re.DOTALL)
+    for seed in (0, 1):
+        assert call(*TRAINING, f"seed={seed}", "runs=local", cwd=tmp_path).code == 0
+        (local,) = tmp_path.glob(f"local/*-s{seed}-*")
+        assert_same_run(folder(tmp_path, seed), local)

@@ -1,0 +1,80 @@
+"""`peft-vision task=backbones`: the families in a table, and what one backbone is."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from command import call
+from peft_vision.backbone.load import outline_of
+from peft_vision.task.backbones import families
+
+
+def shown(tmp_path, *arguments):
+    outcome = call("task=backbones", *arguments, cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    return outcome.out
+
+
+def test_table_has_a_row_for_each_class_and_counts_every_pretrained_model(tmp_path):
+    lines = shown(tmp_path).splitlines()
+    assert " ".join(lines[0].split()) == "class in timm pretrained models methods work on such as"
+    assert lines[1].split()[0] == "VisionTransformer"
+    if timm.__version__ == families().timm:
+        assert f"{len(timm.list_pretrained()):,}" in lines[-2]
+    assert lines[-1].startswith("backbone=NAME, or backbone=timm backbone.name=NAME")
+
+
+@pytest.mark.parametrize("cls", ["VisionTransformer", "Beit", "XceptionAligned", "VGG"])
+def test_rows_are_what_timm_has(cls):
+    """scripts/backbone_table.py writes them again."""
+    (row,) = [row for row in families().rows if row.cls == cls]
+    assert outline_of(row.example.partition(".")[0], repr({})).cls == cls
+    assert (outline_of(row.example.partition(".")[0], repr({})).refusal is None) == bool(row.accepted)
+    prefix = {"Beit": "beit", "XceptionAligned": "xception", "VGG": "vgg"}.get(cls)
+    if prefix is not None and timm.__version__ == families().timm:
+        stems = {name.partition(".")[0] for name in timm.list_pretrained(f"{prefix}*")}
+        of_it = {stem for stem in stems if outline_of(stem, repr({})).cls == cls}
+        assert row.names == sum(name.partition(".")[0] in of_it for name in timm.list_pretrained())
+
+
+def test_a_backbone_is_described_without_its_weights(tmp_path):
+    text = shown(tmp_path, "backbone=vit_b14_dinov2_reg")
+    said = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert said["name"] == "vit_base_patch14_reg4_dinov2.lvd142m"
+    assert said["class"].startswith("VisionTransformer of timm ")
+    assert said["class"].endswith("patches of 14 px")
+    with torch.device("meta"):
+        vit = timm.create_model("vit_base_patch14_reg4_dinov2.lvd142m", num_classes=0)
+    assert said["parameters"] == f"{sum(p.numel() for p in vit.parameters()):,}, without a classifier"
+    assert said["images"].startswith("518 px, bicubic, crop 1, mean 0.485/0.456/0.406")
+    assert said["weights"].startswith("timm/vit_base_patch14_reg4_dinov2.lvd142m on the hub")
+    assert said["licence"] == "apache-2.0"
+    assert "vpt_deep" in said["methods"].split(", ")
+
+
+def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
+    text = shown(tmp_path, "backbone=timm", "backbone.name=hrnet_w18_small.ms_in1k")
+    assert "HighResolutionNet of timm" in text
+    assert "none: backbone: hrnet_w18_small is not" in text
+
+
+def test_a_folder_is_described_by_its_config(tmp_path):
+    (tmp_path / "own").mkdir()
+    sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    own = {"input_size": [5, 32, 32], "fixed_input_size": True, "mean": [0.5], "std": [0.5], "license": "mit"}
+    held = {"architecture": "vit_tiny_patch16_224", "model_args": sizes, "pretrained_cfg": own}
+    (tmp_path / "own/config.json").write_text(json.dumps(held))
+    vit = timm.create_model("vit_tiny_patch16_224", **sizes, img_size=32, in_chans=5)
+    save_file(vit.state_dict(), tmp_path / "own/model.safetensors")
+    text = shown(tmp_path, "backbone=timm", "backbone.name=local-dir:own")
+    assert f"the folder {tmp_path / 'own'}" in text
+    assert "5 channels" in text
+    assert "licence      mit" in text
+
+
+def test_a_name_that_is_none_is_refused(tmp_path):
+    said = call("task=backbones", "backbone=timm", "backbone.name=vit_bse_patch16_224", cwd=tmp_path).error
+    assert said == "backbone.name: timm has no model 'vit_bse_patch16_224'; did you mean vit_base_patch16_224?"
