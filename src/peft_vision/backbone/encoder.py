@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.trunk = trunk_of(vit)
         self.trunk.adopt()
         self.evaluates = False
-        self._checkpointing = bool(getattr(vit, "grad_checkpointing", False))
+        self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
@@ -56,10 +56,15 @@ class Encoder(nn.Module):
         """Return D, the width of a feature."""
         return self.trunk.width
 
+    @property
+    def name(self) -> str:
+        """Return timm's name of the architecture."""
+        return architecture(self.vit)
+
     def require(self, needs: Set[Need]) -> None:
         """Raise ConfigError with the family's reason where it does not give what a method needs."""
         for need in sorted(needs & self.trunk.lacks.keys()):
-            raise ConfigError(f"method: it needs {NEEDS[need]}; {architecture(self.vit)} {self.trunk.lacks[need]}")
+            raise ConfigError(f"method: it needs {NEEDS[need]}; {self.name} {self.trunk.lacks[need]}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
@@ -109,9 +114,9 @@ class Encoder(nn.Module):
     @property
     def untouched(self) -> int:
         """Return how many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where this
-        does not hold for the modules before the first layer."""
-        modules = [part for part in self._before() if isinstance(part, nn.Module)]
-        if any(map(_trains, self._before())) or any(map(self._changes, modules)):
+        does not hold for the modules before the first layer, and where the forward pass cannot go on from a layer."""
+        modules = [part for part in self.trunk.before() if isinstance(part, nn.Module)]
+        if any(map(_trains, self.trunk.before())) or any(map(self._changes, modules)) or not self.trunk.divides:
             return 0
         changed = (index for index, layer in enumerate(self.layers) if self._changes(layer) or _trains(layer))
         return next(changed, len(self.layers))
@@ -124,7 +129,7 @@ class Encoder(nn.Module):
     def parts(self, indices: Collection[int]) -> list[nn.Module | nn.Parameter]:
         """Return the backbone's own modules and single parameters of the layers at `indices`: the modules before the
         layers belong to the first, those after the layers to the last."""
-        before = self._before() if 0 in indices else []
+        before = self.trunk.before() if 0 in indices else []
         behind = self.trunk.behind() if len(self.layers) - 1 in indices else []
         return [*before, *(self.layers[index] for index in indices), *behind]
 
@@ -165,12 +170,6 @@ class Encoder(nn.Module):
         backbone_modules = set(self._backbone)
         return {name: module for name, module in self.vit.named_modules() if module not in backbone_modules}
 
-    def _before(self) -> list[nn.Module | nn.Parameter]:
-        """Return the modules and parameters before the layers: patches and positions."""
-        behind = [*self.layers, self.layers, *self.trunk.behind()]
-        single = self.vit.parameters(recurse=False)
-        return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
-
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
         that drop, see `drops.py`, unless all of it trains."""
@@ -191,11 +190,12 @@ class Encoder(nn.Module):
 
     def set_checkpointing(self, enable: bool) -> None:
         """Set whether a second forward pass replaces the stored activations of all layers but one."""
-        self._checkpointing = enable
+        by_itself = self.trunk.checkpoint(enable)
+        self._checkpointing = enable and not by_itself
 
     def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
         """Return the tokens after layers `first` to `last` (exclusive)."""
-        for layer, positions in list(zip(self.layers, self.trunk.positions(), strict=True))[first:last]:
+        for layer, positions in list(zip(self.trunk.steps, self.trunk.positions(), strict=True))[first:last]:
             tokens = checkpoint(layer, tokens, positions) if self._checkpointing else layer(tokens, positions)
         return tokens
 

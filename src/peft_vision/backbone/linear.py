@@ -55,6 +55,11 @@ def part(linear: nn.Module, tokens: Tensor, rows: slice) -> Tensor:
     return linear(tokens)[..., rows]  # an unknown module must be called, not bypassed
 
 
+def innermost(module: nn.Module) -> nn.Module:
+    """Return the plain module within all mergeable wrappers around it."""
+    return innermost(module.inner) if isinstance(module, Mergeable) else module
+
+
 def linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
     """Return a plain linear layer with this weight and bias, in the type and on the device of `like`, that does not
     train."""

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from peft_vision.backbone.linear import ALL, Wrapper, part
 
@@ -42,6 +43,16 @@ class ScaleShift(Wrapper):
             return Shifted(plain, total)
         plain.bias = total
         return plain
+
+
+class ScaledNorm(ScaleShift):
+    """A wrapper around a norm of any layout with a weight and a bias, which timm may join with an activation: what the
+    norm computes before it is scaled and shifted, as with the weight and bias that merging leaves."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output of `inner` with weight scale * weight and bias scale * bias + shift."""
+        weight, bias = self.scale * self.inner.weight, self.scale * self.inner.bias + self.shift
+        return functional_call(self.inner, {"weight": weight, "bias": bias}, (inputs,))
 
 
 class Shifted(nn.Module):

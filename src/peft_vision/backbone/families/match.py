@@ -1,7 +1,9 @@
-"""This module finds the family of a model: the first one whose timm class builds it, if nothing about it is unknown."""
+"""This module finds the family of a model: the first one whose timm class builds it, if nothing about it is unknown.
+Any other timm image model is of the family that knows nothing of tokens."""
 
 from torch import nn
 
+from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.families.beit import BeitTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
@@ -14,10 +16,13 @@ FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, DistilledTrunk, EvaTrunk, BeitTru
 
 def trunk_of(model: nn.Module) -> Trunk:
     """Return the trunk of a timm model. Raise ConfigError with name and reason where no family matches."""
-    family, reason = _matched(model)
-    if reason is not None:
-        raise ConfigError(f"backbone: no family matches {architecture(model)}: {reason}")
-    return family(model)
+    family = next((family for family in FAMILIES if type(model) is family.builds), None)
+    reason = None if family is None else family.misfit(model)
+    if family is not None and reason is None:
+        return family(model)
+    if (unusable := AnyTrunk.misfit(model)) is not None:
+        raise ConfigError(f"backbone: no family matches {architecture(model)}: {unusable}")
+    return AnyTrunk(model, reason)
 
 
 def refuse_unusual(model: nn.Module) -> None:
@@ -28,12 +33,3 @@ def refuse_unusual(model: nn.Module) -> None:
 def architecture(model: nn.Module) -> str:
     """Return timm's architecture name of `model`, or the name of its class where it was built directly."""
     return getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
-
-
-def _matched(model: nn.Module) -> tuple[type[Trunk] | None, str | None]:
-    """Return the family, and why it does not match after all."""
-    for family in FAMILIES:
-        if type(model) is family.builds:
-            return family, family.misfit(model)
-    known = ", ".join(family.builds.__name__ for family in FAMILIES)
-    return None, f"timm builds it as {type(model).__name__}, which is not {known}"

@@ -5,9 +5,10 @@ what its trunk gives, never from a list of names; see docs/families.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
@@ -19,12 +20,14 @@ class Trunk(ABC):
     """A timm model as a sequence of stages between a stem and a pooling. It owns nothing: it refers to `model`.
 
     `family`: name of the family; `builds`: timm's class of its models; `lacks`: for each thing that the family cannot
-    give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
+    give, the reason, which follows the model's name in the message: "has windows, not one context that ...". `divides`:
+    whether the forward pass can be stopped between stages and go on from there.
     """
 
     family: ClassVar[str]
     builds: ClassVar[type[nn.Module]]
-    lacks: ClassVar[Mapping[Need, str]] = {}
+    lacks: Mapping[Need, str] = {}
+    divides: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -73,6 +76,28 @@ class Trunk(ABC):
         """Return what each stage is told of positions in one pass, such as its table of rotary positions."""
         return [None] * len(self.layers)
 
+    @property
+    def steps(self) -> Sequence[Callable[[Tensor, Tensor | None], Tensor]]:
+        """Return what a forward pass calls one after the other between stem and pooling: the stages, unless the family
+        leaves the forward pass to timm."""
+        return self.layers
+
+    def checkpoint(self, enable: bool) -> bool:
+        """Let timm's own forward pass compute its activations again in the backward pass, or not. Return whether it
+        does so by itself, so that the steps need not.
+        Raise ConfigError where neither can."""
+        return False
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Return the height and width of the images that the model is made for, or None where it takes any."""
+        return made_for(self.model)
+
+    def misfit_size(self, size: tuple[int, int]) -> str | None:
+        """Return why the model cannot take images of this height and width, where the family finds out; otherwise
+        None."""
+        return None
+
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
         """Map what leaves the last stage to features (B, D)."""
@@ -80,6 +105,12 @@ class Trunk(ABC):
     @abstractmethod
     def behind(self) -> list[nn.Module]:
         """Return the modules after the last stage; all others outside the stages are before the first."""
+
+    def before(self) -> list[nn.Module | nn.Parameter]:
+        """Return the modules and single parameters before the first stage: patches and positions."""
+        behind = [*self.layers, self.layers, *self.behind()]
+        single = self.model.parameters(recurse=False)
+        return [*single, *(module for module in self.model.children() if not any(module is other for other in behind))]
 
     @property
     @abstractmethod
@@ -201,6 +232,12 @@ class TokenTrunk(Trunk):
             "fc1": tuple(site(self.model, f"{path}.{name}") for name in names),
             "fc2": (site(self.model, f"{path}.fc2"),),
         }
+
+
+def made_for(model: nn.Module) -> tuple[int, int] | None:
+    """Return the height and width of the images that a model's patches are made for, or None where timm says none."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return None if size is None else to_2tuple(size)
 
 
 def norms_last(operations: tuple[str, ...]) -> tuple[str, ...]:
