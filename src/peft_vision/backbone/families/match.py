@@ -5,19 +5,33 @@ from torch import nn
 from peft_vision.backbone.families.beit import BeitTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
+from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
 
-FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, DistilledTrunk, EvaTrunk, BeitTrunk, RelativeTrunk)
+FAMILIES: tuple[type[Trunk], ...] = (
+    ViTTrunk,
+    DistilledTrunk,
+    EvaTrunk,
+    BeitTrunk,
+    RelativeTrunk,
+    SwinTrunk,
+    SwinV2Trunk,
+)
 
 
 def trunk_of(model: nn.Module) -> Trunk:
     """Return the trunk of a timm model. Raise ConfigError with name and reason where no family matches."""
+    return family_of(model)(model)
+
+
+def family_of(model: nn.Module) -> type[Trunk]:
+    """Return the family of a timm model. Raise ConfigError with name and reason where none matches."""
     family, reason = _matched(model)
     if reason is not None:
         raise ConfigError(f"backbone: no family matches {architecture(model)}: {reason}")
-    return family(model)
+    return family
 
 
 def refuse_unusual(model: nn.Module) -> None:
