@@ -14,21 +14,26 @@ from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Preprocessing
 
 
 class Encoder(nn.Module):
     """A module that owns `vit`, a timm model of any family, and replaces its blocks by layers with ports; the forward
     and all parameter names stay timm's.
 
-    `trunk`: the model by what methods need of it, which its family decides (see `families/`). `evaluates`: whether the
-    backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
+    `trunk`: the model by what methods need of it, which its family decides (see `families/`). `preprocessing`: that of
+    the images, where it is known. `border`: a method's module that maps images to larger ones before anything else, or
+    None. `evaluates`: whether the backbone drops nothing in training, and stays in evaluation mode even when all of it
+    trains.
     """
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(self, vit: nn.Module, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         self.vit = vit
         self.trunk = trunk_of(vit)
         self.trunk.adopt()
+        self.preprocessing = preprocessing
+        self.border: nn.Module | None = None
         self.evaluates = False
         self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
@@ -69,7 +74,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
         does."""
-        return self.trunk.pool(self._through(self.trunk.stem(images), first=0))
+        return self.trunk.pool(self._through(self._stem(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
         """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where no part
@@ -77,12 +82,12 @@ class Encoder(nn.Module):
         one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
             with torch.no_grad():
-                return Observation(tokens=self._through(self.trunk.stem(images), first=0, last=depth))
+                return Observation(tokens=self._through(self._stem(images), first=0, last=depth))
         with ExitStack() as held:
             if not self.trains:
                 held.enter_context(torch.no_grad())
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            seen = self._seen(self.trunk.stem(images), kinds, first=0)
+            seen = self._seen(self._stem(images), kinds, first=0)
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
@@ -91,15 +96,18 @@ class Encoder(nn.Module):
         return self._seen(tokens.float(), kinds, first=depth)
 
     def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
-        """Return the shape of each kind of observation for one image, packed into one tensor."""
-        last = self.layers[-1].rows
-        leaving = depth == len(self.layers) and last is not None
-        return {
+        """Return the shape of each kind of observation that the backbone can make of one image, packed into one
+        tensor."""
+        size = self.trunk.image_size or (self.preprocessing.size,) * 2
+        shapes: dict[Kind, tuple[int, ...]] = {
             "features": (self.width,),
-            "contexts": (len(self.layers), self.num_tokens, self.stages[0].width),
-            "intermediates": (sum(group_widths(self.trunk)),),
-            "tokens": (last if leaving else self.num_tokens, self.stages[0].width),
+            "tokens": self.trunk.token_shape(depth, size),
         }
+        if "taps" not in self.trunk.lacks:
+            shapes["intermediates"] = (sum(group_widths(self.trunk)),)
+        if "contexts" not in self.trunk.lacks:
+            shapes["contexts"] = (len(self.layers), *self.trunk.token_shape(0, size))
+        return shapes
 
     @property
     def trains(self) -> bool:
@@ -109,17 +117,22 @@ class Encoder(nn.Module):
     @property
     def is_bare(self) -> bool:
         """True if a method has added no module to the backbone, so that equal weights give equal observations."""
-        return not self.added()
+        return self.border is None and not self.added()
 
     @property
     def untouched(self) -> int:
         """Return how many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where this
         does not hold for the modules before the first layer, and where the forward pass cannot go on from a layer."""
-        modules = [part for part in self.trunk.before() if isinstance(part, nn.Module)]
-        if any(map(_trains, self.trunk.before())) or any(map(self._changes, modules)) or not self.trunk.divides:
+        before = self._before()
+        modules = [part for part in before if isinstance(part, nn.Module)]
+        if not self.trunk.divides or self.border is not None:
             return 0
-        changed = (index for index, layer in enumerate(self.layers) if self._changes(layer) or _trains(layer))
-        return next(changed, len(self.layers))
+        if any(map(_trains, before)) or any(map(self._changes, modules)):
+            return 0
+        for index in range(len(self.layers)):
+            if any(self._changes(module) or _trains(module) for module in self._way(index)):
+                return index
+        return len(self.layers)
 
     @property
     def asked_to_drop(self) -> list[str]:
@@ -129,9 +142,9 @@ class Encoder(nn.Module):
     def parts(self, indices: Collection[int]) -> list[nn.Module | nn.Parameter]:
         """Return the backbone's own modules and single parameters of the layers at `indices`: the modules before the
         layers belong to the first, those after the layers to the last."""
-        before = self.trunk.before() if 0 in indices else []
+        before = self._before() if 0 in indices else []
         behind = self.trunk.behind() if len(self.layers) - 1 in indices else []
-        return [*before, *(self.layers[index] for index in indices), *behind]
+        return [*before, *(module for index in indices for module in self._way(index)), *behind]
 
     def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
         """Return the backbone's own modules in `parts(indices)`, at every depth."""
@@ -169,6 +182,21 @@ class Encoder(nn.Module):
         """Return the modules that a method put into `vit`, by name."""
         backbone_modules = set(self._backbone)
         return {name: module for name, module in self.vit.named_modules() if module not in backbone_modules}
+
+    def _before(self) -> list[nn.Module | nn.Parameter]:
+        """Return the modules and parameters before the layers: patches and positions."""
+        if (known := self.trunk.before()) is not None:
+            return known
+        others = {*self.trunk.behind(), *(module for index in range(len(self.layers)) for module in self._way(index))}
+        return [*self.vit.parameters(recurse=False), *_outside(self.vit, others)]
+
+    def _way(self, index: int) -> list[nn.Module]:
+        """Return layer `index` behind the modules that are before it alone."""
+        return [*self.stages[index].before, self.layers[index]]
+
+    def _stem(self, images: Tensor) -> Tensor:
+        """Map normalised images to what enters the first layer."""
+        return self.trunk.stem(images if self.border is None else self.border(images))
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
@@ -233,6 +261,15 @@ class Encoder(nn.Module):
                 yield groups
         finally:
             last.rows = rows
+
+
+def _outside(module: nn.Module, others: Set[nn.Module]) -> list[nn.Module]:
+    """Return the outermost modules within `module` that are none of `others` and contain none."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if child not in others:
+            found += [child] if others.isdisjoint(child.modules()) else _outside(child, others)
+    return found
 
 
 def _trains(part: nn.Module | nn.Parameter) -> bool:

@@ -61,6 +61,8 @@ def unmergeable(encoder: Encoder) -> list[str]:
     strangers = [name for name in added if name not in wrappers and not name.startswith(own_parts)]
     wrapped = {f"{name}.inner" for name in wrappers}
     strangers += [name for name in added if name in wrapped and name not in wrappers]
+    if encoder.border is not None:
+        strangers.append("border")
     return [name for name in strangers if not name.startswith(tuple(f"{other}." for other in strangers))]
 
 

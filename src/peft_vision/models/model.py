@@ -190,7 +190,7 @@ def assemble(
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
     depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method needs."""
     vit.requires_grad_(False)
-    encoder = Encoder(vit)
+    encoder = Encoder(vit, preprocessing)
     encoder.require(method.needs())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

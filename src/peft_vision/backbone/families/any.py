@@ -116,8 +116,12 @@ class AnyTrunk(Trunk):
         return _passed(self.model).shape[1]
 
     @property
-    def num_tokens(self) -> int:
-        return 1
+    def final_tap(self) -> None:
+        return None
+
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of features, as no tokens are known."""
+        return (self.width,)
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -7,22 +7,31 @@ from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.families.beit import BeitTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
+from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
 
-FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, DistilledTrunk, EvaTrunk, BeitTrunk, RelativeTrunk)
+FAMILIES: tuple[type[Trunk], ...] = (
+    ViTTrunk,
+    DistilledTrunk,
+    EvaTrunk,
+    BeitTrunk,
+    RelativeTrunk,
+    SwinTrunk,
+    SwinV2Trunk,
+)
 
 
 def trunk_of(model: nn.Module) -> Trunk:
     """Return the trunk of a timm model. Raise ConfigError with name and reason where no family matches."""
-    family = next((family for family in FAMILIES if type(model) is family.builds), None)
-    reason = None if family is None else family.misfit(model)
-    if family is not None and reason is None:
-        return family(model)
-    if (unusable := AnyTrunk.misfit(model)) is not None:
-        raise ConfigError(f"backbone: no family matches {architecture(model)}: {unusable}")
-    return AnyTrunk(model, reason)
+    family, reason = _matched(model)
+    return AnyTrunk(model, reason) if family is AnyTrunk else family(model)
+
+
+def family_of(model: nn.Module) -> type[Trunk]:
+    """Return the family of a timm model. Raise ConfigError with name and reason where none matches."""
+    return _matched(model)[0]
 
 
 def refuse_unusual(model: nn.Module) -> None:
@@ -33,3 +42,14 @@ def refuse_unusual(model: nn.Module) -> None:
 def architecture(model: nn.Module) -> str:
     """Return timm's architecture name of `model`, or the name of its class where it was built directly."""
     return getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+
+
+def _matched(model: nn.Module) -> tuple[type[Trunk], str | None]:
+    """Return the family, and for the family of any model why the one that timm's class suggests does not match."""
+    family = next((family for family in FAMILIES if type(model) is family.builds), None)
+    reason = None if family is None else family.misfit(model)
+    if family is not None and reason is None:
+        return family, None
+    if (unusable := AnyTrunk.misfit(model)) is not None:
+        raise ConfigError(f"backbone: no family matches {architecture(model)}: {unusable}")
+    return AnyTrunk, reason

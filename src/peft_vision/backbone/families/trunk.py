@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.ports import Ports
 from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
+from peft_vision.core.config import ConfigError
 
 
 class Trunk(ABC):
@@ -59,9 +60,28 @@ class Trunk(ABC):
         """Return D, the width of a feature."""
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width of the images that the model takes; None where it takes any."""
+        return made_for(self.model)
+
+    @classmethod
+    def resize(cls, model: nn.Module, size: tuple[int, int]) -> None:
+        """Make a `model` of fixed image size, not yet adopted, take images of `size`, by timm's own rules."""
+        model.set_input_size(img_size=size)
+
     @abstractmethod
-    def num_tokens(self) -> int:
-        """Return N, the number of tokens that the backbone itself makes."""
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape, without the batch, of the tokens that enter layer `depth`, or leave the last one where
+        `depth` is the number of layers, for images of `image_size`."""
+
+    def pool_added(self) -> None:
+        """Let the pooling read the tokens too that a method has added. Raise ConfigError where it cannot."""
+        raise ConfigError("method.pool_prompts: this backbone does not pool tokens")
+
+    @property
+    @abstractmethod
+    def final_tap(self) -> Tap | None:
+        """Return the norm of all tokens behind the last stage, or None where there is none."""
 
     @property
     @abstractmethod
@@ -88,11 +108,6 @@ class Trunk(ABC):
         Raise ConfigError where neither can."""
         return False
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Return the height and width of the images that the model is made for, or None where it takes any."""
-        return made_for(self.model)
-
     def misfit_size(self, size: tuple[int, int]) -> str | None:
         """Return why the model cannot take images of this height and width, where the family finds out; otherwise
         None."""
@@ -106,11 +121,10 @@ class Trunk(ABC):
     def behind(self) -> list[nn.Module]:
         """Return the modules after the last stage; all others outside the stages are before the first."""
 
-    def before(self) -> list[nn.Module | nn.Parameter]:
-        """Return the modules and single parameters before the first stage: patches and positions."""
-        behind = [*self.layers, self.layers, *self.behind()]
-        single = self.model.parameters(recurse=False)
-        return [*single, *(module for module in self.model.children() if not any(module is other for other in behind))]
+    def before(self) -> list[nn.Module | nn.Parameter] | None:
+        """Return the modules and single parameters before the first stage, or None where that is all that is neither in
+        a stage nor behind the last one."""
+        return None
 
     @property
     @abstractmethod
@@ -156,6 +170,7 @@ class TokenTrunk(Trunk):
 
     @property
     def num_tokens(self) -> int:
+        """Return N, the number of tokens that the backbone itself makes."""
         return self.model.num_prefix_tokens + self.model.patch_embed.num_patches
 
     @property
@@ -167,6 +182,20 @@ class TokenTrunk(Trunk):
     @property
     def patch_size(self) -> tuple[int, int]:
         return tuple(self.model.patch_embed.patch_size)
+
+    @property
+    def final_tap(self) -> Tap:
+        return Tap("norm", "output", self.model.embed_dim)
+
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        last = self.layers[-1].rows
+        leaving = depth == len(self.layers) and last is not None
+        return (last if leaving else self.num_tokens, self.model.embed_dim)
+
+    def pool_added(self) -> None:
+        if self.num_read < self.num_tokens:
+            raise ConfigError("method.pool_prompts: this backbone pools its class token, no others; see backbone.pool")
+        self.layers[-1].rows = None
 
     def stem(self, images: Tensor) -> Tensor:
         return self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
