@@ -126,7 +126,7 @@ def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor, pos
         values.append(value.expand(q.shape[0], -1, -1, -1))
     key, value = _joined(keys, dim=2), _joined(values, dim=2)
     mixed = _mix(layer, q, key, value, layer.bias(q.shape[2], key.shape[2], positions))
-    return _finish(layer, queries, normed, mixed, apart=False)
+    return finish(layer, queries, normed, mixed, apart=False)
 
 
 def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -143,7 +143,7 @@ def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | Non
     (q,) = layer.heads(normed, first=0, last=1)
     q = layer.query_norm(q)
     weights = layer.key_value_weights(positions)
-    bare = weights is not None and not _attention_dropout(layer.attn)
+    bare = weights is not None and not attention_dropout(layer.attn)
     # an exported graph cannot hold a function that defines its own gradient
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(layer.attn.scale, q, context, *weights)
@@ -151,7 +151,7 @@ def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | Non
         key, value = layer.heads(context, first=1, last=3)
         key = layer.positioned(layer.key_norm(key), positions)
         mixed = _mix(layer, q.expand(context.shape[0], -1, -1, -1), key, value, None)
-    return _finish(layer, queries, normed, mixed, apart=True)
+    return finish(layer, queries, normed, mixed, apart=True)
 
 
 def _mix(layer: Layer, q: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -161,12 +161,12 @@ def _mix(layer: Layer, q: Tensor, key: Tensor, value: Tensor, bias: Tensor | Non
         groups = q.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     mixed = F.scaled_dot_product_attention(
-        q, key, value, attn_mask=bias, dropout_p=_attention_dropout(layer.attn), scale=layer.attn.scale
+        q, key, value, attn_mask=bias, dropout_p=attention_dropout(layer.attn), scale=layer.attn.scale
     )
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _attention_dropout(attention: nn.Module) -> float:
+def attention_dropout(attention: nn.Module) -> float:
     """Return the current dropout rate of attention weights, read from the dropout module itself: the modules around it
     may be held in evaluation mode."""
     return attention.attn_drop.p if attention.attn_drop.training else 0.0
@@ -185,7 +185,7 @@ def _mix_folded(
     return values if value_bias is None else values + value_bias
 
 
-def _finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apart: bool) -> Tensor:
+def finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apart: bool) -> Tensor:
     """Return the layer's output for `queries`, given their mixed values (B, Q, H * d). `apart`: whether they are
     queries of `look`, not rows of an image."""
     tokens = queries + layer.drop_path1(layer.attention_output(mixed, normed))

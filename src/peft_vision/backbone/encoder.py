@@ -14,23 +14,31 @@ from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Preprocessing
 
 
 class Encoder(nn.Module):
     """A module that owns `vit`, a timm model of any family, and replaces its blocks by layers with ports; the forward
     and all parameter names stay timm's.
 
-    `trunk`: the model by what methods need of it, which its family decides (see `families/`). `evaluates`: whether the
-    backbone drops nothing in training, and stays in evaluation mode even when all of it trains.
+    `trunk`: the model by what methods need of it, which its family decides (see `families/`). `preprocessing`: that of
+    the images, where it is known. `border`: a method's module that maps images to larger ones before anything else, or
+    None. `evaluates`: whether the backbone drops nothing in training, and stays in evaluation mode even when all of it
+    trains.
     """
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(self, vit: nn.Module, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         self.vit = vit
         self.trunk = trunk_of(vit)
         self.trunk.adopt()
+        self.preprocessing = preprocessing
+        size = None if preprocessing is None or self.trunk.image_size else (preprocessing.size,) * 2
+        if size is not None and (reason := self.trunk.misfit_size(size)) is not None:
+            raise ConfigError(f"backbone.img_size: {architecture(vit)} takes no pictures of {size[0]} px: {reason}")
+        self.border: nn.Module | None = None
         self.evaluates = False
-        self._checkpointing = bool(getattr(vit, "grad_checkpointing", False))
+        self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
@@ -52,19 +60,30 @@ class Encoder(nn.Module):
         return self.trunk.num_tokens
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width of the images that the model takes, without a border; None where it takes any."""
+        size, edge = self.trunk.image_size, 0 if self.border is None else 2 * self.border.thickness
+        return None if size is None else tuple(side - edge for side in size)
+
+    @property
     def width(self) -> int:
         """Return D, the width of a feature."""
         return self.trunk.width
 
+    @property
+    def name(self) -> str:
+        """Return timm's name of the architecture."""
+        return architecture(self.vit)
+
     def require(self, needs: Set[Need]) -> None:
         """Raise ConfigError with the family's reason where it does not give what a method needs."""
         for need in sorted(needs & self.trunk.lacks.keys()):
-            raise ConfigError(f"method: it needs {NEEDS[need]}; {architecture(self.vit)} {self.trunk.lacks[need]}")
+            raise ConfigError(f"method: it needs {NEEDS[need]}; {self.name} {self.trunk.lacks[need]}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
         does."""
-        return self.trunk.pool(self._through(self.trunk.stem(images), first=0))
+        return self.trunk.pool(self._through(self._stem(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
         """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where no part
@@ -72,12 +91,12 @@ class Encoder(nn.Module):
         one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
             with torch.no_grad():
-                return Observation(tokens=self._through(self.trunk.stem(images), first=0, last=depth))
+                return Observation(tokens=self._through(self._stem(images), first=0, last=depth))
         with ExitStack() as held:
             if not self.trains:
                 held.enter_context(torch.no_grad())
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            seen = self._seen(self.trunk.stem(images), kinds, first=0)
+            seen = self._seen(self._stem(images), kinds, first=0)
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
@@ -86,15 +105,18 @@ class Encoder(nn.Module):
         return self._seen(tokens.float(), kinds, first=depth)
 
     def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
-        """Return the shape of each kind of observation for one image, packed into one tensor."""
-        last = self.layers[-1].rows
-        leaving = depth == len(self.layers) and last is not None
-        return {
+        """Return the shape of each kind of observation that the backbone can make of one image, packed into one
+        tensor."""
+        size = self.trunk.image_size or (self.preprocessing.size,) * 2
+        shapes: dict[Kind, tuple[int, ...]] = {
             "features": (self.width,),
-            "contexts": (len(self.layers), self.num_tokens, self.stages[0].width),
-            "intermediates": (sum(group_widths(self.trunk)),),
-            "tokens": (last if leaving else self.num_tokens, self.stages[0].width),
+            "tokens": self.trunk.token_shape(depth, size),
         }
+        if "taps" not in self.trunk.lacks:
+            shapes["intermediates"] = (sum(group_widths(self.trunk)),)
+        if "contexts" not in self.trunk.lacks:
+            shapes["contexts"] = (len(self.layers), *self.trunk.token_shape(0, size))
+        return shapes
 
     @property
     def trains(self) -> bool:
@@ -104,17 +126,22 @@ class Encoder(nn.Module):
     @property
     def is_bare(self) -> bool:
         """True if a method has added no module to the backbone, so that equal weights give equal observations."""
-        return not self.added()
+        return self.border is None and not self.added()
 
     @property
     def untouched(self) -> int:
         """Return how many layers, from the first, are the backbone's own, do not train and drop nothing; 0 where this
-        does not hold for the modules before the first layer."""
-        modules = [part for part in self._before() if isinstance(part, nn.Module)]
-        if any(map(_trains, self._before())) or any(map(self._changes, modules)):
+        does not hold for the modules before the first layer, and where the forward pass cannot go on from a layer."""
+        before = self._before()
+        modules = [part for part in before if isinstance(part, nn.Module)]
+        if not self.trunk.divides or self.border is not None:
             return 0
-        changed = (index for index, layer in enumerate(self.layers) if self._changes(layer) or _trains(layer))
-        return next(changed, len(self.layers))
+        if any(map(_trains, before)) or any(map(self._changes, modules)):
+            return 0
+        for index in range(len(self.layers)):
+            if any(self._changes(module) or _trains(module) for module in self._way(index)):
+                return index
+        return len(self.layers)
 
     @property
     def asked_to_drop(self) -> list[str]:
@@ -126,7 +153,7 @@ class Encoder(nn.Module):
         layers belong to the first, those after the layers to the last."""
         before = self._before() if 0 in indices else []
         behind = self.trunk.behind() if len(self.layers) - 1 in indices else []
-        return [*before, *(self.layers[index] for index in indices), *behind]
+        return [*before, *(module for index in indices for module in self._way(index)), *behind]
 
     def own_modules(self, indices: Collection[int]) -> list[nn.Module]:
         """Return the backbone's own modules in `parts(indices)`, at every depth."""
@@ -167,9 +194,18 @@ class Encoder(nn.Module):
 
     def _before(self) -> list[nn.Module | nn.Parameter]:
         """Return the modules and parameters before the layers: patches and positions."""
-        behind = [*self.layers, self.layers, *self.trunk.behind()]
-        single = self.vit.parameters(recurse=False)
-        return [*single, *(module for module in self.vit.children() if not any(module is other for other in behind))]
+        if (known := self.trunk.before()) is not None:
+            return known
+        others = {*self.trunk.behind(), *(module for index in range(len(self.layers)) for module in self._way(index))}
+        return [*self.vit.parameters(recurse=False), *_outside(self.vit, others)]
+
+    def _way(self, index: int) -> list[nn.Module]:
+        """Return layer `index` behind the modules that are before it alone."""
+        return [*self.stages[index].before, self.layers[index]]
+
+    def _stem(self, images: Tensor) -> Tensor:
+        """Map normalised images to what enters the first layer."""
+        return self.trunk.stem(images if self.border is None else self.border(images))
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
@@ -191,11 +227,12 @@ class Encoder(nn.Module):
 
     def set_checkpointing(self, enable: bool) -> None:
         """Set whether a second forward pass replaces the stored activations of all layers but one."""
-        self._checkpointing = enable
+        by_itself = self.trunk.checkpoint(enable)
+        self._checkpointing = enable and not by_itself
 
     def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
         """Return the tokens after layers `first` to `last` (exclusive)."""
-        for layer, positions in list(zip(self.layers, self.trunk.positions(), strict=True))[first:last]:
+        for layer, positions in list(zip(self.trunk.steps, self.trunk.positions(), strict=True))[first:last]:
             tokens = checkpoint(layer, tokens, positions) if self._checkpointing else layer(tokens, positions)
         return tokens
 
@@ -233,6 +270,15 @@ class Encoder(nn.Module):
                 yield groups
         finally:
             last.rows = rows
+
+
+def _outside(module: nn.Module, others: Set[nn.Module]) -> list[nn.Module]:
+    """Return the outermost modules within `module` that are none of `others` and contain none."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if child not in others:
+            found += [child] if others.isdisjoint(child.modules()) else _outside(child, others)
+    return found
 
 
 def _trains(part: nn.Module | nn.Parameter) -> bool:

@@ -2,8 +2,8 @@
 al., 2022, arXiv:2201.03529).
 
 The groups are the tokens that enter the first layer; for each layer its taps: in a transformer what its attention
-reads, the output of its attention, the hidden units of its MLP and the MLP's output; and the final norm's output. The
-pooled features follow as the last group.
+reads, the output of its attention, the hidden units of its MLP and the MLP's output; and the final norm's output where
+tokens are normed before they are pooled. The pooled features follow as the last group.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ class Group:
 def tap_groups(trunk: Trunk) -> list[Group]:
     """Return the groups, the pooled features last."""
     taps = [Group(index, tap.width) for index, stage in enumerate(trunk.stages) for tap in stage.taps]
-    first, last = trunk.stages[0].width, trunk.stages[-1].width
-    return [Group(0, first), *taps, Group(None, last), Group(None, trunk.width)]
+    last = [] if trunk.final_tap is None else [Group(None, trunk.final_tap.width)]
+    return [Group(0, trunk.stages[0].width), *taps, *last, Group(None, trunk.width)]
 
 
 def group_widths(trunk: Trunk) -> list[int]:
@@ -66,7 +66,8 @@ def gathered(trunk: Trunk, part: Part) -> Iterator[list[Tensor]]:
         for stage in trunk.stages:
             for tap in stage.taps:
                 hooks.callback(hook(tap))
-        hooks.callback(trunk.model.norm.register_forward_hook(note_output).remove)
+        if trunk.final_tap is not None:
+            hooks.callback(hook(trunk.final_tap))
         yield groups
 
 

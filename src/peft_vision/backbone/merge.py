@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.linear import Mergeable
+from peft_vision.backbone.linear import Mergeable, innermost
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def merged(encoder: Encoder) -> Iterator[None]:
 def unwrapped(encoder: Encoder) -> Iterator[None]:
     """Replace every mergeable wrapper by the module it wraps within the block, as if it had not been added; afterwards
     the encoder is as before."""
-    with _replaced(encoder, _innermost):
+    with _replaced(encoder, innermost):
         yield
 
 
@@ -61,6 +61,8 @@ def unmergeable(encoder: Encoder) -> list[str]:
     strangers = [name for name in added if name not in wrappers and not name.startswith(own_parts)]
     wrapped = {f"{name}.inner" for name in wrappers}
     strangers += [name for name in added if name in wrapped and name not in wrappers]
+    if encoder.border is not None:
+        strangers.append("border")
     return [name for name in strangers if not name.startswith(tuple(f"{other}." for other in strangers))]
 
 
@@ -70,7 +72,3 @@ def _plain(module: Mergeable) -> nn.Module:
     module._modules = dict(module._modules)
     module.inner = _plain(module.inner) if isinstance(module.inner, Mergeable) else copy.deepcopy(module.inner)
     return module.merged()
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    return _innermost(module.inner) if isinstance(module, Mergeable) else module

@@ -46,11 +46,14 @@ class Tap:
 class Stage:
     """The description of one stage.
 
-    `module`: timm's module, or the layer with ports in its place. `width`: channels of the tokens that enter it;
-    `grid`: rows and columns of patches, None where there is none; `num_prefix`: number of tokens before the patches.
+    `module`: timm's module, or the layer with ports in its place. `width`: channels of its tokens, behind what is
+    `before` it; `grid`: rows and columns of patches, None where there is none; `num_prefix`: number of tokens before
+    the patches. `before`: modules that are not its own and that tokens pass on their way to it, such as the merging of
+    patches.
     `sites`: the weight matrices of each standard name (several where the backbone has them apart, as SwiGLU has fc1),
     in the order of computation. `operations`: paths of the norms and linear layers, in the order of computation.
-    `taps`: None where intermediate values are no tokens.
+    `taps`: None where intermediate values are no tokens. `unnamed`: paths of the linear layers and 1x1 convolutions
+    that have no standard name, in the order of computation.
     """
 
     module: nn.Module
@@ -60,11 +63,14 @@ class Stage:
     sites: Mapping[str, tuple[Site, ...]]
     operations: tuple[str, ...]
     taps: tuple[Tap, ...] | None
+    before: tuple[nn.Module, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
     def matrices(self, *names: str) -> list[str]:
-        """Return the paths of the weight matrices of the standard `names`, each once; without names, of all."""
+        """Return the paths of the weight matrices of the standard `names`, each once; without names, of all,
+        and those that have no name."""
         found = [site.path for name in names or self.sites for site in self.sites.get(name, ())]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *(() if names else self.unnamed)]))
 
 
 def site(model: nn.Module, path: str, *, first: int = 0, of: int = 1) -> Site:

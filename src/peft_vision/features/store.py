@@ -236,7 +236,11 @@ class Store:
         names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
         path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
         # of an encoder that a method changes in later layers, other runs could read only the tokens
-        also = {kind for kind in self._features.also if "tokens" not in needed and not os.path.isfile(path[kind])}
+        also = {
+            kind
+            for kind in self._features.also
+            if kind in shapes and "tokens" not in needed and not os.path.isfile(path[kind])
+        }
         return {
             kind: CacheEntry(
                 path=path[kind],

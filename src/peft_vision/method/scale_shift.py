@@ -1,15 +1,18 @@
 """This module provides a learned scale and shift of every feature, the building block of SSF (see `ssf.py`)."""
 
 import torch
+from timm.layers import LayerNorm2d, RmsNorm2d, SimpleNorm2d
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from peft_vision.backbone.linear import ALL, Wrapper, part
+from peft_vision.backbone.linear import ALL, Pointwise, Wrapper, innermost, part
 
+_IMAGE_NORMS = (LayerNorm2d, RmsNorm2d, SimpleNorm2d)
 _STD = 0.02  # standard deviation of the initial scales around one, and of the initial shifts around zero
 
 
 class ScaleShift(Wrapper):
-    """A wrapper around a linear layer, a norm or the patch convolution of `width` outputs: scale * inner(x) + shift."""
+    """A wrapper around a linear layer, a norm or a convolution of `width` outputs: scale * inner(x) + shift."""
 
     def __init__(self, inner: nn.Module, width: int) -> None:
         super().__init__(inner)
@@ -21,9 +24,9 @@ class ScaleShift(Wrapper):
         return True
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; a convolution is scaled per
-        channel."""
-        if isinstance(self.inner, nn.Conv2d):
+        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; those of convolutions and of
+        norms of images are scaled per channel."""
+        if _channels_first(self.inner):
             return self.inner(inputs) * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
         return self.part(inputs, ALL)
 
@@ -48,6 +51,22 @@ class ScaleShift(Wrapper):
         return plain
 
 
+class ScaledNorm(ScaleShift):
+    """A wrapper around a norm of any layout with a weight and a bias, which timm may join with an activation: what the
+    norm computes before it is scaled and shifted, as with the weight and bias that merging leaves."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output of `inner` with weight scale * weight and bias scale * bias + shift."""
+        weight, bias = self.scale * self.inner.weight, self.scale * self.inner.bias + self.shift
+        return functional_call(self.inner, {"weight": weight, "bias": bias}, (inputs,))
+
+
+def _channels_first(module: nn.Module) -> bool:
+    """Return whether the second axis of the outputs of `module`, wrapped or not, are the channels."""
+    plain = innermost(module)
+    return isinstance(plain, (nn.Conv2d, *_IMAGE_NORMS)) and not isinstance(plain, Pointwise)
+
+
 class Shifted(nn.Module):
     """A module without a bias, and the bias that it needs, which no model of timm has at this place."""
 
@@ -57,5 +76,6 @@ class Shifted(nn.Module):
         self.bias = bias
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map (..., D) to (..., D)."""
-        return self.norm(tokens) + self.bias
+        """Map (..., D), or (B, D, H, W) for a norm of images, to the same shape."""
+        bias = self.bias.view(-1, 1, 1) if _channels_first(self.norm) else self.bias
+        return self.norm(tokens) + bias

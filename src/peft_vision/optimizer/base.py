@@ -102,7 +102,7 @@ def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matric
     Matrices and prompts are decayed. Biases, norms and scales (one axis), and what timm itself exempts (class token,
     position embeddings), are not. With `decays` "weights" all but biases are decayed, and with "all" everything is.
     """
-    exempt = {f"encoder.vit.{name}" for name in model.encoder.vit.no_weight_decay()}
+    exempt = {f"encoder.vit.{name}" for name in getattr(model.encoder.vit, "no_weight_decay", set)()}
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

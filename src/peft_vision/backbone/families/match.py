@@ -1,23 +1,39 @@
-"""This module finds the family of a model: the first one whose timm class builds it, if nothing about it is unknown."""
+"""This module finds the family of a model: the first one whose timm class builds it, if nothing about it is unknown.
+Any other timm image model is of the family that knows nothing of tokens."""
 
 from torch import nn
 
+from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.families.beit import BeitTrunk
+from peft_vision.backbone.families.convnext import ConvNeXtTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
+from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
 
-FAMILIES: tuple[type[Trunk], ...] = (ViTTrunk, DistilledTrunk, EvaTrunk, BeitTrunk, RelativeTrunk)
+FAMILIES: tuple[type[Trunk], ...] = (
+    ViTTrunk,
+    DistilledTrunk,
+    EvaTrunk,
+    BeitTrunk,
+    RelativeTrunk,
+    SwinTrunk,
+    SwinV2Trunk,
+    ConvNeXtTrunk,
+)
 
 
 def trunk_of(model: nn.Module) -> Trunk:
     """Return the trunk of a timm model. Raise ConfigError with name and reason where no family matches."""
     family, reason = _matched(model)
-    if reason is not None:
-        raise ConfigError(f"backbone: no family matches {architecture(model)}: {reason}")
-    return family(model)
+    return AnyTrunk(model, reason) if family is AnyTrunk else family(model)
+
+
+def family_of(model: nn.Module) -> type[Trunk]:
+    """Return the family of a timm model. Raise ConfigError with name and reason where none matches."""
+    return _matched(model)[0]
 
 
 def refuse_unusual(model: nn.Module) -> None:
@@ -30,10 +46,12 @@ def architecture(model: nn.Module) -> str:
     return getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
 
 
-def _matched(model: nn.Module) -> tuple[type[Trunk] | None, str | None]:
-    """Return the family, and why it does not match after all."""
-    for family in FAMILIES:
-        if type(model) is family.builds:
-            return family, family.misfit(model)
-    known = ", ".join(family.builds.__name__ for family in FAMILIES)
-    return None, f"timm builds it as {type(model).__name__}, which is not {known}"
+def _matched(model: nn.Module) -> tuple[type[Trunk], str | None]:
+    """Return the family, and for the family of any model why the one that timm's class suggests does not match."""
+    family = next((family for family in FAMILIES if type(model) is family.builds), None)
+    reason = None if family is None else family.misfit(model)
+    if family is not None and reason is None:
+        return family, None
+    if (unusable := AnyTrunk.misfit(model)) is not None:
+        raise ConfigError(f"backbone: no family matches {architecture(model)}: {unusable}")
+    return AnyTrunk, reason

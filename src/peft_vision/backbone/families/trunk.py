@@ -5,14 +5,16 @@ what its trunk gives, never from a list of names; see docs/families.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.ports import Ports
 from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
+from peft_vision.core.config import ConfigError
 
 
 class Trunk(ABC):
@@ -21,12 +23,14 @@ class Trunk(ABC):
     `family`: name of the family; `version`: counted up when the same weights compute other values, so that stored
     observations of before are not read; `builds`: timm's class of its models; `lacks`: for each thing that the family
     cannot give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
+    `divides`: whether the forward pass can be stopped between stages and go on from there.
     """
 
     family: ClassVar[str]
     version: ClassVar[int] = 1
     builds: ClassVar[type[nn.Module]]
-    lacks: ClassVar[Mapping[Need, str]] = {}
+    lacks: Mapping[Need, str] = {}
+    divides: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -63,9 +67,28 @@ class Trunk(ABC):
         """Return D, the width of a feature."""
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width of the images that the model takes; None where it takes any."""
+        return made_for(self.model)
+
+    @classmethod
+    def resize(cls, model: nn.Module, size: tuple[int, int]) -> None:
+        """Make a `model` of fixed image size, not yet adopted, take images of `size`, by timm's own rules."""
+        model.set_input_size(img_size=size)
+
     @abstractmethod
-    def num_tokens(self) -> int:
-        """Return N, the number of tokens that the backbone itself makes."""
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape, without the batch, of the tokens that enter layer `depth`, or leave the last one where
+        `depth` is the number of layers, for images of `image_size`."""
+
+    def pool_added(self) -> None:
+        """Let the pooling read the tokens too that a method has added. Raise ConfigError where it cannot."""
+        raise ConfigError("method.pool_prompts: this backbone does not pool tokens")
+
+    @property
+    @abstractmethod
+    def final_tap(self) -> Tap | None:
+        """Return the norm of all tokens behind the last stage, or None where there is none."""
 
     @property
     @abstractmethod
@@ -80,6 +103,23 @@ class Trunk(ABC):
         """Return what each stage is told of positions in one pass, such as its table of rotary positions."""
         return [None] * len(self.layers)
 
+    @property
+    def steps(self) -> Sequence[Callable[[Tensor, Tensor | None], Tensor]]:
+        """Return what a forward pass calls one after the other between stem and pooling: the stages, unless the family
+        leaves the forward pass to timm."""
+        return self.layers
+
+    def checkpoint(self, enable: bool) -> bool:
+        """Let timm's own forward pass compute its activations again in the backward pass, or not. Return whether it
+        does so by itself, so that the steps need not.
+        Raise ConfigError where neither can."""
+        return False
+
+    def misfit_size(self, size: tuple[int, int]) -> str | None:
+        """Return why the model cannot take images of this height and width, where the family finds out; otherwise
+        None."""
+        return None
+
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
         """Map what leaves the last stage to features (B, D)."""
@@ -87,6 +127,11 @@ class Trunk(ABC):
     @abstractmethod
     def behind(self) -> list[nn.Module]:
         """Return the modules after the last stage; all others outside the stages are before the first."""
+
+    def before(self) -> list[nn.Module | nn.Parameter] | None:
+        """Return the modules and single parameters before the first stage, or None where that is all that is neither in
+        a stage nor behind the last one."""
+        return None
 
     @property
     @abstractmethod
@@ -132,6 +177,7 @@ class TokenTrunk(Trunk):
 
     @property
     def num_tokens(self) -> int:
+        """Return N, the number of tokens that the backbone itself makes."""
         return self.model.num_prefix_tokens + self.model.patch_embed.num_patches
 
     @property
@@ -143,6 +189,20 @@ class TokenTrunk(Trunk):
     @property
     def patch_size(self) -> tuple[int, int]:
         return tuple(self.model.patch_embed.patch_size)
+
+    @property
+    def final_tap(self) -> Tap:
+        return Tap("norm", "output", self.model.embed_dim)
+
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        last = self.layers[-1].rows
+        leaving = depth == len(self.layers) and last is not None
+        return (last if leaving else self.num_tokens, self.model.embed_dim)
+
+    def pool_added(self) -> None:
+        if self.num_read < self.num_tokens:
+            raise ConfigError("method.pool_prompts: this backbone pools its class token, no others; see backbone.pool")
+        self.layers[-1].rows = None
 
     def stem(self, images: Tensor) -> Tensor:
         return self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
@@ -208,6 +268,12 @@ class TokenTrunk(Trunk):
             "fc1": tuple(site(self.model, f"{path}.{name}") for name in names),
             "fc2": (site(self.model, f"{path}.fc2"),),
         }
+
+
+def made_for(model: nn.Module) -> tuple[int, int] | None:
+    """Return the height and width of the images that a model's patches are made for, or None where timm says none."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return None if size is None else to_2tuple(size)
 
 
 def norms_last(operations: tuple[str, ...]) -> tuple[str, ...]:
