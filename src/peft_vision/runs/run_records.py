@@ -44,7 +44,7 @@ def _with_choices(choices: dict[str, Any]) -> dict[str, Any]:
 _Short = Annotated[str, StringConstraints(max_length=200)]
 _Costs = Annotated[float, Field(ge=0, le=1e15), WrapValidator(_as_written)]
 _Positive = Annotated[int, Field(ge=1, le=2**53)]
-_Metrics = Annotated[dict[_Short, float], Field(max_length=5000)]
+_Metrics = Annotated[dict[_Short, Annotated[float, WrapValidator(_as_written)]], Field(max_length=5000)]
 
 
 class DataFacts(Record):
@@ -108,7 +108,7 @@ class SolverSelection(Record):
     """The settings that the solver of one phase, in config group `group`, tried within the run."""
 
     group: _Short
-    chosen: Annotated[dict[_Short, Finite], Field(max_length=20)]
+    chosen: Annotated[dict[_Short, Annotated[Finite, WrapValidator(_as_written)]], Field(max_length=20)]
     settings: _Positive
     rule: str
     tried: Annotated[list[_Metrics], Field(min_length=1, max_length=10_000)]

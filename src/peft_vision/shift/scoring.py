@@ -147,16 +147,14 @@ class _Scorer:
         self._write()
         before = self._features(self.pretrained, split, images)
         for name, model in self._candidates(split):
+            label = f"scoring {split}" if name == FINAL else f"scoring {split}, {name}"
+            trainer, workers = self.experiment.trainer, self.experiment.data.workers
             predictions, distances = score(
                 model,
                 self._source(model, split, images),
+                trainer.inference(label, workers=workers, world=self.world),
                 predictable=predictable,
                 before=before if name in (FINAL, PROBE) else None,
-                batch_size=self.experiment.trainer.eval_batch_size,
-                workers=self.experiment.data.workers,
-                world=self.world,
-                autocast=self.experiment.trainer.autocast(self.world.device),
-                label=f"scoring {split}" if name == FINAL else f"scoring {split}, {name}",
             )
             entry["scores"][name] = {**predictions.metrics(), **distances}
         self._write()
