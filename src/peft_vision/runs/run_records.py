@@ -67,7 +67,7 @@ class BackboneFacts(Record, extra="allow"):
     name: Name
 
 
-class ParameterCounts(Record):
+class ParameterFacts(Record):
     """The numbers of parameters: trained ones of the method and the head, and all of the backbone."""
 
     method: Count
@@ -135,7 +135,7 @@ class Result(Record):
     backbone: BackboneFacts
     checkpoint: Name | None = None
     preprocessing: dict[Name, Any] = Field(default_factory=dict)
-    parameters: ParameterCounts
+    parameters: ParameterFacts
     features: _Positive
     selection: SolverSelection | None
     kept_epochs: dict[Name, Any] = Field(default_factory=dict)
