@@ -28,8 +28,7 @@ def test_a_head_is_linear_where_nothing_else_acts(change):
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_leaves_a_model_in_its_mode(training):
     model = adapted("lora").train(training)
-    options = {"batch_size": 4, "workers": 0, "world": ALONE, "label": "scoring"}
-    predict(model, random_images(5), autocast=torch.autocast("cpu", enabled=False), **options)
+    predict(model, random_images(5), Trainer(**PLAIN).inference("scoring", workers=0, world=ALONE))
     assert model.training is training
     assert model.head.training is training
 
