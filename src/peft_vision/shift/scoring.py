@@ -38,7 +38,7 @@ def score_shifts(experiment: Experiment, result: Result, world: World) -> dict[s
         _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
     if any(name.startswith("probe/") for name in result.metrics) and not experiment.run.probe.is_file():
         _log.warning("%-9s %s is gone; the head that was fitted first is left out", "ood", experiment.run.probe)
-    record, due = _standing(experiment, result, world.agree(experiment.run.read_ood()))
+    record, due = _remaining(experiment, result, world.agree(experiment.run.read_ood()))
     wanted = _wanted(experiment, result)
     if due:
         scorer = _Scorer(experiment, result, world, record, wanted)
@@ -57,7 +57,7 @@ def is_scored(experiment: Experiment, result: Result) -> bool:
     if not _asked(experiment):
         return True
     before = experiment.run.read_ood()
-    record, due = _standing(experiment, result, before)
+    record, due = _remaining(experiment, result, before)
     return not due and before == {**record, **_summary(record, experiment, _wanted(experiment, result))}
 
 
@@ -66,7 +66,7 @@ def _asked(experiment: Experiment) -> bool:
     return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
-def _standing(
+def _remaining(
     experiment: Experiment, result: Result, before: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the record without entries whose images are no longer those asked for, and the splits and sets left to

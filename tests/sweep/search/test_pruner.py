@@ -3,8 +3,10 @@
 import optuna
 import pytest
 
+from peft_vision.core.config import ConfigError
 from peft_vision.sweep.search.pruner import TrialPruner
 from peft_vision.sweep.search.study import open_journal
+from peft_vision.task.train import Train
 
 
 @pytest.fixture
@@ -64,3 +66,11 @@ def test_a_trial_that_another_search_took_for_dead_is_left_alone(study, pruner):
     study.tell(2, state=optuna.trial.TrialState.FAIL)
     assert pruner(3, 0.1) is None
     assert told(study) == {}
+
+
+def test_a_run_takes_any_callable_and_nothing_else(pruner):
+    assert Train(retry=None, wait=True, pruner=pruner).pruner is pruner
+    assert Train(retry=None, wait=True, pruner=print).pruner is print
+    for other in ("median", {"_target_": "pathlib.Path"}):
+        with pytest.raises(ConfigError, match=r"^task\.pruner: "):
+            Train(retry=None, wait=True, pruner=other)
