@@ -18,12 +18,11 @@ from peft_vision.core.trust import check_targets
 from peft_vision.report.run_files import Choice, InterpolationRecord, Shifts, load, parsed
 from peft_vision.runs.experiment import KINDS, LATER
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import Result, SolverSelection
+from peft_vision.runs.run_records import FRACTIONS, Result, SolverSelection
 
 OVER_SETS = ("mean", "worst")  # stand in place of a set's name in a metric
 TUNE = "tune"  # data.stage of runs that only compare settings, without test images
 _LARGEST = 1e30  # largest score, so that sums and squares are finite too
-_FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _solved(selection: SolverSelection | None) -> SolverSelection | None:
 def _check_scores(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         score = name.rpartition("/")[2]
-        if score in _FRACTIONS and not 0 <= value <= 1:  # false for NaN too
+        if score in FRACTIONS and not 0 <= value <= 1:  # false for NaN too
             raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
         too_much = _LARGEST < abs(value) < math.inf or value == -math.inf
         if too_much or (score == "loss" and not math.isfinite(value)):

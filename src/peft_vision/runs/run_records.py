@@ -24,7 +24,7 @@ from peft_vision.core.records import (
 
 ID_SPLITS = ("val", "test")
 _COMPARED = ("method", "backbone", "data")
-_FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
+FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
 _REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
 
 
@@ -170,7 +170,7 @@ class Result(Record):
                 raise ValueError(f"data.images: no {split}, of which there are metrics")
             if not scored and (split == "train" or split not in self.data.images):
                 continue
-            missing = [name for name in _FRACTIONS if f"{split}/{name}" not in self.metrics]
+            missing = [name for name in FRACTIONS if f"{split}/{name}" not in self.metrics]
             if missing:
                 raise ValueError(f"metrics: no {split}/{missing[0]}")
         check_fractions(self.metrics)
@@ -242,7 +242,7 @@ class FailureRecord(Record):
 def check_fractions(metrics: Mapping[str, float]) -> None:
     """Raise ValueError for an accuracy or a calibration error that is not a fraction from 0 to 1."""
     for name, value in metrics.items():
-        if name.rpartition("/")[2] in _FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
+        if name.rpartition("/")[2] in FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
             raise ValueError(f"{name} is {value:g}, should be a fraction from 0 to 1")
 
 

@@ -20,12 +20,11 @@ from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.opened import opened
 from peft_vision.runs.experiment import Experiment, open_store
-from peft_vision.runs.run_records import Result
+from peft_vision.runs.run_records import ID_SPLITS, Result
 from peft_vision.shift.marks import current, marks_of, summarised
 from peft_vision.shift.models import FINAL, PROBE, Models, at, score
 
 _log = logging.getLogger("peft_vision")
-ID_SPLITS = ("val", "test")
 NO_VALIDATION = "interpolation: no validation images to choose alpha by; set data.val_fraction"
 
 
