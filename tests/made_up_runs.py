@@ -7,8 +7,11 @@ from typing import Any
 
 import yaml
 
+from peft_vision.runs.run_records import Result
+
 IMAGES = {"train": 900, "val": 100, "test": 1000}
 SHIFT_IMAGES = 500
+DATA = {"source": "mine", "fingerprint": "f", "corrupt_images_skipped": 0}
 
 
 def write_run(
@@ -52,25 +55,25 @@ def write_run(
     settings = {**usual_config(lr, decay), **(config or {})}
     if stage is not None:
         settings["data"] = {"_target_": "peft_vision.data.digits.Digits", "stage": stage}
-    result = {
-        "name": folder.name,
-        "choices": {"method": method, "backbone": backbone, "data": data, "task": "train"},
-        "seed": seed,
-        "data": {"source": source, "images": images, **({} if group is None else {"group": group})},
-        "backbone": {"name": "vit_tiny_patch16_224"},
-        "parameters": {"method": parameters, "head": 1_290, "backbone": 1_019_520},
-        "metrics": metrics,
-        "test_reads": 0 if test is None else 1,
-        "environment": {"peft-vision": "0.1.0", "git_commit": None},
-        "config": {"seed": seed, "runs": str(runs), "device": "auto", **settings},
-    }
-    costs = {"peak_mib": peak_mib, "train_seconds": train_seconds}
-    result |= {name: value for name, value in costs.items() if value is not None}
-    if solved:
-        chosen = {key: value for key, value in solved[-1].items() if "/" not in key}
-        result["selection"] = {"group": "optimizer", "chosen": chosen, "tried": list(solved), "settings": len(solved)}
     if probe:
         metrics |= {f"probe/{name}": value for name, value in probe.items() if not name.startswith("ood/")}
+    selection = None
+    if solved:
+        chosen = {key: value for key, value in solved[-1].items() if "/" not in key}
+        selection = {"group": "optimizer", "chosen": chosen, "tried": list(solved), "settings": len(solved), "rule": ""}
+    result = contents(
+        name=folder.name,
+        choices={"method": method, "backbone": backbone, "data": data, "task": "train"},
+        seed=seed,
+        data={**DATA, "source": source, "images": images, "group": group},
+        parameters={"method": parameters, "head": 1_290, "backbone": 1_019_520},
+        selection=selection,
+        metrics=metrics,
+        test_reads=0 if test is None else 1,
+        peak_mib=peak_mib,
+        train_seconds=train_seconds,
+        config={"seed": seed, "runs": str(runs), "device": "auto", **settings},
+    )
     (folder / "result.json").write_text(json.dumps(result))
     if choice is not None:
         usual = {"settings": 6, "rule": "made up", "selection": "validation", "validation": 0.5, "superseded": False}
@@ -93,6 +96,34 @@ def write_run(
         record = {"splits": splits, "metrics": scored, "images": images, "interpolation": interpolation}
         (folder / "ood.json").write_text(json.dumps(record))
     return folder
+
+
+def made_up_result(**fields: Any) -> Result:
+    """The result of a run that scored nothing, but for these fields."""
+    return Result(**contents(**fields))
+
+
+def contents(**fields: Any) -> dict[str, Any]:
+    """What such a result.json holds, whether or not it is a fit one."""
+    return {
+        "name": "mine",
+        "identity": "f",
+        "choices": {"method": "full", "backbone": "vit_micro", "data": "digits"},
+        "seed": 0,
+        "data": {**DATA, "images": IMAGES},
+        "backbone": {"name": "vit_tiny_patch16_224"},
+        "parameters": {"method": 12_345, "head": 1_290, "backbone": 1_019_520},
+        "features": 128,
+        "selection": None,
+        "metrics": {},
+        "store": {"splits": {}},
+        "images_per_second": 0.0,
+        "peak_mib": None,
+        "wall_seconds": 3.0,
+        "environment": {"peft-vision": "0.1.0", "git_commit": None},
+        "config": {"data": {}},
+        **fields,
+    }
 
 
 def write_attempt(

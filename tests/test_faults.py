@@ -30,7 +30,9 @@ def test_nothing_is_lost_wrong_or_stuck(name, faults, tmp_path, capsys):
 
 def test_what_ends_otherwise_is_told(faults, tmp_path, monkeypatch, capsys):
     write = Run.write_result
-    monkeypatch.setattr(Run, "write_result", lambda run, result: write(run, {**result, "process": os.getpid()}))
+    monkeypatch.setattr(
+        Run, "write_result", lambda run, result: write(run, result.model_copy(update={"features": os.getpid()}))
+    )
     scenes = [scene for scene in faults.SCENES if scene.name == "train"]
     tally = faults.campaign(scenes, sample=1, seed=0, flips=1, scratch=tmp_path)
     assert sum(count for (_, what), count in tally.items() if what == "failures") == 1

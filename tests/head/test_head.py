@@ -28,8 +28,7 @@ def test_a_head_is_linear_where_nothing_else_acts(change):
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_leaves_a_model_in_its_mode(training):
     model = adapted("lora").train(training)
-    options = {"batch_size": 4, "workers": 0, "world": ALONE, "label": "scoring"}
-    predict(model, random_images(5), autocast=torch.autocast("cpu", enabled=False), **options)
+    predict(model, random_images(5), Trainer(**PLAIN).inference("scoring", workers=0, world=ALONE))
     assert model.training is training
     assert model.head.training is training
 
@@ -72,11 +71,11 @@ def test_near_ties_are_decided_by_what_is_larger_wherever_images_are_scored():
     model, data = adapted("linear"), random_images(6)
     close_call(model)
     trainer = Trainer(**{**PLAIN, "precision": "bf16"})
-    options = {"batch_size": 4, "workers": 0, "world": ALONE, "autocast": trainer.autocast(ALONE.device), "label": ""}
+    inference = trainer.inference("", workers=0, world=ALONE)
     everything = torch.ones(4, dtype=torch.bool)
     for found in (
-        predict(model, data, **options),
-        score(model, data, predictable=everything, before=None, **options)[0],
+        predict(model, data, inference),
+        score(model, data, inference, predictable=everything, before=None)[0],
     ):
         assert found.predicted.tolist() == [1] * 6
         assert (found.confidence - torch.tensor([5.0, 5.001, 0, 0]).softmax(0)[1]).abs().max() < 1e-6

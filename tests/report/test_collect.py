@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from made_up_runs import write_attempt, write_run
+from made_up_runs import DATA, write_attempt, write_run
 from peft_vision.core.config import ConfigError
 from peft_vision.report.collect import collect
 
@@ -113,7 +113,7 @@ def test_a_result_that_is_gone_from_a_finished_run_is_named(tmp_path):
         ('{"choices": ', r"result.json: cannot be read \(.*\)"),
         ("\ufffe", r"result.json: cannot be read \(.*\)"),
         ("[1, 2]", "result.json: Input should be .*"),
-        ('{"loss": 0.3}', "result.json: choices: Field required"),
+        ('{"loss": 0.3}', "result.json: name: Field required"),
     ],
 )
 def test_a_torn_or_foreign_result_is_named(text, reason, tmp_path):
@@ -129,7 +129,7 @@ def test_a_torn_or_foreign_result_is_named(text, reason, tmp_path):
         ({"metrics": {"test/accuracy": float("nan")}}, "test/accuracy is nan, should be a fraction from 0 to 1"),
         ({"metrics": {"test/accuracy": 97.5}}, "test/accuracy is 97.5, should be a fraction from 0 to 1"),
         ({"seed": "first"}, "result.json: seed: Input should be .*"),
-        ({"data": {"source": "mine", "images": {"train": 5}}}, "result.json: data.images.test: Field required"),
+        ({"data": {**DATA, "images": {"train": 5}}}, "result.json: data.images.test: Field required"),
         ({"config": {"method": {"_target_": "mypackage.Mine"}}}, "config.method._target_: no module 'mypackage' .*"),
         (
             {"config": {"method": {"_target_": "../.."}}},
@@ -225,7 +225,7 @@ def test_a_metric_that_is_no_number_leaves_the_run_out(name, tmp_path):
 
 def test_a_cost_that_is_no_number_leaves_the_run_out(tmp_path):
     folder = write_run(tmp_path, peak_mib=float("nan"))
-    assert left_out(tmp_path)[folder.name].startswith("cost/peak_mib is nan")
+    assert left_out(tmp_path)[folder.name].startswith("result.json: peak_mib: Input should be")
 
 
 def test_numbers_that_were_edited_into_words_are_named(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from made_up_runs import made_up_result
 from peft_vision.core.config import Busy, ConfigError
 from peft_vision.core.tensor_files import Damaged
 from peft_vision.runs.run import DiskFault, Run, place, tidy
@@ -59,7 +60,7 @@ def test_a_row_of_metrics_is_on_the_disk_before_anything_counts_on_it(run, monke
 
 def test_what_lies_in_the_way_of_an_unfinished_file_is_not_written_into(run):
     os.mkfifo(run.folder / ".result.json.unfinished")
-    run.write_result({"seed": 1})
+    run.write_result(made_up_result(seed=1))
     assert json.loads((run.folder / "result.json").read_text())["seed"] == 1
     assert names(run) == ["result.json"]
 
@@ -93,13 +94,13 @@ def test_who_enters_a_run_removes_what_a_killed_process_left_there(run):
 def test_a_result_ends_the_way_that_led_to_it(run):
     run.write_state(STATE)
     (run.folder / "failed.json").write_text("{}")
-    run.write_result({})
+    run.write_result(made_up_result())
     assert names(run) == ["result.json"]
 
 
 def test_a_state_that_cannot_be_removed_does_not_cost_the_result(run):
     (run.folder / "state.pt").mkdir()
-    run.write_result({"seed": 1})
+    run.write_result(made_up_result(seed=1))
     assert (run.folder / "result.json").is_file()
 
 

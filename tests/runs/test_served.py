@@ -44,7 +44,7 @@ def test_a_run_that_0_1_0_finished_is_found_and_the_upgrade_is_said(tmp_path):
 def test_another_order_of_parts_is_another_run_of_which_0_1_0_knew_nothing(tmp_path):
     lay("combined", tmp_path)
     whole = (*AS_WRITTEN, "method=combined", "trainer.epochs=2", "optimizer.weight_decay=0", f"runs={tmp_path}")
-    assert Served().result(composed(*whole, "method.parts=[lora,bitfit]"))["identity"].startswith("7b9f0c1a")
+    assert Served().result(composed(*whole, "method.parts=[lora,bitfit]")).identity.startswith("7b9f0c1a")
     assert Served().result(composed(*whole, "method.parts=[bitfit,lora]")) is None
 
 

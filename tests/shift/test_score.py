@@ -13,7 +13,7 @@ from peft_vision.features.source import Observed
 from peft_vision.features.table import tabulated
 from peft_vision.models.model import Model
 from peft_vision.shift.models import score
-from peft_vision.training.evaluate import Predictions
+from peft_vision.training.evaluate import InferencePass, Predictions
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 
@@ -44,8 +44,8 @@ def features(model: Model) -> Tensor:
 def scored(
     model: Model, *, source: Source = IMAGES, predictable: Tensor = EVERY_CLASS, before: Tensor | None = None
 ) -> tuple[Predictions, dict[str, float]]:
-    options = {"batch_size": 8, "workers": 0, "world": ALONE, "autocast": FP32, "label": "scoring"}
-    return score(model, source, predictable=predictable, before=before, **options)
+    inference = InferencePass(batch_size=8, workers=0, world=ALONE, autocast=FP32, label="scoring")
+    return score(model, source, inference, predictable=predictable, before=before)
 
 
 def evaluated(model: Model) -> dict[str, float]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from made_up_runs import made_up_result
 from peft_vision.core.config import ConfigError
 from peft_vision.runs.run import Run
 from peft_vision.sweep import view
@@ -45,7 +46,7 @@ def row(sweep_point: Point, epoch: int, accuracy: float) -> None:
 
 
 def done(sweep_point: Point, val: float, test: float) -> PointResult:
-    return PointResult(sweep_point, {"metrics": {"val/accuracy": val, "test/accuracy": test}}, None)
+    return PointResult(sweep_point, made_up_result(metrics={"val/accuracy": val, "test/accuracy": test}), None)
 
 
 def drawn(shown: View) -> list[str]:

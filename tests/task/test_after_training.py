@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from command import SMOKE, call, results, run_folder
+from made_up_runs import made_up_result
 from peft_vision.core import environment as module
 from peft_vision.core.config import ConfigError
 from peft_vision.core.environment import environment, git_commit, most_mib, peak_mib
@@ -149,8 +150,8 @@ def test_features_are_not_chosen_by_a_head_that_has_no_columns(tmp_path, monkeyp
 
 
 def test_a_value_that_json_does_not_know_is_written_all_the_same(tmp_path):
-    Run(tmp_path).write_result({"selection": {1.5: torch.float32}})
-    assert json.loads((tmp_path / "result.json").read_text())["selection"] == {"1.5": "torch.float32"}
+    Run(tmp_path).write_result(made_up_result(config={"data": {}, "mine": {1.5: torch.float32}}))
+    assert json.loads((tmp_path / "result.json").read_text())["config"]["mine"] == {"1.5": "torch.float32"}
 
 
 def test_what_cannot_be_shown_is_said_but_a_reader_that_left_is_no_fault(tmp_path, caplog):

@@ -224,8 +224,14 @@ def first_fault(error: ValidationError) -> str:
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as JSON keeps it, with a checksum of its values. What JSON does not know, of a user's own type,
     is kept as Python prints it."""
-    kept = json.loads(json.dumps(record, default=repr))
+    kept = json.loads(
+        json.dumps(record, default=lambda value: dict(value) if isinstance(value, Record) else repr(value))
+    )
     return {**kept, _CHECKSUM: _checksum(kept)}
+
+
+def _as_json(value: Any) -> Any:
+    return dict(value) if isinstance(value, Record) else repr(value)
 
 
 def unsealed(record: Any, path: Path) -> Any:

@@ -15,14 +15,14 @@ from peft_vision.core.identity import CODE, canonical, class_name, hashed
 from peft_vision.core.output import one_line
 from peft_vision.core.records import exists
 from peft_vision.core.trust import check_targets
-from peft_vision.report.run_files import Choice, InterpolationRecord, Result, Shifts, Solved, TuningResult, load, parsed
+from peft_vision.report.run_files import Choice, InterpolationRecord, Shifts, load, parsed
 from peft_vision.runs.experiment import KINDS, LATER
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import FRACTIONS, Result, SolverSelection
 
 OVER_SETS = ("mean", "worst")  # stand in place of a set's name in a metric
 TUNE = "tune"  # data.stage of runs that only compare settings, without test images
 _LARGEST = 1e30  # largest score, so that sums and squares are finite too
-_FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunRecord:
     metrics: Mapping[str, float]
     images: Mapping[str, int]
     marks: Mapping[str, str]
-    solved: Solved | None
+    solved: SolverSelection | None
     parameters: Mapping[str, int]
     curve: Mapping[float, Mapping[str, float]]
     alpha: float | None
@@ -91,11 +91,13 @@ def read(folder: Path) -> RunRecord:
         if failure is None and exists(folder / "adapter.safetensors") and not exists(folder / "state.pt"):
             raise ConfigError("result.json is gone, though the run was finished; its command trains it again")
         raise ConfigError("not finished" if failure is None else f"failed: {one_line(failure.partition(chr(10))[0])}")
-    raw = load(path)
-    result: Result = parsed(path, raw, TuningResult if _of_tuning(raw) else Result)
+    result: Result = parsed(path, load(path), Result)
     shifts: Shifts = _optional(folder / "ood.json", Shifts) or Shifts()
-    metrics = {**result.metrics, **shifts.metrics, **result.costs()}
+    metrics = {**result.metrics, **shifts.metrics, **_costs(result)}
     setting = settled(result.config)
+    _check_shown(result)
+    if "test" not in result.data.images and not is_tuning(setting):
+        raise ConfigError("result.json: data.images.test: Field required")
     if "test/accuracy" not in metrics and not is_tuning(setting):
         raise ConfigError("result.json: metrics: no test/accuracy")
     _check_sets(shifts)
@@ -104,23 +106,23 @@ def read(folder: Path) -> RunRecord:
         _check_scores(measured)
     return RunRecord(
         folder=folder,
-        method=result.choices.method,
-        backbone=result.choices.backbone,
-        data=result.choices.data,
+        method=result.choices["method"],
+        backbone=result.choices["backbone"],
+        data=result.choices["data"],
         seed=result.seed,
         setting=setting,
         source=result.data.source,
         group=result.data.group or "",
         weights=result.backbone.name,
-        choices=result.choices.model_dump(),
+        choices=result.choices,
         metrics=metrics,
         images={
-            **{split: count for split, count in result.data.images.model_dump().items() if count is not None},
+            **result.data.images,
             **{f"ood/{shift}": count for shift, count in shifts.images.items()},
         },
         marks={f"ood/{name}": split.model_dump_json() for name, split in shifts.splits.items()},
         solved=_solved(result.selection),
-        parameters=result.parameters.model_dump(),
+        parameters=dict(result.parameters),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
         choice=_optional(folder / "choice.json", Choice),
@@ -128,8 +130,8 @@ def read(folder: Path) -> RunRecord:
         twins=result.data.twins or {},
         rows_checksum=result.metrics_jsonl,
         origin=Origin(
-            version=result.environment.version,
-            commit=result.environment.git_commit or "",
+            version=result.environment.get("peft-vision", ""),
+            commit=result.environment.get("git_commit") or "",
             day=_day(path),
         ),
     )
@@ -142,11 +144,27 @@ def _day(path: Path) -> date:
         raise ConfigError(f"{path.name}: no day when it was written ({error})") from error
 
 
-def _of_tuning(raw: Any) -> bool:
-    """Return whether a result that is not validated yet belongs to a run with data.stage=tune."""
-    for key in ("config", "data"):
-        raw = raw.get(key) if isinstance(raw, dict) else None
-    return isinstance(raw, dict) and raw.get("stage") == TUNE
+def _check_shown(result: Result) -> None:
+    """Raise ConfigError for names that are no text, or longer than a page, a picture or a file name has room for."""
+    shown = {f"choices.{group}": (result.choices[group], 1, 100) for group in ("method", "backbone", "data")}
+    shown["backbone.name"] = (result.backbone.name, 0, 200)
+    shown["environment.peft-vision"] = (result.environment.get("peft-vision", ""), 0, 200)
+    shown["environment.git_commit"] = (result.environment.get("git_commit") or "", 0, 200)
+    for key, (text, least, most) in shown.items():
+        if not isinstance(text, str) or not least <= len(text) <= most:
+            raise ConfigError(f"result.json: {key}: should be a text of {least} to {most} characters")
+
+
+def _costs(result: Result) -> dict[str, float]:
+    """Return the costs that the result states, as cost/<name>."""
+    optimizer = result.optimizer
+    found = {
+        "state_mib": None if optimizer is None else optimizer.state_bytes / 2**20,
+        "gradient_mib": None if optimizer is None else optimizer.gradient_bytes / 2**20,
+        "peak_mib": result.peak_mib,
+        "train_seconds": result.train_seconds,
+    }
+    return {f"cost/{name}": value for name, value in found.items() if value is not None}
 
 
 def _optional(path: Path, model: type) -> Any:
@@ -175,7 +193,7 @@ def _curve(interpolation: InterpolationRecord) -> dict[float, dict[str, float]]:
     return curve
 
 
-def _solved(selection: Solved | None) -> Solved | None:
+def _solved(selection: SolverSelection | None) -> SolverSelection | None:
     """Return `selection` if its accuracies are those of the run itself, not of an earlier phase; else None."""
     if selection is None or selection.group != "optimizer":
         return None
@@ -187,7 +205,7 @@ def _solved(selection: Solved | None) -> Solved | None:
 def _check_scores(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         score = name.rpartition("/")[2]
-        if score in _FRACTIONS and not 0 <= value <= 1:  # false for NaN too
+        if score in FRACTIONS and not 0 <= value <= 1:  # false for NaN too
             raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
         too_much = _LARGEST < abs(value) < math.inf or value == -math.inf
         if too_much or (score == "loss" and not math.isfinite(value)):

@@ -238,8 +238,8 @@ class Experiment:
         if not any(Path(name).exists() for group in KINDS for name in files(getattr(other, group))):
             return True
         result = run.read_result()
-        skipped = 0 if result is None else result["data"]["corrupt_images_skipped"]
-        return result is not None and result["data"]["fingerprint"] == self.data.fingerprint(skipped=skipped)
+        skipped = 0 if result is None else result.data.corrupt_images_skipped
+        return result is not None and result.data.fingerprint == self.data.fingerprint(skipped=skipped)
 
 
 def open_store(

@@ -8,14 +8,12 @@ views             were fresh augmentations where there was no room to store them
 head.norm=batch   used statistics of parts of a batch, or of one process's images
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from peft_vision.backbone.load import Backbone
 from peft_vision.features.store import Features
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.optimizer.base import Optimizer
+from peft_vision.runs.run_records import Result
 from peft_vision.training.trainer import Trainer
 
 
@@ -27,15 +25,15 @@ def trained_otherwise(
     head: Head,
     trainer: Trainer,
     features: Features,
-    result: Mapping[str, Any] | None,
+    result: Result | None,
 ) -> bool:
     """Return whether version 0.1.0 trained something else with these values. `result`: that of the run in question,
     None if it has not ended."""
-    environment = {} if result is None else result["environment"]
+    environment = {} if result is None else result.environment
     on_gpu = environment.get("device", "cpu") != "cpu"
     rounded = trainer.precision == "bf16" or (trainer.precision == "auto" and on_gpu)
-    splits = {} if result is None else result["store"]["splits"]
-    without_room = features.views > 0 and (result is None or splits["train"]["reason"] is not None)
+    splits = {} if result is None else result.store.splits
+    without_room = features.views > 0 and (result is None or splits["train"].reason is not None)
     in_parts = trainer.accumulate != 1 or environment.get("processes", 1) > 1
     return (
         method.trained_otherwise(drops=backbone.drops)

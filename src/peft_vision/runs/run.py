@@ -31,20 +31,10 @@ import yaml
 
 from peft_vision.core.config import Busy, ConfigError, Pruned
 from peft_vision.core.guide import fault
-from peft_vision.core.records import (
-    Record,
-    Unreadable,
-    exists,
-    read_bytes,
-    read_json,
-    read_yaml,
-    sealed,
-    unsealed,
-    validated,
-)
+from peft_vision.core.records import Unreadable, exists, read_bytes, read_yaml, sealed
 from peft_vision.core.sharing import Lock
 from peft_vision.core.tensor_files import Damaged, read_state, write_state
-from peft_vision.runs.run_records import ChoiceRecord, FailureRecord, ResultRecord, ShiftsRecord
+from peft_vision.runs.run_records import ChoiceRecord, FailureRecord, Result, ShiftsRecord, read_checked
 
 logger = logging.getLogger("peft_vision")
 _OF_A_STATE = {"tuned", "standing", "origin"}
@@ -52,7 +42,6 @@ _METRICS = "metrics_crc32"  # in a state: of the metrics up to then; states of v
 OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
 _UNFINISHED = ".unfinished"
 _TRIES = 100
-_REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
 
 
 class DiskFault(ConfigError):
@@ -65,9 +54,9 @@ class Run:
 
     folder: Path
 
-    def read_result(self) -> dict[str, Any] | None:
+    def read_result(self) -> Result | None:
         """Return the result of a run that is done, None for any other."""
-        return _read(self.folder / "result.json", ResultRecord)
+        return Result.read(self.folder)
 
     def read_state(self) -> dict[str, Any] | None:
         """Return the newest saved state, on the CPU, or None without one. Raise Damaged if it is not what was written,
@@ -153,8 +142,8 @@ class Run:
 
     def read_failure(self) -> str | None:
         """Return why the run stopped, if it did by itself and has not been finished since."""
-        record = _read(self.folder / "failed.json", FailureRecord)
-        return None if record is None else record["error"]
+        _, record = read_checked(self.folder / "failed.json", FailureRecord)
+        return None if record is None else record.error
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -207,9 +196,9 @@ class Run:
         whole = {**state, _METRICS: zlib.crc32(self._metrics())}
         place(self.folder / "state.pt", lambda path: write_state(whole, path))
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: Result) -> None:
         """Write the result and end the run. A value of a user's own type is written as Python prints it."""
-        _write(self.folder / "result.json", result)
+        _write(self.folder / "result.json", dict(result))
         self.forget_way()
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:
@@ -227,7 +216,7 @@ class Run:
 
     def read_ood(self) -> dict[str, Any] | None:
         """Return the record of what has been scored out of distribution, or None if there is none."""
-        return _read(self.folder / "ood.json", ShiftsRecord)
+        return read_checked(self.folder / "ood.json", ShiftsRecord)[0]
 
     def write_ood(self, record: Mapping[str, Any]) -> None:
         """Replace the record of what has been scored out of distribution."""
@@ -235,21 +224,11 @@ class Run:
 
     def read_choice(self) -> dict[str, Any] | None:
         """Return how a tuning chose the run's setting, or None if none did."""
-        return _read(self.folder / "choice.json", ChoiceRecord)
+        return read_checked(self.folder / "choice.json", ChoiceRecord)[0]
 
     def write_choice(self, record: Mapping[str, Any]) -> None:
         """Replace the record of how the run's setting was chosen."""
         _write(self.folder / "choice.json", record)
-
-
-def _read(path: Path, kind: type[Record]) -> dict[str, Any] | None:
-    """Return the file as a record of this `kind`, or None if there is no file. Raise ConfigError if it does not fit:
-    files are written whole, so it was edited or truncated, or is of another version."""
-    if not exists(path):
-        return None
-    record = unsealed(read_json(path.absolute(), remedy=_REMEDY), path)
-    validated(record, path.absolute(), kind, remedy=_REMEDY)
-    return record
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,98 +1,177 @@
-"""This module checks the files in a run's folder from which a later command continues: result.json, ood.json,
-choice.json and failed.json. A report requires less, and leaves out what it cannot use: `report.run_files`."""
+"""This module defines the records in a run's folder: result.json, which every reader reads as a `Result`, and what a
+later command continues from in ood.json, choice.json and failed.json. A report leaves out what it cannot use of the
+last three: `report.run_files`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, WrapValidator, model_validator
 
-from peft_vision.core.records import Count, Finite, Name, Record, Seed
+from peft_vision.core.records import (
+    Count,
+    Finite,
+    Model,
+    Name,
+    Record,
+    Seed,
+    Unreadable,
+    exists,
+    read_json,
+    unsealed,
+    validated,
+)
 
 ID_SPLITS = ("val", "test")
-_FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
-_Costs = Annotated[float, Field(ge=0, le=1e15)]
+_COMPARED = ("method", "backbone", "data")
+FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
+_REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
+
+
+def _as_written(value: Any, check: Any) -> Any:
+    """Return the checked value itself, so that a whole number that stands for a float is written as one again."""
+    check(value)
+    return value
+
+
+def _with_choices(choices: dict[str, Any]) -> dict[str, Any]:
+    for group in _COMPARED:
+        if not isinstance(choices.get(group), str):
+            raise ValueError(f"{group} should be the name of an option")
+    return choices
+
+
+_Short = Annotated[str, StringConstraints(max_length=200)]
+_Costs = Annotated[float, Field(ge=0, le=1e15), WrapValidator(_as_written)]
 _Positive = Annotated[int, Field(ge=1, le=2**53)]
+_Metrics = Annotated[dict[_Short, Annotated[float, WrapValidator(_as_written)]], Field(max_length=5000)]
 
 
-class _Choices(Record):
-    method: Name
-    backbone: Name
-    data: Name
+class DataFacts(Record):
+    """The facts about a run's images. `images`: their number by split; `twins`: how many pictures of a split are in
+    another too, by pair of splits, None in results of version 0.1.0."""
 
-
-class _Data(Record):
-    images: dict[Name, _Positive]
+    source: str
+    group: _Short | None = None
+    provenance: dict[Name, Any] = Field(default_factory=dict)
     fingerprint: Name
+    images: dict[Name, _Positive]
+    classes: Count = 0
     corrupt_images_skipped: Count
-    twins: dict[Name, Count] | None = None
+    twins: Annotated[dict[_Short, Count], Field(max_length=9)] | None = None
 
 
-class _Parameters(Record):
+class BackboneFacts(Record, extra="allow"):
+    """The name of a backbone's weights, and whatever else the adapter file says of them."""
+
+    name: Name
+
+
+class ParameterFacts(Record):
+    """The numbers of parameters: trained ones of the method and the head, and all of the backbone."""
+
     method: Count
     head: Count
     backbone: _Positive
 
 
-class _Held(Record):
-    computed: bool | list[Any]
+class StoredSplit(Record):
+    """The outcome of one split in the feature store, in the fields of its `SplitCacheStatus`."""
+
+    key: Name | None = None
+    reason: str | None = None
+    found: Sequence[Any] = ()
+    computed: bool | Sequence[Any]
+    num_bytes: Count = 0
+    bytes_in_memory: Count = 0
     seconds: _Costs
 
 
-class _Store(Record):
-    splits: dict[Name, _Held]
+class StoreUse(Record):
+    """The use that a run made of the feature store; `peak_mib`: the memory that filling it took, in MiB."""
+
+    splits: dict[Name, StoredSplit]
+    peak_mib: _Costs | None = None
 
 
-class _Footprint(Record):
+class OptimizerFootprint(Record):
+    """The memory of an optimizer in bytes, and what it did besides stepping."""
+
     state_bytes: _Costs
     gradient_bytes: _Costs
-    refreshes: Count
-    refresh_seconds: _Costs
-    skipped_gradients: Count
+    refreshes: Count = 0
+    refresh_seconds: _Costs = 0.0
+    skipped_gradients: Count = 0
 
 
-class _Selection(Record):
+class SolverSelection(Record):
+    """The settings that the solver of one phase, in config group `group`, tried within the run."""
+
+    group: _Short
+    chosen: Annotated[dict[_Short, Annotated[Finite, WrapValidator(_as_written)]], Field(max_length=20)]
     settings: _Positive
     rule: str
-    group: Name
-    chosen: dict[Name, Finite]
-    tried: Annotated[list[dict[Name, float]], Field(min_length=1)]
+    tried: Annotated[list[_Metrics], Field(min_length=1, max_length=10_000)]
 
     @model_validator(mode="after")
-    def _whole(self) -> "_Selection":
+    def _whole(self) -> "SolverSelection":
         for key in (*self.chosen, "val/accuracy"):
             if not all(key in row for row in self.tried) and (key in self.chosen or self.settings > 1):
                 raise ValueError(f"a setting that was tried without {key}")
         return self
 
 
-class ResultRecord(Record):
-    """A record of the content of result.json."""
+class Result(Record):
+    """The content of result.json, in the order in which it is written. Fields with a default are missing in results of
+    early versions. `choices`: the option chosen in each config group; `features`: how many the head reads;
+    `checkpoint`: the checksum of the user's own weights file; `test_reads`: how often the test images were scored;
+    `peak_mib`: None where the system does not report it; `metrics_jsonl`: the checksum of metrics.jsonl."""
 
+    name: Name
     identity: Name
-    choices: _Choices
+    choices: Annotated[dict[Name, Any], AfterValidator(_with_choices)]
     seed: Seed
-    data: _Data
-    metrics: dict[Name, float]
-    parameters: _Parameters
+    data: DataFacts
+    backbone: BackboneFacts
+    checkpoint: Name | None = None
+    preprocessing: dict[Name, Any] = Field(default_factory=dict)
+    parameters: ParameterFacts
     features: _Positive
-    selection: _Selection | None
-    store: _Store
-    optimizer: _Footprint | None = None
+    selection: SolverSelection | None
+    kept_epochs: dict[Name, Any] = Field(default_factory=dict)
+    metrics: _Metrics
+    test_reads: Count = 0
+    backbone_images: dict[Name, Count] = Field(default_factory=dict)
+    store: StoreUse
+    optimizer: OptimizerFootprint | None = None
+    inputs: dict[str, Any] | None = None
     images_per_second: _Costs
-    peak_mib: _Costs | None  # None where the system does not report it
+    peak_mib: _Costs | None
+    train_seconds: _Costs | None = None
     wall_seconds: _Costs
     environment: dict[Name, Any]
     config: dict[Name, Any]
+    metrics_jsonl: _Short | None = None
 
-    @model_validator(mode="after")
-    def _scored(self) -> "ResultRecord":
+    @classmethod
+    def read(cls, folder: Path) -> "Result | None":
+        """Return the result in a run's folder, None for a run that is not done. Raise Unreadable if it does not fit, or
+        lacks scores."""
+        path = folder / "result.json"
+        _, result = read_checked(path, cls)
+        try:
+            return result and result._scored()
+        except ValueError as error:
+            raise Unreadable(path.absolute(), f"Value error, {error}", _REMEDY) from error
+
+    def _scored(self) -> "Result":
         for split in ("train", *ID_SPLITS):
             scored = f"{split}/accuracy" in self.metrics
             if scored and split not in self.data.images:
                 raise ValueError(f"data.images: no {split}, of which there are metrics")
             if not scored and (split == "train" or split not in self.data.images):
                 continue
-            missing = [name for name in _FRACTIONS if f"{split}/{name}" not in self.metrics]
+            missing = [name for name in FRACTIONS if f"{split}/{name}" not in self.metrics]
             if missing:
                 raise ValueError(f"metrics: no {split}/{missing[0]}")
         check_fractions(self.metrics)
@@ -101,7 +180,19 @@ class ResultRecord(Record):
         return self
 
 
-class _Split(Record):
+def read_checked(path: Path, kind: type[Model]) -> tuple[Any, Model] | tuple[None, None]:
+    """Return the values in a sealed file, and the same as a record of this `kind`; None twice if there is no file.
+    Raise Unreadable if they do not fit: files are written whole, so it was edited or truncated, or is of another
+    version."""
+    if not exists(path):
+        return None, None
+    values = unsealed(read_json(path.absolute(), remedy=_REMEDY), path)
+    return values, validated(values, path.absolute(), kind, remedy=_REMEDY)
+
+
+class ScoredSplit(Record):
+    """The scores of each model on a split or a shift; `reads`: how often scoring it has begun."""
+
     mark: Name
     images: _Positive
     reads: Count
@@ -110,7 +201,7 @@ class _Split(Record):
     scores: dict[Name, dict[Name, float]]
 
     @model_validator(mode="after")
-    def _scored(self) -> "_Split":
+    def _scored(self) -> "ScoredSplit":
         for model, metrics in self.scores.items():
             if "accuracy" not in metrics:
                 raise ValueError(f"scores.{model}: no accuracy")
@@ -121,7 +212,7 @@ class _Split(Record):
 class ShiftsRecord(Record):
     """A record of the content of ood.json, whose summary is computed anew from `splits`."""
 
-    splits: dict[Name, _Split]
+    splits: dict[Name, ScoredSplit]
 
     @model_validator(mode="after")
     def _alike(self) -> "ShiftsRecord":
@@ -152,7 +243,7 @@ class FailureRecord(Record):
 def check_fractions(metrics: Mapping[str, float]) -> None:
     """Raise ValueError for an accuracy or a calibration error that is not a fraction from 0 to 1."""
     for name, value in metrics.items():
-        if name.rpartition("/")[2] in _FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
+        if name.rpartition("/")[2] in FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
             raise ValueError(f"{name} is {value:g}, should be a fraction from 0 to 1")
 
 

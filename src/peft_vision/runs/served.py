@@ -14,6 +14,7 @@ from peft_vision import __version__
 from peft_vision.core.config import ConfigError
 from peft_vision.data.reading import file_sum
 from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run_records import Result
 
 _log = logging.getLogger("peft_vision")
 _PACKAGES = ("torch", "timm")  # whose next version may compute something else
@@ -28,7 +29,7 @@ class Served:
     _found: dict[str, Any] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
-    def result(self, experiment: Experiment) -> dict[str, Any] | None:
+    def result(self, experiment: Experiment) -> Result | None:
         """Return the result of a finished run, or None if there is none. Raise ConfigError if another run is in its
         folder, or if its images or weights have changed since."""
         result = experiment.run.read_result()
@@ -36,22 +37,22 @@ class Served:
             return None
         folder = experiment.run.folder
         if not _is_of(result, experiment):
-            raise ConfigError(f"{folder} holds another run, {result['identity']}\nmove it away, or set runs=FOLDER")
+            raise ConfigError(f"{folder} holds another run, {result.identity}\nmove it away, or set runs=FOLDER")
         for key, was, now in (*self._images(experiment, result), *self._weights(experiment, result)):
             if now is not None and was != now:
                 raise ConfigError(
                     f"{key}: no longer what it was when {folder} was trained\n"
                     "restore it, delete that folder to train anew, or set runs=FOLDER"
                 )
-        self._mention_upgrade(result["environment"])
+        self._mention_upgrade(result.environment)
         return result
 
-    def _images(self, experiment: Experiment, result: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    def _images(self, experiment: Experiment, result: Result) -> list[tuple[str, str, str | None]]:
         known = experiment.data.known()
         if known is not None and sum(known.images.values()) > _MOST_IMAGES:
             self._say(f"{experiment.choices['data']}: its images were not compared with those of the finished run")
             return []
-        skipped = result["data"]["corrupt_images_skipped"]
+        skipped = result.data.corrupt_images_skipped
         key = repr((experiment.data, skipped))
         if key not in self._found:
             try:
@@ -59,12 +60,12 @@ class Served:
             except ConfigError as error:
                 self._found[key] = None
                 self._say(f"the images are not compared with those of the finished run; {str(error).splitlines()[0]}")
-        return [("data", result["data"]["fingerprint"], self._found[key])]
+        return [("data", result.data.fingerprint, self._found[key])]
 
-    def _weights(self, experiment: Experiment, result: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    def _weights(self, experiment: Experiment, result: Result) -> list[tuple[str, str, str | None]]:
         """Return the key and the checksums, then and now, of a local weights file; an empty list for shipped weights
         and those of the hub, which do not change under their name."""
-        given, was = experiment.config["backbone"], result.get("checkpoint")
+        given, was = experiment.config["backbone"], result.checkpoint
         name = given["name"] if given["checkpoint"] is None else given["checkpoint"]
         if was is None:
             return []
@@ -90,10 +91,10 @@ class Served:
             _log.info("%s", line)
 
 
-def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
+def _is_of(result: Result, experiment: Experiment) -> bool:
     """Return whether whole identities are equal, since a folder's name holds only the beginning of one; or whole
     configs, for a result of version 0.1.0, or one whose files have been moved since."""
-    return result["identity"] == experiment.identity or experiment.is_of(result["config"])
+    return result.identity == experiment.identity or experiment.is_of(result.config)
 
 
 def checkpoint_sum(experiment: Experiment) -> str | None:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -21,7 +20,7 @@ from peft_vision.models.adapter import Recipe, load_probe
 from peft_vision.models.model import Model
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.saved import Saved, open_saved
-from peft_vision.training.evaluate import Predictions, columns, judge
+from peft_vision.training.evaluate import InferencePass, Predictions, columns, judge
 from peft_vision.training.phases import begin_next_phase
 
 FINAL, PROBE = "final", "probe"
@@ -100,12 +99,12 @@ class Models:
 
 
 def score(
-    model: Model, source: Source, *, predictable: Tensor, before: Tensor | None, **options: Any
+    model: Model, source: Source, inference: InferencePass, *, predictable: Tensor, before: Tensor | None
 ) -> tuple[Predictions, dict[str, float]]:
     """Return the predictions among the classes that are `predictable`, (num_classes,) bool, and the mean distances from
-    the features `before`, (n, D), or no distances without them. `options` are those of `columns`."""
+    the features `before`, (n, D), or no distances without them."""
     kinds = model.readout.reads | {"features"}
-    hidden = ~predictable.to(options["world"].device)
+    hidden = ~predictable.to(inference.world.device)
 
     def look(seen: Tensor | Observation, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         if isinstance(seen, Tensor):
@@ -118,7 +117,7 @@ def score(
             image_distances = (seen.features.float().cpu() - before[indices]).norm(dim=1)
         return (*judge(logits, labels), image_distances)
 
-    *predictions, distances = columns(model, source, look, **options)
+    *predictions, distances = columns(model, source, look, inference)
     if before is None:
         return Predictions(*predictions), {}
     distance = distances.double().mean().item()

@@ -20,24 +20,24 @@ from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment, open_store
+from peft_vision.runs.run_records import ID_SPLITS, Result
 from peft_vision.shift.marks import current, marks_of, summarised
 from peft_vision.shift.models import FINAL, PROBE, Models, at, score
 
 _log = logging.getLogger("peft_vision")
-ID_SPLITS = ("val", "test")
 NO_VALIDATION = "interpolation: no validation images to choose alpha by; set data.val_fraction"
 
 
-def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World) -> dict[str, Any] | None:
+def score_shifts(experiment: Experiment, result: Result, world: World) -> dict[str, Any] | None:
     """Return the record, brought up to date, or None if nothing was asked for. Every process computes, and the main one
     writes."""
     if not _asked(experiment):
         return None
-    if experiment.interpolation.alphas and not result["parameters"]["method"]:
+    if experiment.interpolation.alphas and not result.parameters.method:
         _log.info("%-9s %s tunes a head alone: there is nothing to interpolate", "ood", experiment.choices["method"])
-    if any(name.startswith("probe/") for name in result["metrics"]) and not experiment.run.probe.is_file():
+    if any(name.startswith("probe/") for name in result.metrics) and not experiment.run.probe.is_file():
         _log.warning("%-9s %s is gone; the head that was fitted first is left out", "ood", experiment.run.probe)
-    record, due = _standing(experiment, result, world.agree(experiment.run.read_ood()))
+    record, due = _remaining(experiment, result, world.agree(experiment.run.read_ood()))
     wanted = _wanted(experiment, result)
     if due:
         scorer = _Scorer(experiment, result, world, record, wanted)
@@ -51,12 +51,12 @@ def score_shifts(experiment: Experiment, result: Mapping[str, Any], world: World
     return record
 
 
-def is_scored(experiment: Experiment, result: Mapping[str, Any]) -> bool:
+def is_scored(experiment: Experiment, result: Result) -> bool:
     """Return whether the record is already what `score_shifts` would make it."""
     if not _asked(experiment):
         return True
     before = experiment.run.read_ood()
-    record, due = _standing(experiment, result, before)
+    record, due = _remaining(experiment, result, before)
     return not due and before == {**record, **_summary(record, experiment, _wanted(experiment, result))}
 
 
@@ -65,8 +65,8 @@ def _asked(experiment: Experiment) -> bool:
     return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
-def _standing(
-    experiment: Experiment, result: Mapping[str, Any], before: Mapping[str, Any] | None
+def _remaining(
+    experiment: Experiment, result: Result, before: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the record without entries whose images are no longer those asked for, and the splits and sets left to
     score."""
@@ -83,7 +83,7 @@ class _Scorer:
     def __init__(
         self,
         experiment: Experiment,
-        result: Mapping[str, Any],
+        result: Result,
         world: World,
         record: dict[str, Any],
         wanted: Mapping[str, frozenset[str]],
@@ -100,9 +100,9 @@ class _Scorer:
         if not splits:
             return
         # only reading the training images shows which are corrupt, and so no part of the fingerprint
-        read = SPLITS if self._result["data"]["corrupt_images_skipped"] else set(splits)
+        read = SPLITS if self._result.data.corrupt_images_skipped else set(splits)
         loaded = self.experiment.data.load(self.models.recipe.preprocessing, read=read)
-        if loaded.fingerprint != self._result["data"]["fingerprint"]:
+        if loaded.fingerprint != self._result.data.fingerprint:
             raise ConfigError(f"data: no longer what {self.experiment.run.folder} was trained on; restore it")
         for split in splits:
             images = loaded.parts()[split]
@@ -146,16 +146,14 @@ class _Scorer:
         self._write()
         before = self._features(self.pretrained, split, images)
         for name, model in self._candidates(split):
+            label = f"scoring {split}" if name == FINAL else f"scoring {split}, {name}"
+            trainer, workers = self.experiment.trainer, self.experiment.data.workers
             predictions, distances = score(
                 model,
                 self._source(model, split, images),
+                trainer.inference(label, workers=workers, world=self.world),
                 predictable=predictable,
                 before=before if name in (FINAL, PROBE) else None,
-                batch_size=self.experiment.trainer.eval_batch_size,
-                workers=self.experiment.data.workers,
-                world=self.world,
-                autocast=self.experiment.trainer.autocast(self.world.device),
-                label=f"scoring {split}" if name == FINAL else f"scoring {split}, {name}",
             )
             entry["scores"][name] = {**predictions.metrics(), **distances}
         self._write()
@@ -191,13 +189,13 @@ class _Scorer:
             self.experiment.run.write_ood(self.record)
 
 
-def _wanted(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+def _wanted(experiment: Experiment, result: Result) -> dict[str, frozenset[str]]:
     """Return the names of the models to score on `val`, on `test` and on every shift (`ood`). ConfigError for
     interpolation without validation images."""
     models = {FINAL} | ({PROBE} if experiment.run.probe.is_file() else set())
     alphas = set()
-    if experiment.interpolation.alphas and result["parameters"]["method"]:
-        if "val" not in result["data"]["images"]:
+    if experiment.interpolation.alphas and result.parameters.method:
+        if "val" not in result.data.images:
             raise ConfigError(NO_VALIDATION)
         alphas = {at(alpha) for alpha in experiment.interpolation.alphas}
     return {"val": frozenset(alphas), "test": frozenset(models | alphas), "ood": frozenset(models | alphas)}

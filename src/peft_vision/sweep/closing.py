@@ -22,7 +22,7 @@ def close(ended: Sequence[PointResult], options: Options | None, name: str, *, i
     done = [outcome for outcome in ended if outcome.result is not None]
     if not done:
         return
-    tested = [outcome for outcome in done if "test/accuracy" in outcome.result["metrics"]]
+    tested = [outcome for outcome in done if "test/accuracy" in outcome.result.metrics]
     reported = options is not None and bool(tested)
     folders = list(dict.fromkeys(outcome.point.folder().parent for outcome in (tested or done)))
     folder = folders[0] / "report"
@@ -63,7 +63,7 @@ def _show(report: ReportContent, log: Log) -> None:
 
 def means(ended: Sequence[PointResult]) -> dict[str, float]:
     """Return the mean over the runs of each numeric metric that all of them have."""
-    metrics = [outcome.result["metrics"] for outcome in ended]
+    metrics = [outcome.result.metrics for outcome in ended]
     shared = [key for key in metrics[0] if all(isinstance(run_metrics.get(key), Real) for run_metrics in metrics)]
     return {key: fmean(run_metrics[key] for run_metrics in metrics) for key in shared}
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from peft_vision.core.composition import Request
 from peft_vision.core.config import Busy, ConfigError, build
 from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run_records import Result
 from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import is_scored
 from peft_vision.task.base import Task
@@ -85,7 +86,7 @@ class PointResult:
     train. `fault`: the error that it failed with, or None."""
 
     point: Point
-    result: Mapping[str, Any] | None
+    result: Result | None
     fault: Exception | None
 
     def is_busy(self) -> bool:

@@ -142,11 +142,11 @@ def _word(outcome: PointResult, *, skipped: bool) -> str:
 
 def validation(outcome: PointResult) -> float | None:
     """Return the validation accuracy, by which points are compared; None if there is none."""
-    return None if outcome.result is None else outcome.result["metrics"].get("val/accuracy")
+    return None if outcome.result is None else outcome.result.metrics.get("val/accuracy")
 
 
 def _figures(outcome: PointResult) -> str:
-    metrics = outcome.result["metrics"] if outcome.result else {}
+    metrics = outcome.result.metrics if outcome.result else {}
     shown = [
         f"{split} {100 * metrics[f'{split}/accuracy']:.2f} %"
         for split in ("val", "test")

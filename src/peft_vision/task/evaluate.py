@@ -74,7 +74,7 @@ def _name(folder: Path) -> str:
     result = None
     with suppress(ConfigError):  # the adapter can be scored without a readable result
         result = Run(folder).read_result()
-    return "own" if result is None else result["choices"]["data"]
+    return "own" if result is None else result.choices["data"]
 
 
 _log = logging.getLogger("peft_vision")

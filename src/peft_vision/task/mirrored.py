@@ -11,6 +11,7 @@ from peft_vision.core.guide import fault, is_homeless
 from peft_vision.core.records import Unreadable, read_json_lines
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run, mirrored_as
+from peft_vision.runs.run_records import Result
 from peft_vision.tracker.trackers import Log
 
 _log = logging.getLogger("peft_vision")
@@ -102,7 +103,7 @@ def tell_epochs(log: Log, experiment: Experiment) -> None:
             log.metrics(row, step=row["epoch"])
 
 
-def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> None:
+def tell_again(experiment: Experiment, run: Run, result: Result) -> None:
     """Send the epochs and the summary of a run that was finished before, if a W&B agent waits."""
     if not experiment.tracker.is_awaited():
         return
@@ -111,7 +112,7 @@ def tell_again(experiment: Experiment, run: Run, result: Mapping[str, Any]) -> N
         log.summary(summary(result))
 
 
-def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+def summary(result: Result) -> dict[str, Any]:
     """Return the metrics of a run, its costs and its optimizer's footprint in one dict."""
-    costs = {name: result[name] for name in _COSTS if name in result}
-    return {**result["metrics"], **costs, **(result.get("optimizer") or {})}
+    costs = {name: getattr(result, name) for name in _COSTS if name in result.model_fields_set}
+    return {**result.metrics, **costs, **dict(result.optimizer or {})}

@@ -43,19 +43,19 @@ def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Tr
             raise ConfigError(
                 f"{group}: no longer what it was when {run.folder} began; restore it, or delete that folder"
             )
-    standing = _standing(state["standing"], run)
-    if standing.epochs > len(model.phases) * experiment.trainer.epochs:
-        raise Damaged(f"it is of epoch {standing.epochs}, which this run does not have")
-    begin_phases(model, standing, trainer=experiment.trainer, seed=experiment.seed)
+    train_state = _train_state(state["standing"], run)
+    if train_state.epochs > len(model.phases) * experiment.trainer.epochs:
+        raise Damaged(f"it is of epoch {train_state.epochs}, which this run does not have")
+    begin_phases(model, train_state, trainer=experiment.trainer, seed=experiment.seed)
     check_tensors(state["tuned"], model.tuned_state(), "its tensors")
-    if standing.best is not None:
-        check_tensors(standing.best.get("tuned"), model.tuned_state(), "the tensors of its best epoch")
-    _check_probe(standing, run)
+    if train_state.best is not None:
+        check_tensors(train_state.best.get("tuned"), model.tuned_state(), "the tensors of its best epoch")
+    _check_probe(train_state, run)
     load_tuned(model, state["tuned"])
-    return standing
+    return train_state
 
 
-def _standing(values: Mapping[str, Any], run: Run) -> TrainState:
+def _train_state(values: Mapping[str, Any], run: Run) -> TrainState:
     """Build the state of training from saved values. Damaged for a value of a wrong type or an impossible one;
     ConfigError for names of another version."""
     types = get_type_hints(TrainState)
@@ -66,17 +66,17 @@ def _standing(values: Mapping[str, Any], run: Run) -> TrainState:
             TypeAdapter(types[name]).validate_python(value, strict=True)
         except ValidationError as error:
             raise Damaged(f"its {name}: {error.errors()[0]['msg']}") from error
-    standing = TrainState(**values)
-    counts = [getattr(standing, name) for name in _COUNTS]
-    seconds = [getattr(standing, name) for name in _SECONDS]
+    train_state = TrainState(**values)
+    counts = [getattr(train_state, name) for name in _COUNTS]
+    seconds = [getattr(train_state, name) for name in _SECONDS]
     if min(counts) < 0 or not all(0 <= value < math.inf for value in seconds):  # false for NaN too
         raise Damaged("its counts are none")
-    return standing
+    return train_state
 
 
-def _check_probe(standing: TrainState, run: Run) -> None:
+def _check_probe(train_state: TrainState, run: Run) -> None:
     """Raise Damaged if the probe that a finished phase saved cannot be read."""
-    if standing.probe:
+    if train_state.probe:
         try:
             read_adapter(run.probe)
         except (OSError, ValueError, Unreadable) as error:
@@ -86,10 +86,10 @@ def _check_probe(standing: TrainState, run: Run) -> None:
 def resumed(model: Model, splits: Splits, run: Run, experiment: Experiment, here: World) -> TrainState:
     """Resume the run in every process; raise Damaged in all of them if any finds the state damaged."""
     try:
-        standing, damage = resume(model, splits, run, experiment), None
+        train_state, damage = resume(model, splits, run, experiment), None
     except Damaged as error:
-        standing, damage = TrainState(), str(error)
+        train_state, damage = TrainState(), str(error)
     found = [each for each in here.gather(damage) if each is not None]
     if found:
         raise Damaged(found[0])
-    return standing
+    return train_state

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from time import monotonic
 from typing import Any
@@ -29,6 +29,7 @@ from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import Result
 from peft_vision.runs.served import checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION
 from peft_vision.task.mirrored import mirrored, summary, tell_epochs
@@ -36,7 +37,6 @@ from peft_vision.task.resuming import origin, resumed
 from peft_vision.tracker.trackers import Log
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
-from peft_vision.training.pruner import Pruner
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.whole_batch import check_whole_batch
 
@@ -63,6 +63,8 @@ def rehearse(model: Model, facts: Mapping[str, Any]) -> None:
 
 
 logger = logging.getLogger("peft_vision")
+Pruner = Callable[[int, float], str | None]
+"""Given an epoch (from 1) of the last phase and its validation accuracy, a pruner returns why to give up, or None."""
 
 
 class TrainingSession:
@@ -152,14 +154,14 @@ class TrainingSession:
         self.state.test_reads += self.splits.test is not None
         self._save(self.state)  # before the test set is scored: a run killed there scores it again, and counts both
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Result:
         """Score the model, write the adapter and the result, and return the result."""
         metrics = {**self._score(), **self.state.probe}
         result = self._result(metrics)
         if self.log is not None:
             self.run.place_adapter(lambda path: write_adapter(self.model, path))
             rows = lines_checksum(self.run.folder / "metrics.jsonl")
-            self.run.write_result({**result, "metrics_jsonl": rows})
+            self.run.write_result(result.model_copy(update={"metrics_jsonl": rows}))
             self.log.summary(summary(result))
         return result
 
@@ -205,28 +207,28 @@ class TrainingSession:
         shares = self.here.gather({split: images.handed_out for split, images in parts.items()})
         return {split: self.earlier_images.get(split, 0) + sum(share[split] for share in shares) for split in parts}
 
-    def _result(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def _result(self, metrics: Mapping[str, float]) -> Result:
         """Return the content of result.json."""
         state, counts = self.state, self.model.parameter_counts()
-        return {
+        return Result(
             **self.facts,
-            "parameters": {"method": counts.method, "head": counts.head, "backbone": self.backbone_size},
-            "features": _features_read(self.model),
-            "selection": state.selection,
-            "kept_epochs": state.kept_epochs,
-            "metrics": metrics,
-            "test_reads": state.test_reads + (state.rows if self.experiment.data.stage == "peek" else 0),
-            "backbone_images": self._backbone_images(),
-            "store": {"splits": self.store.record(), "peak_mib": self.store_peak},
-            "optimizer": state.footprint,
-            "inputs": state.inputs,
-            "images_per_second": state.stepped_epochs * len(self.splits.train) / max(state.stepped_seconds, 1e-9),
-            "peak_mib": self.peak,
-            "train_seconds": state.train_seconds,
-            "wall_seconds": monotonic() - self.started,
-            "environment": self.environment,
-            "config": self.experiment.config,
-        }
+            parameters={"method": counts.method, "head": counts.head, "backbone": self.backbone_size},
+            features=_features_read(self.model),
+            selection=state.selection,
+            kept_epochs=state.kept_epochs,
+            metrics=metrics,
+            test_reads=state.test_reads + (state.rows if self.experiment.data.stage == "peek" else 0),
+            backbone_images=self._backbone_images(),
+            store={"splits": self.store.record(), "peak_mib": self.store_peak},
+            optimizer=state.footprint,
+            inputs=state.inputs,
+            images_per_second=state.stepped_epochs * len(self.splits.train) / max(state.stepped_seconds, 1e-9),
+            peak_mib=self.peak,
+            train_seconds=state.train_seconds,
+            wall_seconds=monotonic() - self.started,
+            environment=self.environment,
+            config=self.experiment.config,
+        )
 
     def _announce(self) -> None:
         """Log the run's folder, backbone, images, data and number of trained parameters before training."""
@@ -273,7 +275,7 @@ def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experimen
     steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
     if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
         return None
-    return pruner.verdict(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
+    return pruner(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
 
 
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:

@@ -1,47 +1,51 @@
 """This module trains a model and then scores the test set once: the main task."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator
+from pydantic import PlainValidator
 
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.distributed import World, world
 from peft_vision.core.tensor_files import Damaged
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import Result
 from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import score_shifts
 from peft_vision.task.base import Task
 from peft_vision.task.mirrored import tell_again
 from peft_vision.task.run_summary import print_shifts, print_summary
-from peft_vision.task.session import TrainingSession
+from peft_vision.task.session import Pruner, TrainingSession
 from peft_vision.task.shown import are_drawn, show_pictures, told
-from peft_vision.training.pruner import Pruner
 
 logger = logging.getLogger("peft_vision")
 
 
 def _built(pruner: Any) -> Pruner | None:
-    return pruner if pruner is None or isinstance(pruner, Pruner) else build(pruner, Pruner, "task.pruner")
+    if pruner is None or callable(pruner):
+        return pruner
+    if not isinstance(pruner, Mapping):
+        raise ConfigError(f"task.pruner: got {pruner!r}, should be null or a component that is called after each epoch")
+    return build(pruner, Callable, "task.pruner")
 
 
 @component
 class Train(Task):
     """A task that trains a model and scores the test set. `retry`: whether a run that failed is tried again, from its
     last saved epoch; None: only outside a sweep. `wait`: whether to wait for another process that works on the same
-    run, until it ends or dies. `pruner`: decides after each epoch whether to give the run up; None: never."""
+    run, until it ends or dies. `pruner`: a callable, see `Pruner`; None: never give a run up."""
 
     shares_work: ClassVar[bool] = True
     trains: ClassVar[bool] = True
 
     retry: bool | None
     wait: bool
-    pruner: Annotated[Pruner | None, BeforeValidator(_built)]
+    pruner: Annotated[Pruner | None, PlainValidator(_built)]
 
     def placed(self, *, in_sweep: bool) -> Self:
         """Return the task with `retry` decided."""
@@ -79,11 +83,10 @@ class Train(Task):
                 told("the scores out of distribution", partial(print_shifts, shifts, run.folder), run.folder)
                 if shifts != before or not are_drawn(shifts, run):
                     told("their pictures", partial(show_pictures, experiment, run, shifts), run.folder)
-        metrics = result["metrics"]
-        return metrics["val/accuracy" if "val/accuracy" in metrics else "test/accuracy"]
+        return result.metrics["val/accuracy" if "val/accuracy" in result.metrics else "test/accuracy"]
 
 
-def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
+def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> Result:
     """Train from the saved state, or from the start where there is none or it is damaged, and return the result."""
     try:
         return _train(experiment, run, here, pruner=pruner)
@@ -94,7 +97,7 @@ def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner
     return _train(experiment, run, here, pruner=pruner)
 
 
-def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> dict[str, Any]:
+def _train(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> Result:
     """Train in every process and write in the main one. Damaged, before anything is trained, if the saved state is."""
     session = TrainingSession(experiment, run, here, pruner)
     with ExitStack() as held:

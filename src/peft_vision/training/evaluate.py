@@ -63,23 +63,25 @@ class Predictions:
         return (gap.abs().sum() / len(correct)).item()
 
 
-def predict(
-    model: nn.Module,
-    images: Source,
-    *,
-    batch_size: int,
-    workers: int,
-    world: World,
-    autocast: torch.autocast,
-    label: str,
-) -> Predictions:
+@dataclass(frozen=True)
+class InferencePass:
+    """The way in which images pass through a model once. `workers`: threads or processes that read them; `world`: the
+    processes that share them; `label`: of the progress bar."""
+
+    batch_size: int
+    workers: int
+    world: World
+    autocast: torch.autocast
+    label: str
+
+
+def predict(model: nn.Module, images: Source, inference: InferencePass) -> Predictions:
     """Return the model's predictions for every input of a split."""
 
     def look(seen: Any, labels: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         return judge(model(seen).float(), labels)
 
-    options = {"batch_size": batch_size, "workers": workers, "world": world, "autocast": autocast, "label": label}
-    return Predictions(*columns(model, images, look, **options))
+    return Predictions(*columns(model, images, look, inference))
 
 
 @torch.no_grad()
@@ -87,22 +89,17 @@ def columns(
     model: nn.Module,
     source: Source,
     look: Callable[[Any, Tensor, Tensor], tuple[Tensor, ...]],
-    *,
-    batch_size: int,
-    workers: int,
-    world: World,
-    autocast: torch.autocast,
-    label: str,
+    inference: InferencePass,
 ) -> tuple[Tensor, ...]:
     """Return what `look` computes from each input, its label and its place in `source`, with `model` in evaluation
     mode: tensors (n, ...), all in the same order. Each process computes a part, and all get the whole."""
-    was_training = model.training
+    was_training, world = model.training, inference.world
     model.eval()
-    batches = [world.share(batch) for batch in torch.arange(len(source)).split(batch_size * world.size)]
+    batches = [world.share(batch) for batch in torch.arange(len(source)).split(inference.batch_size * world.size)]
     rows: list[tuple[Tensor, ...]] = []
-    room = needing_memory(f"a forward pass of {batch_size} images", world.device, SMALLER_PASS)
-    with Progress(label=label, total=len(source), unit="images") as progress, autocast, room:
-        inputs = on_device(source.batches(batches, seed=None, workers=workers), world.device)
+    room = needing_memory(f"a forward pass of {inference.batch_size} images", world.device, SMALLER_PASS)
+    with Progress(label=inference.label, total=len(source), unit="images") as progress, inference.autocast, room:
+        inputs = on_device(source.batches(batches, seed=None, workers=inference.workers), world.device)
         for (seen, labels), indices in zip(inputs, batches, strict=True):
             rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)

@@ -26,7 +26,7 @@ from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.footprint import footprint
 from peft_vision.optimizer.restore import restore
-from peft_vision.training.evaluate import predict
+from peft_vision.training.evaluate import InferencePass, predict
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
 from peft_vision.training.loss_watch import LossWatch
@@ -162,17 +162,13 @@ class Trainer:
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
             state.best = {"epoch": state.epochs, "accuracy": accuracy, "tuned": tuned}
 
+    def inference(self, label: str, *, workers: int, world: World) -> InferencePass:
+        """Return a pass in this trainer's precision and batch size for evaluation."""
+        return InferencePass(self.eval_batch_size, workers, world, self.autocast(world.device), label)
+
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """Return the metrics of `model` on a split, as `val/accuracy` and so on."""
-        predictions = predict(
-            model,
-            images,
-            batch_size=self.eval_batch_size,
-            workers=workers,
-            world=world,
-            autocast=self.autocast(world.device),
-            label=f"scoring {split}",
-        )
+        predictions = predict(model, images, self.inference(f"scoring {split}", workers=workers, world=world))
         return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
 
     def rounded_once(self, model: Model, device: torch.device) -> AbstractContextManager[None]:

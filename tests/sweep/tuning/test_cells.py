@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from made_up_runs import made_up_result
 from peft_vision.core.config import ConfigError
 from peft_vision.sweep.point import PointResult
 from peft_vision.sweep.tuning.cells import Decision, decisions
@@ -25,7 +26,7 @@ def run(
     choices = {"method": method, "backbone": "vit", "data": "digits"}
     experiment = SimpleNamespace(choices=choices, setting=setting, seed=seed, identity=f"{setting}{seed}")
     metrics = {"val/accuracy": accuracy, "test/accuracy": test}
-    result = None if accuracy is None else {"metrics": metrics, "selection": selection}
+    result = None if accuracy is None else made_up_result(metrics=metrics, selection=selection)
     overrides = (f"optimizer.lr={lr}", *words, f"seed={seed}", "data.stage=tune")
     fault = ConfigError("diverged") if accuracy is None else None
     return PointResult(SimpleNamespace(experiment=experiment, overrides=overrides), result, fault)
@@ -85,7 +86,7 @@ def solved(group: str, *accuracies: float) -> dict[str, Any]:
     """How a solver chose among C = 1, 2, ..."""
     tried = [{"C": float(number), "val/accuracy": accuracy} for number, accuracy in enumerate(accuracies, start=1)]
     best = max(tried, key=lambda row: row["val/accuracy"])
-    return {"group": group, "chosen": {"C": best["C"]}, "settings": len(tried), "tried": tried}
+    return {"group": group, "chosen": {"C": best["C"]}, "rule": "best", "settings": len(tried), "tried": tried}
 
 
 def test_what_a_solver_tried_within_runs_is_chosen_over_all_seeds():

@@ -7,7 +7,8 @@ then.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
@@ -24,53 +25,63 @@ logger = logging.getLogger("peft_vision")
 _LATE_POLLS = 3  # a shared file system may show what a job wrote at its end that many polls late
 
 
+@dataclass(frozen=True)
+class SlurmOptions:
+    """The options of the launcher. `folder`: for submitit's files, which all nodes have to see. `poll_seconds`: between
+    two looks at the queue. `max_num_timeout`: how often a job is queued again when its time is up. `cancel`: whether
+    the jobs end with the sweep. `sbatch`: further options of sbatch, under submitit's names. None stands for Slurm's
+    default."""
+
+    folder: str
+    poll_seconds: float
+    max_num_timeout: int
+    cancel: bool
+    timeout_min: int
+    cpus_per_task: int | None
+    tasks_per_node: int
+    mem_gb: float | None
+    name: str
+    setup: Sequence[str]
+    sbatch: Mapping[str, Any]
+
+    def for_submitit(self) -> dict[str, Any]:
+        """Return the options of each job as submitit names them."""
+        return {
+            **self.sbatch,
+            "job_name": self.name,
+            "time": self.timeout_min,
+            "cpus_per_task": self.cpus_per_task,
+            # since Slurm 22.05 srun does not inherit this from sbatch
+            "srun_args": None if self.cpus_per_task is None else [f"--cpus-per-task={self.cpus_per_task}"],
+            "ntasks_per_node": self.tasks_per_node,
+            "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}M",
+            # first, since the user's commands count towards the job's time limit
+            "setup": [noted(self.timeout_min), *self.setup],
+        }
+
+
+_OWN = {field.name for field in fields(SlurmOptions)} - {"sbatch"}
+
+
 class SlurmLauncher(ProcessLauncher):
-    """A launcher that submits runs to Slurm. `folder`: for submitit's files, which all nodes have to see.
-    `poll_seconds`: between two looks at the queue. `max_num_timeout`: how often a job is queued again when its time is
-    up. `cancel`: whether the jobs end with the sweep. `sbatch`: further options of sbatch, under submitit's names.
-    None stands for Slurm's default."""
+    """A launcher that submits runs to Slurm, with `SlurmOptions`, of which those of sbatch are given one by one."""
 
     at_once = None
 
-    def __init__(
-        self,
-        *,
-        folder: str,
-        poll_seconds: float,
-        max_num_timeout: int,
-        cancel: bool,
-        timeout_min: int,
-        cpus_per_task: int | None,
-        tasks_per_node: int,
-        mem_gb: float | None,
-        name: str,
-        setup: Sequence[str],
-        **sbatch: Any,
-    ) -> None:
-        self.submits_to = Path(folder).absolute()
-        self.poll_seconds = poll_seconds
-        self.max_num_timeout = max_num_timeout
-        self.cancels = cancel
-        of_submitit = {
-            **sbatch,
-            "job_name": name,
-            "time": timeout_min,
-            "cpus_per_task": cpus_per_task,
-            # since Slurm 22.05 srun does not inherit this from sbatch
-            "srun_args": None if cpus_per_task is None else [f"--cpus-per-task={cpus_per_task}"],
-            "ntasks_per_node": tasks_per_node,
-            "mem": None if mem_gb is None else f"{round(1024 * mem_gb)}M",
-            # first, since the user's commands count towards the job's time limit
-            "setup": [noted(timeout_min), *setup],
-        }
-        self.parameters = {name: _plain(value) for name, value in of_submitit.items() if value is not None}
+    def __init__(self, **options: Any) -> None:
+        own = {name: value for name, value in options.items() if name in _OWN}
+        sbatch = {name: value for name, value in options.items() if name not in _OWN}
+        self.options = SlurmOptions(**own, sbatch=sbatch)
+        self.submits_to = Path(self.options.folder).absolute()
+        given = self.options.for_submitit()
+        self.parameters = {name: _plain(value) for name, value in given.items() if value is not None}
 
     def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         waiting = dict(enumerate(self._submit(jobs)))
         try:
             yield from self._followed(waiting, starts)
         finally:
-            if self.cancels:
+            if self.options.cancel:
                 cancel(job.job_id for job in waiting.values())
             elif waiting:
                 logger.info("%d jobs of Slurm go on by themselves", len(waiting))
@@ -88,7 +99,7 @@ class SlurmLauncher(ProcessLauncher):
 
         from peft_vision.sweep.launch.slurm_job import SlurmJob
 
-        executor = SlurmExecutor(self.submits_to, max_num_timeout=self.max_num_timeout)
+        executor = SlurmExecutor(self.submits_to, max_num_timeout=self.options.max_num_timeout)
         submitted: list[Submitted] = []
         size = largest_array()
         try:
@@ -132,7 +143,7 @@ class SlurmLauncher(ProcessLauncher):
                     del waiting[number]
                     yield number, exit_code
             if waiting:
-                sleep(self.poll_seconds)
+                sleep(self.options.poll_seconds)
 
 
 def _plain(value: object) -> object:

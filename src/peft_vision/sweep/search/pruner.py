@@ -10,11 +10,10 @@ from optuna.trial import FrozenTrial
 from peft_vision.core.config import component
 from peft_vision.sweep.search.space import pruner
 from peft_vision.sweep.search.study import open_journal
-from peft_vision.training.pruner import Pruner
 
 
 @component
-class TrialPruner(Pruner):
+class TrialPruner:
     """A pruner that reports to a study. `journal`: the study's file; `name`: the pruner's name in SearchOptions;
     `epochs`: the length of a complete run."""
 
@@ -26,7 +25,7 @@ class TrialPruner(Pruner):
     warmup_epochs: int
     epochs: int
 
-    def verdict(self, epoch: int, accuracy: float) -> str | None:
+    def __call__(self, epoch: int, accuracy: float) -> str | None:
         """Report an epoch's accuracy, and return why the run is pruned or None. After a restart no epoch is reported
         twice, and of those reported before only the last is judged again."""
         trial = self._trial()

@@ -126,7 +126,7 @@ def _value(ended: Sequence[PointResult]) -> float | None:
     images."""
     if any(outcome.result is None for outcome in ended):
         return None
-    found = [outcome.result["metrics"].get("val/accuracy") for outcome in ended]
+    found = [outcome.result.metrics.get("val/accuracy") for outcome in ended]
     if None in found:
         raise ConfigError("data.val_fraction: a search needs validation images to go by")
     return fmean(found)

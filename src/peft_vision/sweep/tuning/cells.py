@@ -74,7 +74,7 @@ class Decision:
 
     def _tried(self, key: str) -> list[str]:
         if any(word.startswith(f"{key}=") for word in self.inner):
-            rows = self.chosen[0].result["selection"]["tried"]
+            rows = self.chosen[0].result.selection.tried
             return [str(row[key.rpartition(".")[2]]) for row in rows]
         words = [word.lstrip("+").partition("=") for outcome in self.tuned for word in outcome.point.overrides]
         return [value for name, _, value in words if name == key]
@@ -111,7 +111,7 @@ def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> De
             outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), {"val/accuracy": accuracy}
         )
         for outcome in runs
-        if outcome.result is not None and (accuracy := outcome.result["metrics"].get(f"{split}/accuracy")) is not None
+        if outcome.result is not None and (accuracy := outcome.result.metrics.get(f"{split}/accuracy")) is not None
     ]
     once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run of two points counts once
     winner = cell(name, once.values()).chosen if once else None
@@ -130,13 +130,13 @@ def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> De
 def _inner(chosen: Sequence[PointResult]) -> tuple[tuple[str, ...], float | None]:
     """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
     accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
-    selections = [outcome.result["selection"] for outcome in chosen]
+    selections = [outcome.result.selection for outcome in chosen]
     if not selections or None in selections:
         return (), None
-    group, keys = selections[0]["group"], list(selections[0]["chosen"])
+    group, keys = selections[0].group, list(selections[0].chosen)
     scores: dict[tuple[float, ...], list[float]] = {}
     for selection in selections:
-        for row in selection["tried"]:
+        for row in selection.tried:
             scores.setdefault(tuple(row[key] for key in keys), []).append(row["val/accuracy"])
     means = {values: round(fmean(found), DIGITS) for values, found in scores.items()}
     best = max(means, key=means.__getitem__)  # the first of equal ones
@@ -155,9 +155,9 @@ def _count(runs: Sequence[PointResult]) -> int:
     """Count the settings, those that solvers tried within a run one by one."""
     within: dict[str, int] = {}
     for outcome in runs:
-        selection = outcome.result["selection"] if outcome.result else None
+        selection = outcome.result.selection if outcome.result else None
         key = setting(outcome.point.experiment)
-        within[key] = max(within.get(key, 1), selection["settings"] if selection else 1)
+        within[key] = max(within.get(key, 1), selection.settings if selection else 1)
     return sum(within.values())
 
 

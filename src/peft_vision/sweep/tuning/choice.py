@@ -77,7 +77,7 @@ def print_decisions(results: Mapping[Decision, Sequence[PointResult]], selection
         table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)
     table.add_row(*_COLUMNS)
     for decision, runs in results.items():
-        accuracies = [outcome.result["metrics"]["test/accuracy"] for outcome in runs if outcome.result is not None]
+        accuracies = [outcome.result.metrics["test/accuracy"] for outcome in runs if outcome.result is not None]
         validation = decision.accuracy if selection == "validation" else None
         table.add_row(
             decision.name,
