@@ -3,6 +3,7 @@ of distribution."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
