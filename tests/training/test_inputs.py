@@ -24,16 +24,17 @@ LABELS = torch.arange(COUNT) % 4
 BATCHES = [*torch.randperm(COUNT).split(8), torch.tensor([], dtype=torch.int64)]
 
 
-def squares(augment: str, size: int = 16) -> Images:
+def squares(augment: str, size: int = 16, channels: int = 3) -> Images:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (COUNT, 3, size, size), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(0, 256, (COUNT, channels, size, size), dtype=torch.uint8, generator=generator)
     return Images(LABELS, pixels, augment)
 
 
-def wholes() -> Images:
+def wholes(channels: int = 3) -> Images:
     random = np.random.default_rng(0)
     shapes = [
-        (3, *sides) for sides in itertools.islice(itertools.cycle([(16, 16), (16, 23), (31, 16), (17, 18)]), COUNT)
+        (channels, *sides)
+        for sides in itertools.islice(itertools.cycle([(16, 16), (16, 23), (31, 16), (17, 18)]), COUNT)
     ]
     arrays = [random.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
     return Images(LABELS, UncroppedImages(arrays, 16), "crop_flip")
@@ -49,7 +50,9 @@ SOURCES = {
     "none": lambda: squares("none"),
     "flip_crop": lambda: squares("flip_crop"),
     "flip_crop without a margin": lambda: squares("flip_crop", size=7),
+    "flip_crop of one channel": lambda: squares("flip_crop", channels=1),
     "crop_flip": wholes,
+    "crop_flip of one channel": lambda: wholes(channels=1),
     "observed": observed,
     "table": lambda: FeatureTable(LABELS, torch.randn(COUNT, 5, generator=torch.Generator().manual_seed(0))),
 }
