@@ -47,7 +47,7 @@ def make_room(model: nn.Module, thickness: int) -> None:
     if size is None:
         return
     grown = tuple(side + 2 * thickness for side in size)
-    patch = model.patch_embed.patch_size
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     if any(side % length for side, length in zip(grown, patch, strict=True)):
         fitting = [pixels for pixels in range(1, thickness + patch[0] + 1) if not (size[0] + 2 * pixels) % patch[0]]
         nearest = " and ".join(map(str, fitting[-2:])) or "none"

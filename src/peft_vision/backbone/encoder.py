@@ -33,6 +33,9 @@ class Encoder(nn.Module):
         self.trunk = trunk_of(vit)
         self.trunk.adopt()
         self.preprocessing = preprocessing
+        size = None if preprocessing is None or self.trunk.image_size else (preprocessing.size,) * 2
+        if size is not None and (reason := self.trunk.misfit_size(size)) is not None:
+            raise ConfigError(f"backbone.img_size: {architecture(vit)} takes no pictures of {size[0]} px: {reason}")
         self.border: nn.Module | None = None
         self.evaluates = False
         self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
@@ -55,6 +58,12 @@ class Encoder(nn.Module):
     def num_tokens(self) -> int:
         """Return N, the number of class, register and patch tokens that the backbone itself makes."""
         return self.trunk.num_tokens
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width of the images that the model takes, without a border; None where it takes any."""
+        size, edge = self.trunk.image_size, 0 if self.border is None else 2 * self.border.thickness
+        return None if size is None else tuple(side - edge for side in size)
 
     @property
     def width(self) -> int:

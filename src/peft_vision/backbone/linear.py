@@ -24,6 +24,33 @@ class Mergeable(nn.Module, ABC):
         and rounded once."""
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution under the same names and with the same parameters, as the linear layer over the last axis that
+    it is."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        channels = (convolution.in_channels, convolution.out_channels)
+        super().__init__(*channels, 1, bias=convolution.bias is not None, device="meta")
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.train(convolution.training)
+
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
+LINEAR = (nn.Linear, Pointwise)
+"""The classes of plain modules that are a matrix, `weight.flatten(1)`, and perhaps a bias."""
+
+
 class Wrapper(Mergeable):
     """A module around a linear layer, or around another wrapper of one, that changes what it computes."""
 
@@ -48,8 +75,8 @@ def part(linear: nn.Module, tokens: Tensor, rows: slice) -> Tensor:
     """Return `rows` of the output features of a linear layer, of a wrapper, or of any module that replaces one."""
     if rows == ALL:
         return linear(tokens)
-    if type(linear) is nn.Linear:
-        return F.linear(tokens, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
+    if type(linear) in LINEAR:
+        return F.linear(tokens, linear.weight[rows].flatten(1), None if linear.bias is None else linear.bias[rows])
     if isinstance(linear, Wrapper):
         return linear.part(tokens, rows)
     return linear(tokens)[..., rows]  # an unknown module must be called, not bypassed
@@ -60,10 +87,13 @@ def innermost(module: nn.Module) -> nn.Module:
     return innermost(module.inner) if isinstance(module, Mergeable) else module
 
 
-def linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
-    """Return a plain linear layer with this weight and bias, in the type and on the device of `like`, that does not
-    train."""
+def linear(weight: Tensor, bias: Tensor | None, like: nn.Linear | Pointwise) -> nn.Linear | Pointwise:
+    """Return a plain linear layer with this matrix and bias, of the kind and type and on the device of `like`, that
+    does not train."""
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    if isinstance(like, Pointwise):
+        plain = Pointwise(nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta"))
+        weight = weight[:, :, None, None]
     plain.weight = nn.Parameter(weight.detach().to(like.weight), requires_grad=False)
     if bias is not None:
         plain.bias = nn.Parameter(bias.detach().to(like.weight), requires_grad=False)

@@ -7,7 +7,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_VIEWS = ("view", "reshape", "expand", "as_strided", "unflatten", "_reshape_alias", "_unsafe_view", "sum_to_size")
+_VIEWS = (
+    "slice",
+    "view",
+    "reshape",
+    "expand",
+    "as_strided",
+    "unflatten",
+    "_reshape_alias",
+    "_unsafe_view",
+    "sum_to_size",
+)
 _LENGTHS = ("end", "steps", "n")  # arguments of arange, linspace and eye
 
 

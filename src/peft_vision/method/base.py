@@ -72,6 +72,10 @@ class Method(ABC):
         reason is the error; without it the method works on every family."""
         return frozenset()
 
+    def border(self) -> int:
+        """Return how many pixels the method adds to each side of the images before the backbone sees them."""
+        return 0
+
     @abstractmethod
     def attach(self, encoder: Encoder) -> None:
         """Add parameters to `encoder`, or set `requires_grad` on its own; all of them are frozen on entry. Exactly the

@@ -56,6 +56,9 @@ class Combined(Method):
         """Return what any of the parts needs."""
         return frozenset().union(*(part.needs() for part in self.parts.values()))
 
+    def border(self) -> int:
+        return sum(part.border() for part in self.parts.values())
+
     def attach(self, encoder: Encoder) -> None:
         """Attach each part in order. Raise ConfigError where one discards parameters of the backbone or of an earlier
         part."""

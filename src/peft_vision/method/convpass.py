@@ -47,10 +47,10 @@ class Convpass(Method):
 
 
 class Bypass(nn.Module):
-    """A convolutional bypass. `grid`: rows and columns of patches; `single`: number of tokens before the patches;
-    `drop_path`: the backbone's own module, which is not registered as a submodule here."""
+    """A convolutional bypass. `grid`: rows and columns of patches, None where tokens lie on one; `single`: number of
+    tokens before the patches; `drop_path`: the backbone's own module, which is not registered as a submodule here."""
 
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     single: int
 
     def __init__(self, width: int, rank: int, drop_path: nn.Module, *, scale: float, dropout: float) -> None:
@@ -68,24 +68,30 @@ class Bypass(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, normed: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D); where N is less than the tokens of an image, every token counts as a single
-        pixel."""
+        """Map (B, N, D) to (B, N, D), or tokens on a grid, (B, H, W, D), to the same; where N is less than the tokens
+        of an image, every token counts as a single pixel."""
         hidden = _quick_gelu(self.down(normed))
+        if hidden.ndim == 4:
+            hidden = self.convolution(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            hidden = self._convolved(hidden)
+        return self._drop_path[0](self.scale * self.up(self.dropout(_quick_gelu(hidden))))
+
+    def _convolved(self, hidden: Tensor) -> Tensor:
+        """Convolve patches on their grid, and other tokens as images of one pixel: (B, N, rank) to (B, N, rank)."""
         rows, columns = self.grid
         patches = slice(self.single, self.single + rows * columns)
         if hidden.shape[1] < patches.stop:
-            hidden = self._single(hidden)
-        else:
-            image = hidden[:, patches].mT.unflatten(2, (rows, columns))
-            hidden = torch.cat(
-                [
-                    self._single(hidden[:, : patches.start]),
-                    self.convolution(image).flatten(2).mT,
-                    self._single(hidden[:, patches.stop :]),
-                ],
-                dim=1,
-            )
-        return self._drop_path[0](self.scale * self.up(self.dropout(_quick_gelu(hidden))))
+            return self._single(hidden)
+        image = hidden[:, patches].mT.unflatten(2, (rows, columns))
+        return torch.cat(
+            [
+                self._single(hidden[:, : patches.start]),
+                self.convolution(image).flatten(2).mT,
+                self._single(hidden[:, patches.stop :]),
+            ],
+            dim=1,
+        )
 
     def _single(self, hidden: Tensor) -> Tensor:
         """Apply the convolution to images of one pixel, which only its centre weights reach: (B, N, rank) to (B, N,

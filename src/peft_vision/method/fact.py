@@ -54,6 +54,11 @@ class FacT(Method):
         where the rank exceeds D, or a weight has no side of D."""
         stages = [encoder.stages[index] for index in self.chosen(encoder)]
         width = stages[0].width
+        if len(widths := {stage.width for stage in stages}) > 1:
+            raise ConfigError(
+                f"method: FacT shares its factors among layers of one width, and those chosen have "
+                f"{' and '.join(map(str, sorted(widths)))}; choose by method.layers, such as last-2"
+            )
         if self.rank > width:
             raise ConfigError(f"method.rank: got {self.rank}, but the blocks are {width} x {width}: at most {width}")
         names = [path for stage in stages for path in stage.matrices("qkv", "proj", "fc1", "fc2")]
@@ -141,7 +146,8 @@ class Factorised(Wrapper):
         blocks = torch.einsum("da,nab,bo->nod", u, s, v)  # a weight is outputs x inputs
         update = torch.cat(list(blocks), dim=1 if self.in_features > len(u) else 0)
         update = update[: self.out_features, : self.in_features]
-        return linear(self.inner.weight.detach().double() + self.scale * update, self.inner.bias, like=self.inner)
+        weight = self.inner.weight.detach().flatten(1).double()
+        return linear(weight + self.scale * update, self.inner.bias, like=self.inner)
 
 
 def _uniform(shape: tuple[int, ...], bound: float) -> nn.Parameter:

@@ -11,7 +11,7 @@ from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
 
 _OF_TORCH = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm)
-_OF_TIMM = ("timm.layers.norm", "timm.layers.evo_norm", "timm.layers.filter_response_norm")
+_OF_TIMM = ("timm.layers.norm", "timm.layers.grn", "timm.layers.evo_norm", "timm.layers.filter_response_norm")
 
 
 @component

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.linear import Wrapper, innermost, linear, part
+from peft_vision.backbone.linear import LINEAR, Pointwise, Wrapper, innermost, linear, part
 from peft_vision.backbone.stage import Stage
 from peft_vision.core.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
@@ -138,10 +138,11 @@ class LoRA(Method):
                     f"method.rank: got {self.rank}, but {target} of {where} is {count} x {inputs}; "
                     f"at most {min(count, inputs)}"
                 )
-        pointwise = isinstance(innermost(inner), nn.Conv2d)
+        plain = innermost(inner)
+        pointwise = isinstance(plain, nn.Conv2d) and not isinstance(plain, Pointwise)
         if self.dora and pointwise:
             raise ConfigError(f"method.dora: {name} is a convolution; choose linear layers by method.targets, or false")
-        if self.dora and type(inner) is not nn.Linear:
+        if self.dora and type(inner) not in LINEAR:
             raise ConfigError("method.dora: it needs the matrix itself, so let it be the first part that changes it")
         kind = LowRankConvolution if pointwise else LowRankUpdate
         updated = kind(inner, rows, self.rank, scale=self.scale, dropout=self.dropout, dora=self.dora)
@@ -168,21 +169,22 @@ class LowRankUpdate(Wrapper):
             nn.init.kaiming_uniform_(self.down[target], a=math.sqrt(5))
             self.up[target] = nn.Parameter(torch.zeros(rows.stop - rows.start, rank))  # zero: nothing changes at first
             if dora:
-                self.magnitude[target] = nn.Parameter(inner.weight[rows].detach().norm(dim=1))
+                self.magnitude[target] = nn.Parameter(inner.weight[rows].detach().flatten(1).norm(dim=1))
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., I) to (..., rows)."""
         cut = self._cut(rows)
-        fixed = type(self.inner) is nn.Linear and not any(p.requires_grad for p in self.inner.parameters())
+        fixed = type(self.inner) in LINEAR and not any(p.requires_grad for p in self.inner.parameters())
         drops = self.training and self.dropout.p > 0
         # autocast would round W' itself, and small updates would be lost
         if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
             updates = [item for target, up_rows, _ in cut for item in (self.down[target], self.up[target][up_rows])]
-            weight, bias = self.inner.weight[rows], None if self.inner.bias is None else self.inner.bias[rows]
+            weight = self.inner.weight[rows].flatten(1)
+            bias = None if self.inner.bias is None else self.inner.bias[rows]
             return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
         plain = part(self.inner, tokens, rows)
         # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
-        outputs = plain if type(self.inner) is nn.Linear and not self.magnitude else plain.clone()
+        outputs = plain if type(self.inner) in LINEAR and not self.magnitude else plain.clone()
         dropped = self.dropout(tokens)
         for target, up_rows, here in cut:
             update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][up_rows])
@@ -195,7 +197,7 @@ class LowRankUpdate(Wrapper):
 
     def merged(self) -> nn.Linear:
         """Return a linear layer with the weight W' and the same bias."""
-        weight = self.inner.weight.detach().to(torch.float64, copy=True)
+        weight = self.inner.weight.detach().flatten(1).to(torch.float64, copy=True)
         for target, rows in self.rows.items():
             weight[rows] += self.scale * self.up[target].detach().double() @ self.down[target].detach().double()
             if self.magnitude:
@@ -205,7 +207,7 @@ class LowRankUpdate(Wrapper):
     def _factor(self, target: str) -> Tensor:
         """Return DoRA's magnitude divided by the length of each row, (rows,)."""
         update = self.scale * self.up[target].detach() @ self.down[target].detach()
-        return _stretch(self.magnitude[target], self.inner.weight[self.rows[target]].detach() + update)
+        return _stretch(self.magnitude[target], self.inner.weight[self.rows[target]].detach().flatten(1) + update)
 
     def _cut(self, rows: slice) -> list[tuple[str, slice, slice]]:
         """Return for each target with rows in `rows` its name, those rows of its `up`, and their place within

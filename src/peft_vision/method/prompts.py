@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 class Prompts(nn.Module):
     """A module that holds P learned tokens of the given width, or of `project`'s input width, for a backbone with
-    patches of `patch_size` pixels."""
+    patches of `patch_size` pixels. `stem_width`: width of the backbone's first tokens, which bounds the initial values
+    where widths grow from layer to layer (None: the width of these tokens)."""
 
     def __init__(
         self,
@@ -22,11 +23,13 @@ class Prompts(nn.Module):
         *,
         dropout: float,
         project: nn.Linear | None = None,
+        stem_width: int | None = None,
     ) -> None:
         super().__init__()
         width = width if project is None else project.in_features
+        first = stem_width if stem_width is not None and project is None else width
         patch_height, patch_width = patch_size
-        bound = math.sqrt(6 / (3 * patch_height * patch_width + width))
+        bound = math.sqrt(6 / (3 * patch_height * patch_width + first))
         self.prompts = nn.Parameter(torch.empty(num_prompts, width).uniform_(-bound, bound))
         self.project = project
         self.dropout = nn.Dropout(dropout)

@@ -35,12 +35,12 @@ class RepAdapter(Method):
         """Add 2 * (rank * D + rank + rank * D / groups + D) parameters per layer of width D. Raise ConfigError where
         the rank exceeds D, or `groups` does not divide both."""
         stages = [encoder.stages[index] for index in self.chosen(encoder)]
-        width = stages[0].width
-        if self.rank > width or self.rank % self.groups or width % self.groups:
-            raise ConfigError(
-                f"method.rank: got {self.rank}, should be at most {width}; and it and the backbone's width, {width}, "
-                f"should be multiples of method.groups={self.groups}"
-            )
+        for width in sorted({stage.width for stage in stages}):
+            if self.rank > width or self.rank % self.groups or width % self.groups:
+                raise ConfigError(
+                    f"method.rank: got {self.rank}, should be at most {width}; and it and the backbone's width, "
+                    f"{width}, should be multiples of method.groups={self.groups}"
+                )
         for names in (stage.matrices(place) for stage in stages for place in ("qkv", "fc1")):
             first = None
             for name in names:
@@ -83,7 +83,7 @@ class InputAdapter(Wrapper):
 
     def merged_with(self, inner: nn.Linear) -> nn.Linear:
         """Return `inner` with this adapter before it as one linear layer."""
-        weight, bias = inner.weight.detach().double(), inner.bias
+        weight, bias = inner.weight.detach().flatten(1).double(), inner.bias
         up, down = self._up().detach().double(), self.down.weight.detach().double()
         shift = up @ self.down.bias.detach().double() + self.bias.detach().double()
         moved = self.scale * weight @ shift

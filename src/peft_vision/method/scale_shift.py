@@ -1,16 +1,18 @@
 """This module provides a learned scale and shift of every feature, the building block of SSF (see `ssf.py`)."""
 
 import torch
+from timm.layers import LayerNorm2d, RmsNorm2d, SimpleNorm2d
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peft_vision.backbone.linear import ALL, Wrapper, part
+from peft_vision.backbone.linear import ALL, Pointwise, Wrapper, innermost, part
 
+_IMAGE_NORMS = (LayerNorm2d, RmsNorm2d, SimpleNorm2d)
 _STD = 0.02  # standard deviation of the initial scales around one, and of the initial shifts around zero
 
 
 class ScaleShift(Wrapper):
-    """A wrapper around a linear layer, a norm or the patch convolution of `width` outputs: scale * inner(x) + shift."""
+    """A wrapper around a linear layer, a norm or a convolution of `width` outputs: scale * inner(x) + shift."""
 
     def __init__(self, inner: nn.Module, width: int) -> None:
         super().__init__(inner)
@@ -18,9 +20,9 @@ class ScaleShift(Wrapper):
         self.shift = nn.Parameter(torch.empty(width).normal_(0, _STD))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; a convolution is scaled per
-        channel."""
-        if isinstance(self.inner, nn.Conv2d):
+        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; those of convolutions and of
+        norms of images are scaled per channel."""
+        if _channels_first(self.inner):
             return self.inner(inputs) * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
         return self.part(inputs, ALL)
 
@@ -55,6 +57,12 @@ class ScaledNorm(ScaleShift):
         return functional_call(self.inner, {"weight": weight, "bias": bias}, (inputs,))
 
 
+def _channels_first(module: nn.Module) -> bool:
+    """Return whether the second axis of the outputs of `module`, wrapped or not, are the channels."""
+    plain = innermost(module)
+    return isinstance(plain, (nn.Conv2d, *_IMAGE_NORMS)) and not isinstance(plain, Pointwise)
+
+
 class Shifted(nn.Module):
     """A module without a bias, and the bias that it needs, which no model of timm has at this place."""
 
@@ -64,5 +72,6 @@ class Shifted(nn.Module):
         self.bias = bias
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map (..., D) to (..., D)."""
-        return self.norm(tokens) + self.bias
+        """Map (..., D), or (B, D, H, W) for a norm of images, to the same shape."""
+        bias = self.bias.view(-1, 1, 1) if _channels_first(self.norm) else self.bias
+        return self.norm(tokens) + bias

@@ -251,9 +251,9 @@ def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
             f"{path} was trained on other weights ({one_line(recipe.backbone['name'])}, "
             f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]})"
         )
-    made_for = model.encoder.trunk.image_size
-    if made_for is not None and (size := recipe.preprocessing.size) != made_for[0]:
-        raise ValueError(f"{path} is for pictures of {size} px, this backbone for {made_for[0]} px")
+    size = model.encoder.image_size
+    if size is not None and recipe.preprocessing.size != size[0]:
+        raise ValueError(f"{path} is for pictures of {recipe.preprocessing.size} px, this backbone for {size[0]} px")
     try:
         load_tuned(model, adapter.tensors)
     except ValueError as error:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from peft_vision.backbone.border import make_room
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.core.preprocessing import Normalize, Preprocessing
@@ -189,6 +190,8 @@ def assemble(
 ) -> Model:
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
     depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method needs."""
+    if thickness := method.border():
+        make_room(vit, thickness)
     vit.requires_grad_(False)
     encoder = Encoder(vit, preprocessing)
     encoder.require(method.needs())

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch.nn import functional as F
-from variants import VARIANTS, small
+from variants import CONVNEXT, SWIN, TOKENS, small
 
 import peft_vision
 from peft_vision.backbone.attention import look
@@ -25,11 +25,29 @@ THOROUGH = ("DINOv3", "EVA-02 base (normed SwiGLU and attention)", "post-norm, r
 FEW = ("lora", "ssf", "vpt_deep", "vqt")
 SHIFTING = ("repadapter", "ssf")  # where a projection has no bias, timm's model has no place for what they add
 PAIRS = [(variant, method) for variant in THOROUGH for method in METHODS] + [
-    (variant, method) for variant in VARIANTS if variant not in THOROUGH for method in FEW
+    (variant, method) for variant in TOKENS if variant not in THOROUGH for method in FEW
 ]
+GRIDS = ("Swin", "Swin-V2", "ConvNeXt", "ConvNeXt-V2, 1x1 convolutions")  # with every method that they do not lack
+LACKING = ("combined", "vqt", "vqt_adaptformer", "vqt_lora", "vqt_vpt", "fact_tk", "fact_tt")
+PROMPTED = ("vpt_bias", "vpt_deep", "vpt_lora", "vpt_shallow")  # which ConvNeXt has only as pixels
+PAIRS += [
+    (variant, method)
+    for variant in GRIDS
+    for method in METHODS
+    if method not in LACKING and (variant in SWIN or method not in PROMPTED)
+]
+PAIRS += [(variant, method) for variant in SWIN if variant not in GRIDS for method in ("lora", "ssf", "vpt_deep")]
+PAIRS += [(variant, method) for variant in CONVNEXT if variant not in GRIDS for method in ("lora", "ssf")]
+PAIRS += [(variant, "pad") for variant in ("ViT", "EVA", "relative", *GRIDS)]
 
 
 def adapted(variant: str, method: str, **options: object) -> Model:
+    if variant in CONVNEXT and method == "lora":
+        options = {"targets": ["fc1", "fc2"], **options}
+    if method == "repadapter" and variant in (*SWIN, *CONVNEXT):
+        options = {"rank": 4, **options}
+    if method == "pad":
+        method, options = "vpt_shallow", {"location": "pad", "num_prompts": 8, **options}
     with patch.object(composition, "option", option), patch.object(given, "option", option):
         model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
     if model.phase.group == "probe":
@@ -70,7 +88,7 @@ def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(
                 torch.testing.assert_close(timms.eval()(IMAGES), features, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", TOKENS)
 @pytest.mark.parametrize("method", ["vpt_deep", "vqt_lora"])
 def test_checkpointing_changes_no_gradient(variant, method):
     plain = adapted(variant, method)
@@ -83,7 +101,7 @@ def test_checkpointing_changes_no_gradient(variant, method):
         torch.testing.assert_close(recomputed.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", TOKENS)
 def test_a_deep_prompt_is_context_and_loses_nothing_to_concatenation(variant):
     """As if the prompts were tokens of the layer whose outputs are thrown away."""
     encoder = Encoder(small(variant)).eval()
@@ -100,7 +118,7 @@ def test_a_deep_prompt_is_context_and_loses_nothing_to_concatenation(variant):
         torch.testing.assert_close(layer(tokens, positions), whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", TOKENS)
 def test_a_query_sees_what_an_added_token_sees(variant):
     """One more token behind those of the image sees them and itself: without itself it is a query."""
     encoder = Encoder(small(variant).requires_grad_(False)).eval()

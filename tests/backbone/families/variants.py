@@ -70,15 +70,52 @@ VIT = {
     "ViT": ("vit_tiny_patch16_224", _BEIT),
     "distilled DeiT": ("deit_tiny_distilled_patch16_224", _BEIT),
 }
-VARIANTS = {**EVA, **BEIT, **RELATIVE, **VIT}
+_SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 1, 2), "num_heads": (1, 2, 4)}
+_TINY = "swin_tiny_patch4_window7_224"
+_TINY_V2 = "swinv2_tiny_window8_256"
+SWIN = {
+    "Swin": (_TINY, _SWIN),
+    "Swin, windows of 3 that do not tile": (_TINY, {**_SWIN, "window_size": 3}),
+    "Swin, always partitioned, maximum": (_TINY, {**_SWIN, "always_partition": True, "global_pool": "max"}),
+    "S3, windows by stage, no biases": (
+        "swin_s3_tiny_224",
+        {**_SWIN, "window_size": (2, 4, 2), "qkv_bias": False, "head_dim": 8},
+    ),
+    "Swin-V2": (_TINY_V2, {**_SWIN, "window_size": 3}),
+    "Swin-V2 of a fine-tuned window, no biases": (
+        "swinv2_base_window12to16_192to256",
+        {**_SWIN, "qkv_bias": False, "window_size": 2},
+    ),
+}
+_CONVNEXT = {"depths": (2, 1, 2, 1), "dims": (16, 32, 48, 64)}
+CONVNEXT = {
+    "ConvNeXt": ("convnext_tiny", _CONVNEXT),
+    "ConvNeXt, 1x1 convolutions": ("convnext_atto", _CONVNEXT),
+    "ConvNeXt, norm before pooling": ("convnext_tiny_hnf", _CONVNEXT),
+    "ConvNeXt, dilated": ("convnext_tiny", {**_CONVNEXT, "output_stride": 8}),
+    "ConvNeXt of CLIP": ("convnext_large_mlp", {**_CONVNEXT, "head_hidden_size": 24}),
+    "ConvNeXt, overlapping stem": ("convnext_femto_ols", _CONVNEXT),
+    "ConvNeXt, RMS norms": ("convnext_atto_rms", _CONVNEXT),
+    "ConvNeXt, simple norms": ("convnext_zepto_rms_ols", _CONVNEXT),
+    "ConvNeXt-V2": ("convnextv2_tiny", _CONVNEXT),
+    "ConvNeXt-V2, 1x1 convolutions": ("convnextv2_atto", _CONVNEXT),
+    "ConvNeXt of DINOv3": ("convnext_tiny", {**_CONVNEXT, "head_norm_first": False, "norm_eps": 1e-5}),
+}
+TOKENS = {**EVA, **BEIT, **RELATIVE, **VIT}
+"""Those whose layers all see the same tokens (B, N, D)."""
+
+VARIANTS = {**TOKENS, **SWIN, **CONVNEXT}
 
 
 def small(variant: str, **options: object) -> nn.Module:
     """The model of a variant, with random weights that are always the same and nothing left at a constant."""
     name, arguments = VARIANTS[variant]
+    if "img_size" not in arguments:  # it takes images of any size
+        options.pop("img_size", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = timm.create_model(name, num_classes=0, **{**arguments, **options})
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32)}  # what a model of any size is told
         for parameter in model.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     return model

@@ -5,6 +5,7 @@ from torch import nn
 
 from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.families.beit import BeitTrunk
+from peft_vision.backbone.families.convnext import ConvNeXtTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
 from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
@@ -20,6 +21,7 @@ FAMILIES: tuple[type[Trunk], ...] = (
     RelativeTrunk,
     SwinTrunk,
     SwinV2Trunk,
+    ConvNeXtTrunk,
 )
 
 

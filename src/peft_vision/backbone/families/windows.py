@@ -52,7 +52,7 @@ class SwinLayer(Layer):
         return finish(self, tokens[:, :rows], normed[:, :rows], mixed, apart=False)
 
     def projection(self, normed: Tensor, *, first: int = 0) -> Tensor:
-        """Return the queries, keys and values of (B, n, D) from part `first` on, side by side: (B, n, parts * H * d)."""
+        """Return queries, keys and values of (B, n, D), from part `first` on, side by side: (B, n, parts * H * d)."""
         return project(self.attn.qkv, normed, first=first, last=3)
 
     def query_norm(self, q: Tensor) -> Tensor:

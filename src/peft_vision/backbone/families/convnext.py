@@ -1,0 +1,240 @@
+"""This module is the family of timm's ConvNeXt (Liu et al., 2022, arXiv:2201.03545), ConvNeXt-V2 with its global
+response norm (Woo et al., 2023, arXiv:2301.00808), and the ConvNeXts of CLIP and DINOv3.
+
+    tokens + gamma * MLP(norm(depthwise 7 x 7 convolution of tokens))
+
+A layer is a block, behind the convolution that halves the grid where it is the first of its group. Tokens lie on a grid
+with the channels last, (B, H, W, D). Some models of timm compute the MLP as 1x1 convolutions with the channels first:
+here these are the same linear layers over the last axis, with the same names and shapes of their weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from timm.layers import (
+    ClassifierHead,
+    Conv2dSame,
+    LayerNorm,
+    LayerNorm2d,
+    NormMlpClassifierHead,
+    RmsNorm,
+    RmsNorm2d,
+    SimpleNorm,
+    SimpleNorm2d,
+)
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock
+from torch import Tensor, nn
+
+from peft_vision.backbone.families.trunk import Trunk
+from peft_vision.backbone.linear import Pointwise
+from peft_vision.backbone.ports import Branch, Ports
+from peft_vision.backbone.stage import Need, Stage, Tap, site
+
+_CHANNELS_LAST = {LayerNorm2d: LayerNorm, RmsNorm2d: RmsNorm, SimpleNorm2d: SimpleNorm}
+_NORMS = (*_CHANNELS_LAST, *_CHANNELS_LAST.values())
+_CONVOLUTIONAL = "is convolutional, it has no tokens to append to; method.location=pad is a border of pixels around it"
+
+
+class ConvNeXtLayer(Ports):
+    """A block of timm's ConvNeXt over tokens (B, H, W, D)."""
+
+    rows = None  # every token is pooled
+    observer = None
+
+    def __init__(self, block: nn.Module, smaller: nn.Module | None) -> None:
+        super().__init__(block)
+        self._smaller = () if smaller is None else (smaller,)  # in a tuple, so not registered here under another name
+        if not hasattr(self, "gamma"):
+            self.register_parameter("gamma", None)
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        return {"mlp": Branch(self.beside_mlp, "ls2", self.drop_path)}
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Map (B, H, W, D), or what is halved to that, to (B, H, W, D)."""
+        image = _channels_first(tokens)
+        for smaller in self._smaller:
+            image = smaller(image)
+        tokens = _channels_last(image)
+        if self.entrance is not None:
+            tokens = self.entrance(tokens)
+            image = _channels_first(tokens)
+        normed = self.norm(_channels_last(self.conv_dw(image)))
+        output = self.mlp(normed)
+        output = self.ls2(output if self.gamma is None else output * self.gamma)
+        updated = _channels_last(self.shortcut(image)) + self.drop_path(output)
+        for module in self.beside_mlp:
+            updated = updated + module(tokens, normed)
+        for module in self.behind:
+            updated = updated + module(updated)
+        return updated
+
+
+class ConvNeXtTrunk(Trunk):
+    family = "convnext"
+    builds = ConvNeXt
+    lacks: ClassVar[Mapping[Need, str]] = {
+        "prompts": _CONVOLUTIONAL,
+        "contexts": "is convolutional, so it has no context that a query could see; head2toe reads every layer of it",
+    }
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._stages: tuple[Stage, ...] | None = None
+
+    @classmethod
+    def misfit(cls, model: nn.Module) -> str | None:
+        """Return what of `model` is not known here, or None."""
+        blocks = [block for group in model.stages for block in group.blocks]
+        if strangers := {type(block).__name__ for block in blocks if type(block) is not ConvNeXtBlock}:
+            return f"its blocks are {', '.join(strangers)}"
+        if strangers := {type(block.norm).__name__ for block in blocks if type(block.norm) not in _NORMS}:
+            return f"its blocks are normed by {', '.join(strangers)}"
+        if type(model.head) not in (ClassifierHead, NormMlpClassifierHead):
+            return f"its head is a {type(model.head).__name__}"
+        if model.head.global_pool.is_identity():
+            return "it does not pool its tokens"
+        return None
+
+    def adopt(self) -> None:
+        for group in self.model.stages:
+            smaller = None if isinstance(group.downsample, nn.Identity) else group.downsample
+            for index, block in enumerate(group.blocks):
+                if block.use_conv_mlp:
+                    _make_channels_last(block)
+                group.blocks[index] = ConvNeXtLayer(block, smaller if index == 0 else None)
+        self._stages = self._described()
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return [block for group in self.model.stages for block in group.blocks]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self._stages or self._described()
+
+    @property
+    def width(self) -> int:
+        return self.model.head.num_features
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return (self.model.feature_info[0]["reduction"],) * 2
+
+    @property
+    def final_tap(self) -> Tap | None:
+        if isinstance(self.model.norm_pre, nn.Identity):
+            return None  # the norm of the head reads what is pooled
+        return Tap("norm_pre", "output", self.model.num_features, channels_first=True)
+
+    def token_shape(self, depth: int, image_size: tuple[int, int]) -> tuple[int, ...]:
+        height, width = _after(self.model.stem, image_size)
+        passed = self.stages[:depth]
+        for stage in passed:
+            for module in stage.before:
+                height, width = _after(module, (height, width))
+        return (height, width, passed[-1].width if passed else self.stages[0].width)
+
+    def misfit_size(self, size: tuple[int, int]) -> str | None:
+        depth = len(self.stages)
+        if min(self.token_shape(depth, size)) > 0:
+            return None
+        least = next(side for side in range(1, 4096) if min(self.token_shape(depth, (side, side))) > 0)
+        return f"it halves them until no token is left, so they should have {least} px or more"
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, H, W) to tokens (B, H / 4, W / 4, D)."""
+        return _channels_last(self.model.stem(images))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.model.head(self.model.norm_pre(_channels_first(tokens)), pre_logits=True)
+
+    def behind(self) -> list[nn.Module]:
+        return [self.model.norm_pre, self.model.head]
+
+    @property
+    def stem_operations(self) -> tuple[str, ...]:
+        return tuple(f"stem.{name}" for name in _with_parameters(self.model.stem))
+
+    @property
+    def end_operations(self) -> tuple[str, ...]:
+        found = {
+            "norm_pre": self.model.norm_pre,
+            "head.norm": getattr(self.model.head, "norm", None),
+            "head.pre_logits.fc": getattr(getattr(self.model.head, "pre_logits", None), "fc", None),
+        }
+        return tuple(
+            name for name, module in found.items() if module is not None and any(True for _ in module.parameters())
+        )
+
+    def _described(self) -> tuple[Stage, ...]:
+        """Return the description of every block."""
+        return tuple(
+            self._stage(f"stages.{number}", index)
+            for number, group in enumerate(self.model.stages)
+            for index in range(len(group.blocks))
+        )
+
+    def _stage(self, group: str, index: int) -> Stage:
+        path = f"{group}.blocks.{index}"
+        block, smaller = self.model.get_submodule(path), self.model.get_submodule(f"{group}.downsample")
+        first = index == 0 and not isinstance(smaller, nn.Identity)
+        width = block.conv_dw.out_channels
+        sites = {name: (site(self.model, f"{path}.mlp.{name}"),) for name in ("fc1", "fc2")}
+        way = [f"{group}.downsample.{name}" for name in _with_parameters(smaller)] if first else []
+        return Stage(
+            module=block,
+            width=width,
+            grid=None,
+            num_prefix=0,
+            sites=sites,
+            operations=(*way, *(f"{path}.{name}" for name in ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"))),
+            taps=(
+                Tap(f"{path}.norm", "output", width),
+                Tap(f"{path}.mlp.fc2", "input", sites["fc1"][0].num_rows),
+                Tap(f"{path}.mlp", "output", width),
+            ),
+            before=(smaller,) if first else (),
+        )
+
+
+def _make_channels_last(block: nn.Module) -> None:
+    """Let norm and MLP of a block read tokens (B, H, W, D), with the same parameters under the same names."""
+    kind, norm = _CHANNELS_LAST[type(block.norm)], block.norm
+    block.norm = kind(block.conv_dw.out_channels, eps=norm.eps).train(norm.training)
+    for name, parameter in norm.named_parameters():
+        setattr(block.norm, name, parameter)
+    block.mlp.fc1, block.mlp.fc2 = Pointwise(block.mlp.fc1), Pointwise(block.mlp.fc2)
+    if hasattr(block.mlp, "grn"):
+        block.mlp.grn.spatial_dim, block.mlp.grn.channel_dim, block.mlp.grn.wb_shape = (1, 2), -1, (1, 1, 1, -1)
+
+
+def _with_parameters(modules: nn.Sequential) -> list[str]:
+    """Return the names of the children that have parameters."""
+    return [name for name, module in modules.named_children() if any(True for _ in module.parameters())]
+
+
+def _after(modules: nn.Sequential, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of an image of `size` after the convolutions of `modules`, wrapped or not."""
+    for convolution in (module for module in modules.modules() if isinstance(module, nn.Conv2d)):
+        if isinstance(convolution, Conv2dSame):
+            size = tuple(-(-side // stride) for side, stride in zip(size, convolution.stride, strict=True))
+            continue
+        reaches = [
+            rate * (length - 1) - 2 * edge
+            for rate, length, edge in zip(
+                convolution.dilation, convolution.kernel_size, convolution.padding, strict=True
+            )
+        ]
+        steps = convolution.stride
+        size = tuple((side - reach - 1) // step + 1 for side, reach, step in zip(size, reaches, steps, strict=True))
+    return size
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.permute(0, 2, 3, 1)
+
+
+def _channels_first(tokens: Tensor) -> Tensor:
+    return tokens.permute(0, 3, 1, 2)
