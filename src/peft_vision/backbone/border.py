@@ -7,6 +7,8 @@ The pixels are uniform in [0, 1] at first, like those of a picture, and are norm
 in the authors' code.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -49,13 +51,16 @@ def make_room(model: nn.Module, thickness: int) -> None:
     grown = tuple(side + 2 * thickness for side in size)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     if any(side % length for side, length in zip(grown, patch, strict=True)):
-        fitting = [pixels for pixels in range(1, thickness + patch[0] + 1) if not (size[0] + 2 * pixels) % patch[0]]
-        nearest = " and ".join(map(str, fitting[-2:])) or "none"
+        near = range(max(1, thickness - patch[0] + 1), thickness + patch[0])
+        fitting = [pixels for pixels in near if not any((size[0] + 2 * pixels) % length for length in patch)]
+        nearest = " and ".join(map(str, fitting)) or "none"
         raise ConfigError(
             f"method.num_prompts: a border of {thickness} px makes pictures of {size[0]} px {grown[0]} px wide, no "
             f"multiple of the {patch[0]} px patches of {architecture(model)}; of the widths near it, {nearest} fit"
         )
     try:
-        family.resize(model, grown)
+        with warnings.catch_warnings():  # which are of how timm resamples tables
+            warnings.simplefilter("ignore", UserWarning)
+            family.resize(model, grown)
     except (AttributeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"method.location: {architecture(model)} cannot take larger pictures: {error}") from error

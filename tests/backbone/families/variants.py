@@ -70,13 +70,23 @@ VIT = {
     "ViT": ("vit_tiny_patch16_224", _BEIT),
     "distilled DeiT": ("deit_tiny_distilled_patch16_224", _BEIT),
 }
-_SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 1, 2), "num_heads": (1, 2, 4)}
+_SWIN = {
+    "img_size": 32,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (2, 1, 2),
+    "num_heads": (1, 2, 4),
+    "drop_path_rate": 0.0,
+}
 _TINY = "swin_tiny_patch4_window7_224"
 _TINY_V2 = "swinv2_tiny_window8_256"
 SWIN = {
     "Swin": (_TINY, _SWIN),
     "Swin, windows of 3 that do not tile": (_TINY, {**_SWIN, "window_size": 3}),
-    "Swin, always partitioned, maximum": (_TINY, {**_SWIN, "always_partition": True, "global_pool": "max"}),
+    "Swin, always partitioned, maximum": (
+        _TINY,
+        {**_SWIN, "always_partition": True, "global_pool": "max", "drop_path_rate": 0.2},
+    ),
     "S3, windows by stage, no biases": (
         "swin_s3_tiny_224",
         {**_SWIN, "window_size": (2, 4, 2), "qkv_bias": False, "head_dim": 8},
