@@ -14,6 +14,7 @@ from variants import CONVNEXT, SWIN, VARIANTS, small
 import peft_vision
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.core.config import ConfigError
+from peft_vision.exchange.timm_weights import timm_state
 from peft_vision.models.model import Model
 
 
@@ -200,6 +201,19 @@ def test_a_border_keeps_frozen_convolutions_in_evaluation_and_is_never_merged():
     assert model.frozen is None  # nothing of such an image can be stored
     with pytest.raises(ValueError, match="border: no weight"), peft_vision.merged(model):
         pass
+
+
+@pytest.mark.parametrize("variant", ["Swin", "Swin-V2", "ConvNeXt", "ConvNeXt-V2, 1x1 convolutions", "distilled DeiT"])
+def test_a_merged_model_with_its_head_is_timms(variant):
+    model = adapted(variant, "lora")
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    F.cross_entropy(model(IMAGES), LABELS).backward()
+    optimizer.step()
+    model.eval()
+    plain = small(variant)
+    plain.reset_classifier(4)
+    plain.load_state_dict(timm_state(model))
+    torch.testing.assert_close(plain.eval()(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
 
 
 GRIDS = ("Swin", "Swin-V2", "Swin, windows of 3 that do not tile", "ConvNeXt", "ConvNeXt-V2, 1x1 convolutions")
