@@ -31,8 +31,7 @@ def timm_state(model: Model) -> dict[str, Tensor]:
 
 def _classifiers(vit: nn.Module) -> tuple[str, ...]:
     """Return timm's name of the classifier; a distilled model has two, whose logits it averages."""
-    recorded = getattr(vit, "pretrained_cfg", {})
-    names = recorded["classifier"] if "classifier" in recorded else "head"
+    names = getattr(vit, "pretrained_cfg", {}).get("classifier", "head")
     return (names,) if isinstance(names, str) else tuple(names)
 
 
