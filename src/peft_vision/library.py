@@ -10,8 +10,7 @@ from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone import merge
-from peft_vision.backbone.families.match import architecture, refuse_unusual
-from peft_vision.backbone.families.trunk import made_for
+from peft_vision.backbone.families.match import architecture, refuse_unusual, trunk_of
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError, build
@@ -105,7 +104,7 @@ def _preprocessing(vit: VisionTransformer) -> Preprocessing:
     """Return the preprocessing that timm resolves for this model."""
     config = resolve_data_config({}, model=vit)
     found = Preprocessing(
-        size=(made_for(vit) or config["input_size"][1:])[0],
+        size=(trunk_of(vit).image_size or config["input_size"][1:])[0],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],

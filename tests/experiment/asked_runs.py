@@ -43,6 +43,8 @@ PROTOCOLS = {
     },
     "lp_ft_vs_ft_paper": {"linear": (3, 0), "full": (30, 0), "lp_ft": (30, 0), "vpt_deep": (9, 0), "lora": (9, 0)},
 }
+PROTOCOLS["vtab/vpt_swin"] = PROTOCOLS["vtab/vpt"]
+PROTOCOLS["vtab/vpt_convnext"] = {"vpt_shallow": (144, 5), "linear": (1, 5), "full": (16, 5)}
 PROTOCOLS["vtab/adapters_paper"] = {method: (tried, 0) for method, (tried, _) in PROTOCOLS["vtab/adapters"].items()}
 ONE = {"vtab": "data=vtab/dtd", "fgvc": "data=fgvc/cars", "lp_ft_vs_ft_paper": "data=digits"}
 

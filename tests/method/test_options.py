@@ -28,10 +28,12 @@ OTHER = {  # another right value for each
     "keep_fraction": lambda now: 0.5,
     "lasso": lambda now: 2 * now,
     "layers": lambda now: "last-2",
+    "location": lambda now: "pad",
     "normalize": lambda now: not now,
     "num_prompts": lambda now: now + 1,
     "num_queries": lambda now: now + 1,
     "parts": lambda now: "lora" if isinstance(now, str) else dict(list(now.items())[:1]),
+    "pool_prompts": lambda now: not now,
     "placement": lambda now: "layer" if now == "mlp" else "mlp",
     "probe_first": lambda now: not now,
     "projection": lambda now: 8,
@@ -47,7 +49,12 @@ ONLY_WITH = {  # what acts where another option asks for it, as its file says
     ("vqt", "selects_as_released"): {"keep_fraction": 0.7},
     **{(method, "eval_mode"): {"architecture": {"drop_path_rate": 0.5}} for method in ("full", "partial", "lp_ft")},
 }
-REFUSED = {("linear", "layers")}
+REFUSED = {
+    ("linear", "layers"),
+    ("vpt_deep", "location"),  # pixels surround an image once
+    *((method, "pool_prompts") for method in ("vpt_deep", "vpt_shallow")),  # the class token alone is pooled
+}
+BESIDE = {("vpt_shallow", "location"): {"num_prompts": 4}}  # which tiles the larger image
 FIELDS = [(method, field) for method in METHODS for field in option("method", method) if field != "_target_"]
 
 
@@ -106,8 +113,9 @@ def test_another_value_trains_something_else_or_is_refused(method, field):
         with pytest.raises(ConfigError, match=f"^method.{field}: got "):
             adapted(method, **changed)
         return
-    needed = ONLY_WITH.get((method, field), {})
-    assert same(as_shipped(method), trained(method, **changed)) is bool(needed)
+    needed, beside = ONLY_WITH.get((method, field), {}), BESIDE.get((method, field), {})
+    before = trained(method, **beside) if beside else as_shipped(method)
+    assert same(before, trained(method, **beside, **changed)) is bool(needed)
     if needed:
         assert not same(trained(method, **needed), trained(method, **needed, **changed))
 

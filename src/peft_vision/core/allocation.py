@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _VIEWS = (
@@ -27,7 +28,7 @@ class TooLarge(Exception):
 class Bounded(TorchDispatchMode):
     """A context in which tensors made from sizes, such as zeros or repeats, have at most `numbers` elements together;
     it raises TooLarge before making the tensor that exceeds this. Results of computations, such as sums and products,
-    are not counted."""
+    are not counted, and neither are tensors of shapes alone."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -39,10 +40,17 @@ class Bounded(TorchDispatchMode):
         """Count the elements that an operation is about to allocate, then carry it out."""
         names = (argument.name for argument in function._schema.arguments)
         values = dict(zip(names, args, strict=False)) | dict(kwargs or {})
-        self._left -= _asked_for(function._schema.name.rpartition("::")[2], values)
+        if not _takes_no_memory(values):
+            self._left -= _asked_for(function._schema.name.rpartition("::")[2], values)
         if self._left < 0:
             raise TooLarge
         return function(*args, **(kwargs or {}))
+
+
+def _takes_no_memory(values: Mapping[str, Any]) -> bool:
+    """Return whether an operation makes a tensor of a shape alone."""
+    device, like = values.get("device"), values.get("self")
+    return device.type == "meta" if device is not None else isinstance(like, Tensor) and like.is_meta
 
 
 def _asked_for(name: str, values: Mapping[str, Any]) -> int:

@@ -44,7 +44,9 @@ class VPT(Method):
         if self.location == "tokens":
             return
         if self.deep:
-            raise ConfigError(f"{where}.deep: a border of pixels surrounds the image once; set {where}.deep=false")
+            raise ConfigError(
+                f"{where}.location: got pad, but a border of pixels surrounds the image once; set {where}.deep=false"
+            )
         unused = {"dropout": 0.0, "projection": None, "pool_prompts": False, "layers": "all"}
         for name, value in unused.items():
             if getattr(self, name) != value:
@@ -74,7 +76,9 @@ class VPT(Method):
         last = len(encoder.layers) - 1
         if self.pool_prompts:
             if indices[-1] != last:
-                raise ConfigError(f"method.pool_prompts: no prompts reach the end with method.layers={self.layers!r}")
+                raise ConfigError(
+                    f"method.pool_prompts: got true, but no prompts reach the end with method.layers={self.layers!r}"
+                )
             encoder.trunk.pool_added()
         if self.deep:
             for index, layer, prompts in zip(indices, layers, self._prompts(encoder, indices), strict=True):

@@ -9,13 +9,15 @@ own. Statistics of batch norms stay as they are unless all of the backbone train
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from peft_vision.backbone.families.groups import Groups
 from peft_vision.backbone.families.trunk import Trunk, made_for
@@ -49,16 +51,23 @@ class AnyTrunk(Trunk):
         self.lacks = {need: f"{text}{why}" for need, text in _LACKS.items()}
         self._groups = Groups(model)
         self._checkpoints = False
+        self._first_pass = False
+        self._hooks: list[RemovableHandle] = []
+        self._kept: dict[nn.Module, tuple[float | None, Tensor]] = {}
 
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
+        return cls(model).unusable
+
+    @cached_property
+    def unusable(self) -> str | None:
         """Return why timm's model maps no images to features, or None."""
-        if missing := [name for name in _HAVE if not hasattr(model, name)]:
-            return f"timm's {type(model).__name__} has no {' and no '.join(missing)}"
+        if missing := [name for name in _HAVE if not hasattr(self.model, name)]:
+            return f"timm's {type(self.model).__name__} has no {' and no '.join(missing)}"
         try:
-            shape = _passed(model).shape
+            shape = self._pass.features.shape
         except _UNUSABLE as error:
-            return f"timm's {type(model).__name__} maps no image to features: {_first_line(error)}"
+            return f"timm's {type(self.model).__name__} maps no image to features: {_first_line(error)}"
         if len(shape) != 2:
             return f"its features are {tuple(shape)} for one image, where one vector of an image is needed"
         return None
@@ -72,8 +81,8 @@ class AnyTrunk(Trunk):
         return None
 
     def adopt(self) -> None:
-        """Leave timm's modules as they are, and note which of them its forward calls."""
-        self._called = tuple(self._observed)
+        """Leave timm's modules as they are, and note which of them its forward calls before any is wrapped."""
+        self._pass  # noqa: B018
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -95,7 +104,7 @@ class AnyTrunk(Trunk):
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         by_stage: dict[int | None, list[str]] = {}
-        for path in self._observed:
+        for path in self._pass.called:
             by_stage.setdefault(self._stage_of(path), []).append(path)
         return tuple(
             Stage(
@@ -113,7 +122,7 @@ class AnyTrunk(Trunk):
 
     @cached_property
     def width(self) -> int:
-        return _passed(self.model).shape[1]
+        return self._pass.features.shape[1]
 
     @property
     def final_tap(self) -> None:
@@ -126,6 +135,10 @@ class AnyTrunk(Trunk):
     @property
     def patch_size(self) -> tuple[int, int]:
         raise NotImplementedError("a model of this family need have no patches, and no method that asks for them works")
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        return super().image_size or self._pass.size
 
     def stem(self, images: Tensor) -> Tensor:
         return images
@@ -152,38 +165,34 @@ class AnyTrunk(Trunk):
                 f"trainer.checkpointing: timm's {type(self.model).__name__} cannot compute activations again; set false"
             ) from error
         self._checkpoints = enable
+        while self._hooks:
+            self._hooks.pop().remove()
+        for norm in [module for module in self.model.modules() if enable and isinstance(module, _BatchNorm)]:
+            self._hooks.append(norm.register_forward_pre_hook(self._keep))
+            self._hooks.append(norm.register_forward_hook(self._put_back, always_call=True))
         return True
 
     def _through(self, images: Tensor, positions: None) -> Tensor:
-        with self._one_count() if self._checkpoints else nullcontext():
-            return self.model.forward_features(images)
-
-    @contextmanager
-    def _one_count(self) -> Iterator[None]:
-        """Let batch norms count what they see within the block, and not what the backward pass computes again."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
-        for norm in norms:
-            norm.track_running_stats = True
+        self._first_pass = True
         try:
-            yield
+            return self.model.forward_features(images)
         finally:
-            for norm in norms:
-                norm.track_running_stats = False
+            self._first_pass = False
+
+    def _keep(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Let a batch norm that the backward pass calls once more leave its statistics as they are."""
+        if not self._first_pass and norm.training and norm.num_batches_tracked is not None:
+            self._kept[norm] = (norm.momentum, norm.num_batches_tracked.clone())
+            norm.momentum = 0.0
+
+    def _put_back(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if norm in self._kept:
+            norm.momentum, count = self._kept.pop(norm)
+            norm.num_batches_tracked.copy_(count)
 
     @cached_property
-    def _observed(self) -> list[str]:
-        """Return the paths of the modules without children but activations that timm's forward calls, in that order."""
-        paths = {module: path for path, module in self.model.named_modules() if _is_candidate(module)}
-        called: dict[str, None] = {}
-        hooks = [
-            module.register_forward_pre_hook(lambda module, _: called.setdefault(paths[module])) for module in paths
-        ]
-        try:
-            _passed(self.model)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return list(called)
+    def _pass(self) -> "_Pass":
+        return _passed(self.model)
 
     def _stage_of(self, path: str) -> int | None:
         return self._groups.stage_of.get(f"{path}.weight")
@@ -192,7 +201,7 @@ class AnyTrunk(Trunk):
         inside = set(group.modules())
         return tuple(
             path
-            for path in self._observed
+            for path in self._pass.called
             if self._scalable(path) and self._stage_of(path) is None and self.model.get_submodule(path) in inside
         )
 
@@ -217,19 +226,47 @@ def _is_pointwise(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.groups == 1
 
 
-def _passed(model: nn.Module) -> Tensor:
-    """Return the features of one image without any numbers: at the size that timm records for the model, or, for a
-    model that was made for another one, at the first size that it takes. Raise what timm raises at the recorded size
-    where it takes none."""
+@dataclass(frozen=True)
+class _Pass:
+    """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
+    convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
+    the model takes no image of the recorded size."""
+
+    features: Tensor
+    called: tuple[str, ...]
+    size: tuple[int, int] | None
+
+
+def _passed(model: nn.Module) -> _Pass:
+    """Return the pass of one image without any numbers: at the size that timm records for the model, or, for a model
+    that was made for another one, at the first size that it takes. Raise what timm raises at the recorded size where it
+    takes none."""
     recorded = getattr(model, "pretrained_cfg", {}).get("input_size") or (3, _SIZES[0], _SIZES[0])
     sizes = [made_for(model) or tuple(recorded[1:]), *((size, size) for size in _SIZES)]
     first: Exception | None = None
     for size in sizes:
-        try:
-            return _run(model, size)
-        except _UNUSABLE as error:
-            first = first or error
+        with _noted(model) as called:
+            try:
+                features = _run(model, size)
+            except _UNUSABLE as error:
+                first = first or error
+                continue
+        return _Pass(features, tuple(called), None if first is None else size)
     raise first
+
+
+@contextmanager
+def _noted(model: nn.Module) -> Iterator[dict[str, None]]:
+    """Yield a dict whose keys are the paths of the candidates that are called within the block, in that order."""
+    paths = {module: path for path, module in model.named_modules() if _is_candidate(module)}
+    called: dict[str, None] = {}
+    note = lambda module, _: called.setdefault(paths[module])  # noqa: E731
+    hooks = [module.register_forward_pre_hook(note) for module in paths]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _run(model: nn.Module, size: tuple[int, int]) -> Tensor:

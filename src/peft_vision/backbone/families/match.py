@@ -27,13 +27,19 @@ FAMILIES: tuple[type[Trunk], ...] = (
 
 def trunk_of(model: nn.Module) -> Trunk:
     """Return the trunk of a timm model. Raise ConfigError with name and reason where no family matches."""
-    family, reason = _matched(model)
-    return AnyTrunk(model, reason) if family is AnyTrunk else family(model)
+    family = next((family for family in FAMILIES if type(model) is family.builds), None)
+    reason = None if family is None else family.misfit(model)
+    if family is not None and reason is None:
+        return family(model)
+    trunk = AnyTrunk(model, reason)
+    if trunk.unusable is not None:
+        raise ConfigError(f"backbone: no family matches {architecture(model)}: {trunk.unusable}")
+    return trunk
 
 
 def family_of(model: nn.Module) -> type[Trunk]:
     """Return the family of a timm model. Raise ConfigError with name and reason where none matches."""
-    return _matched(model)[0]
+    return type(trunk_of(model))
 
 
 def refuse_unusual(model: nn.Module) -> None:
@@ -44,14 +50,3 @@ def refuse_unusual(model: nn.Module) -> None:
 def architecture(model: nn.Module) -> str:
     """Return timm's architecture name of `model`, or the name of its class where it was built directly."""
     return getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
-
-
-def _matched(model: nn.Module) -> tuple[type[Trunk], str | None]:
-    """Return the family, and for the family of any model why the one that timm's class suggests does not match."""
-    family = next((family for family in FAMILIES if type(model) is family.builds), None)
-    reason = None if family is None else family.misfit(model)
-    if family is not None and reason is None:
-        return family, None
-    if (unusable := AnyTrunk.misfit(model)) is not None:
-        raise ConfigError(f"backbone: no family matches {architecture(model)}: {unusable}")
-    return AnyTrunk, reason

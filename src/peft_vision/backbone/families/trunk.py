@@ -83,7 +83,7 @@ class Trunk(ABC):
 
     def pool_added(self) -> None:
         """Let the pooling read the tokens too that a method has added. Raise ConfigError where it cannot."""
-        raise ConfigError("method.pool_prompts: this backbone does not pool tokens")
+        raise ConfigError("method.pool_prompts: got true, but this backbone does not pool tokens")
 
     @property
     @abstractmethod
@@ -201,7 +201,9 @@ class TokenTrunk(Trunk):
 
     def pool_added(self) -> None:
         if self.num_read < self.num_tokens:
-            raise ConfigError("method.pool_prompts: this backbone pools its class token, no others; see backbone.pool")
+            raise ConfigError(
+                "method.pool_prompts: got true, but this backbone pools its class token alone; see backbone.pool"
+            )
         self.layers[-1].rows = None
 
     def stem(self, images: Tensor) -> Tensor:
