@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.linear import Mergeable
 
 _KNOWN = ("peft_vision", "timm", "torch")  # packages whose modules read such weights as factors of products alone
@@ -45,7 +46,9 @@ def _is_frozen(parameter: nn.Parameter | None) -> bool:
 
 def _multiplied(encoder: Encoder) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
     """Return the backbone's own linear layers and convolutions, by name, that are called or read as factors of products
-    alone: none of a backbone with a user's modules, which may read them otherwise."""
+    alone: none of a backbone whose forward is all timm's, or with a user's modules, which may read them otherwise."""
+    if isinstance(encoder.trunk, AnyTrunk):
+        return []
     named = dict(encoder.vit.named_modules())
     if any(type(module).__module__.partition(".")[0] not in _KNOWN for module in encoder.modules()):
         return []
