@@ -81,7 +81,7 @@ def pictures(folder, *, corrupt: int = 0):
         ("data=image_folder", "data.path: no value; give one with data.path=..."),
         ("data=image_folder data.path=/nowhere", "data.path: no folder /nowhere"),
         ("backbone.checkpoint=nowhere.npz", "backbone.checkpoint: no file .*nowhere.npz"),
-        ("backbone.name=resnet50", "backbone: no family matches resnet50: .*"),
+        ("method=vpt_deep backbone.name=resnet50", "backbone.architecture.[a-z_]+: unknown to timm's ResNet.*"),
         ("backbone.name=vit_base_patch16_225", "backbone.name: timm has no model .*; did you mean vit_base_.*"),
         ("data.train_size=3", "data.train_size: got 3; digits has 10 classes and .*"),
         ("--config-dir nowhere", "Additional config directory '.*nowhere' not found"),

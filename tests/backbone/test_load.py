@@ -16,7 +16,9 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 
 from peft_vision.backbone import hub, load, source
-from peft_vision.backbone.load import Backbone, refuse_unusual
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.families.match import refuse_unusual, trunk_of
+from peft_vision.backbone.load import Backbone
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.preprocessing import Preprocessing
@@ -192,39 +194,32 @@ def test_variants_of_the_plain_vit_are_accepted(architecture):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "architecture", "reason"),
     [
-        ("swin_tiny_patch4_window7_224", "timm builds it as SwinTransformer"),
-        ("convnext_tiny", "timm builds it as ConvNeXt"),
-        ("naflexvit_base_patch16_gap", "timm builds it as NaFlexVit"),
-        ("vit_base_patch16_rpn_224", "its blocks are ResPostBlock"),
-        ("vit_base_patch16_xp_224", "its blocks are ParallelScalingBlock"),
-        ("vit_tiny_r_s16_p8_224", "it embeds patches with HybridEmbed"),
-        ("vit_base_patch16_radio_v3", "RADIO"),
+        ("naflexvit_base_patch16_gap", {"depth": 1}, "forward"),
+        ("vit_base_patch16_rpn_224", {"depth": 1}, "its blocks are ResPostBlock"),
+        ("vit_base_patch16_xp_224", {"depth": 1}, "its blocks are ParallelScalingBlock"),
+        ("vit_tiny_r_s16_p8_224", {"depth": 1}, "it embeds patches with HybridEmbed"),
+        ("vit_base_patch16_radio_v3", {"depth": 1}, "RADIO"),
+        ("vit_tiny_patch16_224", {"depth": 1, "attn_layer": "diff"}, "its attention is DiffAttention"),
+        ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.1}, "it drops patches"),
     ],
 )
-def test_what_is_no_plain_vit_is_refused_by_name_and_reason(name, reason):
-    message = refusal(name=name, img_size=None, architecture={})
-    assert message.startswith(f"backbone: no family matches {name}: {reason}")
-
-
-@pytest.mark.parametrize(
-    ("architecture", "reason"),
-    [
-        ({"attn_layer": "diff"}, "its attention is DiffAttention"),
-        ({"patch_drop_rate": 0.1}, "it drops patches"),
-    ],
-)
-def test_architecture_cannot_smuggle_in_what_is_not_plain(architecture, reason):
-    assert reason in refusal(architecture={**TINY, **architecture})
+def test_what_is_no_plain_vit_takes_no_tokens_for_the_reason(name, architecture, reason):
+    with torch.device("meta"):
+        encoder = Encoder(timm.create_model(name, num_classes=0, **architecture))
+    assert encoder.trunk.family == "any"
+    with pytest.raises(ConfigError, match=f"it needs tokens .*; {name} .*{reason}"):
+        encoder.require({"prompts"})
 
 
 def test_a_users_own_model_is_judged_by_the_same_rule():
     class Unusual(timm.models.vision_transformer.VisionTransformer):
         pass
 
-    with pytest.raises(ConfigError, match="no family matches Unusual"):
-        refuse_unusual(Unusual(depth=1))
+    assert trunk_of(Unusual(depth=1, embed_dim=32, num_heads=2)).family == "any"
+    with pytest.raises(ConfigError, match="no family matches Linear: timm's Linear has no forward_features"):
+        refuse_unusual(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,9 @@ def test_a_wrong_option_is_refused_in_the_users_words(vit):
         peft_vision.adapt(vit, method="linear", num_classes=2, classes=("cat",))
 
 
-def test_what_is_no_plain_vit_is_refused():
-    with pytest.raises(ConfigError, match="no family matches resnet18"):
-        peft_vision.adapt(timm.create_model("resnet18"), method="linear", num_classes=2)
+def test_what_maps_no_image_to_features_is_refused():
+    with pytest.raises(ConfigError, match="no family matches Linear: timm's Linear has no forward_features"):
+        peft_vision.adapt(torch.nn.Linear(2, 2), method="linear", num_classes=2)
 
 
 def test_merged_weights_compute_the_same_and_are_gone_behind_the_block(vit, images, tmp_path):
