@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import peft_vision
 from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.optimizer.base import Stepper
-from peft_vision.optimizer.footprint import footprint
+from peft_vision.optimizer.restore import footprint
 
 MIB = 2**20
 

@@ -20,14 +20,12 @@ core
 config data backbone head tracker schedule
 ood method published
 models
-interpolation features
-optimizer
+interpolation features optimizer
 training
 runs
 exchange report shift costs
-library
-task testing
-cli
+library task
+testing cli
 sweep
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}

@@ -228,7 +228,7 @@ def test_a_config_file_that_a_shipped_one_hides_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("group", "name", "target"),
-    [("data", "data", "peft_vision.data.digits.Digits"), ("ood", "ood", "peft_vision.ood.stl10.STL10")],
+    [("data", "data", "peft_vision.data.digits.Digits"), ("ood", "ood", "peft_vision.ood.cifar.STL10")],
 )
 def test_a_name_of_before_of_a_shared_config_file_works_and_the_new_one_is_said(group, name, target, tmp_path):
     for shared in (f"/{name}_defaults", f"/shared/defaults/{name}"):

@@ -30,7 +30,7 @@ from peft_vision.method.base import Method
 from peft_vision.models.given import component_values
 from peft_vision.models.model import Model
 from peft_vision.training.probe import check_linear
-from peft_vision.training.unreached import Unreached
+from peft_vision.training.watch import Unreached
 
 _CLASSES, _IMAGES, _SIZE = 4, 5, 32
 Make = Callable[..., Model]

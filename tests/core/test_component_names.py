@@ -64,7 +64,7 @@ def test_a_class_of_another_name_today_keeps_the_one_that_files_know(module, bef
     for name in (before, today, f"{path}.{before}", f"{path}.{today}"):
         cls = locate(name, "ood.mine")
         assert (cls.__name__, class_name(cls)) == (today, before)
-    assert shortened({"_target_": f"{path}.{today}"}) == {"_target_": before}
+    assert shortened({"_target_": f"{cls.__module__}.{today}"}) == {"_target_": before}
 
 
 def test_a_name_that_nothing_has_is_an_error_of_one_line():

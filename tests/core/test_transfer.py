@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.device_memory import DeviceRoom, free_bytes, is_out_of_memory, needing_memory
-from peft_vision.core.transfer import ahead, numbers_on, on_device
+from peft_vision.core.device_memory import (
+    DeviceRoom,
+    ahead,
+    free_bytes,
+    is_out_of_memory,
+    needing_memory,
+    numbers_on,
+    on_device,
+)
 
 CPU = torch.device("cpu")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -2,7 +2,7 @@
 
 import torch
 
-from peft_vision.features.source import FeatureTable, Observed
+from peft_vision.models.observations import FeatureTable, Observed
 
 LABELS = torch.arange(5) % 2
 CONTEXTS = torch.randn(15, 2, 3, 4, generator=torch.Generator().manual_seed(0))

@@ -5,10 +5,10 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.images import Images
-from peft_vision.features.source import Observed, Views, view_seed
 from peft_vision.features.store import Features, Store
 from peft_vision.models.model import Model
-from peft_vision.optimizer.sgd import SGD
+from peft_vision.models.observations import Observed, Views, view_seed
+from peft_vision.optimizer.plain import SGD
 from peft_vision.schedule.schedules import Constant
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.trainer import Trainer

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from peft_vision.core.config import ConfigError
-from peft_vision.head import batch_norm
-from peft_vision.head.batch_norm import BatchNorm
+from peft_vision.head import base
+from peft_vision.head.base import BatchNorm
+from peft_vision.training.checks import check_whole_batch
 from peft_vision.training.trainer import Trainer
-from peft_vision.training.whole_batch import check_whole_batch
 from shipped import adapted
 from test_trainer import PLAIN, fit
 
@@ -52,8 +52,8 @@ def over_processes(norm: BatchNorm, shares: list[Tensor], monkeypatch) -> list[T
     def compute(number: int) -> None:
         found[number] = norms[number](shares[number])
 
-    monkeypatch.setattr(batch_norm, "_processes", lambda: len(shares))
-    monkeypatch.setattr(batch_norm, "_summed", summed)
+    monkeypatch.setattr(base, "_processes", lambda: len(shares))
+    monkeypatch.setattr(base, "_summed", summed)
     threads = [threading.Thread(target=compute, args=(number,), name=str(number)) for number in range(len(shares))]
     for thread in threads:
         thread.start()

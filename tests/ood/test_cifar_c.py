@@ -6,7 +6,7 @@ import pytest
 from ood_miniatures import CIFAR10, cifar_c, shown
 from peft_vision.core.config import ConfigError
 from peft_vision.ood.base import OOD
-from peft_vision.ood.cifar_c import CIFAR100, CORRUPTIONS
+from peft_vision.ood.cifar import CIFAR100, CORRUPTIONS
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

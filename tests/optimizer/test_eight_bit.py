@@ -5,7 +5,7 @@ import torch
 
 from low_rank_steps import ADAM, gradient, optimizer, parameters, run
 from peft_vision.optimizer import moments
-from peft_vision.optimizer.footprint import footprint
+from peft_vision.optimizer.restore import footprint
 
 pytest.importorskip("bitsandbytes")
 

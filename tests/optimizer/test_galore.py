@@ -14,7 +14,7 @@ from peft_vision.core.config import ConfigError, build
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Optimizer
 from peft_vision.optimizer.galore import GaLore
-from peft_vision.optimizer.sgd import SGD
+from peft_vision.optimizer.plain import SGD
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import fit

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from command import call, results
-from peft_vision.features.source import FeatureTable
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
 from peft_vision.schedule.schedules import Constant

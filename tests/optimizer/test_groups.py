@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from peft_vision.optimizer.adam import Adam
-from peft_vision.optimizer.adamw import AdamW
 from peft_vision.optimizer.base import parameter_groups
-from peft_vision.optimizer.sgd import SGD
+from peft_vision.optimizer.plain import SGD, Adam, AdamW
 from shipped import adapted
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from command import SMOKE, call, results
-from peft_vision.features.source import FeatureTable
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.schedule.schedules import Constant

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.features.source import FeatureTable
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.lbfgs import LBFGS
 from peft_vision.optimizer.logistic import Logistic

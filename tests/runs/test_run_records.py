@@ -11,7 +11,7 @@ from nested import paths, replaced
 from peft_vision.core.records import Unreadable
 from peft_vision.runs.run import Run
 from peft_vision.runs.run_records import Result
-from peft_vision.task.run_summary import print_summary
+from peft_vision.task.shown import print_summary
 
 SCORES = {"accuracy": 0.5, "accuracy_top5": 0.9, "accuracy_per_class": 0.5, "calibration_error": 0.1, "loss": 1.2}
 ENTRY = {"mark": "m", "images": 5, "reads": 1, "fingerprint": "f", "shifts": 1, "scores": {"final": SCORES}}

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from peft_vision.core.distributed import World
 from peft_vision.data.images import Images, Source
-from peft_vision.features.source import Observed
-from peft_vision.features.table import tabulated
+from peft_vision.features.fill import tabulated
 from peft_vision.models.model import Model
+from peft_vision.models.observations import Observed
 from peft_vision.shift.models import score
 from peft_vision.training.evaluate import InferencePass, Predictions
 from peft_vision.training.trainer import Trainer

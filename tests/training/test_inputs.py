@@ -15,7 +15,7 @@ from peft_vision.data.decode import Geometry
 from peft_vision.data.device_images import DeviceImages, device_bytes
 from peft_vision.data.images import Images, UncroppedImages, Undecoded
 from peft_vision.data.pictures import Arrays
-from peft_vision.features.source import FeatureTable, Observed, Views
+from peft_vision.models.observations import FeatureTable, Observed, Views
 from peft_vision.training.inputs import Inputs, released
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

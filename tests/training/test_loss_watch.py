@@ -5,7 +5,7 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
-from peft_vision.training.loss_watch import LossWatch
+from peft_vision.training.watch import LossWatch
 from test_trainer import ALONE
 
 

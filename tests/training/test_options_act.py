@@ -15,10 +15,10 @@ from torch import Tensor
 
 from low_rank_steps import gradient
 from peft_vision.core.config import CONFIG_DIR, NOT_HASHED, OnlyWith, build
-from peft_vision.features.source import FeatureTable, Views
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
+from peft_vision.models.observations import FeatureTable, Views
 from peft_vision.optimizer import moments
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver
 from peft_vision.schedule.schedules import Constant, Schedule

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.fixed_context import FixedContextAttention
 from peft_vision.backbone.linear import Wrapper, part
-from peft_vision.backbone.ports import Ports
+from peft_vision.backbone.stage import Ports
 
 
 class Layer(Ports):

@@ -1,20 +1,47 @@
 """This module maps images to features by a timm model whose blocks have places for a method's modules."""
 
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
+from timm.layers import DropPath
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from peft_vision.backbone.drops import dropping_options, drops
 from peft_vision.backbone.families.match import architecture, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
+
+_OPTIONS = {  # by the last part of the module's name; all other dropouts follow a projection
+    "pos_drop": "backbone.architecture.pos_drop_rate",
+    "head_drop": "backbone.architecture.drop_rate",
+    "attn_drop": "backbone.architecture.attn_drop_rate",
+}
+
+
+def drops(module: nn.Module) -> bool:
+    """Return whether `module` itself, not its children, drops anything in training."""
+    if isinstance(module, DropPath):
+        return bool(module.drop_prob)
+    return isinstance(module, nn.Dropout) and module.p > 0
+
+
+def dropping_options(vit: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
+    """Return the sorted names of the options that make the `modules` of `vit` drop."""
+    modules = set(modules)
+    return sorted(
+        {_option(name, module) for name, module in vit.named_modules() if module in modules and drops(module)}
+    )
+
+
+def _option(name: str, module: nn.Module) -> str:
+    if isinstance(module, DropPath):
+        return "backbone.drop_path"
+    return _OPTIONS.get(name.rpartition(".")[2], "backbone.architecture.proj_drop_rate")
 
 
 class Encoder(nn.Module):

@@ -1,11 +1,15 @@
 """This module decides how much of a device's memory inputs may take, and words the error for a device without room."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 
@@ -65,3 +69,111 @@ def needing_memory(what: str, device: torch.device, remedy: str) -> Iterator[Non
         if not is_out_of_memory(error):
             raise
         raise ConfigError(f"device: {device} has no memory left for {what}\n{remedy}") from error
+
+
+Pair = tuple[Any, Tensor]
+"""The inputs of a batch, a tensor or something with the methods of one that are used here, and its labels (B,)."""
+_AHEAD = 2  # batches that wait on the device
+_PATIENCE = 0.1  # seconds after which a thread looks whether it is still wanted
+_CHUNK = 2**15  # images whose numbers move at a time
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; a copy to a GPU does not wait for the work that it has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def on_device(batches: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
+    """Yield the batches on `device`; those that are there already pass unchanged."""
+    first = next(batches, None)  # here, not in the thread: a loader forks its processes at the first batch
+    if first is None:
+        return
+    batches = chain([first], batches)
+    if device.type == "cuda" and first[1].device.type == "cpu":
+        yield from ahead(batches, *_copy_stream(device))
+        return
+    for inputs, labels in batches:
+        yield inputs.to(device), labels.to(device)
+
+
+def ahead(batches: Iterator[Pair], send: Callable[[Pair], Any], receive: Callable[[Any], Pair]) -> Iterator[Pair]:
+    """Yield `receive(send(batch))` of each batch, in order. A thread calls `send`, some batches ahead; what it raises
+    is raised here, and it has ended when this generator has."""
+    waiting: Queue[Any] = Queue(maxsize=_AHEAD)
+    unwanted = Event()
+
+    def put(item: Any) -> None:
+        while not unwanted.is_set():
+            try:
+                return waiting.put(item, timeout=_PATIENCE)
+            except Full:
+                continue
+
+    def fetch() -> None:
+        try:
+            for pair in batches:
+                put((send(pair), None))
+                if unwanted.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # of the loader, or a lack of memory: it belongs to whoever asks for batches
+            put((None, error))
+
+    thread = Thread(target=fetch, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield receive(item)
+    finally:
+        unwanted.set()
+        while not waiting.empty():
+            with suppress(Empty):
+                waiting.get_nowait()
+        thread.join()
+
+
+def _copy_stream(device: torch.device) -> tuple[Callable[[Pair], Any], Callable[[Any], Pair]]:
+    """Return `send` and `receive` for `ahead`, which copy batches to a GPU on a stream of their own."""
+    stream = torch.cuda.Stream(device)
+
+    def send(pair: Pair) -> tuple[Pair, torch.cuda.Event]:
+        locked = [value.pin_memory() for value in pair]
+        with torch.cuda.stream(stream):
+            inputs, labels = (value.to(device, non_blocking=True) for value in locked)
+            return (inputs, labels), stream.record_event()
+
+    def receive(item: tuple[Pair, torch.cuda.Event]) -> Pair:
+        pair, copied = item
+        computes = torch.cuda.current_stream(device)
+        computes.wait_event(copied)
+        for value in pair:
+            value.record_stream(computes)  # its memory is reused only after the work that is queued there
+        return pair
+
+    return send, receive
+
+
+def numbers_on(
+    device: torch.device,
+    index_batches: Sequence[Tensor],
+    numbers: Callable[[Tensor], Tensor],
+    moved: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Yield for each (B,) of indices the numbers (K, B) int64 that `numbers` computes from it, on `device`. Those of
+    thousands of images are computed and moved at once; `moved` is told the bytes."""
+    waiting: list[Tensor] = []
+    for place, batch in enumerate(index_batches):
+        waiting.append(batch)
+        if sum(map(len, waiting)) < _CHUNK and place + 1 < len(index_batches):
+            continue
+        columns = numbers(torch.cat(waiting))
+        moved(columns.nbytes)
+        yield from sent(columns, device).split([*map(len, waiting)], dim=1)
+        waiting = []

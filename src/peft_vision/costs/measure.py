@@ -29,13 +29,13 @@ from peft_vision.core.stopping import follow_parent
 from peft_vision.costs.setting import BenchSetting
 from peft_vision.data.images import Source
 from peft_vision.features.fill import observed_at_once
-from peft_vision.features.source import Observed
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model
+from peft_vision.models.observations import Observed
+from peft_vision.training.checks import check_whole_batch
 from peft_vision.training.inputs import Inputs
 from peft_vision.training.step import Batch
 from peft_vision.training.trainer import stepping
-from peft_vision.training.whole_batch import check_whole_batch
 
 Name = TypeVar("Name", bound=Hashable)
 

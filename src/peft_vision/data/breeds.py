@@ -2,7 +2,7 @@
 2021, arXiv:2008.04859).
 
 A class is a superclass; half of its subclasses, the source, is trained on, the other half, the target, is the shift
-(`ood/breeds.py`). A run trains on train/ and tests on val/ of the source subclasses.
+(`ood/parts.py`). A run trains on train/ and tests on val/ of the source subclasses.
 breeds.json holds the splits of github.com/MadryLab/robustness 1.2.1, `make_living17(info_dir, split="rand")` and so on,
 which draw with a seed of their own from the hierarchy of github.com/MadryLab/BREEDS-Benchmarks; LP-FT uses the same.
 """

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peft_vision.core.transfer import numbers_on
+from peft_vision.core.device_memory import numbers_on
 from peft_vision.data.augment import drawn_windows
 from peft_vision.data.decode import middle
 from peft_vision.data.images import Images, Source, UncroppedImages, Undecoded

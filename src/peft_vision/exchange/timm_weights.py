@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_vision.backbone.merge import merged, plain_names, unmergeable
-from peft_vision.method.readout import Pooled
+from peft_vision.method.base import Pooled
 from peft_vision.models.model import Model
 
 

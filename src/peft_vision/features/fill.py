@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from peft_vision.backbone.observation import Kind
-from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.progress import Progress
-from peft_vision.core.transfer import on_device
-from peft_vision.data.images import Images
+from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import Broken, CacheEntry, Writer
 from peft_vision.features.shelf import CacheDir
-from peft_vision.features.source import view_seed
 from peft_vision.models.model import Model
+from peft_vision.models.observations import FeatureTable, view_seed
 
 _log = logging.getLogger("peft_vision")
 _BATCH_BYTES = 2**28  # observations held at a time
@@ -133,3 +132,22 @@ def fill(
 def _discard(sinks: Mapping[Kind, FeatureWriter]) -> None:
     for sink in sinks.values():
         sink.discard()
+
+
+@torch.no_grad()
+def tabulated(
+    model: Model, source: Source, *, batch_size: int, workers: int, autocast: torch.autocast, device: torch.device
+) -> FeatureTable:
+    """Return the features and labels of all inputs of `source`, every view included, computed in evaluation mode and
+    kept in memory on the CPU."""
+    was_training = model.training
+    model.eval()
+    features, labels = [], []
+    room = needing_memory(f"a forward pass of {batch_size} images", device, SMALLER_PASS)
+    with Progress(label="features", total=len(source), unit="images") as progress, autocast, room:
+        for seen, batch_labels in on_device(source.in_order(batch_size=batch_size, workers=workers), device):
+            features.append(model.features(seen).float().cpu())
+            labels.append(batch_labels.cpu())
+            progress.advance(len(batch_labels))
+    model.train(was_training)
+    return FeatureTable(torch.cat(labels), torch.cat(features))

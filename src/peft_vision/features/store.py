@@ -29,8 +29,8 @@ from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, CacheEntry
 from peft_vision.features.fill import FeatureWriter, fill
 from peft_vision.features.shelf import CacheDir, size
-from peft_vision.features.source import Observed, Views
 from peft_vision.models.model import Model
+from peft_vision.models.observations import Observed, Views
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30

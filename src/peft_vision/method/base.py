@@ -1,19 +1,96 @@
 """This module defines a method, which adds or unfreezes the parameters that train, in one phase or in several."""
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import PositiveFloat
-from torch import nn
+from pydantic import BeforeValidator, PositiveFloat
+from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import Need
-from peft_vision.core.config import NOT_HASHED, component
-from peft_vision.method.depth import Layers, chosen
-from peft_vision.method.readout import Pooled, Readout
+from peft_vision.core.config import NOT_HASHED, ConfigError, component
+
+_FEW = re.compile(r"(first|last)-([1-9]\d*)")
+
+
+def _readable(layers: Any) -> str | tuple[int, ...]:
+    if isinstance(layers, str) and (layers == "all" or _FEW.fullmatch(layers)):
+        return layers
+    if isinstance(layers, list | tuple) and all(type(index) is int and index >= 0 for index in layers):
+        if len(set(layers)) < max(1, len(layers)):
+            raise ValueError("should name each layer once, and at least one")
+        return tuple(sorted(layers))
+    raise ValueError("should be all, first-N, last-N, or a list such as [0,11], where 0 is the first layer")
+
+
+Layers = Annotated[str | tuple[int, ...], BeforeValidator(_readable)]
+
+
+def chosen(layers: Layers, encoder: Encoder) -> tuple[int, ...]:
+    """Return the indices of the chosen layers in ascending order. Raise ConfigError where the encoder has no such
+    layer."""
+    depth = len(encoder.layers)
+    if layers == "all":
+        return tuple(range(depth))
+    if isinstance(layers, str):
+        end, count = _FEW.fullmatch(layers).groups()
+        indices = range(int(count)) if end == "first" else range(depth - int(count), depth)
+    else:
+        indices = sorted(layers)
+    if indices[0] < 0 or indices[-1] >= depth:
+        raise ConfigError(f"method.layers: got {layers!r}, but this backbone has {depth} layers, 0 to {depth - 1}")
+    return tuple(indices)
+
+
+class Readout(nn.Module, ABC):
+    """A module that computes the head's features from observations. `reads`: the kinds of observation that `forward`
+    needs; `first_layer`: the first layer whose inner values these show (infinite: none); `width`: width of the
+    features."""
+
+    reads: ClassVar[frozenset[Kind]]
+    first_layer: float
+    width: int
+
+    @abstractmethod
+    def forward(self, seen: Observation) -> Tensor:
+        """Return features (B, width) for the head."""
+
+
+class Pooled(Readout):
+    """A readout that returns the backbone's own pooled features."""
+
+    reads = frozenset({"features"})
+    first_layer = math.inf
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, seen: Observation) -> Tensor:
+        """Return the features (B, D) as the backbone pools them."""
+        return seen.features
+
+
+class Intermediates(Readout):
+    """A readout that returns columns of the backbone's intermediate values, see `backbone/intermediates.py`."""
+
+    reads = frozenset({"intermediates"})
+    first_layer = 0
+
+    def __init__(self, columns: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("columns", columns, persistent=False)
+        self.width = len(columns)
+
+    def forward(self, seen: Observation) -> Tensor:
+        """Return the chosen columns (B, W), group after group."""
+        whole = len(self.columns) == seen.intermediates.shape[1]
+        return seen.intermediates if whole else seen.intermediates[:, self.columns]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.method.base import Method, Phase
-from peft_vision.method.readout import Readout
+from peft_vision.method.base import Method, Phase, Readout
 
 
 def _built(parts: Any) -> dict[str, Method]:

@@ -15,8 +15,7 @@ from peft_vision.backbone.intermediates import group_widths, tap_groups
 from peft_vision.backbone.observation import Kind
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import component
-from peft_vision.method.base import Method, Phase
-from peft_vision.method.readout import Intermediates
+from peft_vision.method.base import Intermediates, Method, Phase
 from peft_vision.method.selection import selection_phases
 
 

@@ -20,9 +20,8 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import HashDefault, IdleWith, component
-from peft_vision.method.base import Method, Phase
+from peft_vision.method.base import Method, Phase, Readout
 from peft_vision.method.prompts import Prompts
-from peft_vision.method.readout import Readout
 from peft_vision.method.selection import selection_phases
 
 Summary = Literal["concatenate", "mean", "weighted_sum"]

@@ -13,8 +13,7 @@ from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.core.preprocessing import Normalize, Preprocessing
 from peft_vision.core.seeding import derive
 from peft_vision.head.base import Head
-from peft_vision.method.base import PROBE, Method, Phase
-from peft_vision.method.readout import Readout
+from peft_vision.method.base import PROBE, Method, Phase, Readout
 
 
 class Model(nn.Module):

@@ -10,8 +10,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from peft_vision.core.config import component
-from peft_vision.features.source import FeatureTable
 from peft_vision.models.model import Model
+from peft_vision.models.observations import FeatureTable
 from peft_vision.schedule.schedules import Schedule
 
 Decays = Literal["matrices", "weights", "all"]

@@ -10,12 +10,11 @@ from torch import nn
 from peft_vision.core.config import OnlyWith, component
 from peft_vision.models.model import Model
 from peft_vision.optimizer import moments
-from peft_vision.optimizer.adamw import Beta
 from peft_vision.optimizer.base import Stepper, parameter_groups
 from peft_vision.optimizer.basis import Algorithm
-from peft_vision.optimizer.full_rank_part import Update
 from peft_vision.optimizer.low_rank import Following, LowRankProjection
-from peft_vision.optimizer.matrices import check_matrices, is_matrix, summary
+from peft_vision.optimizer.matrices import Update, check_matrices, is_matrix, summary
+from peft_vision.optimizer.plain import Beta
 from peft_vision.optimizer.projection import Side, Subspaces
 from peft_vision.optimizer.rule import AdamRule, Momentum, Rule
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from peft_vision.core.config import OnlyWith, component
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
-from peft_vision.features.source import FeatureTable
-from peft_vision.optimizer.adamw import Beta
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
+from peft_vision.optimizer.plain import Beta
 
 
 @component

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from peft_vision.core.config import component
 from peft_vision.core.progress import track
-from peft_vision.features.source import FeatureTable
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
 from peft_vision.optimizer.descent import descend
 from peft_vision.optimizer.logistic import Logistic

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from peft_vision.core.config import ConfigError
 from peft_vision.core.seeding import derive
 from peft_vision.optimizer import moments
-from peft_vision.optimizer.full_rank_part import Update, full_rank_part
+from peft_vision.optimizer.matrices import Update, full_rank_part
 from peft_vision.optimizer.projection import Projection, Subspaces, cosine
 from peft_vision.optimizer.rule import Rule
 

@@ -28,8 +28,8 @@ from peft_vision.runs.first_version import trained_otherwise
 from peft_vision.runs.run import Run
 from peft_vision.schedule.schedules import Schedule
 from peft_vision.tracker.trackers import Tracker
+from peft_vision.training.checks import check_stage
 from peft_vision.training.probe import check_head
-from peft_vision.training.stage import check_stage
 from peft_vision.training.trainer import Trainer
 
 KINDS = {

@@ -15,7 +15,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
-from peft_vision.features.table import tabulated
+from peft_vision.features.fill import tabulated
 from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened

@@ -27,7 +27,7 @@ from peft_vision.data.splits import Splits
 from peft_vision.runs.run import Run, place
 from peft_vision.runs.saved import Saved, open_saved, read_config, saved_folder
 from peft_vision.task.base import Task
-from peft_vision.task.run_summary import metrics_table
+from peft_vision.task.shown import metrics_table
 
 OTHERS = "these are the run's own data; data=... chooses others"
 

@@ -15,11 +15,10 @@ from rich.table import Table
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError, build, component
-from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.distributed import world
 from peft_vision.core.output import Console, one_line, say, shown, write_csv
 from peft_vision.core.progress import Progress
-from peft_vision.core.transfer import on_device
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
 from peft_vision.data.fill import left_out, verify

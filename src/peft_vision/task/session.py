@@ -35,10 +35,10 @@ from peft_vision.shift.scoring import NO_VALIDATION
 from peft_vision.task.mirrored import mirrored, summary, tell_epochs
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.tracker.trackers import Log
+from peft_vision.training.checks import check_whole_batch
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
 from peft_vision.training.train_state import Training, TrainState
-from peft_vision.training.whole_batch import check_whole_batch
 
 
 def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:

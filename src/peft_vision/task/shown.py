@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from peft_vision.core.guide import fault
+from peft_vision.core.output import Console
+from peft_vision.data.twins import worded
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import OptimizerFootprint, Result
 from peft_vision.task.mirrored import mirrored
 
 _log = logging.getLogger("peft_vision")
@@ -67,3 +72,164 @@ def show_pictures(experiment: Experiment, run: Run, record: Mapping[str, Any]) -
 def _mark(record: Mapping[str, Any]) -> str:
     text = json.dumps({key: record[key] for key in _OF if key in record}, sort_keys=True)
     return f"{zlib.crc32(text.encode()):08x}"
+
+
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_top5": "top-5 accuracy",
+    "accuracy_per_class": "accuracy, mean of classes",
+    "calibration_error": "calibration error",
+}
+_SHOWN = 8  # shifts of a set that get a row each, at most
+_COLUMNS = {"accuracy": "accuracy", "calibration_error": "calibration error"}
+
+
+def print_summary(result: Result, folder: Path) -> None:
+    """Print the summary of a result on standard output."""
+    console = Console()
+    title = "{method} on {data}, {backbone}, seed {seed}".format(**result.choices | {"seed": result.seed})
+    console.print(metrics_table(title, result.metrics, result.data.images))
+    for line in closing_lines(result, folder):
+        console.print(line, soft_wrap=True)
+
+
+def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
+    """Return a table in percent, with a row for each metric and a column for each scored split. `images`: by split."""
+    splits = [split for split in ("train", "val", "test") if f"{split}/accuracy" in metrics]
+    table = Table(title=title)
+    table.add_column("%")
+    for split in splits:
+        table.add_column(f"{split} ({images[split]:,} images)", justify="right")
+    for metric, label in METRICS.items():
+        table.add_row(label, *(f"{100 * metrics[f'{split}/{metric}']:.2f}" for split in splits))
+    return table
+
+
+def closing_lines(result: Result, folder: Path) -> list[str]:
+    """Return the lines below the table: what was trained, costs, special cases, and where the files are."""
+    parameters, costs = result.parameters, [_duration(result.wall_seconds)]
+    tuned = parameters.method
+    share = 100 * tuned / parameters.backbone
+    stored = result.store.splits.values()
+    if passes := sum(split.seconds for split in stored if split.computed):
+        costs.append(f"of these {_duration(passes)} to fill the feature store")
+    if result.images_per_second:
+        costs.append(f"{result.images_per_second:,.0f} training images/s")
+    if result.peak_mib is not None:
+        costs.append(f"peak memory {result.peak_mib:,.0f} MiB")
+    skipped = result.data.corrupt_images_skipped
+    lines = [
+        f"trained   {tuned:,} method parameters ({share:.2f} % of the backbone's {parameters.backbone:,})"
+        f" and {parameters.head:,} of the head, which reads {result.features:,} features",
+        f"cost      {', '.join(costs)}",
+        f"saved     {folder}/adapter.safetensors and result.json",
+    ]
+    if result.optimizer is not None:  # results of early versions have none
+        lines.insert(2, f"optimizer {_holdings(result.optimizer)}")
+    if (selection := result.selection) is not None:
+        chosen = ", ".join(f"{key}={value:g}" for key, value in selection.chosen.items())
+        lines.insert(1, f"chosen    {chosen}: of {selection.settings} settings, {selection.rule}")
+    before = [
+        f"{split} {100 * result.metrics[f'probe/{split}/accuracy']:.2f} %"
+        for split in ("val", "test")
+        if f"probe/{split}/accuracy" in result.metrics
+    ]
+    if before:
+        lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
+    if "test" not in result.data.images:
+        lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
+    if result.config["data"].get("stage") == "peek":  # results of early versions have no stage
+        lines.insert(0, "val       are the test images (data.stage=peek): what they choose is no honest figure")
+    lines[:0] = [f"twins     {text}" for text in worded(result.data.twins or {})]
+    if skipped:
+        lines.insert(0, f"corrupt   {skipped} images left out")
+    return lines
+
+
+def _holdings(footprint: OptimizerFootprint) -> str:
+    sizes = {"state": footprint.state_bytes, "gradient": footprint.gradient_bytes}
+    parts = [f"{size / 2**20:,.1f} MiB of {kind}" for kind, size in sizes.items()]
+    if footprint.refreshes:
+        parts.append(f"{footprint.refreshes:,} refreshes in {_duration(footprint.refresh_seconds)}")
+    if footprint.skipped_gradients:
+        parts.append(f"{footprint.skipped_gradients:,} gradients skipped, not finite")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
+    """Print the table, and the lines below it, on standard output."""
+    console = Console()
+    metrics, images = record["metrics"], record["images"]
+    if images:
+        console.print(_shift_table(metrics, images))
+    lines = []
+    if "test/feature_distance" in metrics:
+        moved = f"{metrics['test/feature_distance']:.3g} on test"
+        if images:
+            moved += f", {metrics['ood/mean/feature_distance']:.3g} out of distribution"
+        lines.append(
+            f"features  moved by {moved} ({_percent(metrics['test/feature_distance_relative'])} of their length)"
+        )
+    if record["interpolation"] is not None:
+        lines += _interpolation(record["interpolation"])
+    lines.append(f"saved     {folder}/ood.json")
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _shift_table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
+    """Return a table in percent with a row for each shift and the means, and a column for the first phase's head."""
+    table = Table(title="out of distribution")
+    table.add_column("%")
+    for column in _COLUMNS.values():
+        table.add_column(column, justify="right")
+    probed = "probe/ood/mean/accuracy" in metrics
+    if probed:
+        table.add_column("accuracy of the probe", justify="right")
+
+    def add(label: str, prefix: str) -> None:
+        probe = [metrics.get(f"probe/{prefix}/accuracy")] if probed else []
+        values = [*(metrics.get(f"{prefix}/{metric}") for metric in _COLUMNS), *probe]
+        table.add_row(label, *("" if value is None else f"{100 * value:.2f}" for value in values))
+
+    sets: dict[str, list[str]] = {}
+    for shift in images:
+        sets.setdefault(shift.split("/")[0], []).append(shift)
+    for name, shifts in sets.items():
+        for shift in shifts if 1 < len(shifts) <= _SHOWN else []:
+            add(f"{shift} ({images[shift]:,} images)", f"ood/{shift}")
+        count = sum(images[shift] for shift in shifts)
+        many = f", mean of {len(shifts)} shifts" if len(shifts) > 1 else ""
+        add(f"{name} ({count:,} images{many})", f"ood/{name}")
+    if len(sets) > 1:
+        add(f"mean of {len(sets)} sets", "ood/mean")
+    if len(images) > 1:
+        add(f"worst of {len(images)} shifts", "ood/worst")
+    return table
+
+
+def _interpolation(interpolation: Mapping[str, Any]) -> list[str]:
+    """Return a line of each metric along alpha, and a line of the chosen alpha."""
+    rows = interpolation["rows"]
+    metrics = {"val/accuracy": "val", "test/accuracy": "test", "ood/mean/accuracy": "ood"}
+    names = {metric: name for metric, name in metrics.items() if metric in rows[0]}
+    scales = {"alpha": ("alpha", 1), **{name: (metric, 100) for metric, name in names.items()}}
+    lines = [
+        f"{name:9} {' '.join(f'{scale * row[metric]:5.1f}' for row in rows)}"
+        for name, (metric, scale) in scales.items()
+    ]
+    chosen = next(row for row in rows if row["alpha"] == interpolation["chosen"])
+    scores = ", ".join(f"{name} {_percent(chosen[metric])}" for metric, name in names.items())
+    return [*lines, f"chosen    alpha={chosen['alpha']:g}: {scores}; {interpolation['rule']}"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -19,9 +19,8 @@ from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import score_shifts
 from peft_vision.task.base import Task
 from peft_vision.task.mirrored import tell_again
-from peft_vision.task.run_summary import print_shifts, print_summary
 from peft_vision.task.session import Pruner, TrainingSession
-from peft_vision.task.shown import are_drawn, show_pictures, told
+from peft_vision.task.shown import are_drawn, print_shifts, print_summary, show_pictures, told
 
 logger = logging.getLogger("peft_vision")
 

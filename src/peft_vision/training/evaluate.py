@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.core.config import ConfigError
-from peft_vision.core.device_memory import SMALLER_PASS, needing_memory
+from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
-from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Source
 
 CALIBRATION_BINS = 15

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_vision.core.device_memory import DeviceRoom, InputKind, is_out_of_memory
-from peft_vision.core.transfer import on_device
+from peft_vision.core.device_memory import DeviceRoom, InputKind, is_out_of_memory, on_device
 from peft_vision.data.device_images import DeviceImages, device_bytes
 from peft_vision.data.images import Images, Source
-from peft_vision.features.source import FeatureTable, Observed
+from peft_vision.models.observations import FeatureTable, Observed
 
 _Placed = DeviceImages | Observed | FeatureTable
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images, Source
-from peft_vision.features.source import Observed
 from peft_vision.models.model import Model
+from peft_vision.models.observations import Observed
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.training.probe import head_input, solve
 from peft_vision.training.train_state import Training, TrainState

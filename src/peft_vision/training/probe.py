@@ -12,10 +12,10 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.device_memory import needing_memory
 from peft_vision.core.distributed import World
 from peft_vision.data.images import Source
-from peft_vision.features.source import FeatureTable
-from peft_vision.features.table import tabulated
+from peft_vision.features.fill import tabulated
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
+from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
 from peft_vision.training.train_state import Training
 from peft_vision.training.trainer import Trainer

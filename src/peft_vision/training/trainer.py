@@ -14,25 +14,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.frozen_weights import rounded_once
 from peft_vision.core.config import NOT_HASHED, ConfigError, Pruned, component
-from peft_vision.core.device_memory import DeviceRoom, needing_memory
+from peft_vision.core.device_memory import DeviceRoom, needing_memory, on_device
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
 from peft_vision.core.seeding import derive
 from peft_vision.core.stopping import Stopped, when_ready
-from peft_vision.core.transfer import on_device
 from peft_vision.data.images import Source, shuffled
 from peft_vision.method.selection import head_columns
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Optimizer, Stepper
-from peft_vision.optimizer.footprint import footprint
-from peft_vision.optimizer.restore import restore
+from peft_vision.optimizer.restore import footprint, restore
 from peft_vision.training.evaluate import InferencePass, predict
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
-from peft_vision.training.loss_watch import LossWatch
 from peft_vision.training.step import Arithmetic, Batch, Update, normalises_batches
 from peft_vision.training.train_state import Training, TrainState
-from peft_vision.training.unreached import Unreached
+from peft_vision.training.watch import LossWatch, Unreached
 
 
 @component

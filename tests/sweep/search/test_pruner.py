@@ -4,8 +4,7 @@ import optuna
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.sweep.search.pruner import TrialPruner
-from peft_vision.sweep.search.study import open_journal
+from peft_vision.sweep.search.study import TrialPruner, open_journal
 from peft_vision.task.train import Train
 
 

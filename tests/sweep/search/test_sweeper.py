@@ -126,7 +126,7 @@ def pruned_by_others(folder: Path, *, accuracy: float) -> str:
         others.tell(trial, accuracy)
     number = others.ask().number
     values = f"journal:'{journal}',study:s,trial:{number},name:median,startup_trials:1,warmup_epochs:1"
-    return f"task.pruner={{_target_:peft_vision.sweep.search.pruner.TrialPruner,{values},epochs:${{trainer.epochs}}}}"
+    return f"task.pruner={{_target_:peft_vision.sweep.search.study.TrialPruner,{values},epochs:${{trainer.epochs}}}}"
 
 
 RUN = (*SMOKE, "data.val_fraction=0.5", "trainer.epochs=6")

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.linear import Pointwise
-from peft_vision.backbone.ports import Branch, Ports
-from peft_vision.backbone.stage import Need, Stage, Tap, site
+from peft_vision.backbone.stage import Branch, Need, Ports, Stage, Tap, site
 
 _CHANNELS_LAST = {LayerNorm2d: LayerNorm, RmsNorm2d: RmsNorm, SimpleNorm2d: SimpleNorm}
 _NORMS = (*_CHANNELS_LAST, *_CHANNELS_LAST.values())

@@ -12,8 +12,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
-from peft_vision.backbone.ports import Ports
-from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
+from peft_vision.backbone.stage import Need, Ports, Site, Stage, Tap, site
 from peft_vision.core.config import ConfigError
 
 

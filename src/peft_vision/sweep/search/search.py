@@ -151,7 +151,7 @@ def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
     if options.pruner == "none":
         return ()
     values = {
-        "_target_": "peft_vision.sweep.search.pruner.TrialPruner",
+        "_target_": "peft_vision.sweep.search.study.TrialPruner",
         "journal": _quoted(str(study.journal)),
         "study": study.name,
         "trial": trial.number,

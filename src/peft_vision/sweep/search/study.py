@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,9 +24,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from peft_vision.core.config import ConfigError
+from peft_vision.core.config import ConfigError, component
 from peft_vision.runs.run import writing
-from peft_vision.sweep.search.space import SearchOptions, Space, Untried, sampler
+from peft_vision.sweep.search.space import SearchOptions, Space, Untried, pruner, sampler
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -200,3 +201,40 @@ def _is_held(path: Path) -> bool:
     lock.release()
     path.unlink(missing_ok=True)
     return False
+
+
+@component
+class TrialPruner:
+    """A pruner that reports to a study. `journal`: the study's file; `name`: the pruner's name in SearchOptions;
+    `epochs`: the length of a complete run."""
+
+    journal: str
+    study: str
+    trial: int
+    name: str
+    startup_trials: int
+    warmup_epochs: int
+    epochs: int
+
+    def __call__(self, epoch: int, accuracy: float) -> str | None:
+        """Report an epoch's accuracy, and return why the run is pruned or None. After a restart no epoch is reported
+        twice, and of those reported before only the last is judged again."""
+        trial = self._trial()
+        if trial.state.is_finished():  # another search took this process for dead and ended it
+            return None
+        last = -1 if trial.last_step is None else trial.last_step
+        if epoch > last:
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+        if epoch >= last and self._study.pruner.prune(self._study, self._trial()):
+            return f"given up after epoch {epoch} of {self.epochs}, at {100 * accuracy:.2f} % on validation"
+        return None
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        rule = pruner(
+            self.name, startup_trials=self.startup_trials, warmup_epochs=self.warmup_epochs, epochs=self.epochs
+        )
+        return optuna.load_study(study_name=self.study, storage=open_journal(Path(self.journal)), pruner=rule)
+
+    def _trial(self) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[self.trial]

@@ -24,7 +24,7 @@ from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper, expected
 from peft_vision.sweep.tuning.cells import SHOWN, Decision, Selection, by_cell, decisions, images_and_model, unknown
 from peft_vision.sweep.tuning.choice import print_decisions, write_choice
-from peft_vision.training.stage import check_stage
+from peft_vision.training.checks import check_stage
 
 if TYPE_CHECKING:
     from peft_vision.sweep.search.search import Search

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.core.device_memory import numbers_on
 from peft_vision.core.seeding import derive
-from peft_vision.core.transfer import numbers_on
 from peft_vision.data.draws import below
 from peft_vision.data.images import Images, Source
 

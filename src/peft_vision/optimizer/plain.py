@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101)."""
+"""This module has the plain optimizers, SGD, Adam and AdamW, as torch computes them."""
 
 from typing import Annotated
 
@@ -24,3 +24,21 @@ class AdamW(Stepper):
     def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decays)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused(groups))
+
+
+@component
+class Adam(Stepper):
+    betas: tuple[Beta, Beta]
+
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay)
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, fused=fused(groups))
+
+
+@component
+class SGD(Stepper):
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused(groups))

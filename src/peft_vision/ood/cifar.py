@@ -1,9 +1,15 @@
-"""CIFAR-10-C and CIFAR-100-C: the test images, corrupted (Hendrycks & Dietterich, 2019, arXiv:1903.12261).
+"""This module has the shifts of CIFAR: its test images, corrupted (CIFAR-10-C and CIFAR-100-C: Hendrycks & Dietterich,
+2019, arXiv:1903.12261), new test images collected as the first were (CIFAR-10.1: Recht et al., 2018, arXiv:1806.00451),
+and photographs of ImageNet in nine of CIFAR-10's classes (STL-10: Coates et al., 2011).
 
-path/fog.npy     uint8 (5n, 32, 32, 3): n images at severity 1, the same at severity 2, and so on
-path/labels.npy  (5n,)
+path/fog.npy          CIFAR-C: uint8 (5n, 32, 32, 3), n images at severity 1, the same at severity 2, and so on
+path/labels.npy       (5n,)
+path/test_X.bin       STL-10: uint8 (n, 3, 96, 96), each channel column by column
+path/test_y.bin       uint8 (n,), from 1
+path/class_names.txt
 
-The files hold labels without names; `CIFAR10` and `CIFAR100` are the classes in label order.
+The files of CIFAR hold labels without names; `CIFAR10` and `CIFAR100` are the classes in label order. STL-10 is read
+here rather than by torchvision, which also requires 2.6 GB of unlabelled images.
 """
 
 from collections.abc import Mapping
@@ -17,6 +23,7 @@ from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.numpy_files import load_array, load_bytes
 from peft_vision.data.pictures import Arrays, labelled
 from peft_vision.data.reading import located, whole_numbers
+from peft_vision.data.torchvision_arrays import stl10_classes, stl10_images, stl10_labels
 from peft_vision.ood.base import OOD, Shift, require_files
 
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -84,3 +91,52 @@ def class_ids(path: Path, *, of: Path, count: int, classes: tuple[str, ...]) -> 
     """Return the labels of the images in the file `of`: (count,) indices into `classes`. ConfigError for others."""
     labels, last = load_array(path, key="path"), len(classes) - 1
     return whole_numbers(labels, path, first=0, last=last, count=count, of=of.name, key="path")
+
+
+@component
+class CIFAR10_1(OOD):
+    """The set CIFAR-10.1. `path`: the folder that holds `cifar10.1_v6_data.npy` and its labels; v4 has 2,021 images, v6
+    2,000."""
+
+    path: Annotated[str, FILE]
+    version: Literal["v4", "v6"]
+
+    def check(self) -> None:
+        source = "CIFAR-10.1 is at https://github.com/modestyachts/CIFAR-10.1, folder datasets (6 MB a version)"
+        require_files(self._files(), what="CIFAR-10.1", source=source)
+
+    def open(self) -> Mapping[str, Shift]:
+        data, labels = self._files()
+        images = load_bytes(data, shape=(None, 32, 32, 3), key="path")
+        ids = class_ids(labels, of=data, count=len(images), classes=CIFAR10)
+        return {"": Shift(labelled(Arrays(images), ids), CIFAR10)}
+
+    def _files(self) -> tuple[Path, Path]:
+        folder = located(self.path)
+        return folder / f"cifar10.1_{self.version}_data.npy", folder / f"cifar10.1_{self.version}_labels.npy"
+
+
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+
+@component
+class STL10(OOD):
+    """A set of STL-10's test images. `path`: the folder that holds test_X.bin."""
+
+    path: Annotated[str, FILE]
+
+    def check(self) -> None:
+        source = "STL-10 is at https://cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz (2.6 GB)"
+        require_files(self._files(), what="STL-10", source=source)
+
+    def open(self) -> Mapping[str, Shift]:
+        data, labels, names = self._files()
+        images, found = stl10_images(data, key="path"), stl10_classes(names, key="path")
+        if found != CLASSES:
+            raise ConfigError(f"path: {names} holds other lines than {', '.join(CLASSES)}; fetch it again")
+        ids = stl10_labels(labels, of=data, count=len(images), key="path")
+        return {"": Shift(labelled(Arrays(images), ids), CLASSES)}
+
+    def _files(self) -> tuple[Path, Path, Path]:
+        folder = located(self.path)
+        return folder / "test_X.bin", folder / "test_y.bin", folder / "class_names.txt"
