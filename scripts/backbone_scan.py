@@ -1,12 +1,11 @@
 """Say for all pretrained names of timm on how many of them each method works, over shapes alone.
 
     nice python scripts/backbone_scan.py             all names, which takes about ten minutes of one core
-    nice python scripts/backbone_scan.py 'resnet*'   the names that match a pattern
+    nice python scripts/backbone_scan.py 'resnet*'   the names that match patterns
     nice python scripts/backbone_scan.py --wrapped   one architecture of each class: every method that works is
                                                      attached, and the adapted model maps an image to features
 
-Every name is checked for where its weights come from; every architecture is built once, without numbers, and maps an
-image to features.
+Every architecture is built once, without numbers, and maps an image to features.
 """
 
 import copy
@@ -74,10 +73,11 @@ def scan(names: list[str]) -> None:
     known: dict[str, tuple[str, dict[str, str | None]]] = {}
     families: Counter[str] = Counter()
     failing: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    elsewhere = 0
     for name in names:
         architecture = name.partition(".")[0]
+        elsewhere += not find(name).config.hf_hub_id
         try:
-            find(name).check_weights()
             if architecture not in known:
                 known[architecture] = reasons_of(architecture)
             family, reasons = known[architecture]
@@ -88,6 +88,7 @@ def scan(names: list[str]) -> None:
             if reason is not None:
                 failing[method_name][reason].append(name)
     say(f"timm {timm.__version__}: {len(names):,} pretrained names of {len(known):,} architectures")
+    say(f"not on the hub, so that backbone.checkpoint=FILE takes what timm's address has: {elsewhere}")
     say("families: " + ", ".join(f"{family} {count:,}" for family, count in families.most_common()))
     for method_name in (*ALL, *OTHERS):
         say(f"{method_name}: {len(names) - sum(map(len, failing[method_name].values())):,}")
@@ -114,9 +115,9 @@ def wrapped(names: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Scan the names that match the pattern among the arguments, if there is one."""
+    """Scan the names that match the patterns among the arguments, or all."""
     patterns = [argument for argument in arguments if not argument.startswith("--")]
-    names = timm.list_pretrained(patterns[0] if patterns else "*")
+    names = timm.list_pretrained(patterns or "*")
     (wrapped if "--wrapped" in arguments else scan)(names)
 
 

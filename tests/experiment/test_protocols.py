@@ -68,3 +68,12 @@ def test_fgvc_is_shown_as_in_the_paper():
     preprocessing = experiment.data.adjusted(experiment.backbone.preprocessing())
     assert (preprocessing.size, preprocessing.crop) == (224, 224 / 256)
     assert (experiment.data.resize, experiment.data.augment) == ("crop", "crop_flip")
+
+
+def test_lp_ft_on_a_resnet_moves_statistics_in_fine_tuning_alone():
+    own_weights = ("backbone.pretrained=true", "backbone.checkpoint=null")
+    runs = asked("lp_ft_resnet50", "data=digits", *own_weights)
+    assert {experiment.backbone.name.partition(".")[0] for experiment, _ in runs} == {"resnet50"}
+    evaluates = {experiment.choices["method"]: getattr(experiment.method, "eval_mode", True) for experiment, _ in runs}
+    assert evaluates == {"linear": True, "full": False, "lp_ft": True}
+    assert sum(times for _, times in runs) == 3 * (1 + 6 + 6)

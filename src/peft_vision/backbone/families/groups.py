@@ -46,8 +46,12 @@ def _grouped(model: nn.Module) -> dict[str, float]:
     alone = dict.fromkeys(names, 0.0)
     if not hasattr(model, "group_matcher"):
         return _by_features(model, names) or alone
+    found = alone
     for coarse in (True, False):  # where all blocks are one coarse group, each of them is a stage
-        matcher = model.group_matcher(coarse=coarse)
+        try:
+            matcher = model.group_matcher(coarse=coarse)
+        except (AssertionError, NotImplementedError):  # timm's RDNet has no coarse groups
+            continue
         numbers = group_parameters(model, matcher, reverse=True)
         found = {name: _named(matcher, name, numbers[name]) for name in names}
         if len({number for number in found.values() if number not in (_STEM, _END)}) > 1:
