@@ -247,7 +247,7 @@ def same_bits(bench: Bench, name: str) -> str:
 def same_bits_elsewhere(bench: Bench) -> str:
     """Return what `same_bits` tells in a process whose products are deterministic, which on a CPU they are here."""
     if bench.device.type == "cpu":
-        return same_bits(bench, bench.options.models[-1])
+        return same_bits(bench, [bench.options.compiled, *bench.options.models][-1])
     environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     told = subprocess.run([sys.executable, *sys.argv, "--bits"], env=environment, capture_output=True, text=True)
     return told.stdout.strip() or told.stderr.strip()[-400:]
@@ -255,7 +255,7 @@ def same_bits_elsewhere(bench: Bench) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["vit_base_patch16_224", "vit_small_patch16_224"])
+    parser.add_argument("--models", nargs="*", default=["vit_base_patch16_224", "vit_small_patch16_224"])
     parser.add_argument("--compiled", default="vit_tiny_patch16_224", help="the model of the modes of compile")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--compile", nargs="+", default=["false", "cuda_graph", "default", "reduce-overhead"])
@@ -275,7 +275,7 @@ def main() -> None:
     started = perf_counter()
     bench = Bench(options)
     if options.bits:
-        print(same_bits(bench, options.models[-1]))
+        print(same_bits(bench, [options.compiled, *options.models][-1]))
         return
     named = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else str(bench.device)
     print(f"{named}, torch {torch.__version__}, timm {timm.__version__}; bf16, batches of {options.batch}, ", end="")

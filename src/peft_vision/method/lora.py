@@ -196,7 +196,7 @@ class LowRankUpdate(Wrapper):
                 factor = self._factor(target)[up_rows]
                 bias = 0 if self.inner.bias is None else self.inner.bias[rows][here]
                 update = (factor - 1) * (plain[..., here] - bias) + factor * update
-            outputs[..., here] += update
+            outputs[..., here].add_(update)
         return outputs
 
     def merged(self) -> nn.Linear:
