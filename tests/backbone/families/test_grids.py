@@ -5,6 +5,7 @@ import copy
 import math
 
 import pytest
+import timm
 import torch
 from test_methods import IMAGES, LABELS, adapted
 from timm.models.swin_transformer import window_partition, window_reverse
@@ -192,6 +193,33 @@ def test_pixels_of_a_border_begin_like_those_of_a_picture():
     for pixels in (border.sides, border.ends):
         assert 0 <= pixels.min() < 0.05
         assert 0.95 < pixels.max() <= 1
+
+
+def test_a_border_surrounds_the_pictures_of_any_timm_model():
+    model = timm.create_model("resnet18", num_classes=0)
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32)}
+    bordered = peft_vision.adapt(model, method="vpt_shallow", num_classes=4, location="pad", num_prompts=3).eval()
+    expected = bordered.head(model.eval()(surrounded(bordered, IMAGES)))
+    torch.testing.assert_close(bordered(IMAGES), expected, rtol=1e-5, atol=1e-5)
+    F.cross_entropy(bordered(IMAGES), LABELS).backward()
+    assert bordered.encoder.border.sides.grad.abs().max() > 0
+
+
+COMPILED = {"Swin": "vpt_shallow", "Swin-V2": "vpt_deep", "ConvNeXt-V2, 1x1 convolutions": "adapter_houlsby"}
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+def test_compiling_changes_nothing(variant):
+    model = adapted(variant, COMPILED[variant]).eval()
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+def test_lower_precision_computes_nearly_the_same(variant):
+    model = adapted(variant, COMPILED[variant]).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(IMAGES)
+    torch.testing.assert_close(logits, model(IMAGES), rtol=0, atol=0.02)
 
 
 def test_a_border_keeps_frozen_convolutions_in_evaluation_and_is_never_merged():
