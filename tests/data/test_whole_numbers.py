@@ -11,15 +11,15 @@ FILE = Path("labels.bin")
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, ">i2", np.uint64])
 def test_whole_numbers_are_labels(kind: str):
-    found = whole_numbers(np.array([3, 1, 2], kind), FILE, first=1, last=3, count=3)
+    found = whole_numbers(np.array([3, 1, 2], kind), FILE, within=(1, 3), per=(3, ""))
     assert found.tolist() == [3, 1, 2]
     assert found.dtype == np.int64
 
 
 def test_floats_are_where_they_may_be():
-    assert whole_numbers(np.array([1.0, 2.0]), FILE, first=1, last=2, floats=True).dtype == np.int64
+    assert whole_numbers(np.array([1.0, 2.0]), FILE, within=(1, 2), floats=True).dtype == np.int64
     with pytest.raises(ConfigError, match=r"^data.root: labels.bin holds float64 \(2,\), should be whole numbers$"):
-        whole_numbers(np.array([1.0, 2.0]), FILE, first=1, last=2)
+        whole_numbers(np.array([1.0, 2.0]), FILE, within=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_floats_are_where_they_may_be():
 )
 def test_what_is_no_list_of_whole_numbers_is_refused(values: object):
     with pytest.raises(ConfigError, match=r"^data.root: labels.bin holds .*should be"):
-        whole_numbers(values, FILE, first=0, last=10, floats=True)
+        whole_numbers(values, FILE, within=(0, 10), floats=True)
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_what_is_no_list_of_whole_numbers_is_refused(values: object):
 )
 def test_numbers_beyond_and_too_few_are_refused(values: list[int], complaint: str):
     with pytest.raises(ConfigError, match=f"^path: labels.bin {complaint}$"):
-        whole_numbers(values, FILE, first=1, last=2, count=3, of="data.bin", key="path")
+        whole_numbers(values, FILE, within=(1, 2), per=(3, "data.bin"), key="path")

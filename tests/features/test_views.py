@@ -5,7 +5,8 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.images import Images
-from peft_vision.features.store import Features, Store
+from peft_vision.features.fill import ObservationPass
+from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.models.model import Model
 from peft_vision.models.observations import Observed, Views, view_seed
 from peft_vision.optimizer.plain import SGD
@@ -54,13 +55,10 @@ def store(model: Model, images: Images, folder, **options) -> Store:
         Features(**{**usual, "also": (), **options}),
         model=model,
         splits={"train": images},
-        origin={},
-        method="lora",
-        augment=images.augment,
-        workers=0,
-        batch_size=16,
-        autocast=Trainer(**PLAIN).autocast(ALONE.device),
-        device=ALONE.device,
+        run=RunFacts(origin={}, method="lora", augment=images.augment),
+        observed_by=ObservationPass(
+            batch_size=16, workers=0, autocast=Trainer(**PLAIN).autocast(ALONE.device), device=ALONE.device
+        ),
         quiet=True,
     )
 

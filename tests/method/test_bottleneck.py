@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import tiny_vit
-from peft_vision.core.config import ConfigError
-from peft_vision.method.bottleneck import AdapterLayer
+from peft_vision.core.config import ConfigError, build
+from peft_vision.method.bottleneck import AdapterLayer, Bottleneck
 from peft_vision.models.model import Model
 from reference import (
     ARCHITECTURES,
@@ -18,7 +18,7 @@ from reference import (
     randomised,
     size_on_vit_b16,
 )
-from shipped import adapted
+from shipped import adapted, option
 
 PRESETS = ["adapter_houlsby", "adapter_pfeiffer", "adaptformer", "adapter_plus"]
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
@@ -134,7 +134,8 @@ def test_drop_path_leaves_out_the_adapter_of_a_whole_image_or_doubles_it(images)
 def test_dropout_is_of_hidden_units_and_only_in_training():
     torch.manual_seed(0)
     options = {"activation": "relu", "initial": "small", "scale": 1.0, "channel_scale": False, "drop_path": 0.0}
-    adapter, tokens = AdapterLayer(8, 4, dropout=0.5, **options), torch.randn(1, 6, 8)
+    method = build({**option("method", "adaptformer"), "rank": 4, "dropout": 0.5, **options}, Bottleneck, "method")
+    adapter, tokens = AdapterLayer(8, method), torch.randn(1, 6, 8)
     hidden = F.relu(adapter.down(tokens))
     masks = torch.cartesian_prod(*[torch.tensor([0.0, 2.0])] * 4)
     possible = adapter.up(hidden.unsqueeze(2) * masks)  # (1, 6, 16, 8)

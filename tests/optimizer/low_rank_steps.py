@@ -43,17 +43,17 @@ def optimizer(
         "moments": "rotate",
         "scale": 1.0,
         "update": "low_rank",
+        "bits": bits,
+        "seed": seed,
     }
     return LowRankProjection(
         matrices,
         [{"params": list(others), "weight_decay": weight_decay}] if others else [],
         rule=rule,
         following=Following(subspaces=Subspaces(rank, side, algorithm, lapack_signs), **{**usual, **options}),
-        bits=bits,
         lr=lr,
         weight_decay=weight_decay,
         decay_first=decay_first,
-        seed=seed,
     )
 
 

@@ -14,16 +14,14 @@ from peft_vision.optimizer.rule import AdamRule
 
 
 def low_rank(parameters: list[nn.Parameter]) -> LowRankProjection:
-    following = Following(Subspaces(2, "std", "svd", False), 3, None, False, "keep", 1.0, "fira")
+    following = Following(Subspaces(2, "std", "svd", False), 3, None, False, "keep", 1.0, "fira", bits=32, seed=0)
     rule = AdamRule((0.9, 0.999), 1e-8, eps_first=False)
     options = {
         "rule": rule,
         "following": following,
-        "bits": 32,
         "lr": 0.1,
         "weight_decay": 0.0,
         "decay_first": True,
-        "seed": 0,
     }
     return LowRankProjection(parameters[:1], [{"params": parameters[1:], "weight_decay": 0.0}], **options)
 

@@ -14,7 +14,8 @@ from peft_vision.costs.measure import endless, forward_pass, medians
 from peft_vision.costs.setting import BenchSetting
 from peft_vision.costs.walk import Act
 from peft_vision.data.images import Images, Source
-from peft_vision.features.store import Features, Store
+from peft_vision.features.fill import ObservationPass
+from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Fitting
 from peft_vision.optimizer.grid import Grid
@@ -166,13 +167,13 @@ class _Sample:
             self._features(folder),
             model=self._model,
             splits={"train": self._batch},
-            origin={},
-            method=self._experiment.choices["method"],
-            augment="none",
-            workers=0,
-            batch_size=setting.trainer.eval_batch_size,
-            autocast=setting.trainer.autocast(setting.world.device),
-            device=setting.world.device,
+            run=RunFacts(origin={}, method=self._experiment.choices["method"], augment="none"),
+            observed_by=ObservationPass(
+                batch_size=setting.trainer.eval_batch_size,
+                workers=0,
+                autocast=setting.trainer.autocast(setting.world.device),
+                device=setting.world.device,
+            ),
             quiet=True,
         )
 

@@ -178,17 +178,17 @@ def whole_numbers(
     values: Any,
     path: Path,
     *,
-    first: int,
-    last: int,
+    within: tuple[int, int],
     what: str = "labels",
-    count: int | None = None,
-    of: str = "",
+    per: tuple[int, str] | None = None,
     floats: bool = False,
     key: str = "data.root",
 ) -> np.ndarray:
-    """Return `values` of the file `path` as int64 (n,), ConfigError unless all are whole and within `first` to `last`.
-    `count`: the expected number of values, one for each image `of` another file; `floats`: accept 3.0 as whole, as
-    MATLAB stores numbers."""
+    """Return `values` of the file `path` as int64 (n,), ConfigError unless all are whole and `within` the two.
+    `per`: the expected number of values, and the name of the file with an image for each, "" if it is this one;
+    `floats`: accept 3.0 as whole, as MATLAB stores numbers."""
+    first, last = within
+    count, of = (None, "") if per is None else per
     numbers = np.asarray(values)
     whole = numbers.dtype.kind in "iu" or (floats and numbers.dtype.kind == "f" and (numbers == np.rint(numbers)).all())
     if numbers.ndim != 1 or not numbers.size or not whole or count not in (None, len(numbers)):

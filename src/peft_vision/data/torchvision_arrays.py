@@ -53,7 +53,7 @@ def stl10_labels(path: Path, *, of: Path, count: int, key: str) -> np.ndarray:
         labels = np.frombuffer(read_bytes(path, largest=_MOST_LABELS), np.uint8)
     if len(labels) != count:
         raise ConfigError(f"{key}: {path} has {len(labels)} labels, should be {count}, one for each of {of.name}")
-    return whole_numbers(labels, path, first=1, last=_STL10_CLASSES, key=key) - 1
+    return whole_numbers(labels, path, within=(1, _STL10_CLASSES), key=key) - 1
 
 
 def stl10_classes(path: Path, *, key: str) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def svhn(root: Path, *, split: str) -> Part:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (_SIDE, _SIDE, 3):
         raise ConfigError(f"{KEY}: {file} holds X of {pixels.dtype} {pixels.shape}, should be uint8 (32, 32, 3, n)")
     count = pixels.shape[3]
-    digits = whole_numbers(labels.reshape(-1), file, first=1, last=10, count=count, floats=True, key=KEY)
+    digits = whole_numbers(labels.reshape(-1), file, within=(1, 10), per=(count, ""), floats=True, key=KEY)
     return Arrays(pixels.transpose(3, 0, 1, 2)), digits % 10, tuple(str(digit) for digit in range(10))
 
 
@@ -125,7 +125,7 @@ def _batch(file: Path, labels_key: str, num_classes: int) -> tuple[np.ndarray, n
         if not isinstance(labels, list) or {type(label) for label in labels} != {int}:
             raise ValueError(f"{labels_key} that are no list of whole numbers")
         last = num_classes - 1
-        return pixels, whole_numbers(labels, file, first=0, last=last, count=len(pixels), key=KEY)
+        return pixels, whole_numbers(labels, file, within=(0, last), per=(len(pixels), ""), key=KEY)
 
 
 def _pickle(file: Path, expected: str) -> Mapping[str, Any]:

@@ -27,10 +27,10 @@ def flowers102(root: Path, *, split: str) -> Part:
     folder, classes = root / "flowers-102", tuple(Flowers102.classes)
     labels_file, splits_file = folder / "imagelabels.mat", folder / "setid.mat"
     (labels,) = read_mat(labels_file, "labels", key=KEY, remedy="")
-    labels = whole_numbers(labels, labels_file, first=1, last=len(classes), floats=True, key=KEY) - 1
+    labels = whole_numbers(labels, labels_file, within=(1, len(classes)), floats=True, key=KEY) - 1
     name = _FLOWERS[split]
     (images,) = read_mat(splits_file, name, key=KEY, remedy="")
-    images = whole_numbers(images, splits_file, what=name, first=1, last=_MOST_FLOWERS, floats=True, key=KEY)
+    images = whole_numbers(images, splits_file, what=name, within=(1, _MOST_FLOWERS), floats=True, key=KEY)
     refuse_repeated(images.tolist(), splits_file, key=KEY)
     if images.max() > len(labels):
         raise ConfigError(
@@ -55,7 +55,7 @@ def pets(root: Path, *, split: str) -> Part:
             raise _strange(file, number, line, f"of a class other than {breeds[labels[-1]]}")
     refuse_repeated(names, file, key=KEY)
     _require_classes(file, len(set(breeds.values())), _PETS)
-    labels = whole_numbers(labels, file, first=0, last=_PETS - 1, key=KEY)
+    labels = whole_numbers(labels, file, within=(0, _PETS - 1), key=KEY)
     classes = tuple(" ".join(part.title() for part in breeds[label].split("_")) for label in range(_PETS))
     return Files(root, [f"oxford-iiit-pet/images/{name}.jpg" for name in names]), labels, classes
 

@@ -3,6 +3,7 @@ both."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,18 +83,25 @@ def observed_at_once(batch_size: int, device: torch.device) -> int:
     return min(batch_size, _CPU_BATCH) if device.type == "cpu" else batch_size
 
 
+@dataclass(frozen=True)
+class ObservationPass:
+    """A pass of images through the backbone, by the run's batch size in evaluation, loader processes and precision."""
+
+    batch_size: int
+    workers: int
+    autocast: torch.autocast
+    device: torch.device
+
+
 @torch.no_grad()
 def fill(
     model: Model,
     images: Images,
     sinks: Mapping[Kind, FeatureWriter],
+    by: ObservationPass,
     *,
     views: int,
     needed: frozenset[Kind],
-    batch_size: int,
-    workers: int,
-    autocast: torch.autocast,
-    device: torch.device,
     label: str,
 ) -> dict[Kind, Tensor]:
     """Return the rows of each kind that its sink kept: of all images as they are, or of `views` augmented views of
@@ -108,15 +116,15 @@ def fill(
         _discard(sinks)
         return {}
     row_bytes = sum(sink.entry.num_bytes // sink.entry.shape[0] for sink in sinks.values())
-    at_once = observed_at_once(batch_size, device)
+    at_once, device = observed_at_once(by.batch_size, by.device), by.device
     batches = torch.arange(len(images)).split(max(1, min(at_once, _BATCH_BYTES // row_bytes)))
     seeds = [view_seed(view) for view in range(views)] or [None]
     try:
         room = needing_memory(f"a forward pass of {at_once} images", device, SMALLER_PASS)
         progress = Progress(label=f"observing {label}", total=len(images) * len(seeds), unit="images")
-        with progress, autocast, room:
+        with progress, by.autocast, room:
             for seed in seeds:
-                for pixels, labels in on_device(images.batches(batches, seed=seed, workers=workers), device):
+                for pixels, labels in on_device(images.batches(batches, seed=seed, workers=by.workers), device):
                     seen = model.observe(pixels, sinks.keys())
                     for kind, sink in sinks.items():
                         sink.write(seen.pack(kind).to(sink.entry.dtype))

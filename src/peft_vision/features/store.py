@@ -27,7 +27,7 @@ from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.identity import source_of
 from peft_vision.data.images import Images, Source
 from peft_vision.features.entry import FORMAT, CacheEntry
-from peft_vision.features.fill import FeatureWriter, fill
+from peft_vision.features.fill import FeatureWriter, ObservationPass, fill
 from peft_vision.features.shelf import CacheDir, size
 from peft_vision.models.model import Model
 from peft_vision.models.observations import Observed, Views
@@ -90,12 +90,19 @@ class SplitCacheStatus:
         return f"{self.key[:KEY_LENGTH]} {done}, {size(self.num_bytes)} {place}"
 
 
-class Store:
-    """The stored observations of one run's splits.
+@dataclass(frozen=True)
+class RunFacts:
+    """What a store knows of the run. `origin`: the inputs that observations depend on besides the images; `method` and
+    `augment` are the run's options."""
 
-    `origin`: the inputs that the observations depend on besides the images. `method`, `augment` and `autocast` are the
-    run's. Raise ConfigError where the training images must be stored and cannot be.
-    """
+    origin: Mapping[str, Any]
+    method: str
+    augment: str
+
+
+class Store:
+    """The stored observations of one run's splits. Raise ConfigError where the training images must be stored and
+    cannot be."""
 
     def __init__(
         self,
@@ -103,13 +110,8 @@ class Store:
         *,
         model: Model,
         splits: Mapping[str, Images],
-        origin: Mapping[str, Any],
-        method: str,
-        augment: str,
-        workers: int,
-        batch_size: int,
-        autocast: torch.autocast,
-        device: torch.device,
+        run: RunFacts,
+        observed_by: ObservationPass,
         quiet: bool,
     ) -> None:
         model.observed_type = TYPES[features.dtype]
@@ -119,10 +121,9 @@ class Store:
         self._model = model
         self._splits = splits
         shared = {"dtype": features.dtype, "timm": timm.__version__, "format": FORMAT}
-        self._origin = {**origin, **shared, **model.encoder.trunk.mark}
-        self._method = method
-        self._augment = augment
-        self._pass = {"workers": workers, "batch_size": batch_size, "autocast": autocast, "device": device}
+        self._origin = {**run.origin, **shared, **model.encoder.trunk.mark}
+        self._run = run
+        self._observed_by = observed_by
         self._sources: dict[str, Source] = {}
         self._memory_left = features.memory_gib * _GIB
         self._kinds = model.frozen
@@ -166,8 +167,10 @@ class Store:
         """Return why what the present phase reads of a split is not stored, or None where it is."""
         if self._features.use == "never":
             return "features.use=never"
-        if split == "train" and self._augment != "none" and not self._features.views and self._model.frozen:
-            return f"data.augment={self._augment} makes the images new in each epoch; features.views=N stores N views"
+        if split == "train" and self._run.augment != "none" and not self._features.views and self._model.frozen:
+            return (
+                f"data.augment={self._run.augment} makes the images new in each epoch; features.views=N stores N views"
+            )
         return self._changes()
 
     def _changes(self) -> str | None:
@@ -178,7 +181,7 @@ class Store:
         if self._model.dropping:
             return f"{self._model.dropping[0]} is above 0, so features change during training"
         where = "from its first layer on" if self._model.depth == 0 else "before the last layer that the head reads"
-        return f"{self._method} works inside the backbone {where}, so features change during training"
+        return f"{self._run.method} works inside the backbone {where}, so features change during training"
 
     def _observed(self, split: str, held: SplitCacheStatus) -> Source:
         """Load the stored observations of a split and compute the rest; where they fit nowhere, return the images or
@@ -208,7 +211,7 @@ class Store:
                     for kind, entry in missing.items()
                 }
                 sinks = {kind: sink for kind, sink in sinks.items() if kind in needed or not sink.lost}
-                filled = fill(self._model, images, sinks, views=views, needed=needed, label=split, **self._pass)
+                filled = fill(self._model, images, sinks, self._observed_by, views=views, needed=needed, label=split)
                 held.computed = tuple(filled)
                 rows |= filled
         if not needed <= rows.keys():
@@ -221,7 +224,7 @@ class Store:
 
     def _views(self, split: str) -> int:
         """Return the number of augmented views of each image; 0 means the images as their augmentation makes them."""
-        return self._features.views if split == "train" and self._augment != "none" else 0
+        return self._features.views if split == "train" and self._run.augment != "none" else 0
 
     def _unstored(self, split: str) -> Source:
         """Return the inputs that the backbone processes each time: the augmented views that would be stored if the
@@ -258,7 +261,7 @@ class Store:
     def key(self, split: str) -> str:
         """Return the key of a split's entries: the SHA-256, in hex, of all that its observations depend on."""
         images, views = self._splits[split].digest(), self._views(split)
-        seen = {"images": images, "views": views, "augment": source_of(self._augment) if views else "none"}
+        seen = {"images": images, "views": views, "augment": source_of(self._run.augment) if views else "none"}
         return hashlib.sha256(json.dumps({**self._origin, **seen}, sort_keys=True).encode()).hexdigest()
 
     def _fits(self, entry: CacheEntry, held: SplitCacheStatus) -> bool:

@@ -63,43 +63,23 @@ class Bottleneck(Method):
                     layer.behind.append(self._adapter(stage.width))
 
     def _adapter(self, width: int) -> "AdapterLayer":
-        return AdapterLayer(
-            width,
-            self.rank,
-            activation=self.activation,
-            initial=self.initial,
-            scale=self.scale,
-            channel_scale=self.channel_scale,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-        )
+        return AdapterLayer(width, self)
 
 
 class AdapterLayer(nn.Module):
     """An adapter that computes f, without the skip connection."""
 
-    def __init__(
-        self,
-        width: int,
-        rank: int,
-        *,
-        activation: str,
-        initial: str,
-        scale: float,
-        channel_scale: bool,
-        dropout: float,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, width: int, method: Bottleneck) -> None:
         super().__init__()
-        self.down = nn.Linear(width, rank)
-        self.activation = _ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(rank, width)
-        self.scale = nn.Parameter(torch.full((width,), scale)) if channel_scale else scale
-        self.drop_path = DropPath(drop_path)
+        self.down = nn.Linear(width, method.rank)
+        self.activation = _ACTIVATIONS[method.activation]()
+        self.dropout = nn.Dropout(method.dropout)
+        self.up = nn.Linear(method.rank, width)
+        self.scale = nn.Parameter(torch.full((width,), method.scale)) if method.channel_scale else method.scale
+        self.drop_path = DropPath(method.drop_path)
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.bias)
-        match initial:
+        match method.initial:
             case "zero_up":
                 nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
                 nn.init.zeros_(self.up.weight)

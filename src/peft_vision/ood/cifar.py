@@ -90,7 +90,7 @@ class CIFARC(OOD):
 def class_ids(path: Path, *, of: Path, count: int, classes: tuple[str, ...]) -> np.ndarray:
     """Return the labels of the images in the file `of`: (count,) indices into `classes`. ConfigError for others."""
     labels, last = load_array(path, key="path"), len(classes) - 1
-    return whole_numbers(labels, path, first=0, last=last, count=count, of=of.name, key="path")
+    return whole_numbers(labels, path, within=(0, last), per=(count, of.name), key="path")
 
 
 @component

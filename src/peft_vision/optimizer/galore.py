@@ -111,12 +111,12 @@ class GaLore(Stepper):
                 moments=self.moments,
                 scale=self.scale,
                 update=self.update,
+                bits=self.bits,
+                seed=seed,
             ),
-            bits=self.bits,
             lr=self.lr,
             weight_decay=self.weight_decay,
             decay_first=self.conventions == "torch",
-            seed=seed,
         )
 
     def _rule(self) -> Rule:

@@ -37,7 +37,7 @@ class Following:
     `gap`: steps between refreshes. `adaptive_gap`: the gap is doubled where the mean absolute cosine of the first basis
     vectors before and after each of the last five refreshes is at least this (None: never). `staggered`: matrices are
     refreshed in turn instead of all in the same step. `moments`: whether they are rotated with the coordinates or kept.
-    `scale`: factor of the update.
+    `scale`: factor of the update. `bits`: of the moments; `seed`: of the random vectors of subspaces.
     """
 
     subspaces: Subspaces
@@ -47,6 +47,8 @@ class Following:
     moments: Literal["keep", "rotate"]
     scale: float
     update: Update
+    bits: int
+    seed: int
 
 
 class LowRankProjection(torch.optim.Optimizer):
@@ -63,18 +65,15 @@ class LowRankProjection(torch.optim.Optimizer):
         *,
         rule: Rule,
         following: Following,
-        bits: int,
         lr: float,
         weight_decay: float,
         decay_first: bool,
-        seed: int,
     ) -> None:
-        """Store the parameters. `others`: parameter groups with a `weight_decay` each. `seed`: of the random vectors of
-        subspaces."""
+        """Store the parameters. `others`: parameter groups with a `weight_decay` each."""
         lasting = {
             "rank": following.subspaces.rank,
             "side": following.subspaces.side,
-            "bits": bits,
+            "bits": following.bits,
             "update": following.update,
         }
         groups = [{"params": list(matrices), "weight_decay": weight_decay, "projected": True}] if matrices else []
@@ -82,9 +81,7 @@ class LowRankProjection(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, **lasting})
         self._rule = rule
         self._following = following
-        self._bits = bits
         self._decay_first = decay_first
-        self._seed = seed
         self._places = {parameter: number for number, parameter in enumerate(matrices)}
         self._group_of = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
         self.gradient_bytes = 0
@@ -203,11 +200,11 @@ class LowRankProjection(torch.optim.Optimizer):
     def _direction(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
         """Return the direction for a gradient, and update the moments in `state`."""
         if state["step"] == 0:
-            state |= moments.new(self._rule.moments, gradient, bits=self._bits)
+            state |= moments.new(self._rule.moments, gradient, bits=self._following.bits)
         found = moments.read(state, self._rule.moments)
         state["step"] += 1
         direction = self._rule.direction(gradient, found, state["step"])
-        state |= moments.stored(dict(zip(self._rule.moments, found, strict=True)), bits=self._bits)
+        state |= moments.stored(dict(zip(self._rule.moments, found, strict=True)), bits=self._following.bits)
         return direction
 
     def _refresh(self, parameter: Tensor, state: dict[str, Any], gradient: Tensor) -> bool:
@@ -215,7 +212,7 @@ class LowRankProjection(torch.optim.Optimizer):
         following, place = self._following, self._places[parameter]
         before = _projection(state) if "refreshes" in state else None
         started = self._now(parameter)
-        seed = derive(self._seed, "subspace", place, state.get("refreshes", 0))
+        seed = derive(self._following.seed, "subspace", place, state.get("refreshes", 0))
         try:
             projection = following.subspaces.of(gradient, before=before, seed=seed)
         except torch.linalg.LinAlgError:
@@ -238,7 +235,7 @@ class LowRankProjection(torch.optim.Optimizer):
         if self._following.moments == "rotate":
             found = moments.read(state, names)
             turned = self._rule.turned(found, projection.turn_from(before), state["step"])
-            state |= moments.stored(dict(zip(names, turned, strict=True)), bits=self._bits)
+            state |= moments.stored(dict(zip(names, turned, strict=True)), bits=self._following.bits)
         if self._following.adaptive_gap is not None:
             state["cosines"] = [*state.get("cosines", []), cosine(projection, before)][-_REMEMBERED:]
             settled = fmean(state["cosines"]) >= self._following.adaptive_gap

@@ -16,7 +16,8 @@ from peft_vision.core.identity import CODE, digest, files, first_identity, hashe
 from peft_vision.core.trust import check_targets
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
-from peft_vision.features.store import Features, Store
+from peft_vision.features.fill import ObservationPass
+from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.head.base import Head
 from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.method.base import Method
@@ -251,20 +252,24 @@ def open_store(
         experiment.features,
         model=model,
         splits=images,
-        origin={
-            "weights": model.recipe.backbone["hash"],
-            "backbone": backbone.name,
-            "architecture": backbone.architecture,
-            "pool": backbone.pool,
-            "preprocessing": model.recipe.preprocessing.record(),
-            "precision": trainer.arithmetic(world.device),
-        },
-        method=experiment.choices["method"],
-        augment=experiment.data.augment,
-        workers=experiment.data.workers,
-        batch_size=trainer.eval_batch_size,
-        autocast=trainer.autocast(world.device),
-        device=world.device,
+        run=RunFacts(
+            origin={
+                "weights": model.recipe.backbone["hash"],
+                "backbone": backbone.name,
+                "architecture": backbone.architecture,
+                "pool": backbone.pool,
+                "preprocessing": model.recipe.preprocessing.record(),
+                "precision": trainer.arithmetic(world.device),
+            },
+            method=experiment.choices["method"],
+            augment=experiment.data.augment,
+        ),
+        observed_by=ObservationPass(
+            batch_size=trainer.eval_batch_size,
+            workers=experiment.data.workers,
+            autocast=trainer.autocast(world.device),
+            device=world.device,
+        ),
         quiet=quiet,
     )
 

@@ -32,7 +32,7 @@ def numbers(file: Path, values: Any, *, what: str) -> np.ndarray:
     """Return `values` as int64 (n,). ConfigError unless they are whole numbers from 1."""
     if values.dtype.hasobject and values.ndim == 1:  # a field of a struct array
         values = np.array([np.asarray(value).item() if np.size(value) == 1 else None for value in values])
-    return whole_numbers(values, file, what=what, first=1, last=_MOST, floats=True)
+    return whole_numbers(values, file, what=what, within=(1, _MOST), floats=True)
 
 
 def labelled_paths(file: Path, paths: np.ndarray, labels: np.ndarray, *, folder: str) -> dict[str, int]:

@@ -76,7 +76,7 @@ def _split(images: Path, labels: Path) -> Labelled:
         if array.size != count:
             raise ConfigError(f"data.root: {images} holds {count} images, {labels} {array.size or 0} labels")
         values = array[()].reshape(-1)
-    return labelled(Patches(images, np.arange(count)), whole_numbers(values, labels, first=0, last=1))
+    return labelled(Patches(images, np.arange(count)), whole_numbers(values, labels, within=(0, 1)))
 
 
 def _array(file: Any, name: str) -> Any:

@@ -50,7 +50,7 @@ def read(task: str, root: Path) -> Release:
     shape, classes = _shape_and_classes(file)
     if classes.ndim != 2 or classes.shape[1] != _PROPERTIES:
         raise ConfigError(f"data.root: {file} has labels of shape {classes.shape}, should be (n, {_PROPERTIES})")
-    values = whole_numbers(classes[:, column], file, first=0, last=most)
+    values = whole_numbers(classes[:, column], file, within=(0, most))
     if shape != (len(classes), _SIDE, _SIDE):
         raise ConfigError(
             f"data.root: {file} has images of shape {shape} and {len(classes)} labels, "
