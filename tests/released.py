@@ -95,6 +95,22 @@ VPT_FULL = VPT.but(
     rates=lambda rate: by_epoch(5, 100, rate),
     steps={("AdamW", 0.01, 1e-6, "weights"), ("SGD", 0.0)},
 )
+VPT_CONVNEXT = VPT.but(
+    "tune_vtab.py: prompt_resnet; src/models/convnext.py",
+    backbone__name={"convnext_base.fb_in22k"},
+    optimizer={"SGD"},
+    optimizer__momentum={0.9},
+    base_rate={5.0, 2.5, 1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01},
+    optimizer__weight_decay=DECAYS,
+    trainer__batch_size={128},
+    method__location={"pad"},
+)
+CONVNEXT_LINEAR = VPT_LINEAR.but("tune_vtab.py: linear", backbone__name={"convnext_base.fb_in22k"})
+CONVNEXT_FULL = VPT_FULL.but(
+    "tune_vtab.py: finetune_resnet",
+    backbone__name={"convnext_base.fb_in22k"},
+    base_rate={0.5, 0.25, 0.05, 0.025, 0.005, 0.0025, 0.0005, 0.00025},
+)
 FGVC = {
     "data.source": {"release"},
     "data.augment": {"crop_flip"},
@@ -222,4 +238,12 @@ LP_FT = Released(
 )
 LP_FT_FIRST = LP_FT.but("its first commit", optimizer__lr={3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2})
 LP_FT_BEHIND = LP_FT.but("lp_then_ft_experiments, val_mode", optimizer__lr={1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7})
+
+
+def resnet50(lp_ft: Released, *, eval_mode: bool = False) -> Released:
+    """The configuration with MoCo v2's ResNet-50, whose batch norms keep their statistics in evaluation mode alone."""
+    values = {"backbone__name": {"resnet50.tv_in1k"}, "data__augment": {"none"}, "data__resize": {"squash"}}
+    return lp_ft.but("use_net_val_mode", method__eval_mode={eval_mode}, **values)
+
+
 STRENGTHS = tuple(10 ** (-7 + 9 * place / 49) for place in range(50))

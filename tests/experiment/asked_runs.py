@@ -18,6 +18,8 @@ PROTOCOLS = {
         "full": (8, 5),
         "bitfit": (8, 5),
     },
+    "vtab/vpt_convnext": {"vpt_shallow": (144, 5), "linear": (1, 5), "full": (32, 5)},
+    "vtab/vpt_convnext_paper": {"vpt_shallow": (144, 5), "linear": (1, 5), "full": (16, 5)},
     "vtab/vqt": {"vqt": (60, 5), "linear": (1, 5), "head2toe": (20, 5), "full": (16, 5)},
     "vtab/vqt_paper": {"vqt": (60, 5), "linear": (1, 5), "head2toe": (20, 5), "full": (16, 5)},
     "vtab/lora": {"lora": (6, 5)},
@@ -42,11 +44,23 @@ PROTOCOLS = {
         "bitfit": (8, 0),
     },
     "lp_ft_vs_ft_paper": {"linear": (3, 0), "full": (30, 0), "lp_ft": (30, 0), "vpt_deep": (9, 0), "lora": (9, 0)},
+    "lp_ft_resnet50_paper": {"linear": (3, 0), "full": (30, 0), "lp_ft": (30, 0)},
 }
-PROTOCOLS["vtab/vpt_swin"] = PROTOCOLS["vtab/vpt"]
-PROTOCOLS["vtab/vpt_convnext"] = {"vpt_shallow": (144, 5), "linear": (1, 5), "full": (16, 5)}
 PROTOCOLS["vtab/adapters_paper"] = {method: (tried, 0) for method, (tried, _) in PROTOCOLS["vtab/adapters"].items()}
-ONE = {"vtab": "data=vtab/dtd", "fgvc": "data=fgvc/cars", "lp_ft_vs_ft_paper": "data=digits"}
+ON_OTHER_WEIGHTS = {
+    f"vtab/vpt_{weights}{suffix}": f"vtab/vpt{suffix}"
+    for weights in ("mae", "moco_v3", "swin")
+    for suffix in ("", "_paper")
+}
+"""Protocols that are another one but for the weights and what depends on them."""
+RELEASED_FILE = f"backbone.checkpoint={__file__}"
+"""Any file, which stands for weights that a user downloads and that no test here reads."""
+ONE = {"vtab": "data=vtab/dtd", "fgvc": "data=fgvc/cars"}
+
+
+def needs_a_file(name: str) -> bool:
+    """Whether the weights of a protocol are a file that timm does not have."""
+    return "moco" in name or "resnet50" in name
 
 
 @cache
@@ -54,7 +68,8 @@ def asked(name: str, *words: str, everywhere: bool = False) -> tuple[tuple[Exper
     """The experiments and how often each would run, on one data set or `everywhere` that the protocol names."""
     with mock.patch("peft_vision.task.plan.Plan.tell") as tell, TemporaryDirectory() as folder:
         data = () if everywhere else (ONE.get(name.partition("/")[0], "data=digits"),)
-        outcome = call("task=plan", f"experiment={name}", *data, *words, cwd=Path(folder))
+        file = (RELEASED_FILE,) if needs_a_file(name) else ()
+        outcome = call("task=plan", f"experiment={name}", *data, *file, *words, cwd=Path(folder))
     assert (outcome.code, outcome.err) == (0, "")
     ((runs,), _) = tell.call_args
     return tuple((run.experiment, run.times) for run in runs)

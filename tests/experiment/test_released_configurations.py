@@ -44,6 +44,16 @@ PROTOCOL: dict[str, dict[str, tuple[Released, Mapping[str, str]]]] = {
         "full": (code.VPT_FULL, SAME),
         "bitfit": (code.VPT_FULL, SAME),
     },
+    "vtab/vpt_convnext": {
+        "vpt_shallow": (code.VPT_CONVNEXT, VPT),
+        "linear": (code.CONVNEXT_LINEAR, VPT),
+        "full": (code.CONVNEXT_FULL, {**VPT, **DECAY}),
+    },
+    "vtab/vpt_convnext_paper": {
+        "vpt_shallow": (code.VPT_CONVNEXT, SAME),
+        "linear": (code.CONVNEXT_LINEAR, SAME),
+        "full": (code.CONVNEXT_FULL, SAME),
+    },
     "vtab/vqt": {"vqt": (code.VQT, {**VPT, "phases": "the last phase trains at the whole rate"})},
     "vtab/vqt_paper": {"vqt": (code.VQT, SAME)},
     "vtab/lora": {
@@ -119,6 +129,14 @@ PROTOCOL: dict[str, dict[str, tuple[Released, Mapping[str, str]]]] = {
         "lp_ft": (code.LP_FT_BEHIND, {**SMOOTH, "stage": "validation chooses"}),
     },
     "lp_ft_vs_ft_paper": {"full": (code.LP_FT, SAME), "lp_ft": (code.LP_FT, SAME)},
+    "lp_ft_resnet50": {
+        "full": (code.resnet50(code.LP_FT_FIRST), {**SMOOTH, "stage": "validation chooses"}),
+        "lp_ft": (code.resnet50(code.LP_FT_BEHIND, eval_mode=True), {**SMOOTH, "stage": "validation chooses"}),
+    },
+    "lp_ft_resnet50_paper": {
+        "full": (code.resnet50(code.LP_FT), SAME),
+        "lp_ft": (code.resnet50(code.LP_FT, eval_mode=True), SAME),
+    },
 }
 """The released configuration of each method, and by key the words of the head that name a value as another."""
 NOWHERE = {
@@ -126,6 +144,8 @@ NOWHERE = {
     "vtab/adapters": {"adapter_houlsby", "bitfit", "layer_norm", "adaptformer"},
     "lp_ft_vs_ft_paper": {"linear", "vpt_deep", "lora"},
     "lp_ft_vs_ft": {"linear", "vpt_deep", "lora"},
+    "lp_ft_resnet50": {"linear"},
+    "lp_ft_resnet50_paper": {"linear"},
 }
 """Methods whose settings no released code holds; the probe of LP-FT has a test of its own."""
 NOWHERE |= {f"{name}_paper": methods for name, methods in NOWHERE.items() if name.startswith("vtab")}
@@ -201,7 +221,7 @@ def unlike(experiments: list[Experiment]) -> list[Experiment]:
 
 
 def test_every_method_of_every_protocol_is_compared_or_released_nowhere():
-    assert PROTOCOL.keys() == PROTOCOLS.keys() | {"lp_ft_vs_ft"}
+    assert PROTOCOL.keys() == PROTOCOLS.keys() | {"lp_ft_vs_ft", "lp_ft_resnet50"}
     for name, methods in PROTOCOL.items():
         assert {experiment.choices["method"] for experiment in runs(name)} == methods.keys() | NOWHERE.get(name, set())
 
@@ -218,9 +238,10 @@ def test_values_are_those_of_the_released_code_or_named_in_the_head(name, method
         assert words in head(name), key
 
 
-def test_lp_ft_solves_for_the_strengths_of_its_code():
-    linear = next(experiment for experiment in runs("lp_ft_vs_ft_paper") if experiment.choices["method"] == "linear")
-    behind = next(experiment for experiment in runs("lp_ft_vs_ft_paper") if experiment.choices["method"] == "lp_ft")
+@pytest.mark.parametrize("name", ["lp_ft_vs_ft_paper", "lp_ft_resnet50_paper"])
+def test_lp_ft_solves_for_the_strengths_of_its_code(name):
+    linear = next(experiment for experiment in runs(name) if experiment.choices["method"] == "linear")
+    behind = next(experiment for experiment in runs(name) if experiment.choices["method"] == "lp_ft")
     for solver in (linear.optimizer, behind.probe):
         assert isinstance(solver, LBFGS)
         assert list(solver.C) == pytest.approx(list(code.STRENGTHS), rel=1e-3)

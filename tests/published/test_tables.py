@@ -22,7 +22,7 @@ def test_printed_means_follow_from_the_figures_as_far_as_they_were_rounded(name,
     published, row = table(name), table(name).content.rows[method]
     assert method in options("method")
     figures = published.values(method)
-    for group, printed in row.groups.items() if figures else ():  # of Swin only means are known
+    for group, printed in row.groups.items() if figures else ():
         assert fmean(figures[data] for data in published.benchmark.of_group(group)) == pytest.approx(printed, abs=0.056)
     if row.mean is not None:
         assert fmean(row.values) == pytest.approx(row.mean, abs=0.051)
@@ -76,6 +76,9 @@ def test_where_only_a_mean_is_known_there_are_no_figures():
     assert adapters.mean("adapter_plus") is None
     known = {method for method in adapters.content.rows if adapters.values(method)}
     assert known == adapters.content.rows.keys() - {"adapter_plus"}
+    swin = table("vpt_vtab_swin")
+    assert (swin.values("vpt_deep"), swin.group("vpt_deep", "structured"), swin.mean("vpt_deep")) == ({}, 53.35, None)
+    assert swin.mean_of_groups("vpt_deep") == pytest.approx((76.78 + 84.53 + 53.35) / 3)
 
 
 def test_what_was_seen_in_no_source_is_marked_and_said():
@@ -89,8 +92,22 @@ def test_what_was_seen_in_no_source_is_marked_and_said():
     fgvc = {("vpt_fgvc", "bitfit"): {"values", "mean"}} | {
         ("vpt_fgvc", f"vpt_{kind}"): {"mean"} for kind in ("shallow", "deep")
     }
-    swin = {("vpt_vtab_swin", "vpt_shallow"): {"groups"}}
-    assert marked == vqt | vpt | fgvc | swin | {("adapters_vtab", "adapter_plus"): {"mean_of_groups"}}
+    memory = {
+        "vpt_vtab_mae": ("full", "linear", "bitfit"),
+        "vpt_vtab_moco_v3": ("linear", "bitfit"),
+        "vpt_vtab_swin": ("bitfit", "vpt_shallow"),
+        "vpt_vtab_convnext": ("full", "linear", "vpt_shallow"),
+    }
+    others = {(name, method): {"groups"} for name, methods in memory.items() for method in methods}
+    for name, method in (
+        ("vpt_vtab_mae", "vpt_shallow"),
+        ("vpt_vtab_moco_v3", "full"),
+        ("vpt_vtab_moco_v3", "vpt_shallow"),
+    ):
+        others[name, method] = {"specialized", "structured"}
+    lp_ft = {("lp_ft", method): {"mean"} for method in ("full", "linear", "lp_ft")}
+    assert marked == vqt | vpt | fgvc | others | lp_ft | {("adapters_vtab", "adapter_plus"): {"mean_of_groups"}}
+    assert "seen in no source: specialized, structured" in table("vpt_vtab_mae").about("vpt_shallow")
     assert "; seen in no source: its figures, mean; V-PETL Bench has a row BitFit" in table("vpt_fgvc").about("bitfit")
     assert table("adapters_vtab").about("convpass").startswith("read in PETL-ViT, convpass/README.md; Jie and Deng")
     assert table("vpt_fgvc").about("full") == ""  # the table's own source
@@ -102,6 +119,13 @@ def test_each_says_where_it_is_from():
         assert all((content.source, content.read_in, content.images, content.normalization, content.selection))
         assert "/" not in table(name).weights
     assert table("adapters_vtab").weights_of("ssf") == "vit_base_patch16_224.augreg_in21k"
+
+
+def test_lp_ft_is_compared_on_its_data_sets_in_distribution():
+    lp_ft = table("lp_ft")
+    assert lp_ft.values("lp_ft")["living17"] == 97.8
+    assert lp_ft.values("full").keys() == lp_ft.benchmark.titles.keys() <= set(options("data"))
+    assert (lp_ft.mean("lp_ft"), lp_ft.weights) == (85.7, "resnet50.tv_in1k")
 
 
 GOOD = """
@@ -133,7 +157,7 @@ def test_a_users_own_table_is_read(tmp_path):
         ("[50, 60]", "[50]", "rows.full: 1 values for 2 tasks"),
         ("[50, 60]", "[50, 101]", "rows.full.values.1: Input should be less than or equal to 100"),
         ("cub200", "cup200", "fgvc has no cup200; did you mean cub200?"),
-        ("benchmark: fgvc", "benchmark: mine", "benchmark: Input should be 'vtab' or 'fgvc'"),
+        ("benchmark: fgvc", "benchmark: mine", "benchmark: Input should be 'vtab', 'fgvc' or 'lp_ft'"),
         ("title: mine", "titel: mine", "title: Field required"),
         ("title: mine", "title: [", "mine.yaml: "),
         ("[50, 60]", "[50, 60], not_seen: [mean]", "rows.full: Value error, not_seen: the row has no mean"),
@@ -151,5 +175,6 @@ def test_a_table_that_is_wrong_is_named_with_what_is_wrong(tmp_path, old, new, w
 def test_a_table_that_is_not_there():
     with pytest.raises(ConfigError) as caught:
         table("vpt_vtap")
-    known = "adapters_vtab, vpt_fgvc, vpt_vtab, vpt_vtab_swin, vqt_vtab"
-    assert f"no table 'vpt_vtap'; there are {known}; did you mean vpt_vtab?" in str(caught.value)
+    said = str(caught.value)
+    assert f"no table 'vpt_vtap'; there are {', '.join(shipped())}; did you mean vpt_vtab?" in said
+    assert {"adapters_vtab", "lp_ft", "vpt_fgvc", "vpt_vtab", "vpt_vtab_swin", "vqt_vtab"} <= set(shipped())

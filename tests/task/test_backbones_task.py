@@ -1,15 +1,35 @@
 """`peft-vision task=backbones`: the families in a table, and what one backbone is."""
 
 import json
+import re
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+import peft_vision
+from backbone.families.any_variants import small_any
+from backbone.families.variants import small
 from command import call
+from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.load import outline_of
-from peft_vision.task.backbones import families
+from peft_vision.core.config import CONFIG_DIR
+from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.task.backbones import families, working_methods
+
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "crop": 1.0}
+MODELS = {
+    "vit": lambda: small("ViT"),
+    "distilled_vit": lambda: small("distilled DeiT"),
+    "eva": lambda: small("DINOv3"),
+    "beit": lambda: small("BEiT"),
+    "relative_vit": lambda: small("relative"),
+    "swin": lambda: small("Swin"),
+    "convnext": lambda: small("ConvNeXt", depths=(1, 1, 1, 2)),
+    "any": lambda: small_any("ResNet"),
+}
+"""A small model of each family of the table in docs/backbones.md."""
 
 
 def shown(tmp_path, *arguments):
@@ -55,10 +75,13 @@ def test_a_backbone_is_described_without_its_weights(tmp_path):
     assert "vpt_deep" in said["methods"].split(", ")
 
 
-def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
-    text = shown(tmp_path, "backbone=timm", "backbone.name=hrnet_w18_small.ms_in1k")
-    assert "HighResolutionNet of timm" in text
-    assert "none: backbone: hrnet_w18_small is not" in text
+def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(AnyTrunk, "misfit", classmethod(lambda cls, model: "it maps no image to features"))
+    outline_of.cache_clear()
+    text = shown(tmp_path, "backbone=timm", "backbone.name=resnet10t.c3_in1k")
+    outline_of.cache_clear()
+    assert "ResNet of timm" in text
+    assert "none: backbone: no family matches resnet10t: it maps no image to features" in text
 
 
 def test_a_folder_is_described_by_its_config(tmp_path):
@@ -78,3 +101,57 @@ def test_a_folder_is_described_by_its_config(tmp_path):
 def test_a_name_that_is_none_is_refused(tmp_path):
     said = call("task=backbones", "backbone=timm", "backbone.name=vit_bse_patch16_224", cwd=tmp_path).error
     assert said == "backbone.name: timm has no model 'vit_bse_patch16_224'; did you mean vit_base_patch16_224?"
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """What docs/backbones.md says of each method, by family: yes, an option, or nothing."""
+    text = (CONFIG_DIR.parent / "docs/backbones.md").read_text()
+    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| `.*$", text[text.index("| `method=`") :], re.M)]
+    heads = [re.findall(r"`(\w+)`", head) for head in rows[0][1:]]
+    found: dict[str, dict[str, str]] = {family: {} for head in heads for family in head}
+    for row in rows[1:]:
+        for method in re.findall(r"`(\w+)`", row[0]):
+            for place, head in enumerate(heads, start=1):
+                cell = row[place].strip(" |") if place < len(row) else ""
+                found |= {family: {**found[family], method: cell} for family in head}
+    return found
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_documentation_says_what_works_on_a_family(family):
+    reasons = working_methods(MODELS[family](), Preprocessing(size=32, **HALVES))
+    table = documented()[family]
+    assert table.keys() == reasons.keys()
+    assert {method for method, cell in table.items() if cell == "yes"} == {
+        method for method, reason in reasons.items() if reason is None
+    }
+
+
+OPTIONS = [
+    (family, method, cell)
+    for family, table in documented().items()
+    for method, cell in table.items()
+    if cell.startswith("`")
+]
+
+
+@pytest.mark.parametrize(("family", "method", "cell"), OPTIONS)
+def test_options_that_the_documentation_names_make_a_method_work(family, method, cell):
+    key, _, value = cell.strip("`").partition("=")
+    values = {key: value.strip("[]").split(",") if value.startswith("[") else value}
+    if method == "vpt_shallow":
+        values["num_prompts"] = 4
+    model = peft_vision.adapt(MODELS[family](), method=method, num_classes=3, **values)
+    size = model.encoder.preprocessing.size
+    logits = model(torch.rand(2, 3, size, size))
+    logits.sum().backward()
+    assert logits.shape == (2, 3)
+    assert any(parameter.grad is not None for parameter in model.encoder.parameters())
+
+
+def test_the_backbone_says_which_methods_work_and_why_others_do_not(tmp_path):
+    text = shown(tmp_path, "backbone=resnet50", "backbone.pretrained=false")
+    said = dict(re.split(r":? {1,}", line, maxsplit=1) for line in text.splitlines() if line.startswith("methods"))
+    assert {"linear", "lp_ft", "lora", "ssf", "partial"} <= set(said["methods"].split(", "))
+    (line,) = [line for line in text.splitlines() if line.startswith("not head2toe:")]
+    assert "resnet50 is computed by timm's own forward" in line

@@ -142,6 +142,13 @@ class Backbone:
         except ConfigError:
             return None
 
+    def of_shapes(self) -> nn.Module:
+        """Return the model without any numbers, on the meta device. ConfigError if timm cannot build it."""
+        source = find(self.name)
+        arguments = self._arguments(source, outline_of(source.registered, repr({})))
+        with torch.device("meta"):
+            return _created(source.registered, arguments, **source.built_with())
+
     def in_timm(self) -> tuple[str, dict[str, Any]]:
         """Return the name and the arguments, besides the number of classes, by which timm.create_model builds a model
         of this shape with random weights that drops nothing."""

@@ -23,11 +23,13 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark that papers report. `titles`, `groups`: by data set, under the name that data= takes."""
+    """A benchmark that papers report. `titles`, `groups`: by data set, under the name that data= takes. `folder`: the
+    part of these names that all data sets share, which tables leave out."""
 
     name: str
     titles: Mapping[str, str]
     groups: Mapping[str, str]
+    folder: str = ""
 
     def of_group(self, group: str) -> list[str]:
         return [data for data, name in self.groups.items() if name == group]
@@ -40,14 +42,24 @@ _FGVC = {
     "fgvc/dogs": "Stanford Dogs",
     "fgvc/cars": "Stanford Cars",
 }
+_LP_FT = {
+    "cifar10": "CIFAR-10",
+    "entity30": "Entity-30",
+    "living17": "Living-17",
+    "domainnet": "DomainNet (sketch)",
+    "fmow": "FMoW (Americas)",
+    "imagenet": "ImageNet",
+}
 
 BENCHMARKS = {
     "vtab": Benchmark(
         "VTAB-1k",
         {f"vtab/{task.name}": task.title for task in TASKS.values()},
         {f"vtab/{task.name}": task.group for task in TASKS.values()},
+        "vtab/",
     ),
-    "fgvc": Benchmark("FGVC", _FGVC, dict.fromkeys(_FGVC, "fgvc")),
+    "fgvc": Benchmark("FGVC", _FGVC, dict.fromkeys(_FGVC, "fgvc"), "fgvc/"),
+    "lp_ft": Benchmark("LP-FT, in distribution", _LP_FT, dict.fromkeys(_LP_FT, "in distribution")),
 }
 
 
@@ -55,7 +67,7 @@ class PublishedRow(BaseModel):
     """A method's row of a published table. `name`: in the paper. `values`: one for each of the table's tasks; None
     where only means are known. `groups`, `mean_of_groups`, `mean`: as printed, which may differ in the last digit from
     means of the rounded values. `weights`: None if they are the table's. `read_in`: where this row was read; empty:
-    where the table was. `not_seen`: the figures that were not seen in any source."""
+    where the table was. `not_seen`: the figures that were not seen in any source; a group's name is its mean alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,12 +78,13 @@ class PublishedRow(BaseModel):
     mean: Percent | None = None
     weights: str | None = None
     read_in: str = ""
-    not_seen: tuple[Literal["values", "groups", "mean_of_groups", "mean"], ...] = ()
+    not_seen: tuple[str, ...] = ()
     remark: str = ""
 
     @model_validator(mode="after")
     def _has_what_was_not_seen(self) -> "PublishedRow":
-        if missing := [name for name in self.not_seen if not getattr(self, name)]:
+        figures = [name for name in ("values", "groups", "mean_of_groups", "mean") if getattr(self, name)]
+        if missing := [name for name in self.not_seen if name not in (*figures, *self.groups)]:
             raise ValueError(f"not_seen: the row has no {missing[0]}")
         return self
 
@@ -97,7 +110,8 @@ class TableContent(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> "TableContent":
-        known = {data.partition("/")[2] for data in BENCHMARKS[self.benchmark].titles}
+        benchmark = BENCHMARKS[self.benchmark]
+        known = {data.removeprefix(benchmark.folder) for data in benchmark.titles}
         if strangers := [task for task in self.tasks if task not in known]:
             raise ValueError(f"tasks: {self.benchmark} has no {strangers[0]}{nearest(strangers[0], sorted(known))}")
         for method, row in self.rows.items():
@@ -128,7 +142,7 @@ class PublishedTable:
     def values(self, method: str) -> dict[str, float]:
         """Return the accuracies in % by data set, named as data= takes it; empty where only means are known."""
         row = self.content.rows[method]
-        tasks = [f"{self.content.benchmark}/{task}" for task in self.content.tasks]
+        tasks = [f"{self.benchmark.folder}{task}" for task in self.content.tasks]
         return {} if row.values is None else dict(zip(tasks, row.values, strict=True))
 
     def group(self, method: str, group: str) -> float | None:

@@ -1,21 +1,28 @@
 """This module shows the families of backbones in a table, or what one backbone is and which methods work on it."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
 import timm
+import torch
 from hydra.core.hydra_config import HydraConfig
 from pydantic import Field
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from peft_vision.backbone import load
-from peft_vision.backbone.load import Backbone, Outline
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.source import HUB, ModelSource, find
-from peft_vision.core.config import CONFIG_DIR, build, component
+from peft_vision.core.composition import complete, option, options
+from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.output import Console, one_line
+from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.core.records import Count, Name, Record, read_record
+from peft_vision.method.base import Method
 from peft_vision.task.base import Task
 
 TABLE = Path(load.__file__).with_name("timm_models.json")
@@ -89,17 +96,37 @@ def facts(backbone: Backbone) -> dict[str, str]:
         "weights": _weights(backbone, source),
         "licence": one_line(source.config.license or "not stated; see the page of the weights"),
     }
-    methods, reason = working_methods(outline)
-    found["methods"] = ", ".join(methods) or f"none: {reason}"
-    return found
-
-
-def working_methods(outline: Outline) -> tuple[list[str], str | None]:
-    """Return the options of conf/method that work on a model of this outline, and why no others do. So far all work on
-    every family that is accepted, and none on any other."""
     if outline.refusal is not None:
-        return [], outline.refusal
-    return sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")), None
+        return {**found, "methods": f"none: {outline.refusal}"}
+    reasons = working_methods(backbone.of_shapes(), backbone.preprocessing())
+    found["methods"] = ", ".join(name for name, reason in reasons.items() if reason is None)
+    others: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if reason is not None:
+            others.setdefault(reason, []).append(name)
+    return {**found, **{f"not {', '.join(names)}:": reason for reason, names in others.items()}}
+
+
+def working_methods(vit: nn.Module, preprocessing: Preprocessing) -> dict[str, str | None]:
+    """Return, for each option of conf/method, None if it can be attached to a model like `vit` at the values of its
+    file, otherwise the reason why it cannot. A model on the meta device is enough."""
+    bare = _encoder(vit, preprocessing)
+    return {name: _misfit(name, vit, bare) for name in options("method")}
+
+
+def _encoder(vit: nn.Module, preprocessing: Preprocessing) -> Encoder:
+    return Encoder(deepcopy(vit).requires_grad_(False), preprocessing)
+
+
+def _misfit(name: str, vit: nn.Module, bare: Encoder) -> str | None:
+    method: Method = build(complete(option("method", name)), Method, "method")
+    try:
+        bare.require(method.needs())
+        with torch.device(next(vit.parameters()).device):
+            method.attach(_encoder(vit, bare.preprocessing))
+    except ConfigError as error:
+        return one_line(str(error)).removeprefix("method: ")
+    return None
 
 
 def _weights(backbone: Backbone, source: ModelSource) -> str:
