@@ -55,10 +55,19 @@ def test_a_backbone_is_described_without_its_weights(tmp_path):
     assert "vpt_deep" in said["methods"].split(", ")
 
 
-def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
+def test_a_backbone_on_which_some_methods_work_says_why_not_the_others(tmp_path):
     text = shown(tmp_path, "backbone=timm", "backbone.name=hrnet_w18_small.ms_in1k")
     assert "HighResolutionNet of timm" in text
-    assert "none: backbone: hrnet_w18_small is not" in text
+    (said,) = [line for line in text.splitlines() if line.startswith("methods ")]
+    assert {"linear", "full", "lp_ft", "bitfit", "lora", "ssf"} <= set(said.split(maxsplit=1)[1].split(", "))
+    assert "vpt_deep" not in said
+    (why,) = [line for line in text.splitlines() if line.startswith("not ") and "vpt_deep" in line]
+    assert "it is computed by timm's own forward" in why
+
+
+def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
+    text = shown(tmp_path, "backbone=timm", "backbone.name=qwen3_vit_88m_enc.qwen3_5_0_8b")
+    assert "none: backbone: no family matches qwen3_vit_88m_enc: timm's Qwen3VitEncoder maps no image" in text
 
 
 def test_a_folder_is_described_by_its_config(tmp_path):

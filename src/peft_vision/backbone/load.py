@@ -15,8 +15,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from peft_vision.backbone.families.match import refuse_unusual
+from peft_vision.backbone.families.match import trunk_of
 from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find, resolved
+from peft_vision.backbone.stage import Need
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED
@@ -207,7 +208,7 @@ class Backbone:
 class Outline:
     """The facts of a model's class and shape: the arguments that the class `takes`, the number of `parameters` without
     a classifier and of `channels` of an image, and the side of a patch in pixels, or None where there are no patches.
-    `refusal`: why methods cannot work on it, or None."""
+    `refusal`: why methods cannot work on it, or None; `lacks`: what its family cannot give, each with the reason."""
 
     cls: str
     takes: tuple[str, ...]
@@ -215,6 +216,7 @@ class Outline:
     channels: int
     patch: int | None
     refusal: str | None
+    lacks: Mapping[Need, str]
 
     def require_family(self) -> None:
         """Raise ConfigError if methods cannot work on this model."""
@@ -228,9 +230,9 @@ def outline_of(name: str, arguments: str) -> Outline:
     suffices, which takes no memory and no download. ConfigError if timm cannot build it."""
     with torch.device("meta"):
         vit = _created(name, literal_eval(arguments))
-    refusal = None
+    refusal, lacks = None, {}
     try:
-        refuse_unusual(vit)
+        lacks = trunk_of(vit).lacks
     except ConfigError as error:
         refusal = str(error)
     patch = getattr(getattr(vit, "patch_embed", None), "patch_size", None)
@@ -241,6 +243,7 @@ def outline_of(name: str, arguments: str) -> Outline:
         channels=getattr(vit, "in_chans", None) or vit.pretrained_cfg["input_size"][0],
         patch=patch[0] if isinstance(patch, tuple) else patch,
         refusal=refusal,
+        lacks=lacks,
     )
 
 

@@ -13,9 +13,11 @@ from rich.text import Text
 from peft_vision.backbone import load
 from peft_vision.backbone.load import Backbone, Outline
 from peft_vision.backbone.source import HUB, ModelSource, find
+from peft_vision.core.composition import complete, option
 from peft_vision.core.config import CONFIG_DIR, build, component
 from peft_vision.core.output import Console, one_line
 from peft_vision.core.records import Count, Name, Record, read_record
+from peft_vision.method.base import Method
 from peft_vision.task.base import Task
 
 TABLE = Path(load.__file__).with_name("timm_models.json")
@@ -89,17 +91,28 @@ def facts(backbone: Backbone) -> dict[str, str]:
         "weights": _weights(backbone, source),
         "licence": one_line(source.config.license or "not stated; see the page of the weights"),
     }
-    methods, reason = working_methods(outline)
-    found["methods"] = ", ".join(methods) or f"none: {reason}"
+    methods, others = working_methods(outline)
+    found["methods"] = ", ".join(methods) or f"none: {outline.refusal}"
+    for reason, names in others.items():
+        found[f"not {', '.join(names)}"] = f"it {reason}"
     return found
 
 
-def working_methods(outline: Outline) -> tuple[list[str], str | None]:
-    """Return the options of conf/method that work on a model of this outline, and why no others do. So far all work on
-    every family that is accepted, and none on any other."""
+def working_methods(outline: Outline) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the options of conf/method that work on a model of this outline, and the others by the reason why they do
+    not; none at all on a model that no family takes."""
+    working: list[str] = []
+    others: dict[str, list[str]] = {}
     if outline.refusal is not None:
-        return [], outline.refusal
-    return sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")), None
+        return working, others
+    for name in sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")):
+        method: Method = build(complete(option("method", name)), Method, "method")
+        lacking = sorted(method.needs() & outline.lacks.keys())
+        if lacking:
+            others.setdefault(outline.lacks[lacking[0]], []).append(name)
+        else:
+            working.append(name)
+    return working, others
 
 
 def _weights(backbone: Backbone, source: ModelSource) -> str:
