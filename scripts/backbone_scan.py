@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.families.match import trunk_of
 from peft_vision.backbone.source import find
 from peft_vision.core.composition import complete, option
 from peft_vision.core.config import ConfigError, build
@@ -105,6 +106,10 @@ def wrapped(names: list[str]) -> None:
         if type(model).__name__ in seen:
             continue
         seen.add(type(model).__name__)
+        try:
+            trunk_of(model)
+        except ConfigError:
+            continue
         for method_name in OTHERS:
             encoder = Encoder(copy.deepcopy(model))
             if not method(method_name).needs() & encoder.trunk.lacks.keys():

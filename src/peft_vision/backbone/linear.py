@@ -4,11 +4,13 @@ The rows of a weight matrix are output features, so a range of rows is, say, the
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ALL = slice(None)
+_ASKED = ("weight", "kernel_size", "stride", "padding")
 
 
 class Mergeable(nn.Module, ABC):
@@ -58,7 +60,11 @@ LINEAR = (nn.Linear, Pointwise)
 
 
 class Wrapper(Mergeable):
-    """A module around a linear layer, or around another wrapper of one, that changes what it computes."""
+    """A module around a linear layer, or around another wrapper of one, that changes what it computes. What some of
+    timm's models ask of the plain module, such as its kernel's size or its weight's device, it answers for it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name) if name in _ASKED else super().__getattr__(name)
 
     @property
     def in_features(self) -> int:
