@@ -12,7 +12,6 @@ import peft_vision
 from backbone.families.any_variants import small_any
 from backbone.families.variants import small
 from command import call
-from peft_vision.backbone.families.any import AnyTrunk
 from peft_vision.backbone.load import outline_of
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.preprocessing import Preprocessing
@@ -75,13 +74,9 @@ def test_a_backbone_is_described_without_its_weights(tmp_path):
     assert "vpt_deep" in said["methods"].split(", ")
 
 
-def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(AnyTrunk, "misfit", classmethod(lambda cls, model: "it maps no image to features"))
-    outline_of.cache_clear()
-    text = shown(tmp_path, "backbone=timm", "backbone.name=resnet10t.c3_in1k")
-    outline_of.cache_clear()
-    assert "ResNet of timm" in text
-    assert "none: backbone: no family matches resnet10t: it maps no image to features" in text
+def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
+    text = shown(tmp_path, "backbone=timm", "backbone.name=qwen3_vit_88m_enc.qwen3_5_0_8b")
+    assert "none: backbone: no family matches qwen3_vit_88m_enc: timm's Qwen3VitEncoder maps no image" in text
 
 
 def test_a_folder_is_described_by_its_config(tmp_path):
