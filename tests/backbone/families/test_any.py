@@ -14,7 +14,9 @@ import peft_vision
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.core import composition
-from peft_vision.core.config import ConfigError
+from peft_vision.core.composition import complete
+from peft_vision.core.config import ConfigError, build
+from peft_vision.method.base import Method
 from peft_vision.models import given
 from peft_vision.models.model import Model
 from shipped import option
@@ -184,3 +186,13 @@ def test_a_vit_that_its_own_family_does_not_know_is_any_model():
     with pytest.raises(ConfigError, match=r"it needs tokens .*\(it drops patches"):
         peft_vision.adapt(vit, method="vpt_deep", num_classes=4)
     peft_vision.adapt(vit, method="lora", num_classes=4)
+
+
+@pytest.mark.parametrize(("name", "method"), [("convit_tiny", "lora"), ("davit_tiny", "ssf")])
+def test_timms_forward_may_ask_a_wrapper_what_it_asks_of_the_plain_module(name, method):
+    """ConViT asks a matrix for its device, DaViT a convolution for the size of its kernel."""
+    with torch.device("meta"):
+        encoder = Encoder(timm.create_model(name, num_classes=0)).eval()
+        build(complete(option("method", method)), Method, "method").attach(encoder)
+        assert encoder(torch.empty(1, 3, 224, 224)).shape == (1, encoder.width)
+    assert encoder.added()
