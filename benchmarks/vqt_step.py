@@ -63,7 +63,7 @@ class Concatenating(nn.Module):
 
 def stored(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Observed:
     """Return observations of `images`, four times over, so that a batch is not always the same memory."""
-    model.observed_type = dtype
+    model.round_observations_to(dtype)
     with torch.no_grad():
         seen = model.observe(images)
     rows = {kind: seen.pack(kind).repeat(4, *[1] * (seen.pack(kind).ndim - 1)) for kind in ("features", "contexts")}

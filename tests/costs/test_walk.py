@@ -32,7 +32,7 @@ def parts(experiment: Experiment) -> tuple[Anatomy, RunGroup]:
         preprocessing=experiment.backbone.preprocessing(),
         seed=0,
     )
-    model.observed_type = TYPES[experiment.features.dtype]
+    model.round_observations_to(TYPES[experiment.features.dtype])
     (demand,) = demands([Expected(experiment)])
     return anatomy(model, experiment), demand
 

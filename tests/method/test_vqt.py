@@ -93,7 +93,7 @@ def test_folding_the_projections_equals_keys_and_values_on_a_real_size():
 def test_16_bit_observations_change_logits_by_their_rounding(dtype, tolerance, images):
     model = adapted("vqt", num_queries=3).eval()
     exact = model(images)
-    model.observed_type = dtype
+    model.round_observations_to(dtype)
     rounded = model(images)
     assert model.observe(images).contexts[0].dtype == dtype
     assert 0 < (rounded - exact).abs().max() < tolerance * exact.abs().max()

@@ -59,7 +59,7 @@ def test_to_look_at_a_model_changes_nothing(images):
 def test_rounding_and_autocast_of_the_caller_do_not_matter():
     model = adapted("linear")
     plain = likeness(model)
-    model.observed_type = torch.bfloat16
+    model.round_observations_to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         assert likeness(model) == plain
     assert model.observed_type == torch.bfloat16

@@ -195,6 +195,6 @@ def shown(features: Features) -> list[Tensor]:
     """What an epoch sees of augmented images, to the type they are rounded to."""
     images = random_images(9, augment="flip_crop")
     model = adapted("linear")
-    model.observed_type = TYPES[features.dtype]
+    model.round_observations_to(TYPES[features.dtype])
     source = Views(images, features.views) if features.views else images
     return [model.features(next(source.batches([torch.arange(9)], seed=3, workers=0))[0])]

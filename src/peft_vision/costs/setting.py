@@ -57,7 +57,7 @@ class BenchSetting:
             preprocessing=self.backbone.preprocessing(),
             seed=derive(self.seed, "initialisation"),
         )
-        model.observed_type = TYPES[self.features.dtype]
+        model.round_observations_to(TYPES[self.features.dtype])
         return model.to(self.world.device)
 
     def images(self) -> Images:

@@ -114,7 +114,7 @@ class Store:
         observed_by: ObservationPass,
         quiet: bool,
     ) -> None:
-        model.observed_type = TYPES[features.dtype]
+        model.round_observations_to(TYPES[features.dtype])
         self.held: dict[str, SplitCacheStatus] = {}
         self._features = features
         self._say = _log.debug if quiet else _log.info

@@ -73,16 +73,15 @@ class Recipe:
 
     def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
         """Assemble the model around `vit`, which becomes part of it and is changed in place."""
-        model = assemble(
+        return assemble(
             vit,
             method=build(self.method, Method, "method"),
             head=build(self.head, Head, "head"),
             num_classes=len(self.classes),
             preprocessing=self.preprocessing,
             seed=seed,
+            recipe=self,
         )
-        model.recipe = self
-        return model
 
     def metadata(self) -> dict[str, str]:
         """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""

@@ -74,14 +74,14 @@ def _plainly(model: Model, device: str) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     observed, precision = model.observed_type, torch.get_float32_matmul_precision()
     model.eval()
-    model.observed_type = torch.float32
+    model.round_observations_to(torch.float32)
     torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        model.observed_type = observed
+        model.round_observations_to(observed)
         for module, mode in modes.items():
             module.training = mode
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Model(nn.Module):
     kinds of observation that never change: those that the readout reads for a frozen encoder, the tokens that enter
     layer `depth` for one that is changed or drops from that layer on, None if nothing can be computed once.
     `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`: the trainings in
-    their order, of which the first `begun` have begun.
+    their order, of which the first `begun` have begun. `recipe`: the record of how the model was assembled, if any.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class Model(nn.Module):
         new_head: Callable[[int], nn.Module],
         phases: tuple[Phase, ...],
         preprocessing: Preprocessing,
+        recipe: Any = None,
     ) -> None:
         super().__init__()
+        self.recipe = recipe
         self.normalize = Normalize(preprocessing)
         self.encoder = encoder
         self.readout = readout
@@ -84,6 +87,10 @@ class Model(nn.Module):
         kinds = kinds or self.frozen or self.readout.reads
         seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
         return seen if self.frozen is None else seen.rounded(self.observed_type)
+
+    def round_observations_to(self, dtype: torch.dtype) -> None:
+        """Round what is observed of a frozen encoder to a floating type, whether it is stored or not."""
+        self.observed_type = dtype
 
     @property
     def phase(self) -> Phase:
@@ -186,6 +193,7 @@ def assemble(
     num_classes: int,
     preprocessing: Preprocessing,
     seed: int,
+    recipe: Any = None,
 ) -> Model:
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
     depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method needs."""
@@ -201,7 +209,7 @@ def assemble(
         new_head = partial(head.build, num_classes=num_classes)
         phases = method.phases(encoder)
         phases = (PROBE, *phases) if method.probe_first else phases
-        model = Model(encoder, readout, new_head, phases, preprocessing)
+        model = Model(encoder, readout, new_head, phases, preprocessing, recipe)
     model.begin_next_phase(seed=seed)
     return model
 

@@ -95,7 +95,7 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     dtype = saved.says("features", "dtype") or "fp32"  # a run without a store rounded nothing
     if not isinstance(dtype, str) or dtype not in TYPES:
         raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
-    model.observed_type = TYPES[dtype]
+    model.round_observations_to(TYPES[dtype])
     return saved
 
 
