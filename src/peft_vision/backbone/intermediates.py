@@ -19,7 +19,7 @@ Part = Callable[[str], nn.Module]
 
 
 @dataclass(frozen=True)
-class Group:
+class TapGroup:
     """A group of features of one `width`. `stage`: the stage that it belongs to, the tokens that enter the first stage
     to that one; None for the final norm's output and the pooled features."""
 
@@ -27,11 +27,11 @@ class Group:
     width: int
 
 
-def tap_groups(trunk: Trunk) -> list[Group]:
+def tap_groups(trunk: Trunk) -> list[TapGroup]:
     """Return the groups, the pooled features last."""
-    taps = [Group(index, tap.width) for index, stage in enumerate(trunk.stages) for tap in stage.taps]
-    last = [] if trunk.final_tap is None else [Group(None, trunk.final_tap.width)]
-    return [Group(0, trunk.stages[0].width), *taps, *last, Group(None, trunk.width)]
+    taps = [TapGroup(index, tap.width) for index, stage in enumerate(trunk.stages) for tap in stage.taps]
+    last = [] if trunk.final_tap is None else [TapGroup(None, trunk.final_tap.width)]
+    return [TapGroup(0, trunk.stages[0].width), *taps, *last, TapGroup(None, trunk.width)]
 
 
 def group_widths(trunk: Trunk) -> list[int]:

@@ -92,7 +92,7 @@ class SplitCacheStatus:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a store knows of the run. `origin`: the inputs that observations depend on besides the images; `method` and
+    """The facts of a run that its store needs. `origin`: the inputs that observations depend on besides the images; `method` and
     `augment` are the run's options."""
 
     origin: Mapping[str, Any]
