@@ -92,8 +92,8 @@ class SplitCacheStatus:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts of a run that its store needs. `origin`: the inputs that observations depend on besides the images; `method` and
-    `augment` are the run's options."""
+    """The facts of a run that its store needs. `origin`: the inputs that observations depend on besides the images;
+    `method` and `augment` are the run's options."""
 
     origin: Mapping[str, Any]
     method: str
