@@ -68,7 +68,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_options_of_the_papers_are_there():
-    assert len(OPTIONS) == 29
+    assert len(OPTIONS) == 30
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
