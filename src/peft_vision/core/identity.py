@@ -39,6 +39,13 @@ _MODULES_OF_0_1_0 = {
     "peft_vision.training.trainer": "peft_vision.trainer",
 }
 """The modules of components that make up a run's identity and lay elsewhere then."""
+_PATHS_OF_0_1_0 = {
+    "Adam": "peft_vision.optimizer.adam.Adam",
+    "AdamW": "peft_vision.optimizer.adamw.AdamW",
+    "SGD": "peft_vision.optimizer.sgd.SGD",
+    "FGVC": "peft_vision.data.fgvc.fgvc.FGVC",
+}
+"""The paths of those whose module had one class then, and has several or another name now."""
 _EXACT = 2**53  # beyond it floats no longer represent every whole number
 
 
@@ -142,7 +149,8 @@ def _first_path(cls: type, written: str) -> str:
     """Return the import path of a class in version 0.1.0; of a user's own class, the one that was `written`."""
     if cls.__module__.partition(".")[0] != PACKAGE:
         return written
-    return f"{_MODULES_OF_0_1_0.get(cls.__module__, cls.__module__)}.{cls.__qualname__}"
+    path = f"{_MODULES_OF_0_1_0.get(cls.__module__, cls.__module__)}.{cls.__qualname__}"
+    return _PATHS_OF_0_1_0.get(cls.__qualname__, path)
 
 
 CODE = "user_code"

@@ -38,7 +38,7 @@ def test_runs_go_on_without_the_server_that_forked_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(HERE)
     jobs = noting(tmp_path, ["wait1", "wait2"])
-    pool = PoolLauncher(jobs=2, devices=None, threads=None, prefix=None)
+    launcher = PoolLauncher(jobs=2, devices=None, threads=None, prefix=None)
 
     looked = set()
     exit_code = pool.Worker.exit_code
@@ -59,7 +59,7 @@ def test_runs_go_on_without_the_server_that_forked_them(tmp_path, monkeypatch):
 
     thread = threading.Thread(target=strike)
     thread.start()
-    codes = dict(pool.carry_out(jobs, lambda number: True))
+    codes = dict(launcher.carry_out(jobs, lambda number: True))
     thread.join()
     assert codes == {0: 0, 1: 1}
     assert str(jobs[1].fault(1)) == "killed, and so was the process that forks the runs of a sweep"

@@ -242,7 +242,7 @@ def test_a_search_by_test_is_refused(tmp_path):
 
 @pytest.mark.parametrize("arguments", [SEARCH, ("-m", "hydra/sweeper=optuna", "experiment=smoke", "seed=0,1")])
 def test_what_a_search_needs_is_said_where_it_is_missing(arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr("peft_vision.sweep.search.study.find_spec", lambda _: None)
+    monkeypatch.setattr("peft_vision.sweep.launch.deferred.find_spec", lambda _: None)
     assert call(*arguments, cwd=tmp_path).error == (
         "hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'"
     )
