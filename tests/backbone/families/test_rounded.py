@@ -24,8 +24,12 @@ def computed(variant: str, method: str, dtype: torch.dtype) -> tuple[list[Tensor
     return [logits, *(p.grad for p in model.parameters() if p.grad is not None)], rounded
 
 
+SHOWN = ("lora", "vpt_deep", "vqt", "ssf", "full")  # methods that multiply, wrap, read and train in different places
+CASES = [(variant, method) for variant, method in PAIRS if method in SHOWN or variant in ("DINOv3", PAIRS[0][0])]
+
+
 @pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")  # of torch, about an RMS norm, once in a process
-@pytest.mark.parametrize(("variant", "method"), PAIRS)
+@pytest.mark.parametrize(("variant", "method"), CASES)
 def test_a_family_computes_the_same_bits(variant, method):
     (once, rounded), (anew, none) = (computed(variant, method, dtype) for dtype in (torch.bfloat16, torch.float32))
     assert rounded or method in ("full", "lp_ft")  # in which all weights train
