@@ -14,7 +14,7 @@ from peft_vision.backbone.families.match import architecture, refuse_unusual, tr
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError, build
-from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.preprocessing import Preprocessing, one_size
 from peft_vision.exchange.timm_weights import check_loadable
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
@@ -37,7 +37,7 @@ def adapt(
     path of a YAML file like those, a class derived from `Method`, or an instance of one.
 
     `options` override the method's values (`num_prompts=50`). `head` overrides values of `conf/head/linear.yaml`
-    (`{"norm": "batch"}`), or gives a head in one of the same four ways. Images are (B, 3, S, S): uint8, or floats
+    (`{"norm": "batch"}`), or gives a head in one of the same four ways. Images are (B, C, H, W): uint8, or floats
     normalised as the backbone's own data config says. The drop rates of `vit` (`drop_path_rate` and the like) act in
     training while anything besides the head trains. `vit` itself is not changed. Raise ConfigError if an option is
     wrong, and ValueError for an unknown name or a wrong number of `classes`.
@@ -104,7 +104,7 @@ def _preprocessing(vit: VisionTransformer) -> Preprocessing:
     """Return the preprocessing that timm resolves for this model."""
     config = resolve_data_config({}, model=vit)
     found = Preprocessing(
-        size=(trunk_of(vit).image_size or config["input_size"][1:])[0],
+        size=one_size(*(trunk_of(vit).image_size or config["input_size"][1:])),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],

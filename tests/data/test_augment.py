@@ -52,9 +52,28 @@ def test_flip_crop_shifts_by_every_number_of_pixels_that_there_is_room_for():
     assert set(columns.tolist()) == set(range(11, 21))  # 12 to 20, and their mirrors 11 to 19
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 16), (8, 40)])
+def test_flip_crop_has_margins_of_an_eighth_of_each_side(height: int, width: int):
+    rows = torch.arange(height).view(-1, 1).expand(height, width)
+    columns = torch.arange(width).expand(height, width)
+    ramp = torch.stack([rows, columns, columns]).to(torch.uint8).expand(512, 3, height, width)
+    out = flip_crop(ramp, torch.arange(512), seed=0)
+    assert out.shape == ramp.shape
+    middle = out[:, :2, height // 2, width // 2].int()
+    assert set((middle[:, 0] - height // 2).tolist()) == set(range(-height // 8, height // 8 + 1))
+    least = width // 2 - 1 - width // 8  # where it is mirrored
+    assert set(middle[:, 1].tolist()) == set(range(least, width // 2 + width // 8 + 1))
+
+
 def test_rand_augment_draws_operations_of_its_own_for_each_image():
     same = IMAGES[:1].expand(32, 3, 32, 32)
     assert len(rand_augment(same, torch.arange(32), seed=0).unique(dim=0)) > 16
+
+
+def test_every_augmentation_keeps_height_and_width():
+    upright = IMAGES[:, :, :, :20]
+    for augment in ("none", "flip_crop", "rand_augment"):
+        assert augmented(upright, torch.arange(64), augment=augment, seed=1).shape == upright.shape
 
 
 def test_the_input_is_left_as_it_is():

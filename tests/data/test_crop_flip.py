@@ -1,5 +1,6 @@
 """Random windows of the whole resized picture: what FGVC trains on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_sizes_are_those_of_the_benchmark(size: int, crop: float, short: int, pi
     # torchvision rounds the offset of the centre in the same way, so this is equal to the byte
     steps = v2.Compose([v2.Resize(short, InterpolationMode.BICUBIC), v2.CenterCrop(size), v2.PILToTensor()])
     assert torch.equal(splits.test.pixels, torch.stack([steps(image) for image in images.values()]))
+
+
+def test_windows_of_height_and_width_are_cut_from_memory_and_from_files(make, shapes: Path, preprocessing):
+    upright = replace(preprocessing, size=(24, 16))
+    cached, decoded = (loaded(make, shapes, upright, cache=cache) for cache in (True, False))
+    for seed in (None, 0):
+        first, second = (torch.cat(epoch(images, seed=seed)) for images in (cached, decoded))
+        assert first.shape == (12, 3, 24, 16)
+        assert torch.equal(first, second)
+    plain = loaded(make, shapes, upright, augment="none")
+    assert torch.equal(torch.cat(epoch(cached, seed=None)), plain.pixels)
+    wide = loaded(make, shapes, replace(preprocessing, size=(16, 24)))
+    assert cached.digest() != wide.digest()
 
 
 def test_memory_is_counted_by_the_shapes(make, shapes: Path, preprocessing):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
@@ -23,6 +24,23 @@ def test_crop_equals_torchvision(picture, width: int, height: int):
     steps = v2.Compose([v2.Resize(int(16 / 0.9), InterpolationMode.BILINEAR), v2.CenterCrop(16)])
     expected = v2.functional.pil_to_tensor(steps(image))
     got = Geometry(size=16, resize="crop", crop=0.9, interpolation="bilinear").apply(image)
+    assert torch.equal(torch.tensor(got), expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(50, 30), (30, 50), (31, 31), (200, 17), (17, 200), (32, 40), (33, 40)])
+@pytest.mark.parametrize("crop", [1.0, 0.9, 0.55])
+@pytest.mark.parametrize("size", [(20, 16), (16, 20), (17, 33)])
+def test_crop_to_height_and_width_is_what_timm_evaluates(picture, size, crop: float, width: int, height: int):
+    image = picture(0, width=width, height=height)
+    steps = create_transform((3, *size), interpolation="bicubic", crop_pct=crop, normalize=False)
+    got = Geometry(size=size, resize="crop", crop=crop, interpolation="bicubic").apply(image)
+    assert torch.equal(torch.tensor(got), steps(image))
+
+
+def test_squash_to_height_and_width_equals_torchvision(picture):
+    image = picture(0, width=50, height=30)
+    expected = v2.functional.pil_to_tensor(v2.Resize((16, 24), InterpolationMode.BICUBIC)(image))
+    got = Geometry(size=(16, 24), resize="squash", crop=0.5, interpolation="bicubic").apply(image)
     assert torch.equal(torch.tensor(got), expected)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from command import SMOKE, call, run_folder
 from peft_vision.core.device_memory import DeviceRoom
+from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.data.decode import Geometry
 from peft_vision.data.device_images import DeviceImages, device_bytes
 from peft_vision.data.images import Images, UncroppedImages, Undecoded
@@ -24,20 +25,20 @@ LABELS = torch.arange(COUNT) % 4
 BATCHES = [*torch.randperm(COUNT).split(8), torch.tensor([], dtype=torch.int64)]
 
 
-def squares(augment: str, size: int = 16, channels: int = 3) -> Images:
+def squares(augment: str, size: Size = 16, channels: int = 3) -> Images:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (COUNT, channels, size, size), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(0, 256, (COUNT, channels, *sides_of(size)), dtype=torch.uint8, generator=generator)
     return Images(LABELS, pixels, augment)
 
 
-def wholes(channels: int = 3) -> Images:
+def wholes(channels: int = 3, size: Size = 16) -> Images:
     random = np.random.default_rng(0)
     shapes = [
         (channels, *sides)
         for sides in itertools.islice(itertools.cycle([(16, 16), (16, 23), (31, 16), (17, 18)]), COUNT)
     ]
     arrays = [random.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
-    return Images(LABELS, UncroppedImages(arrays, 16), "crop_flip")
+    return Images(LABELS, UncroppedImages(arrays, size), "crop_flip")
 
 
 def observed(views: int = 2) -> Observed:
@@ -51,7 +52,10 @@ SOURCES = {
     "flip_crop": lambda: squares("flip_crop"),
     "flip_crop without a margin": lambda: squares("flip_crop", size=7),
     "flip_crop of one channel": lambda: squares("flip_crop", channels=1),
+    "flip_crop of upright pictures": lambda: squares("flip_crop", size=(25, 16)),
+    "flip_crop of wide pictures": lambda: squares("flip_crop", size=(7, 33)),
     "crop_flip": wholes,
+    "crop_flip to wide pictures": lambda: wholes(size=(9, 15)),
     "crop_flip of one channel": lambda: wholes(channels=1),
     "observed": observed,
     "table": lambda: FeatureTable(LABELS, torch.randn(COUNT, 5, generator=torch.Generator().manual_seed(0))),

@@ -14,27 +14,27 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.families.match import architecture, family_of
 from peft_vision.core.config import ConfigError
-from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.preprocessing import Preprocessing, one_size, size_in_words
 
 
 class Border(nn.Module):
-    """A module that surrounds normalised images (B, C, S, S) with `thickness` learned pixels on each side.
+    """A module that surrounds normalised images (B, C, H, W) with `thickness` learned pixels on each side.
 
-    `sides` (C, S, 2 * thickness): the columns on the left, then those on the right; `ends` (C, 2 * thickness, S + 2 *
+    `sides` (C, H, 2 * thickness): the columns on the left, then those on the right; `ends` (C, 2 * thickness, W + 2 *
     thickness): the rows above, then those below.
     """
 
     def __init__(self, thickness: int, preprocessing: Preprocessing) -> None:
         super().__init__()
-        channels, size = len(preprocessing.mean), preprocessing.size
+        channels, height, width = preprocessing.shape
         self.thickness = thickness
-        self.sides = nn.Parameter(torch.rand(channels, size, 2 * thickness))
-        self.ends = nn.Parameter(torch.rand(channels, 2 * thickness, size + 2 * thickness))
+        self.sides = nn.Parameter(torch.rand(channels, height, 2 * thickness))
+        self.ends = nn.Parameter(torch.rand(channels, 2 * thickness, width + 2 * thickness))
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, S, S) to (B, C, S + 2 * thickness, S + 2 * thickness)."""
+        """Map (B, C, H, W) to (B, C, H + 2 * thickness, W + 2 * thickness)."""
         sides, ends = ((pixels - self.mean) / self.std for pixels in (self.sides, self.ends))
         left, right = sides.expand(len(images), -1, -1, -1).split(self.thickness, dim=3)
         above, below = ends.expand(len(images), -1, -1, -1).split(self.thickness, dim=2)
@@ -50,12 +50,13 @@ def make_room(model: nn.Module, thickness: int) -> None:
         return
     grown = tuple(side + 2 * thickness for side in size)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if any(side % length for side, length in zip(grown, patch, strict=True)):
+    if not _tile(patch, size, thickness):
         near = range(max(1, thickness - patch[0] + 1), thickness + patch[0])
-        fitting = [pixels for pixels in near if not any((size[0] + 2 * pixels) % length for length in patch)]
+        fitting = [pixels for pixels in near if _tile(patch, size, pixels)]
+        said = lambda found: size_in_words(one_size(*found))  # noqa: E731
         nearest = " and ".join(map(str, fitting)) or "none"
         raise ConfigError(
-            f"method.num_prompts: a border of {thickness} px makes pictures of {size[0]} px {grown[0]} px wide, no "
+            f"method.num_prompts: a border of {thickness} px makes pictures of {said(size)} {said(grown)} wide, no "
             f"multiple of the {patch[0]} px patches of {architecture(model)}; of the widths near it, {nearest} fit"
         )
     try:
@@ -64,3 +65,8 @@ def make_room(model: nn.Module, thickness: int) -> None:
             family.resize(model, grown)
     except (AttributeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"method.location: {architecture(model)} cannot take larger pictures: {error}") from error
+
+
+def _tile(patch: tuple[int, int], size: tuple[int, int], thickness: int) -> bool:
+    """Return whether patches tile images of `size` within a border of this thickness."""
+    return not any((side + 2 * thickness) % length for side, length in zip(size, patch, strict=True))

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from peft_vision.backbone.families.match import architecture, trunk_of
+from peft_vision.backbone.families.match import architecture, refuse_size, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import NEEDS, Need, Stage
@@ -60,9 +60,8 @@ class Encoder(nn.Module):
         self.trunk = trunk_of(vit)
         self.trunk.adopt()
         self.preprocessing = preprocessing
-        size = None if preprocessing is None or self.trunk.image_size else (preprocessing.size,) * 2
-        if size is not None and (reason := self.trunk.misfit_size(size)) is not None:
-            raise ConfigError(f"backbone.img_size: {architecture(vit)} takes no pictures of {size[0]} px: {reason}")
+        if preprocessing is not None and self.trunk.image_size is None:
+            refuse_size(self.trunk, preprocessing.sides)
         self.border: nn.Module | None = None
         self.evaluates = False
         self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
@@ -108,12 +107,12 @@ class Encoder(nn.Module):
             raise ConfigError(f"method: it needs {NEEDS[need]}; {self.name} {self.trunk.lacks[need]}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, S, S) to features (B, D): the final norm's output, pooled as the backbone
+        """Map normalised images (B, C, H, W) to features (B, D): the final norm's output, pooled as the backbone
         does."""
         return self.trunk.pool(self._through(self._stem(images), first=0))
 
     def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
-        """Return the requested kinds of observation of normalised images (B, 3, S, S), without a gradient where no part
+        """Return the requested kinds of observation of normalised images (B, C, H, W), without a gradient where no part
         of the encoder trains. An encoder that does not train keeps no activations: each layer's are freed once the next
         one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
         if "tokens" in kinds:
@@ -134,7 +133,7 @@ class Encoder(nn.Module):
     def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
         """Return the shape of each kind of observation that the backbone can make of one image, packed into one
         tensor."""
-        size = self.trunk.image_size or (self.preprocessing.size,) * 2
+        size = self.trunk.image_size or self.preprocessing.sides
         shapes: dict[Kind, tuple[int, ...]] = {
             "features": (self.width,),
             "tokens": self.trunk.token_shape(depth, size),

@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WrapValidator
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from peft_vision.backbone.families.match import refuse_unusual
+from peft_vision.backbone.families.match import refuse_size, refuse_unusual, trunk_of
 from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find, resolved
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.output import one_line
-from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing
+from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing, Size, each_side, one_size, sides_of
 from peft_vision.core.seeding import derive
 
 _NORMALIZATIONS = {
@@ -43,15 +43,16 @@ class Backbone:
 
     `name`: in timm, hf-hub:owner/name or local-dir:FOLDER. Weights come from the file `checkpoint` if one is set,
     otherwise from where `name` says if `pretrained`, otherwise they are random. `package:FILE` names a file shipped
-    next to this module. `architecture`: further arguments of timm's model class. `img_size`, `pool` and `in_chans`, the
-    number of channels of an image: None keeps those of the weights. `normalization` and `interpolation` of images: own
-    keeps those of the weights; the others are for protocols that do not follow the weights.
+    next to this module. `architecture`: further arguments of timm's model class. `img_size`, the side of an image in
+    pixels or [height, width], `pool` and `in_chans`, the number of channels: None keeps those of the weights.
+    `normalization` and `interpolation` of images: own keeps those of the weights; the others are for protocols that do
+    not follow the weights.
     """
 
     name: Annotated[str, AfterValidator(absolute_name)]
     pretrained: bool
     checkpoint: Annotated[str | None, FILE]
-    img_size: Annotated[int, Field(gt=0)] | None
+    img_size: Annotated[int, Field(gt=0), WrapValidator(each_side)] | None
     in_chans: Annotated[Annotated[int, Field(gt=0, le=MOST_CHANNELS)] | None, HashDefault(None)]
     pool: Literal["token", "avg", "max", "avgmax", "map"] | None
     drop_path: Annotated[float, Field(ge=0, lt=1)]
@@ -103,12 +104,14 @@ class Backbone:
         self._check_architecture(registered)
         made = outline_of(source.registered, repr(self._arguments(source, registered)))
         made.require_family()
-        size, patch = self._preprocessing(source).size, made.patch
-        if patch is not None and size % patch:
-            raise ConfigError(
-                f"backbone.img_size: {size} is no multiple of the {patch} px patches of {source.name}; "
-                f"{max(size // patch, 1) * patch} and {(size // patch + 1) * patch} are"
-            )
+        size = self._preprocessing(source).size
+        if made.patch is not None:
+            _require_tiled(size, made.patch, source.name)
+        fixed = "img_size" in registered.takes  # such a model has just been built for a square
+        if self.img_size is not None and not (fixed and isinstance(size, int)):
+            trunk = trunk_of(self.of_shapes())
+            trunk.adopt()
+            refuse_size(trunk, sides_of(size))
         return registered
 
     def _preprocessing(self, source: ModelSource) -> Preprocessing:
@@ -196,7 +199,7 @@ class Backbone:
         # random weights were not trained on crops, and a centre crop would only hide the borders
         crop = config.crop_pct if self.pretrained or self.checkpoint is not None else 1.0
         made = Preprocessing(
-            size=config.input_size[-1],
+            size=one_size(*config.input_size[-2:]),
             mean=tuple(config.mean),
             std=tuple(config.std),
             interpolation=config.interpolation,
@@ -251,6 +254,21 @@ def outline_of(name: str, arguments: str) -> Outline:
     )
 
 
+def _require_tiled(size: Size, patch: int, name: str) -> None:
+    """Raise ConfigError where patches do not tile images of this size, with the sizes next to it that they tile."""
+    sides = sides_of(size)
+    if not any(side % patch for side in sides):
+        return
+    below = one_size(*(max(side // patch, 1) * patch for side in sides))
+    above = one_size(*(-(-side // patch) * patch for side in sides))
+    said, *fitting = (str(found if isinstance(found, int) else list(found)) for found in (size, below, above))
+    nearest_sizes = list(dict.fromkeys(fitting))
+    raise ConfigError(
+        f"backbone.img_size: {said} is no multiple of the {patch} px patches of {name}; "
+        f"{' and '.join(nearest_sizes)} {'is' if len(nearest_sizes) == 1 else 'are'}"
+    )
+
+
 def _parameters(cls: type) -> list[str]:
     """Return the keywords that the constructor of `cls` itself names."""
     if "__init__" not in vars(cls) or cls in (object, nn.Module):
@@ -262,10 +280,17 @@ def _parameters(cls: type) -> list[str]:
 
 def _created(name: str, arguments: Mapping[str, Any], **further: Any) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **resolved(arguments), **further)
+        model = timm.create_model(name, pretrained=False, num_classes=0, **resolved(arguments), **further)
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
-        raise ConfigError(f"backbone: timm cannot build {name} with {given}: {one_line(error)}") from error
+        raise ConfigError(
+            f"backbone: timm cannot build {name} with {given}: {one_line(str(error) or type(error).__name__)}"
+        ) from error
+    size = arguments.get("img_size")
+    if isinstance(size, tuple):  # many classes keep no other note of the size that they were made for
+        record = model.pretrained_cfg
+        model.pretrained_cfg = {**record, "input_size": (record["input_size"][0], *size)}
+    return model
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:

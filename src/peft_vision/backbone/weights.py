@@ -19,6 +19,7 @@ import json
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,7 +104,8 @@ def load_weights(vit: nn.Module, path: Path, *, in_chans: int = 3, from_chans: i
     _require_heads(held, vit, path)
     state = _stripped(held, path)
     try:
-        state = _converted(state, vit)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of how timm resamples tables
+            state = _converted(state, vit)
     except (RuntimeError, ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"{_title(vit, path)}: {_first_line(error)}") from error
     expected = vit.state_dict()
@@ -261,8 +263,9 @@ def _require_fit(state: dict[str, Tensor], expected: dict[str, Tensor], title: s
 
 
 def _hint(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """Return what to set where the shapes of a plain MLP show that the weights are of a packed gated one, or where the
-    first weights show another number of channels; else an empty string."""
+    """Return what to set where the shapes of a plain MLP show that the weights are of a packed gated one, where the
+    first weights show another number of channels, or where positions alone are of images of another size and timm has
+    no way to resample them; else an empty string."""
     outer, inner = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
     if outer is not None and inner is not None and outer.shape[0] == 2 * inner.shape[1]:
         own = expected.get("blocks.0.mlp.fc2.weight")
@@ -271,6 +274,11 @@ def _hint(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     first = "patch_embed.proj.weight"
     if first in state and first in expected and state[first].shape[1] != expected[first].shape[1]:
         return f"; they are for images of {state[first].shape[1]} channels (backbone.in_chans)"
+    differing = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    if differing and all(name.endswith("pos_embed") for name in differing):
+        return (
+            "; timm does not resample the positions of this class: backbone.img_size=null keeps the weights' own size"
+        )
     return ""
 
 

@@ -153,7 +153,7 @@ def _rehearse(model: nn.Module, setting: BenchSetting) -> None:
     """Pass one image through `model`, so that libraries allocate what they allocate once."""
     mode = model.training
     shown = setting.backbone.preprocessing()
-    image = torch.zeros(1, shown.channels, shown.size, shown.size, dtype=torch.uint8, device=setting.world.device)
+    image = torch.zeros(1, *shown.shape, dtype=torch.uint8, device=setting.world.device)
     with torch.no_grad(), setting.trainer.autocast(setting.world.device):
         model.eval()(image)
     model.train(mode)

@@ -15,6 +15,7 @@ from peft_vision.core.composition import complete, option, options
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment
+from peft_vision.core.preprocessing import size_in_words
 from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images
 from peft_vision.features.store import TYPES, Features
@@ -61,11 +62,10 @@ class BenchSetting:
         return model.to(self.world.device)
 
     def images(self) -> Images:
-        """Return a few batches of uint8 noise, (n, C, S, S) at the backbone's size, in memory."""
+        """Return a few batches of uint8 noise, (n, C, H, W) at the backbone's size, in memory."""
         count, shown = _BATCHES * self.trainer.batch_size, self.backbone.preprocessing()
-        shape = (count, shown.channels, shown.size, shown.size)
         generator = torch.Generator().manual_seed(self.seed)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        pixels = torch.randint(0, 256, (count, *shown.shape), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, self.num_classes, (count,), generator=generator)
         return Images(labels, pixels, augment="none")
 
@@ -100,9 +100,10 @@ def in_words(facts: Mapping[str, Any]) -> str:
     parameters = f", {size:,} parameters" if size else ""
     device = f"CPU, threads: {machine['threads']}" if machine["device"] == "cpu" else machine["device"]
     steps = facts["steps_per_round"]
+    shown = size_in_words(facts["image_size"])
     each = f" of {steps} steps each" if steps > 1 else ""
     return (
-        f"{facts['backbone']}{parameters}, {facts['weights']} weights, {facts['image_size']} px, batches of "
+        f"{facts['backbone']}{parameters}, {facts['weights']} weights, {shown}, batches of "
         f"{facts['batch_size']}, {facts['precision']}, {facts['optimizer']}; {device}, torch {machine['torch']}. "
         f"Medians of {facts['rounds']} rounds{each}."
     )

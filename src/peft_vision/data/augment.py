@@ -1,9 +1,9 @@
 """This module augments uint8 images during training; every draw is a function of (seed, index of the image).
 
 crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
-flip_crop     mirrored half the time; a reflected margin of size/8; then a random window (He et al., 2016)
+flip_crop     mirrored half the time; a reflected margin of an eighth; then a random window (He et al., 2016)
 rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
-a.function    the user's function: it gets an image, uint8 (C, S, S), and a torch.Generator seeded for that image, and
+a.function    the user's function: it gets an image, uint8 (C, H, W), and a torch.Generator seeded for that image, and
               returns an image of the same shape
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from peft_vision.core.config import ConfigError, nearest
+from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.data.draws import below, bits
 
 AUGMENTS = ("none", "crop_flip", "flip_crop", "rand_augment")
@@ -24,7 +25,7 @@ _FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)
 
 
 def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
-    """Augment images (B, C, S, S), keeping their shape; `indices` (B,) are the images' positions in their split."""
+    """Augment images (B, C, H, W), keeping their shape; `indices` (B,) are the images' positions in their split."""
     if augment == "none" or not len(indices):
         return images
     if augment not in AUGMENTS:
@@ -33,14 +34,15 @@ def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Te
     return rand_augment(images, indices, seed=seed) if augment == "rand_augment" else images
 
 
-def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: int, seed: int) -> Tensor:
-    """Return random windows (B, C, size, size) of uint8 images (C, H, W) with sides of at least `size`, half of them
+def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: Size, seed: int) -> Tensor:
+    """Return random windows (B, C, *size) of uint8 images (C, H, W) with sides of at least `size`, half of them
     mirrored."""
-    room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - size + 1
+    height, width = sides_of(size)
+    room = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2) - (height, width) + 1
     tops, lefts, flips = drawn_windows(room[:, 0], room[:, 1], indices, seed=seed)
-    out = torch.empty((len(wholes), len(wholes[0]) if len(wholes) else 3, size, size), dtype=torch.uint8)
+    out = torch.empty((len(wholes), len(wholes[0]) if len(wholes) else 3, height, width), dtype=torch.uint8)
     for image, whole, top, left, flip in zip(out.numpy(), wholes, tops, lefts, flips, strict=True):
-        window = whole[:, top : top + size, left : left + size]
+        window = whole[:, top : top + height, left : left + width]
         image[:] = window[..., ::-1] if flip else window
     return out
 
@@ -58,16 +60,21 @@ def drawn_windows(
 
 
 def flip_crop(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:
-    """Mirror half of the square images and cut windows from their padded versions; the input is left unchanged."""
-    size = images.shape[-1]
-    margin = size // 8
-    padded = F.pad(images, (margin,) * 4, mode="reflect")
-    tops, lefts, flips = drawn_windows(2 * margin + 1, 2 * margin + 1, indices, seed=seed)
+    """Mirror half of the images (B, C, H, W) and cut windows from their padded versions; the input stays unchanged."""
+    height, width = images.shape[-2:]
+    above, beside = margins(height, width)
+    padded = F.pad(images, (beside, beside, above, above), mode="reflect")
+    tops, lefts, flips = drawn_windows(2 * above + 1, 2 * beside + 1, indices, seed=seed)
     out = torch.empty_like(images)
     for i, (top, left, flip) in enumerate(zip(tops.tolist(), lefts.tolist(), flips.tolist(), strict=True)):
-        window = padded[i, :, top : top + size, left : left + size]
+        window = padded[i, :, top : top + height, left : left + width]
         out[i] = window.flip(-1) if flip else window
     return out
+
+
+def margins(height: int, width: int) -> tuple[int, int]:
+    """Return how many pixels `flip_crop` adds above and below, and on the left and the right."""
+    return height // 8, width // 8
 
 
 def rand_augment(images: Tensor, indices: Tensor, *, seed: int) -> Tensor:

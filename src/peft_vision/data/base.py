@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import chain
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.core.device_memory import DeviceGiB
-from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.preprocessing import Preprocessing, sides_of
 from peft_vision.data.augment import known
 from peft_vision.data.decode import Geometry, format_of, worded_formats
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
@@ -230,7 +231,7 @@ class Data(ABC):
             num_bytes = (
                 whole_bytes(part, geometry, threads=threads, label=split)
                 if self._whole(split)
-                else len(part) * geometry.channels * geometry.size**2
+                else len(part) * geometry.channels * prod(sides_of(geometry.size))
             )
             gib = num_bytes / _GIB
             if gib <= left:

@@ -1,7 +1,9 @@
 """This module opens encoded pictures and converts them to uint8 RGB, or grey, at model size.
 
-squash   straight to size x size
-crop     short side to floor(size / crop), then the centre size x size, as timm evaluates
+squash   straight to height x width
+crop     short side to floor(size / crop), then the centre size x size, as timm evaluates; where height and width
+         differ, the smallest picture of the same proportions with room for floor(height / crop) x floor(width / crop),
+         then the centre height x width
 whole    the result of crop before its centre is cut out
 
 Pictures are opened here and nowhere else: in a few formats, whatever the file's name, and never with another program.
@@ -24,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.records import open_regular
 
 FORMATS = (
@@ -134,23 +137,23 @@ class Coloured(ConfigError):
 
 @dataclass(frozen=True)
 class Geometry:
-    """A rule that maps a picture to size x size pixels of `channels`, 3 or 1; `interpolation` is a torchvision
+    """A rule that maps a picture to `size` in pixels and `channels`, 3 or 1; `interpolation` is a torchvision
     InterpolationMode value. A picture with colours is refused where one channel is wanted (Coloured)."""
 
-    size: int
+    size: Size
     resize: str
     crop: float
     interpolation: str
     channels: int = field(default=3, repr=False)  # the text of a geometry is part of keys of the feature store
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """Convert an RGB picture to uint8 (C, size, size)."""
-        size, image = self.size, self.seen(image)
+        """Convert an RGB picture to uint8 (C, H, W) of this size."""
+        (height, width), image = sides_of(self.size), self.seen(image)
         if self.resize == "squash":
-            return _channels_first(image.resize((size, size), self._resampling))
+            return _channels_first(image.resize((width, height), self._resampling))
         extent = self.extent(*image.size)
-        left, top = (middle(length, size) for length in extent)
-        return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + size, top + size)))
+        left, top = middle(extent[0], width), middle(extent[1], height)
+        return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + width, top + height)))
 
     def whole(self, image: Image.Image) -> np.ndarray:
         """Convert an RGB picture to uint8 (C, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
@@ -167,6 +170,10 @@ class Geometry:
 
     def extent(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the resized picture before the crop, from the width and height of the picture."""
+        if not isinstance(self.size, int):
+            least_height, least_width = (int(side / self.crop) for side in self.size)
+            ratio = min(height / least_height, width / least_width)
+            return round(width / ratio), round(height / ratio)
         short = int(self.size / self.crop)
         return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
 

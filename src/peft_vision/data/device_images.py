@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from peft_vision.core.device_memory import numbers_on
-from peft_vision.data.augment import drawn_windows
+from peft_vision.core.preprocessing import sides_of
+from peft_vision.data.augment import drawn_windows, margins
 from peft_vision.data.decode import middle
 from peft_vision.data.images import Images, Source, UncroppedImages, Undecoded
 
@@ -36,7 +37,7 @@ class DeviceImages(Source):
         self.moved_bytes = 0
         self._device = device
         uncropped = isinstance(images.pixels, UncroppedImages)
-        self._pixels: _Squares | _Wholes | None = (_Wholes if uncropped else _Squares)(images.pixels, device)
+        self._pixels: _Cut | _Wholes | None = (_Wholes if uncropped else _Cut)(images.pixels, device)
 
     def clear(self) -> None:
         """Free the pixels on the device; no further batch can be made."""
@@ -45,7 +46,7 @@ class DeviceImages(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, C, S, S) and labels (B,), both on the device."""
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B,), both on the device."""
         augment = "none" if seed is None else self.images.augment
 
         def numbers(indices: Tensor) -> Tensor:
@@ -61,35 +62,38 @@ class DeviceImages(Source):
         self.moved_bytes += num_bytes
 
 
-class _Squares:
-    """Images (n, C, S, S), of which windows are cut from the mirrored margin of `flip_crop`."""
+class _Cut:
+    """Images (n, C, H, W), of which windows are cut from the mirrored margin of `flip_crop`."""
 
     def __init__(self, pixels: Tensor, device: torch.device) -> None:
         self._pixels = pixels.to(device)
-        self._margin = pixels.shape[-1] // 8
-        self._offsets = torch.arange(pixels.shape[-1], device=device)
+        self._margins = margins(*pixels.shape[-2:])
+        self._rows, self._columns = (torch.arange(side, device=device) for side in pixels.shape[-2:])
         self._channels = torch.arange(pixels.shape[1], device=device).view(1, -1, 1, 1)
 
     def windows(self, indices: Tensor, *, augment: str, seed: int | None) -> tuple[np.ndarray, ...]:
         """Return top, left and whether the window is mirrored, (n,) each; nothing for whole images."""
-        room = 2 * self._margin + 1
-        return () if augment == "none" else drawn_windows(room, room, indices, seed=seed)
+        rows, columns = (2 * margin + 1 for margin in self._margins)
+        return () if augment == "none" else drawn_windows(rows, columns, indices, seed=seed)
 
     def cut(self, indices: Tensor, *window: Tensor) -> Tensor:
-        """Return the windows (B, C, S, S) of the images at `indices` (B,)."""
+        """Return the windows (B, C, H, W) of the images at `indices` (B,)."""
         if not window:
             return self._pixels.index_select(0, indices)
         tops, lefts, flips = (numbers.unsqueeze(1) for numbers in window)
-        last = len(self._offsets) - 1
-        rows = self._reflected(tops + self._offsets)
-        columns = self._reflected(lefts + torch.where(flips == 1, last - self._offsets, self._offsets))
+        mirrored = len(self._columns) - 1 - self._columns
+        rows = _reflected(tops + self._rows - self._margins[0], len(self._rows))
+        columns = lefts + torch.where(flips == 1, mirrored, self._columns)
+        columns = _reflected(columns - self._margins[1], len(self._columns))
         places = (indices.view(-1, 1, 1, 1), self._channels, rows[:, None, :, None], columns[:, None, None, :])
         return self._pixels[places]
 
-    def _reflected(self, places: Tensor) -> Tensor:
-        """Return the places in an image of places in its padded version, where the margin mirrors the image."""
-        last = len(self._offsets) - 1
-        return last - (last - (places - self._margin).abs()).abs()
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Return the places in an image, whose side has this `length`, of places that may lie in a margin around it, which
+    mirrors the image."""
+    last = length - 1
+    return last - (last - places.abs()).abs()
 
 
 class _Wholes:
@@ -100,8 +104,9 @@ class _Wholes:
         channels = len(pixels.arrays[0]) if pixels.arrays else 3
         lengths = channels * shapes.prod(axis=1)
         ends = np.cumsum(lengths)
-        self._room = shapes - pixels.size + 1
-        self._middles = np.array([[middle(side, pixels.size) for side in shape] for shape in shapes.tolist()])
+        height, width = sides_of(pixels.size)
+        self._room = shapes - (height, width) + 1
+        self._middles = np.array([[middle(rows, height), middle(columns, width)] for rows, columns in shapes.tolist()])
         self._flat = torch.empty(int(lengths.sum()), dtype=torch.uint8, device=device)
         starts = ends - lengths
         for whole, start, end in zip(pixels.arrays, starts.tolist(), ends.tolist(), strict=True):
@@ -109,7 +114,7 @@ class _Wholes:
         self._starts, self._heights, self._widths = (
             torch.from_numpy(np.ascontiguousarray(numbers)).to(device) for numbers in (starts, *shapes.T)
         )
-        self._offsets = torch.arange(pixels.size, device=device)
+        self._rows, self._columns = (torch.arange(side, device=device) for side in (height, width))
         self._channels = torch.arange(channels, device=device).view(1, -1, 1, 1)
 
     def windows(self, indices: Tensor, *, augment: str, seed: int | None) -> tuple[np.ndarray, ...]:
@@ -121,11 +126,11 @@ class _Wholes:
         return drawn_windows(self._room[places, 0], self._room[places, 1], indices, seed=seed)
 
     def cut(self, indices: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor) -> Tensor:
-        """Return the windows (B, C, S, S) of the images at `indices` (B,)."""
+        """Return the windows (B, C, H, W) of the images at `indices` (B,)."""
         widths = self._widths[indices].view(-1, 1, 1, 1)
         planes = self._heights[indices].view(-1, 1, 1, 1) * widths
-        columns = torch.where(flips.unsqueeze(1) == 1, len(self._offsets) - 1 - self._offsets, self._offsets)
-        rows = (tops.unsqueeze(1) + self._offsets)[:, None, :, None]
+        columns = torch.where(flips.unsqueeze(1) == 1, len(self._columns) - 1 - self._columns, self._columns)
+        rows = (tops.unsqueeze(1) + self._rows)[:, None, :, None]
         columns = (lefts.unsqueeze(1) + columns)[:, None, None, :]
         starts = self._starts[indices].view(-1, 1, 1, 1)
         return self._flat[starts + self._channels * planes + rows * widths + columns]

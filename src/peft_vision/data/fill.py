@@ -15,6 +15,7 @@ from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line
+from peft_vision.core.preprocessing import sides_of
 from peft_vision.core.progress import track
 from peft_vision.data.decode import UNREADABLE, Coloured, Geometry
 from peft_vision.data.images import UncroppedImages
@@ -26,9 +27,9 @@ _NAMED = 20
 
 
 def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
-    """Return uint8 (n, C, S, S) of the readable pictures, and the error of each unreadable one by its position in
+    """Return uint8 (n, C, H, W) of the readable pictures, and the error of each unreadable one by its position in
     `images`."""
-    pixels = torch.empty((len(images), geometry.channels, geometry.size, geometry.size), dtype=torch.uint8)
+    pixels = torch.empty((len(images), geometry.channels, *sides_of(geometry.size)), dtype=torch.uint8)
     rows = pixels.numpy()
     indices = images.indices.tolist()
 

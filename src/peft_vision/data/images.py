@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.seeding import derive
 from peft_vision.data.augment import augmented, crop_flip
 from peft_vision.data.decode import Geometry, middle
@@ -23,20 +24,20 @@ from peft_vision.data.pictures import Pictures
 
 
 class UncroppedImages:
-    """The uncropped images in memory, uint8 (C, H, W) each; indexing gives their centres (B, C, S, S), like a
+    """The uncropped images in memory, uint8 (C, H, W) each; indexing gives their centres (B, C, *size), like a
     tensor."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], size: int) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray], size: Size) -> None:
         self.arrays = arrays
         self.size = size
 
     def __getitem__(self, positions: Tensor) -> Tensor:
-        size = self.size
+        height, width = sides_of(self.size)
         channels = len(self.arrays[0]) if self.arrays else 3
-        images = torch.empty((len(positions), channels, size, size), dtype=torch.uint8)
+        images = torch.empty((len(positions), channels, height, width), dtype=torch.uint8)
         for image, whole in zip(images.numpy(), self.wholes(positions), strict=True):
-            top, left = (middle(length, size) for length in whole.shape[1:])
-            image[:] = whole[:, top : top + size, left : left + size]
+            top, left = middle(whole.shape[1], height), middle(whole.shape[2], width)
+            image[:] = whole[:, top : top + height, left : left + width]
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
@@ -59,7 +60,7 @@ def usable(workers: int) -> int:
 
 
 class Undecoded:
-    """A stand-in for a uint8 tensor (n, C, S, S) that does not fit in memory; indexing decodes the pictures."""
+    """A stand-in for a uint8 tensor (n, C, H, W) that does not fit in memory; indexing decodes the pictures."""
 
     def __init__(self, pictures: Pictures, indices: Tensor, geometry: Geometry) -> None:
         self.pictures = pictures
@@ -67,8 +68,8 @@ class Undecoded:
         self.geometry = geometry
 
     def __getitem__(self, positions: Tensor) -> Tensor:
-        size = self.geometry.size
-        images = torch.empty((len(positions), self.geometry.channels, size, size), dtype=torch.uint8)
+        shape = (len(positions), self.geometry.channels, *sides_of(self.geometry.size))
+        images = torch.empty(shape, dtype=torch.uint8)
         for image, index in zip(images.numpy(), self.indices[positions].tolist(), strict=True):
             image[:] = self.geometry.apply(self.pictures.read(index))
         return images
@@ -78,7 +79,7 @@ class Undecoded:
         return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
 
     @property
-    def size(self) -> int:
+    def size(self) -> Size:
         return self.geometry.size
 
     def digest(self) -> str:
@@ -110,7 +111,7 @@ class Source(ABC):
 
 
 class Images(Source):
-    """A split's images. `pixels`: uint8 (n, C, S, S) in memory or decoded at each access, or the uncropped pictures
+    """A split's images. `pixels`: uint8 (n, C, H, W) in memory or decoded at each access, or the uncropped pictures
     that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
     def __init__(self, labels: Tensor, pixels: Tensor | UncroppedImages | Undecoded, augment: str) -> None:
@@ -130,7 +131,7 @@ class Images(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, C, S, S) and labels (B,); B may be 0. Without a seed
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B,); B may be 0. Without a seed
         nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))

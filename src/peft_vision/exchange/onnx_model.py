@@ -1,4 +1,4 @@
-"""This module exports the whole model, normalisation and head included, to an ONNX file: uint8 images (B, C, S, S) to
+"""This module exports the whole model, normalisation and head included, to an ONNX file: uint8 images (B, C, H, W) to
 logits (B, C)."""
 
 import importlib
@@ -37,8 +37,7 @@ def write(model: Model, path: Path) -> None:
     """
     import onnx
 
-    channels, size = model.recipe.preprocessing.channels, model.recipe.preprocessing.size
-    images = torch.zeros(2, channels, size, size, dtype=torch.uint8)
+    images = torch.zeros(2, *model.recipe.preprocessing.shape, dtype=torch.uint8)
     with merged(model.encoder), torch.no_grad(), _quiet():
         program = torch.onnx.export(
             model,

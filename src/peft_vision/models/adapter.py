@@ -26,7 +26,7 @@ from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.allocation import Bounded, TooLarge
 from peft_vision.core.config import ConfigError, build, shortened
 from peft_vision.core.output import one_line
-from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.preprocessing import Preprocessing, one_size, size_in_words
 from peft_vision.core.records import Bounds, Name, Record, Unreadable, parse_json, validated
 from peft_vision.core.tensor_files import FLOATS, read_header
 from peft_vision.core.trust import check_targets
@@ -251,8 +251,9 @@ def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
             f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]})"
         )
     size = model.encoder.image_size
-    if size is not None and recipe.preprocessing.size != size[0]:
-        raise ValueError(f"{path} is for pictures of {recipe.preprocessing.size} px, this backbone for {size[0]} px")
+    if size is not None and recipe.preprocessing.sides != size:
+        meant, taken = (size_in_words(found) for found in (recipe.preprocessing.size, one_size(*size)))
+        raise ValueError(f"{path} is for pictures of {meant}, this backbone for {taken}")
     try:
         load_tuned(model, adapter.tensors)
     except ValueError as error:

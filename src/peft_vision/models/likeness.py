@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.records import Finite, Record
 from peft_vision.models.model import Model
 
@@ -47,9 +48,9 @@ def likeness(model: Model) -> Likeness | None:
     return Likeness(features=_some(features), logits=_some(logits), eps=sorted(eps))
 
 
-def pictures(size: int, *, channels: int = 3) -> Tensor:
-    """Return (2, channels, size, size) floats in the range of normalised images, equal on every machine."""
-    shape = (_PICTURES, channels, size, size)
+def pictures(size: Size, *, channels: int = 3) -> Tensor:
+    """Return (2, channels, *size) floats in the range of normalised images, equal on every machine."""
+    shape = (_PICTURES, channels, *sides_of(size))
     numbers = torch.arange(math.prod(shape), dtype=torch.float64)
     return numbers.square().mul(0.7).sin().mul(1.5).float().view(shape)
 

@@ -62,7 +62,7 @@ class Model(nn.Module):
         }
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
-        """Return logits (B, num_classes) for images (B, 3, S, S), uint8 or normalised floats, for an observation of
+        """Return logits (B, num_classes) for images (B, C, H, W), uint8 or normalised floats, for an observation of
         them, or for features (B, W)."""
         return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
 
@@ -83,7 +83,7 @@ class Model(nn.Module):
         return self.readout(seen)
 
     def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
-        """Observe images (B, 3, S, S): the given `kinds`, else those that never change, else what the readout reads."""
+        """Observe images (B, C, H, W): the given `kinds`, else those that never change, else what the readout reads."""
         kinds = kinds or self.frozen or self.readout.reads
         seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
         return seen if self.frozen is None else seen.rounded(self.observed_type)

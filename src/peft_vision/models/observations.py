@@ -101,7 +101,7 @@ class Views(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each (B,) of indices, images uint8 (B, 3, S, S) and labels (B,)."""
+        """Yield for each (B,) of indices, images uint8 (B, C, H, W) and labels (B,)."""
         drawn = [drawn_views(self.views, indices, seed=seed) for indices in index_batches]
         shown = [
             self.images.batches(

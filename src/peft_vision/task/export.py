@@ -46,8 +46,8 @@ class Export(Task):
             raise ConfigError(f"task.format=onnx needs {', '.join(missing)}: pip install 'peft-vision[onnx]'")
         saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=torch.device("cpu"))
         folder = saved.output(config["out"], "export")
-        channels, size = saved.recipe.preprocessing.channels, saved.recipe.preprocessing.size
-        images = torch.randint(0, 256, (_CHECKED, channels, size, size), generator=torch.Generator().manual_seed(0))
+        shape = (_CHECKED, *saved.recipe.preprocessing.shape)
+        images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         images = images.to(torch.uint8)
         write = {"timm": _timm, "peft": _peft, "onnx": _onnx, "adapter": _adapter}[self.format]
         staging = folder / ".export.unfinished"

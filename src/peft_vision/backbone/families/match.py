@@ -12,6 +12,7 @@ from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import one_size, size_in_words
 
 FAMILIES: tuple[type[Trunk], ...] = (
     ViTTrunk,
@@ -45,6 +46,13 @@ def family_of(model: nn.Module) -> type[Trunk]:
 def refuse_unusual(model: nn.Module) -> None:
     """Raise ConfigError with name and reason where no family matches the model."""
     trunk_of(model)
+
+
+def refuse_size(trunk: Trunk, size: tuple[int, int]) -> None:
+    """Raise ConfigError with name and reason where the model takes no images of this height and width."""
+    if (reason := trunk.misfit_size(size)) is not None:
+        named = f"{architecture(trunk.model)} takes no pictures of {size_in_words(one_size(*size))}"
+        raise ConfigError(f"backbone.img_size: {named}: {reason}")
 
 
 def architecture(model: nn.Module) -> str:
