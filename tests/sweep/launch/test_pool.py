@@ -100,6 +100,13 @@ def session(pid: int) -> list[int]:
     return [int(line.split()[0]) for line in listed.splitlines() if "Z" not in line.split()[1]]
 
 
+def wait_until_gone(pid: int, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while session(pid):
+        assert time.monotonic() < deadline, session(pid)
+        time.sleep(0.05)
+
+
 def alone(folder: Path) -> subprocess.Popen:
     """The long sweep in a session of its own, once two of its runs are at work."""
     process = start(*LONG, cwd=folder, program=("-c", LEADS))
@@ -130,7 +137,7 @@ def test_ctrl_c_ends_the_runs_and_the_same_command_goes_on(whom, tmp_path):
         1,
         "peft-vision: stopped; the same command goes on from the last saved epoch\n",
     )
-    assert session(process.pid) == []
+    wait_until_gone(process.pid, seconds=10)  # the server that forks runs ends once the sweep has
     assert results(tmp_path) == []
     assert list(tmp_path.rglob("failed.json")) == []
     if whom == "all":
@@ -141,10 +148,7 @@ def test_runs_end_with_a_sweep_that_is_killed(tmp_path):
     process = alone(tmp_path)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 10
-    while session(process.pid):
-        assert time.monotonic() < deadline, session(process.pid)
-        time.sleep(0.05)
+    wait_until_gone(process.pid, seconds=10)
     assert results(tmp_path) == []
     finish(tmp_path)
 
