@@ -19,7 +19,7 @@ DeviceGiB = GiB | Literal["auto"]
 InputKind = Literal["data", "features"]
 """The config group whose `device_memory_gib` is the limit for an input."""
 SMALLER_PASS = "set a smaller trainer.eval_batch_size, features.device_memory_gib=0 or data.device_memory_gib=0"
-"""What to set if a forward pass without gradients needs too much memory."""
+"""The words that say what to set if a forward pass without gradients needs too much memory."""
 _AUTO_SHARE = 0.25
 _CPU_MESSAGES = (
     "not enough memory",

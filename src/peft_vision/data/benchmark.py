@@ -52,7 +52,7 @@ class BenchmarkData(Data):
 
     title: ClassVar[str]
     gaps: ClassVar[bool]
-    """Whether classes may lack training images, as published."""
+    """True for a benchmark whose published splits may leave classes without training images."""
 
     root: Annotated[str, NOT_HASHED]
     source: str
