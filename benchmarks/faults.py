@@ -168,7 +168,7 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         aside = name.split("/")[0] in ("store", "report", ".said", ".cache", ".config") or ".sweeps" in name
-        if aside or path.name.endswith(".lock") or (path.is_dir() and not path.is_symlink()):
+        if aside or path.name.endswith(".lock") or path.name == ".attempt" or (path.is_dir() and not path.is_symlink()):
             continue
         try:
             found[name] = _content(path)

@@ -53,7 +53,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
         if found:
             texts |= {f"{name}.csv": csv_of(found), f"{name}.md": _document(found), f"{name}.tex": latex(found)}
     texts["table.json"] = _json(compared, left_out)
-    texts["table.md"] += _left_out(left_out)
+    texts["table.md"] = texts.get("table.md", "") + _left_out(left_out)  # of tuning runs alone there is no table
     # here, because importing the drawing modules takes most of a second
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures, save_figure
