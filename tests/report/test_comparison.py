@@ -55,3 +55,10 @@ def test_a_report_of_an_earlier_version_gets_no_attempt(tmp_path):
     (out / "report.html").write_text("of an earlier version")
     compare([tmp_path / "runs"], out, options())
     assert attempt(out, anew=False) == ""
+
+
+def test_a_report_of_tuning_runs_alone_is_written(tmp_path):
+    write_run(tmp_path / "runs", method="lora", test=None, stage="tune", source="digits: 80 train + 20 val")
+    compare([tmp_path / "runs"], tmp_path / "report", options())
+    assert (tmp_path / "report" / "table.md").is_file()
+    assert (tmp_path / "report" / "report.html").is_file()
