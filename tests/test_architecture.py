@@ -18,7 +18,7 @@ FLOORS = """
 peft_vision
 core
 config data backbone head tracker schedule
-ood method published
+ood method published objective
 models
 interpolation features optimizer
 training

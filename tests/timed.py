@@ -11,6 +11,7 @@ def timed(experiment: Experiment, *, warmup: int, repeats: int, steps: int) -> B
     """Time the components of `experiment` with three classes and seed 0."""
     return BenchSetting(
         backbone=experiment.backbone,
+        objective=experiment.objective,
         head=experiment.head,
         optimizer=experiment.optimizer,
         trainer=experiment.trainer,

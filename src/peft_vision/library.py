@@ -21,6 +21,7 @@ from peft_vision.method.base import Method
 from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.models.given import component_values
 from peft_vision.models.model import Model
+from peft_vision.objective.base import Objective
 
 
 def adapt(
@@ -29,6 +30,7 @@ def adapt(
     method: str | Path | Method | type[Method],
     num_classes: int,
     head: Mapping[str, object] | str | Path | Head | type[Head] | None = None,
+    objective: str | Path | Objective = "single_label",
     classes: tuple[str, ...] | None = None,
     seed: int = 0,
     **options: object,
@@ -37,11 +39,12 @@ def adapt(
     path of a YAML file like those, a class derived from `Method`, or an instance of one.
 
     `options` override the method's values (`num_prompts=50`). `head` overrides values of `conf/head/linear.yaml`
-    (`{"norm": "batch"}`), or gives a head in one of the same four ways. Images are (B, C, H, W): uint8, or floats
-    normalised as the backbone's own data config says. The drop rates of `vit` (`drop_path_rate` and the like) act in
-    training while anything besides the head trains. `vit` itself is not changed. Raise ConfigError if an option is
-    wrong, and ValueError for an unknown name or a wrong number of `classes`.
-    """
+    (`{"norm": "batch"}`), or gives a head in one of the same four ways. `objective`: a name in `conf/objective/`, a
+    YAML file, or an `Objective`; `model.criterion` is its loss and its metrics, and `model.criterion.fit(labels)` takes
+    what it needs of the training labels. Images are (B, C, H, W): uint8, or floats normalised as the backbone's own
+    data config says. The drop rates of `vit` (`drop_path_rate` and the like) act in training while anything besides the
+    head trains. `vit` itself is not changed. Raise ConfigError if an option is wrong, and ValueError for an unknown
+    name or a wrong number of `classes`."""
     if type(num_classes) is not int or num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
     refuse_unusual(vit)
@@ -50,6 +53,7 @@ def adapt(
     recipe = Recipe(
         method=component_values(method, Method, "method", options),
         head=_head_values(head),
+        objective=component_values(objective, Objective, "objective", {}),
         classes=classes or tuple(str(index) for index in range(num_classes)),
         preprocessing=_preprocessing(vit),
         backbone={"name": architecture(vit), "hash": weights_hash(vit)},

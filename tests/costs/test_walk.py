@@ -16,6 +16,7 @@ from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Act, Anatomy, Tally, acts, anatomy, walk
 from peft_vision.features.store import TYPES
 from peft_vision.models.model import assemble
+from peft_vision.objective.single_label import OneClass
 from peft_vision.runs.experiment import Experiment
 
 SMOKE = ("experiment=smoke", "trainer.epochs=2", "data.train_size=36", "data.val_fraction=0.2")
@@ -28,7 +29,7 @@ def parts(experiment: Experiment) -> tuple[Anatomy, RunGroup]:
         load_backbone(replace(experiment.backbone, pretrained=False), seed=0),
         method=experiment.method,
         head=experiment.head,
-        num_classes=10,
+        criterion=OneClass(10),
         preprocessing=experiment.backbone.preprocessing(),
         seed=0,
     )

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from peft_vision.head.base import Head
+from peft_vision.objective.single_label import Predictions
 from peft_vision.shift.models import score
-from peft_vision.training.evaluate import predict
+from peft_vision.training.evaluate import judged
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, random_images
@@ -28,7 +29,7 @@ def test_a_head_is_linear_where_nothing_else_acts(change):
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_leaves_a_model_in_its_mode(training):
     model = adapted("lora").train(training)
-    predict(model, random_images(5), Trainer(**PLAIN).inference("scoring", workers=0, world=ALONE))
+    judged(model, random_images(5), Trainer(**PLAIN).inference("scoring", workers=0, world=ALONE))
     assert model.training is training
     assert model.head.training is training
 
@@ -74,7 +75,7 @@ def test_near_ties_are_decided_by_what_is_larger_wherever_images_are_scored():
     inference = trainer.inference("", workers=0, world=ALONE)
     everything = torch.ones(4, dtype=torch.bool)
     for found in (
-        predict(model, data, inference),
+        Predictions(*judged(model, data, inference)),
         score(model, data, inference, predictable=everything, before=None)[0],
     ):
         assert found.predicted.tolist() == [1] * 6

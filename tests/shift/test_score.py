@@ -12,8 +12,9 @@ from peft_vision.data.images import Images, Source
 from peft_vision.features.fill import tabulated
 from peft_vision.models.model import Model
 from peft_vision.models.observations import Observed
+from peft_vision.objective.single_label import Predictions
 from peft_vision.shift.models import score
-from peft_vision.training.evaluate import InferencePass, Predictions
+from peft_vision.training.evaluate import InferencePass
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 

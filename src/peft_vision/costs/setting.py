@@ -15,13 +15,14 @@ from peft_vision.core.composition import complete, option, options
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment
-from peft_vision.core.preprocessing import size_in_words
+from peft_vision.core.preprocessing import sides_of, size_in_words
 from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model, assemble
+from peft_vision.objective.base import Criterion, Objective
 from peft_vision.optimizer.base import Stepper
 from peft_vision.training.trainer import Trainer
 
@@ -33,6 +34,7 @@ class BenchSetting:
     """The setting that all methods share; `warmup` rounds of `steps` steps precede the `repeats` rounds that count."""
 
     backbone: Backbone
+    objective: Objective
     head: Head
     optimizer: Stepper
     trainer: Trainer
@@ -48,13 +50,17 @@ class BenchSetting:
         """Load the backbone, on the CPU."""
         return load_backbone(self.backbone, seed=self.seed)
 
+    def criterion(self) -> Criterion:
+        """Return a criterion for as many classes."""
+        return self.objective.criterion(tuple(map(str, range(self.num_classes))))
+
     def model(self, method: Method) -> Model:
         """Return the model with which a run begins, on the device."""
         model = assemble(
             self.vit(),
             method=method,
             head=self.head,
-            num_classes=self.num_classes,
+            criterion=self.criterion(),
             preprocessing=self.backbone.preprocessing(),
             seed=derive(self.seed, "initialisation"),
         )
@@ -66,7 +72,7 @@ class BenchSetting:
         count, shown = _BATCHES * self.trainer.batch_size, self.backbone.preprocessing()
         generator = torch.Generator().manual_seed(self.seed)
         pixels = torch.randint(0, 256, (count, *shown.shape), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(0, self.num_classes, (count,), generator=generator)
+        labels = self.criterion().made_up_labels(count, sides_of(shown.size), generator)
         return Images(labels, pixels, augment="none")
 
 

@@ -83,6 +83,7 @@ def _model(experiment: Experiment, num_classes: int) -> Model:
     recipe = Recipe(
         method=dict(experiment.config["method"]),
         head=dict(experiment.config["head"]),
+        objective=dict(experiment.config["objective"]),
         classes=tuple(map(str, range(num_classes))),
         preprocessing=experiment.data.adjusted(experiment.backbone.preprocessing()),
         backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},

@@ -124,6 +124,7 @@ class Data(ABC):
             skipped=skipped,
             source=_source(sets, parts),
             group=sets.group,
+            labels_are=sets.labels_are,
             provenance=self.provenance(sets, [part for split, part in parts.items() if split in read]),
             twins=find_twins(
                 {split: part for split, part in parts.items() if split in read}, threads=max(1, usable(self.workers))

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import PIL
@@ -92,9 +92,11 @@ class Undecoded:
 
 
 class Source(ABC):
-    """A set of inputs of some kind with `labels` (n,) int64, on which a model can be trained or evaluated."""
+    """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated. `whole_masks`:
+    where labels are masks, returns the mask of an image at its own size, (H0, W0); else None."""
 
     labels: Tensor
+    whole_masks: Callable[[int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -6,10 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from peft_vision.data.images import Images
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.twins import Twins
+
+LabelKind = Literal["classes", "several", "numbers", "masks"]
+"""What the labels of a data set are: one class a picture, (n,); several classes, (n, C) of 0 and 1; numbers, (n, T); a
+class for each pixel, (n, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,10 @@ class Extent:
 class LabelledSets:
     """The pictures and labels of each split before any is decoded.
 
-    `val`: the data set's official validation split, if it has one. `remark`: what the user should know about the
-    splits. `gaps`: classes may lack training images. `group`: the group of data sets whose results are averaged with
-    this one's. `provenance`: where the data are from, as short texts by topic. `files`: the files that define splits
-    and labels, whose checksums belong to the provenance.
-    """
+    `labels_are`: see `LabelKind`. `val`: the data set's official validation split, if it has one. `remark`: what the
+    user should know about the splits. `gaps`: classes may lack training images. `group`: the group of data sets whose
+    results are averaged with this one's. `provenance`: where the data are from, as short texts by topic. `files`: the
+    files that define splits and labels, whose checksums belong to the provenance."""
 
     name: str
     train: Labelled
@@ -51,6 +55,7 @@ class LabelledSets:
     group: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    labels_are: LabelKind = "classes"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Splits:
     group: str
     provenance: Mapping[str, str]
     twins: Mapping[str, Twins] | None
+    labels_are: LabelKind = "classes"
 
     @property
     def twin_counts(self) -> dict[str, int] | None:

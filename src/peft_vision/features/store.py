@@ -220,7 +220,9 @@ class Store:
                 raise ConfigError(f"features.use=always: {held.reason}; see features.memory_gib and features.disk_gib")
             return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
-        return Observed(images.labels, {kind: rows[kind] for kind in needed})
+        observed = Observed(images.labels, {kind: rows[kind] for kind in needed})
+        observed.whole_masks = images.whole_masks
+        return observed
 
     def _views(self, split: str) -> int:
         """Return the number of augmented views of each image; 0 means the images as their augmentation makes them."""

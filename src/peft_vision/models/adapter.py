@@ -1,17 +1,17 @@
 """This module writes and reads adapter files, which hold what a run tuned and how to attach it to the same backbone.
 
-An adapter file is a safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method` and `head`
-(their configs), `classes`, `preprocessing`, `backbone` (name and hash of the weights that it belongs to), `phases` (the
-number of the method's phases that have begun) and, except in older files, `crc32` (of the tensors, so that a flipped
-bit is noticed) and `likeness` (features and logits that the model computes for two fixed pictures). No file is trusted,
-whoever wrote it: nothing is used before it is checked, nothing is built that the tensors do not account for, and only
-the modules that `trust` allows are imported for it.
-"""
+An adapter file is a safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method`, `head`
+and `objective` (their configs; the latter only if it is not one class a picture), `classes`, `preprocessing`,
+`backbone` (name and hash of the weights that it belongs to), `phases` (the number of the method's phases that have
+begun) and, except in older files, `crc32` (of the tensors, so that a flipped bit is noticed) and `likeness` (features
+and logits that the model computes for two fixed pictures). No file is trusted, whoever wrote it: nothing is used before
+it is checked, nothing is built that the tensors do not account for, and only the modules that `trust` allows are
+imported for it."""
 
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,11 +34,13 @@ from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.likeness import Likeness, likeness, unlike
 from peft_vision.models.model import Model, assemble
+from peft_vision.objective.base import Objective
+from peft_vision.objective.single_label import ONE_CLASS
 
 FORMAT = "peft-vision adapter 3"
 _METADATA = Bounds(size=2**24, depth=12, text=1000, values=200_000)  # ImageNet-21k has a tenth as many classes
 _RECIPE_VALUES = 5_000
-_PARTS = ("method", "head", "classes", "preprocessing", "backbone")
+_PARTS = ("method", "head", "classes", "preprocessing", "backbone", "objective")
 _PHASES = 16
 _CHECKSUM = "crc32"
 _SPARE = 2**22  # elements that may be allocated in addition to the tuned tensors
@@ -53,6 +55,7 @@ class _Weights(Record):
 class _Metadata(Record):
     method: dict[str, Any]
     head: dict[str, Any]
+    objective: dict[str, Any] = Field(default_factory=lambda: dict(ONE_CLASS))
     classes: Annotated[list[Name], Field(min_length=1)]
     preprocessing: dict[str, Any]
     backbone: _Weights
@@ -62,14 +65,15 @@ class _Metadata(Record):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A record of how a model was assembled: the configs of method and head, class names, preprocessing, and the
-    backbone's name and the hash of its weights before anything was attached."""
+    """A record of how a model was assembled: the configs of method, head and objective, the names of classes or
+    targets, preprocessing, and the backbone's name and the hash of its weights before anything was attached."""
 
     method: dict[str, Any]
     head: dict[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     backbone: dict[str, str]
+    objective: dict[str, Any] = field(default_factory=lambda: dict(ONE_CLASS))
 
     def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
         """Assemble the model around `vit`, which becomes part of it and is changed in place."""
@@ -77,7 +81,7 @@ class Recipe:
             vit,
             method=build(self.method, Method, "method"),
             head=build(self.head, Head, "head"),
-            num_classes=len(self.classes),
+            criterion=build(self.objective, Objective, "objective").criterion(self.classes),
             preprocessing=self.preprocessing,
             seed=seed,
             recipe=self,
@@ -92,6 +96,8 @@ class Recipe:
             "preprocessing": self.preprocessing.record(),
             "backbone": self.backbone,
         }
+        if shortened(self.objective) != ONE_CLASS:
+            values["objective"] = shortened(self.objective)
         return {"format": FORMAT, **{key: json.dumps(value) for key, value in values.items()}}
 
 
@@ -178,8 +184,8 @@ def read_adapter(path: str | Path) -> Adapter:
     values = {key: _parsed(header.metadata, key, path) for key in (*_PARTS, "phases", "likeness")}
     metadata = validated({key: value for key, value in values.items() if value is not None}, path, _Metadata)
     try:
-        for key in ("method", "head"):
-            check_targets(values[key], key)
+        for key in ("method", "head", "objective"):
+            check_targets(getattr(metadata, key), key)
         preprocessing = Preprocessing.restore(metadata.preprocessing)
     except (ConfigError, ValueError) as error:
         raise Unreadable(path, str(error)) from error
@@ -189,6 +195,7 @@ def read_adapter(path: str | Path) -> Adapter:
         classes=tuple(metadata.classes),
         preprocessing=preprocessing,
         backbone=metadata.backbone.model_dump(),
+        objective=metadata.objective,
     )
     biases = [place.shape for name, place in header.tensors.items() if _of_head(name)]
     if not any(shape[:1] == (len(recipe.classes),) for shape in biases):

@@ -11,7 +11,12 @@ from peft_vision.core.identity import spelled
 from peft_vision.core.records import read_yaml
 
 _YAML = (".yaml", ".yml")
-_USUAL = {"method": "linear", "head": "linear", "data": "digits"}  # for fields that every component of a group has
+_USUAL = {
+    "method": "linear",
+    "head": "linear",
+    "data": "digits",
+    "objective": "single_label",
+}  # for fields that every component of a group has
 
 
 def component_values(given: object, kind: type, group: str, options: Mapping[str, Any]) -> dict[str, Any]:

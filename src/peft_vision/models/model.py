@@ -15,11 +15,12 @@ from peft_vision.core.preprocessing import Normalize, Preprocessing
 from peft_vision.core.seeding import derive
 from peft_vision.head.base import Head
 from peft_vision.method.base import PROBE, Method, Phase, Readout
+from peft_vision.objective.base import Criterion
 
 
 class Model(nn.Module):
     """A model in three stages: `encoder`, from images to what is observed of them; `readout`, to features; `head`, to
-    logits.
+    logits. Its `criterion` makes predictions of these, and judges them.
 
     What is frozen from the start can be computed once: `forward` also takes an observation or features. `frozen`: the
     kinds of observation that never change: those that the readout reads for a frozen encoder, the tokens that enter
@@ -35,6 +36,7 @@ class Model(nn.Module):
         new_head: Callable[[int], nn.Module],
         phases: tuple[Phase, ...],
         preprocessing: Preprocessing,
+        criterion: Criterion,
         recipe: Any = None,
     ) -> None:
         super().__init__()
@@ -43,6 +45,7 @@ class Model(nn.Module):
         self.encoder = encoder
         self.readout = readout
         self.head = new_head(readout.width)
+        self.criterion = criterion
         self.observed_type = torch.float32
         self.phases = phases
         self.begun = 0
@@ -62,18 +65,18 @@ class Model(nn.Module):
         }
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
-        """Return logits (B, num_classes) for images (B, C, H, W), uint8 or normalised floats, for an observation of
-        them, or for features (B, W)."""
+        """Return the predictions of the criterion, logits (B, num_classes) where there are classes, for images
+        (B, C, H, W), uint8 or normalised floats, for an observation of them, or for features (B, W)."""
         return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return logits (B, num_classes) for features (B, W), in fp32 even under autocast: several rounded logits may
-        be the largest, and their order would then decide which class is predicted."""
+        """Return the predictions for features (B, W), in fp32 even under autocast: several rounded logits may be the
+        largest, and their order would then decide which class is predicted."""
         device = features.device.type
         if not torch.is_autocast_enabled(device):
-            return self.head(features)
+            return self.criterion(self.head(features))
         with torch.autocast(device, enabled=False):
-            return self.head(features.float())
+            return self.criterion(self.head(features.float()))
 
     def features(self, seen: Tensor | Observation) -> Tensor:
         """Return the features (B, W) that the head reads, computed from images or from an observation of them."""
@@ -190,7 +193,7 @@ def assemble(
     *,
     method: Method,
     head: Head,
-    num_classes: int,
+    criterion: Criterion,
     preprocessing: Preprocessing,
     seed: int,
     recipe: Any = None,
@@ -206,10 +209,10 @@ def assemble(
         torch.manual_seed(seed)
         method.attach(encoder)
         readout = method.readout(encoder)
-        new_head = partial(head.build, num_classes=num_classes)
+        new_head = partial(head.build, num_classes=criterion.num_outputs)
         phases = method.phases(encoder)
         phases = (PROBE, *phases) if method.probe_first else phases
-        model = Model(encoder, readout, new_head, phases, preprocessing, recipe)
+        model = Model(encoder, readout, new_head, phases, preprocessing, criterion, recipe)
     model.begin_next_phase(seed=seed)
     return model
 

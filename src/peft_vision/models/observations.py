@@ -95,6 +95,7 @@ class Views(Source):
 
     def __init__(self, images: Images, views: int) -> None:
         self.labels = images.labels
+        self.whole_masks = images.whole_masks
         self.images = images
         self.views = views
 

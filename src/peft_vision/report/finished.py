@@ -15,8 +15,9 @@ from peft_vision.core.identity import CODE, canonical, class_name, hashed
 from peft_vision.core.output import one_line
 from peft_vision.core.records import exists
 from peft_vision.core.trust import check_targets
+from peft_vision.objective.base import Metric
 from peft_vision.report.run_files import Choice, InterpolationRecord, Shifts, load, parsed
-from peft_vision.runs.experiment import KINDS, LATER
+from peft_vision.runs.experiment import ADDED, KINDS, LATER
 from peft_vision.runs.run import Run
 from peft_vision.runs.run_records import FRACTIONS, Result, SolverSelection
 
@@ -38,12 +39,13 @@ class Origin:
 class RunRecord:
     """A finished run. `setting`: the config values that can change a result, except the seed, by dotted key. `source`:
     its images, in words; `group`: its group of data sets, or empty; `weights`: the name of the backbone's weights;
-    `choices`: the option of each config group. `images`: image counts by split, and by ood/<set> or ood/<set>/<shift>;
-    `marks`: a text for each such shift, equal where accuracies are of the same images and classes. `solved`: the
-    settings that its solver tried, None without a solver. `curve`: metrics along the interpolation, by alpha; `alpha`:
-    the chosen one, None without an interpolation. `choice`: how a sweep chose the setting. `test_reads`: how often the
-    test images were scored, 0 where this was not counted. `twins`: how many pictures of a split are in another too, by
-    pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it, None for runs of older versions."""
+    `choices`: the option of each config group. `metric`: by which it is chosen. `images`: image counts by split, and by
+    ood/<set> or ood/<set>/<shift>; `marks`: a text for each such shift, equal where accuracies are of the same images
+    and classes. `solved`: the settings that its solver tried, None without a solver. `curve`: metrics along the
+    interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a sweep chose the
+    setting. `test_reads`: how often the test images were scored, 0 where this was not counted. `twins`: how many
+    pictures of a split are in another too, by pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it,
+    None for runs of older versions."""
 
     folder: Path
     method: str
@@ -55,6 +57,7 @@ class RunRecord:
     group: str
     weights: str
     choices: Mapping[str, str]
+    metric: Metric
     metrics: Mapping[str, float]
     images: Mapping[str, int]
     marks: Mapping[str, str]
@@ -98,7 +101,7 @@ def read(folder: Path) -> RunRecord:
     _check_shown(result)
     if "test" not in result.data.images and not is_tuning(setting):
         raise ConfigError("result.json: data.images.test: Field required")
-    if "test/accuracy" not in metrics and not is_tuning(setting):
+    if "test/loss" not in metrics and not is_tuning(setting):
         raise ConfigError("result.json: metrics: no test/accuracy")
     _check_sets(shifts)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
@@ -115,6 +118,7 @@ def read(folder: Path) -> RunRecord:
         group=result.data.group or "",
         weights=result.backbone.name,
         choices=result.choices,
+        metric=result.metric,
         metrics=metrics,
         images={
             **result.data.images,
@@ -220,7 +224,8 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     for group in sorted((KINDS.keys() - LATER) & config.keys()):
         if isinstance(config[group], dict) and "_target_" in config[group]:
             check_targets(config[group], f"config.{group}")
-            setting |= _flat(_canonical(json.dumps(config[group], default=str), group), f"{group}.")
+            values = _canonical(json.dumps(config[group], default=str), group)
+            setting |= {} if group in ADDED and values == ADDED[group] else _flat(values, f"{group}.")
     if CODE in config and isinstance(config[CODE], dict):
         setting |= {f"{CODE}.{one_line(str(name))}": one_line(str(digest)) for name, digest in config[CODE].items()}
     return setting

@@ -22,6 +22,8 @@ from peft_vision.head.base import Head
 from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model
+from peft_vision.objective.base import Objective
+from peft_vision.objective.single_label import ONE_CLASS
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import build_sets, check_sets
 from peft_vision.optimizer.base import Optimizer, Solver
@@ -30,7 +32,7 @@ from peft_vision.runs.run import Run
 from peft_vision.schedule.schedules import Schedule
 from peft_vision.tracker.trackers import Tracker
 from peft_vision.training.checks import check_stage
-from peft_vision.training.probe import check_head
+from peft_vision.training.probe import check_head, check_objective
 from peft_vision.training.trainer import Trainer
 
 KINDS = {
@@ -38,6 +40,7 @@ KINDS = {
     "data": Data,
     "method": Method,
     "head": Head,
+    "objective": Objective,
     "optimizer": Optimizer,
     "probe": Optimizer,
     "schedule": Schedule,
@@ -48,6 +51,9 @@ KINDS = {
 }
 LATER = frozenset(("tracker", "interpolation"))  # groups that act on the result of a training, not on the training
 _TRAINING = sorted(KINDS.keys() - LATER)
+ADDED = {"objective": ONE_CLASS}
+"""The groups that were added later, with the component that says of a run what it was before: the identity does not
+hold it, and a config without the group means it."""
 OTHER_KEYS = ("task", "seed", "device", "runs", "ood")
 _DIGITS = 12
 """The number of an identity's digits in a folder's name; 8 are too few to distinguish a million settings."""
@@ -64,6 +70,7 @@ class Experiment:
     data: Data
     method: Method
     head: Head
+    objective: Objective
     optimizer: Optimizer
     probe: Optimizer
     schedule: Schedule
@@ -89,6 +96,7 @@ class Experiment:
     @classmethod
     def of(cls, config: Mapping[str, Any], choices: Mapping[str, str]) -> "Experiment":
         """Build the components, checking each value but nothing of the machine. Raise ConfigError with all faults."""
+        config = {**ADDED, **config}
         faults = _faults(config)
         components: dict[str, Any] = {}
         try:
@@ -127,15 +135,29 @@ class Experiment:
             ("data",): self.data.check,
             ("ood",): partial(check_sets, self.ood),
             ("features", "data"): partial(self.features.check, self.data.augment),
-            ("optimizer", "probe", "method", "head"): self._check_solvers,
+            (
+                "optimizer",
+                "probe",
+                "method",
+                "head",
+                "objective",
+                "trainer",
+                "ood",
+                "interpolation",
+            ): self._check_fitting,
             ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
             ("tracker",): self.tracker.check,
         }
 
-    def _check_solvers(self) -> None:
+    def _check_fitting(self) -> None:
         for group, optimizer in self.fitting.items():
             if isinstance(optimizer, Solver):
                 check_head(optimizer, self.head, group=group)
+                check_objective(optimizer, self.objective, group=group)
+        self.objective.check_smoothing(self.trainer.label_smoothing)
+        if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
+            group = "ood" if self.ood else "interpolation"
+            raise ConfigError(f"{group}: it is for one class a picture (objective=single_label)")
 
     def _check_stage(self) -> None:
         check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
@@ -162,7 +184,7 @@ class Experiment:
         the device, fields that cannot change a result, or what is scored afterwards. The digests of the user's own
         components are included."""
         code = {CODE: self.user_code} if self.user_code else {}
-        return {group: hashed(getattr(self, group)) for group in _TRAINING} | code
+        return self._hashed() | code
 
     @property
     def user_code(self) -> dict[str, str]:
@@ -172,7 +194,8 @@ class Experiment:
     @cached_property
     def first_identity(self) -> str:
         """Return the identity of this run as versions up to 0.1.0 computed it."""
-        return first_identity({group: self.composed[group] for group in _TRAINING}, self.seed)
+        said = [group for group in _TRAINING if group not in ADDED or group in self.setting]
+        return first_identity({group: self.composed[group] for group in said}, self.seed)
 
     @property
     def name(self) -> str:
@@ -207,7 +230,12 @@ class Experiment:
 
     @property
     def _placeless(self) -> dict[str, dict[str, Any]]:
-        return {group: hashed(getattr(self, group), places=False) for group in _TRAINING}
+        return self._hashed(places=False)
+
+    def _hashed(self, *, places: bool = True) -> dict[str, dict[str, Any]]:
+        """Return the hashed values of every group of the training that says more than runs said before it was added."""
+        values = {group: hashed(getattr(self, group), places=places) for group in _TRAINING}
+        return {group: node for group, node in values.items() if group not in ADDED or node != ADDED[group]}
 
     def _trained_alike(self, folder: Path) -> bool:
         """Return whether today's version would train what the run in `folder` trained."""

@@ -198,7 +198,7 @@ class Run:
 
     def write_result(self, result: Result) -> None:
         """Write the result and end the run. A value of a user's own type is written as Python prints it."""
-        _write(self.folder / "result.json", dict(result))
+        _write(self.folder / "result.json", result.written())
         self.forget_way()
 
     def place_adapter(self, write: Callable[[Path], object]) -> None:

@@ -21,10 +21,15 @@ from peft_vision.core.records import (
     unsealed,
     validated,
 )
+from peft_vision.objective.base import ACCURACY, Metric, ranked
 
 ID_SPLITS = ("val", "test")
 _COMPARED = ("method", "backbone", "data")
 FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
+_OTHER_FRACTIONS = (
+    *("mean_average_precision", "auroc", "f1_micro", "f1_macro"),
+    *("mean_iou", "mean_accuracy", "pixel_accuracy"),
+)
 _REMEDY = "it is of another version, or edited: mend it, or delete it to do its work again"
 
 
@@ -121,11 +126,20 @@ class SolverSelection(Record):
         return self
 
 
+class ChosenBy(Record):
+    """The metric by which everything is chosen, in the fields of a `Metric`."""
+
+    name: _Short
+    higher_is_better: bool
+    is_fraction: bool
+
+
 class Result(Record):
     """The content of result.json, in the order in which it is written. Fields with a default are missing in results of
     early versions. `choices`: the option chosen in each config group; `features`: how many the head reads;
     `checkpoint`: the checksum of the user's own weights file; `test_reads`: how often the test images were scored;
-    `peak_mib`: None where the system does not report it; `metrics_jsonl`: the checksum of metrics.jsonl."""
+    `peak_mib`: None where the system does not report it; `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`:
+    None for accuracy."""
 
     name: Name
     identity: Name
@@ -152,6 +166,20 @@ class Result(Record):
     environment: dict[Name, Any]
     config: dict[Name, Any]
     metrics_jsonl: _Short | None = None
+    chosen_by: ChosenBy | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """Return the metric by which this run and others like it are chosen."""
+        return ACCURACY if self.chosen_by is None else Metric(**dict(self.chosen_by))
+
+    def rank(self, split: str) -> float | None:
+        """Return how good the run is on a split, higher for better; None if that was not scored."""
+        return ranked(self.metrics, split, self.metric)
+
+    def written(self) -> dict[str, Any]:
+        """Return the content of the file. The usual metric is not named."""
+        return {key: value for key, value in dict(self).items() if key != "chosen_by" or value is not None}
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -166,12 +194,13 @@ class Result(Record):
 
     def _scored(self) -> "Result":
         for split in ("train", *ID_SPLITS):
-            scored = f"{split}/accuracy" in self.metrics
+            scored = f"{split}/loss" in self.metrics
             if scored and split not in self.data.images:
                 raise ValueError(f"data.images: no {split}, of which there are metrics")
             if not scored and (split == "train" or split not in self.data.images):
                 continue
-            missing = [name for name in FRACTIONS if f"{split}/{name}" not in self.metrics]
+            needed = FRACTIONS if self.chosen_by is None else ("loss",)
+            missing = [name for name in needed if f"{split}/{name}" not in self.metrics]
             if missing:
                 raise ValueError(f"metrics: no {split}/{missing[0]}")
         check_fractions(self.metrics)
@@ -243,7 +272,7 @@ class FailureRecord(Record):
 def check_fractions(metrics: Mapping[str, float]) -> None:
     """Raise ValueError for an accuracy or a calibration error that is not a fraction from 0 to 1."""
     for name, value in metrics.items():
-        if name.rpartition("/")[2] in FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
+        if name.rpartition("/")[2] in (*FRACTIONS, *_OTHER_FRACTIONS) and not 0 <= value <= 1:  # NaN is not in it
             raise ValueError(f"{name} is {value:g}, should be a fraction from 0 to 1")
 
 

@@ -18,9 +18,10 @@ from peft_vision.data.images import Source
 from peft_vision.interpolation.wise_ft import between, changed
 from peft_vision.models.adapter import Recipe, load_probe
 from peft_vision.models.model import Model
+from peft_vision.objective.single_label import Predictions, judge
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.saved import Saved, open_saved
-from peft_vision.training.evaluate import InferencePass, Predictions, columns, judge
+from peft_vision.training.evaluate import InferencePass, columns
 from peft_vision.training.phases import begin_next_phase
 
 FINAL, PROBE = "final", "probe"

@@ -22,7 +22,7 @@ def close(ended: Sequence[PointResult], options: Options | None, name: str, *, i
     done = [outcome for outcome in ended if outcome.result is not None]
     if not done:
         return
-    tested = [outcome for outcome in done if "test/accuracy" in outcome.result.metrics]
+    tested = [outcome for outcome in done if "test/loss" in outcome.result.metrics]
     reported = options is not None and bool(tested)
     folders = list(dict.fromkeys(outcome.point.folder().parent for outcome in (tested or done)))
     folder = folders[0] / "report"

@@ -22,9 +22,9 @@ _FRAMES_PER_SECOND = 2
 _SHOWN = 12  # most running runs in the table
 
 
-class _Row(Record):
+class _Row(Record, extra="allow"):
     epoch: Annotated[int, Field(ge=1, le=10**9)]
-    accuracy: Annotated[float, Field(alias="val/accuracy", ge=0, le=1)] = 0.0
+    __pydantic_extra__: dict[str, float | str] = Field(init=False)
 
 
 class View:
@@ -62,9 +62,10 @@ class View:
         since = self._running.pop(number, None)
         self._ended[number] = outcome
         self._skipped += skipped
-        accuracy = validation(outcome)
-        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
-            self._best = (accuracy, outcome.point.label)
+        rank = validation(outcome)
+        if rank is not None and (self._best is None or rank > self._best[0]):
+            metric = outcome.result.metric
+            self._best = (rank, f"{metric.shown(metric.rank(rank))} ({outcome.point.label})")
         word = _word(outcome, skipped=skipped)
         figures = fault(outcome.fault).splitlines()[0] if outcome.fault else _figures(outcome)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
@@ -101,8 +102,9 @@ class View:
             return 0.0, "begins"
         epochs = max(experiment.trainer.epochs, int(row["epoch"]))
         words = f"epoch {row['epoch']}/{epochs}"
-        if "val/accuracy" in row:
-            words += f"  val {100 * row['val/accuracy']:.2f} %"
+        metric = experiment.objective.metric
+        if isinstance(value := row.get(f"val/{metric.name}"), float | int):
+            words += f"  val {metric.shown(value)}"
         return row["epoch"] / epochs, words
 
     def _table(self) -> Table:
@@ -110,7 +112,7 @@ class View:
         parts = [f"{len(self._ended) - failed} of {len(self._points)} runs{self._of} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(self._running)} running"]
-        parts += [f"best val {100 * self._best[0]:.2f} % ({self._best[1]})"] if self._best else []
+        parts += [f"best val {self._best[1]}"] if self._best else []
         left = self._seconds_left()
         parts += [] if left is None else [f"{clock(left)} left"]
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -141,18 +143,16 @@ def _word(outcome: PointResult, *, skipped: bool) -> str:
 
 
 def validation(outcome: PointResult) -> float | None:
-    """Return the validation accuracy, by which points are compared; None if there is none."""
-    return None if outcome.result is None else outcome.result.metrics.get("val/accuracy")
+    """Return the rank of the validation metric, by which points are compared; None if there is none."""
+    return None if outcome.result is None else outcome.result.rank("val")
 
 
 def _figures(outcome: PointResult) -> str:
-    metrics = outcome.result.metrics if outcome.result else {}
-    shown = [
-        f"{split} {100 * metrics[f'{split}/accuracy']:.2f} %"
-        for split in ("val", "test")
-        if f"{split}/accuracy" in metrics
-    ]
-    return "  ".join(shown)
+    if outcome.result is None:
+        return ""
+    metrics, metric = outcome.result.metrics, outcome.result.metric
+    found = {split: metrics[name] for split in ("val", "test") if (name := f"{split}/{metric.name}") in metrics}
+    return "  ".join(f"{split} {metric.shown(value)}" for split, value in found.items())
 
 
 def _last_row(path: Path) -> dict[str, float] | None:

@@ -18,12 +18,20 @@ from peft_vision.costs.measure import Failure, apart, measure_forward, measure_s
 from peft_vision.costs.setting import BenchSetting, conditions, in_words, method_configs
 from peft_vision.features.store import Features
 from peft_vision.head.base import Head
+from peft_vision.objective.base import Objective
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.runs.run import place, writing
 from peft_vision.task.base import Task
 from peft_vision.training.trainer import Trainer
 
-_KINDS = {"backbone": Backbone, "head": Head, "optimizer": Optimizer, "trainer": Trainer, "features": Features}
+_KINDS = {
+    "backbone": Backbone,
+    "objective": Objective,
+    "head": Head,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+    "features": Features,
+}
 _WIDEST = 200
 
 

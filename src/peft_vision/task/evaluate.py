@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,7 +92,7 @@ class Evaluate(Task):
     split: Literal["test", "val", "train"]
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
-        """Score the split and return its accuracy. Under torchrun the processes share the images."""
+        """Score the split and return the metric of its objective. Under torchrun the processes share the images."""
         node, name, of_run = data_of(saved_folder(str(config["run"])), config, choices)
         with _saying(of_run):
             data: Data = build(node, Data, "data")
@@ -128,7 +129,7 @@ class Evaluate(Task):
                 shown = {"resize": data.resize, "crop": preprocessing.crop}
                 mark = digest({"fingerprint": splits.fingerprint, **shown})[:12]
                 _report(facts, folder, data=re.sub(r"[^\w.-]", "_", name)[:_LONGEST], mark=f"{self.split}-{mark}")
-        return metrics[f"{self.split}/accuracy"]
+        return metrics.get(f"{self.split}/{saved.model.criterion.metric.name}", math.nan)
 
     def _images(self, splits: Splits, positions: Tensor) -> Images:
         """Return the images to score, labelled with the adapter's class ids. ConfigError if the data lack the split."""

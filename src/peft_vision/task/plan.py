@@ -115,6 +115,7 @@ class Plan(Train):
         return BenchSetting(
             # random weights take the same time
             backbone=replace(experiment.backbone, pretrained=False, checkpoint=None, img_size=size),
+            objective=experiment.objective,
             head=experiment.head,
             optimizer=experiment.optimizer,
             trainer=replace(

@@ -25,11 +25,12 @@ from peft_vision.data.twins import worded
 from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
+from peft_vision.objective.base import ACCURACY, ranked
 from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import Result
+from peft_vision.runs.run_records import ChosenBy, Result
 from peft_vision.runs.served import checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION
 from peft_vision.task.mirrored import mirrored, summary, tell_epochs
@@ -64,7 +65,8 @@ def rehearse(model: Model, facts: Mapping[str, Any]) -> None:
 
 logger = logging.getLogger("peft_vision")
 Pruner = Callable[[int, float], str | None]
-"""Given an epoch (from 1) of the last phase and its validation accuracy, a pruner returns why to give up, or None."""
+"""Given an epoch (from 1) of the last phase and its validation accuracy, or the rank of the objective's metric, which
+is higher for better ones, a pruner returns why to give up, or None."""
 
 
 class TrainingSession:
@@ -85,12 +87,15 @@ class TrainingSession:
         recipe = Recipe(
             method=dict(experiment.config["method"]),
             head=dict(experiment.config["head"]),
+            objective=dict(experiment.config["objective"]),
             classes=self.splits.classes,
             preprocessing=preprocessing,
             backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
         )
         self.backbone_size = sum(parameter.numel() for parameter in vit.parameters())
         self.model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
+        experiment.objective.check_labels(self.splits.labels_are)
+        self.model.criterion.fit(self.splits.train.labels)
         method, has_val = experiment.choices["method"], self.splits.val is not None
         check_model(experiment.optimizers, self.model, method=method, has_val=has_val)
         check_whole_batch(self.model, experiment.trainer, processes=here.size)
@@ -156,6 +161,7 @@ class TrainingSession:
 
     def finish(self) -> Result:
         """Score the model, write the adapter and the result, and return the result."""
+        self._fit_criterion()
         metrics = {**self._score(), **self.state.probe}
         result = self._result(metrics)
         if self.log is not None:
@@ -194,6 +200,14 @@ class TrainingSession:
                 metrics |= trainer.evaluate(self.model, inputs, split, workers=workers, world=self.here)
         return {f"{prefix}{name}": value for name, value in metrics.items()}
 
+    def _fit_criterion(self) -> None:
+        """Let the criterion choose by the validation images what it has to, such as a threshold."""
+        if self.model.criterion.chooses and (val := self._source("val")) is not None:
+            trainer, workers = self.experiment.trainer, self.experiment.data.workers
+            self.model.criterion.fit_validation(
+                trainer.judged(self.model, val, "val", workers=workers, world=self.here)
+            )
+
     def _score_probe(self) -> None:
         """Save and score the head as it is before anything else trains."""
         if self.here.is_main:
@@ -228,6 +242,7 @@ class TrainingSession:
             wall_seconds=monotonic() - self.started,
             environment=self.environment,
             config=self.experiment.config,
+            chosen_by=None if (metric := self.model.criterion.metric) == ACCURACY else ChosenBy(**vars(metric)),
         )
 
     def _announce(self) -> None:
@@ -273,9 +288,10 @@ def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experimen
     """Return the pruner's reason to stop after an epoch, or None; earlier phases do not predict the final accuracy."""
     ahead = (len(model.phases) - 1) * experiment.trainer.epochs
     steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
-    if not steps or model.begun < len(model.phases) or "val/accuracy" not in metrics:
+    rank = ranked(metrics, "val", model.criterion.metric)
+    if not steps or model.begun < len(model.phases) or rank is None:
         return None
-    return pruner(int(metrics["epoch"]) - ahead, metrics["val/accuracy"])
+    return pruner(int(metrics["epoch"]) - ahead, rank)
 
 
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:

@@ -6,7 +6,7 @@ No failure here may lose the result: what cannot be shown is reported in a warni
 import json
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,15 @@ METRICS = {
     "accuracy_per_class": "accuracy, mean of classes",
     "calibration_error": "calibration error",
 }
+_PERCENT = {
+    "mean_average_precision": "mean average precision",
+    "auroc": "area under the ROC curve",
+    "f1_micro": "F1, over all pairs",
+    "f1_macro": "F1, mean of classes",
+    "mean_iou": "intersection over union, mean of classes",
+    "mean_accuracy": "accuracy, mean of classes",
+    "pixel_accuracy": "pixel accuracy",
+}
 _SHOWN = 8  # shifts of a set that get a row each, at most
 _COLUMNS = {"accuracy": "accuracy", "calibration_error": "calibration error"}
 
@@ -94,15 +103,26 @@ def print_summary(result: Result, folder: Path) -> None:
 
 
 def metrics_table(title: str, metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
-    """Return a table in percent, with a row for each metric and a column for each scored split. `images`: by split."""
-    splits = [split for split in ("train", "val", "test") if f"{split}/accuracy" in metrics]
+    """Return a table with a row for each metric and a column for each scored split; in percent where one class a
+    picture was learned. `images`: by split."""
+    splits = [split for split in ("train", "val", "test") if f"{split}/loss" in metrics]
+    shown = METRICS if f"{splits[0]}/accuracy" in metrics else _named(metrics, splits)
     table = Table(title=title)
-    table.add_column("%")
+    table.add_column("%" if shown is METRICS else "")
     for split in splits:
         table.add_column(f"{split} ({images[split]:,} images)", justify="right")
-    for metric, label in METRICS.items():
-        table.add_row(label, *(f"{100 * metrics[f'{split}/{metric}']:.2f}" for split in splits))
+    for metric, label in shown.items():
+        values = [metrics.get(f"{split}/{metric}") for split in splits]
+        in_percent = shown is METRICS or metric in _PERCENT
+        texts = ["" if v is None else f"{100 * v:.2f}" if in_percent else f"{v:.4g}" for v in values]
+        table.add_row(label, *texts)
     return table
+
+
+def _named(metrics: Mapping[str, float], splits: Sequence[str]) -> dict[str, str]:
+    """Return the label of each metric of the splits, by name, in the order in which they were computed."""
+    found = [name.removeprefix(f"{split}/") for split in splits for name in metrics if name.startswith(f"{split}/")]
+    return {name: f"{_PERCENT[name]}, %" if name in _PERCENT else name for name in dict.fromkeys(found)}
 
 
 def closing_lines(result: Result, folder: Path) -> list[str]:
@@ -129,13 +149,14 @@ def closing_lines(result: Result, folder: Path) -> list[str]:
     if (selection := result.selection) is not None:
         chosen = ", ".join(f"{key}={value:g}" for key, value in selection.chosen.items())
         lines.insert(1, f"chosen    {chosen}: of {selection.settings} settings, {selection.rule}")
+    metric = result.metric
     before = [
-        f"{split} {100 * result.metrics[f'probe/{split}/accuracy']:.2f} %"
+        f"{split} {metric.shown(result.metrics[f'probe/{split}/{metric.name}'])}"
         for split in ("val", "test")
-        if f"probe/{split}/accuracy" in result.metrics
+        if f"probe/{split}/{metric.name}" in result.metrics
     ]
     if before:
-        lines.insert(0, f"probe     {', '.join(before)}: the accuracy of the head that was fitted first")
+        lines.insert(0, f"probe     {', '.join(before)}: the {metric.name} of the head that was fitted first")
     if "test" not in result.data.images:
         lines.insert(0, "test      left alone while settings are tuned (data.stage=tune)")
     if result.config["data"].get("stage") == "peek":  # results of early versions have no stage

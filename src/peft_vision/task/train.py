@@ -1,6 +1,7 @@
 """This module trains a model and then scores the test set once: the main task."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,7 @@ from peft_vision.core.distributed import World, world
 from peft_vision.core.tensor_files import Damaged
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import Result
+from peft_vision.runs.run_records import ID_SPLITS, Result
 from peft_vision.runs.served import Served
 from peft_vision.shift.scoring import score_shifts
 from peft_vision.task.base import Task
@@ -56,7 +57,8 @@ class Train(Task):
         return self.retry is True
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
-        """Train the run unless it is finished; return its validation accuracy, or test accuracy without that split."""
+        """Train the run unless it is finished; return the metric of its objective on validation, or on test without
+        that split."""
         experiment = Experiment.of(config, choices)
         run = experiment.run
         if run.read_result() is None or experiment.ood:
@@ -82,7 +84,8 @@ class Train(Task):
                 told("the scores out of distribution", partial(print_shifts, shifts, run.folder), run.folder)
                 if shifts != before or not are_drawn(shifts, run):
                     told("their pictures", partial(show_pictures, experiment, run, shifts), run.folder)
-        return result.metrics["val/accuracy" if "val/accuracy" in result.metrics else "test/accuracy"]
+        scores = (f"{split}/{result.metric.name}" for split in ID_SPLITS)
+        return next((result.metrics[name] for name in scores if name in result.metrics), math.nan)
 
 
 def _to_the_end(experiment: Experiment, run: Run, here: World, *, pruner: Pruner | None) -> Result:

@@ -1,8 +1,4 @@
-"""This module predicts the classes of a data split's images and scores the predictions.
-
-The expected calibration error is the mean over 15 equal bins of confidence, weighted by their share of the images, of
-|accuracy - confidence| (Guo et al., 2017, arXiv:1706.04599).
-"""
+"""This module passes the images of a data split through a model once, and scores what the model predicts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,56 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from peft_vision.core.config import ConfigError
 from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import Source
-
-CALIBRATION_BINS = 15
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions for n images, each field (n,): the true `labels`, the `predicted` class, its `confidence` from 0
-    to 1, the cross-entropy `loss`, and `in_top5`: whether the true class is among the five likeliest."""
-
-    labels: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    loss: Tensor
-    in_top5: Tensor
-
-    def metrics(self) -> dict[str, float]:
-        """Return the mean cross-entropy `loss`, and fractions in [0, 1], of which `accuracy_per_class` is the mean of
-        the recalls of the classes that occur.
-
-        Raise ConfigError if the loss of any image is not finite.
-        """
-        unanswered = len(self.loss) - self.loss.isfinite().sum().item()
-        if unanswered:
-            raise ConfigError(
-                f"the model's logits of {unanswered} of {len(self.loss)} images are not finite"
-                "\ntry a smaller optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32"
-            )
-        correct = (self.predicted == self.labels).double()
-        images_per_class = torch.bincount(self.labels)
-        correct_per_class = torch.bincount(self.labels, weights=correct)
-        occurs = images_per_class > 0
-        return {
-            "accuracy": correct.mean().item(),
-            "accuracy_top5": self.in_top5.double().mean().item(),
-            "accuracy_per_class": (correct_per_class[occurs] / images_per_class[occurs]).mean().item(),
-            "calibration_error": self._calibration_error(correct),
-            "loss": self.loss.double().mean().item(),
-        }
-
-    def _calibration_error(self, correct: Tensor) -> float:
-        bins = (self.confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-        gap = torch.bincount(bins, weights=correct - self.confidence.double(), minlength=CALIBRATION_BINS)
-        return (gap.abs().sum() / len(correct)).item()
+from peft_vision.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -74,13 +26,17 @@ class InferencePass:
     label: str
 
 
-def predict(model: nn.Module, images: Source, inference: InferencePass) -> Predictions:
-    """Return the model's predictions for every input of a split."""
+def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
+    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size."""
 
-    def look(seen: Any, labels: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        return judge(model(seen).float(), labels)
+    def look(seen: Any, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+        outputs = model(seen).float()
+        if source.whole_masks is None:
+            return model.criterion.judge(outputs, labels)
+        masks = [source.whole_masks(index) for index in indices.tolist()]
+        return model.criterion.judge_whole(outputs, labels, masks)
 
-    return Predictions(*columns(model, images, look, inference))
+    return columns(model, source, look, inference)
 
 
 @torch.no_grad()
@@ -105,11 +61,3 @@ def columns(
     model.train(was_training)
     process_columns = tuple(torch.cat(column).cpu() for column in zip(*rows, strict=True))
     return tuple(torch.cat(column) for column in zip(*world.gather(process_columns), strict=True))
-
-
-def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Return the columns of Predictions for one batch of logits (B, C) and labels (B,)."""
-    confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-    top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    return labels, predicted, confidence, loss, (top == labels.unsqueeze(1)).any(dim=1)

@@ -16,6 +16,7 @@ from peft_vision.features.fill import tabulated
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable
+from peft_vision.objective.base import Objective
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
 from peft_vision.training.train_state import Training
 from peft_vision.training.trainer import Trainer
@@ -27,6 +28,15 @@ def check_head(solver: Solver, head: Head, *, group: str) -> None:
         raise ConfigError(
             f"{group}: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "
             f"head.dropout=0, or use {group}=adamw"
+        )
+
+
+def check_objective(solver: Solver, objective: Objective, *, group: str) -> None:
+    """Raise ConfigError unless the solver minimises what the objective asks for."""
+    if not objective.is_plain:
+        raise ConfigError(
+            f"{group}: {type(solver).__name__} solves for one class a picture, with equal weights; the objective asks "
+            f"for something else, so use {group}=adamw"
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_vision.backbone.observation import Observation
@@ -65,16 +64,17 @@ class Update:
     """A function that updates a model once, from a batch and a learning rate, and returns this process's part of the
     mean loss over the batch, without the penalty.
 
-    `compute`: the model as a step calls it. `penalty`: a term added to the loss. `divides`: whether batches come in one
-    part, of which `parts` are made; out of memory, their number is doubled. `release`: frees memory that inputs take,
-    and returns whether there was any; None where a step that ran out of memory cannot be computed again.
+    `compute`: the model as a step calls it. `loss`: of outputs and labels, the sum over the images. `penalty`: a term
+    added to the loss. `divides`: whether batches come in one part, of which `parts` are made; out of memory, their
+    number is doubled. `release`: frees memory that inputs take, and returns whether there was any; None where a step
+    that ran out of memory cannot be computed again.
     """
 
     compute: nn.Module
     stepper: torch.optim.Optimizer
     world: World
     arithmetic: Arithmetic
-    label_smoothing: float
+    loss: Callable[[Tensor, Tensor], Tensor]
     clip_norm: float | None
     penalty: Callable[[], Tensor] | None
     divides: bool
@@ -133,8 +133,8 @@ class Update:
             last = number == len(batch.parts) - 1
             with self._postponed() if not last else nullcontext():
                 with self.arithmetic:
-                    logits = self.compute(inputs)
-                part = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="sum")
+                    outputs = self.compute(inputs)
+                part = self.loss(outputs.float(), labels)
                 # the processes' gradients are averaged, so each one's sum is taken `size` times
                 objective = part * (self.world.size / batch.size)
                 if last and self.penalty is not None:

@@ -21,7 +21,7 @@ class TrainState:
     `footprint`: what the latest stepper holds and did besides stepping; `inputs`: where the inputs of the latest epoch
     lay, and what moved for a batch; `parts`: the parts of a batch that trainer.accumulate=auto found; `kept_epochs`:
     the best epoch of each phase that is over and keeps it; `best`: the present phase's best `epoch` so far, its
-    validation `accuracy` and the `tuned` tensors.
+    validation `accuracy`, or the rank of another metric, and the `tuned` tensors.
     """
 
     epochs: int = 0

@@ -1,5 +1,6 @@
 """This module trains a model: in epochs and steps it fits what trains in the model to the training images."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.frozen_weights import rounded_once
@@ -22,9 +23,10 @@ from peft_vision.core.stopping import Stopped, when_ready
 from peft_vision.data.images import Source, shuffled
 from peft_vision.method.selection import head_columns
 from peft_vision.models.model import Model
+from peft_vision.objective.base import ranked
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.restore import footprint, restore
-from peft_vision.training.evaluate import InferencePass, predict
+from peft_vision.training.evaluate import InferencePass, judged
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
 from peft_vision.training.step import Arithmetic, Batch, Update, normalises_batches
@@ -38,7 +40,7 @@ class Trainer:
     same gradient; auto: one, and twice as many each time that the device has no memory left. `checkpointing`: recompute
     activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
     the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
-    validation accuracy, of equal ones the first."""
+    validation accuracy, or whatever the objective chooses by, of equal ones the first."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -150,14 +152,15 @@ class Trainer:
             metrics["phase"] = model.phase.name
         if val is not None:
             metrics |= self.evaluate(model, val, "val", workers=training.workers, world=training.world)
-            self._remember_best(model, training.state, metrics["val/accuracy"])
+            self._remember_best(model, training.state, ranked(metrics, "val", model.criterion.metric))
         return training.record(metrics)
 
-    def _remember_best(self, model: Model, state: TrainState, accuracy: float) -> None:
-        """Note the tuned tensors of the best epoch in `state`, if `keep` is best."""
-        if self.keep == "best" and (state.best is None or accuracy > state.best["accuracy"]):
+    def _remember_best(self, model: Model, state: TrainState, rank: float | None) -> None:
+        """Note the tuned tensors of the best epoch in `state`, if `keep` is best. `rank`: higher for a better epoch;
+        None: unknown, as where no image of validation has any class."""
+        if self.keep == "best" and (state.best is None or (rank is not None and rank > state.best["accuracy"])):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
-            state.best = {"epoch": state.epochs, "accuracy": accuracy, "tuned": tuned}
+            state.best = {"epoch": state.epochs, "accuracy": -math.inf if rank is None else rank, "tuned": tuned}
 
     def inference(self, label: str, *, workers: int, world: World) -> InferencePass:
         """Return a pass in this trainer's precision and batch size for evaluation."""
@@ -165,8 +168,12 @@ class Trainer:
 
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """Return the metrics of `model` on a split, as `val/accuracy` and so on."""
-        predictions = predict(model, images, self.inference(f"scoring {split}", workers=workers, world=world))
-        return {f"{split}/{name}": value for name, value in predictions.metrics().items()}
+        columns = self.judged(model, images, split, workers=workers, world=world)
+        return {f"{split}/{name}": value for name, value in model.criterion.scores(columns).items()}
+
+    def judged(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> tuple[Tensor, ...]:
+        """Return the columns of the model's criterion for a split."""
+        return judged(model, images, self.inference(f"scoring {split}", workers=workers, world=world))
 
     def rounded_once(self, model: Model, device: torch.device) -> AbstractContextManager[None]:
         """Return a context in which frozen weights are held in the type that matrices are multiplied in."""
@@ -194,7 +201,7 @@ class Trainer:
             stepper=stepper,
             world=world,
             arithmetic=self.autocast(world.device),
-            label_smoothing=self.label_smoothing,
+            loss=partial(model.criterion.loss, label_smoothing=self.label_smoothing),
             clip_norm=self.clip_norm,
             penalty=penalty,
             divides=self.accumulate == "auto",

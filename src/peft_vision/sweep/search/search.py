@@ -122,11 +122,11 @@ class Search:
 
 
 def _value(ended: Sequence[PointResult]) -> float | None:
-    """Return the mean validation accuracy of a trial's runs; None if one failed. ConfigError without validation
-    images."""
+    """Return the mean rank of the validation metric of a trial's runs; None if one failed. ConfigError without
+    validation images."""
     if any(outcome.result is None for outcome in ended):
         return None
-    found = [outcome.result.metrics.get("val/accuracy") for outcome in ended]
+    found = [outcome.result.rank("val") for outcome in ended]
     if None in found:
         raise ConfigError("data.val_fraction: a search needs validation images to go by")
     return fmean(found)

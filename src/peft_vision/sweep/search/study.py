@@ -216,17 +216,17 @@ class TrialPruner:
     warmup_epochs: int
     epochs: int
 
-    def __call__(self, epoch: int, accuracy: float) -> str | None:
-        """Report an epoch's accuracy, and return why the run is pruned or None. After a restart no epoch is reported
-        twice, and of those reported before only the last is judged again."""
+    def __call__(self, epoch: int, rank: float) -> str | None:
+        """Report an epoch's rank (see `Metric`), and return why the run is pruned or None. After a restart no epoch is
+        reported twice, and of those reported before only the last is judged again."""
         trial = self._trial()
         if trial.state.is_finished():  # another search took this process for dead and ended it
             return None
         last = -1 if trial.last_step is None else trial.last_step
         if epoch > last:
-            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, rank)
         if epoch >= last and self._study.pruner.prune(self._study, self._trial()):
-            return f"given up after epoch {epoch} of {self.epochs}, at {100 * accuracy:.2f} % on validation"
+            return f"given up after epoch {epoch} of {self.epochs}, at {rank:.4g} on validation"
         return None
 
     @cached_property

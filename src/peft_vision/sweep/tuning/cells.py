@@ -2,8 +2,8 @@
 
 A cell is a method on a backbone and on the same images, divided in the same way, since accuracies on other images do
 not compare. Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run,
-the one with the highest mean accuracy over the tuning seeds is kept, the first of equal ones.
-"""
+the one with the highest mean accuracy, or rank of another metric, over the tuning seeds is kept, the first of equal
+ones."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from peft_vision.core.config import build
 from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
+from peft_vision.objective.base import Metric
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.report.choose import DIGITS, cell
 from peft_vision.runs.experiment import Experiment
@@ -25,8 +26,8 @@ SHOWN = ("augment", "resize", "crop", "stage")  # keys of data that say how imag
 
 @dataclass(frozen=True)
 class TriedSetting:
-    """A tuning run in the form that the report's rule takes. `metrics`: the accuracy on the split that decides, under
-    the name of validation accuracy even where test images decide."""
+    """A tuning run in the form that the report's rule takes. `metrics`: the rank of the metric on the split that
+    decides, under the name of validation accuracy even where test images decide."""
 
     ended: PointResult
     seed: int
@@ -39,14 +40,24 @@ class TriedSetting:
 class Decision:
     """The decision of one cell. `tuned`: all runs of the cell; `chosen`: those of the setting that won, by seed, none
     if all failed. `inner`: overrides for what their solvers chose. `settings`: the number that was tried, those within
-    runs included; `accuracy`: the winner's mean over its seeds, None if all failed."""
+    runs included; `rank`: the winner's mean over its seeds of the rank of the metric, None if all failed."""
 
     name: str
     tuned: tuple[PointResult, ...]
     chosen: tuple[PointResult, ...]
     inner: tuple[str, ...]
     settings: int
-    accuracy: float | None
+    rank: float | None
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that decided."""
+        return self.tuned[0].point.experiment.objective.metric
+
+    @property
+    def value(self) -> float | None:
+        """The winner's mean of the metric over its seeds, None if all failed."""
+        return None if self.rank is None else self.metric.rank(self.rank)
 
     @property
     def values(self) -> dict[str, str]:
@@ -92,7 +103,7 @@ def decisions(ended: Sequence[PointResult], selection: Selection) -> list[Decisi
 def images_and_model(experiment: Experiment) -> str:
     """Return a key that is equal for the points of one cell."""
     choices = [experiment.choices[group] for group in ("method", "backbone", "data")]
-    return json.dumps([*choices, _images(experiment)], sort_keys=True, default=str)
+    return json.dumps([*choices, vars(experiment.objective.metric), _images(experiment)], sort_keys=True, default=str)
 
 
 def setting(experiment: Experiment) -> str:
@@ -107,23 +118,21 @@ def _images(experiment: Experiment) -> dict[str, Any]:
 def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> Decision:
     split = "val" if selection == "validation" else "test"
     tried = [
-        TriedSetting(
-            outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), {"val/accuracy": accuracy}
-        )
+        TriedSetting(outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), {"val/accuracy": rank})
         for outcome in runs
-        if outcome.result is not None and (accuracy := outcome.result.metrics.get(f"{split}/accuracy")) is not None
+        if outcome.result is not None and (rank := outcome.result.rank(split)) is not None
     ]
     once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run of two points counts once
     winner = cell(name, once.values()).chosen if once else None
     chosen = tuple(run.ended for run in winner.runs) if winner else ()
-    inner, accuracy = _inner(chosen) if selection == "validation" else ((), None)
+    inner, rank = _inner(chosen) if selection == "validation" else ((), None)
     return Decision(
         name=name,
         tuned=tuple(runs),
         chosen=chosen,
         inner=inner,
         settings=_count(runs),
-        accuracy=winner.validation if winner and accuracy is None else accuracy,
+        rank=winner.validation if winner and rank is None else rank,
     )
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 from rich.table import Table
 
 from peft_vision.core.output import Console
+from peft_vision.objective.base import Metric
 from peft_vision.report.choose import RULE
 from peft_vision.runs.run import Run, writing
 from peft_vision.sweep.point import PointResult
@@ -36,7 +37,7 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
         "runs": len({outcome.point.experiment.identity for outcome in decision.tuned}),
         "rule": RULE if selection == "validation" else RULE.replace("validation", "test"),
         "selection": selection,
-        "validation": decision.accuracy if selection == "validation" else None,
+        "validation": decision.value if selection == "validation" else None,
         "chosen": decision.values,
         "superseded": False,
         "tuned": sorted(outcome.point.experiment.identity for outcome in decision.chosen),
@@ -65,7 +66,7 @@ _TITLES = {
     "validation": "chosen by validation; trained on training and validation images; tested once",
     "test": "chosen by test, as some papers do: no honest figures",
 }
-_COLUMNS = ("", "chosen", "of settings", "validation, %", "test, %", "seeds")
+_COLUMNS = ("", "chosen", "of settings", "validation", "test", "seeds")
 _WIDEST = 200
 
 
@@ -75,17 +76,21 @@ def print_decisions(results: Mapping[Decision, Sequence[PointResult]], selection
     table = Table.grid(padding=(0, 3, 0, 0))
     for column in _COLUMNS:
         table.add_column(justify="left" if column in ("", "chosen") else "right", no_wrap=True)
-    table.add_row(*_COLUMNS)
+    units = {f", {'%' if decision.metric.is_fraction else decision.metric.name}" for decision in results}
+    unit = units.pop() if len(units) == 1 else ""
+    table.add_row(*(f"{column}{unit}" if column in ("validation", "test") else column for column in _COLUMNS))
     for decision, runs in results.items():
-        accuracies = [outcome.result.metrics["test/accuracy"] for outcome in runs if outcome.result is not None]
-        validation = decision.accuracy if selection == "validation" else None
+        metric = decision.metric
+        tested = [outcome.result.metrics.get(f"test/{metric.name}") for outcome in runs if outcome.result is not None]
+        scores = [score for score in tested if score is not None]
+        validation = decision.value if selection == "validation" else None
         table.add_row(
             decision.name,
             _chosen(decision),
             str(decision.settings),
-            "" if validation is None else f"{100 * validation:.2f}",
-            _mean_and_deviation(accuracies),
-            str(len(accuracies)),
+            "" if validation is None else _number(validation, metric),
+            _mean_and_deviation(scores, metric),
+            str(len(tested)),
         )
     console = Console(width=_WIDEST)
     console.print(f"\n{_TITLES[selection]}")
@@ -101,8 +106,12 @@ def _chosen(decision: Decision) -> str:
     return " ".join(f"{key}={value}" for key, value in decision.values.items()) or "the only setting"
 
 
-def _mean_and_deviation(accuracies: Sequence[float]) -> str:
-    if not accuracies:
+def _mean_and_deviation(scores: Sequence[float], metric: Metric) -> str:
+    if not scores:
         return ""
-    deviation = f" ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    return f"{100 * fmean(accuracies):.2f}{deviation}"
+    deviation = f" ± {_number(stdev(scores), metric)}" if len(scores) > 1 else ""
+    return f"{_number(fmean(scores), metric)}{deviation}"
+
+
+def _number(value: float, metric: Metric) -> str:
+    return f"{100 * value:.2f}" if metric.is_fraction else f"{value:.4g}"

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from peft_vision.core.config import ConfigError
-from peft_vision.training.evaluate import Predictions, judge
+from peft_vision.objective.single_label import Predictions, judge
 
 
 @pytest.fixture(scope="module")

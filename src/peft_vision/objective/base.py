@@ -1,0 +1,149 @@
+"""This module defines an objective: what a training learns from the labels of its images, and how a model is judged.
+
+An `Objective` is a config; its `Criterion` is the module in a model that holds what the objective learns from the
+training labels, such as the mean of the targets, maps the head's outputs to predictions, and computes loss and scores.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor, nn
+
+from peft_vision.core.config import ConfigError, component
+from peft_vision.data.splits import LabelKind
+
+_LABELS = {
+    "classes": "one class a picture (objective=single_label)",
+    "several": "several classes a picture (objective=multi_label)",
+    "numbers": "numbers (objective=regression)",
+    "masks": "a class for each pixel (objective=segmentation)",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The metric by which everything is chosen: epochs, settings, trials and methods. `is_fraction`: whether it is
+    shown in percent."""
+
+    name: str
+    higher_is_better: bool = True
+    is_fraction: bool = True
+
+    def rank(self, value: float) -> float:
+        """Return a number that is higher for a better value."""
+        return value if self.higher_is_better else -value
+
+    def shown(self, value: float) -> str:
+        """Return a value as people read it."""
+        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4g}"
+
+
+ACCURACY = Metric("accuracy")
+"""The metric of runs that learn one class a picture."""
+
+
+class Criterion(nn.Module, ABC):
+    """A module that ends a model: it maps the head's outputs to predictions and judges them. Its persistent buffers are
+    saved with what was tuned. `num_outputs`: of the head; `metric`: by which everything is chosen; `chooses`: whether
+    `fit_validation` has anything to choose."""
+
+    chooses = False
+
+    def __init__(self, num_outputs: int, metric: Metric) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        self.metric = metric
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Return the model's outputs, of the shape of the head's: logits, or numbers in the targets' own unit."""
+        return outputs
+
+    def fit(self, labels: Tensor) -> None:
+        """Learn from the labels of the training images; by default nothing."""
+
+    def fit_validation(self, columns: Sequence[Tensor]) -> None:
+        """Learn from what `judge` returned for the validation images, once training is over; by default nothing."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+        """Return the sum over the images of a batch of each one's loss, from the model's outputs in fp32."""
+
+    @abstractmethod
+    def judge(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return columns, (B, ...) each, of what `scores` needs of a batch; the first has the loss of each image."""
+
+    @abstractmethod
+    def made_up_labels(self, count: int, sides: tuple[int, int], generator: Generator) -> Tensor:
+        """Return random labels of so many images of this height and width, to measure a step with."""
+
+    @abstractmethod
+    def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
+        """Return the metrics of all images from the columns that `judge` returned, concatenated, the chosen one and the
+        mean `loss` among them. A metric that these images do not define is left out."""
+
+
+@component
+class Objective(ABC):
+    """What is learned from labels, and how it is judged. `labels_are`: the labels that it learns from; `dense`: whether
+    it predicts each pixel; `is_plain`: whether the loss is the plain cross-entropy of one class a picture, which
+    solvers minimise."""
+
+    labels_are: ClassVar[LabelKind]
+    dense: ClassVar[bool] = False
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """Return the metric by which everything is chosen."""
+
+    @abstractmethod
+    def criterion(self, classes: Sequence[str]) -> Criterion:
+        """Return a fresh criterion for these classes or targets, of which the head has an output each."""
+
+    def check_labels(self, found: LabelKind) -> None:
+        """Raise ConfigError if a data set has other labels."""
+        if found != self.labels_are:
+            raise ConfigError(f"objective: it learns {_LABELS[self.labels_are]}, and the data have {_LABELS[found]}")
+
+    def check_smoothing(self, label_smoothing: float) -> None:
+        """Raise ConfigError if labels are to be smoothed and have no classes."""
+        if label_smoothing and self.labels_are == "numbers":
+            raise ConfigError(f"trainer.label_smoothing: got {label_smoothing:g}, and numbers have no classes; set 0")
+
+
+def checked_losses(losses: Tensor) -> Tensor:
+    """Return the losses of all images (n,). ConfigError if one of them is not finite."""
+    unanswered = len(losses) - losses.isfinite().sum().item()
+    if unanswered:
+        raise ConfigError(
+            f"the model's logits of {unanswered} of {len(losses)} images are not finite"
+            "\ntry a smaller optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32"
+        )
+    return losses
+
+
+ClassWeights = Literal["balanced"] | tuple[float, ...] | None
+"""Weights of classes in the loss: given, `balanced` (inverse to their frequency in training, 1 on average over the
+training labels), or None for equal ones."""
+
+
+def checked_weights(weights: ClassWeights, classes: Sequence[str], key: str) -> None:
+    """Raise ConfigError unless given weights are positive and as many as the classes."""
+    if not isinstance(weights, tuple):
+        return
+    if len(weights) != len(classes):
+        raise ConfigError(f"objective.{key}: {len(weights)} weights for {len(classes)} classes")
+    if wrong := [weight for weight in weights if not 0 < weight < float("inf")]:
+        raise ConfigError(f"objective.{key}: got {wrong[0]:g}, should be above 0")
+
+
+def ranked(metrics: Mapping[str, float], split: str, metric: Metric) -> float | None:
+    """Return the rank of a split's chosen metric, higher for better ones; None if it was not scored or not defined."""
+    key = f"{split}/{metric.name}"
+    return metric.rank(metrics[key]) if key in metrics else None
