@@ -3,9 +3,10 @@
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
+from torch.nn import functional as F
 
 from peft_vision.core.config import ConfigError
-from peft_vision.objective.single_label import Predictions, judge
+from peft_vision.objective.single_label import Predictions, SingleLabel, judge
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,40 @@ def test_logits_that_are_not_finite_are_not_scored(value: float):
     logits[1, 2] = value
     with pytest.raises(ConfigError, match=r"logits of 1 of 4 images are not finite\n.*optimizer.lr"):
         Predictions(*judge(logits, torch.tensor([0, 1, 2, 0]))).metrics()
+
+
+def criterion(num_classes: int, **options):
+    return SingleLabel(**{"class_weights": None, "focal_gamma": 0.0, **options}).criterion(range(num_classes))
+
+
+def test_the_plain_loss_is_cross_entropy(scored):
+    logits, labels, _ = scored
+    loss = criterion(8).loss(logits, labels, label_smoothing=0.1)
+    assert torch.equal(loss, F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="sum"))
+
+
+def test_balanced_weights_give_each_class_the_same_share_of_the_loss(scored):
+    logits, labels, _ = scored
+    weighted = criterion(8, class_weights="balanced")
+    weighted.fit(labels)
+    assert weighted.weights[labels].mean().item() == pytest.approx(1, rel=1e-5)
+    counts = torch.bincount(labels, minlength=8)
+    shares = (weighted.weights * counts)[counts > 0]
+    assert shares.max().item() == pytest.approx(shares.min().item(), rel=1e-5)
+    losses = F.cross_entropy(logits, labels, reduction="none") * weighted.weights[labels]
+    assert weighted.loss(logits, labels, label_smoothing=0.0).item() == pytest.approx(losses.sum().item(), rel=1e-5)
+
+
+def test_focal_loss_is_its_equation(scored):
+    logits, labels, _ = scored
+    certain = logits.softmax(dim=1)[torch.arange(len(labels)), labels]
+    expected = -((1 - certain) ** 2 * certain.log()).sum().item()
+    loss = criterion(8, focal_gamma=2.0).loss(logits, labels, label_smoothing=0.0).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_plain_loss_is_one_that_solvers_minimise():
+    plain = {"class_weights": None, "focal_gamma": 0.0}
+    assert SingleLabel(**plain).is_plain
+    assert not SingleLabel(**{**plain, "class_weights": "balanced"}).is_plain
+    assert not SingleLabel(**{**plain, "focal_gamma": 1.0}).is_plain
