@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from composed import composed
 from peft_vision.core.config import CONFIG_DIR, FILE, NOT_HASHED, ConfigError, component, locate, marks
 from peft_vision.core.identity import canonical, class_name, digest, hashed
-from peft_vision.runs.experiment import KINDS, LATER, Experiment
+from peft_vision.runs.experiment import ADDED, KINDS, LATER, Experiment
 
 CHEAP = ("backbone=vit_micro", "data=digits", "data.resize=crop", "tracker=none", "method=lora")
 INCIDENTAL_KEYS = {
@@ -81,7 +81,14 @@ def test_so_is_the_seed(base):
     assert replace(base, seed=1).identity != base.identity
 
 
-@pytest.mark.parametrize("group", sorted(KINDS.keys() - LATER))
+def test_the_usual_objective_changes_no_identity_and_another_one_does(base):
+    assert "objective" not in base.setting
+    weighted = replace(base, objective=replace(base.objective, class_weights="balanced"))
+    assert weighted.setting["objective"] == {"_target_": "SingleLabel", "class_weights": "balanced"}
+    assert weighted.identity != base.identity
+
+
+@pytest.mark.parametrize("group", sorted(KINDS.keys() - LATER - ADDED.keys()))
 def test_every_group_is_part_of_it(group, base):
     without = {name: values for name, values in base.setting.items() if name != group}
     assert digest({**without, "seed": base.seed}) != base.identity

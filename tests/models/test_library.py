@@ -49,7 +49,8 @@ def test_an_adapter_holds_class_names_and_recipe(vit, tmp_path):
     assert adapter.phases == 1
     assert recipe.classes == ("cat", "dog")
     assert recipe.method["num_prompts"] == 3
-    assert recipe == replace(model.recipe, method=shortened(model.recipe.method), head=shortened(model.recipe.head))
+    written = {name: shortened(getattr(model.recipe, name)) for name in ("method", "head")}
+    assert recipe == replace(model.recipe, **written, objective={"_target_": "SingleLabel"})
     assert adapter.tensors.keys() == model.tuned_state().keys()
 
 

@@ -92,11 +92,11 @@ class Undecoded:
 
 
 class Source(ABC):
-    """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated. `whole_masks`:
+    """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated. `whole_mask`:
     where labels are masks, returns the mask of an image at its own size, (H0, W0); else None."""
 
     labels: Tensor
-    whole_masks: Callable[[int], Tensor] | None = None
+    whole_mask: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

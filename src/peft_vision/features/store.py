@@ -221,7 +221,7 @@ class Store:
             return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         observed = Observed(images.labels, {kind: rows[kind] for kind in needed})
-        observed.whole_masks = images.whole_masks
+        observed.whole_mask = images.whole_mask
         return observed
 
     def _views(self, split: str) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.allocation import Bounded, TooLarge
 from peft_vision.core.config import ConfigError, build, shortened
+from peft_vision.core.identity import hashed
 from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import Preprocessing, one_size, size_in_words
 from peft_vision.core.records import Bounds, Name, Record, Unreadable, parse_json, validated
@@ -96,7 +97,7 @@ class Recipe:
             "preprocessing": self.preprocessing.record(),
             "backbone": self.backbone,
         }
-        if shortened(self.objective) != ONE_CLASS:
+        if hashed(build(self.objective, Objective, "objective")) != ONE_CLASS:
             values["objective"] = shortened(self.objective)
         return {"format": FORMAT, **{key: json.dumps(value) for key, value in values.items()}}
 

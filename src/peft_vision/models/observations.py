@@ -95,7 +95,7 @@ class Views(Source):
 
     def __init__(self, images: Images, views: int) -> None:
         self.labels = images.labels
-        self.whole_masks = images.whole_masks
+        self.whole_mask = images.whole_mask
         self.images = images
         self.views = views
 

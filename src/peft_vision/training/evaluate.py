@@ -31,9 +31,9 @@ def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tens
 
     def look(seen: Any, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         outputs = model(seen).float()
-        if source.whole_masks is None:
+        if source.whole_mask is None:
             return model.criterion.judge(outputs, labels)
-        masks = [source.whole_masks(index) for index in indices.tolist()]
+        masks = [torch.from_numpy(source.whole_mask(index)) for index in indices.tolist()]
         return model.criterion.judge_whole(outputs, labels, masks)
 
     return columns(model, source, look, inference)

@@ -21,7 +21,7 @@ class Inputs(Source):
 
     def __init__(self, source: Source, room: DeviceRoom) -> None:
         self.labels = source.labels
-        self.whole_masks = source.whole_masks
+        self.whole_mask = source.whole_mask
         self.num_batches = 0
         self._source = source
         self._device = room.device
