@@ -9,11 +9,12 @@ from importlib.metadata import version
 import hydra
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import peft_vision
 from command import call, command, start
-from peft_vision.core.composition import complete
+from peft_vision.core.composition import all_options, complete
 from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.core.guide import FIRST_PAGE
 from peft_vision.ood.match import build_sets
@@ -72,6 +73,26 @@ def test_help_shows_every_option_and_two_examples_and_no_other_name(tmp_path):
     assert sum(line.startswith("  peft-vision ") for line in outcome.out.splitlines()) == 2
     assert "hydra" not in outcome.out.lower()
     assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_help_lists_what_hydra_finds_and_nothing_that_is_only_a_start_for_other_files(tmp_path):
+    (tmp_path / "my, 'conf'" / "method" / "inner").mkdir(parents=True)
+    for name in ("method/mine", "method/inner/deep"):
+        (tmp_path / "my, 'conf'" / f"{name}.yaml").write_text("defaults: [/method/lora@_here_]\nrank: 2\n")
+    plain, own = all_options([], None), all_options(["method=mine"], str(tmp_path / "my, 'conf'"))
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert plain == {group: sorted(loader.get_group_options(group)) for group in plain}
+        shown = set(loader.list_groups("")) - {"hydra", "shared"}
+    assert {group.split("/")[0] for group in plain} == shown
+    assert own == {**plain, "method": sorted([*plain["method"], "mine"]), "method/inner": ["deep"]}
+    assert all_options([], str(tmp_path / "my, 'conf'")) == own
+
+
+def test_help_refuses_overrides_that_do_not_compose(tmp_path):
+    assert call("--help", "method=lra", cwd=tmp_path).error.endswith("did you mean lora?")
+    assert call("--help", "--config-dir", "none", cwd=tmp_path).error.endswith("none' not found")
+    assert call("--help", "seed=1", cwd=tmp_path).out == call("-h", cwd=tmp_path).out
 
 
 def test_nothing_asked_for_starts_nothing_and_shows_the_first_page(tmp_path):

@@ -22,7 +22,16 @@ from yaml import YAMLError
 
 from peft_vision.core.composition import Request
 from peft_vision.core.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
-from peft_vision.core.guide import FIRST_PAGE, HOMELESS, fault, is_homeless, reword, task_help, version_line
+from peft_vision.core.guide import (
+    FIRST_PAGE,
+    HOMELESS,
+    fault,
+    groups_help,
+    is_homeless,
+    reword,
+    task_help,
+    version_line,
+)
 from peft_vision.core.output import PRINTABLE, complain, say
 from peft_vision.core.process_variables import check_alone, ranks, speaks
 from peft_vision.core.stopping import STOPPED, Stopped, at_once, hold
@@ -81,6 +90,7 @@ def main() -> None:
         _check_working_folder()
         _answer(sys.argv[1:])
         sys.argv[1:] = _readable(sys.argv[1:])
+        _show_groups(sys.argv[1:])
         with at_once():
             run()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
@@ -119,6 +129,16 @@ def _answer(arguments: list[str]) -> None:
     tasks = [word.removeprefix("task=") for word in arguments if word.startswith("task=")]
     if {"--help", "-h"} & set(arguments) and tasks and (text := task_help(tasks[-1])) is not None:
         say(text)
+        sys.exit(0)
+
+
+def _show_groups(arguments: list[str]) -> None:
+    """Print the help and exit, if the command asks for it; leave other configs than ours, and a folder of configs that
+    is missing, to Hydra."""
+    asked = get_args_parser().parse_args(arguments)
+    shipped = asked.config_name is None and asked.config_path is None
+    if asked.help and shipped and (asked.config_dir is None or Path(asked.config_dir).is_dir()):
+        say(groups_help(asked.overrides, asked.config_dir))
         sys.exit(0)
 
 

@@ -5,6 +5,8 @@ request of a command.
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,46 @@ def options(group: str) -> list[str]:
     """Return the names of a group's options, sorted."""
     with _hydra():
         return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+_NO_CHOICES = ("hydra", "shared")
+"""Top-level groups that a command line does not choose from: Hydra's own, and files that other files begin with."""
+
+
+def all_options(overrides: list[str], config_dir: str | None) -> dict[str, list[str]]:
+    """Return the options of every group that a run chooses from, both sorted; `config_dir` is the user's own folder.
+
+    The folders are listed here, because Hydra copies its whole store for every group that it lists. It still says which
+    folders there are, and raises its errors for `overrides` that it cannot compose.
+    """
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+        searched = [source.path for source in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+        if overrides:
+            quoted = str(Path(config_dir or "").absolute()).replace("'", "\\'")
+            own = [f"hydra.searchpath=['file://{quoted}']"] if config_dir else []
+            composed = compose("config", [*own, *overrides], return_hydra_config=True)
+            searched = [f"{source.schema}://{source.path}" for source in composed.hydra.runtime.config_sources]
+    found: dict[str, set[str]] = {}
+    for path in [*searched, *([f"file://{config_dir}"] if config_dir else [])]:
+        scheme, _, place = path.rpartition("://")
+        folder = {"": Path, "file": Path, "pkg": _package_folder}.get(scheme, lambda _: None)(place)
+        for group, option_name in _options_below(folder) if folder is not None and folder.is_dir() else ():
+            found.setdefault(group, set()).add(option_name)
+    return {group: sorted(found[group]) for group in sorted(found) if group and group.split("/")[0] not in _NO_CHOICES}
+
+
+def _package_folder(name: str) -> Traversable:
+    package, *inside = name.split("/")
+    return files(package).joinpath(*inside)
+
+
+def _options_below(folder: Traversable, group: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the group and the name of each YAML file in `folder` and in folders below it."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _options_below(entry, f"{group}/{entry.name}".lstrip("/"))
+        elif entry.name.endswith(".yaml"):
+            yield group, entry.name.removesuffix(".yaml")
 
 
 def complete(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""This module writes the texts about the command itself: its version, a first page, and a task's keys and examples,
-which are those in the task's config file."""
+"""This module writes the texts about the command itself: its version, a first page, the groups of options, and a task's
+keys and examples, which are those in the task's config file."""
 
 import platform
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from string import Template
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -18,7 +19,7 @@ from omegaconf.errors import (
 )
 
 from peft_vision import __version__
-from peft_vision.core.composition import keys_of_every_run, owners
+from peft_vision.core.composition import all_options, keys_of_every_run, owners
 from peft_vision.core.config import CONFIG_DIR, ConfigError, nearest
 from peft_vision.core.output import printable
 from peft_vision.core.records import read_yaml
@@ -44,6 +45,13 @@ def version_line() -> str:
     """Return the version of this tool, and the versions of the libraries it is built on."""
     beside = [f"{name} {version(package)}" for name, package in _BESIDE.items()]
     return f"peft-vision {__version__} ({', '.join([*beside, f'Python {platform.python_version()}'])})"
+
+
+def groups_help(overrides: list[str], config_dir: str | None) -> str:
+    """Return the help of the command, with every group and its options. Raise Hydra's errors for wrong overrides."""
+    lines = [f"{group}: {', '.join(names)}" for group, names in all_options(overrides, config_dir).items()]
+    template = read_yaml(CONFIG_DIR / "config.yaml")["hydra"]["help"]["template"]
+    return Template(template).substitute(APP_CONFIG_GROUPS="".join(f"{line}\n" for line in lines))
 
 
 def task_help(name: str) -> str | None:
