@@ -11,7 +11,7 @@ from pathlib import Path
 
 import timm
 
-from peft_vision.backbone.load import outline_of
+from peft_vision.backbone.outline import outline_of
 from peft_vision.core.output import say
 from peft_vision.task.backbones import TABLE
 

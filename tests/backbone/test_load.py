@@ -241,8 +241,8 @@ def test_a_users_own_model_is_judged_by_the_same_rule():
         ),
         (
             {"name": "vit_giant_patch14_224", "pretrained": True},
-            "backbone.pretrained: the hub has no weights for vit_giant_patch14_224; it has none at all, "
-            "or backbone.pretrained=false for random weights",
+            "backbone.pretrained: there are no weights for vit_giant_patch14_224 (it has none at all); "
+            "backbone.checkpoint=FILE reads yours, backbone.pretrained=false begins with random ones",
         ),
         (
             {"img_size": 30},

@@ -64,10 +64,17 @@ def test_colours_are_refused_by_the_name_of_the_picture(make, grey, picture, cac
 
 
 @pytest.mark.parametrize("channels", [2, 4, 13])
-def test_channels_that_no_picture_has_are_refused_before_one_is_read(make, grey, channels):
-    data = make("image_folder", path=str(grey), augment="none")
-    with pytest.raises(ConfigError, match=f"^backbone.in_chans: the backbone takes {channels} channels, and these"):
+def test_channels_that_no_picture_has_are_refused_by_the_name_of_the_first(make, grey, channels):
+    data = make("image_folder", path=str(grey), augment="none", val_fraction=0.0)
+    said = f"data: {grey / 'train/bird/0.png'} has 1 channel, and the backbone takes {channels} (backbone.in_chans)"
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
         data.load(expecting(channels))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_pictures_in_memory_of_other_channels_are_refused(make, channels):
+    with pytest.raises(ConfigError, match=rf"^data: image \d+ has 3 channels, and the backbone takes {channels} \("):
+        make("digits").load(expecting(channels))
 
 
 def test_keys_of_the_store_for_three_channels_stay_as_they_were():

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from peft_vision.core.config import ConfigError, hashed_fields
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
 from peft_vision.data.divide import few_shot
 from peft_vision.data.draws import ranks
-from peft_vision.data.pictures import Arrays, Labelled, labelled
+from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.splits import LabelledSets
 
 

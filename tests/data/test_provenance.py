@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.decode import format_of, worded_formats
-from peft_vision.data.pictures import Arrays, Files, labelled
+from peft_vision.data.pictures import Files, labelled
 from peft_vision.data.reading import file_sum
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from peft_vision.data.pictures import Arrays, Labelled, labelled
+from peft_vision.data.arrays import Arrays
+from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.vtab.choice import first_thousand, percent, tfds_order
 
 

@@ -67,7 +67,7 @@ def test_scaling_takes_the_nearest_pixels_only():
 def test_derived_pictures_are_told_apart_from_the_published(picture):
     import torch
 
-    from peft_vision.data.pictures import Arrays
+    from peft_vision.data.arrays import Arrays
 
     arrays = Arrays(np.stack([np.asarray(picture(1)), np.asarray(picture(2))]))
 

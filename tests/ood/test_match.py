@@ -9,8 +9,9 @@ from PIL import Image
 
 from ood_miniatures import painted, shown
 from peft_vision.core.config import ConfigError
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.parquet_rows import ParquetFile, ParquetRows
-from peft_vision.data.pictures import Arrays, Files, Labelled, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.vtab.pictures import Derived
 from peft_vision.ood.base import OOD, Shift
 from peft_vision.ood.match import Matched, matched, refuse_seen

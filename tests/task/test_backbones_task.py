@@ -12,7 +12,7 @@ import peft_vision
 from backbone.families.any_variants import small_any
 from backbone.families.variants import small
 from command import call
-from peft_vision.backbone.load import outline_of
+from peft_vision.backbone.outline import outline_of
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.task.backbones import families, working_methods
@@ -75,8 +75,14 @@ def test_a_backbone_is_described_without_its_weights(tmp_path):
 
 
 def test_a_backbone_on_which_no_method_works_is_described_with_the_reason(tmp_path):
-    text = shown(tmp_path, "backbone=timm", "backbone.name=qwen3_vit_88m_enc.qwen3_5_0_8b")
-    assert "none: backbone: no family matches qwen3_vit_88m_enc: timm's Qwen3VitEncoder maps no image" in text
+    (tmp_path / "own").mkdir()
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "out_features": 16, "global_pool": "merge"}
+    held = {"architecture": "qwen3_vit_88m_enc", "model_args": sizes, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "own/config.json").write_text(json.dumps(held))
+    words = ("backbone=timm", "backbone.name=local-dir:own", "backbone.pretrained=false")
+    text = shown(tmp_path, *words)
+    assert "none: backbone: no family matches qwen3_vit_88m_enc: timm's Qwen3VitEncoder, built with glob" in text
+    assert "linear, " in shown(tmp_path, *words, "backbone.pool=avg")
 
 
 def test_a_folder_is_described_by_its_config(tmp_path):

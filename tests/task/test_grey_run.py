@@ -1,6 +1,7 @@
-"""A run on grey pictures with a backbone of one channel, from the command to labels of new pictures."""
+"""Runs on pictures of one channel and of six, from the command to labels of new pictures."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -36,9 +37,33 @@ def test_grey_pictures_train_a_backbone_of_one_channel_and_are_labelled_by_it(gr
     assert "in_chans=1" in exported.out
 
 
+def test_bands_train_a_backbone_of_as_many_channels_and_are_labelled_by_it(tmp_path):
+    for name, band in (("low", 1), ("high", 5)):
+        for index in range(12):
+            folder = tmp_path / "bands" / ("train" if index < 8 else "test") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng(index).integers(0, 2000, (6, 32, 32), dtype=np.uint16)
+            values[band] += 8000
+            np.save(folder / f"{index}.npy", values)
+    words = (*RUN[:2], "backbone.in_chans=6", "data=image_folder", "data.path=bands", "data.full_scale=10000")
+    outcome = call(*words, "data.train_size=null", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    run = run_folder(tmp_path / "runs")
+    result = json.loads((run / "result.json").read_text())
+    assert result["data"]["provenance"]["encoding"] == "NumPy"
+    evaluated = call("task=evaluate", f"run={run}", cwd=tmp_path)
+    assert (evaluated.code, evaluated.err) == (0, "")
+    labelled = call("task=predict", f"run={run}", "images=bands/test", cwd=tmp_path)
+    assert (labelled.code, labelled.err) == (0, "")
+    assert (run / "predictions/test/contact_sheet.png").is_file()
+    np.save(tmp_path / "bands/test/low/9.npy", np.zeros((5, 32, 32), np.uint8))
+    said = call("task=predict", f"run={run}", "images=bands/test", cwd=tmp_path).error
+    assert said.endswith("test/low/9.npy has 5 channels, and the backbone takes 6 (backbone.in_chans)")
+
+
 def test_a_coloured_picture_and_a_wrong_number_of_channels_are_one_line_each(grey):
     said = call(*RUN, "data.train_size=null", "backbone.in_chans=4", cwd=grey).error
-    assert said.startswith("backbone.in_chans: the backbone takes 4 channels")
+    assert re.fullmatch(r"data: \S+\.png has 1 channel, and the backbone takes 4 \(backbone.in_chans\)", said)
     Image.new("RGB", (32, 32), "red").save(grey / "grey/train/dark/0.png")
     said = call(*RUN, "data.train_size=null", cwd=grey).error
     assert said.startswith("data: ")

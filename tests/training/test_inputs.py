@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from command import SMOKE, call, run_folder
 from peft_vision.core.device_memory import DeviceRoom
 from peft_vision.core.preprocessing import Size, sides_of
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.decode import Geometry
 from peft_vision.data.device_images import DeviceImages, device_bytes
 from peft_vision.data.images import Images, UncroppedImages, Undecoded
-from peft_vision.data.pictures import Arrays
 from peft_vision.models.observations import FeatureTable, Observed, Views
 from peft_vision.training.inputs import Inputs, released
 

@@ -1,21 +1,30 @@
-"""This module gets files of the Hugging Face hub: from the local cache without a network, otherwise by a download that
-fails early, with what to do about it."""
+"""This module gets files of weights, from the Hugging Face hub or from an address of their own: from the local cache
+without a network, otherwise by a download that fails early, with what to do about it."""
 
+import hashlib
 import http.client
+import os
+import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Thread
+from urllib.parse import urlsplit
 
+import torch
 from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.progress import Progress
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names, in order of preference
 PROBE_SECONDS = 5
 WAYS_OUT = "backbone.checkpoint=FILE (safetensors, npz or torch), or experiment=demo, which needs no network"
+_SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")  # the beginning of the sha256 of the file, as PyTorch names files
+_CHUNK = 2**20
 _LOGIN = "log in on this machine by `hf auth login`, or set HF_TOKEN"
 
 
@@ -63,6 +72,50 @@ def _download(name: str, repository: str, revision: str | None, files: Sequence[
         except (OSError, errors.HTTPError) as error:
             raise _refusal(name, f"{where} failed: {str(error).splitlines()[0]}") from error
     raise _refusal(name, f"{where} has neither {' nor '.join(files)}" if files[1:] else f"{where} has no {files[0]}")
+
+
+def address_file(name: str, url: str) -> Path:
+    """Return the local path of the file at `url`, the weights of the model `name`: in PyTorch's folder of checkpoints,
+    where timm keeps such files too, after a download if it is not there. Raise ConfigError where that fails, or where
+    the file is not the one whose sum its name gives."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if path.is_file():
+        return path
+    obstacle = unreachable(url)
+    if obstacle is not None:
+        raise _refusal(name, f"not in {path.parent}, and no network to {url} ({obstacle})")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise _refusal(name, f"{url} failed: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a file, which gets its name when it is complete. ValueError for one that is cut short or has another
+    sum."""
+    with (
+        urllib.request.urlopen(url, timeout=10 * PROBE_SECONDS) as answer,
+        NamedTemporaryFile(dir=path.parent, delete=False) as file,
+    ):
+        try:
+            size, sha = int(answer.headers.get("Content-Length") or 0), hashlib.sha256()
+            with Progress(label=f"download {path.name}", total=max(1, size // _CHUNK), unit="MiB") as progress:
+                while chunk := answer.read(_CHUNK):
+                    file.write(chunk)
+                    sha.update(chunk)
+                    progress.advance()
+            if size and file.tell() != size:
+                raise ValueError(f"{file.tell():,} of {size:,} bytes came")
+            given = _SUM_IN_NAME.search(path.name)
+            if given and not sha.hexdigest().startswith(given[1]):
+                raise ValueError(f"its sha256 begins with {sha.hexdigest()[: len(given[1])]}, not as its name says")
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def unreachable(url: str) -> str | None:

@@ -1,26 +1,21 @@
 """This module creates a timm model by name, checks it before any weights are read, and finds its preprocessing."""
 
-import inspect
-from ast import literal_eval
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import timm
 import torch
 from pydantic import AfterValidator, Field, WrapValidator
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from peft_vision.backbone.families.match import refuse_size, refuse_unusual, trunk_of
-from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find, resolved
+from peft_vision.backbone.families.match import refuse_size, trunk_of
+from peft_vision.backbone.outline import Outline, created, outline_of
+from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED
-from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing, Size, each_side, one_size, sides_of
 from peft_vision.core.seeding import derive
 
@@ -65,7 +60,7 @@ class Backbone:
         plain ViTs. For a page of the hub, its config.json is downloaded once."""
         self._checked(find(self.name))
 
-    def outline(self) -> "Outline":
+    def outline(self) -> Outline:
         """Return the class and the shape of the model, of any family. ConfigError if timm cannot build it."""
         source = find(self.name)
         arguments = self._arguments(source, outline_of(source.registered, repr({})))
@@ -88,19 +83,20 @@ class Backbone:
         source = find(self.name)
         outline = self._checked(source)
         file = self._file() if self.checkpoint is not None else source.weights_file() if self.pretrained else None
-        vit = _created(source.registered, self._arguments(source, outline), **source.built_with())
+        vit = created(source.registered, self._arguments(source, outline), **source.built_with())
         if file is not None:
             load_weights(vit, file, in_chans=self._channels(source), from_chans=source.config.input_size[0])
         return vit
 
-    def _checked(self, source: ModelSource) -> "Outline":
+    def _checked(self, source: ModelSource) -> Outline:
         """Return the outline of the model that the registry has, after the checks of `check`."""
         if self.checkpoint is not None:
             self._file()
         elif self.pretrained:
             source.check_weights()
         registered = outline_of(source.registered, repr({}))
-        registered.require_family()
+        if not registered.headless:
+            registered.require_family()
         self._check_architecture(registered)
         made = outline_of(source.registered, repr(self._arguments(source, registered)))
         made.require_family()
@@ -150,7 +146,7 @@ class Backbone:
         source = find(self.name)
         arguments = self._arguments(source, outline_of(source.registered, repr({})))
         with torch.device("meta"):
-            return _created(source.registered, arguments, **source.built_with())
+            return created(source.registered, arguments, **source.built_with())
 
     def in_timm(self) -> tuple[str, dict[str, Any]]:
         """Return the name and the arguments, besides the number of classes, by which timm.create_model builds a model
@@ -159,7 +155,7 @@ class Backbone:
         arguments = self._arguments(source, outline_of(source.registered, repr({})))
         return source.registered, {key: value for key, value in arguments.items() if key != "drop_path_rate"}
 
-    def _arguments(self, source: ModelSource, outline: "Outline") -> dict[str, Any]:
+    def _arguments(self, source: ModelSource, outline: Outline) -> dict[str, Any]:
         """Return timm's arguments for this model. Only some classes take the size of an image, or drop paths."""
         found: dict[str, Any] = {}
         if "img_size" in outline.takes:
@@ -170,13 +166,15 @@ class Backbone:
         if self.pool is not None:
             found["global_pool"] = self.pool
         further = {**source.arguments, **self.architecture}
+        if outline.headless and not further.get("global_pool"):
+            further["global_pool"] = "avg"  # else timm gives tokens, or those that a language model reads
         if further.get("global_pool") == "":  # the model of a page that leaves pooling to its user
             further["global_pool"] = "token"
         if self.drop_path or "drop_path_rate" in outline.takes:
             found["drop_path_rate"] = self.drop_path
         return {**further, **found}
 
-    def _check_architecture(self, outline: "Outline") -> None:
+    def _check_architecture(self, outline: Outline) -> None:
         known = [key for key in outline.takes if key not in _OWNED]
         for key in self.architecture:
             if key in _OWNED:
@@ -213,47 +211,6 @@ class Backbone:
             raise ConfigError(f"backbone.name: the config.json of {source.name}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Outline:
-    """The facts of a model's class and shape: the arguments that the class `takes`, the number of `parameters` without
-    a classifier and of `channels` of an image, and the side of a patch in pixels, or None where there are no patches.
-    `refusal`: why methods cannot work on it, or None."""
-
-    cls: str
-    takes: tuple[str, ...]
-    parameters: int
-    channels: int
-    patch: int | None
-    refusal: str | None
-
-    def require_family(self) -> None:
-        """Raise ConfigError if methods cannot work on this model."""
-        if self.refusal is not None:
-            raise ConfigError(self.refusal)
-
-
-@lru_cache(maxsize=256)
-def outline_of(name: str, arguments: str) -> Outline:
-    """Return the outline of a model with these arguments of timm, in Python's notation. A model of shapes alone
-    suffices, which takes no memory and no download. ConfigError if timm cannot build it."""
-    with torch.device("meta"):
-        vit = _created(name, literal_eval(arguments))
-    refusal = None
-    try:
-        refuse_unusual(vit)
-    except ConfigError as error:
-        refusal = str(error)
-    patch = getattr(getattr(vit, "patch_embed", None), "patch_size", None)
-    return Outline(
-        cls=type(vit).__name__,
-        takes=tuple(dict.fromkeys(key for cls in type(vit).__mro__ for key in _parameters(cls))),
-        parameters=sum(parameter.numel() for parameter in vit.parameters()),
-        channels=getattr(vit, "in_chans", None) or vit.pretrained_cfg["input_size"][0],
-        patch=patch[0] if isinstance(patch, tuple) else patch,
-        refusal=refusal,
-    )
-
-
 def _require_tiled(size: Size, patch: int, name: str) -> None:
     """Raise ConfigError where patches do not tile images of this size, with the sizes next to it that they tile."""
     sides = sides_of(size)
@@ -267,30 +224,6 @@ def _require_tiled(size: Size, patch: int, name: str) -> None:
         f"backbone.img_size: {said} is no multiple of the {patch} px patches of {name}; "
         f"{' and '.join(nearest_sizes)} {'is' if len(nearest_sizes) == 1 else 'are'}"
     )
-
-
-def _parameters(cls: type) -> list[str]:
-    """Return the keywords that the constructor of `cls` itself names."""
-    if "__init__" not in vars(cls) or cls in (object, nn.Module):
-        return []
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind in named and parameter.name != "self"]
-
-
-def _created(name: str, arguments: Mapping[str, Any], **further: Any) -> nn.Module:
-    try:
-        model = timm.create_model(name, pretrained=False, num_classes=0, **resolved(arguments), **further)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
-        raise ConfigError(
-            f"backbone: timm cannot build {name} with {given}: {one_line(str(error) or type(error).__name__)}"
-        ) from error
-    size = arguments.get("img_size")
-    if isinstance(size, tuple):  # many classes keep no other note of the size that they were made for
-        record = model.pretrained_cfg
-        model.pretrained_cfg = {**record, "input_size": (record["input_size"][0], *size)}
-    return model
 
 
 def load_backbone(backbone: Backbone, *, seed: int) -> VisionTransformer:

@@ -19,7 +19,7 @@ from timm import layers
 from timm.models import PretrainedCfg
 from timm.models._hub import load_model_config_from_path
 
-from peft_vision.backbone.hub import alternatives, hub_file
+from peft_vision.backbone.hub import address_file, alternatives, hub_file
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.identity import absolute
 from peft_vision.core.output import one_line, shown
@@ -56,17 +56,17 @@ class ModelSource:
         """Raise ConfigError if it is known, without a request to the hub, that there are no weights."""
         if self.folder is not None:
             self.weights_file()
-        elif not self.config.hf_hub_id:
-            config = self.config
-            remedy = f"download {config.url} for backbone.checkpoint=FILE" if config.url else tagged(self.name)
+        elif not self.config.hf_hub_id and not self.config.url:
             raise ConfigError(
-                f"backbone.pretrained: the hub has no weights for {self.name}; {remedy}, "
-                "or backbone.pretrained=false for random weights"
+                f"backbone.pretrained: there are no weights for {self.name} ({tagged(self.name)}); "
+                "backbone.checkpoint=FILE reads yours, backbone.pretrained=false begins with random ones"
             )
 
     def weights_file(self) -> Path:
         """Return the local path of the weights, after a download where that is needed. ConfigError if there are
         none."""
+        if self.folder is None and not self.config.hf_hub_id:
+            return address_file(self.name, self.config.url)
         if self.folder is None:
             return hub_file(self.name, self.config.hf_hub_id, alternatives(self.config.hf_hub_filename))
         by_name = (self.folder / name for name in _WEIGHTS)

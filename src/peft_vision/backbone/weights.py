@@ -14,83 +14,30 @@ fit.
 
 import argparse
 import hashlib
-import inspect
 import json
 import pickle
 import re
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from peft_vision.backbone.conversion import converted, read_npz
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
-
-_NAMES = (
-    (r"^opt/target/", ""),
-    (r"^cls$", "cls_token"),
-    (r"^Transformer/posembed_input/pos_embedding$", "pos_embed"),
-    (r"^embedding/", "patch_embed.proj/"),
-    (r"^Transformer/encoder_norm/", "norm/"),
-    (r"^Transformer/encoderblock_(\d+)/", r"blocks.\1."),
-    (r"LayerNorm_0/", "norm1/"),
-    (r"LayerNorm_2/", "norm2/"),
-    (r"MultiHeadDotProductAttention_1/out/", "attn.proj/"),
-    (r"MultiHeadDotProductAttention_1/", "attn.qkv/"),
-    (r"MlpBlock_3/Dense_0/", "mlp.fc1/"),
-    (r"MlpBlock_3/Dense_1/", "mlp.fc2/"),
-    (r"/(kernel|scale)$", ".weight"),
-    (r"/bias$", ".bias"),
-)
-
-
-def read_npz(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the file by timm's names. Names that Google's ViT does not have stay as they are, for the
-    caller to refuse."""
-    # numpy does not close a file that it opened itself if the file is not an archive
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        arrays = {_renamed(name): archive[name] for name in archive.files}
-    state = {name: _transposed(name, array) for name, array in arrays.items()}
-    for query in [name for name in state if ".attn.qkv/query." in name]:
-        parts = [state.pop(query.replace("/query.", f"/{part}.")) for part in ("query", "key", "value")]
-        state[query.replace("/query.", ".")] = torch.cat(parts)
-    return state
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _transposed(name: str, array: np.ndarray) -> Tensor:
-    """Return the array in torch's layout. Flax puts outputs last and keeps heads apart: (D, heads, head width) before
-    attention, (heads, head width, D) after it."""
-    tensor = torch.from_numpy(array)
-    if name == "patch_embed.proj.weight":
-        return tensor.permute(3, 2, 0, 1)
-    if name.endswith("attn.proj.weight"):
-        return tensor.flatten(0, 1).T
-    if ".attn.qkv/" in name:
-        return tensor.flatten(1).T if name.endswith(".weight") else tensor.flatten()
-    return tensor.T if name.endswith(".weight") and tensor.ndim == 2 else tensor
-
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")  # by preference
 _PREFIXES = re.compile(r"^(_orig_mod\.|module\.|backbone\.|encoder\.vit\.)+")  # compile, DDP, DINO, our own
 _BRANCHES = ("base_encoder.", "encoder_q.", "momentum_encoder.")  # MoCo's, by preference: papers evaluate the first
 _LEFT_OUT = ("head.", "head_dist.", "fc.", "decoder_", "mask_token", "masked_embed", "projection_head.", "prototypes.")
-_FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")  # timm's names for the same thing
+_LEFT_OUT += ("AuxLogits.",)  # a second classifier of torchvision's Inception v3, for its training
 _UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError)
 _HEADS_OF_MOCO_SMALL = 12
 _NAMED = 3  # tensors of each kind that an error names
@@ -105,7 +52,7 @@ def load_weights(vit: nn.Module, path: Path, *, in_chans: int = 3, from_chans: i
     state = _stripped(held, path)
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of how timm resamples tables
-            state = _converted(state, vit)
+            state = converted(state, vit)
     except (RuntimeError, ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"{_title(vit, path)}: {_first_line(error)}") from error
     expected = vit.state_dict()
@@ -174,23 +121,6 @@ def _stripped(state: Any, path: Path) -> dict[str, Tensor]:
     named = {_PREFIXES.sub("", str(name)): tensor for name, tensor in state.items()}
     branch = next((branch for branch in _BRANCHES if any(name.startswith(branch) for name in named)), "")
     return {name.removeprefix(branch): tensor for name, tensor in named.items() if name.startswith(branch)}
-
-
-def _converted(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
-    """Return the state by the names and in the shapes of `vit`, as the module of timm that defines its class converts
-    it. FlexiViT was trained with bilinear resampling; DeiT-III and iBOT name the scales of layers otherwise."""
-    module = sys.modules[type(vit).__module__]
-    found: Callable[..., Any] | None = next((vars(module)[name] for name in _FILTERS if name in vars(module)), None)
-    if found is None:
-        return state
-    options: dict[str, Any] = {}
-    if isinstance(vit, VisionTransformer):
-        if "flexi" in (getattr(vit, "pretrained_cfg", {}).get("architecture") or ""):
-            options = {"interpolation": "bilinear", "antialias": False}
-        if "blocks.0.gamma_1" in state:
-            options["adapt_layer_scale"] = True
-    takes_model = len(inspect.signature(found).parameters) > 1
-    return found(state, vit, **options) if takes_model else found(state)
 
 
 def _adapted(

@@ -43,6 +43,7 @@ class Data(ABC):
     `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
     peek: as final, and the test images are the validation images too.
     `device_memory_gib`: how much of a device's memory decoded images that are read in every epoch may take.
+    `full_scale`: the value of 16-bit pixels that becomes 255; None: their lower 8 bits are dropped.
     `crop`: the share of the resized short side that a centre crop keeps; None: the share the weights were made for.
     """
 
@@ -53,6 +54,7 @@ class Data(ABC):
     stage: Annotated[Literal["all", "tune", "final", "peek"], HashDefault("all")]
     augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, AfterValidator(known), FUNCTION]
     resize: Literal["squash", "crop"]
+    full_scale: Annotated[Annotated[int, Field(ge=1, le=65535)] | None, HashDefault(None)]
     crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, HashDefault(None)]
     on_corrupt: Literal["error", "skip"]
     cache: Annotated[bool, NOT_HASHED]
@@ -168,10 +170,10 @@ class Data(ABC):
     ) -> tuple[dict[str, Labelled], dict[str, Images], int]:
         """Return `parts` without the corrupt pictures of the splits in `read`, their images, and the number of pictures
         left out. Only the images of "train" are augmented."""
-        if preprocessing.channels not in (1, 3):
+        if preprocessing.channels not in (1, 3) and self.augment == "rand_augment":
             raise ConfigError(
-                f"backbone.in_chans: the backbone takes {preprocessing.channels} channels, and these pictures have 3, "
-                "or 1 where they are grey"
+                f"data.augment: rand_augment changes colours, and the backbone takes {preprocessing.channels} "
+                "channels; flip_crop, or crop_flip with data.resize=crop, takes any number"
             )
         geometry = Geometry(
             size=preprocessing.size,
@@ -179,6 +181,7 @@ class Data(ABC):
             crop=self.adjusted(preprocessing).crop,
             interpolation=preprocessing.interpolation,
             channels=preprocessing.channels,
+            full_scale=self.full_scale,
         )
         threads = max(1, usable(self.workers))
         wanted = {split: part for split, part in parts.items() if split in read}

@@ -1,4 +1,5 @@
-"""This module opens encoded pictures and converts them to uint8 RGB, or grey, at model size.
+"""This module opens encoded pictures and converts them to uint8 images of the channels that a backbone takes, at model
+size.
 
 squash   straight to height x width
 crop     short side to floor(size / crop), then the centre size x size, as timm evaluates; where height and width
@@ -20,14 +21,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.records import open_regular
+from peft_vision.data.bands import Bands, OtherChannels, eight_bits, is_array, read_bands
+from peft_vision.data.tiff import UnknownTiff
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO"),
@@ -58,7 +60,10 @@ _FORMAT_BEGINNINGS = {
     b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
+    b"\x93NUMPY": "NumPy",
+    b"PK\3\4": "NumPy archive",
 }
+Picture = TypeVar("Picture", Image.Image, Bands)
 _WHITE = (255, 255, 255, 255)
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -95,8 +100,13 @@ def _opened(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:  # its text names the open file object and no formats
         raise UnidentifiedImageError("no picture, or of no known format; JPEG, PNG and WebP are known") from error
+    return _of_usual_shape(image)
+
+
+def _of_usual_shape(image: Picture) -> Picture:
+    width, height = image.size
     if max(image.size) > _LONGEST * min(image.size):
-        raise ValueError(f"{image.width} x {image.height} pixels are too narrow for a picture")
+        raise ValueError(f"{width} x {height} pixels are too narrow for a picture")
     return image
 
 
@@ -106,7 +116,7 @@ def rgb(image: Image.Image) -> Image.Image:
     This loads the given picture and may rotate it in place. ValueError for floating-point pixels and for grey values
     beyond 16 bits.
     """
-    ImageOps.exif_transpose(image, in_place=True)
+    _upright(image)
     if image.mode == "RGB":
         return image
     if image.mode == "F":
@@ -119,35 +129,68 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> None:
+    ImageOps.exif_transpose(image, in_place=True)
+
+
 def _grey16(image: Image.Image) -> Image.Image:
+    return Image.fromarray(eight_bits(_values16(image), None))
+
+
+def _values16(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("grey values beyond 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    return values.astype(np.uint16)
 
 
-class Coloured(ConfigError):
-    """The error for a picture with colours, called `name`, where the backbone takes grey ones."""
+def picture_of(content: bytes, channels: int | None) -> Image.Image | Bands:
+    """Return the picture in the file `content` upright, for a backbone that takes `channels`: RGB for 1 and 3, and with
+    its own channels otherwise, as for None. Arrays and grey values of 16 bits keep their own. Raises the errors that
+    `decode.UNREADABLE` lists."""
+    unknown = None
+    if is_array(content):
+        try:
+            return _of_usual_shape(read_bands(content, channels))
+        except UnknownTiff as error:
+            unknown = error
+    try:
+        with open_bytes(content) as image:
+            return _channels_of(image, channels)
+    except UnidentifiedImageError as error:
+        raise unknown or error from error
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"data: {name} has colours, and the backbone takes one channel; backbone.in_chans=3 takes three"
-        )
+
+def _channels_of(image: Image.Image, channels: int | None) -> Image.Image | Bands:
+    _upright(image)
+    if image.mode.startswith("I"):
+        return Bands(_values16(image)[..., None])
+    if channels in (1, 3):
+        return rgb(image)
+    transparent = image.mode in _TRANSPARENT or "transparency" in image.info
+    if transparent and not (image.mode == "LA" and channels == 2):
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "LA", "RGB"):
+        image = rgb(image)
+    values = np.asarray(image)
+    return Bands(values[..., None] if values.ndim == 2 else values)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A rule that maps a picture to `size` in pixels and `channels`, 3 or 1; `interpolation` is a torchvision
-    InterpolationMode value. A picture with colours is refused where one channel is wanted (Coloured)."""
+    """A rule that maps a picture to `size` in pixels and `channels`; `interpolation` is a torchvision InterpolationMode
+    value. A picture of other channels is refused (OtherChannels), as is one with colours where one channel is wanted.
+    `full_scale`: the value of 16 bits that becomes 255; None: the lower 8 bits are dropped."""
 
     size: Size
     resize: str
     crop: float
     interpolation: str
     channels: int = field(default=3, repr=False)  # the text of a geometry is part of keys of the feature store
+    full_scale: int | None = field(default=None, repr=False)
 
-    def apply(self, image: Image.Image) -> np.ndarray:
-        """Convert an RGB picture to uint8 (C, H, W) of this size."""
+    def apply(self, image: Image.Image | Bands) -> np.ndarray:
+        """Convert a picture to uint8 (C, H, W) of this size."""
         (height, width), image = sides_of(self.size), self.seen(image)
         if self.resize == "squash":
             return _channels_first(image.resize((width, height), self._resampling))
@@ -155,17 +198,22 @@ class Geometry:
         left, top = middle(extent[0], width), middle(extent[1], height)
         return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + width, top + height)))
 
-    def whole(self, image: Image.Image) -> np.ndarray:
-        """Convert an RGB picture to uint8 (C, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
+    def whole(self, image: Image.Image | Bands) -> np.ndarray:
+        """Convert a picture to uint8 (C, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
         return _channels_first(self.seen(image).resize(self.extent(*image.size), self._resampling))
 
-    def seen(self, image: Image.Image) -> Image.Image:
-        """Return an RGB picture with the channels of this geometry. Coloured for colours where it has one channel."""
+    def seen(self, image: Image.Image | Bands) -> Image.Image | Bands:
+        """Return a picture, RGB or of any channels, with the channels of this geometry. OtherChannels where it has
+        others, or has colours and this geometry one channel."""
+        if isinstance(image, Bands):
+            return image.with_channels(self.channels, full_scale=self.full_scale)
         if self.channels == 3:
             return image
+        if self.channels != 1:
+            raise OtherChannels("a picture", 3, self.channels)
         red, green, blue = (np.asarray(channel) for channel in image.split())
         if not (np.array_equal(red, green) and np.array_equal(green, blue)):
-            raise Coloured("a picture")
+            raise OtherChannels("a picture", 3, 1)
         return image.getchannel(0)
 
     def extent(self, width: int, height: int) -> tuple[int, int]:
@@ -188,7 +236,7 @@ def middle(length: int, size: int) -> int:
     return round((length - size) / 2)
 
 
-def _channels_first(image: Image.Image) -> np.ndarray:
+def _channels_first(image: Image.Image | Bands) -> np.ndarray:
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

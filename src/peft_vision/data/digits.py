@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from peft_vision.core.config import component
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
-from peft_vision.data.pictures import Arrays, labelled
+from peft_vision.data.pictures import labelled
 from peft_vision.data.reading import reading
 from peft_vision.data.splits import LabelledSets
 

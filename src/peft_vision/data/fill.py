@@ -4,22 +4,25 @@ Corrupt pictures raise an error that names one and counts the rest, or are left 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import sides_of
 from peft_vision.core.progress import track
-from peft_vision.data.decode import UNREADABLE, Coloured, Geometry
+from peft_vision.data.arrays import Arrays
+from peft_vision.data.bands import OtherChannels
+from peft_vision.data.decode import UNREADABLE, Geometry
 from peft_vision.data.images import UncroppedImages
-from peft_vision.data.pictures import Arrays, Labelled
+from peft_vision.data.pictures import Labelled
 
 _CHUNK = 64  # pictures a thread takes at a time
 _log = logging.getLogger("peft_vision")
@@ -34,7 +37,7 @@ def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) ->
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        rows[position] = _shaped(geometry.apply, images, indices[position])
+        rows[position] = _shaped("apply", geometry, images, indices[position])
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     if not faults:
@@ -54,7 +57,7 @@ def decode_whole(
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        arrays[position] = np.ascontiguousarray(_shaped(geometry.whole, images, indices[position]))
+        arrays[position] = np.ascontiguousarray(_shaped("whole", geometry, images, indices[position]))
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     return UncroppedImages([whole for whole in arrays if whole is not None], geometry.size), faults
@@ -74,15 +77,16 @@ def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: st
 
 
 def verify(images: Labelled, *, threads: int, label: str, geometry: Geometry | None = None) -> dict[int, str]:
-    """Return the error of each unreadable picture by its position in `images`. Coloured for one that has not the
+    """Return the error of each unreadable picture by its position in `images`. OtherChannels for one that has not the
     channels of `geometry`."""
     indices = images.indices.tolist()
 
     def attempt(position: int) -> None:
         if geometry is None or geometry.channels == 3:
-            images.pictures.verify(indices[position])
+            with named(images, indices[position]):
+                images.pictures.verify(indices[position])
         else:
-            _shaped(geometry.seen, images, indices[position])
+            _shaped("seen", geometry, images, indices[position])
 
     return _faults(
         attempt,
@@ -105,13 +109,19 @@ def glance(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
     )
 
 
-def _shaped(shape: Callable[[Image.Image], object], images: Labelled, index: int) -> object:
-    """Read a picture and return it as `shape` makes it. Coloured, with the picture's name, as `shape` raises it."""
-    picture = images.pictures.read(index)
+def _shaped(rule: Literal["apply", "whole", "seen"], geometry: Geometry, images: Labelled, index: int) -> Any:
+    """Return a picture as this rule of the geometry makes it. OtherChannels names the picture."""
+    with named(images, index):
+        return getattr(geometry, rule)(images.pictures.with_channels(index, geometry.channels))
+
+
+@contextmanager
+def named(images: Labelled, index: int) -> Iterator[None]:
+    """Raise OtherChannels with the picture's name where it is raised in the block."""
     try:
-        return shape(picture)
-    except Coloured as error:
-        raise Coloured(images.pictures.name(index)) from error
+        yield
+    except OtherChannels as error:
+        raise OtherChannels(images.pictures.name(index), error.found, error.wanted) from error
 
 
 def _faults(task: Callable[[int], None], count: int, *, threads: int, label: str) -> dict[int, str]:

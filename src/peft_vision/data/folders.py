@@ -15,6 +15,7 @@ from pathlib import Path
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import shown
+from peft_vision.data.bands import ARRAY_ENDINGS
 from peft_vision.data.decode import endings
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import first_few, require
@@ -53,14 +54,19 @@ def sub_folders(folder: Path, *, key: str) -> list[Path]:
 
 
 def image_files(folder: Path, root: Path, *, key: str) -> list[str]:
-    """Return the paths of all files below `folder` with the ending of a picture, relative to `root`, sorted."""
-    return files_below(folder, root, endings(), key=key)
+    """Return the paths of all files below `folder` with the ending of a picture, relative to `root`, sorted; where
+    there are none, those of NumPy's arrays."""
+    return files_below(folder, root, endings(), key=key) or files_below(folder, root, ARRAY_ENDINGS, key=key)
 
 
 def class_files(folders: Sequence[Path], root: Path, *, key: str) -> list[list[str]]:
-    """Return `image_files` of each folder; none of the folders is entered through a link from another."""
+    """Return the pictures in each folder, as `image_files`, or, where there are none in any, NumPy's arrays; none of
+    the folders is entered through a link from another."""
     places = [_place(folder, key) for folder in folders]
-    return [files_below(folder, root, endings(), key=key, elsewhere=places) for folder in folders]
+    found = [files_below(folder, root, endings(), key=key, elsewhere=places) for folder in folders]
+    if any(found):
+        return found
+    return [files_below(folder, root, ARRAY_ENDINGS, key=key, elsewhere=places) for folder in folders]
 
 
 def files_below(

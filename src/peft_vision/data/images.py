@@ -71,12 +71,14 @@ class Undecoded:
         shape = (len(positions), self.geometry.channels, *sides_of(self.geometry.size))
         images = torch.empty(shape, dtype=torch.uint8)
         for image, index in zip(images.numpy(), self.indices[positions].tolist(), strict=True):
-            image[:] = self.geometry.apply(self.pictures.read(index))
+            image[:] = self.geometry.apply(self.pictures.with_channels(index, self.geometry.channels))
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
         """Return uint8 (C, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
-        return [self.geometry.whole(self.pictures.read(index)) for index in self.indices[positions].tolist()]
+        read = self.pictures.with_channels
+        indices = self.indices[positions].tolist()
+        return [self.geometry.whole(read(index, self.geometry.channels)) for index in indices]
 
     @property
     def size(self) -> Size:
@@ -85,7 +87,8 @@ class Undecoded:
     def digest(self) -> str:
         """Return the sha256 of all encoded pictures, the geometry and Pillow's version."""
         channels = "" if self.geometry.channels == 3 else f" {self.geometry.channels} channels"
-        sha = hashlib.sha256(f"{self.geometry}{channels} Pillow {PIL.__version__}".encode())
+        scale = "" if self.geometry.full_scale is None else f" full scale {self.geometry.full_scale}"
+        sha = hashlib.sha256(f"{self.geometry}{channels}{scale} Pillow {PIL.__version__}".encode())
         for content in self.pictures.contents(self.indices):
             sha.update(content)
         return sha.hexdigest()

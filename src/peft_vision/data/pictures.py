@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from peft_vision.core.output import shown
 from peft_vision.core.records import read_middle, read_regular
-from peft_vision.data.decode import open_bytes, open_file, rgb
+from peft_vision.data.bands import Bands
+from peft_vision.data.decode import open_bytes, open_file, picture_of, rgb
 
 
 class Pictures(ABC):
@@ -31,7 +32,12 @@ class Pictures(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
-        """Return the picture in mode RGB, not resized."""
+        """Return the picture in mode RGB, not resized; of another number of channels, a preview for people."""
+
+    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
+        """Return the picture for a backbone that takes `channels`, not resized; it may have another number, which a
+        geometry refuses."""
+        return self.read(index)
 
     def sides(self, index: int) -> tuple[int, int]:
         """Return width and height, at less cost than `read` where possible: then as stored, which swaps them for a
@@ -40,7 +46,7 @@ class Pictures(ABC):
 
     @abstractmethod
     def verify(self, index: int) -> None:
-        """Raise what `read` would raise, at less cost."""
+        """Raise what `read` would raise, at less cost. OtherChannels for a picture that cannot be shown in colours."""
 
     @abstractmethod
     def identify(self, indices: Tensor) -> Iterable[bytes]:
@@ -107,6 +113,34 @@ class Files(EncodedPictures):
     def opened(self, index: int) -> AbstractContextManager[Image.Image]:
         return open_file(self.root / self.paths[index])
 
+    def read(self, index: int) -> Image.Image:
+        picture = self.with_channels(index, 3)
+        return picture.preview() if isinstance(picture, Bands) else picture
+
+    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
+        if channels in (1, 3):
+            try:
+                with self.opened(index) as image:
+                    if not image.mode.startswith("I"):
+                        return rgb(image)
+            except UnidentifiedImageError:  # an array, or nothing that is known
+                pass
+        return picture_of(self.content(index), channels)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        try:
+            return super().sides(index)
+        except UnidentifiedImageError:
+            return picture_of(self.content(index), None).size
+
+    def verify(self, index: int) -> None:
+        try:
+            super().verify(index)
+        except UnidentifiedImageError:
+            picture = picture_of(self.content(index), 3)
+            if isinstance(picture, Bands):
+                picture.with_channels(3, full_scale=None)
+
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             path = self.root / self.paths[index]
@@ -127,56 +161,6 @@ class Files(EncodedPictures):
         return read_middle(self.root / self.paths[index], 0, self.length(index))
 
 
-class PixelPictures(Pictures):
-    """Pictures whose pixels are stored as plain values."""
-
-    @abstractmethod
-    def values(self, index: int) -> np.ndarray:
-        """Return the stored values of a picture, which must not be written to."""
-
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(self.values(index)))
-
-    def verify(self, index: int) -> None:
-        self.values(index)
-
-    def content(self, index: int) -> bytes:
-        return self.values(index).tobytes()
-
-    def length(self, index: int) -> int | None:
-        return self.values(index).nbytes
-
-    def middle(self, index: int) -> bytes:
-        return hashlib.sha256(self.content(index)).digest()
-
-
-class Arrays(PixelPictures):
-    """Pictures that lie in memory as uint8 (n, H, W, 3); none of them can be corrupt."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-    def values(self, index: int) -> np.ndarray:
-        return self.images[index]
-
-    def sides(self, index: int) -> tuple[int, int]:
-        height, width = self.images.shape[1:3]
-        return width, height
-
-    def identify(self, indices: Tensor) -> Iterable[bytes]:
-        for chunk in indices.split(1024):
-            yield np.ascontiguousarray(self.images[chunk.numpy()]).tobytes()
-
-    def marks(self, indices: Tensor) -> Iterable[bytes]:
-        return map(self.middle, indices.tolist())
-
-
 class Forwarded(Pictures):
     """Pictures that are those of other objects."""
 
@@ -191,6 +175,10 @@ class Forwarded(Pictures):
     def read(self, index: int) -> Image.Image:
         pictures, index = self.at(index)
         return pictures.read(index)
+
+    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
+        pictures, index = self.at(index)
+        return pictures.with_channels(index, channels)
 
     def sides(self, index: int) -> tuple[int, int]:
         pictures, index = self.at(index)

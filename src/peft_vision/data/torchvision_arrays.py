@@ -17,8 +17,9 @@ import numpy as np
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.records import open_regular, read_bytes
+from peft_vision.data.arrays import Arrays
 from peft_vision.data.matlab import read_mat
-from peft_vision.data.pictures import Arrays, Pictures
+from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import read_lines, reading, whole_numbers
 from peft_vision.data.unpickled import read_pickle
 

@@ -153,7 +153,7 @@ class Predict(Task):
             geometry = self._geometry(saved)
             self._check_font([*saved.recipe.classes, *map(one_line, files.paths)])
             out = saved.output(config["out"], f"predictions/{given.name}")
-            pictures = _readable(files, given.place, threads=max(1, usable(data.workers)))
+            pictures = _readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
             images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
             probabilities = _probabilities(saved, images, trainer, workers=data.workers, device=here.device)
         classes, names = saved.recipe.classes, [files.paths[index] for index in pictures.indices.tolist()]
@@ -178,6 +178,7 @@ class Predict(Task):
             crop=preprocessing.crop,
             interpolation=preprocessing.interpolation,
             channels=preprocessing.channels,
+            full_scale=saved.says("data", "full_scale"),
         )
 
     def _check_font(self, names: Sequence[str]) -> None:
@@ -212,11 +213,11 @@ class Predict(Task):
         }
 
 
-def _readable(files: Files, place: Path, *, threads: int) -> Labelled:
+def _readable(files: Files, place: Path, geometry: Geometry, *, threads: int) -> Labelled:
     """Return the readable pictures (their labels mean nothing) and warn of the others. ConfigError if there are
     none."""
     pictures = labelled(files, [0] * len(files))
-    faults = verify(pictures, threads=threads, label="given")
+    faults = verify(pictures, threads=threads, label="given", geometry=geometry)
     if len(faults) == len(files):
         raise ConfigError(
             f"images: none of the {len(files)} pictures in {shown(place)} can be read; "

@@ -8,26 +8,20 @@ and which of its modules timm's forward calls, is found out by a forward pass ov
 own. Statistics of batch norms stay as they are unless all of the backbone trains, see `Encoder.held`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from peft_vision.backbone.families.groups import Groups
-from peft_vision.backbone.families.trunk import Trunk, made_for
+from peft_vision.backbone.families.shape_pass import UNUSABLE, Pass, is_headless, passed, pooled, run_shapes
+from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError
 
-_SIZES = (224, 256, 192, 288, 384, 448, 512, 160, 128, 96, 64, 32)
-_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
 _HAVE = ("forward_features", "forward_head")
-_UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError, AttributeError, LookupError)
 _TOKENS = "is computed by timm's own forward, in which no tokens can be added or read; use lora, ssf, bitfit or partial"
 _LACKS: Mapping[Need, str] = {
     "sites": "has no matrices by these names; use lora with patterns such as method.targets=[*.conv1], or ssf",
@@ -50,6 +44,7 @@ class AnyTrunk(Trunk):
         why = "" if reason is None else f" ({reason})"
         self.lacks = {need: f"{text}{why}" for need, text in _LACKS.items()}
         self._groups = Groups(model)
+        self._headless = is_headless(model)
         self._checkpoints = False
         self._first_pass = False
         self._hooks: list[RemovableHandle] = []
@@ -64,9 +59,12 @@ class AnyTrunk(Trunk):
         """Return why timm's model maps no images to features, or None."""
         if missing := [name for name in _HAVE if not hasattr(self.model, name)]:
             return f"timm's {type(self.model).__name__} has no {' and no '.join(missing)}"
+        if self._headless and self.model.global_pool != "avg":
+            made = f"built with global_pool={self.model.global_pool!r}"
+            return f"timm's {type(self.model).__name__}, {made}, gives tokens; global_pool='avg' gives their mean"
         try:
             shape = self._pass.features.shape
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             return f"timm's {type(self.model).__name__} maps no image to features: {_first_line(error)}"
         if len(shape) != 2:
             return f"its features are {tuple(shape)} for one image, where one vector of an image is needed"
@@ -75,8 +73,8 @@ class AnyTrunk(Trunk):
     def misfit_size(self, size: tuple[int, int]) -> str | None:
         """Return why the model cannot take images of `size`, height and width, or None."""
         try:
-            _run(self.model, size)
-        except _UNUSABLE as error:
+            run_shapes(self.model, size)
+        except UNUSABLE as error:
             return _first_line(error)
         return None
 
@@ -144,7 +142,7 @@ class AnyTrunk(Trunk):
         return images
 
     def pool(self, tokens: Tensor) -> Tensor:
-        return self.model.forward_head(tokens, pre_logits=True)
+        return pooled(self.model, tokens, headless=self._headless)
 
     @property
     def stem_operations(self) -> tuple[str, ...]:
@@ -191,8 +189,8 @@ class AnyTrunk(Trunk):
             norm.num_batches_tracked.copy_(count)
 
     @cached_property
-    def _pass(self) -> "_Pass":
-        return _passed(self.model)
+    def _pass(self) -> Pass:
+        return passed(self.model)
 
     def _stage_of(self, path: str) -> int | None:
         return self._groups.stage_of.get(f"{path}.weight")
@@ -215,99 +213,8 @@ class AnyTrunk(Trunk):
         return type(module) is nn.Linear or _is_pointwise(module)
 
 
-def _is_candidate(module: nn.Module) -> bool:
-    """Return whether a module is a plain linear layer or convolution, or a norm with a weight of each channel."""
-    if type(module) in (nn.Linear, nn.Conv2d):
-        return True
-    return isinstance(module, _NORMS) and module.weight is not None
-
-
 def _is_pointwise(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.groups == 1
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
-    convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
-    the model takes no image of the recorded size."""
-
-    features: Tensor
-    called: tuple[str, ...]
-    size: tuple[int, int] | None
-
-
-def _passed(model: nn.Module) -> _Pass:
-    """Return the pass of one image without any numbers: at the size that timm records for the model, or, for a model
-    that was made for another one, at the first size that it takes. Raise what timm raises at the recorded size where it
-    takes none."""
-    recorded = getattr(model, "pretrained_cfg", {}).get("input_size") or (3, _SIZES[0], _SIZES[0])
-    sizes = [made_for(model) or tuple(recorded[1:]), *((size, size) for size in _SIZES)]
-    first: Exception | None = None
-    for size in sizes:
-        with _noted(model) as called:
-            try:
-                features = _run(model, size)
-            except _UNUSABLE as error:
-                first = first or error
-                continue
-        return _Pass(features, tuple(called), None if first is None else size)
-    raise first
-
-
-@contextmanager
-def _noted(model: nn.Module) -> Iterator[dict[str, None]]:
-    """Yield a dict whose keys are the paths of the candidates that are called within the block, in that order."""
-    paths = {module: path for path, module in model.named_modules() if _is_candidate(module)}
-    called: dict[str, None] = {}
-    note = lambda module, _: called.setdefault(paths[module])  # noqa: E731
-    hooks = [module.register_forward_pre_hook(note) for module in paths]
-    try:
-        yield called
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _run(model: nn.Module, size: tuple[int, int]) -> Tensor:
-    """Return the features of one image of `size` over shapes alone, in evaluation mode; the model stays as it is."""
-    holder = _Features(model)
-    state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad(), torch.device("meta"):
-            return functional_call(holder, shapes, (torch.empty(1, _channels(model), *size),))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _channels(model: nn.Module) -> int:
-    """Return the number of channels of an image: what timm's model says, or that of its first convolution, if that is
-    another one than the recorded number and no multiple of it, which a stem that folds pixels into channels has."""
-    known = getattr(model, "pretrained_cfg", {})
-    recorded = (known.get("input_size") or (3,))[0]
-    if own := getattr(model, "in_chans", None):
-        return own
-    name = known.get("first_conv")
-    try:
-        found = model.get_submodule(name) if isinstance(name, str) else None
-    except AttributeError:
-        found = None
-    if type(found) is not nn.Conv2d or found.in_channels % (4 * recorded) == 0:
-        return recorded
-    return found.in_channels
-
-
-class _Features(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
 def _first_line(error: Exception) -> str:

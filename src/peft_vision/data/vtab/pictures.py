@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from peft_vision.data.pictures import Forwarded, Labelled, Pictures, PixelPictures
+from peft_vision.data.arrays import PixelPictures
+from peft_vision.data.pictures import Forwarded, Labelled, Pictures
 
 _ONE_READER = threading.Lock()  # only one of the threads that need the rows reads them
 
@@ -95,6 +96,9 @@ class Derived(Forwarded):
 
     def read(self, index: int) -> Image.Image:
         return self.derive(self.pictures.read(index))
+
+    def with_channels(self, index: int, channels: int) -> Image.Image:
+        return self.read(index)
 
     def sides(self, index: int) -> tuple[int, int]:
         return self.read(index).size
