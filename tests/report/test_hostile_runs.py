@@ -15,7 +15,7 @@ from nested import paths, replaced
 from peft_vision.report.choose import Setting
 from peft_vision.report.collect import collect
 from peft_vision.report.comparison import compare
-from peft_vision.report.learning_curves import curves
+from peft_vision.report.curves import curves
 
 DEEP: Any = 1
 for _ in range(2000):
@@ -36,14 +36,15 @@ VALUES = {
     "an object": {},
     "a deep one": DEEP,
 }
-CHOICE = {"settings": 6, "rule": "by hand", "selection": "validation", "validation": 0.5, "superseded": False}
 
 
 def whole(runs: Path) -> Path:
     shifts = {"fog": 0.3, "snow": {"a": 0.25, "b": 0.5}}
     curve = {0.0: (0.1, 0.2), 1.0: (0.6, 0.4)}
     costs = {"peak_mib": 3.0, "train_seconds": 2.0}
-    return write_run(runs, method="lora", ood=shifts, curve=curve, alpha=1.0, choice=CHOICE, group="g", **costs)
+    return write_run(
+        runs, method="lora", ood=shifts, curve=curve, alpha=1.0, choice={"rule": "by hand"}, group="g", **costs
+    )
 
 
 @pytest.mark.parametrize("file", ["result.json", "ood.json", "choice.json"])
@@ -116,7 +117,7 @@ def test_a_config_names_no_module_to_import_and_no_class_of_another_kind(tmp_pat
 
 def test_a_name_that_tries_everything_makes_a_report(tmp_path):
     name = "=a\x1b[2J\n=1|$x$\\input{/etc/passwd}<script>../../%"
-    setting = {"optimizer": {"_target_": "peft_vision.optimizer.plain.AdamW", "lr": name, "\x1b[2J": 1e-320}}
+    setting = {"optimizer": {"_target_": "peft_vision.optimizer.base.AdamW", "lr": name, "\x1b[2J": 1e-320}}
     for seed in (0, 1):
         folder = whole(tmp_path / f"{seed}")
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())
