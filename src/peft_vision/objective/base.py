@@ -35,9 +35,28 @@ class Metric:
         """Return a number that is higher for a better value."""
         return value if self.higher_is_better else -value
 
+    @property
+    def words(self) -> str:
+        """Return the metric's name in words."""
+        return self.name.replace("_", " ")
+
+    @property
+    def unit(self) -> str:
+        """Return what follows the name at the axis of a picture: ` (%)`, or nothing."""
+        return " (%)" if self.is_fraction else ""
+
+    @property
+    def scale(self) -> float:
+        """Return the factor between a value and the number that is shown: 100, or 1."""
+        return 100.0 if self.is_fraction else 1.0
+
+    def number(self, value: float) -> str:
+        """Return a value, or a difference of values, as a number without its unit."""
+        return f"{100 * value:.2f}" if self.is_fraction else f"{value:.4g}"
+
     def shown(self, value: float) -> str:
         """Return a value as people read it."""
-        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4g}"
+        return f"{self.number(value)} %" if self.is_fraction else self.number(value)
 
 
 ACCURACY = Metric("accuracy")

@@ -1,5 +1,5 @@
-"""This module chooses the setting of each method, the one with the highest mean validation accuracy over its seeds, and
-finds the protocol of its test figure.
+"""This module chooses the setting of each method, the one with the highest mean validation accuracy over its seeds, or
+the best of another objective's metric, and finds the protocol of its test figure.
 
 A setting is everything in a config that can change a result, except the seed. Only the settings with the most seeds
 compete; of equal ones the smallest optimizer.lr wins, then the first in the alphabetical order of their values. No
@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from peft_vision.objective.base import Metric
 from peft_vision.report.finished import RunRecord, is_tuning
 
 RULE = (
     "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
 )
+"""The rule in words, where accuracy decides."""
 DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 
 Protocol = Literal["all", "final", "peek"]
@@ -43,10 +45,15 @@ class Setting:
 
     @property
     def validation(self) -> float | None:
-        """Return the mean validation accuracy; None if a run has none, neither its own nor one that its sweep
-        recorded."""
-        found = [accuracy for run in self.runs if (accuracy := _validation(run)) is not None]
+        """Return the mean of the metric on validation, which is accuracy for one class a picture; None if a run has
+        none, neither its own nor one that its sweep recorded."""
+        found = [value for run in self.runs if (value := _validation(run)) is not None]
         return round(fmean(found), DIGITS) if len(found) == len(self.runs) else None
+
+    @property
+    def metric(self) -> Metric:
+        """Return the metric by which it was chosen."""
+        return self.runs[0].metric
 
     @property
     def on_test(self) -> bool:
@@ -78,6 +85,12 @@ class MethodCell:
         return sum(len(setting.runs) < len(self.settings[0].runs) for setting in self.settings)
 
 
+def rule_of(metric: Metric) -> str:
+    """Return the rule in words, where this metric decides."""
+    best = "highest" if metric.higher_is_better else "lowest"
+    return RULE.replace("highest mean validation accuracy", f"{best} mean validation {metric.words}")
+
+
 def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
     """Return the cell of all runs of this method, its settings sorted by the rule with the best first."""
     grouped: dict[str, list[RunRecord]] = {}
@@ -99,8 +112,8 @@ def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
 
 
 def _validation(run: RunRecord) -> float | None:
-    accuracy = run.metrics.get("val/accuracy")
-    return run.choice.validation if accuracy is None and run.choice is not None else accuracy
+    value = run.metrics.get(f"val/{run.metric.name}")
+    return run.choice.validation if value is None and run.choice is not None else value
 
 
 def _order(setting: Setting) -> tuple[float, float, float, str]:
@@ -109,7 +122,7 @@ def _order(setting: Setting) -> tuple[float, float, float, str]:
     validation = setting.validation
     return (
         -len(setting.runs),
-        0.0 if validation is None else -validation,
+        0.0 if validation is None else -setting.metric.rank(validation),
         lr if isinstance(lr, int | float) else float("inf"),
         _key(values),
     )

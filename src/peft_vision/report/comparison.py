@@ -12,6 +12,7 @@ from typing import Any
 from peft_vision.core.output import Console
 from peft_vision.core.sharing import Lock
 from peft_vision.core.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
+from peft_vision.objective.base import ACCURACY
 from peft_vision.report.collect import LeftOut, collect
 from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.leaderboard import leaderboards
@@ -42,10 +43,11 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     compared = comparisons(
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )
+    of_classes = [one for one in compared if one.metric == ACCURACY]
     boards = leaderboards(compared, runs, left_out, options)
     tables = {
         "leaderboard": [leaderboard_table(board) for board in boards],
-        "table": shift_tables(compared),
+        "table": shift_tables(of_classes),
         "published": published_tables(published_comparisons(boards, options.published)),
     }
     texts: dict[str, str] = {}
@@ -58,7 +60,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     from peft_vision.report.page import page
     from peft_vision.report.pictures import pictures, save_figure
 
-    scored = [table for table, comparison in zip(tables["table"], compared, strict=True) if comparison.sets]
+    scored = [table for table, comparison in zip(tables["table"], of_classes, strict=True) if comparison.sets]
     on_page = {"leaderboard": tables["leaderboard"], "published": tables["published"], "shifts": scored}
     with _alone(out) as is_first, _settled():
         drawn = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]

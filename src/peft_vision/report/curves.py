@@ -5,7 +5,7 @@ a curve for each method, from alpha = 0, where nothing is tuned, to alpha = 1.
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from peft_vision.core.records import Unreadable, exists, lines_checksum, read_json_lines
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import Setting
 from peft_vision.report.figures import (
     GRID,
@@ -36,7 +37,7 @@ from peft_vision.report.figures import (
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
 
 _log = logging.getLogger("peft_vision")
-_PANELS = {"val/accuracy": "validation accuracy (%)", "train/loss": "training loss"}
+_LOSS = "train/loss"
 _LAST_EPOCH, _LARGEST = 10**7, 1e30  # above these a line is not an epoch, and a value not a loss
 _WIDTH, _HEIGHT = 2.8, 2.1  # inches, of a panel
 
@@ -55,9 +56,19 @@ def curves(setting: Setting) -> dict[str, LearningCurve]:
     files = [run.folder / "metrics.jsonl" for run in setting.runs]
     if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
         _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
-    runs = [_epochs(file, run.rows_checksum) for file, run in zip(files, setting.runs, strict=True) if file not in gone]
-    found = {metric: [values[metric] for values in runs if values[metric]] for metric in _PANELS}
+    recorded = _panels(setting.metric)
+    runs = [
+        _epochs(file, run.rows_checksum, recorded)
+        for file, run in zip(files, setting.runs, strict=True)
+        if file not in gone
+    ]
+    found = {metric: [values[metric] for values in runs if values[metric]] for metric in recorded}
     return {metric: curve for metric, recorded in found.items() if recorded and (curve := _curve(recorded)) is not None}
+
+
+def _panels(metric: Metric) -> dict[str, str]:
+    """Return what is drawn, by its name in metrics.jsonl, with the words at its axis."""
+    return {f"val/{metric.name}": f"validation {metric.words}{metric.unit}", _LOSS: "training loss"}
 
 
 def _curve(runs: Sequence[Mapping[int, float]]) -> LearningCurve | None:
@@ -72,9 +83,11 @@ def _curve(runs: Sequence[Mapping[int, float]]) -> LearningCurve | None:
 def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], title: str) -> Figure | None:
     """Draw a line for each method. None where no run has epochs."""
     found = {method: curves(setting) for method, setting in chosen.items()}
+    chosen_by = next((setting.metric for setting in chosen.values()), ACCURACY)
+    words = _panels(chosen_by)
     panels = {
         metric: {method: by_metric[metric] for method, by_metric in found.items() if metric in by_metric}
-        for metric in _PANELS
+        for metric in words
     }
     panels = {metric: lines for metric, lines in panels.items() if lines}
     if not panels:
@@ -86,26 +99,26 @@ def learning_curves(chosen: Mapping[str, Setting], look_of: Mapping[str, Look], 
     for panel_axes, (metric, lines) in zip(axes, panels.items(), strict=True):
         for method in methods:
             if method in lines:
-                _draw(panel_axes, lines[method], look_of[method], 100 if metric.endswith("accuracy") else 1)
+                _draw(panel_axes, lines[method], look_of[method], 1 if metric == _LOSS else chosen_by.scale)
         values = [value for curve in lines.values() for value in curve.mean]
-        if metric == "train/loss" and min(values) > 0:
+        if metric == _LOSS and min(values) > 0:
             set_log(panel_axes.yaxis, values)
         panel_axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         panel_axes.set_xlabel("epoch", fontsize=NORMAL)
-        panel_axes.set_ylabel(_PANELS[metric], fontsize=NORMAL)
+        panel_axes.set_ylabel(words[metric], fontsize=NORMAL)
         panel_axes.grid(**GRID)
     return figure
 
 
-def _epochs(path: Path, checksum: str | None) -> dict[str, dict[int, float]]:
+def _epochs(path: Path, checksum: str | None, recorded: Iterable[str]) -> dict[str, dict[int, float]]:
     """Return values by metric and epoch, from the intact lines of the file; a solver's lines are settings, not
     epochs."""
-    found: dict[str, dict[int, float]] = {metric: {} for metric in _PANELS}
+    found: dict[str, dict[int, float]] = {metric: {} for metric in recorded}
     for row in _rows(path, checksum):
         epoch = row.get("epoch")
         if "lr" not in row or "weight_decay" in row or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
             continue
-        for metric in _PANELS:
+        for metric in found:
             value = row.get(metric)
             if isinstance(value, int | float) and abs(value) <= _LARGEST:
                 found[metric][epoch] = float(value)

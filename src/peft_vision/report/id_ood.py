@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from peft_vision.core.config import nearest
+from peft_vision.objective.base import Metric
 from peft_vision.report.choose import MethodCell, Protocol, cell, protocol, titled
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.options import Transform
@@ -64,14 +65,16 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of methods on one data set from one backbone. `sets`: for each set, the image counts of its shifts.
-    `images`: the image count behind each accuracy, by metric. `lines`: fitted through the reference runs, for each set
-    and ood/mean; `no_line`: why there is none. `costs`: whether memory and time are shown. `notes`: what a reader must
-    know. `title`: the data set, the backbone and, where another comparison is of the same two, the protocol."""
+    """A comparison of methods on one data set from one backbone, by one metric. `sets`: for each set, the image counts
+    of its shifts. `images`: the image count behind each accuracy, by metric. `lines`: fitted through the reference
+    runs, for each set and ood/mean; `no_line`: why there is none. `costs`: whether memory and time are shown. `notes`:
+    what a reader must know. `title`: the data set, the backbone and, where another comparison is of the same two, the
+    protocol."""
 
     backbone: str
     data: str
     protocol: Protocol
+    metric: Metric
     title: str
     source: str
     sets: Mapping[str, Counts]
@@ -93,17 +96,20 @@ def comparisons(
     rows: Sequence[str] = (),
     costs: bool = False,
 ) -> list[Comparison]:
-    """Return a comparison for each backbone, data set and protocol of the runs that saw test images. `reference`: the
-    methods whose runs the lines are fitted through; None: all. `rows`: keys whose values get separate rows, as methods
-    do: a config group, or a value such as optimizer.rank."""
-    tested = [run for run in runs if ID in run.metrics]
+    """Return a comparison for each backbone, data set, protocol and metric of the runs that saw test images.
+    `reference`: the methods whose runs the lines are fitted through; None: all. `rows`: keys whose values get separate
+    rows, as methods do: a config group, or a value such as optimizer.rank."""
+    tested = [run for run in runs if f"test/{run.metric.name}" in run.metrics]
     telling = telling_keys(tested, rows)
-    problems: dict[tuple[str, str, str, str, Protocol], list[RunRecord]] = {}
+    problems: dict[tuple[str, str, str, str, Protocol, Metric], list[RunRecord]] = {}
     found: dict[tuple[str, str], set[Protocol]] = {}
     for run in tested:
-        problems.setdefault((run.data, run.source, run.backbone, run.weights, protocol(run)), []).append(run)
+        key = (run.data, run.source, run.backbone, run.weights, protocol(run), run.metric)
+        problems.setdefault(key, []).append(run)
         found.setdefault((run.data, backbone_label(run)), set()).add(protocol(run))
-    return [_comparison(problems[key], reference, transform, telling, costs, found) for key in sorted(problems)]
+    return [
+        _comparison(problems[key], reference, transform, telling, costs, found) for key in sorted(problems, key=str)
+    ]
 
 
 def backbone_label(run: RunRecord) -> str:
@@ -122,7 +128,7 @@ def _comparison(
     """Return the comparison of these runs. `found`: the protocols of each data set and backbone."""
     kept, sets, notes = comparable(runs)
     methods = sorted({run.method for run in kept}, key=rank)
-    images = {ID: max(run.images["test"] for run in kept)}
+    images = {f"test/{runs[0].metric.name}": max(run.images["test"] for run in kept)}
     images |= {f"ood/{name}/accuracy": sum(counts.values()) for name, counts in sets.items()}
     images[f"{MEAN}/accuracy"] = sum(images[f"ood/{name}/accuracy"] for name in sets)
     judges = tuple(methods if reference is None else reference)
@@ -143,6 +149,7 @@ def _comparison(
         backbone=backbone,
         data=data,
         protocol=protocol_name,
+        metric=first.metric,
         title=titled(f"{data}, {backbone}", protocol_name, found[data, backbone]),
         source=first.source,
         sets=sets,

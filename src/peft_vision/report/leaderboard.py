@@ -1,4 +1,5 @@
-"""This module ranks methods by test accuracy: a line for each method, a column for each data set, then their means.
+"""This module ranks methods by test accuracy, or by the metric of another objective: a line for each method, a column
+for each data set, then their means.
 
 A method's figure on a data set is that of the setting that validation chose. A method has a mean only if it has a
 figure on every data set of that mean. An entry without a figure says why.
@@ -7,10 +8,12 @@ Papers report two means, which differ where groups of data sets differ in size: 
 the papers on prompts and adapters the mean over the means of natural, specialized and structured. Both are columns.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import WORDS, Protocol, Setting, titled
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import RunRecord
@@ -40,8 +43,9 @@ class BoardColumn:
 
 @dataclass(frozen=True)
 class BoardEntry:
-    """An entry of a line, in one column. `score`: None unless `status` is scored. `values`: test accuracy by data set
-    and seed. `of`, `covered`: the number of data sets that a mean is over, and how many of them have a figure.
+    """An entry of a line, in one column. `score`: None unless `status` is scored; of ranks of the metric on test
+    images, which are higher for better ones, and accuracies where one class a picture is learned. `values`: these by
+    data set and seed. `of`, `covered`: the number of data sets that a mean is over, and how many of them have a figure.
     `setting`: the chosen one of `tried` settings."""
 
     status: Status
@@ -81,12 +85,14 @@ class BoardLine:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The leaderboard of one backbone and protocol. `title`: the backbone, and the protocol where there are several.
+    """The leaderboard of one backbone, protocol and metric. `title`: the backbone, and the protocol where there are
+    several, and the metric unless it is accuracy.
     `problems`: its data sets, in the order of their columns. `seeds`: the largest number of seeds in an entry of a data
     set. `ties_over`: the requested sample of the test of a mean. The last column orders the lines."""
 
     backbone: str
     protocol: Protocol
+    metric: Metric
     title: str
     problems: tuple[TaskResults, ...]
     columns: tuple[BoardColumn, ...]
@@ -97,7 +103,7 @@ class Leaderboard:
     @property
     def protocol_words(self) -> str:
         """Return the protocol in words where its backbone has several; else an empty string."""
-        return "" if self.title == self.backbone else WORDS[self.protocol]
+        return WORDS[self.protocol] if WORDS[self.protocol] in self.title else ""
 
     @property
     def data(self) -> tuple[BoardColumn, ...]:
@@ -107,22 +113,21 @@ class Leaderboard:
 def leaderboards(
     compared: Sequence[Comparison], runs: Sequence[RunRecord], left_out: Sequence[LeftOut], options: Options
 ) -> list[Leaderboard]:
-    """Return a leaderboard for each backbone and each protocol of its runs. `compared`: comparisons of the same
-    runs."""
-    by_backbone: dict[str, dict[Protocol, list[TaskResults]]] = {}
+    """Return a leaderboard for each backbone and each protocol and metric of its runs. `compared`: comparisons of the
+    same runs."""
+    by_backbone: dict[str, dict[tuple[Protocol, Metric], list[TaskResults]]] = {}
     for problem in problems(compared, runs, left_out, options):
-        by_backbone.setdefault(problem.backbone, {}).setdefault(problem.protocol, []).append(problem)
+        by_backbone.setdefault(problem.backbone, {}).setdefault((problem.protocol, problem.metric), []).append(problem)
     return [
-        _board(backbone, name, titled(backbone, name, by_protocol), found, options)
-        for backbone, by_protocol in by_backbone.items()
-        for name, found in by_protocol.items()
+        _board(backbone, titled(backbone, protocol, [name for name, _ in by_axes]), found, options)
+        for backbone, by_axes in by_backbone.items()
+        for (protocol, _), found in by_axes.items()
     ]
 
 
-def _board(
-    backbone: str, protocol: Protocol, title: str, unordered: Sequence[TaskResults], options: Options
-) -> Leaderboard:
+def _board(backbone: str, title: str, unordered: Sequence[TaskResults], options: Options) -> Leaderboard:
     group_of = {problem.label: problem.group(options.groups) for problem in unordered}
+    metric = unordered[0].metric
     groups = list(dict.fromkeys([*(options.groups or ()), *sorted(set(group_of.values()) - {""}), ""]))
     found = sorted(unordered, key=lambda problem: groups.index(group_of[problem.label]))
     columns = [BoardColumn(problem.label, "data", ((problem.label,),)) for problem in found]
@@ -132,7 +137,9 @@ def _board(
     lines = []
     for method in methods:
         entries = {problem.label: _entry(problem, method) for problem in found}
-        whole = [entries[column.label] if column.kind == "data" else _mean(column, entries) for column in columns]
+        whole = [
+            entries[column.label] if column.kind == "data" else _mean(column, entries, metric) for column in columns
+        ]
         lines.append(_line(method, whole, found))
     judged = _judged(columns, lines, options)
     last = len(columns) - 1
@@ -140,8 +147,9 @@ def _board(
     seeds = max((entry.score.n for line in lines for entry in line.entries if entry.score and entry.setting), default=0)
     return Leaderboard(
         backbone=backbone,
-        protocol=protocol,
-        title=title,
+        protocol=unordered[0].protocol,
+        metric=metric,
+        title=title if metric == ACCURACY else f"{title}, {metric.words}",
         problems=tuple(found),
         columns=tuple(columns),
         lines=tuple(judged),
@@ -174,24 +182,27 @@ def _named(group: str, labels: list[str], wanted: Mapping[str, tuple[str, ...]] 
 
 
 def _height(entry: BoardEntry) -> float:
-    return entry.score.mean if entry.score else 0.0
+    return entry.score.mean if entry.score else -math.inf
 
 
 def _entry(problem: TaskResults, method: str) -> BoardEntry:
     chosen, tried = problem.chosen.get(method), problem.tried(method)
     if chosen is None:
         return BoardEntry(problem.why_none(method), None, {}, 0, 1, None, None, tried)
-    values = {(problem.label, run.seed): run.metrics["test/accuracy"] for run in chosen.runs}
-    return BoardEntry("scored", Score.of(list(values.values())), values, 1, 1, None, chosen, tried)
+    metric = problem.metric
+    values = {(problem.label, run.seed): metric.rank(run.metrics[f"test/{metric.name}"]) for run in chosen.runs}
+    score = Score.of(list(values.values()), fractions=metric.is_fraction)
+    return BoardEntry("scored", score, values, 1, 1, None, chosen, tried)
 
 
-def _mean(column: BoardColumn, entries: Mapping[str, BoardEntry]) -> BoardEntry:
+def _mean(column: BoardColumn, entries: Mapping[str, BoardEntry], metric: Metric) -> BoardEntry:
     over = [entries[label] for label in column.labels]
     covered = sum(entry.score is not None for entry in over)
     values = {pair: value for entry in over for pair, value in entry.values.items()}
     if covered < len(over):
         return BoardEntry("incomplete", None, values, covered, len(over), None, None, 0)
-    return BoardEntry("scored", mean_score(values, column.strata), values, covered, len(over), None, None, 0)
+    score = mean_score(values, column.strata, fractions=metric.is_fraction)
+    return BoardEntry("scored", score, values, covered, len(over), None, None, 0)
 
 
 def _judged(columns: Sequence[BoardColumn], lines: Sequence[BoardLine], options: Options) -> list[BoardLine]:

@@ -7,7 +7,8 @@ from typing import Any
 from peft_vision.core.output import one_line
 from peft_vision.core.table import BEST, ON_TEST, TIE, Cell, Column, Table
 from peft_vision.data.twins import worded
-from peft_vision.report.choose import RULE
+from peft_vision.objective.base import ACCURACY, Metric
+from peft_vision.report.choose import rule_of
 from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.significance import Score, Verdict
 
@@ -50,23 +51,33 @@ def _cell(entry: BoardEntry, board: Leaderboard) -> Cell:
     verdict = entry.verdict
     kind = verdict.kind if verdict and verdict.kind in ("best", "tie") else ""
     return Cell(
-        figure(entry.score),
-        entry.score.mean,
+        figure(entry.score, board.metric),
+        board.metric.rank(entry.score.mean),
         kind=kind,
-        interval=interval(entry.score),
+        interval=interval(entry.score, board.metric),
         count=_fewer_seeds(entry, board),
         hint=_hint(verdict) if kind == "tie" else "",
     )
 
 
-def figure(score: Score) -> str:
-    """Return a score in %, such as "97.31 ± 0.20"."""
-    return f"{100 * score.mean:.2f}" + ("" if score.std is None else f" ± {100 * score.std:.2f}")
+def figure(score: Score, metric: Metric = ACCURACY) -> str:
+    """Return a score, in % if it is a fraction, such as "97.31 ± 0.20"."""
+    spread = "" if score.std is None else f" ± {metric.number(score.std)}"
+    return f"{metric.number(metric.rank(score.mean))}{spread}"
 
 
-def interval(score: Score) -> str:
-    """Return the interval in %, such as "97.01 to 97.61"; empty where there is none."""
-    return "" if score.low is None or score.high is None else f"{100 * score.low:.2f} to {100 * score.high:.2f}"
+def interval(score: Score, metric: Metric = ACCURACY) -> str:
+    """Return the interval, such as "97.01 to 97.61"; empty where there is none."""
+    ends = _ends(score, metric)
+    return "" if None in ends else f"{metric.number(ends[0])} to {metric.number(ends[1])}"
+
+
+def _ends(score: Score, metric: Metric) -> tuple[float | None, float | None]:
+    """Return the ends of the interval as values of the metric, the lower one first."""
+    if score.low is None or score.high is None:
+        return None, None
+    low, high = sorted((metric.rank(score.low), metric.rank(score.high)))
+    return low, high
 
 
 def _fewer_seeds(entry: BoardEntry, board: Leaderboard) -> str:
@@ -89,7 +100,8 @@ def _tried(line: BoardLine) -> str:
 def _record(board: Leaderboard, line: BoardLine, number: int) -> dict[str, Any]:
     """Return the values of an entry; accuracies are fractions, None is unknown."""
     column, entry = board.columns[number], line.entries[number]
-    score, verdict = entry.score, entry.verdict
+    score, verdict, metric = entry.score, entry.verdict, board.metric
+    low, high = _ends(score, metric) if score else (None, None)
 
     def cost(what: str) -> float | None:
         return line.cost(number, what) if score else None
@@ -101,11 +113,11 @@ def _record(board: Leaderboard, line: BoardLine, number: int) -> dict[str, Any]:
         "column": column.label,
         "kind": column.kind,
         "status": entry.status,
-        "mean": score.mean if score else None,
+        "mean": metric.rank(score.mean) if score else None,
         "std": score.std if score else None,
         "n": score.n if score else 0,
-        "ci_low": score.low if score else None,
-        "ci_high": score.high if score else None,
+        "ci_low": low,
+        "ci_high": high,
         "tie": verdict.kind if verdict else None,
         "p_holm": verdict.p if verdict else None,
         "pairs": verdict.pairs if verdict else None,
@@ -117,6 +129,7 @@ def _record(board: Leaderboard, line: BoardLine, number: int) -> dict[str, Any]:
         "selection": _selection(entry),
         "parameters": cost("parameters"),
         **{what.removeprefix("cost/"): cost(what) for what in COSTS},
+        "metric": metric.name,
     }
 
 
@@ -131,7 +144,10 @@ def notes(board: Leaderboard) -> list[str]:
     """Return the notes that a reader needs."""
     entries = [entry for line in board.lines for entry in line.entries]
     scored = [entry for entry in entries if entry.score]
-    said = ["test accuracy in %: mean ± standard deviation over seeds (n - 1)" + _interval_note(scored)]
+    metric = board.metric
+    what = f"test {metric.words}{' in %' if metric.is_fraction else ''}"
+    better = "" if metric.higher_is_better else ", lower is better"
+    said = [f"{what}{better}: mean ± standard deviation over seeds (n - 1){_interval_note(scored)}"]
     if board.protocol_words:
         said.append(
             f"protocol: {board.protocol_words}; figures by other protocols on the same test images have a leaderboard "
@@ -226,7 +242,8 @@ def _twin_notes(board: Leaderboard) -> list[str]:
 def _choice_notes(board: Leaderboard) -> list[str]:
     settings = [entry.setting for line in board.lines for entry in line.entries if entry.setting]
     rules = dict.fromkeys(run.choice.rule for setting in settings for run in setting.runs if run.choice)
-    said = [f"setting: {RULE}", *(f"setting, where a sweep chose it: {rule}" for rule in rules if rule != RULE)]
+    rule = rule_of(board.metric)
+    said = [f"setting: {rule}", *(f"setting, where a sweep chose it: {found}" for found in rules if found != rule)]
     if any(line.on_test for line in board.lines):
         said.append(f"{ON_TEST} chosen on test images: its figures are too good")
     return said

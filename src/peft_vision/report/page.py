@@ -140,7 +140,8 @@ def _chosen(boards: Sequence[Leaderboard], runs: Sequence[RunRecord]) -> str:
     tuning = sum(run.tunes for run in runs)
     fewest, most = min(counts, default=0), max(counts, default=0)
     span = f"{most}" if fewest == most else f"{fewest} to {most}"
-    said = f"chosen by validation accuracy, of {span} tried for a method on a data set"
+    metrics = ", ".join(dict.fromkeys(board.metric.words for board in boards))
+    said = f"chosen by validation {metrics}, of {span} tried for a method on a data set"
     return f"{said}; {_count(tuning, 'run')} only to tune" if tuning else said
 
 

@@ -4,11 +4,12 @@ run."""
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from peft_vision.core.table import ON_TEST, Cell, Column, Table
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.leaderboard import COSTS, BoardEntry, BoardLine, Leaderboard
@@ -48,7 +49,12 @@ def _reason(board: Leaderboard, line: BoardLine, label: str, entry: BoardEntry) 
 def settings_table(boards: Sequence[Leaderboard]) -> Table:
     """Return the table of the chosen settings, each with the values by which it differs from the others tried."""
     columns = [*_words("method", "data"), Column("chosen setting", words=True, style="wrap")]
-    columns += [Column("tried"), Column("val. accuracy, %"), *_words("seeds"), *_COSTS]
+    columns += [
+        Column("tried"),
+        Column(f"val. {_heading(board.metric for board in boards)}"),
+        *_words("seeds"),
+        *_COSTS,
+    ]
     rows = [
         _setting(line, ", ".join(filter(None, [column.label, board.protocol_words])), entry)
         for board in boards
@@ -67,7 +73,7 @@ def _setting(line: BoardLine, data: str, entry: BoardEntry) -> list[Cell]:
     return [
         *_texts(line.method, data, label),
         Cell(f"{entry.tried:,}", entry.tried),
-        _percent(setting.validation),
+        _score(setting.validation, setting.metric),
         *_texts(", ".join(str(run.seed) for run in setting.runs)),
         *(_number(_average([run.metrics[cost] for run in setting.runs if cost in run.metrics])) for cost in COSTS),
     ]
@@ -75,7 +81,8 @@ def _setting(line: BoardLine, data: str, entry: BoardEntry) -> list[Cell]:
 
 def runs_table(runs: Sequence[RunRecord], out: Path) -> Table:
     """Return the table of every run. `out`: the folder of the page, from which each run's folder is linked."""
-    figures = ("seed", "learning rate", "decay", "val, %", "test, %", "parameters")
+    named = _heading((run.metric for run in runs), usual="%")
+    figures = ("seed", "learning rate", "decay", f"val, {named}", f"test, {named}", "parameters")
     columns = [*_words("folder", "method", "data", "stage"), *map(Column, figures), *_COSTS]
     columns += [Column("test reads"), *_words("config")]
     return Table("Every finished run", columns, [_run(run, out) for run in runs], style="wide")
@@ -89,8 +96,7 @@ def _run(run: RunRecord, out: Path) -> list[Cell]:
         *_texts(run.method, run.data, str(run.setting.get("data.stage", "all"))),
         Cell(str(run.seed), run.seed),
         *(_number(run.setting.get(key)) for key in ("optimizer.lr", "optimizer.weight_decay")),
-        _percent(run.metrics.get("val/accuracy")),
-        _percent(run.metrics.get("test/accuracy")),
+        *(_score(run.metrics.get(f"{split}/{run.metric.name}"), run.metric) for split in ("val", "test")),
         Cell(f"{size:,}", size),
         *(_number(run.metrics.get(cost)) for cost in COSTS),
         Cell(f"{run.test_reads}", run.test_reads),
@@ -110,8 +116,16 @@ def _average(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _percent(value: float | None) -> Cell:
-    return Cell("—") if value is None else Cell(f"{100 * value:.2f}", value)
+def _score(value: float | None, metric: Metric) -> Cell:
+    return Cell("—") if value is None else Cell(metric.number(value), value)
+
+
+def _heading(metrics: Iterable[Metric], usual: str = "accuracy, %") -> str:
+    """Return the heading of a column of these metrics; `usual` where all are accuracy."""
+    found = dict.fromkeys(metrics)
+    if set(found) <= {ACCURACY}:
+        return usual
+    return " or ".join(f"{metric.words}{metric.unit}" for metric in found)
 
 
 def _number(value: object) -> Cell:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.curves import alpha_curves, learning_curves
 from peft_vision.report.figures import Look, looks
 from peft_vision.report.leaderboard import Leaderboard
@@ -108,7 +109,7 @@ def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
         if len(board.problems) > 1:
             stem = _plain(f"mean-{_marked(board)}")
             section = f"{board.columns[last].label}, {board.title}"
-            yield from _named(stem, section, {"pareto": pareto(board, last, look_of)})
+            yield from _named(stem, section, board.metric, {"pareto": pareto(board, last, look_of)})
         for number, problem in enumerate(board.problems):
             title = f"{problem.label}, {board.title}"
             drawn = {
@@ -118,14 +119,23 @@ def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
             }
             if problem.comparison and problem.comparison.sets:
                 drawn |= {name: draws(problem.comparison, look_of) for name, draws in SHIFT_PICTURES.items()}
-            yield from _named(stems[id(problem)], title, drawn)
+            yield from _named(stems[id(problem)], title, board.metric, drawn)
 
 
-def _named(stem: str, section: str, drawn: Mapping[str, Figure | None]) -> Iterator[Picture]:
+def _named(stem: str, section: str, metric: Metric, drawn: Mapping[str, Figure | None]) -> Iterator[Picture]:
     for name, figure in drawn.items():
         if figure is not None:
-            title, caption = _CAPTIONS[name]
+            title, caption = (_of_metric(text, metric) for text in _CAPTIONS[name])
             yield Picture(f"{stem}-{name}", section, title, caption, f"{title}: {section}", figure)
+
+
+def _of_metric(text: str, metric: Metric) -> str:
+    """Return a caption that speaks of accuracy as one that speaks of this metric."""
+    if metric == ACCURACY:
+        return text
+    named = text.replace("more accurate", "better").replace("Accuracy", metric.words)
+    named = named.replace("accuracy", metric.words).replace("" if metric.is_fraction else " in %", "")
+    return f"{named[0].upper()}{named[1:]}"
 
 
 def _looks(board: Leaderboard) -> dict[str, Look]:
@@ -136,8 +146,10 @@ def _looks(board: Leaderboard) -> dict[str, Look]:
 
 
 def _marked(board: Leaderboard) -> str:
-    """Return the backbone and, where its runs have several protocols, the name of this one."""
-    return f"{board.backbone}-{board.protocol}" if board.protocol_words else board.backbone
+    """Return the backbone and, where its runs have several protocols, the name of this one, and that of another metric
+    than accuracy."""
+    named = f"{board.backbone}-{board.protocol}" if board.protocol_words else board.backbone
+    return named if board.metric == ACCURACY else f"{named}-{board.metric.name}"
 
 
 def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:

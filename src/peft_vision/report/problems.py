@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import Protocol, Setting, cell, protocols
 from peft_vision.report.collect import Attempt, LeftOut
 from peft_vision.report.finished import RunRecord, is_tuning
@@ -18,14 +19,15 @@ _AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of
 
 @dataclass(frozen=True, eq=False)
 class TaskResults:
-    """The runs on one data set from one backbone by one protocol. `label`: of the data set, unique on the same backbone
-    by the same protocol. `comparison`: None where no run saw test images. `tuning`, `attempts`: by method, as rows are
-    labelled. `is_one_of_several_amounts`: another problem has the same data set with another number of images to train
-    on."""
+    """The runs on one data set from one backbone by one protocol, judged by one metric. `label`: of the data set,
+    unique on the same backbone by the same protocol. `comparison`: None where no run saw test images. `tuning`,
+    `attempts`: by method, as rows are labelled. `is_one_of_several_amounts`: another problem has the same data set with
+    another number of images to train on."""
 
     data: str
     backbone: str
     protocol: Protocol
+    metric: Metric
     comparison: Comparison | None
     tuning: dict[str, list[RunRecord]] = field(default_factory=dict)
     attempts: dict[str, list[tuple[LeftOut, Attempt]]] = field(default_factory=dict)
@@ -121,14 +123,14 @@ def problems(
 ) -> list[TaskResults]:
     """Return the problems in the order of `compared`, followed by those on which no run has been tested."""
     telling = telling_keys([run for run in runs if not run.tunes], options.rows)
-    found = [TaskResults(one.data, one.backbone, one.protocol, one) for one in compared]
+    found = [TaskResults(one.data, one.backbone, one.protocol, one.metric, one) for one in compared]
     for run in runs:
         if run.tunes:
-            problem = _home(found, run.data, backbone_label(run), run.setting)
+            problem = _home(found, run.data, backbone_label(run), run.setting, run.metric)
             problem.tuning.setdefault(label(run, telling), []).append(run)
     for out in left_out:
         if (attempt := out.attempt) is not None:
-            problem = _home(found, attempt.data, attempt.backbone, attempt.setting)
+            problem = _home(found, attempt.data, attempt.backbone, attempt.setting, None)
             problem.attempts.setdefault(_attempt_label(attempt, runs, telling), []).append((out, attempt))
     return [
         replace(
@@ -140,11 +142,14 @@ def problems(
     ]
 
 
-def _home(found: list[TaskResults], data: str, backbone: str, setting: Mapping[str, Any]) -> TaskResults:
+def _home(
+    found: list[TaskResults], data: str, backbone: str, setting: Mapping[str, Any], metric: Metric | None
+) -> TaskResults:
     """Return the problem of a run without test figures: that of its data set, backbone and protocol, and of several the
-    one with the same config of data; a new one, added to `found`, where there is none."""
+    one with the same config of data; a new one, added to `found`, where there is none. `metric`: None if unknown."""
     names = (backbone, setting.get("backbone.name") if backbone == "timm" else backbone)
     alike = [problem for problem in found if problem.data == data and problem.backbone in names]
+    alike = [problem for problem in alike if metric in (None, problem.metric)]
     for problem in alike:
         if _design(setting) in problem.designs:
             return problem
@@ -154,7 +159,7 @@ def _home(found: list[TaskResults], data: str, backbone: str, setting: Mapping[s
             return next((problem for problem in candidates if _images(setting) in problem.images), candidates[0])
     known = {problem.protocol for problem in found}
     protocol = next((name for name in wanted if name in known), wanted[0])
-    found.append(TaskResults(data, names[1] or backbone, protocol, None))
+    found.append(TaskResults(data, names[1] or backbone, protocol, metric or ACCURACY, None))
     return found[-1]
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from peft_vision.core.table import Cell, Column, Table
+from peft_vision.objective.base import ACCURACY
 from peft_vision.published.tables import PublishedTable, table
 from peft_vision.report.choose import Protocol
 from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
@@ -62,6 +63,7 @@ def published_comparisons(boards: Sequence[Leaderboard], names: Sequence[str]) -
         _comparison(published_table, board, line)
         for published_table in tables
         for board in boards
+        if board.metric == ACCURACY
         for method in published_table.content.rows
         for line in board.lines
         if line.method == method and _concerns(board, published_table)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import Setting
 from peft_vision.report.figures import GRID, NORMAL, SMALL, equal_panels, panel_figure, plain, titled_width
 from peft_vision.report.problems import TaskResults
@@ -42,7 +43,8 @@ AxisNames = tuple[str, str]
 
 @dataclass(frozen=True)
 class TriedPoint:
-    """The result at a place. `accuracy`: mean over seeds, of the best setting there; `seeds`: how many these are."""
+    """The result at a place. `accuracy`: mean over seeds of it, or of another metric, of the best setting there;
+    `seeds`: how many these are."""
 
     accuracy: float
     seeds: int
@@ -51,7 +53,7 @@ class TriedPoint:
 @dataclass(frozen=True)
 class Response:
     """The response of one method on one data set along `axes`; `rates` and `decays` are the values on the first and the
-    second. `failed`: places where every run failed."""
+    second. `failed`: places where every run failed; `metric`: what was measured there."""
 
     axes: AxisNames
     rates: tuple[float, ...]
@@ -59,6 +61,7 @@ class Response:
     tried: Mapping[Place, TriedPoint]
     failed: frozenset[Place]
     chosen: Place | None
+    metric: Metric = ACCURACY
 
 
 def responses(problem: TaskResults) -> dict[str, Response]:
@@ -75,9 +78,10 @@ def responses(problem: TaskResults) -> dict[str, Response]:
 
 def _response(problem: TaskResults, method: str, axes: AxisNames) -> Response:
     tried: dict[Place, TriedPoint] = {}
+    rank = problem.metric.rank
     for setting in problem.candidates(method):
         for place, point in _tried(setting, axes):
-            if place not in tried or point.accuracy > tried[place].accuracy:
+            if place not in tried or rank(point.accuracy) > rank(tried[place].accuracy):
                 tried[place] = point
     attempts = problem.attempts.get(method, ())
     of_failed = [
@@ -93,6 +97,7 @@ def _response(problem: TaskResults, method: str, axes: AxisNames) -> Response:
         tried=tried,
         failed=frozenset(failed),
         chosen=_chosen(chosen, tried, axes),
+        metric=problem.metric,
     )
 
 
@@ -167,8 +172,9 @@ def response_plot(found: Mapping[str, Response], title: str) -> Figure | None:
 
 
 def _heat_map(axes: Axes, response: Response) -> None:
-    accuracies = [tried.accuracy for tried in response.tried.values()]
-    low, high = min(accuracies), max(accuracies)
+    rank = response.metric.rank
+    ranks = [rank(tried.accuracy) for tried in response.tried.values()]
+    low, high = min(ranks), max(ranks)
     colours = matplotlib.colormaps["YlGnBu"]
     most = max(tried.seeds for tried in response.tried.values())
     for x, rate in enumerate(response.rates):
@@ -181,9 +187,9 @@ def _heat_map(axes: Axes, response: Response) -> None:
                     _write(axes, x, y, "failed", "#000000")
                 continue
             tried = response.tried[place]
-            depth = 0.08 + 0.8 * ((tried.accuracy - low) / (high - low) if high > low else 0.5)
+            depth = 0.08 + 0.8 * ((rank(tried.accuracy) - low) / (high - low) if high > low else 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(depth), edgecolor=_PAPER, linewidth=1.0))
-            _write(axes, x, y, _figure(tried, most), _PAPER if depth > 0.55 else _INK)
+            _write(axes, x, y, _figure(tried, most, response.metric), _PAPER if depth > 0.55 else _INK)
     if response.chosen:
         x, y = response.rates.index(response.chosen[0]), response.decays.index(response.chosen[1])
         axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=_CHOSEN, linewidth=1.8))
@@ -203,7 +209,8 @@ def _line(axes: Axes, response: Response) -> None:
     values = response.rates if of_rate else response.decays
     places: list[Place] = [(value, response.decays[0]) if of_rate else (response.rates[0], value) for value in values]
     known = [x for x, place in enumerate(places) if place in response.tried]
-    heights = [100 * response.tried[places[x]].accuracy for x in known]
+    metric = response.metric
+    heights = [metric.scale * response.tried[places[x]].accuracy for x in known]
     axes.plot(known, heights, color=_LINE, linewidth=1.2, marker="o", ms=4, zorder=2)
     for x, place in enumerate(places):
         if place in response.failed:
@@ -212,13 +219,20 @@ def _line(axes: Axes, response: Response) -> None:
     if response.chosen:
         x = places.index(response.chosen)
         axes.plot(
-            x, 100 * response.tried[response.chosen].accuracy, "o", ms=9, mfc="none", mec=_CHOSEN, mew=1.8, zorder=3
+            x,
+            metric.scale * response.tried[response.chosen].accuracy,
+            "o",
+            ms=9,
+            mfc="none",
+            mec=_CHOSEN,
+            mew=1.8,
+            zorder=3,
         )
     axes.set_xticks(range(len(values)), [_text(value) for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.margins(y=0.15)
     axes.set_xlabel(response.axes[0] if of_rate else response.axes[1], fontsize=NORMAL)
-    axes.set_ylabel("validation accuracy (%)", fontsize=NORMAL)
+    axes.set_ylabel(f"validation {metric.words}{metric.unit}", fontsize=NORMAL)
     axes.grid(axis="y", **GRID)
 
 
@@ -231,8 +245,8 @@ def _legend(found: Mapping[str, Response]) -> list[Line2D | Patch]:
     return handles
 
 
-def _figure(tried: TriedPoint, most: int) -> str:
-    text = f"{100 * tried.accuracy:.1f}"
+def _figure(tried: TriedPoint, most: int, metric: Metric) -> str:
+    text = f"{100 * tried.accuracy:.1f}" if metric.is_fraction else f"{tried.accuracy:.3g}"
     return text if tried.seeds == most else f"{text}\n({tried.seeds})"
 
 

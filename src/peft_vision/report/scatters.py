@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.figures import (
     FAINT,
     GRID,
@@ -43,19 +44,25 @@ _FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """The cost and accuracy of a method; `accuracy` and `std` in %."""
+    """The cost of a method and its accuracy, in %, or the `metric`."""
 
     method: str
     cost: float
     accuracy: float
     std: float | None
+    metric: Metric = ACCURACY
+
+    @property
+    def rank(self) -> float:
+        """Return a number that is higher for a better method."""
+        return self.metric.rank(self.accuracy)
 
 
 def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
     """Return the points on the Pareto front, from the cheapest to the most accurate."""
     found: list[ParetoPoint] = []
-    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
-        if not found or point.accuracy > found[-1].accuracy:
+    for point in sorted(points, key=lambda point: (point.cost, -point.rank)):
+        if not found or point.rank > found[-1].rank:
             found.append(point)
     return found
 
@@ -68,8 +75,10 @@ def points(board: Leaderboard, number: int) -> dict[str, list[ParetoPoint]]:
         for axis in _AXES:
             cost = line.cost(number, axis)
             if entry.score and cost:
-                std = None if entry.score.std is None else 100 * entry.score.std
-                found[axis].append(ParetoPoint(line.method, cost, 100 * entry.score.mean, std))
+                score, metric = entry.score, board.metric
+                std = None if score.std is None else metric.scale * score.std
+                value = metric.scale * metric.rank(score.mean)
+                found[axis].append(ParetoPoint(line.method, cost, value, std, metric))
     return {axis: measured for axis, measured in found.items() if measured}
 
 
@@ -94,7 +103,7 @@ def pareto(board: Leaderboard, number: int, look_of: Mapping[str, Look]) -> Figu
     for panel_axes, (axis, measured) in zip(axes, panels.items(), strict=True):
         _draw(panel_axes, measured, look_of)
         panel_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
-    axes[0].set_ylabel("test accuracy (%)", fontsize=NORMAL)
+    axes[0].set_ylabel(f"test {board.metric.words}{board.metric.unit}", fontsize=NORMAL)
     return figure
 
 

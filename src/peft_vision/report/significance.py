@@ -35,9 +35,9 @@ Strata = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Score:
-    """The mean of accuracies, as fractions, and its uncertainty. `std`: with n - 1; it and the interval from `low` to
-    `high` are None where there is one value, or where the values are not of the same seeds. The interval is clipped to
-    0 and 1."""
+    """The mean of accuracies, as fractions, or of ranks of another metric, and its uncertainty. `std`: with n - 1; it
+    and the interval from `low` to `high` are None where there is one value, or where the values are not of the same
+    seeds. The interval of fractions is clipped to 0 and 1."""
 
     mean: float
     std: float | None
@@ -46,16 +46,17 @@ class Score:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Score":
+    def of(cls, values: Sequence[float], *, fractions: bool = True) -> "Score":
         """Return the score of `values`, of which there must be at least one."""
         if len(values) == 1:
             return cls(values[0], None, None, None, 1)
         mean, std = fmean(values), stdev(values)
         half = _quantile(len(values) - 1) * std / math.sqrt(len(values))
-        return cls(mean, std, max(0.0, mean - half), min(1.0, mean + half), len(values))
+        low, high = mean - half, mean + half
+        return cls(mean, std, max(0.0, low) if fractions else low, min(1.0, high) if fractions else high, len(values))
 
 
-def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
+def mean_score(values: Mapping[Pair, float], strata: Strata, *, fractions: bool = True) -> Score:
     """Return the mean of a method's accuracies over the means of the `strata`. Where all data sets have the same seeds,
     the score is over the seeds' means; else it is the mean of the data sets' means, without a spread."""
     labels = [label for stratum in strata for label in stratum]
@@ -63,7 +64,7 @@ def mean_score(values: Mapping[Pair, float], strata: Strata) -> Score:
     seeds = {frozenset(found) for found in by_data.values()}
     if len(seeds) == 1:
         of_seeds = ({label: by_seed[seed] for label, by_seed in by_data.items()} for seed in sorted(*seeds))
-        return Score.of([_mean_of_strata(accuracies, strata) for accuracies in of_seeds])
+        return Score.of([_mean_of_strata(accuracies, strata) for accuracies in of_seeds], fractions=fractions)
     mean = _mean_of_strata({label: fmean(found.values()) for label, found in by_data.items()}, strata)
     return Score(mean, None, None, None, min(map(len, by_data.values())))
 

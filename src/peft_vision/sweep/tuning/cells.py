@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from peft_vision.core.config import build
 from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
-from peft_vision.objective.base import Metric
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.report.choose import DIGITS, cell
 from peft_vision.runs.experiment import Experiment
@@ -34,6 +34,7 @@ class TriedSetting:
     setting: Mapping[str, Any]
     metrics: Mapping[str, float]
     choice: None = None
+    metric: ClassVar[Metric] = ACCURACY
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from peft_vision.core.output import Console
 from peft_vision.objective.base import Metric
-from peft_vision.report.choose import RULE
+from peft_vision.report.choose import rule_of
 from peft_vision.runs.run import Run, writing
 from peft_vision.runs.run_records import Choice
 from peft_vision.sweep.point import PointResult
@@ -23,10 +23,11 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
     done = [outcome for outcome in results if outcome.result is not None]
     if not done:
         return
+    rule = rule_of(decision.metric)
     record = Choice(
         settings=decision.settings,
         runs=len({outcome.point.experiment.identity for outcome in decision.tuned}),
-        rule=RULE if selection == "validation" else RULE.replace("validation", "test"),
+        rule=rule if selection == "validation" else rule.replace("validation", "test"),
         selection=selection,
         validation=decision.value if selection == "validation" else None,
         chosen=dict(decision.values),
@@ -79,7 +80,7 @@ def print_decisions(results: Mapping[Decision, Sequence[PointResult]], selection
             decision.name,
             _chosen(decision),
             str(decision.settings),
-            "" if validation is None else _number(validation, metric),
+            "" if validation is None else metric.number(validation),
             _mean_and_deviation(scores, metric),
             str(len(tested)),
         )
@@ -100,9 +101,5 @@ def _chosen(decision: Decision) -> str:
 def _mean_and_deviation(scores: Sequence[float], metric: Metric) -> str:
     if not scores:
         return ""
-    deviation = f" ± {_number(stdev(scores), metric)}" if len(scores) > 1 else ""
-    return f"{_number(fmean(scores), metric)}{deviation}"
-
-
-def _number(value: float, metric: Metric) -> str:
-    return f"{100 * value:.2f}" if metric.is_fraction else f"{value:.4g}"
+    deviation = f" ± {metric.number(stdev(scores))}" if len(scores) > 1 else ""
+    return f"{metric.number(fmean(scores))}{deviation}"
