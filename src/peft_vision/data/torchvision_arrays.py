@@ -19,8 +19,8 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.records import open_regular, read_bytes
 from peft_vision.data.arrays import Arrays
 from peft_vision.data.matlab import read_mat
-from peft_vision.data.pictures import Pictures
 from peft_vision.data.reading import read_lines, reading, whole_numbers
+from peft_vision.data.sequences import Pictures
 from peft_vision.data.unpickled import read_pickle
 
 _STL10_CLASSES = 10
