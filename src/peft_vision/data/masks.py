@@ -43,6 +43,7 @@ from peft_vision.data.reading import (
 from peft_vision.data.splits import LabelledSets
 
 _KEY = "data.path"
+_LONGEST_NAME = 255
 _OF_FOLDERS = OnlyWith("layout", "folders")
 _Value = Annotated[int, Field(ge=0, lt=2**16)]
 
@@ -110,9 +111,11 @@ class Masks(Data):
     def _code(self) -> MaskCode:
         classes, key = self.classes, "data.classes"
         if classes is None:
-            key = "data.classes_file"
-            lines = read_lines(located(self.classes_file), "the name of a class on each line", key=key, remedy="")
-            classes = tuple(line.strip() for line in lines if line.strip())
+            file = located(self.classes_file)
+            lines = read_lines(file, "the name of a class on each line", key="data.classes_file", remedy="")
+            classes, key = tuple(line.strip() for line in lines if line.strip()), f"data.classes_file: {shown(file)}"
+        if strange := [name for name in classes if not name.isprintable() or len(name) > _LONGEST_NAME]:
+            raise ConfigError(f"{key}: {quoted(strange[0])} should be the name of a class")
         if not 2 <= len(classes) <= MOST_CLASSES:
             raise ConfigError(f"{key}: {len(classes)} classes; masks have 2 to {MOST_CLASSES}")
         if twice := [name for name in dict.fromkeys(classes) if classes.count(name) > 1]:
