@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from damage import DAMAGES, refused
+from mask_miniatures import CLASSES, VOID, masked
 from ood_miniatures import CIFAR10, cifar10_1, cifar_c, class_folders, stl10
 from peft_vision.data.base import Data
 from peft_vision.data.pictures import Labelled
@@ -18,13 +19,17 @@ Seen = list[tuple[int, bytes]]
 
 
 def seen(*parts: Labelled | None) -> Seen:
-    """The label and the pixels of every picture."""
+    """The label and the pixels of every picture, and its mask, if it has one."""
     return [
-        (label, np.asarray(part.pictures.read(index)).tobytes())
+        (label, np.asarray(part.pictures.read(index)).tobytes() + _mask(part, index))
         for part in parts
         if part is not None
         for index, label in zip(part.indices.tolist(), part.labels.tolist(), strict=True)
     ]
+
+
+def _mask(part: Labelled, index: int) -> bytes:
+    return part.pictures.mask(index).tobytes() if part.pictures.masked else b""
 
 
 def trained_on(data: Data, preprocessing) -> Seen:
@@ -59,6 +64,51 @@ def a_picture_that_is_not_held(folder: Path, make, preprocessing) -> tuple[Path,
 def a_shifted_picture(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
     class_folders(folder, {"cat": 0, "dog": 1}, ["1.png"])
     return folder / "cat" / "1.png", lambda: scored("image_folder", make("digits"), preprocessing, path=str(folder))
+
+
+def a_mask(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
+    masked(folder, {"train": 3, "test": 2})
+    data = make("masks", path=str(folder), classes=CLASSES, ignore=[VOID], val_fraction=0)
+    return folder / "train" / "masks" / "01.png", lambda: trained_on(data, preprocessing)
+
+
+def a_mask_that_is_not_held(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
+    masked(folder, {"train": 3, "test": 2})
+    given = {"classes": CLASSES, "ignore": [VOID], "val_fraction": 0, "cache": False}
+    data = make("masks", path=str(folder), **given)
+    return folder / "test" / "masks" / "00.png", lambda: trained_on(data, preprocessing)
+
+
+def names_of_classes(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
+    masked(folder, {"train": 3, "test": 2})
+    file = folder / "classes.txt"
+    file.write_text("\n".join(CLASSES))
+    data = make("masks", path=str(folder), classes_file=str(file), ignore=[VOID], val_fraction=0)
+    return file, lambda: [*trained_on(data, preprocessing), data.open().classes]
+
+
+def _table(folder: Path, make, preprocessing, name: str) -> tuple[Path, Callable[[], Seen]]:
+    class_folders(folder, {"cat": 0, "dog": 1}, ["1.png", "2.png", "3.png"])
+    paths = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.png"))]
+    if name.endswith(".parquet"):
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        columns = {"image": paths, "label": [float(place) for place in range(6)]}
+        parquet.write_table(arrow.table(columns), folder / name)
+    else:
+        lines = ["image,label", *(f"{path},{place}.5" for place, path in enumerate(paths))]
+        (folder / name).write_text("\n".join(lines))
+    data = make("table", path=str(folder / name), labels_are="numbers", val_fraction=0)
+    return folder / name, lambda: trained_on(data, preprocessing)
+
+
+def a_table(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
+    return _table(folder, make, preprocessing, "table.csv")
+
+
+def a_parquet_table(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
+    return _table(folder, make, preprocessing, "table.parquet")
 
 
 def parquet_shard(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], Seen]]:
@@ -130,11 +180,13 @@ def stl10_names(folder: Path, make, preprocessing) -> tuple[Path, Callable[[], S
 
 READERS = (
     *(a_picture, a_picture_that_is_not_held, a_shifted_picture, parquet_shard, domainnet_list, shifted_domainnet_list),
+    *(a_mask, a_mask_that_is_not_held, names_of_classes, a_table, a_parquet_table),
     *(fmow_rows, fmow_countries, new_images, new_labels, corrupted_images, stl10_images, stl10_labels, stl10_names),
 )
 ANY_WILL_DO = {  # what nobody could tell from a whole file: pictures of any size, pixels of any value
     *((reader, "other_shape") for reader in (a_picture, a_picture_that_is_not_held, a_shifted_picture)),
     *((stl10_images, name) for name in ("wrong_magic", "huge_length")),
+    *((names_of_classes, name) for name in ("truncated", "other_shape")),  # other names
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from peft_vision.core.config import ConfigError, hashed_fields
 from peft_vision.data.base import Data
 from peft_vision.data.digits import Digits
-from peft_vision.data.pictures import Joined
+from peft_vision.data.sequences import Joined
 
 
 def counts(data: Data) -> dict[str, int]:

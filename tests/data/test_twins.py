@@ -11,7 +11,8 @@ from PIL import Image
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.arrays import Arrays
 from peft_vision.data.base import Data
-from peft_vision.data.pictures import Files, Joined, Labelled, Pictures, labelled
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.sequences import Joined, Pictures
 from peft_vision.data.twins import Twins, find_twins, worded
 
 GIVEN = {"val_fraction": 0.0, "workers": 2}

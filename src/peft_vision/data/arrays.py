@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.data.bands import Bands, as_bands
-from peft_vision.data.pictures import Pictures
+from peft_vision.data.sequences import Pictures
 
 
 class PixelPictures(Pictures):

@@ -1,10 +1,13 @@
 """This module augments uint8 images during training; every draw is a function of (seed, index of the image).
 
-crop_flip     a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
-flip_crop     mirrored half the time; a reflected margin of an eighth; then a random window (He et al., 2016)
-rand_augment  flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
-a.function    the user's function: it gets an image, uint8 (C, H, W), and a torch.Generator seeded for that image, and
-              returns an image of the same shape
+crop_flip        a random window of the whole resized image; mirrored half the time (for FGVC, as Jia et al., 2022)
+flip_crop        mirrored half the time; a reflected margin of an eighth; then a random window (He et al., 2016)
+scale_crop_flip  the whole resized image at 0.5 to 2 times its size; a random window; mirrored half the time
+rand_augment     flip_crop, then 2 operations of magnitude 9, torchvision's defaults (Cubuk et al., 2020)
+a.function       the user's function: it gets an image, uint8 (C, H, W), and a torch.Generator seeded for that image,
+                 and returns an image of the same shape
+
+The first three move a mask, the last channel of an image, with the image: MOVE_MASKS names them.
 """
 
 import importlib
@@ -13,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -20,8 +24,13 @@ from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.data.draws import below, bits
 
-AUGMENTS = ("none", "crop_flip", "flip_crop", "rand_augment")
-_FLIP, _TOP, _LEFT, _OPERATIONS, _OWN = range(5)
+AUGMENTS = ("none", "crop_flip", "flip_crop", "scale_crop_flip", "rand_augment")
+OF_WHOLES = ("crop_flip", "scale_crop_flip")
+"""The augmentations that cut windows out of whole images, before their centres are cut out."""
+MOVE_MASKS = ("none", "crop_flip", "flip_crop", "scale_crop_flip")
+_SCALES = (0.5, 2.0)
+_IGNORED = 255  # the mask beyond the edges of an image
+_FLIP, _TOP, _LEFT, _OPERATIONS, _OWN, _SCALE = range(6)
 
 
 def augmented(images: Tensor, indices: Tensor, *, augment: str, seed: int) -> Tensor:
@@ -45,6 +54,45 @@ def crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: Size, seed
         window = whole[:, top : top + height, left : left + width]
         image[:] = window[..., ::-1] if flip else window
     return out
+
+
+def scale_crop_flip(wholes: Sequence[np.ndarray], indices: Tensor, *, size: Size, seed: int, masked: bool) -> Tensor:
+    """Return random windows (B, C, *size) of uint8 images (C, H, W), each scaled by a number drawn evenly from 0.5 to
+    2, half of them mirrored. Where a scaled image is smaller than a window it lies at a random place in it, amid its
+    mean colour. If `masked`, the last channel is a mask, scaled by nearest pixels and amid 255, which is ignored."""
+    height, width = sides_of(size)
+    least, most = _SCALES
+    drawn = (bits(indices, seed=seed, stream=_SCALE) >> np.uint64(11)) / 2.0**53
+    sides = np.array([whole.shape[1:] for whole in wholes]).reshape(-1, 2)
+    scaled = np.maximum(1, np.floor(sides * (least + (most - least) * drawn)[:, None])).astype(np.int64)
+    room = np.abs(scaled - (height, width)) + 1
+    tops, lefts, flips = drawn_windows(room[:, 0], room[:, 1], indices, seed=seed)
+    out = torch.empty((len(wholes), len(wholes[0]) if len(wholes) else 3, height, width), dtype=torch.uint8)
+    for image, whole, (rows, columns), top, left, flip in zip(
+        out.numpy(), wholes, scaled.tolist(), tops.tolist(), lefts.tolist(), flips, strict=True
+    ):
+        (above, below_), vertical = _span(whole.shape[1], rows, top, height)
+        (before, after), horizontal = _span(whole.shape[2], columns, left, width)
+        for channel, plane in enumerate(whole):
+            is_mask = masked and channel == len(whole) - 1
+            image[channel] = _IGNORED if is_mask else round(plane.mean())
+            image[channel, vertical, horizontal] = Image.fromarray(np.ascontiguousarray(plane)).resize(
+                (horizontal.stop - horizontal.start, vertical.stop - vertical.start),
+                Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR,
+                box=(before, above, after, below_),
+            )
+        if flip:
+            image[:] = image[..., ::-1].copy()
+    return out
+
+
+def _span(length: int, scaled: int, offset: int, window: int) -> tuple[tuple[float, float], slice]:
+    """Return which pixels of a side of `length`, scaled to `scaled`, a window shows that begins at `offset`, and where
+    in the window they lie. A side that is shorter than the window begins at `offset` of the window."""
+    if scaled < window:
+        return (0.0, float(length)), slice(offset, offset + scaled)
+    pixel = length / scaled
+    return (offset * pixel, min(float(length), (offset + window) * pixel)), slice(0, window)
 
 
 def drawn_windows(

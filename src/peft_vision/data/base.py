@@ -12,16 +12,18 @@ from itertools import chain
 from math import prod
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
 
 from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.preprocessing import Preprocessing, sides_of
-from peft_vision.data.augment import known
+from peft_vision.data.augment import AUGMENTS, OF_WHOLES, known
 from peft_vision.data.decode import Geometry, format_of, worded_formats
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
-from peft_vision.data.images import Images, Undecoded, usable
+from peft_vision.data.images import Images, MaskedImages, UncroppedImages, Undecoded, usable
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import file_sum
 from peft_vision.data.splits import Extent, LabelledSets, Splits, fingerprint
@@ -52,7 +54,7 @@ class Data(ABC):
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], HashDefault("all")]
-    augment: Annotated[Literal["none", "crop_flip", "flip_crop", "rand_augment"] | str, AfterValidator(known), FUNCTION]
+    augment: Annotated[Literal[*AUGMENTS] | str, AfterValidator(known), FUNCTION]
     resize: Literal["squash", "crop"]
     full_scale: Annotated[Annotated[int, Field(ge=1, le=65535)] | None, HashDefault(None)]
     crop: Annotated[Annotated[float, Field(gt=0, le=1)] | None, HashDefault(None)]
@@ -126,11 +128,11 @@ class Data(ABC):
             skipped=skipped,
             source=_source(sets, parts),
             group=sets.group,
-            labels_are=sets.labels_are,
             provenance=self.provenance(sets, [part for split, part in parts.items() if split in read]),
             twins=find_twins(
                 {split: part for split, part in parts.items() if split in read}, threads=max(1, usable(self.workers))
             ),
+            labels_are=sets.labels_are,
         )
 
     def fingerprint(self, *, skipped: int) -> str:
@@ -195,11 +197,7 @@ class Data(ABC):
                 faults[split] = verify(part, threads=threads, label=split, geometry=geometry)
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
         images = {
-            split: Images(
-                part.labels,
-                pixels.get(split, Undecoded(part.pictures, part.indices, geometry)),
-                self.augment if split == "train" else "none",
-            )
+            split: _images(part, pixels.get(split), geometry, self.augment if split == "train" else "none")
             for split, part in parts.items()
         }
         return parts, images, skipped
@@ -224,7 +222,7 @@ class Data(ABC):
 
     def _whole(self, split: str) -> bool:
         """Return whether images of `split` are random crops, which need more of the pictures than their centres."""
-        return split == "train" and self.augment == "crop_flip"
+        return split == "train" and self.resize == "crop" and self.augment in OF_WHOLES
 
     def _in_memory(self, parts: dict[str, Labelled], geometry: Geometry, *, threads: int) -> set[str]:
         """Return the splits to decode once and keep in memory. They are tried in the order train, val, test, the most
@@ -235,7 +233,7 @@ class Data(ABC):
             num_bytes = (
                 whole_bytes(part, geometry, threads=threads, label=split)
                 if self._whole(split)
-                else len(part) * geometry.channels * prod(sides_of(geometry.size))
+                else len(part) * (geometry.channels + part.pictures.masked) * prod(sides_of(geometry.size))
             )
             gib = num_bytes / _GIB
             if gib <= left:
@@ -246,9 +244,28 @@ class Data(ABC):
         return kept
 
 
+def _images(part: Labelled, pixels: Tensor | UncroppedImages | None, geometry: Geometry, augment: str) -> Images:
+    """Return the images of a split, decoded at each access if `pixels` is None."""
+    pixels = Undecoded(part.pictures, part.indices, geometry) if pixels is None else pixels
+    if part.labels_are == "masks":
+        return MaskedImages(part, pixels, augment, geometry)
+    return Images(part.labels, pixels, augment)
+
+
 def _source(sets: LabelledSets, parts: dict[str, Labelled]) -> str:
     counts = " + ".join(f"{len(part)} {split}" for split, part in parts.items())
-    missing = without_images(parts["train"], sets.classes)
-    gaps = f", {len(missing)} of them without a training image" if missing else ""
+    number, train = len(sets.classes), parts["train"]
+    missing = without_images(train, sets.classes)
+    match sets.labels_are:
+        case "classes":
+            labels = f"of {number} classes"
+        case "several":
+            labels = f"with any of {number} labels"
+        case "numbers":
+            labels = f"with {number} numbers each" if number > 1 else "with a number each"
+        case "masks":
+            labels = f"with masks of {number} classes"
+            missing = np.flatnonzero(~train.pictures.shown(train.indices))
+    gaps = f", {len(missing)} of them without a training image" if len(missing) else ""
     remark = f"; {sets.remark}" if sets.remark else ""
-    return f"{sets.name}: {counts} images of {len(sets.classes)} classes{gaps}{remark}"
+    return f"{sets.name}: {counts} images {labels}{gaps}{remark}"

@@ -26,6 +26,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.records import open_regular
 from peft_vision.data.bands import Bands, OtherChannels, eight_bits, is_array, read_bands
@@ -176,6 +177,20 @@ def _channels_of(image: Image.Image, channels: int | None) -> Image.Image | Band
     return Bands(values[..., None] if values.ndim == 2 else values)
 
 
+class Misfit(ConfigError):
+    """The error for a picture or a mask that is whole but does not fit, which nothing leaves out: its `fault` in words
+    that begin with the file's name, and a `remedy`."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        self.fault, self.remedy = fault, remedy
+        super().__init__(f"data: {fault}\n{remedy}")
+
+    def among(self, count: int, total: int) -> ConfigError:
+        """Return the error for `count` of a `total` that do not fit, of which this is the first."""
+        more = f"; {count - 1:,} more of {total:,} do not fit" if count > 1 else ""
+        return ConfigError(f"data: {self.fault}{more}\n{self.remedy}")
+
+
 @dataclass(frozen=True)
 class Geometry:
     """A rule that maps a picture to `size` in pixels and `channels`; `interpolation` is a torchvision InterpolationMode
@@ -191,16 +206,42 @@ class Geometry:
 
     def apply(self, image: Image.Image | Bands) -> np.ndarray:
         """Convert a picture to uint8 (C, H, W) of this size."""
-        (height, width), image = sides_of(self.size), self.seen(image)
-        if self.resize == "squash":
-            return _channels_first(image.resize((width, height), self._resampling))
-        extent = self.extent(*image.size)
-        left, top = middle(extent[0], width), middle(extent[1], height)
-        return _channels_first(image.resize(extent, self._resampling).crop((left, top, left + width, top + height)))
+        return self._fitted(self.seen(image), self._resampling)
 
     def whole(self, image: Image.Image | Bands) -> np.ndarray:
         """Convert a picture to uint8 (C, H, W), resized but not cropped; with crop, `apply` keeps its centre."""
-        return _channels_first(self.seen(image).resize(self.extent(*image.size), self._resampling))
+        return self._resized(self.seen(image), self._resampling)
+
+    def mask(self, classes: np.ndarray, *, whole: bool) -> np.ndarray:
+        """Convert the mask of a picture, uint8 (H0, W0), as the picture is converted by `whole` or by `apply`, to uint8
+        (1, H, W); each pixel has the class of the nearest one."""
+        convert = self._resized if whole else self._fitted
+        return convert(Image.fromarray(classes), Image.Resampling.NEAREST)
+
+    def shown_part(self, width: int, height: int) -> tuple[slice, slice]:
+        """Return the rows and the columns of a picture of this size that `apply` shows; with squash, all of it."""
+        if self.resize == "squash":
+            return slice(height), slice(width)
+        parts = []
+        for side, resized, kept in zip(
+            (height, width), self.extent(width, height)[::-1], sides_of(self.size), strict=True
+        ):
+            first = middle(resized, kept)
+            parts.append(slice(max(0, round(first * side / resized)), round((first + kept) * side / resized)))
+        return parts[0], parts[1]
+
+    def _resized(self, image: Image.Image | Bands, resampling: Image.Resampling) -> np.ndarray:
+        if self.resize == "squash":
+            return self._fitted(image, resampling)
+        return _channels_first(image.resize(self.extent(*image.size), resampling))
+
+    def _fitted(self, image: Image.Image | Bands, resampling: Image.Resampling) -> np.ndarray:
+        height, width = sides_of(self.size)
+        if self.resize == "squash":
+            return _channels_first(image.resize((width, height), resampling))
+        extent = self.extent(*image.size)
+        left, top = middle(extent[0], width), middle(extent[1], height)
+        return _channels_first(image.resize(extent, resampling).crop((left, top, left + width, top + height)))
 
     def seen(self, image: Image.Image | Bands) -> Image.Image | Bands:
         """Return a picture, RGB or of any channels, with the channels of this geometry. OtherChannels where it has

@@ -14,13 +14,14 @@ from peft_vision.core.device_memory import numbers_on
 from peft_vision.core.preprocessing import sides_of
 from peft_vision.data.augment import drawn_windows, margins
 from peft_vision.data.decode import middle
-from peft_vision.data.images import Images, Source, UncroppedImages, Undecoded
+from peft_vision.data.images import ON_CPU_OR_DEVICE, Images, Source, UncroppedImages, Undecoded, parted
 
 
 def device_bytes(images: Images) -> int | None:
     """Return how many bytes the pixels take on a device, or None if batches are made on the CPU alone: of pictures that
-    are decoded at each access, and by rand_augment and a user's function, whose operations are the CPU's."""
-    if isinstance(images.pixels, Undecoded) or images.augment not in ("none", "flip_crop", "crop_flip"):
+    are decoded at each access, and by scale_crop_flip, rand_augment and a user's function, whose operations are the
+    CPU's."""
+    if isinstance(images.pixels, Undecoded) or images.augment not in ON_CPU_OR_DEVICE:
         return None
     if isinstance(images.pixels, UncroppedImages):
         return sum(whole.nbytes for whole in images.pixels.arrays)
@@ -28,16 +29,25 @@ def device_bytes(images: Images) -> int | None:
 
 
 class DeviceImages(Source):
-    """The images of a split on a device, with `labels` there. `moved_bytes` counts what batches moved to it since then,
-    and `images`, the split on the CPU, the images that were handed out. `clear` frees the pixels."""
+    """The images of a split on a device, with their labels; masks are one more channel of the pixels. `moved_bytes`
+    counts what batches moved to the device since then, and `images`, the split on the CPU, the images that were handed
+    out. `clear` frees the pixels."""
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self.images = images
-        self.labels = images.labels.to(device)
+        self._labels = None if images.masked else images.labels.to(device)
         self.moved_bytes = 0
         self._device = device
         uncropped = isinstance(images.pixels, UncroppedImages)
         self._pixels: _Cut | _Wholes | None = (_Wholes if uncropped else _Cut)(images.pixels, device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the labels on the device, masks on the CPU."""
+        return self.images.labels if self._labels is None else self._labels
 
     def clear(self) -> None:
         """Free the pixels on the device; no further batch can be made."""
@@ -46,7 +56,7 @@ class DeviceImages(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B,), both on the device."""
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B, ...), on the device."""
         augment = "none" if seed is None else self.images.augment
 
         def numbers(indices: Tensor) -> Tensor:
@@ -56,7 +66,8 @@ class DeviceImages(Source):
         columns_of = numbers_on(self._device, index_batches, numbers, self._count)
         for indices, columns in zip(index_batches, columns_of, strict=True):
             self.images.handed_out += len(indices)
-            yield self._pixels.cut(*columns), self.labels[columns[0]]
+            pixels = self._pixels.cut(*columns)
+            yield parted(pixels) if self.images.masked else (pixels, self._labels[columns[0]])
 
     def _count(self, num_bytes: int) -> None:
         self.moved_bytes += num_bytes

@@ -1,4 +1,5 @@
-"""This module draws training, validation and test images: stratified, seeded, and refused if a class would be empty.
+"""This module draws training, validation and test images: stratified (strata.py), seeded, and refused if a class would
+be empty.
 
 With `shots`, a few images per class: k for training and min(k, 4) for validation (as CoOp, Zhou et al., 2022,
 arXiv:2109.01134). The seed draws an order of each class's images, and the first k are trained on, so those of 1 shot
@@ -12,26 +13,36 @@ import numpy as np
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.draws import draw, most_drawable, ranks
+from peft_vision.data.draws import ranks
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets
+from peft_vision.data.strata import draw_part, most_to_draw
 
 TEST_SEED = 0
 """Seed of the test part drawn for data sets without one: fixed, so every `split_seed` is tested on the same images."""
 MOST_TO_VALIDATE = 4
+_NOT_COUNTED = {
+    "several": "whose pictures have several labels each",
+    "numbers": "whose labels are numbers",
+    "masks": "whose labels are masks",
+}
 
 
 def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
     """Return (the rest, the test part) of a data set that has no official test split."""
     count = round(fraction * len(labelled))
-    most = most_drawable(labelled.labels, leave=1)
+    most = most_to_draw(labelled)
     if not 1 <= count <= most:
         raise ConfigError(
             f"data: a test part of {fraction:g} of {len(labelled)} images is {count}; "
-            f"1 to {most} would leave every class an image to train on"
+            f"1 to {most} would leave {_left(labelled)} to train on"
         )
-    drawn, rest = draw(labelled.labels, count, seed=TEST_SEED, least=0, leave=1)
-    return labelled.subset(rest), labelled.subset(drawn)
+    test, rest = draw_part(labelled, count, seed=TEST_SEED, leave=1)
+    return rest, test
+
+
+def _left(labelled: Labelled) -> str:
+    return "every class an image" if labelled.labels_are == "classes" else "an image"
 
 
 def divided(
@@ -79,8 +90,15 @@ def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> Non
 
 
 def without_images(part: Labelled, classes: tuple[str, ...]) -> list[str]:
-    """Return the classes that no picture of `part` shows."""
-    counts = torch.bincount(part.labels, minlength=len(classes)).tolist()
+    """Return the classes that no picture of `part` shows; none if the labels are numbers or masks, which are not
+    read yet."""
+    match part.labels_are:
+        case "classes":
+            counts = torch.bincount(part.labels, minlength=len(classes)).tolist()
+        case "several":
+            counts = part.labels.sum(dim=0).tolist()
+        case _:
+            return []
     return [name for name, count in zip(classes, counts, strict=True) if not count]
 
 
@@ -88,32 +106,43 @@ def _limited(sets: LabelledSets, train_size: int | None, split_seed: int) -> Lab
     if train_size is None:
         return sets.train
     available = len(sets.train)
-    occurring = len(sets.classes) - len(without_images(sets.train, sets.classes))
-    if not occurring <= train_size <= available:
-        raise ConfigError(
-            f"data.train_size: got {train_size}; {sets.name} has {occurring} classes and {available} "
-            "labelled images, so it must lie between these (null: all)"
-        )
-    drawn, _ = draw(sets.train.labels, train_size, seed=split_seed, least=1, leave=0)
-    return sets.train.subset(drawn)
+    if sets.labels_are != "classes":
+        if train_size > available:
+            raise ConfigError(
+                f"data.train_size: got {train_size}; {sets.name} has {available} labelled images (null: all)"
+            )
+    else:
+        occurring = len(sets.classes) - len(without_images(sets.train, sets.classes))
+        if not occurring <= train_size <= available:
+            raise ConfigError(
+                f"data.train_size: got {train_size}; {sets.name} has {occurring} classes and {available} "
+                "labelled images, so it must lie between these (null: all)"
+            )
+    return draw_part(sets.train, train_size, seed=split_seed, least=1)[0]
 
 
 def _validation_part(train: Labelled, val_fraction: float, split_seed: int) -> tuple[Labelled, Labelled]:
     count = round(val_fraction * len(train))
-    most = most_drawable(train.labels, leave=1)
+    most = most_to_draw(train)
     if not 1 <= count <= most:
         raise ConfigError(
             f"data.val_fraction: got {val_fraction:g}, {count} of {len(train)} labelled images; "
-            f"1 to {most} would leave every class an image to train on (0: no validation part)"
+            f"1 to {most} would leave {_left(train)} to train on (0: no validation part)"
         )
     # a different seed: with the seed of train_size, the images drawn first would all go to validation
-    drawn, rest = draw(train.labels, count, seed=split_seed + 2**32, least=0, leave=1)
-    return train.subset(rest), train.subset(drawn)
+    val, rest = draw_part(train, count, seed=split_seed + 2**32, leave=1)
+    return rest, val
 
 
 def few_shot(sets: LabelledSets, *, shots: int, validate: bool, seed: int) -> tuple[Labelled, Labelled | None]:
     """Return the training and the validation images, the latter None if `validate` is false. ConfigError if a class has
-    too few images; if `sets` may have gaps, a class without any is passed over."""
+    too few images, or if the labels are not one class each; if `sets` may have gaps, a class without any is passed
+    over."""
+    if sets.labels_are != "classes":
+        raise ConfigError(
+            f"data.shots: counts images of each class, and {sets.name} is a data set {_NOT_COUNTED[sets.labels_are]}\n"
+            "data.shots=null, and data.train_size says how many images in all"
+        )
     train, validating = sets.train, min(shots, MOST_TO_VALIDATE) if validate else 0
     from_train = validating if sets.val is None else 0
     _refuse_too_few(sets, train, shots=shots, validating=from_train)

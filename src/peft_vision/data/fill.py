@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from peft_vision.core.preprocessing import sides_of
 from peft_vision.core.progress import track
 from peft_vision.data.arrays import Arrays
 from peft_vision.data.bands import OtherChannels
-from peft_vision.data.decode import UNREADABLE, Geometry
+from peft_vision.data.decode import UNREADABLE, Geometry, Misfit
 from peft_vision.data.images import UncroppedImages
 from peft_vision.data.pictures import Labelled
 
@@ -30,14 +29,15 @@ _NAMED = 20
 
 
 def decode(images: Labelled, geometry: Geometry, *, threads: int, label: str) -> tuple[Tensor, dict[int, str]]:
-    """Return uint8 (n, C, H, W) of the readable pictures, and the error of each unreadable one by its position in
-    `images`."""
-    pixels = torch.empty((len(images), geometry.channels, *sides_of(geometry.size)), dtype=torch.uint8)
+    """Return uint8 (n, C, H, W) of the readable pictures, with a mask as one more channel if they are masked, and the
+    error of each unreadable one by its position in `images`."""
+    channels = geometry.channels + images.pictures.masked
+    pixels = torch.empty((len(images), channels, *sides_of(geometry.size)), dtype=torch.uint8)
     rows = pixels.numpy()
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        rows[position] = _shaped("apply", geometry, images, indices[position])
+        rows[position] = images.pictures.shaped(indices[position], geometry)
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     if not faults:
@@ -57,7 +57,7 @@ def decode_whole(
     indices = images.indices.tolist()
 
     def fill(position: int) -> None:
-        arrays[position] = np.ascontiguousarray(_shaped("whole", geometry, images, indices[position]))
+        arrays[position] = np.ascontiguousarray(images.pictures.shaped(indices[position], geometry, whole=True))
 
     faults = _faults(fill, len(images), threads=threads, label=f"decode {label} images")
     return UncroppedImages([whole for whole in arrays if whole is not None], geometry.size), faults
@@ -70,7 +70,7 @@ def whole_bytes(images: Labelled, geometry: Geometry, *, threads: int, label: st
 
     def measure(position: int) -> None:
         width, height = geometry.extent(*images.pictures.sides(indices[position]))
-        sizes[position] = geometry.channels * width * height
+        sizes[position] = (geometry.channels + images.pictures.masked) * width * height
 
     _faults(measure, len(images), threads=threads, label=f"measure {label} images")
     return sum(sizes)
@@ -86,7 +86,7 @@ def verify(images: Labelled, *, threads: int, label: str, geometry: Geometry | N
             with named(images, indices[position]):
                 images.pictures.verify(indices[position])
         else:
-            _shaped("seen", geometry, images, indices[position])
+            images.pictures.shaped(indices[position], geometry, whole=True)
 
     return _faults(
         attempt,
@@ -109,12 +109,6 @@ def glance(images: Labelled, *, threads: int, label: str) -> dict[int, str]:
     )
 
 
-def _shaped(rule: Literal["apply", "whole", "seen"], geometry: Geometry, images: Labelled, index: int) -> Any:
-    """Return a picture as this rule of the geometry makes it. OtherChannels names the picture."""
-    with named(images, index):
-        return getattr(geometry, rule)(images.pictures.with_channels(index, geometry.channels))
-
-
 @contextmanager
 def named(images: Labelled, index: int) -> Iterator[None]:
     """Raise OtherChannels with the picture's name where it is raised in the block."""
@@ -125,23 +119,30 @@ def named(images: Labelled, index: int) -> Iterator[None]:
 
 
 def _faults(task: Callable[[int], None], count: int, *, threads: int, label: str) -> dict[int, str]:
-    def attempt(position: int) -> str | None:
+    """Return the error of each position at which `task` fails. ConfigError, after all are tried, if any is a Misfit."""
+
+    def attempt(position: int) -> str | Misfit | None:
         try:
             task(position)
+        except Misfit as error:
+            return error
         except UNREADABLE as error:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def chunk(start: int) -> list[str | None]:
+    def chunk(start: int) -> list[str | Misfit | None]:
         return [attempt(position) for position in range(start, min(start + _CHUNK, count))]
 
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         reasons = chain.from_iterable(pool.map(chunk, range(0, count, _CHUNK)))
         reasons = track(reasons, label=label, total=count, unit="images")
-        return {position: reason for position, reason in enumerate(reasons) if reason is not None}
+        found = {position: reason for position, reason in enumerate(reasons) if reason is not None}
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    if misfits := [reason for reason in found.values() if isinstance(reason, Misfit)]:
+        raise misfits[0].among(len(misfits), count)
+    return found
 
 
 def left_out(

@@ -29,12 +29,12 @@ _LEFT_BEHIND = frozenset(
 )
 
 _Place = tuple[int, int]  # device and inode: the same for every name of a folder
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-_SPLITS = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
+_SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 
 def left_behind(name: str) -> bool:
@@ -132,9 +132,14 @@ def _unlisted(folder: Path | str, error: OSError, key: str) -> ConfigError:
     return ConfigError(f"{key}: cannot list folder {shown(Path(folder))} ({error.strerror})")
 
 
+def split_named(name: str) -> str | None:
+    """Return the split that has this name by convention: train, val, test or None."""
+    return _SPLITS.get(name.casefold())
+
+
 def split_of(folder: Path) -> str | None:
     """Return the split that a folder of this name holds by convention: train, val, test or None."""
-    return _SPLITS.get(folder.name.casefold())
+    return split_named(folder.name)
 
 
 def splits_among(folders: Iterable[Path], *, key: str) -> dict[str, Path]:
@@ -148,7 +153,7 @@ def splits_among(folders: Iterable[Path], *, key: str) -> dict[str, Path]:
             raise ConfigError(
                 f"{key}: {folder.parent} holds {other.name} and {folder.name}, which both mean {split}; keep one"
             )
-    return {split: found[split] for split in _SPLIT_NAMES if split in found}
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
 def hold_folders(folders: Iterable[Path], *, key: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import PIL
@@ -18,9 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.seeding import derive
-from peft_vision.data.augment import augmented, crop_flip
+from peft_vision.data.augment import OF_WHOLES, augmented, crop_flip, scale_crop_flip
 from peft_vision.data.decode import Geometry, middle
-from peft_vision.data.pictures import Pictures
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.sequences import Pictures
+
+_CHUNK = 64  # masks that are read at a time
+ON_CPU_OR_DEVICE = ("none", "crop_flip", "flip_crop")
+"""The augmentations that only move bytes."""
 
 
 class UncroppedImages:
@@ -60,7 +66,8 @@ def usable(workers: int) -> int:
 
 
 class Undecoded:
-    """A stand-in for a uint8 tensor (n, C, H, W) that does not fit in memory; indexing decodes the pictures."""
+    """A stand-in for a uint8 tensor (n, C, H, W) that does not fit in memory; indexing decodes the pictures, with a
+    mask as one more channel if they are masked."""
 
     def __init__(self, pictures: Pictures, indices: Tensor, geometry: Geometry) -> None:
         self.pictures = pictures
@@ -68,17 +75,15 @@ class Undecoded:
         self.geometry = geometry
 
     def __getitem__(self, positions: Tensor) -> Tensor:
-        shape = (len(positions), self.geometry.channels, *sides_of(self.geometry.size))
-        images = torch.empty(shape, dtype=torch.uint8)
+        channels = self.geometry.channels + self.pictures.masked
+        images = torch.empty((len(positions), channels, *sides_of(self.geometry.size)), dtype=torch.uint8)
         for image, index in zip(images.numpy(), self.indices[positions].tolist(), strict=True):
-            image[:] = self.geometry.apply(self.pictures.with_channels(index, self.geometry.channels))
+            image[:] = self.pictures.shaped(index, self.geometry)
         return images
 
     def wholes(self, positions: Tensor) -> list[np.ndarray]:
         """Return uint8 (C, H, W) of the pictures at `positions` (B,), before their centres are cut out."""
-        read = self.pictures.with_channels
-        indices = self.indices[positions].tolist()
-        return [self.geometry.whole(read(index, self.geometry.channels)) for index in indices]
+        return [self.pictures.shaped(index, self.geometry, whole=True) for index in self.indices[positions].tolist()]
 
     @property
     def size(self) -> Size:
@@ -95,8 +100,9 @@ class Undecoded:
 
 
 class Source(ABC):
-    """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated. `whole_mask`:
-    where labels are masks, returns the mask of an image at its own size, (H0, W0); else None."""
+    """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated; pictures.py
+    lists the kinds of labels. `whole_mask`: where labels are masks, returns the mask of an image at its own size,
+    (H0, W0); else None."""
 
     labels: Tensor
     whole_mask: Callable[[int], np.ndarray] | None = None
@@ -108,7 +114,7 @@ class Source(ABC):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[object, Tensor]]:
-        """Yield, for each tensor (B,) of indices, the inputs for a model's forward and the labels (B,)."""
+        """Yield, for each tensor (B,) of indices, the inputs for a model's forward and the labels (B, ...)."""
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[object, Tensor]]:
         """Yield every input that `batches` may give once, in order, with its labels."""
@@ -119,11 +125,17 @@ class Images(Source):
     """A split's images. `pixels`: uint8 (n, C, H, W) in memory or decoded at each access, or the uncropped pictures
     that crop_flip needs. `handed_out` counts the images yielded, each for one pass through a backbone."""
 
+    masked = False
+
     def __init__(self, labels: Tensor, pixels: Tensor | UncroppedImages | Undecoded, augment: str) -> None:
         self.labels = labels
         self.pixels = pixels
         self.augment = augment
         self.handed_out = 0
+
+    def unaugmented(self) -> "Images":
+        """Return the same images, which no batch augments, with a count of their own."""
+        return Images(self.labels, self.pixels, "none")
 
     def digest(self) -> str:
         """Return the sha256 of the pixels in memory, or of all that they are decoded from."""
@@ -136,19 +148,64 @@ class Images(Source):
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B,); B may be 0. Without a seed
-        nothing is augmented; no global random state is read or left changed."""
+        """Yield, for each tensor (B,) of indices, images uint8 (B, C, H, W) and labels (B, ...); B may be 0. Without a
+        seed nothing is augmented; no global random state is read or left changed."""
         fetch = _Batches(self, index_batches, seed)
         processes = min(usable(workers), len(index_batches))
         # from memory, indexing and windows cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
-        here = processes == 0 or (
-            not isinstance(self.pixels, Undecoded) and augment in ("none", "crop_flip", "flip_crop")
-        )
+        here = processes == 0 or (not isinstance(self.pixels, Undecoded) and augment in ON_CPU_OR_DEVICE)
         loaded = (fetch[i] for i in range(len(fetch))) if here else _by_processes(fetch, processes)
         for indices, pixels in zip(index_batches, loaded, strict=True):
             self.handed_out += len(indices)
-            yield pixels, self.labels[indices]
+            yield parted(pixels) if self.masked else (pixels, self.labels[indices])
+
+
+class MaskedImages(Images):
+    """The images of `part` with a mask each: `pixels` has one more channel, the mask. A batch has the masks as labels,
+    uint8 (B, H, W), moved as their images are."""
+
+    masked = True
+
+    def __init__(
+        self, part: Labelled, pixels: Tensor | UncroppedImages | Undecoded, augment: str, geometry: Geometry
+    ) -> None:
+        self.part = part
+        self.pixels = pixels
+        self.augment = augment
+        self.geometry = geometry
+        self.handed_out = 0
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Return all masks at model size, without augmentation: uint8 (n, H, W), made at first use."""
+        if isinstance(self.pixels, Tensor):
+            return self.pixels[:, -1]
+        masks = torch.empty((len(self), *sides_of(self.geometry.size)), dtype=torch.uint8)
+        for indices in torch.arange(len(self)).split(_CHUNK):
+            masks[indices] = self.pixels[indices][:, -1]
+        return masks
+
+    def unaugmented(self) -> "MaskedImages":
+        return MaskedImages(self.part, self.pixels, "none", self.geometry)
+
+    def whole_mask(self, index: int) -> np.ndarray:
+        """Return the mask of what an image shows at the mask's own size, uint8 (H0, W0), read again from its file: all
+        of it with squash, else without what the crop cuts off."""
+        mask = self.part.pictures.mask(int(self.part.indices[index]))
+        return mask[self.geometry.shown_part(mask.shape[1], mask.shape[0])]
+
+    def whole_image(self, index: int) -> np.ndarray:
+        """Return an image before its centre is cut out, uint8 (C, H, W), read again from its file."""
+        return self.part.pictures.shaped(int(self.part.indices[index]), self.geometry, whole=True)[:-1]
+
+
+def parted(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images uint8 (B, C, H, W) and the masks (B, H, W) of pixels (B, C + 1, H, W)."""
+    return pixels[:, :-1].contiguous(), pixels[:, -1].contiguous()
 
 
 def _by_processes(fetch: "_Batches", processes: int) -> Iterator[Tensor]:
@@ -200,6 +257,10 @@ class _Batches(Dataset):
         indices, pixels, augment = self.index_batches[number], self.images.pixels, self.images.augment
         if self.seed is None or not len(indices):
             return pixels[indices]
+        if augment not in OF_WHOLES:
+            return augmented(pixels[indices], indices, augment=augment, seed=self.seed)
+        size = tuple(pixels.shape[-2:]) if isinstance(pixels, Tensor) else pixels.size
+        wholes = list(pixels[indices].numpy()) if isinstance(pixels, Tensor) else pixels.wholes(indices)
         if augment == "crop_flip":
-            return crop_flip(pixels.wholes(indices), indices, size=pixels.size, seed=self.seed)
-        return augmented(pixels[indices], indices, augment=augment, seed=self.seed)
+            return crop_flip(wholes, indices, size=size, seed=self.seed)
+        return scale_crop_flip(wholes, indices, size=size, seed=self.seed, masked=self.images.masked)

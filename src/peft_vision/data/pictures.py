@@ -1,13 +1,20 @@
-"""This module holds pictures before they are decoded to images at model size, as files or arrays, and their labels."""
+"""This module holds pictures before they are decoded to images at model size, as files, and their labels.
+
+The labels of n pictures are of one of these kinds:
+
+classes  int64 (n,)       the class of each picture
+several  uint8 (n, C)     1 where a picture has a label; it may have none
+numbers  float32 (n, T)   the values of T targets
+masks    uint8 (n, H, W)  the class of each pixel, 255 where it is ignored; read with the pictures, at their size
+"""
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,62 +25,9 @@ from peft_vision.core.output import shown
 from peft_vision.core.records import read_middle, read_regular
 from peft_vision.data.bands import Bands
 from peft_vision.data.decode import open_bytes, open_file, picture_of, rgb
+from peft_vision.data.sequences import Joined, Pictures
 
-
-class Pictures(ABC):
-    """A sequence of pictures; reading a corrupt one raises one of the errors that `decode.UNREADABLE` lists."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Return the name that identifies a picture to the user."""
-
-    @abstractmethod
-    def read(self, index: int) -> Image.Image:
-        """Return the picture in mode RGB, not resized; of another number of channels, a preview for people."""
-
-    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
-        """Return the picture for a backbone that takes `channels`, not resized; it may have another number, which a
-        geometry refuses."""
-        return self.read(index)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        """Return width and height, at less cost than `read` where possible: then as stored, which swaps them for a
-        picture that EXIF turns by 90 degrees."""
-        return self.read(index).size
-
-    @abstractmethod
-    def verify(self, index: int) -> None:
-        """Raise what `read` would raise, at less cost. OtherChannels for a picture that cannot be shown in colours."""
-
-    @abstractmethod
-    def identify(self, indices: Tensor) -> Iterable[bytes]:
-        """Return bytes that distinguish these pictures from any others, for the fingerprint."""
-
-    def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        """Return, for each picture, a mark that distinguishes it from all others: its location, or a value made from
-        its bytes."""
-        return (self.name(index) for index in indices.tolist())
-
-    @abstractmethod
-    def content(self, index: int) -> bytes:
-        """Return the bytes that a picture is read from; one that is derived from another has the bytes of the other."""
-
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        """Yield all bytes that decide how these pictures look, for a key that must not overlook a change."""
-        return map(self.content, indices.tolist())
-
-    def length(self, index: int) -> int | None:
-        """Return how many bytes a picture is read from, at little cost; None if that is unknown, so that duplicates are
-        not searched for."""
-        return None
-
-    def middle(self, index: int) -> bytes:
-        """Return some of a picture's bytes or a hash, at little cost: equal for identical pictures, seldom for
-        different ones."""
-        return b""
+LabelKind = Literal["classes", "several", "numbers", "masks"]
 
 
 class EncodedPictures(Pictures):
@@ -161,80 +115,10 @@ class Files(EncodedPictures):
         return read_middle(self.root / self.paths[index], 0, self.length(index))
 
 
-class Forwarded(Pictures):
-    """Pictures that are those of other objects."""
-
-    @abstractmethod
-    def at(self, index: int) -> tuple[Pictures, int]:
-        """Return the object that holds a picture, and the index of the picture there."""
-
-    def name(self, index: int) -> str:
-        pictures, index = self.at(index)
-        return pictures.name(index)
-
-    def read(self, index: int) -> Image.Image:
-        pictures, index = self.at(index)
-        return pictures.read(index)
-
-    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
-        pictures, index = self.at(index)
-        return pictures.with_channels(index, channels)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        pictures, index = self.at(index)
-        return pictures.sides(index)
-
-    def verify(self, index: int) -> None:
-        pictures, index = self.at(index)
-        pictures.verify(index)
-
-    def content(self, index: int) -> bytes:
-        pictures, index = self.at(index)
-        return pictures.content(index)
-
-    def length(self, index: int) -> int | None:
-        pictures, index = self.at(index)
-        return pictures.length(index)
-
-    def middle(self, index: int) -> bytes:
-        pictures, index = self.at(index)
-        return pictures.middle(index)
-
-
-class Joined(Forwarded):
-    """The concatenation of two sets of pictures: those of `first`, then those of `second`."""
-
-    def __init__(self, first: Pictures, second: Pictures) -> None:
-        self.first = first
-        self.second = second
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def at(self, index: int) -> tuple[Pictures, int]:
-        start = len(self.first)
-        return (self.first, index) if index < start else (self.second, index - start)
-
-    def identify(self, indices: Tensor) -> Iterable[bytes]:
-        return chain.from_iterable(pictures.identify(part) for pictures, part in self._stretches(indices))
-
-    def marks(self, indices: Tensor) -> Iterable[str | bytes]:
-        return chain.from_iterable(pictures.marks(part) for pictures, part in self._stretches(indices))
-
-    def contents(self, indices: Tensor) -> Iterable[bytes]:
-        return chain.from_iterable(pictures.contents(part) for pictures, part in self._stretches(indices))
-
-    def _stretches(self, indices: Tensor) -> Iterator[tuple[Pictures, Tensor]]:
-        """Yield runs of consecutive indices that belong to the same part, with that part."""
-        start = len(self.first)
-        _, lengths = torch.unique_consecutive(indices >= start, return_counts=True)
-        for stretch in indices.split(lengths.tolist()) if len(indices) else ():
-            yield (self.first, stretch) if stretch[0] < start else (self.second, stretch - start)
-
-
 @dataclass(frozen=True)
 class Labelled:
-    """A selection of `pictures` by `indices` (n,), with their `labels` (n,) int64."""
+    """A selection of `pictures` by `indices` (n,), with their `labels`. The labels of masked pictures are zeros (n,)
+    here, since the masks are read with the pictures."""
 
     pictures: Pictures
     indices: Tensor
@@ -242,6 +126,15 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def labels_are(self) -> LabelKind:
+        """Return the kind of the labels."""
+        if self.pictures.masked:
+            return "masks"
+        if self.labels.is_floating_point():
+            return "numbers"
+        return "several" if self.labels.ndim == 2 else "classes"
 
     def subset(self, positions: Tensor) -> "Labelled":
         """Return the pictures at `positions` in this selection, not in `pictures`."""
@@ -265,12 +158,16 @@ class Labelled:
         """Return the sha256 of pictures, labels and the selection."""
         sha = hashlib.sha256()
         sha.update(self.indices.numpy().astype("<i8").tobytes())
-        sha.update(self.labels.numpy().astype("<i8").tobytes())
+        labels = self.labels.numpy()
+        sha.update(labels.astype(labels.dtype.newbyteorder("<")).tobytes())
         for part in self.pictures.identify(self.indices):
             sha.update(part)
         return sha.hexdigest()
 
 
-def labelled(pictures: Pictures, labels: Iterable[int]) -> Labelled:
-    """Return all of `pictures` with their labels."""
-    return Labelled(pictures, torch.arange(len(pictures)), torch.as_tensor(np.asarray(labels), dtype=torch.int64))
+def labelled(pictures: Pictures, labels: Iterable[int] | np.ndarray) -> Labelled:
+    """Return all of `pictures` with their labels: a class each (n,), several (n, C) of 0 and 1, or numbers (n, T) of a
+    floating-point type."""
+    values = np.asarray(labels)
+    dtype = torch.int64 if values.ndim == 1 else torch.float32 if values.dtype.kind == "f" else torch.uint8
+    return Labelled(pictures, torch.arange(len(pictures)), torch.as_tensor(values, dtype=dtype))

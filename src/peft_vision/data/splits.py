@@ -6,15 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from peft_vision.data.images import Images
-from peft_vision.data.pictures import Labelled
+from peft_vision.data.pictures import LabelKind, Labelled
 from peft_vision.data.twins import Twins
-
-LabelKind = Literal["classes", "several", "numbers", "masks"]
-"""What the labels of a data set are: one class a picture, (n,); several classes, (n, C) of 0 and 1; numbers, (n, T); a
-class for each pixel, (n, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,12 @@ class Extent:
 class LabelledSets:
     """The pictures and labels of each split before any is decoded.
 
-    `labels_are`: see `LabelKind`. `val`: the data set's official validation split, if it has one. `remark`: what the
-    user should know about the splits. `gaps`: classes may lack training images. `group`: the group of data sets whose
-    results are averaged with this one's. `provenance`: where the data are from, as short texts by topic. `files`: the
-    files that define splits and labels, whose checksums belong to the provenance."""
+    `val`: the data set's official validation split, if it has one. `remark`: what the user should know about the
+    splits. `gaps`: classes may lack training images. `group`: the group of data sets whose results are averaged with
+    this one's. `provenance`: where the data are from, as short texts by topic. `files`: the files that define splits
+    and labels, whose checksums belong to the provenance. If the labels are numbers, `classes` holds the names of their
+    targets.
+    """
 
     name: str
     train: Labelled
@@ -55,7 +52,11 @@ class LabelledSets:
     group: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
-    labels_are: LabelKind = "classes"
+
+    @property
+    def labels_are(self) -> LabelKind:
+        """Return the kind of the labels, which pictures.py lists."""
+        return self.train.labels_are
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Splits:
 
     `val` is None if there is no validation part, `test` is None while settings are tuned. `fingerprint`: sha256 of
     pictures, labels and division. `skipped`: the number of corrupt pictures left out. `source`: one line for people.
-    `group` and `provenance` are as in LabelledSets; `twins` are as `find_twins` returns them.
+    `classes`, `group`, `provenance` and `labels_are` are as in LabelledSets; `twins` are as `find_twins` returns them.
     """
 
     train: Images

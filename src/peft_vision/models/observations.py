@@ -94,15 +94,22 @@ class Views(Source):
     which holds observations of the same images, so that training does not depend on the room to store them."""
 
     def __init__(self, images: Images, views: int) -> None:
-        self.labels = images.labels
         self.whole_mask = images.whole_mask
         self.images = images
         self.views = views
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the labels of the images as they are, not as in a view."""
+        return self.images.labels
+
     def batches(
         self, index_batches: Sequence[Tensor], *, seed: int | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each (B,) of indices, images uint8 (B, C, H, W) and labels (B,)."""
+        """Yield for each (B,) of indices, images uint8 (B, C, H, W) and labels (B, ...), masks as in their view."""
         drawn = [drawn_views(self.views, indices, seed=seed) for indices in index_batches]
         shown = [
             self.images.batches(
@@ -113,10 +120,11 @@ class Views(Source):
             for view in range(self.views)
         ]
         for indices, view_of, *parts in zip(index_batches, drawn, *shown, strict=True):
-            pixels = torch.empty((len(indices), *parts[0][0].shape[1:]), dtype=torch.uint8)
-            for view, (part, _) in enumerate(parts):
-                pixels[view_of == view] = part
-            yield pixels, self.labels[indices]
+            first = parts[0]
+            pixels, labels = (torch.empty((len(indices), *one.shape[1:]), dtype=one.dtype) for one in first)
+            for view, part in enumerate(parts):
+                pixels[view_of == view], labels[view_of == view] = part
+            yield pixels, labels
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every view of every image, view by view."""

@@ -103,8 +103,7 @@ class _Scorer:
         if loaded.fingerprint != self._result.data.fingerprint:
             raise ConfigError(f"data: no longer what {self.experiment.run.folder} was trained on; restore it")
         for split in splits:
-            images = loaded.parts()[split]
-            images = Images(images.labels, images.pixels, "none")
+            images = loaded.parts()[split].unaugmented()
             everything = torch.ones(len(loaded.classes), dtype=torch.bool)
             entry = ScoredSplit(mark="", images=len(images), reads=0, scores={})
             self._score(split, images, everything, self.record.splits.get(split, entry))

@@ -20,7 +20,6 @@ class Inputs(Source):
     for the `num_batches` that were yielded, without what lies there from the start."""
 
     def __init__(self, source: Source, room: DeviceRoom) -> None:
-        self.labels = source.labels
         self.whole_mask = source.whole_mask
         self.num_batches = 0
         self._source = source
@@ -28,6 +27,14 @@ class Inputs(Source):
         self._streamed_bytes = 0
         self._placed = _placed(source, room)
         self._placed_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the labels of the source, where they lie."""
+        return self._source.labels
 
     @property
     def lie_on_device(self) -> bool:

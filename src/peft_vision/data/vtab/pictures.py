@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from peft_vision.data.arrays import PixelPictures
-from peft_vision.data.pictures import Forwarded, Labelled, Pictures
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.sequences import Forwarded, Pictures
 
 _ONE_READER = threading.Lock()  # only one of the threads that need the rows reads them
 

@@ -1,0 +1,245 @@
+"""This module opens pictures with masks: a class for each pixel.
+
+folders     path/train/images/a.jpg, path/train/masks/a.png, and the same in val/ and test/, if there are any
+            path/images/train/a.jpg, path/masks/train/a.png, likewise
+            path/images/a.jpg, path/masks/a.png: `test_fraction` is the test part
+ade20k      images/training, annotations/training; tested on validation
+voc         JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt; tested on val.txt
+cityscapes  leftImg8bit/train/CITY, gtFine/train/CITY, *_labelIds.png; tested on val
+camvid      train, trainannot, val, valannot, test, testannot, as prepared for SegNet
+pets        images, annotations/trimaps, annotations/trainval.txt, test.txt
+
+A picture and its mask have one path, but for its ending and what `layout` adds. Published sets are tested on the
+validation masks, since those of their test images are not public; `val_fraction` of train validates.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from peft_vision.core.config import FILE, ConfigError, OnlyWith, component
+from peft_vision.core.output import shown
+from peft_vision.data.augment import MOVE_MASKS
+from peft_vision.data.base import Data
+from peft_vision.data.divide import test_part
+from peft_vision.data.folders import image_files, splits_among, sub_folders
+from peft_vision.data.mask_files import IGNORED, MOST_CLASSES, MaskCode, MaskedPictures
+from peft_vision.data.mask_layouts import LAYOUTS, MaskLayout, Place
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import (
+    absent,
+    first_few,
+    home,
+    is_inside,
+    located,
+    missing_among,
+    quoted,
+    read_lines,
+    refuse_repeated,
+)
+from peft_vision.data.splits import LabelledSets
+
+_KEY = "data.path"
+_LONGEST_NAME = 255
+_OF_FOLDERS = OnlyWith("layout", "folders")
+_Value = Annotated[int, Field(ge=0, lt=2**16)]
+
+
+@component
+class Masks(Data):
+    """Pictures with masks. The fields from `classes` on are for layout=folders; the other layouts have their own.
+
+    `classes`: the names of the classes, in the order of their values from 0, or from 1 with `reduce_zero_label`, which
+    ignores 0; `classes_file` has one on each line. `ignore`: values that are neither trained nor scored. `colors`: the
+    class of each colour "red,green,blue" of RGB masks, null for ignored ones. `images`, `masks`: the names of the
+    folders; `mask_end`: what the names of mask files have after those of their pictures.
+    """
+
+    path: Annotated[str, FILE]
+    layout: Literal["folders", *LAYOUTS]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    classes: tuple[str, ...] | None
+    classes_file: Annotated[str | None, FILE]
+    ignore: Annotated[tuple[_Value, ...], _OF_FOLDERS]
+    reduce_zero_label: Annotated[bool, _OF_FOLDERS]
+    colors: dict[str, str | None] | None
+    images: Annotated[str, _OF_FOLDERS]
+    masks: Annotated[str, _OF_FOLDERS]
+    mask_end: Annotated[str, _OF_FOLDERS]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Masks":
+        if self.augment not in MOVE_MASKS:
+            raise ValueError(f"augment={self.augment} does not move masks; {', '.join(MOVE_MASKS)} do")
+        given = {"classes": self.classes, "classes_file": self.classes_file, "colors": self.colors}
+        given = [name for name, value in given.items() if value is not None]
+        if self.layout != "folders" and given:
+            raise ValueError(f"layout={self.layout} has classes of its own; {given[0]} is for layout=folders (null)")
+        if self.layout == "folders" and ("classes" in given) == ("classes_file" in given):
+            raise ValueError("set classes to the names in the order of their values, or classes_file to a list of them")
+        return self
+
+    def open(self) -> LabelledSets:
+        """Return pictures with masks, which are read with them."""
+        root = located(self.path)
+        if not root.is_dir():
+            raise ConfigError(f"{_KEY}: no folder {root}")
+        layout = LAYOUTS.get(self.layout)
+        if layout is None:
+            places, passed = _places(root, self.images, self.masks, self.mask_end)
+            code, remark = self._code(), f"without {passed}" if passed else ""
+        else:
+            root = home(root, *layout.homes)
+            places, code, remark = layout.places, layout.code(root, _KEY), layout.remark
+        parts = {split: _part(root, place, code, layout) for split, place in places.items()}
+        if "test" not in parts:
+            parts["train"], parts["test"] = test_part(parts["train"], self.test_fraction)
+            remark = "; ".join(filter(None, [f"test part drawn, {self.test_fraction:g} of all", remark]))
+        return LabelledSets(
+            name=shown(root),
+            train=parts["train"],
+            val=parts.get("val"),
+            test=parts["test"],
+            classes=code.classes,
+            remark=remark,
+            gaps=True,
+        )
+
+    def _code(self) -> MaskCode:
+        classes, key = self.classes, "data.classes"
+        if classes is None:
+            file = located(self.classes_file)
+            lines = read_lines(file, "the name of a class on each line", key="data.classes_file", remedy="")
+            classes, key = tuple(line.strip() for line in lines if line.strip()), f"data.classes_file: {shown(file)}"
+        if strange := [name for name in classes if not name.isprintable() or len(name) > _LONGEST_NAME]:
+            raise ConfigError(f"{key}: {quoted(strange[0])} should be the name of a class")
+        if not 2 <= len(classes) <= MOST_CLASSES:
+            raise ConfigError(f"{key}: {len(classes)} classes; masks have 2 to {MOST_CLASSES}")
+        if twice := [name for name in dict.fromkeys(classes) if classes.count(name) > 1]:
+            raise ConfigError(f"{key}: class {twice[0]!r} is named twice")
+        first = int(self.reduce_zero_label)
+        values = {place + first: place for place in range(len(classes))} | dict.fromkeys(self.ignore, IGNORED)
+        if self.reduce_zero_label:
+            values[0] = IGNORED
+        if self.ignore and len(set(values.values()) - {IGNORED}) < len(classes):
+            hidden = [name for place, name in enumerate(classes) if values[place + first] == IGNORED]
+            raise ConfigError(f"data.ignore: holds the value of class {hidden[0]!r}; leave one of the two out")
+        return MaskCode(classes, values, None if self.colors is None else _colors(self.colors, classes))
+
+
+def _colors(colors: Mapping[str, str | None], classes: Sequence[str]) -> dict[tuple[int, int, int], int]:
+    """Return the class of each colour. ConfigError for what is no colour, or no class."""
+    found = {}
+    for color, name in colors.items():
+        parts = [part.strip() for part in color.split(",")]
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
+            raise ConfigError(f"data.colors: {color!r} should be red,green,blue of 0 to 255, such as '128,64,128'")
+        if name is not None and name not in classes:
+            raise ConfigError(f"data.colors: {color!r} means {name!r}, which is not among the {len(classes)} classes")
+        found[tuple(map(int, parts))] = IGNORED if name is None else classes.index(name)
+    if missing := [name for name in classes if name not in colors.values()]:
+        raise ConfigError(f"data.colors: no colour means {missing[0]!r}")
+    return found
+
+
+def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[str, Place], str]:
+    """Return the folders of pictures and masks of each split, and the names of folders that are passed over. One split,
+    train, if they are not divided."""
+    folders = sub_folders(root, key=_KEY)
+    splits = {
+        split: folder
+        for split, folder in splits_among(folders, key=_KEY).items()
+        if (folder / images).is_dir() or (folder / masks).is_dir()
+    }
+    both = [root / images, root / masks]
+    if splits and any(folder.is_dir() for folder in both):
+        raise ConfigError(
+            f"{_KEY}: {root} holds {' and '.join(folder.name for folder in splits.values())}, and {images} or {masks} "
+            "beside; keep one of the two layouts"
+        )
+    if not splits and not all(folder.is_dir() for folder in both):
+        raise ConfigError(
+            f"{_KEY}: {root} should hold {images}/ and {masks}/, or train/{images}/, train/{masks}/ and perhaps the "
+            f"same in val/ and test/; it holds {first_few([folder.name for folder in folders]) or 'no folders'}"
+        )
+    if splits:
+        places = {
+            split: Place(f"{folder.name}/{images}", f"{folder.name}/{masks}", mask_end=mask_end)
+            for split, folder in splits.items()
+        }
+        passed = [folder.name for folder in folders if folder not in splits.values()]
+    else:
+        inner = [splits_among(sub_folders(folder, key=_KEY), key=_KEY) for folder in both]
+        if inner[0].keys() != inner[1].keys():
+            found = [", ".join(folder.name for folder in split.values()) or "no splits" for split in inner]
+            raise ConfigError(f"{_KEY}: {both[0]} holds {found[0]}, and {both[1]} holds {found[1]}")
+        places = {
+            split: Place(f"{images}/{folder.name}", f"{masks}/{inner[1][split].name}", mask_end=mask_end)
+            for split, folder in inner[0].items()
+        } or {"train": Place(images, masks, mask_end=mask_end)}
+        passed = []
+    if "train" not in places:
+        raise ConfigError(f"{_KEY}: {root} holds {', '.join(places)} and no train")
+    return places, ", ".join(passed)
+
+
+def _part(root: Path, place: Place, code: MaskCode, layout: MaskLayout | None) -> Labelled:
+    """Return the pictures in a place with their masks. ConfigError for one that lacks the other."""
+    source = f"see data.layout; {_KEY} is the folder above these" if layout is None else layout.source
+    pictures, masks = (_listed if place.names else _paired)(root, place, source)
+    return labelled(MaskedPictures(Files(root, pictures), Files(root, masks), code), np.zeros(len(pictures)))
+
+
+def _listed(root: Path, place: Place, source: str) -> tuple[list[str], list[str]]:
+    """Return the paths of pictures and masks that a list names."""
+    file = root / place.names
+    lines = read_lines(file, "a name on each line", key=_KEY, remedy=source)
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise ConfigError(f"{_KEY}: {file} names no picture")
+    if strange := [name for name in names if not is_inside(name)]:
+        raise ConfigError(f"{_KEY}: {file} names {quoted(strange[0])}, which is no name of a picture")
+    refuse_repeated(names, file, key=_KEY)
+    paths = [f"{place.images}/{name}.jpg" for name in names], [f"{place.masks}/{name}.png" for name in names]
+    for found, what in zip(paths, ("pictures", "masks"), strict=True):
+        if missing := missing_among(found, root):
+            raise absent(root, missing, len(found), what=f"{what} of {file.name}", source=source, key=_KEY)
+    return paths
+
+
+def _paired(root: Path, place: Place, source: str) -> tuple[list[str], list[str]]:
+    """Return the paths of the pictures and of the masks in two folders, in one order."""
+    found = []
+    for folder, end in ((place.images, place.image_end), (place.masks, place.mask_end)):
+        if not (root / folder).is_dir():
+            raise absent(root, [folder], 2, what="folders", source=source, key=_KEY)
+        paths = {}
+        for path in image_files(root / folder, root, key=_KEY):
+            stem = path[len(folder) + 1 :].rpartition(".")[0]
+            if end and not stem.endswith(end):
+                continue
+            stem = stem.removesuffix(end)
+            if (other := paths.setdefault(stem, path)) != path:
+                raise ConfigError(f"{_KEY}: {root} holds {other} and {path}, which have one name; keep one")
+        found.append(paths)
+    pictures, masks = found
+    without = [path for stem, path in pictures.items() if stem not in masks]
+    alone = [path for stem, path in masks.items() if stem not in pictures]
+    if without or alone:
+        lacks = [
+            f"{len(paths):,} of {len(among):,} {what}: {first_few(paths)}"
+            for paths, among, what in (
+                (without, pictures, "pictures have no mask"),
+                (alone, masks, "masks have no picture"),
+            )
+            if paths
+        ]
+        raise ConfigError(
+            f"{_KEY}: in {root}, {'; '.join(lacks)}\na picture and its mask have the same name, but for its ending"
+        )
+    if not pictures:
+        raise ConfigError(f"{_KEY}: no picture in {root / place.images}\n{source}")
+    return list(pictures.values()), [masks[stem] for stem in pictures]
