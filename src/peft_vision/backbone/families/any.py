@@ -8,26 +8,21 @@ and which of its modules timm's forward calls, is found out by a forward pass ov
 own. Statistics of batch norms stay as they are unless all of the backbone trains, see `Encoder.held`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from peft_vision.backbone.families.groups import Groups
-from peft_vision.backbone.families.trunk import Trunk, made_for
+from peft_vision.backbone.families.shapes import UNUSABLE, MapPass, Passed, on_meta, passed, run
+from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError
 
-_SIZES = (224, 256, 192, 288, 384, 448, 512, 160, 128, 96, 64, 32)
-_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
 _HAVE = ("forward_features", "forward_head")
-_UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError, AttributeError, LookupError)
 _TOKENS = "is computed by timm's own forward, in which no tokens can be added or read; use lora, ssf, bitfit or partial"
 _LACKS: Mapping[Need, str] = {
     "sites": "has no matrices by these names; use lora with patterns such as method.targets=[*.conv1], or ssf",
@@ -35,6 +30,7 @@ _LACKS: Mapping[Need, str] = {
     "prompts": _TOKENS,
     "contexts": _TOKENS,
     "taps": "is computed by timm's own forward, whose intermediate values are not known here; use lora, ssf or linear",
+    "grids": "is computed by timm's own forward, which shows its last features alone; use segment_linear or setr_pup",
 }
 
 
@@ -66,7 +62,7 @@ class AnyTrunk(Trunk):
             return f"timm's {type(self.model).__name__} has no {' and no '.join(missing)}"
         try:
             shape = self._pass.features.shape
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             return f"timm's {type(self.model).__name__} maps no image to features: {_first_line(error)}"
         if len(shape) != 2:
             return f"its features are {tuple(shape)} for one image, where one vector of an image is needed"
@@ -75,10 +71,42 @@ class AnyTrunk(Trunk):
     def misfit_size(self, size: tuple[int, int]) -> str | None:
         """Return why the model cannot take images of `size`, height and width, or None."""
         try:
-            _run(self.model, size)
-        except _UNUSABLE as error:
+            run(self.model, size)
+        except UNUSABLE as error:
             return _first_line(error)
         return None
+
+    def show_grid(self) -> None:
+        """Note in `lacks` why the model's last features are no map of the image, if they are none."""
+        super().show_grid()
+        shape = tuple(self._shown(self.image_size or self._pass.shown).shape)
+        if len(shape) != 4 or shape[self._channel_axis] != self.model.num_features:
+            self.lacks["grid"] = f"shows {shape} of one image before it pools that, which is no map of the image"
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        return tokens if self._channel_axis == 1 else tokens.permute(0, 3, 1, 2)
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        shape = self.grid(self._shown(image_size), layer).shape
+        return (shape[1], shape[2], shape[3])
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters that no gradient of the last features reaches, found over shapes alone."""
+        holder = MapPass(self.model)
+        names = [name for name, _ in holder.named_parameters()]
+        with torch.enable_grad():
+            shown, parameters = on_meta(holder, self.image_size or self._pass.shown, gradients=True)
+            found = torch.autograd.grad(shown.sum(), list(parameters.values()), allow_unused=True)
+        reached = {name for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+        return [holder.get_parameter(name) for name in names if name not in reached]
+
+    @property
+    def _channel_axis(self) -> int:
+        return 3 if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else 1
+
+    def _shown(self, size: tuple[int, int]) -> Tensor:
+        """Return the last features of one image of `size`, without numbers."""
+        return on_meta(MapPass(self.model), size)[0]
 
     def adopt(self) -> None:
         """Leave timm's modules as they are, and note which of them its forward calls before any is wrapped."""
@@ -191,8 +219,8 @@ class AnyTrunk(Trunk):
             norm.num_batches_tracked.copy_(count)
 
     @cached_property
-    def _pass(self) -> "_Pass":
-        return _passed(self.model)
+    def _pass(self) -> Passed:
+        return passed(self.model)
 
     def _stage_of(self, path: str) -> int | None:
         return self._groups.stage_of.get(f"{path}.weight")
@@ -215,99 +243,8 @@ class AnyTrunk(Trunk):
         return type(module) is nn.Linear or _is_pointwise(module)
 
 
-def _is_candidate(module: nn.Module) -> bool:
-    """Return whether a module is a plain linear layer or convolution, or a norm with a weight of each channel."""
-    if type(module) in (nn.Linear, nn.Conv2d):
-        return True
-    return isinstance(module, _NORMS) and module.weight is not None
-
-
 def _is_pointwise(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.groups == 1
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
-    convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
-    the model takes no image of the recorded size."""
-
-    features: Tensor
-    called: tuple[str, ...]
-    size: tuple[int, int] | None
-
-
-def _passed(model: nn.Module) -> _Pass:
-    """Return the pass of one image without any numbers: at the size that timm records for the model, or, for a model
-    that was made for another one, at the first size that it takes. Raise what timm raises at the recorded size where it
-    takes none."""
-    recorded = getattr(model, "pretrained_cfg", {}).get("input_size") or (3, _SIZES[0], _SIZES[0])
-    sizes = [made_for(model) or tuple(recorded[1:]), *((size, size) for size in _SIZES)]
-    first: Exception | None = None
-    for size in sizes:
-        with _noted(model) as called:
-            try:
-                features = _run(model, size)
-            except _UNUSABLE as error:
-                first = first or error
-                continue
-        return _Pass(features, tuple(called), None if first is None else size)
-    raise first
-
-
-@contextmanager
-def _noted(model: nn.Module) -> Iterator[dict[str, None]]:
-    """Yield a dict whose keys are the paths of the candidates that are called within the block, in that order."""
-    paths = {module: path for path, module in model.named_modules() if _is_candidate(module)}
-    called: dict[str, None] = {}
-    note = lambda module, _: called.setdefault(paths[module])  # noqa: E731
-    hooks = [module.register_forward_pre_hook(note) for module in paths]
-    try:
-        yield called
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _run(model: nn.Module, size: tuple[int, int]) -> Tensor:
-    """Return the features of one image of `size` over shapes alone, in evaluation mode; the model stays as it is."""
-    holder = _Features(model)
-    state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad(), torch.device("meta"):
-            return functional_call(holder, shapes, (torch.empty(1, _channels(model), *size),))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _channels(model: nn.Module) -> int:
-    """Return the number of channels of an image: what timm's model says, or that of its first convolution, if that is
-    another one than the recorded number and no multiple of it, which a stem that folds pixels into channels has."""
-    known = getattr(model, "pretrained_cfg", {})
-    recorded = (known.get("input_size") or (3,))[0]
-    if own := getattr(model, "in_chans", None):
-        return own
-    name = known.get("first_conv")
-    try:
-        found = model.get_submodule(name) if isinstance(name, str) else None
-    except AttributeError:
-        found = None
-    if type(found) is not nn.Conv2d or found.in_channels % (4 * recorded) == 0:
-        return recorded
-    return found.in_channels
-
-
-class _Features(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
 def _first_line(error: Exception) -> str:
