@@ -137,7 +137,7 @@ def test_logits_are_in_fp32_where_autocast_rounds_all_else(head, images):
         logits = model(images)
     assert logits.dtype == torch.float32
     assert not torch.equal(logits.bfloat16().float(), logits)
-    torch.testing.assert_close(logits, model(images), rtol=0, atol=0.1)
+    torch.testing.assert_close(logits, model(images), rtol=0, atol=0.02 * logits.abs().max().item())
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -196,7 +196,8 @@ def test_timm_has_no_form_of_it():
 @pytest.mark.parametrize("head", HEADS)
 def test_compiling_changes_nothing(head, images):
     model = random_head(adapted("vpt_deep", head=head))
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(images), model(images), rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(model, backend="aot_eager")(images)
+    torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-5 * compiled.abs().max().item())
 
 
 def test_a_saved_file_is_not_taken_for_a_model_of_features(tmp_path, vit):

@@ -48,10 +48,10 @@ class AtEachPlace(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map (B, W, h, w) to logits (B, C, h, w)."""
-        count, (rows, columns) = len(grid), grid.shape[2:]
+        rows, columns = grid.shape[2:]
         with torch.autocast(grid.device.type, enabled=False):
             logits = self.inner(grid.float().permute(0, 2, 3, 1).flatten(0, 2))
-        return logits.view(count, rows, columns, -1).permute(0, 3, 1, 2)
+        return logits.unflatten(0, (-1, rows, columns)).permute(0, 3, 1, 2)
 
 
 @component
@@ -109,7 +109,7 @@ class BatchNorm2d(BatchNorm):
         """Return the normed grid, in the shape of the input."""
         if self.is_divided:
             places = self._over_processes(grid.permute(0, 2, 3, 1).flatten(0, 2))
-            normed = places.view(len(grid), *grid.shape[2:], -1).permute(0, 3, 1, 2)
+            normed = places.unflatten(0, (-1, *grid.shape[2:])).permute(0, 3, 1, 2)
         else:
             normed = nn.BatchNorm1d.forward(self, grid.flatten(2)).view_as(grid)
         return normed * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
