@@ -144,8 +144,8 @@ def _fitting(rows: Tensor, kind: Kind, dtype: torch.dtype) -> Tensor:
     rows = rows.to(dtype)
     if kind in GRIDS and not rows.isfinite().all():
         raise ConfigError(
-            f"features.grid_dtype: the backbone shows numbers that {dtype} cannot hold, or that are none; set "
-            "features.grid_dtype=bf16 or fp32"
+            f"features.grid_dtype: the backbone shows numbers that {str(dtype).removeprefix('torch.')} cannot hold, or "
+            "NaN; set features.grid_dtype=bf16 or fp32"
         )
     return rows
 
