@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from peft_vision.backbone.families.match import refuse_unusual
-from peft_vision.backbone.families.shape_pass import is_headless
+from peft_vision.backbone.families.shapes import is_headless
 from peft_vision.backbone.source import resolved
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line

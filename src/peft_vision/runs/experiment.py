@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.observation import Kind
 from peft_vision.core.config import ConfigError, build_all, nearest, shortened
 from peft_vision.core.distributed import World
 from peft_vision.core.identity import CODE, digest, files, first_identity, hashed, located, plain, user_code
@@ -161,6 +162,11 @@ class Experiment:
 
     def _check_stage(self) -> None:
         check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
+
+    @property
+    def reads(self) -> frozenset[Kind]:
+        """Return the kinds of observation that the run reads of a backbone that does not change."""
+        return self.method.reads() if self.head.reads == "features" else frozenset({self.head.reads})
 
     @property
     def fitting(self) -> dict[str, Optimizer]:

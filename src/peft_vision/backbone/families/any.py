@@ -11,12 +11,22 @@ own. Statistics of batch norms stay as they are unless all of the backbone train
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from peft_vision.backbone.families.groups import Groups
-from peft_vision.backbone.families.shape_pass import UNUSABLE, Pass, is_headless, passed, pooled, run_shapes
+from peft_vision.backbone.families.shapes import (
+    UNUSABLE,
+    MapPass,
+    Passed,
+    is_headless,
+    on_meta,
+    passed,
+    pooled,
+    run_shapes,
+)
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError
@@ -29,6 +39,7 @@ _LACKS: Mapping[Need, str] = {
     "prompts": _TOKENS,
     "contexts": _TOKENS,
     "taps": "is computed by timm's own forward, whose intermediate values are not known here; use lora, ssf or linear",
+    "grids": "is computed by timm's own forward, which shows its last features alone; use segment_linear or setr_pup",
 }
 
 
@@ -77,6 +88,38 @@ class AnyTrunk(Trunk):
         except UNUSABLE as error:
             return _first_line(error)
         return None
+
+    def show_grid(self) -> None:
+        """Note in `lacks` why the model's last features are no map of the image, if they are none."""
+        super().show_grid()
+        shape = tuple(self._shown(self.image_size or self._pass.shown).shape)
+        if len(shape) != 4 or shape[self._channel_axis] != self.model.num_features:
+            self.lacks["grid"] = f"shows {shape} of one image before it pools that, which is no map of the image"
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        return tokens if self._channel_axis == 1 else tokens.permute(0, 3, 1, 2)
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        shape = self.grid(self._shown(image_size), layer).shape
+        return (shape[1], shape[2], shape[3])
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters that no gradient of the last features reaches, found over shapes alone."""
+        holder = MapPass(self.model)
+        names = [name for name, _ in holder.named_parameters()]
+        with torch.enable_grad():
+            shown, parameters = on_meta(holder, self.image_size or self._pass.shown, gradients=True)
+            found = torch.autograd.grad(shown.sum(), list(parameters.values()), allow_unused=True)
+        reached = {name for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+        return [holder.get_parameter(name) for name in names if name not in reached]
+
+    @property
+    def _channel_axis(self) -> int:
+        return 3 if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else 1
+
+    def _shown(self, size: tuple[int, int]) -> Tensor:
+        """Return the last features of one image of `size`, without numbers."""
+        return on_meta(MapPass(self.model), size)[0]
 
     def adopt(self) -> None:
         """Leave timm's modules as they are, and note which of them its forward calls before any is wrapped."""
@@ -189,7 +232,7 @@ class AnyTrunk(Trunk):
             norm.num_batches_tracked.copy_(count)
 
     @cached_property
-    def _pass(self) -> Pass:
+    def _pass(self) -> Passed:
         return passed(self.model)
 
     def _stage_of(self, path: str) -> int | None:

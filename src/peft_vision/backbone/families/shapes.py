@@ -1,5 +1,5 @@
 """This module passes an image through timm's own forward over shapes alone: it finds out whether a model maps images to
-features, how wide these are, and which modules its forward calls.
+features, how wide these are, which modules its forward calls, and the shapes of what it shows of an image.
 
     features = forward_head(forward_features(images), pre_logits=True)
     features = mean of forward_features(images) over the tokens           encoders of language models, without a head
@@ -16,24 +16,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_vision.backbone.families.trunk import made_for
 
-UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError, AttributeError, LookupError)
-"""The exceptions that timm's models raise where they cannot compute an image."""
 _SIZES = (224, 256, 192, 288, 384, 448, 512, 160, 128, 96, 64, 32)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError, AttributeError, LookupError)
+"""The errors of a forward pass by which timm refuses an image."""
 
 
 @dataclass(frozen=True)
-class Pass:
+class Passed:
     """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
     convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
-    the model takes no image of the recorded size."""
+    the model takes no image of the recorded size; `shown`: height and width of the image in any case."""
 
     features: Tensor
     called: tuple[str, ...]
     size: tuple[int, int] | None
+    shown: tuple[int, int]
 
 
-def passed(model: nn.Module) -> Pass:
+def passed(model: nn.Module) -> Passed:
     """Return the pass of one image without any numbers: at the size that timm records for the model, or, for a model
     that was made for another one, at the first size that it takes. Raise what timm raises at the recorded size where it
     takes none."""
@@ -47,7 +48,7 @@ def passed(model: nn.Module) -> Pass:
             except UNUSABLE as error:
                 first = first or error
                 continue
-        return Pass(features, tuple(called), None if first is None else size)
+        return Passed(features, tuple(called), None if first is None else size, size)
     raise first
 
 
@@ -67,14 +68,24 @@ def _noted(model: nn.Module) -> Iterator[dict[str, None]]:
 
 def run_shapes(model: nn.Module, size: tuple[int, int]) -> Tensor:
     """Return the features of one image of `size` over shapes alone, in evaluation mode; the model stays as it is."""
-    holder = _Features(model)
-    state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    return on_meta(PooledPass(model), size)[0]
+
+
+def on_meta(
+    holder: "PooledPass", size: tuple[int, int], *, gradients: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what `holder` computes of one image of `size` over shapes alone, in evaluation mode, and the parameters,
+    by name, that it is computed with; the model stays as it is."""
+    model = holder.model
+    parameters = {
+        name: parameter.detach().to("meta").requires_grad_(gradients) for name, parameter in holder.named_parameters()
+    }
+    state = {**parameters, **{name: buffer.detach().to("meta") for name, buffer in holder.named_buffers()}}
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(), torch.device("meta"):
-            return functional_call(holder, shapes, (torch.empty(1, _channels(model), *size),))
+        with torch.set_grad_enabled(gradients), torch.device("meta"):
+            return functional_call(holder, state, (torch.empty(1, _channels(model), *size),)), parameters
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -97,7 +108,7 @@ def _channels(model: nn.Module) -> int:
     return found.in_channels
 
 
-class _Features(nn.Module):
+class PooledPass(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -105,6 +116,11 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return pooled(self.model, self.model.forward_features(images), headless=self.headless)
+
+
+class MapPass(PooledPass):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_features(images)
 
 
 def is_headless(model: nn.Module) -> bool:
