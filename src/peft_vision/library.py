@@ -117,6 +117,7 @@ def adapt(
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
     build(recipe.method, Method, "method").check()
+    build(recipe.objective, Objective, "objective").check_head(build(recipe.head, Head, "head"))
     return recipe.assemble(vit, seed=seed)
 
 

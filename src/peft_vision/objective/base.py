@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from peft_vision.core.config import ConfigError, component
 from peft_vision.data.splits import LabelKind
+from peft_vision.head.base import Head
 
 _LABELS = {
     "classes": "one class a picture (objective=single_label)",
@@ -129,6 +130,15 @@ class Objective(ABC):
         """Raise ConfigError if a data set has other labels."""
         if found != self.labels_are:
             raise ConfigError(f"objective: it learns {_LABELS[self.labels_are]}, and the data have {_LABELS[found]}")
+
+    def check_head(self, head: Head) -> None:
+        """Raise ConfigError for a head that predicts pixels where pictures are learned, or the other way round."""
+        if self.dense and head.reads == "features":
+            raise ConfigError(
+                "head: it predicts one thing a picture; objective=segmentation takes head=segment_linear"
+            )
+        if not self.dense and head.reads != "features":
+            raise ConfigError("head: it predicts each pixel; it takes objective=segmentation, else use head=linear")
 
     def check_smoothing(self, label_smoothing: float) -> None:
         """Raise ConfigError if labels are to be smoothed and have no classes."""

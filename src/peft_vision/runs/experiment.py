@@ -156,6 +156,7 @@ class Experiment:
                 check_head(optimizer, self.head, group=group)
                 check_objective(optimizer, self.objective, group=group)
         self.objective.check_smoothing(self.trainer.label_smoothing)
+        self.objective.check_head(self.head)
         if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
             group = "ood" if self.ood else "interpolation"
             raise ConfigError(f"{group}: it is for one class a picture (objective=single_label)")

@@ -85,7 +85,7 @@ _PERCENT = {
     "auroc": "area under the ROC curve",
     "f1_micro": "F1, over all pairs",
     "f1_macro": "F1, mean of classes",
-    "mean_iou": "intersection over union, mean of classes",
+    "mean_iou": "mean IoU",
     "mean_accuracy": "accuracy, mean of classes",
     "pixel_accuracy": "pixel accuracy",
 }
