@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, RelPosMlp
 from timm.models import checkpoint
 from torch import Tensor, nn
 
@@ -38,6 +38,15 @@ def dropping_options(vit: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
     )
 
 
+def _noise_of_positions(vit: nn.Module) -> set[nn.Module]:
+    """Return the modules of the MLPs that compute biases from distances. timm gives these a dropout that no option
+    sets, so it acts where all of the backbone trains and is not among what a user asks for."""
+    mlps = [
+        module for name, module in vit.named_modules() if isinstance(module, RelPosMlp) or name.endswith(".meta_mlp")
+    ]
+    return {part for mlp in mlps for part in mlp.modules()}
+
+
 def _option(name: str, module: nn.Module) -> str:
     if isinstance(module, DropPath):
         return "backbone.drop_path"
@@ -68,7 +77,8 @@ class Encoder(nn.Module):
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
-        self._drops = [module for module in self._backbone if drops(module)]
+        fixed = _noise_of_positions(vit)
+        self._drops = [module for module in self._backbone if drops(module) and module not in fixed]
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -235,7 +245,7 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
-        that drop, see `drops.py`, unless all of it trains."""
+        that drop, unless all of it trains."""
         super().train(mode)
         for module in self.held():
             module.training = False
