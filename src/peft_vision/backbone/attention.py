@@ -25,8 +25,11 @@ class Layer(Ports):
     override the parts of the primitive that differ.
 
     `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context, what
-    attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it.
+    attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it. `post_norm`:
+    whether norms follow the branches, so that attention and MLP read the tokens as they are.
     """
+
+    post_norm: bool = False
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
@@ -42,14 +45,14 @@ class Layer(Ports):
         if self.context is not None:
             contexts.append(self.attended(self.context(tokens.shape[0])))
         if self.observer is not None:
-            self.observer(_joined([context.expand(tokens.shape[0], -1, -1) for context in contexts], dim=1))
+            self.observer(joined(*contexts))
         if self.rows is None or self.rows == tokens.shape[1]:
             return update(self, tokens, normed, *contexts, positions=positions)
         return update(self, tokens[:, : self.rows], normed[:, : self.rows], *contexts, positions=positions)
 
     def attended(self, tokens: Tensor) -> Tensor:
         """Return what attention reads of the tokens, (B, N, D)."""
-        return self.norm1(tokens)
+        return tokens if self.post_norm else self.norm1(tokens)
 
     def heads(self, normed: Tensor, *, first: int, last: int) -> tuple[Tensor, ...]:
         """Return parts `first` to `last` (exclusive) of the queries, keys and values of `normed` (B, N, D), each
@@ -63,10 +66,10 @@ class Layer(Ports):
     def key_norm(self, k: Tensor) -> Tensor:
         return self.attn.k_norm(k)
 
-    def positioned(self, heads: Tensor, positions: Tensor | None) -> Tensor:
-        """Return queries or keys (B, H, n, d) of the image's leading tokens with rotary positions, where the family has
-        them. Prompts and queries that a method adds have no position and are never given."""
-        return heads
+    def positioned(self, heads: Tensor, positions: Tensor | None, *added: Tensor) -> Tensor:
+        """Return queries or keys (B, H, n, d) of the image's leading tokens, with rotary positions where the family has
+        them, and behind them those of `added` tokens (B or 1, H, P, d), which have no position."""
+        return joined(heads, *added)
 
     def bias(self, rows: int, columns: int, positions: Tensor | None) -> Tensor | None:
         """Return what is added to the scores of the image's first `rows` tokens on `columns` tokens, those of the image
@@ -84,7 +87,8 @@ class Layer(Ports):
     def attention_output(self, mixed: Tensor, normed: Tensor) -> Tensor:
         """Return what attention adds to its queries, (B, Q, D), before stochastic depth. `mixed`: their weighted values
         (B, Q, H * d); `normed`: what attention read of the queries."""
-        return self.ls1(self.projected(mixed, normed))
+        output = self.projected(mixed, normed)
+        return self.ls1(self.norm1(output) if self.post_norm else output)
 
     def projected(self, mixed: Tensor, normed: Tensor) -> Tensor:
         """Return the weighted values after the norm, the gate and the output projection of attention."""
@@ -96,11 +100,21 @@ class Layer(Ports):
         return attention.proj_drop(attention.proj(mixed))
 
     def mlp_input(self, tokens: Tensor) -> Tensor:
-        return self.norm2(tokens)
+        """Return what the MLP reads of the tokens, (B, Q, D)."""
+        return tokens if self.post_norm else self.norm2(tokens)
 
     def mlp_output(self, normed: Tensor) -> Tensor:
         """Return what the MLP adds to tokens, (B, Q, D), before stochastic depth."""
-        return self.ls2(self.mlp(normed))
+        output = self.computed(normed)
+        return self.ls2(self.norm2(output) if self.post_norm else output)
+
+    def computed(self, normed: Tensor) -> Tensor:
+        """Return the output of the MLP itself, (B, Q, D)."""
+        return self.mlp(normed)
+
+    def left(self, tokens: Tensor) -> Tensor:
+        """Return what leaves attention and MLP, (B, Q, D): a norm of it where a family's blocks end with one."""
+        return tokens
 
 
 def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -117,14 +131,10 @@ def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor, pos
     else:
         (q,) = layer.heads(normed, first=0, last=1)
         key, value = layer.heads(contexts[0], first=1, last=3)
+    added = [layer.heads(context, first=1, last=3) for context in contexts[1:]]
     q = layer.positioned(layer.query_norm(q), positions)
-    keys = [layer.positioned(layer.key_norm(key), positions).expand(q.shape[0], -1, -1, -1)]
-    values = [value.expand(q.shape[0], -1, -1, -1)]
-    for context in contexts[1:]:
-        key, value = layer.heads(context, first=1, last=3)
-        keys.append(layer.key_norm(key).expand(q.shape[0], -1, -1, -1))
-        values.append(value.expand(q.shape[0], -1, -1, -1))
-    key, value = _joined(keys, dim=2), _joined(values, dim=2)
+    key = layer.positioned(layer.key_norm(key), positions, *(layer.key_norm(further) for further, _ in added))
+    value = joined(value, *(further for _, further in added))
     mixed = _mix(layer, q, key, value, layer.bias(q.shape[2], key.shape[2], positions))
     return finish(layer, queries, normed, mixed, apart=False)
 
@@ -195,6 +205,7 @@ def finish(layer: Layer, queries: Tensor, normed: Tensor, mixed: Tensor, *, apar
     updated = tokens + layer.drop_path2(layer.mlp_output(normed))
     for module in layer.beside_mlp:
         updated = updated + _beside(module, tokens, normed, apart=apart)
+    updated = layer.left(updated)
     for module in layer.behind:
         updated = updated + module(updated)
     return updated
@@ -222,9 +233,14 @@ def project(qkv: nn.Module, tokens: Tensor, *, first: int, last: int) -> Tensor:
 
 def split_heads(attention: nn.Module, projected: Tensor, *, parts: int) -> tuple[Tensor, ...]:
     """Split (B, N, parts * H * d) into `parts` tensors (B, H, N, d)."""
-    heads = projected.unflatten(-1, (parts, attention.num_heads, -1))
-    return heads.permute(2, 0, 3, 1, 4).unbind(0)
+    # split before the axes change places, so that the backward pass joins gradients as they lie in memory
+    heads = projected.unflatten(-1, (parts, attention.num_heads, -1)).unbind(2)
+    return tuple(part.transpose(1, 2) for part in heads)
 
 
-def _joined(tensors: list[Tensor], *, dim: int) -> Tensor:
-    return torch.cat(tensors, dim=dim) if len(tensors) > 1 else tensors[0]
+def joined(tokens: Tensor, *added: Tensor) -> Tensor:
+    """Return heads (B, H, n, d) or tokens (B, n, d) with `added` ones behind them, of as many images or one for all of
+    them: n + P in the place of n."""
+    if not added:
+        return tokens
+    return torch.cat([tokens, *(part.expand(len(tokens), *part.shape[1:]) for part in added)], dim=-2)

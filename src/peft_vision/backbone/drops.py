@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from timm.layers import DropPath
+from timm.layers import DropPath, RelPosMlp
 from torch import nn
 
 _OPTIONS = {  # by the last part of the module's name; all other dropouts follow a projection
@@ -25,6 +25,15 @@ def dropping_options(vit: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
     return sorted(
         {_option(name, module) for name, module in vit.named_modules() if module in modules and drops(module)}
     )
+
+
+def noise_of_positions(vit: nn.Module) -> set[nn.Module]:
+    """Return the modules of the MLPs that compute biases from distances. timm gives these a dropout that no option
+    sets, so it acts where all of the backbone trains and is not among what a user asks for."""
+    mlps = [
+        module for name, module in vit.named_modules() if isinstance(module, RelPosMlp) or name.endswith(".meta_mlp")
+    ]
+    return {part for mlp in mlps for part in mlp.modules()}
 
 
 def _option(name: str, module: nn.Module) -> str:

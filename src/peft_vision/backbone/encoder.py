@@ -9,7 +9,7 @@ import torch
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from peft_vision.backbone.drops import dropping_options, drops
+from peft_vision.backbone.drops import dropping_options, drops, noise_of_positions
 from peft_vision.backbone.families.match import architecture, refuse_size, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import GRIDS, Kind, Observation
@@ -42,7 +42,8 @@ class Encoder(nn.Module):
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
-        self._drops = [module for module in self._backbone if drops(module)]
+        fixed = noise_of_positions(vit)
+        self._drops = [module for module in self._backbone if drops(module) and module not in fixed]
         self._pooling: set[nn.Parameter] = set()
 
     @property
@@ -244,7 +245,7 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules
-        that drop, see `drops.py`, unless all of it trains."""
+        that drop, unless all of it trains."""
         super().train(mode)
         for module in self.held():
             module.training = False

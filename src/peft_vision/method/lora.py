@@ -57,7 +57,8 @@ class LoRA(Method):
     that attaching changes the outputs, as in NOAH's code.
 
     A target with a dot or an asterisk is a pattern of the paths in timm's model of linear layers and 1x1 convolutions
-    of the layers. In a backbone without standard names (a ResNet) q and v, the paper's targets, stand for all of these.
+    of the layers. Where layers have no attention, q and v, the paper's targets, stand for all that they have: fc1 and
+    fc2 of a ConvNeXt's MLPs, or every linear layer and 1x1 convolution of a backbone without standard names (a ResNet).
     A matrix that only a pattern names and that has a side shorter than the rank stays as it is.
     """
 
@@ -96,14 +97,18 @@ class LoRA(Method):
 
     def _patterns(self, stage: Stage) -> list[str]:
         """Return the targets that are patterns; every path where the backbone has no standard names."""
-        if not stage.sites and self.targets == _PAPERS:
-            return ["*"]
-        return [target for target in self.targets if _is_pattern(target)]
+        return [target for target in self._targets(stage) if _is_pattern(target)]
+
+    def _targets(self, stage: Stage) -> tuple[str, ...]:
+        """Return the targets, or what the paper's stand for in a stage that has none of them."""
+        if self.targets != _PAPERS or any(target in stage.sites for target in _PAPERS):
+            return self.targets
+        return tuple(stage.sites) or ("*",)
 
     def _by_pattern(self, encoder: Encoder, stage: Stage) -> list[str]:
         """Return the paths of the matrices that patterns name and standard targets do not, with sides of `rank` or
         more."""
-        named = {site.path for target in self.targets for site in stage.sites.get(target, ())}
+        named = {site.path for target in self._targets(stage) for site in stage.sites.get(target, ())}
         patterns = self._patterns(stage)
         return [
             path
@@ -116,15 +121,13 @@ class LoRA(Method):
     def _rows(self, stage: Stage, *, where: str) -> dict[str, dict[str, slice]]:
         """Return for each matrix that is updated the rows of each target. Raise ConfigError where the layer has no such
         matrix."""
-        if not stage.sites and self.targets == _PAPERS:
-            return {}
-        standard = [target for target in self.targets if not _is_pattern(target)]
+        standard = [target for target in self._targets(stage) if not _is_pattern(target)]
         if missing := [target for target in standard if target not in stage.sites]:
             there = ", ".join(stage.sites) or "patterns of paths such as *.conv1"
             raise ConfigError(f"method.targets: {where} has no {' or '.join(missing)}; it has {there}")
         found: dict[str, dict[str, slice]] = {}
         for target, sites in stage.sites.items():
-            for site in sites if target in self.targets else ():
+            for site in sites if target in standard else ():
                 found.setdefault(site.path, {})[target] = site.rows
         return found
 

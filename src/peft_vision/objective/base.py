@@ -134,9 +134,7 @@ class Objective(ABC):
     def check_head(self, head: Head) -> None:
         """Raise ConfigError for a head that predicts pixels where pictures are learned, or the other way round."""
         if self.dense and head.reads == "features":
-            raise ConfigError(
-                "head: it predicts one thing a picture; objective=segmentation takes head=segment_linear"
-            )
+            raise ConfigError("head: it predicts one thing a picture; objective=segmentation takes head=segment_linear")
         if not self.dense and head.reads != "features":
             raise ConfigError("head: it predicts each pixel; it takes objective=segmentation, else use head=linear")
 

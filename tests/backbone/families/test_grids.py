@@ -33,12 +33,16 @@ def attention(block, windows: torch.Tensor, count: int, mask: torch.Tensor | Non
     masks have zeros for them."""
     attn, is_v2 = block.attn, hasattr(block.attn, "logit_scale")
     qkv = attn.qkv(windows)
-    if is_v2 and attn.q_bias is not None:
+    is_cr = hasattr(attn, "meta_mlp")
+    if is_v2 and not is_cr and attn.q_bias is not None:
         qkv = qkv + torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
     q, k, v = qkv.reshape(*windows.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     if is_v2:
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
-        scores = scores * attn.logit_scale.clamp(max=math.log(100)).exp()
+        scores = scores * attn.logit_scale.clamp(max=math.log(100)).exp().view(-1, 1, 1)
+    if is_cr:
+        table = attn._relative_positional_encodings()[0]
+    elif is_v2:
         table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
         area = block.window_area
         table = 16 * torch.sigmoid(table[attn.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1))
@@ -71,7 +75,8 @@ def prompted(block, prompts: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Te
     result = []
     for tokens, update in ((prompts, of_prompts), (grid, of_grid)):
         tokens = tokens + (block.norm1(update) if post else update)
-        result.append(tokens + (block.norm2(block.mlp(tokens)) if post else block.mlp(block.norm2(tokens))))
+        tokens = tokens + (block.norm2(block.mlp(tokens)) if post else block.mlp(block.norm2(tokens)))
+        result.append(block.norm3(tokens) if hasattr(block, "norm3") else tokens)
     return result[0], result[1]
 
 
@@ -88,7 +93,10 @@ def by_the_paper(variant: str, model: Model, prompts: list[torch.Tensor], *, dee
     plain = own_timm(variant, model)
     grid = plain.patch_embed(IMAGES)
     present, number = prompts[0].expand(len(IMAGES), -1, -1), 0
-    for group in plain.layers:
+    is_cr = hasattr(plain, "stages")
+    if is_cr:
+        grid = grid.permute(0, 2, 3, 1)
+    for group in plain.stages if is_cr else plain.layers:
         if not isinstance(group.downsample, torch.nn.Identity):
             grid, present = group.downsample(grid), merged(group.downsample, present)
         for block in group.blocks:
@@ -97,8 +105,9 @@ def by_the_paper(variant: str, model: Model, prompts: list[torch.Tensor], *, dee
             present, grid = prompted(block, present, grid)
             number += 1
     tokens = grid.flatten(1, 2)
-    tokens = plain.norm(torch.cat([present, tokens], dim=1) if pooled else tokens)
-    reduce = {"avg": tokens.mean(dim=1), "max": tokens.amax(dim=1)}[plain.global_pool]
+    tokens = torch.cat([present, tokens], dim=1) if pooled else tokens
+    tokens = tokens if is_cr else plain.norm(tokens)
+    reduce = {"avg": tokens.mean(dim=1), "max": tokens.amax(dim=1)}["avg" if is_cr else plain.global_pool]
     return model.head(reduce)
 
 
@@ -203,6 +212,12 @@ def test_a_border_surrounds_the_pictures_of_any_timm_model():
     torch.testing.assert_close(bordered(IMAGES), expected, rtol=1e-5, atol=1e-5)
     F.cross_entropy(bordered(IMAGES), LABELS).backward()
     assert bordered.encoder.border.sides.grad.abs().max() > 0
+
+
+def test_lora_updates_the_mlps_where_there_is_no_attention():
+    model = adapted("ConvNeXt-V2, 1x1 convolutions", "lora")
+    wrapped = {name for name, module in model.encoder.added().items() if hasattr(module, "down")}
+    assert wrapped == {path for stage in model.encoder.stages for path in stage.matrices("fc1", "fc2")}
 
 
 COMPILED = {"Swin": "vpt_shallow", "Swin-V2": "vpt_deep", "ConvNeXt-V2, 1x1 convolutions": "adapter_houlsby"}

@@ -17,6 +17,7 @@ from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.core import composition
 from peft_vision.core.config import ConfigError
 from peft_vision.models.model import Model
+from peft_vision.training.probe import check_drops
 from shipped import METHODS, option
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -42,8 +43,6 @@ PAIRS += [(variant, "pad") for variant in ("ViT", "EVA", "relative", *GRIDS)]
 
 
 def adapted(variant: str, method: str, **options: object) -> Model:
-    if variant in CONVNEXT and method == "lora":
-        options = {"targets": ["fc1", "fc2"], **options}
     if method == "repadapter" and variant in (*SWIN, *CONVNEXT):
         options = {"rank": 4, **options}
     if method == "pad":
@@ -155,3 +154,15 @@ def test_a_site_that_is_apart_is_named():
     wrapped = {name for name, module in model.encoder.added().items() if hasattr(module, "down")}
     matrices = [*(f"attn.{name}_proj" for name in "qkv"), "mlp.fc1_g", "mlp.fc1_x"]
     assert wrapped == {f"blocks.0.{matrix}" for matrix in matrices}
+
+
+@pytest.mark.parametrize("variant", ["relative, Swin's MLP", "Swin-V2Cr"])
+def test_what_timm_drops_from_the_table_of_positions_is_nobodys_option(variant):
+    """timm gives the MLP of the table a dropout of 0.125 that no option sets."""
+    for method in ("linear", "lora"):
+        model = adapted(variant, method)
+        check_drops(model, method=method)
+        assert torch.equal(model(IMAGES), model(IMAGES))
+        assert model.encoder.asked_to_drop == []
+    model = adapted(variant, "full")
+    assert not torch.equal(model(IMAGES), model(IMAGES))

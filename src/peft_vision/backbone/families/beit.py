@@ -11,11 +11,11 @@ timm's own attention reads `qkv.weight` directly; this layer calls the module, s
 from collections.abc import Sequence
 
 import torch
-from timm.layers import PatchEmbed
 from timm.models.beit import Attention, Beit, Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peft_vision.backbone.attention import joined
 from peft_vision.backbone.families.eva import EvaLayer
 from peft_vision.backbone.families.trunk import TokenTrunk
 
@@ -23,17 +23,8 @@ from peft_vision.backbone.families.trunk import TokenTrunk
 class BeitTrunk(TokenTrunk):
     family = "beit"
     builds = Beit
-
-    @classmethod
-    def misfit(cls, model: nn.Module) -> str | None:
-        """Return what of `model` is not known here, or None."""
-        if type(model.patch_embed) is not PatchEmbed:
-            return f"it embeds patches with {type(model.patch_embed).__name__}"
-        if strangers := {type(block).__name__ for block in model.blocks if type(block) is not Block}:
-            return f"its blocks are {', '.join(strangers)}"
-        if strangers := {type(b.attn).__name__ for b in model.blocks if type(b.attn) is not Attention}:
-            return f"its attention is {', '.join(strangers)}"
-        return None
+    blocks = (Block,)
+    attentions = (Attention,)
 
     def layer(self, block: nn.Module) -> "BeitLayer":
         return BeitLayer(block)
@@ -59,8 +50,8 @@ class BeitLayer(EvaLayer):
     def key_norm(self, k: Tensor) -> Tensor:
         return k
 
-    def positioned(self, heads: Tensor, positions: Tensor | None) -> Tensor:
-        return heads
+    def positioned(self, heads: Tensor, positions: Tensor | None, *added: Tensor) -> Tensor:
+        return joined(heads, *added)
 
     def bias(self, rows: int, columns: int, positions: Tensor | None) -> Tensor | None:
         """Return this layer's own table and the shared one for the image's tokens, and 0 for all others."""

@@ -9,7 +9,7 @@ here these are the same linear layers over the last axis, with the same names an
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from timm.layers import (
@@ -26,7 +26,8 @@ from timm.layers import (
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
 
-from peft_vision.backbone.families.trunk import Trunk
+from peft_vision.backbone.families.grouped import GroupedTrunk
+from peft_vision.backbone.families.trunk import strangers
 from peft_vision.backbone.linear import Pointwise
 from peft_vision.backbone.stage import Branch, Need, Ports, Stage, Tap, site
 
@@ -71,52 +72,29 @@ class ConvNeXtLayer(Ports):
         return updated
 
 
-class ConvNeXtTrunk(Trunk):
+class ConvNeXtTrunk(GroupedTrunk):
     family = "convnext"
     builds = ConvNeXt
+    groups = "stages"
+    block = ConvNeXtBlock
     lacks: ClassVar[Mapping[Need, str]] = {
         "prompts": _CONVOLUTIONAL,
         "contexts": "is convolutional, so it has no context that a query could see; head2toe reads every layer of it",
     }
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self._stages: tuple[Stage, ...] | None = None
-
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return what of `model` is not known here, or None."""
-        blocks = [block for group in model.stages for block in group.blocks]
-        if strangers := {type(block).__name__ for block in blocks if type(block) is not ConvNeXtBlock}:
-            return f"its blocks are {', '.join(strangers)}"
-        if strangers := {type(block.norm).__name__ for block in blocks if type(block.norm) not in _NORMS}:
-            return f"its blocks are normed by {', '.join(strangers)}"
-        if type(model.head) not in (ClassifierHead, NormMlpClassifierHead):
-            return f"its head is a {type(model.head).__name__}"
-        if model.head.global_pool.is_identity():
-            return "it does not pool its tokens"
-        return None
+        return (
+            strangers("its head is", [model.head], (ClassifierHead, NormMlpClassifierHead))
+            or super().misfit(model)
+            or strangers("its blocks are normed by", [block.norm for block in cls.blocks_of(model)], _NORMS)
+        )
 
-    def adopt(self) -> None:
-        for group in self.model.stages:
-            smaller = None if isinstance(group.downsample, nn.Identity) else group.downsample
-            for index, block in enumerate(group.blocks):
-                if block.use_conv_mlp:
-                    _make_channels_last(block)
-                group.blocks[index] = ConvNeXtLayer(block, smaller if index == 0 else None)
-        self._stages = self._described()
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return [block for group in self.model.stages for block in group.blocks]
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return self._stages or self._described()
-
-    @property
-    def width(self) -> int:
-        return self.model.head.num_features
+    def layer(self, block: nn.Module, smaller: nn.Module | None, group: nn.Module) -> ConvNeXtLayer:
+        if block.use_conv_mlp:
+            _make_channels_last(block)
+        return ConvNeXtLayer(block, smaller)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -186,21 +164,12 @@ class ConvNeXtTrunk(Trunk):
             name for name, module in found.items() if module is not None and any(True for _ in module.parameters())
         )
 
-    def _described(self) -> tuple[Stage, ...]:
-        """Return the description of every block."""
-        return tuple(
-            self._stage(f"stages.{number}", index)
-            for number, group in enumerate(self.model.stages)
-            for index in range(len(group.blocks))
-        )
-
-    def _stage(self, group: str, index: int) -> Stage:
+    def _stage(self, group: str, index: int, before: tuple[nn.Module, ...]) -> Stage:
         path = f"{group}.blocks.{index}"
-        block, smaller = self.model.get_submodule(path), self.model.get_submodule(f"{group}.downsample")
-        first = index == 0 and not isinstance(smaller, nn.Identity)
+        block = self.model.get_submodule(path)
         width = block.conv_dw.out_channels
         sites = {name: (site(self.model, f"{path}.mlp.{name}"),) for name in ("fc1", "fc2")}
-        way = [f"{group}.downsample.{name}" for name in _with_parameters(smaller)] if first else []
+        way = [f"{group}.downsample.{name}" for smaller in before for name in _with_parameters(smaller)]
         return Stage(
             module=block,
             width=width,
@@ -213,7 +182,7 @@ class ConvNeXtTrunk(Trunk):
                 Tap(f"{path}.mlp.fc2", "input", sites["fc1"][0].num_rows),
                 Tap(f"{path}.mlp", "output", width),
             ),
-            before=(smaller,) if first else (),
+            before=before,
         )
 
 

@@ -9,17 +9,16 @@ A rotation stands between queries and keys, so keys cannot be folded into the qu
 and scales of coordinates in timm's rotary modules act in training mode alone, in which a frozen backbone never is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from timm.layers import AttentionRope, PatchEmbed
-from timm.layers import apply_rot_embed_cat as rotated
+from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer, project, split_heads
-from peft_vision.backbone.families.trunk import TokenTrunk, norms_last
-from peft_vision.backbone.stage import Site
+from peft_vision.backbone.families import rotary
+from peft_vision.backbone.families.trunk import DROPS_PATCHES, TokenTrunk
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
@@ -27,24 +26,17 @@ _PARTS = ("q_proj", "k_proj", "v_proj")
 class EvaTrunk(TokenTrunk):
     family = "eva"
     builds = Eva
+    blocks = (EvaBlock, EvaBlockPostNorm)
+    post_norm_blocks = (EvaBlockPostNorm,)
+    attentions = (EvaAttention, AttentionRope)
 
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return what of `model` is not known here, or None."""
-        if type(model.patch_embed) is not PatchEmbed:
-            return f"it embeds patches with {type(model.patch_embed).__name__}"
-        known = (EvaBlock, EvaBlockPostNorm)
-        if blocks := {type(block).__name__ for block in model.blocks if type(block) not in known}:
-            return f"its blocks are {', '.join(blocks)}"
-        known = (EvaAttention, AttentionRope)
-        if attentions := {type(b.attn).__name__ for b in model.blocks if type(b.attn) not in known}:
-            return f"its attention is {', '.join(attentions)}"
-        if model.patch_drop is not None:
-            return "it drops patches (patch_drop_rate), so that the number of tokens changes"
-        return None
+        return super().misfit(model) or (DROPS_PATCHES if model.patch_drop is not None else None)
 
-    def layer(self, block: nn.Module) -> Layer:
-        return PostNormEvaLayer(block) if isinstance(block, EvaBlockPostNorm) else EvaLayer(block)
+    def layer(self, block: nn.Module) -> "EvaLayer":
+        return EvaLayer(block)
 
     def stem(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to tokens (B, N, D)."""
@@ -61,14 +53,9 @@ class EvaTrunk(TokenTrunk):
         table = rope.get_embed() if known else rope.get_embed(shape=list(self.model.patch_embed.grid_size))
         return list(table) if self.model.rope_mixed else [table] * len(self.layers)
 
-    def _operations(self, block: str, sites: Mapping[str, tuple[Site, ...]]) -> tuple[str, ...]:
-        """Return the paths in the order of computation: in a post-norm block each norm follows its branch."""
-        found = super()._operations(block, sites)
-        return norms_last(found) if isinstance(self.model.get_submodule(block), PostNormEvaLayer) else found
-
 
 class EvaLayer(Layer):
-    """A pre-norm block of timm's Eva. `gamma_1`, `gamma_2`: its layer scales (D,), or None."""
+    """A block of timm's Eva. `gamma_1`, `gamma_2`: its layer scales (D,), or None."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
@@ -86,16 +73,14 @@ class EvaLayer(Layer):
         projected = project(attention.qkv, normed, first=first, last=last) + torch.cat(bias[first:last])
         return split_heads(attention, projected, parts=last - first)
 
-    def positioned(self, heads: Tensor, positions: Tensor | None) -> Tensor:
+    def positioned(self, heads: Tensor, positions: Tensor | None, *added: Tensor) -> Tensor:
         """Return queries or keys (B, H, n, d) of leading tokens with those of patches turned. What follows the patches
         (prompts that travel with the tokens) has no position."""
-        start = self.attn.num_prefix_tokens
-        if positions is None or heads.shape[2] <= start:
-            return heads
-        patches = heads[:, :, start : start + positions.shape[-2]]
-        table = positions[..., : patches.shape[2], :]
-        turned = rotated(patches, table, half=self.attn.rotate_half)
-        return torch.cat([heads[:, :, :start], turned, heads[:, :, start + patches.shape[2] :]], dim=2)
+        if positions is None:
+            return super().positioned(heads, positions, *added)
+        return rotary.positioned(
+            heads, positions, *added, start=self.attn.num_prefix_tokens, half=self.attn.rotate_half
+        )
 
     def key_value_weights(self, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Return the weights of a fused projection, as in `Layer`; None for one that is apart, and where keys are
@@ -106,27 +91,11 @@ class EvaLayer(Layer):
             return weights
         return (*weights[:2], bias[2])
 
-    def attention_output(self, mixed: Tensor, normed: Tensor) -> Tensor:
-        return self.ls1(_scaled(self.projected(mixed, normed), self.gamma_1))
+    def projected(self, mixed: Tensor, normed: Tensor) -> Tensor:
+        return _scaled(super().projected(mixed, normed), self.gamma_1)
 
-    def mlp_output(self, normed: Tensor) -> Tensor:
-        return self.ls2(_scaled(self.mlp(normed), self.gamma_2))
-
-
-class PostNormEvaLayer(EvaLayer):
-    """A block of timm's Eva whose norms follow its branches, so that attention and MLP read the tokens as they are."""
-
-    def attended(self, tokens: Tensor) -> Tensor:
-        return tokens
-
-    def attention_output(self, mixed: Tensor, normed: Tensor) -> Tensor:
-        return self.ls1(self.norm1(self.projected(mixed, normed)))
-
-    def mlp_input(self, tokens: Tensor) -> Tensor:
-        return tokens
-
-    def mlp_output(self, normed: Tensor) -> Tensor:
-        return self.ls2(self.norm2(self.mlp(normed)))
+    def computed(self, normed: Tensor) -> Tensor:
+        return _scaled(super().computed(normed), self.gamma_2)
 
 
 def _scaled(tokens: Tensor, gamma: Tensor | None) -> Tensor:

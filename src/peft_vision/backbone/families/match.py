@@ -8,7 +8,7 @@ from peft_vision.backbone.families.beit import BeitTrunk
 from peft_vision.backbone.families.convnext import ConvNeXtTrunk
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.families.relative import RelativeTrunk
-from peft_vision.backbone.families.swin import SwinTrunk, SwinV2Trunk
+from peft_vision.backbone.families.swin import SwinTrunk, SwinV2CrTrunk, SwinV2Trunk
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.families.vit import DistilledTrunk, ViTTrunk
 from peft_vision.core.config import ConfigError
@@ -22,6 +22,7 @@ FAMILIES: tuple[type[Trunk], ...] = (
     RelativeTrunk,
     SwinTrunk,
     SwinV2Trunk,
+    SwinV2CrTrunk,
     ConvNeXtTrunk,
 )
 

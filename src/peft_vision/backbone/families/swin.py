@@ -1,82 +1,65 @@
-"""This module is the families of timm's SwinTransformer (Liu et al., 2021, arXiv:2103.14030) and SwinTransformerV2 (Liu
-et al., 2021, arXiv:2111.09883); `windows.py` has their layers.
+"""This module is the families of timm's SwinTransformer (Liu et al., 2021, arXiv:2103.14030), and of SwinTransformerV2
+and SwinTransformerV2Cr (Liu et al., 2021, arXiv:2111.09883); `windows.py` has their layers.
 
 Four groups of layers have widths and grids of their own: patches are merged 2 x 2 before the second to fourth.
 """
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from timm.layers import PatchEmbed
 from timm.models import swin_transformer as swin
 from timm.models import swin_transformer_v2 as swin_v2
+from timm.models import swin_transformer_v2_cr as swin_v2_cr
 from torch import Tensor, nn
 
-from peft_vision.backbone.families.trunk import Trunk, norms_last
-from peft_vision.backbone.families.windows import SwinLayer, SwinV2Layer
+from peft_vision.backbone.families.grouped import GroupedTrunk
+from peft_vision.backbone.families.trunk import norms_last, strangers
+from peft_vision.backbone.families.windows import SwinLayer, SwinV2CrLayer, SwinV2Layer
 from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
 
 _THIRDS = tuple(enumerate("qkv"))
 
 
-class SwinTrunk(Trunk):
+class SwinTrunk(GroupedTrunk):
     family = "swin"
     builds = swin.SwinTransformer
     lacks: ClassVar[Mapping[Need, str]] = {
         "contexts": "has windows, not one context that a query could see; head2toe reads every layer of it"
     }
-    _block: ClassVar[type[nn.Module]] = swin.SwinTransformerBlock
+    groups = "layers"
+    block = swin.SwinTransformerBlock
     _attention: ClassVar[type[nn.Module]] = swin.WindowAttention
+    _patches: ClassVar[type[nn.Module]] = PatchEmbed
     _layer: ClassVar[type[SwinLayer]] = SwinLayer
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self._stages: tuple[Stage, ...] | None = None
 
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return what of `model` is not known here, or None."""
-        if type(model.patch_embed) is not PatchEmbed:
-            return f"it embeds patches with {type(model.patch_embed).__name__}"
-        blocks = [block for group in model.layers for block in group.blocks]
-        if strangers := {type(block).__name__ for block in blocks if type(block) is not cls._block}:
-            return f"its blocks are {', '.join(strangers)}"
-        if strangers := {type(block.attn).__name__ for block in blocks if type(block.attn) is not cls._attention}:
-            return f"its attention is {', '.join(strangers)}"
-        if model.dynamic_img_size:
+        reason = (
+            strangers("it embeds patches with", [model.patch_embed], (cls._patches,))
+            or super().misfit(model)
+            or strangers("its attention is", [block.attn for block in cls.blocks_of(model)], (cls._attention,))
+        )
+        if reason is None and model.dynamic_img_size:
             return (
                 "it cuts windows anew for every picture (dynamic_img_size); leave that out, backbone.img_size is enough"
             )
-        if model.head.global_pool.is_identity():
-            return "it does not pool its tokens"
-        return None
+        return reason
 
     @classmethod
     def resize(cls, model: nn.Module, size: tuple[int, int]) -> None:
         """Keep the windows as they are: only their number changes."""
         model.set_input_size(img_size=size, window_size=model._ref_window_sizes)
 
+    def layer(self, block: nn.Module, smaller: nn.Module | None, group: nn.Module) -> SwinLayer:
+        return self._layer(block, smaller, self._grid(block), self._entering(group))
+
     def adopt(self) -> None:
-        for group in self.model.layers:
-            merging = None if isinstance(group.downsample, nn.Identity) else group.downsample
-            for index, block in enumerate(group.blocks):
-                group.blocks[index] = self._layer(block, merging if index == 0 else None, tuple(group.input_resolution))
-        self._stages = self._described()
+        super().adopt()
         self.layers[-1].rows = math.prod(self.layers[-1].grid)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return [block for group in self.model.layers for block in group.blocks]
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return self._stages or self._described()
-
-    @property
-    def width(self) -> int:
-        return self.model.head.num_features
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -129,34 +112,33 @@ class SwinTrunk(Trunk):
     def end_operations(self) -> tuple[str, ...]:
         return ("norm",)
 
-    def _described(self) -> tuple[Stage, ...]:
-        """Return the description of every block."""
-        return tuple(
-            self._stage(f"layers.{number}", index)
-            for number, group in enumerate(self.model.layers)
-            for index in range(len(group.blocks))
-        )
+    def _grid(self, block: nn.Module) -> tuple[int, int]:
+        """Return rows and columns of the patches of a block of timm's."""
+        return tuple(block.input_resolution)
 
-    def _stage(self, group: str, index: int) -> Stage:
+    def _entering(self, group: nn.Module) -> tuple[int, int]:
+        """Return rows and columns of the patches that enter a group."""
+        return tuple(group.input_resolution)
+
+    def _stage(self, group: str, index: int, before: tuple[nn.Module, ...]) -> Stage:
         path = f"{group}.blocks.{index}"
-        block, merging = self.model.get_submodule(path), self.model.get_submodule(f"{group}.downsample")
+        block = self.model.get_submodule(path)
         sites: dict[str, tuple[Site, ...]] = {
             name: (site(self.model, f"{path}.attn.qkv", first=first, of=3),) for first, name in _THIRDS
         }
         for name, place in {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}.items():
             sites[name] = (site(self.model, f"{path}.{place}"),)
-        width = block.attn.dim
+        width = sites["qkv"][0].num_rows // 3
         taps = (
             Tap(f"{path}.attn.qkv", "input", width),
             Tap(f"{path}.attn.proj", "output", width),
             Tap(f"{path}.mlp.fc2", "input", block.mlp.fc2.in_features),
             Tap(f"{path}.mlp", "output", width),
         )
-        before = () if index or isinstance(merging, nn.Identity) else (merging,)
         return Stage(
             module=block,
             width=width,
-            grid=tuple(block.grid if isinstance(block, SwinLayer) else block.input_resolution),
+            grid=block.grid if isinstance(block, SwinLayer) else self._grid(block),
             num_prefix=0,
             sites=sites,
             operations=(*(f"{group}.downsample.{name}" for name in self._merges() if before), *self._operations(path)),
@@ -176,7 +158,7 @@ class SwinTrunk(Trunk):
 class SwinV2Trunk(SwinTrunk):
     family = "swin_v2"
     builds = swin_v2.SwinTransformerV2
-    _block = swin_v2.SwinTransformerV2Block
+    block = swin_v2.SwinTransformerV2Block
     _attention = swin_v2.WindowAttention
     _layer = SwinV2Layer
 
@@ -185,3 +167,47 @@ class SwinV2Trunk(SwinTrunk):
 
     def _operations(self, path: str) -> tuple[str, ...]:
         return norms_last(super()._operations(path))
+
+
+class SwinV2CrTrunk(SwinV2Trunk):
+    """timm's other Swin-V2, by Christoph Reich: biases from distances by an MLP without a sigmoid, and a norm of the
+    stream behind the last block of all groups or of each."""
+
+    family = "swin_v2_cr"
+    builds = swin_v2_cr.SwinTransformerV2Cr
+    groups = "stages"
+    block = swin_v2_cr.SwinTransformerV2CrBlock
+    _attention = swin_v2_cr.WindowMultiHeadAttention
+    _patches = swin_v2_cr.PatchEmbed
+    _layer = SwinV2CrLayer
+
+    @property
+    def final_tap(self) -> None:
+        return None  # the last block ends with a norm
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.model.patch_embed(images).flatten(2).mT
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.model.head(tokens.mT.unsqueeze(2), pre_logits=True)
+
+    def behind(self) -> list[nn.Module]:
+        return [self.model.head]
+
+    @property
+    def end_operations(self) -> tuple[str, ...]:
+        return ()
+
+    def _grid(self, block: nn.Module) -> tuple[int, int]:
+        return tuple(block.feat_size)
+
+    def _entering(self, group: nn.Module) -> tuple[int, int]:
+        groups = list(self.model.stages)
+        return tuple(groups[max(0, groups.index(group) - 1)].feat_size)
+
+    def _merges(self) -> tuple[str, ...]:
+        return ("norm", "reduction")
+
+    def _operations(self, path: str) -> tuple[str, ...]:
+        ends = any(True for _ in self.model.get_submodule(f"{path}.norm3").parameters())
+        return (*super()._operations(path), *([f"{path}.norm3"] if ends else []))

@@ -5,15 +5,17 @@ what its trunk gives, never from a list of names; see docs/families.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from timm.layers import to_2tuple
+from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
-from peft_vision.backbone.stage import Need, Ports, Site, Stage, Tap, site
+from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
 from peft_vision.core.config import ConfigError
+
+DROPS_PATCHES = "it drops patches (patch_drop_rate), so that the number of tokens changes"
 
 
 class Trunk(ABC):
@@ -172,19 +174,37 @@ class Trunk(ABC):
 class TokenTrunk(Trunk):
     """A trunk of a transformer whose blocks all see the same tokens (B, N, D), the class token and registers first,
     under timm's usual names. The last layer computes only what the pooling reads: the class token, or the backbone's
-    own tokens."""
+    own tokens.
+
+    `blocks`, `attentions`: timm's classes that the family's layer computes; `post_norm_blocks`: those of the blocks
+    whose norms follow their branches.
+    """
+
+    blocks: ClassVar[tuple[type[nn.Module], ...]]
+    attentions: ClassVar[tuple[type[nn.Module], ...]]
+    post_norm_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._stages: tuple[Stage, ...] | None = None
 
-    def layer(self, block: nn.Module) -> Ports:
+    @classmethod
+    def misfit(cls, model: nn.Module) -> str | None:
+        """Return what of `model` is not known here, or None."""
+        return (
+            strangers("it embeds patches with", [model.patch_embed], (PatchEmbed,))
+            or strangers("its blocks are", model.blocks, cls.blocks)
+            or strangers("its attention is", [block.attn for block in model.blocks], cls.attentions)
+        )
+
+    def layer(self, block: nn.Module) -> Layer:
         """Return the layer that takes the place of timm's block."""
         return Layer(block)
 
     def adopt(self) -> None:
         for index, block in enumerate(self.model.blocks):
             self.model.blocks[index] = self.layer(block)
+            self.model.blocks[index].post_norm = isinstance(block, self.post_norm_blocks)
         self._stages = tuple(self._stage(index) for index in range(len(self.layers)))
         self.layers[-1].rows = self.num_read
 
@@ -292,7 +312,10 @@ class TokenTrunk(Trunk):
         """Return the paths of the norms and linear layers of a block in the order of computation."""
         attention = [found.path for name in ("qkv", "proj") for found in sites[name]]
         mlp = [found.path for name in ("fc1", "fc2") for found in sites[name]]
-        return (f"{block}.norm1", *attention, f"{block}.norm2", *mlp)
+        pre_norm = (f"{block}.norm1", *attention, f"{block}.norm2", *mlp)
+        module = self.model.get_submodule(block)
+        post_norm = module.post_norm if isinstance(module, Layer) else isinstance(module, self.post_norm_blocks)
+        return norms_last(pre_norm) if post_norm else pre_norm
 
     def _attention_sites(self, path: str) -> dict[str, tuple[Site, ...]]:
         """Return the sites of attention: q, k and v are thirds of timm's fused projection, or matrices of their own,
@@ -332,3 +355,9 @@ def norms_last(operations: tuple[str, ...]) -> tuple[str, ...]:
     first, *rest = operations
     middle = next(number for number, path in enumerate(rest) if path.endswith(".norm2"))
     return (*rest[:middle], first, *rest[middle + 1 :], rest[middle])
+
+
+def strangers(said: str, modules: Iterable[nn.Module], known: Sequence[type[nn.Module]]) -> str | None:
+    """Return the classes of the modules that are none of `known` themselves, behind what is `said` of them, or None."""
+    found = {type(module).__name__ for module in modules if type(module) not in known}
+    return f"{said} {', '.join(sorted(found))}" if found else None

@@ -3,6 +3,7 @@ arXiv:2111.09883), whose tokens lie on a grid and attend within windows.
 
     Swin       scores = q k^T / sqrt(d) + table + mask
     Swin-V2    scores = exp(s) cos(q, k) + 16 sigmoid(MLP(log-spaced distances)) + mask
+    Swin-V2Cr  scores = exp(s) cos(q, k) + MLP(log-spaced distances) + mask
 
 Every other layer shifts the grid by half a window, and the mask keeps apart what is not adjacent in the image.
 
@@ -30,9 +31,11 @@ class SwinLayer(Layer):
     rows and columns of patches; `entering`: those of what enters, which is merged first where there is `merging`.
     """
 
-    def __init__(self, block: nn.Module, merging: nn.Module | None, entering: tuple[int, int]) -> None:
+    def __init__(
+        self, block: nn.Module, merging: nn.Module | None, grid: tuple[int, int], entering: tuple[int, int]
+    ) -> None:
         super().__init__(block)
-        self.grid: tuple[int, int] = tuple(block.input_resolution)
+        self.grid = grid
         self.window: tuple[int, int] = tuple(block.window_size)
         self.shift: tuple[int, int] = tuple(block.shift_size)
         self.entering = entering
@@ -144,8 +147,7 @@ class SwinV2Layer(SwinLayer):
     """A block of timm's SwinTransformerV2: cosine attention with a learned temperature, and norms behind the
     branches."""
 
-    def attended(self, tokens: Tensor) -> Tensor:
-        return tokens
+    post_norm = True
 
     def projection(self, normed: Tensor, *, first: int = 0) -> Tensor:
         projected, attention = super().projection(normed, first=first), self.attn
@@ -155,7 +157,7 @@ class SwinV2Layer(SwinLayer):
 
     def query_norm(self, q: Tensor) -> Tensor:
         temperature = self.attn.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
-        return F.normalize(q, dim=-1) * temperature
+        return F.normalize(q, dim=-1) * temperature.view(-1, 1, 1)
 
     def key_norm(self, k: Tensor) -> Tensor:
         return F.normalize(k, dim=-1)
@@ -170,14 +172,19 @@ class SwinV2Layer(SwinLayer):
         table = distances[attention.relative_position_index.flatten()].view(area, area, -1)
         return 16 * table.permute(2, 0, 1).sigmoid().unsqueeze(0)
 
-    def attention_output(self, mixed: Tensor, normed: Tensor) -> Tensor:
-        return self.ls1(self.norm1(self.projected(mixed, normed)))
 
-    def mlp_input(self, tokens: Tensor) -> Tensor:
-        return tokens
+class SwinV2CrLayer(SwinV2Layer):
+    """A block of timm's SwinTransformerV2Cr, whose projections have their biases, and some of which end with a norm of
+    the stream."""
 
-    def mlp_output(self, normed: Tensor) -> Tensor:
-        return self.ls2(self.norm2(self.mlp(normed)))
+    def projection(self, normed: Tensor, *, first: int = 0) -> Tensor:
+        return project(self.attn.qkv, normed, first=first, last=3)
+
+    def table(self) -> Tensor:
+        return self.attn._relative_positional_encodings()
+
+    def left(self, tokens: Tensor) -> Tensor:
+        return self.norm3(tokens)
 
 
 def _merged(merging: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
