@@ -86,7 +86,7 @@ def adapt(
     method: str | Path | Method | type[Method],
     num_classes: int,
     head: Mapping[str, object] | str | Path | Head | type[Head] | None = None,
-    objective: str | Path | Objective = "single_label",
+    objective: str | Path | Objective | None = None,
     classes: tuple[str, ...] | None = None,
     seed: int = 0,
     **options: object,
@@ -96,7 +96,7 @@ def adapt(
 
     `options` override the method's values (`num_prompts=50`). `head` overrides values of `conf/head/linear.yaml`
     (`{"norm": "batch"}`), or gives a head in one of the same four ways. `objective`: a name in `conf/objective/`, a
-    YAML file, or an `Objective`; `model.criterion` is its loss and its metrics, and `model.criterion.fit(labels)` takes
+    YAML file, or an `Objective`; None: `single_label`, or `segmentation` with a head that predicts pixels; `model.criterion` is its loss and its metrics, and `model.criterion.fit(labels)` takes
     what it needs of the training labels. Images are (B, C, H, W): uint8, or floats normalised as the backbone's own
     data config says. The drop rates of `vit` (`drop_path_rate` and the like) act in training while anything besides the
     head trains. `vit` itself is not changed. Raise ConfigError if an option is wrong, and ValueError for an unknown
@@ -106,10 +106,13 @@ def adapt(
     refuse_unusual(vit)
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
+    head_values = _head_values(head)
+    built_head = build(head_values, Head, "head")
+    usual = "single_label" if built_head.reads == "features" else "segmentation"
     recipe = Recipe(
         method=component_values(method, Method, "method", options),
-        head=_head_values(head),
-        objective=component_values(objective, Objective, "objective", {}),
+        head=head_values,
+        objective=component_values(objective or usual, Objective, "objective", {}),
         classes=classes or tuple(str(index) for index in range(num_classes)),
         preprocessing=_preprocessing(vit),
         backbone={"name": architecture(vit), "hash": weights_hash(vit)},
@@ -117,7 +120,7 @@ def adapt(
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
     build(recipe.method, Method, "method").check()
-    build(recipe.objective, Objective, "objective").check_head(build(recipe.head, Head, "head"))
+    build(recipe.objective, Objective, "objective").check_head(built_head)
     return recipe.assemble(vit, seed=seed)
 
 

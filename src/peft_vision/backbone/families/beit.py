@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.attention import joined
 from peft_vision.backbone.families.eva import EvaLayer
-from peft_vision.backbone.families.trunk import TokenTrunk
+from peft_vision.backbone.families.token_trunk import TokenTrunk
 
 
 class BeitTrunk(TokenTrunk):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer, project, split_heads
 from peft_vision.backbone.families import rotary
-from peft_vision.backbone.families.trunk import DROPS_PATCHES, TokenTrunk
+from peft_vision.backbone.families.token_trunk import TokenTrunk
+from peft_vision.backbone.families.trunk import DROPS_PATCHES
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.families.beit import widened, with_class_token
-from peft_vision.backbone.families.trunk import TokenTrunk
+from peft_vision.backbone.families.token_trunk import TokenTrunk
 
 
 class RelativeTrunk(TokenTrunk):

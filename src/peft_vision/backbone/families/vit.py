@@ -7,7 +7,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from peft_vision.backbone.families.trunk import DROPS_PATCHES, TokenTrunk
+from peft_vision.backbone.families.token_trunk import TokenTrunk
+from peft_vision.backbone.families.trunk import DROPS_PATCHES
 
 
 class ViTTrunk(TokenTrunk):
