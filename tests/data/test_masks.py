@@ -329,7 +329,7 @@ REFUSED = {
         {"augment": "rand_augment"},
         "augment=rand_augment does not move masks",
     ),
-    "no classes": ({"classes": None}, "set classes to the names"),
+    "no classes": ({"classes": None}, "data.classes: set it to the names"),
     "one class": ({"classes": ("sky",)}, "1 classes; masks have 2 to 255"),
     "a class twice": ({"classes": ("a", "b", "a")}, "class 'a' is named twice"),
     "classes of a layout": ({"layout": "voc"}, "layout=voc has classes of its own"),

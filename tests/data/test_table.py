@@ -290,8 +290,8 @@ def test_one_picture_in_two_splits_is_refused(make, table):
 
 
 OPTIONS = {
-    "both": ({"train": "a.csv", "path": "b.csv"}, "set path to one table, or train"),
-    "neither": ({}, "set path to one table, or train"),
+    "both": ({"train": "a.csv", "path": "b.csv"}, "set data.path to one table, or data.train"),
+    "neither": ({}, "set data.path to one table, or data.train"),
     "val beside path": ({"path": "a.csv", "val": "b.csv"}, "val and test go with train"),
     "a split column of a split": ({"train": "a.csv", "split_column": "split"}, "train is a split"),
     "a separator of classes": ({"path": "a.csv", "separator": ";"}, "is for labels_are=several"),

@@ -15,7 +15,7 @@ from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import SPLITS
 from peft_vision.data.benchmark import BenchmarkData, Release
 from peft_vision.data.benchmark_tables import COLLECTIONS, BenchmarkSet
-from peft_vision.data.divide import without_images
+from peft_vision.data.divide import absent_classes
 from peft_vision.data.fgvc import birds, matlab_tables, resplit
 from peft_vision.data.fgvc.listing import Copy
 from peft_vision.data.reading import first_few
@@ -63,6 +63,6 @@ class FGVC(BenchmarkData):
         """Load the splits, and warn about classes without an image in one of them."""
         splits = super().load(preprocessing, read=read)
         for split, images in splits.parts().items():
-            if missing := without_images(images, splits.classes):
+            if missing := absent_classes(images.labels, splits.classes):
                 _log.warning("data      no %s image of %d classes: %s", split, len(missing), first_few(missing))
         return splits
