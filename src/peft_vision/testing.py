@@ -26,6 +26,7 @@ from peft_vision import library
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
+from peft_vision.data.pictures import Labelled
 from peft_vision.head.base import Head
 from peft_vision.library import component_values
 from peft_vision.method.base import Method
@@ -194,8 +195,7 @@ def check_data(data: str | Path | Data | type[Data], **options: object) -> None:
     assert len(set(sets.classes)) == len(sets.classes), f"classes of one name: {sets.classes}"
     for split, part in {"train": sets.train, "val": sets.val, "test": sets.test}.items():
         if part is not None:
-            low, high, count = int(part.labels.min()), int(part.labels.max()), len(sets.classes)
-            assert 0 <= low <= high < count, f"{split}: labels from {low} to {high}, but there are {count} classes"
+            _check_labels(split, part, len(sets.classes))
     assert built_data.fingerprint(skipped=0) == built_data.fingerprint(skipped=0), (
         "opened twice, it holds other pictures or labels"
     )
@@ -205,6 +205,19 @@ def check_data(data: str | Path | Data | type[Data], **options: object) -> None:
         (batch,) = images.batches([first], seed=None, workers=0)
         shape = (len(first), 3, _SIZE, _SIZE)
         assert batch[0].shape == shape, f"{split}: a batch is {tuple(batch[0].shape)}, should be {shape}"
+
+
+def _check_labels(split: str, part: Labelled, count: int) -> None:
+    match part.labels_are:
+        case "classes":
+            low, high = int(part.labels.min()), int(part.labels.max())
+            assert 0 <= low <= high < count, f"{split}: labels from {low} to {high}, but there are {count} classes"
+        case "several" | "numbers":
+            columns = part.labels.shape[1]
+            assert columns == count, f"{split}: labels have {columns} columns, but there are {count} names of them"
+            assert part.labels.isfinite().all(), f"{split}: a label is no finite number"
+            marks = part.labels_are == "numbers" or int(part.labels.max()) <= 1
+            assert marks, f"{split}: several labels are 0 or 1 each, got {int(part.labels.max())}"
 
 
 def _images() -> Tensor:

@@ -3,6 +3,7 @@
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mask_miniatures import CLASSES, VOID, drawn, masked, pixels
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.images import MaskedImages, UncroppedImages, Undecoded
+from peft_vision.testing import check_data
 
 OPTIONS = {"classes": CLASSES, "ignore": [VOID], "val_fraction": 0}
 
@@ -42,6 +44,7 @@ def test_a_mask_is_the_label_of_its_picture(data, preprocessing, tmp_path: Path)
     shown, masks = batch(splits.val)
     assert (shown.shape, masks.shape) == ((2, 3, 16, 16), (2, 16, 16))
     assert torch.equal(masks, splits.val.labels)
+    check_data("masks", path=str(root), **OPTIONS)
     for place in range(2):
         whole = expected(100 + place)
         assert np.array_equal(splits.val.whole_mask(place), whole)
@@ -57,6 +60,14 @@ def test_the_picture_is_what_it_is_without_a_mask(data, make, preprocessing, tmp
         shutil.copytree(root / "test" / "images", tmp_path / "plain" / "test" / name)
     plain = make("image_folder", path=str(tmp_path / "plain"), val_fraction=0).load(preprocessing).train
     assert torch.equal(shown, plain.pixels[:4])
+
+
+def test_a_cropped_picture_is_scored_by_the_part_of_its_mask_that_it_shows(data, preprocessing, tmp_path: Path):
+    root = masked(tmp_path, {"train": 3, "test": 1}, sides=(80, 40))
+    images = data(root, resize="crop", crop=0.5).load(preprocessing).test
+    assert np.array_equal(images.whole_mask(0), expected(100, 80, 40)[10:30, 30:50])  # 16 of 32 pixels are 20 of 40
+    images = data(root, resize="crop", crop=1.0).load(replace(preprocessing, size=(16, 32))).test
+    assert np.array_equal(images.whole_mask(0), expected(100, 80, 40))
 
 
 @pytest.mark.parametrize("mode", ["P", "1", "I;16", "four bits"])
@@ -318,7 +329,7 @@ REFUSED = {
         {"augment": "rand_augment"},
         "augment=rand_augment does not move masks",
     ),
-    "no classes": ({"classes": None}, "set classes to the names"),
+    "no classes": ({"classes": None}, "data.classes: set it to the names"),
     "one class": ({"classes": ("sky",)}, "1 classes; masks have 2 to 255"),
     "a class twice": ({"classes": ("a", "b", "a")}, "class 'a' is named twice"),
     "classes of a layout": ({"layout": "voc"}, "layout=voc has classes of its own"),

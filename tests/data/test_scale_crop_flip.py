@@ -10,6 +10,7 @@ import torch
 from mask_miniatures import CLASSES, VOID, masked
 from peft_vision.data.augment import scale_crop_flip
 from peft_vision.data.device_images import DeviceImages, device_bytes
+from peft_vision.models.observations import Observed, Views, labels_of_views
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -120,3 +121,23 @@ def test_pictures_of_classes_are_scaled_too(make, folder: Path, preprocessing):
     ((one, _),), ((other, _),) = (images.batches(batches, seed=0, workers=0) for images in (cached, decoded))
     assert torch.equal(one, other)
     assert not torch.equal(one, cached.pixels)
+
+
+@pytest.mark.parametrize("augment", ["flip_crop", "scale_crop_flip"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_stored_views_have_the_masks_that_they_show(train, augment: str, views: int):
+    images = train(augment=augment)
+    rows = {"features": torch.arange(9 * views).float()[:, None]}
+    observed = Observed(images.labels, rows, labels_of_views(images, views))
+    computed = Views(images, views)
+    assert (len(computed), images.handed_out) == (9, 0)
+    batches = torch.arange(9).split(4)
+    for seed in (None, 0, 1):
+        pairs = zip(*(one.batches(batches, seed=seed, workers=0) for one in (observed, computed)), strict=True)
+        assert all(torch.equal(stored, masks) for (_, stored), (_, masks) in pairs)
+    stored, masks = (
+        torch.cat([one for _, one in source.in_order(batch_size=4, workers=0)]) for source in (observed, computed)
+    )
+    assert torch.equal(stored, masks)
+    assert not torch.equal(observed.view_labels[:9], images.labels)
+    assert labels_of_views(images.unaugmented(), 0) is None

@@ -1,5 +1,6 @@
 """data=table: paths and labels of pictures in the columns of a file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.pictures import Labelled
+from peft_vision.data.table import ImageTable
+from peft_vision.testing import check_data
 
 
 @pytest.fixture
@@ -287,8 +290,8 @@ def test_one_picture_in_two_splits_is_refused(make, table):
 
 
 OPTIONS = {
-    "both": ({"train": "a.csv", "path": "b.csv"}, "set path to one table, or train"),
-    "neither": ({}, "set path to one table, or train"),
+    "both": ({"train": "a.csv", "path": "b.csv"}, "set data.path to one table, or data.train"),
+    "neither": ({}, "set data.path to one table, or data.train"),
     "val beside path": ({"path": "a.csv", "val": "b.csv"}, "val and test go with train"),
     "a split column of a split": ({"train": "a.csv", "split_column": "split"}, "train is a split"),
     "a separator of classes": ({"path": "a.csv", "separator": ";"}, "is for labels_are=several"),
@@ -321,3 +324,13 @@ def test_a_corrupt_picture_is_left_out_with_its_labels(make, table, preprocessin
     left = [value for value in torch.cat([whole.train.labels, whole.test.labels]).flatten().tolist() if value != 2]
     assert torch.cat([splits.train.labels, splits.test.labels]).flatten().tolist() == left
     assert np.isfinite(left).all()
+
+
+def test_data_of_every_kind_of_label_pass_the_check_of_data_sets(table, monkeypatch):
+    path = str(table(rows([0, 1, 1, 0, 1, 0]), 6))
+    for kind in ("classes", "several", "numbers"):
+        check_data("table", path=path, labels_are=kind, val_fraction=0, test_fraction=0.34)
+    opened = ImageTable.open
+    monkeypatch.setattr(ImageTable, "open", lambda self: replace(opened(self), classes=("a", "b")))
+    with pytest.raises(AssertionError, match="train: labels have 1 columns, but there are 2 names of them"):
+        check_data("table", path=path, labels_are="several", val_fraction=0)

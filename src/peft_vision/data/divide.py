@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.draws import ranks
@@ -92,14 +93,13 @@ def refuse_unlearnable(parts: Mapping[str, Labelled], sets: LabelledSets) -> Non
 def without_images(part: Labelled, classes: tuple[str, ...]) -> list[str]:
     """Return the classes that no picture of `part` shows; none if the labels are numbers or masks, which are not
     read yet."""
-    match part.labels_are:
-        case "classes":
-            counts = torch.bincount(part.labels, minlength=len(classes)).tolist()
-        case "several":
-            counts = part.labels.sum(dim=0).tolist()
-        case _:
-            return []
-    return [name for name, count in zip(classes, counts, strict=True) if not count]
+    return [] if part.labels_are in ("numbers", "masks") else absent_classes(part.labels, classes)
+
+
+def absent_classes(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
+    """Return the classes that do not occur in labels (n,), or in several each (n, C)."""
+    counts = labels.sum(dim=0) if labels.ndim == 2 else torch.bincount(labels, minlength=len(classes))
+    return [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
 
 
 def _limited(sets: LabelledSets, train_size: int | None, split_seed: int) -> Labelled:

@@ -182,12 +182,13 @@ class MaskedImages(Images):
     @cached_property
     def labels(self) -> Tensor:
         """Return all masks at model size, without augmentation: uint8 (n, H, W), made at first use."""
-        if isinstance(self.pixels, Tensor):
-            return self.pixels[:, -1]
-        masks = torch.empty((len(self), *sides_of(self.geometry.size)), dtype=torch.uint8)
-        for indices in torch.arange(len(self)).split(_CHUNK):
-            masks[indices] = self.pixels[indices][:, -1]
-        return masks
+        return self.pixels[:, -1] if isinstance(self.pixels, Tensor) else self.masks(seed=None)
+
+    def masks(self, *, seed: int | None) -> Tensor:
+        """Return all masks as batches with this seed have them, uint8 (n, H, W); no image is counted."""
+        uncounted = MaskedImages(self.part, self.pixels, self.augment, self.geometry)
+        batches = uncounted.batches(torch.arange(len(self)).split(_CHUNK), seed=seed, workers=0)
+        return torch.cat([masks for _, masks in batches])
 
     def unaugmented(self) -> "MaskedImages":
         return MaskedImages(self.part, self.pixels, "none", self.geometry)

@@ -78,8 +78,6 @@ class Masks(Data):
         given = [name for name, value in given.items() if value is not None]
         if self.layout != "folders" and given:
             raise ValueError(f"layout={self.layout} has classes of its own; {given[0]} is for layout=folders (null)")
-        if self.layout == "folders" and ("classes" in given) == ("classes_file" in given):
-            raise ValueError("set classes to the names in the order of their values, or classes_file to a list of them")
         return self
 
     def open(self) -> LabelledSets:
@@ -110,6 +108,11 @@ class Masks(Data):
 
     def _code(self) -> MaskCode:
         classes, key = self.classes, "data.classes"
+        if (classes is None) == (self.classes_file is None):
+            raise ConfigError(
+                "data.classes: set it to the names of the classes in the order of their values, or data.classes_file "
+                "to a file with one on each line"
+            )
         if classes is None:
             file = located(self.classes_file)
             lines = read_lines(file, "the name of a class on each line", key="data.classes_file", remedy="")

@@ -76,11 +76,9 @@ class ImageTable(Data):
 
     @model_validator(mode="after")
     def _fits(self) -> "ImageTable":
-        if (self.path is None) == (self.train is None):
-            raise ValueError("set path to one table, or train, and perhaps val and test, to a table for each split")
         if self.path is not None and (self.val is not None or self.test is not None):
             raise ValueError("val and test go with train, a table for each split; path is one table for all")
-        if self.train is not None and self.split_column is not None:
+        if self.path is None and self.train is not None and self.split_column is not None:
             raise ValueError(f"split_column={self.split_column} divides the table of path; train is a split (null)")
         if self.separator is not None and self.labels_are != "several":
             raise ValueError(f"separator={self.separator!r} is for labels_are=several (null)")
@@ -95,6 +93,8 @@ class ImageTable(Data):
 
     def open(self) -> LabelledSets:
         """Return the rows of each split. Class ids follow the sorted names in training, or the order of the columns."""
+        if (self.path is None) == (self.train is None):
+            raise ConfigError("data: set data.path to one table, or data.train, and perhaps val and test, to one each")
         splits = self._splits()
         classes, labels = self._labels(splits)
         pictures = _pictures(splits, self.image_column, None if self.root is None else located(self.root))

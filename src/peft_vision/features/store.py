@@ -30,7 +30,7 @@ from peft_vision.features.entry import FORMAT, CacheEntry
 from peft_vision.features.fill import FeatureWriter, ObservationPass, fill
 from peft_vision.features.shelf import CacheDir, size
 from peft_vision.models.model import Model
-from peft_vision.models.observations import Observed, Views
+from peft_vision.models.observations import Observed, Views, labels_of_views
 
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
@@ -230,7 +230,8 @@ class Store:
                 raise ConfigError(f"features.use=always: {held.reason}; see features.memory_gib and features.disk_gib")
             return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
-        observed = Observed(images.labels, {kind: rows[kind] for kind in needed})
+        view_labels = labels_of_views(images, views)
+        observed = Observed(images.labels, {kind: rows[kind] for kind in needed}, view_labels)
         observed.whole_mask = images.whole_mask
         return observed
 

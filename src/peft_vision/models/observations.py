@@ -10,7 +10,7 @@ from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.core.device_memory import numbers_on
 from peft_vision.core.seeding import derive
 from peft_vision.data.draws import below
-from peft_vision.data.images import Images, Source
+from peft_vision.data.images import Images, MaskedImages, Source
 
 _VIEW = 4  # random stream, different from those of the augmentations
 
@@ -31,22 +31,28 @@ def drawn_views(views: int, indices: Tensor, *, seed: int | None) -> Tensor:
 class Observed(Source):
     """A source of packed observations of n images. `rows`: a tensor (views * n, ...) for each kind, view by view, on
     the device of the labels. An epoch's seed draws the view of each image; without a seed it is the first.
+    `view_labels`: the labels (views * n, ...) of each view, where they move with the images; None: those of the image.
     `moved_bytes` counts what batches moved to that device."""
 
-    def __init__(self, labels: Tensor, rows: Mapping[Kind, Tensor]) -> None:
+    def __init__(self, labels: Tensor, rows: Mapping[Kind, Tensor], view_labels: Tensor | None = None) -> None:
         self.labels = labels
         self.rows = rows
+        self.view_labels = view_labels
         self.views = len(next(iter(rows.values()))) // len(labels)
         self.moved_bytes = 0
 
     @property
     def num_bytes(self) -> int:
-        """Return the size of all rows in bytes."""
-        return sum(rows.nbytes for rows in self.rows.values())
+        """Return the size of all rows in bytes, and of the labels of views."""
+        labels = 0 if self.view_labels is None else self.view_labels.nbytes
+        return labels + sum(rows.nbytes for rows in self.rows.values())
 
     def on(self, device: torch.device) -> "Observed":
         """Return the same observations on `device`; their batches are made there."""
-        return Observed(self.labels.to(device), {kind: rows.to(device) for kind, rows in self.rows.items()})
+        view_labels = None if self.view_labels is None else self.view_labels.to(device)
+        return Observed(
+            self.labels.to(device), {kind: rows.to(device) for kind, rows in self.rows.items()}, view_labels
+        )
 
     def clear(self) -> None:
         """Free the rows; no further batch can be made."""
@@ -62,11 +68,12 @@ class Observed(Source):
             return torch.stack([indices, indices + len(self) * drawn_views(self.views, indices, seed=seed)])
 
         for indices, rows in numbers_on(self.labels.device, index_batches, places, self._count):
-            yield self._fetched(rows), self.labels[indices]
+            labels = self.labels[indices] if self.view_labels is None else self.view_labels[rows]
+            yield self._fetched(rows), labels
 
     def in_order(self, *, batch_size: int, workers: int) -> Iterator[tuple[Observation, Tensor]]:
         """Yield every view of every image, view by view."""
-        labels = self.labels.repeat(self.views)
+        labels = torch.cat([self.labels] * self.views) if self.view_labels is None else self.view_labels
         for start in range(0, len(labels), batch_size):
             part = torch.arange(start, min(start + batch_size, len(labels)), device=labels.device)
             yield self._fetched(part), labels[part]
@@ -87,6 +94,13 @@ class Observed(Source):
             else:
                 fetched[kind] = rows.index_select(0, places)
         return Observation(**fetched).readable()
+
+
+def labels_of_views(images: Images, views: int) -> Tensor | None:
+    """Return the labels (views * n, ...) of all views, view by view, where they move with the images; else None."""
+    if not isinstance(images, MaskedImages) or not views:
+        return None
+    return torch.cat([images.masks(seed=view_seed(view)) for view in range(views)])
 
 
 class Views(Source):
