@@ -101,22 +101,42 @@ def adapt(
     labels. Images are (B, C, H, W): uint8, or floats normalised as the backbone's own data config says. The drop rates
     of `vit` (`drop_path_rate` and the like) act in training while anything besides the head trains. `vit` itself is not
     changed. Raise ConfigError if an option is wrong, and ValueError for an unknown name or a wrong number of
-    `classes`.""" if type(num_classes) is not int or num_classes < 1: raise ConfigError(f"num_classes: got
-    {num_classes!r}, should be a whole number, 1 or more") refuse_unusual(vit) vit = copy.deepcopy(vit)
-    vit.reset_classifier(0) head_values = _head_values(head) built_head = build(head_values, Head, "head") usual =
-    "single_label" if built_head.reads == "features" else "segmentation" recipe = Recipe(
-    method=component_values(method, Method, "method", options), head=head_values, objective=component_values(objective
-    or usual, Objective, "objective", {}), classes=classes or tuple(str(index) for index in range(num_classes)),
-    preprocessing=_preprocessing(vit), backbone={"name": architecture(vit), "hash": weights_hash(vit)}, ) if
-    len(recipe.classes) != num_classes: raise ValueError(f"{len(recipe.classes)} class names for
-    num_classes={num_classes}") build(recipe.method, Method, "method").check() build(recipe.objective, Objective,
-    "objective").check_head(built_head) return recipe.assemble(vit, seed=seed)   def save(model: Model, path: str |
-    Path) -> None: """Save what `model` tuned to a safetensors file.""" write_adapter(model, path)   def load(path: str
-    | Path, vit: VisionTransformer) -> Model: """Return the model that was saved, in evaluation mode and with identical
-    logits, on a copy of the backbone it was trained on.  `path` may also be the `adapter.safetensors` of a run. Raise
-    ValueError if the file is not a valid adapter file, if it and `vit` do not belong together, or if `vit` computes
-    something else than the backbone it was trained on. What the file says is checked before it is used, and no module
-    is imported for it that does not use peft_vision.
+    `classes`."""
+    if type(num_classes) is not int or num_classes < 1:
+        raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
+    refuse_unusual(vit)
+    vit = copy.deepcopy(vit)
+    vit.reset_classifier(0)
+    head_values = _head_values(head)
+    built_head = build(head_values, Head, "head")
+    usual = "single_label" if built_head.reads == "features" else "segmentation"
+    recipe = Recipe(
+        method=component_values(method, Method, "method", options),
+        head=head_values,
+        objective=component_values(objective or usual, Objective, "objective", {}),
+        classes=classes or tuple(str(index) for index in range(num_classes)),
+        preprocessing=_preprocessing(vit),
+        backbone={"name": architecture(vit), "hash": weights_hash(vit)},
+    )
+    if len(recipe.classes) != num_classes:
+        raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
+    build(recipe.method, Method, "method").check()
+    build(recipe.objective, Objective, "objective").check_head(built_head)
+    return recipe.assemble(vit, seed=seed)
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Save what `model` tuned to a safetensors file."""
+    write_adapter(model, path)
+
+
+def load(path: str | Path, vit: VisionTransformer) -> Model:
+    """Return the model that was saved, in evaluation mode and with identical logits, on a copy of the backbone it was
+    trained on.
+
+    `path` may also be the `adapter.safetensors` of a run. Raise ValueError if the file is not a valid adapter file, if
+    it and `vit` do not belong together, or if `vit` computes something else than the backbone it was trained on. What
+    the file says is checked before it is used, and no module is imported for it that does not use peft_vision.
     """
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
