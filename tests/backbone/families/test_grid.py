@@ -2,22 +2,31 @@
 
 import copy
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from any_variants import ANY, small_any
+from test_any import adapted as of_any
 from test_features import pictures
+from test_methods import IMAGES, adapted
 from torch import nn
+from torch.nn import functional as F
 from variants import CONVNEXT, SWIN, TOKENS, VARIANTS, small
 
+import peft_vision
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.trunk import spread
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing, one_size
+from peft_vision.models.model import Model
 
 SIZES = ((32, 32), (40, 24))
 OTHER = (64, 36)  # of those that take any size, no multiple of their patches
+TOKEN_METHODS = ("lora", "vpt_deep", "ssf", "bitfit", "pad")
+SOME_CONVNEXT = ("ConvNeXt", "ConvNeXt-V2, 1x1 convolutions", "ConvNeXt, norm before pooling", "ConvNeXt of CLIP")
 MAPS = [name for name in ANY if name not in ("Hiera", "mixer")]
 
 
@@ -88,7 +97,9 @@ def test_the_last_features_of_any_other_model_are_a_grid_if_they_are_a_map(varia
     with torch.no_grad():
         shown = model.forward_features(images)
     assert torch.equal(grid, shown.permute(0, 3, 1, 2) if variant == "MambaOut" else shown)
-    assert grid.shape[1:] == encoder.observed_shapes()["grid"]
+    size = encoder.image_size or (64, 64)  # MaxViT's is another one by its own account
+    images = torch.randn(1, 3, *size)
+    assert encoder.observe(images, {"grid"}).grid.shape[1:] == encoder.observed_shapes()["grid"]
     with pytest.raises(ConfigError, match="shows its last features alone; use segment_linear or setr_pup"):
         encoder.require({"grids"}, group="head")
 
@@ -128,3 +139,66 @@ def test_a_model_that_shows_no_grid_computes_and_stores_what_it_did():
     assert {"grid", "grids"}.isdisjoint(encoder.observed_shapes())
     encoder.show_grid()
     assert encoder.layers[-1].rows == encoder.num_tokens == 1 + math.prod(vit.patch_embed.grid_size)
+
+
+SEGMENTING = [
+    *[(variant, method) for variant in ("DINOv3", "BEiT", "relative", "distilled DeiT") for method in TOKEN_METHODS],
+    *[(variant, method) for variant in ("Swin", "Swin-V2") for method in TOKEN_METHODS if method != "pad"],
+    *[(variant, method) for variant in SOME_CONVNEXT for method in ("lora", "ssf", "full", "adapter_houlsby", "pad")],
+    ("attention pooling", "full"),
+    ("attention pooling", "bitfit"),
+]
+
+
+@pytest.mark.parametrize("head", ["segment_linear", "multi_linear"])
+@pytest.mark.parametrize(("variant", "method"), SEGMENTING)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of timm's resampling of tables for a border
+def test_a_method_trains_what_a_grid_shows_and_is_saved(variant, method, head, tmp_path):
+    model = adapted(variant, method, head=head, objective="segmentation")
+    assert_trained_and_saved(model, IMAGES, lambda: small(variant), tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["ResNet", "CLIP's ResNet", "EfficientNet", "MaxViT", "MambaOut"])
+@pytest.mark.parametrize("method", ["linear", "full", "lora", "ssf"])
+def test_a_method_trains_what_the_grid_of_any_other_model_shows_and_is_saved(variant, method, tmp_path):
+    model = of_any(
+        variant, method, head="segment_linear", objective="segmentation", **({"rank": 2} if method == "lora" else {})
+    )
+    assert_trained_and_saved(model, torch.randn(4, 3, 64, 64), lambda: small_any(variant), tmp_path)
+
+
+def assert_trained_and_saved(model: Model, images: torch.Tensor, vit: Callable[[], nn.Module], folder: Path) -> None:
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    labels = torch.arange(images[:, 0].numel()).view(images[:, 0].shape) % 4
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    model.eval()
+    with torch.no_grad():
+        logits = model(images)
+        assert logits.shape == (len(images), 4, *images.shape[2:])
+        peft_vision.save(model, folder / "adapter.safetensors")
+        assert torch.equal(peft_vision.load(folder / "adapter.safetensors", vit())(images), logits)
+        if model.frozen is not None and images.shape[1:] == model.preprocessing.shape:
+            torch.testing.assert_close(model(model.observe(images)), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["Swin", "ConvNeXt"])
+def test_grids_of_several_sizes_are_resized_to_the_largest(variant):
+    model = adapted(variant, "linear", head="multi_linear", objective="segmentation").eval()
+    read = model.readout(model.observe(IMAGES))
+    grids = small(variant).eval().forward_intermediates(IMAGES, norm=True, intermediates_only=True)[-4:]
+    resized = [F.interpolate(grid, size=(8, 8), mode="bilinear", align_corners=False) for grid in grids]
+    torch.testing.assert_close(read, torch.cat(resized, dim=1), rtol=1e-5, atol=1e-5)
+    assert model.readout.width == read.shape[1]
+
+
+def test_batch_statistics_move_where_all_trains_though_what_only_pooling_reads_does_not():
+    model = of_any("CLIP's ResNet", "full", head="segment_linear", objective="segmentation")
+    pooling = set(model.encoder.trunk.pooling())
+    assert pooling
+    assert not any(parameter.requires_grad for parameter in pooling)
+    assert model.encoder.held() == []
