@@ -61,6 +61,8 @@ def adapt(
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
     build(recipe.method, Method, "method").check()
+    segments = build(recipe.head, Head, "head").reads != "features"
+    build(recipe.objective, Objective, "objective").check_head(segments=segments)
     return recipe.assemble(vit, seed=seed)
 
 

@@ -10,6 +10,7 @@ seconds. The shipped methods pass the same ones.
 """
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -144,8 +145,8 @@ def every_pooling_works(make: Make) -> None:
     for pool in ("token", "avg", "map"):
         model = make(architecture={"global_pool": pool})
         _train(model, steps=1)
-        shape = tuple(model(_images()).shape)
-        assert shape == (_IMAGES, _CLASSES), f"with pool={pool} the logits of {_IMAGES} images are {shape}"
+        shape, expected = tuple(model(_images()).shape), _shape(model)
+        assert shape == expected, f"with pool={pool} the logits are {shape}, should be {expected}"
 
 
 METHOD_CHECKS = (
@@ -173,9 +174,11 @@ def check_method(method: str | Path | Method | type[Method], **options: object) 
 def check_head(head: str | Path | Head | type[Head], **options: object) -> None:
     """Check that a head gives logits, that all of it trains and is saved, and that it is linear if it says so."""
     built_head: Head = build(component_values(head, Head, "head", options), Head, "head")
-    make = partial(adapted, "linear", head=built_head)
-    shape = tuple(make()(_images()).shape)
-    assert shape == (_IMAGES, _CLASSES), f"logits of {_IMAGES} images are {shape}, should be {(_IMAGES, _CLASSES)}"
+    objective = "single_label" if built_head.reads == "features" else "segmentation"
+    make = partial(adapted, "linear", head=built_head, objective=objective)
+    model = make()
+    shape, expected = tuple(model(_images()).shape), _shape(model)
+    assert shape == expected, f"logits of {_IMAGES} images are {shape}, should be {expected}"
     for check in METHOD_CHECKS:
         check(make)
     if built_head.is_linear:
@@ -210,7 +213,14 @@ def _images() -> Tensor:
 
 
 def _loss(model: Model) -> Tensor:
-    return F.cross_entropy(model(_images()), torch.arange(_IMAGES) % _CLASSES)
+    places = _shape(model)[2:]
+    labels = torch.arange(math.prod((_IMAGES, *places))) % _CLASSES
+    return F.cross_entropy(model(_images()), labels.view(_IMAGES, *places))
+
+
+def _shape(model: Model) -> tuple[int, ...]:
+    """Return the shape of logits: of each image, or of each pixel."""
+    return (_IMAGES, _CLASSES, _SIZE, _SIZE) if model.segments else (_IMAGES, _CLASSES)
 
 
 def _train(model: Model, *, steps: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from peft_vision.core.config import ConfigError
 from peft_vision.head import base
 from peft_vision.head.base import BatchNorm
+from peft_vision.head.segmentation import BatchNorm2d
 from peft_vision.training.checks import check_whole_batch
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
@@ -33,12 +34,12 @@ def test_in_one_process_it_is_torchs():
     assert_same_buffers(ours, torchs)
 
 
-def over_processes(norm: BatchNorm, shares: list[Tensor], monkeypatch) -> list[Tensor]:
+def over_processes(norm: BatchNorm, shares: list[Tensor], monkeypatch, make=BatchNorm) -> list[Tensor]:
     """What each process makes of its share, one after the other until they meet."""
     meeting = threading.Barrier(len(shares))
     parts: dict[int, Tensor] = {}
     found: dict[int, Tensor] = {}
-    norms = [norm, *(BatchNorm(5) for _ in shares[1:])]
+    norms = [norm, *(make(5) for _ in shares[1:])]
     for other in norms[1:]:
         other.load_state_dict(norm.state_dict())
 
@@ -77,6 +78,23 @@ def test_processes_normalise_by_the_statistics_of_the_whole_batch(count, monkeyp
     (expected * slope).sum().backward()
     sum((share * slope[number::3]).sum() for number, share in enumerate(found)).backward()
     torch.testing.assert_close(divided.grad, whole.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_of_grids_over_processes_is_that_of_the_whole_batch(monkeypatch):
+    grids = torch.randn(6, 5, 3, 2)
+    whole, divided = BatchNorm2d(5), BatchNorm2d(5)
+    for norm in (whole, divided):
+        norm.scale.data.uniform_(1, 2)
+        norm.shift.data.uniform_(1, 2)
+    divided.load_state_dict(whole.state_dict())
+    expected = whole(grids)
+    torch.testing.assert_close(
+        expected, nn.BatchNorm2d(5, affine=False)(grids) * whole.scale.view(-1, 1, 1) + whole.shift.view(-1, 1, 1)
+    )
+    found = over_processes(divided, list(grids.split(2)), monkeypatch, make=BatchNorm2d)
+    torch.testing.assert_close(torch.cat(found), expected)
+    for name, buffer in whole.named_buffers():
+        torch.testing.assert_close(divided.get_buffer(name), buffer)
 
 
 def test_one_image_is_normalised_by_the_running_averages_which_it_leaves_alone(monkeypatch):

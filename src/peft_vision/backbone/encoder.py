@@ -1,47 +1,21 @@
 """This module maps images to features by a timm model whose blocks have places for a method's modules."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+import math
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
-from timm.layers import DropPath
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from peft_vision.backbone.drops import dropping_options, drops
 from peft_vision.backbone.families.match import architecture, refuse_size, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
-from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.backbone.observation import GRIDS, Kind, Observation
 from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
-
-_OPTIONS = {  # by the last part of the module's name; all other dropouts follow a projection
-    "pos_drop": "backbone.architecture.pos_drop_rate",
-    "head_drop": "backbone.architecture.drop_rate",
-    "attn_drop": "backbone.architecture.attn_drop_rate",
-}
-
-
-def drops(module: nn.Module) -> bool:
-    """Return whether `module` itself, not its children, drops anything in training."""
-    if isinstance(module, DropPath):
-        return bool(module.drop_prob)
-    return isinstance(module, nn.Dropout) and module.p > 0
-
-
-def dropping_options(vit: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
-    """Return the sorted names of the options that make the `modules` of `vit` drop."""
-    modules = set(modules)
-    return sorted(
-        {_option(name, module) for name, module in vit.named_modules() if module in modules and drops(module)}
-    )
-
-
-def _option(name: str, module: nn.Module) -> str:
-    if isinstance(module, DropPath):
-        return "backbone.drop_path"
-    return _OPTIONS.get(name.rpartition(".")[2], "backbone.architecture.proj_drop_rate")
 
 
 class Encoder(nn.Module):
@@ -69,6 +43,7 @@ class Encoder(nn.Module):
         self.backbone_parameters = list(vit.parameters())
         self._places = dict(vit.named_modules())
         self._drops = [module for module in self._backbone if drops(module)]
+        self._pooling: set[nn.Parameter] = set()
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -101,10 +76,30 @@ class Encoder(nn.Module):
         """Return timm's name of the architecture."""
         return architecture(self.vit)
 
-    def require(self, needs: Set[Need]) -> None:
-        """Raise ConfigError with the family's reason where it does not give what a method needs."""
+    def require(self, needs: Set[Need], *, group: str = "method") -> None:
+        """Raise ConfigError with the family's reason where it does not give what the component of a config group
+        needs."""
         for need in sorted(needs & self.trunk.lacks.keys()):
-            raise ConfigError(f"method: it needs {NEEDS[need]}; {self.name} {self.trunk.lacks[need]}")
+            raise ConfigError(f"{group}: it needs {NEEDS[need]}; {self.name} {self.trunk.lacks[need]}")
+
+    def show_grid(self) -> None:
+        """Let `observe` show a grid, or several; called at most once, before a method is attached."""
+        self.trunk.show_grid(self._shown_size())
+        self._pooling = set(self.trunk.pooling())
+
+    def freeze_pooling(self) -> None:
+        """Freeze what no grid is computed with, where one is shown, and what a method has unfrozen of it."""
+        for parameter in self._pooling:
+            parameter.requires_grad_(False)
+
+    @property
+    def end_operations(self) -> tuple[str, ...]:
+        """Return the paths of the norms after the last layer that have parameters, and that what is shown passes."""
+        return tuple(
+            path
+            for path in self.trunk.end_operations
+            if not self._pooling.intersection(self.vit.get_submodule(path).parameters())
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to features (B, D): the final norm's output, pooled as the backbone
@@ -126,14 +121,14 @@ class Encoder(nn.Module):
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
-        """Return the features and, if requested, the contexts, computed from the tokens that enter layer `depth`;
-        contexts of the layers before it are None."""
+        """Return the features and, if requested, the contexts and grids, computed from the tokens that enter layer
+        `depth`; contexts of the layers before it are None. Without the features where only grids are requested."""
         return self._seen(tokens.float(), kinds, first=depth)
 
     def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
         """Return the shape of each kind of observation that the backbone can make of one image, packed into one
         tensor."""
-        size = self.trunk.image_size or self.preprocessing.sides
+        size = self._shown_size()
         shapes: dict[Kind, tuple[int, ...]] = {
             "features": (self.width,),
             "tokens": self.trunk.token_shape(depth, size),
@@ -142,7 +137,21 @@ class Encoder(nn.Module):
             shapes["intermediates"] = (sum(group_widths(self.trunk)),)
         if "contexts" not in self.trunk.lacks:
             shapes["contexts"] = (len(self.layers), *self.trunk.token_shape(0, size))
+        if self.trunk.shows_grid and "grid" not in self.trunk.lacks:
+            shapes["grid"] = self.trunk.grid_shape(len(self.layers) - 1, size)
+        if self.trunk.shows_grid and "grids" not in self.trunk.lacks:
+            shapes["grids"] = (sum(map(math.prod, self.grid_shapes())),)
         return shapes
+
+    def grid_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Return (D, h, w) of each of the several grids, those of earlier layers first."""
+        size = self._shown_size()
+        return tuple(self.trunk.grid_shape(layer, size) for layer in self.trunk.grid_layers)
+
+    def _shown_size(self) -> tuple[int, int]:
+        """Return height and width of the images that the backbone sees, with a border where there is one."""
+        edge = 0 if self.border is None else 2 * self.border.thickness
+        return self.trunk.image_size or tuple(side + edge for side in self.preprocessing.sides)
 
     @property
     def trains(self) -> bool:
@@ -246,8 +255,8 @@ class Encoder(nn.Module):
         otherwise all except those that drop; all of them with `evaluates`."""
         if self.evaluates:
             return self._backbone
-        parameters = [parameter for module in self._backbone for parameter in module.parameters(recurse=False)]
-        if all(parameter.requires_grad for parameter in parameters):
+        parameters = {parameter for module in self._backbone for parameter in module.parameters(recurse=False)}
+        if all(parameter.requires_grad for parameter in parameters - self._pooling):
             return []
         return [module for module in self._backbone if module not in self._drops]
 
@@ -256,18 +265,31 @@ class Encoder(nn.Module):
         by_itself = self.trunk.checkpoint(enable)
         self._checkpointing = enable and not by_itself
 
-    def _through(self, tokens: Tensor, *, first: int, last: int | None = None) -> Tensor:
-        """Return the tokens after layers `first` to `last` (exclusive)."""
-        for layer, positions in list(zip(self.trunk.steps, self.trunk.positions(), strict=True))[first:last]:
+    def _through(
+        self, tokens: Tensor, *, first: int, last: int | None = None, left: dict[int, Tensor] | None = None
+    ) -> Tensor:
+        """Return the tokens after layers `first` to `last` (exclusive), and note in `left` what leaves each of them."""
+        steps = list(enumerate(zip(self.trunk.steps, self.trunk.positions(), strict=True)))
+        for index, (layer, positions) in steps[first:last]:
             tokens = checkpoint(layer, tokens, positions) if self._checkpointing else layer(tokens, positions)
+            if left is not None:
+                left[index] = tokens
         return tokens
 
     def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int) -> Observation:
-        """Return the features, and the contexts if requested, of tokens that enter layer `first`."""
+        """Return the features, unless only grids are requested, and the contexts and grids if requested, of tokens that
+        enter layer `first`."""
+        left: dict[int, Tensor] | None = {} if "grids" in kinds else None
         with self._noted_contexts() if "contexts" in kinds else nullcontext() as contexts:
-            features = self.trunk.pool(self._through(tokens, first=first))
+            tokens = self._through(tokens, first=first, left=left)
         noted = None if contexts is None else (*[None] * first, *contexts)
-        return Observation(features=features, contexts=noted)
+        grids = [self.trunk.grid(left[layer], layer).flatten(1) for layer in self.trunk.grid_layers if left is not None]
+        return Observation(
+            features=None if kinds <= GRIDS else self.trunk.pool(tokens),
+            contexts=noted,
+            grid=self.trunk.grid(tokens, len(self.layers) - 1) if "grid" in kinds else None,
+            grids=torch.cat(grids, dim=1) if grids else None,
+        )
 
     def _changes(self, module: nn.Module) -> bool:
         """Return whether `module` contains anything that was added to the backbone, or that drops in training."""

@@ -4,6 +4,8 @@ features        (B, D)       the pooled output of the final norm
 contexts        L (B, N, D)  the input of each layer after its first norm, from which keys and values are projected
 intermediates   (B, W)       averages over the tokens of the layers' intermediate values (Head2Toe)
 tokens          (B, N, D)    the input of the first layer that a method changes, where the layers before it stay frozen
+grid            (B, D, h, w) the final norm's output at each place of the image: no class, register or added tokens
+grids           (B, G)       such maps (D, h, w) of up to four layers, flat and one after the other
 """
 
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-Kind = Literal["features", "contexts", "intermediates", "tokens"]
+Kind = Literal["features", "contexts", "intermediates", "tokens", "grid", "grids"]
+GRIDS: frozenset[Kind] = frozenset({"grid", "grids"})
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Observation:
     contexts: tuple[Tensor | None, ...] | None = None
     intermediates: Tensor | None = None
     tokens: Tensor | None = None
+    grid: Tensor | None = None
+    grids: Tensor | None = None
 
     def pack(self, kind: Kind) -> Tensor:
         """Return one kind as one tensor (B, ...); contexts are (B, L, N, D)."""
@@ -62,13 +67,15 @@ class Observation:
         """Return the size of all observations in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
-    def rounded(self, dtype: torch.dtype) -> Self:
-        """Return the observations as if they had been stored in `dtype`: contexts and tokens in that type, the others
-        in fp32 again."""
-        return self.each(lambda tensor: tensor.to(dtype)).readable()
+    def rounded(self, dtype: torch.dtype, *, grid: torch.dtype) -> Self:
+        """Return the observations as if they had been stored in `dtype`, and grids in the type `grid`: features and
+        intermediates are in fp32 again, the others stay in that type."""
+        maps = {kind: None if (found := getattr(self, kind)) is None else found.to(grid) for kind in GRIDS}
+        others = replace(self, **dict.fromkeys(GRIDS))
+        return replace(others.each(lambda tensor: tensor.to(dtype)).readable(), **maps)
 
     def readable(self) -> Self:
-        """Return the observations with features and intermediates in fp32; contexts and tokens keep their type."""
+        """Return the observations with features and intermediates in fp32; the others keep their type."""
         return replace(
             self,
             features=None if self.features is None else self.features.float(),
@@ -83,4 +90,6 @@ class Observation:
             contexts=None if self.contexts is None else tuple(map(function, self.contexts)),
             intermediates=None if self.intermediates is None else function(self.intermediates),
             tokens=None if self.tokens is None else function(self.tokens),
+            grid=None if self.grid is None else function(self.grid),
+            grids=None if self.grids is None else function(self.grids),
         )

@@ -11,13 +11,15 @@ from torch import nn
 
 from peft_vision.core.config import ConfigError
 
-Need = Literal["sites", "branches", "prompts", "contexts", "taps"]
+Need = Literal["sites", "branches", "prompts", "contexts", "taps", "grid", "grids"]
 NEEDS: Mapping[Need, str] = {
     "sites": "linear layers by their standard names: q, k, v, qkv, proj, fc1, fc2",
     "branches": "places for modules after, or parallel to, attention and MLP",
     "prompts": "tokens that may be appended to those of the image",
     "contexts": "one context a layer, which a query can attend to",
     "taps": "intermediate values that are tokens",
+    "grid": "features at each place of the image",
+    "grids": "features at each place of the image, of several layers",
 }
 
 

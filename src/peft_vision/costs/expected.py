@@ -34,7 +34,7 @@ def together(runs: Sequence[Expected]) -> list[Expected]:
     """Return the runs as a sweep starts them: if their methods read different kinds of observation, the first run that
     reads an image stores all of these kinds."""
     left = [run.experiment for run in runs if not run.ended]
-    reads = {frozenset(experiment.method.reads()) for experiment in left}
+    reads = {experiment.reads for experiment in left}
     if len(reads) < 2 or any(experiment.features.also for experiment in left):
         return list(runs)
     also = tuple(sorted(frozenset.union(*reads)))

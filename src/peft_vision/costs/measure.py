@@ -91,9 +91,11 @@ def measure_step(setting: BenchSetting, method: Mapping[str, Any]) -> Measured:
 
 
 def _bare(setting: BenchSetting) -> nn.Sequential:
-    """Return a frozen module from images to logits: normalisation, timm's model and a head."""
+    """Return a frozen module from images to logits: normalisation, timm's model and a head; for segmentation, a linear
+    layer on the pooled features, so that its time is that of the backbone alone."""
     vit = setting.vit()
-    head = setting.head.build(vit.num_features, setting.num_classes)
+    segments = setting.head.reads != "features"
+    head = (nn.Linear if segments else setting.head.build)(vit.num_features, setting.num_classes)
     bare = nn.Sequential(Normalize(setting.backbone.preprocessing()), vit, head)
     return bare.requires_grad_(False).eval().to(setting.world.device)
 
@@ -129,7 +131,7 @@ def observed(model: Model, images: Source, setting: BenchSetting) -> Observed:
     with torch.no_grad(), setting.trainer.autocast(device):
         batches = images.in_order(batch_size=at_once, workers=0)
         seen = [model.observe(pixels.to(device)) for pixels, _ in batches]
-    rows = {kind: torch.cat([part.pack(kind).to("cpu", model.observed_type) for part in seen]) for kind in model.frozen}
+    rows = {kind: torch.cat([part.pack(kind).to("cpu", model.type_of(kind)) for part in seen]) for kind in model.frozen}
     return Observed(images.labels, rows)
 
 

@@ -64,7 +64,7 @@ class BenchSetting:
             preprocessing=self.backbone.preprocessing(),
             seed=derive(self.seed, "initialisation"),
         )
-        model.round_observations_to(TYPES[self.features.dtype])
+        model.round_observations_to(TYPES[self.features.dtype], grid=TYPES[self.features.grid_dtype])
         return model.to(self.world.device)
 
     def images(self) -> Images:

@@ -15,7 +15,7 @@ from peft_vision.backbone.observation import Kind
 from peft_vision.core.seeding import derive
 from peft_vision.costs.expected import RunGroup
 from peft_vision.costs.stock import Stock
-from peft_vision.features.store import Features
+from peft_vision.features.store import Features, entry_name
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Solver
 from peft_vision.runs.experiment import Experiment
@@ -24,8 +24,8 @@ from peft_vision.runs.experiment import Experiment
 @dataclass(frozen=True)
 class PhaseFacts:
     """The facts of one phase that decide its cost. `frozen`: kinds of observation that can be stored, None if none can;
-    `probe`: whether the head alone trains, on features that are the same in every step; `first`: whether it is the
-    phase that fits the head before all else; `solved`: whether a solver fits it."""
+    `probe`: whether the head alone trains, on one vector of an image that is the same in every step; `first`: whether
+    it is the phase that fits the head before all else; `solved`: whether a solver fits it."""
 
     frozen: frozenset[Kind] | None
     probe: bool
@@ -56,8 +56,8 @@ def anatomy(model: Model, experiment: Experiment) -> Anatomy:
         phases.append(_facts(model, experiment))
     return Anatomy(
         phases=tuple(phases),
-        entries={kind: torch.Size(shape).numel() * model.observed_type.itemsize for kind, shape in shapes.items()},
-        names={kind: f"{kind}{model.depth}" if kind == "tokens" else kind for kind in shapes},
+        entries={kind: torch.Size(shape).numel() * model.type_of(kind).itemsize for kind, shape in shapes.items()},
+        names={kind: entry_name(kind, model) for kind in shapes},
         width=model.readout.width,
         trained=counts.method + counts.head,
     )
@@ -67,7 +67,7 @@ def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
     optimizer = experiment.optimizers[model.phase.group]
     return PhaseFacts(
         frozen=model.frozen,
-        probe=model.phase.probe and not model.phase.live_readout,
+        probe=model.phase.probe and not model.phase.live_readout and not model.segments,
         first=model.phase.group == "probe",
         solved=isinstance(optimizer, Solver),
     )
@@ -229,7 +229,7 @@ class _Walk:
         names = {kind: f"{self._demand.keys[split]}-{name}" for kind, name in self._anatomy.names.items()}
         size = {kind: rows * num_bytes for kind, num_bytes in self._anatomy.entries.items()}
         there = {kind for kind in names if names[kind] in self._stock.held}
-        also = set() if "tokens" in needed else set(self._features.also) - there
+        also = set() if "tokens" in needed else set(self._features.also) & names.keys() - there
         kept = {kind for kind in sorted(needed) if self._fits(size[kind])}
         missing = (needed | also) - there
         placed = {kind for kind in missing if self._stock.has_room(size[kind])}

@@ -1,5 +1,5 @@
 """This module exports the whole model, normalisation and head included, to an ONNX file: uint8 images (B, C, H, W) to
-logits (B, C)."""
+logits (B, num_classes), or (B, num_classes, H, W) of a model that segments."""
 
 import importlib
 import json

@@ -47,6 +47,8 @@ def check_loadable(merged_names: Set[str], names: Set[str]) -> None:
 def plain_head(model: Model) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the single linear layer that equals the head in evaluation. Raise ValueError where the
     head is more than that."""
+    if model.segments:
+        raise ValueError("its head segments, and timm's models end in a head on one vector; task.format=onnx takes any")
     if not isinstance(model.readout, Pooled):
         raise ValueError("its head reads more than the backbone's pooled features; task.format=onnx takes any method")
     *before, last = [module for module in model.head.modules() if not isinstance(module, nn.Sequential | nn.Dropout)]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.observation import GRIDS, Kind
+from peft_vision.core.config import ConfigError
 from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import Images, Source
@@ -127,7 +128,7 @@ def fill(
                 for pixels, labels in on_device(images.batches(batches, seed=seed, workers=by.workers), device):
                     seen = model.observe(pixels, sinks.keys())
                     for kind, sink in sinks.items():
-                        sink.write(seen.pack(kind).to(sink.entry.dtype))
+                        sink.write(_fitting(seen.pack(kind), kind, sink.entry.dtype))
                     if lost():
                         return {}
                     progress.advance(len(labels))
@@ -135,6 +136,18 @@ def fill(
         return {kind: kept for kind, kept in rows.items() if kept is not None}
     finally:
         _discard(sinks)
+
+
+def _fitting(rows: Tensor, kind: Kind, dtype: torch.dtype) -> Tensor:
+    """Return the rows in `dtype`. Raise ConfigError where a grid, which need not be normed, has larger numbers than its
+    type holds."""
+    rows = rows.to(dtype)
+    if kind in GRIDS and not rows.isfinite().all():
+        raise ConfigError(
+            f"features.grid_dtype: the backbone shows numbers that {str(dtype).removeprefix('torch.')} cannot hold, or "
+            "NaN; set features.grid_dtype=bf16 or fp32"
+        )
+    return rows
 
 
 def _discard(sinks: Mapping[Kind, FeatureWriter]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import timm
 import torch
 from pydantic import Field, NonNegativeInt
 
-from peft_vision.backbone.observation import Kind
+from peft_vision.backbone.observation import GRIDS, Kind
 from peft_vision.core.config import NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.identity import source_of
@@ -42,18 +42,19 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Features:
     """The settings of the store. `use`: with auto what can be stored is stored; with always it is an error where the
     training images cannot be; with never everything is computed each time. `dtype`: the type that observations are
-    rounded to, stored or not. `views`: number of augmented views of each training image. `device_memory_gib`:
-    how much of a device's memory they may take where they are read in every epoch. `also`: kinds that other runs of a
-    sweep will read, so that one pass serves them all."""
+    rounded to, stored or not; `grid_dtype`: that of grids. `views`: number of augmented views of each training image.
+    `device_memory_gib`: how much of a device's memory they may take where they are read in every epoch. `also`: kinds
+    that other runs of a sweep will read, so that one pass serves them all."""
 
     use: Annotated[Literal["auto", "always", "never"], NOT_HASHED]
     dtype: Literal["fp32", "bf16", "fp16"]
+    grid_dtype: Annotated[Literal["fp32", "bf16", "fp16"], HashDefault("fp16")]
     views: NonNegativeInt
     folder: Annotated[str, NOT_HASHED]
     memory_gib: Annotated[float, Field(ge=0), NOT_HASHED]
     device_memory_gib: Annotated[DeviceGiB, NOT_HASHED, HashDefault("auto")]
     disk_gib: Annotated[float, Field(ge=0), NOT_HASHED]
-    also: Annotated[tuple[Literal["features", "contexts", "intermediates"], ...], NOT_HASHED]
+    also: Annotated[tuple[Literal["features", "contexts", "intermediates", "grid", "grids"], ...], NOT_HASHED]
 
     def check(self, augment: str) -> None:
         """Raise ConfigError for views of images that are not augmented."""
@@ -67,6 +68,14 @@ class Features:
         with suppress(RuntimeError):  # raised for a user without a home folder
             folder = folder.expanduser()
         return CacheDir(folder, limit_bytes=int(self.disk_gib * _GIB))
+
+
+def entry_name(kind: Kind, model: Model) -> str:
+    """Return how the file of an entry is called after its key: by the layer that tokens enter, or the type of grids,
+    which may differ between runs of the same key."""
+    if kind in GRIDS:
+        return f"{kind}{next(name for name, dtype in TYPES.items() if dtype == model.grid_type)}"
+    return f"{kind}{model.depth}" if kind == "tokens" else kind
 
 
 @dataclass
@@ -114,7 +123,7 @@ class Store:
         observed_by: ObservationPass,
         quiet: bool,
     ) -> None:
-        model.round_observations_to(TYPES[features.dtype])
+        model.round_observations_to(TYPES[features.dtype], grid=TYPES[features.grid_dtype])
         self.held: dict[str, SplitCacheStatus] = {}
         self._features = features
         self._say = _log.debug if quiet else _log.info
@@ -204,13 +213,14 @@ class Store:
                 sinks = {
                     kind: FeatureWriter(
                         entry,
-                        {**origin, "kind": kind},
+                        {**origin, "kind": kind, **self._type_of(kind)},
                         in_memory=kind in kept,
                         shelf=None if fault else shelf,
                     )
                     for kind, entry in missing.items()
                 }
                 sinks = {kind: sink for kind, sink in sinks.items() if kind in needed or not sink.lost}
+                self._announce(split, [sinks[kind].entry for kind in sorted(GRIDS & sinks.keys())])
                 filled = fill(self._model, images, sinks, self._observed_by, views=views, needed=needed, label=split)
                 held.computed = tuple(filled)
                 rows |= filled
@@ -223,6 +233,18 @@ class Store:
         observed = Observed(images.labels, {kind: rows[kind] for kind in needed})
         observed.whole_mask = images.whole_mask
         return observed
+
+    def _announce(self, split: str, entries: Iterable[CacheEntry]) -> None:
+        """Say how large the grids of a split will be, before they are computed."""
+        for entry in entries:
+            count, row = entry.shape[0], entry.num_bytes / entry.shape[0]
+            self._say(
+                "%-9s %s grids of %d images: %s, %s each", "store", split, count, size(entry.num_bytes), size(row)
+            )
+
+    def _type_of(self, kind: Kind) -> dict[str, str]:
+        """Return what the origin of a grid says of its type instead of that of the others."""
+        return {"dtype": self._features.grid_dtype} if kind in GRIDS else {}
 
     def _views(self, split: str) -> int:
         """Return the number of augmented views of each image; 0 means the images as their augmentation makes them."""
@@ -238,7 +260,7 @@ class Store:
         """Return the entries of the needed kinds, and of the kinds that a sweep requests and no run has written yet."""
         depth = self._model.depth
         shapes = self._model.encoder.observed_shapes(depth=depth)
-        names = {kind: f"{kind}{depth}" if kind == "tokens" else kind for kind in shapes}
+        names = {kind: entry_name(kind, self._model) for kind in shapes}
         path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
         # of an encoder that a method changes in later layers, other runs could read only the tokens
         also = {
@@ -251,7 +273,7 @@ class Store:
                 path=path[kind],
                 key=key,
                 shape=(count, *shapes[kind]),
-                dtype=self._model.observed_type,
+                dtype=self._model.type_of(kind),
             )
             for kind in sorted(needed | also)
         }

@@ -1,6 +1,6 @@
 """This module defines the head, which maps features to logits."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -22,11 +22,16 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the normalised features, (B, W) like the input."""
-        if self.training and _processes() > 1:
+        if self.is_divided:
             return self._over_processes(features)
         if self.training and len(features) == 1:
             return F.batch_norm(features, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(features)
+
+    @property
+    def is_divided(self) -> bool:
+        """True if the statistics are now those of parts of a batch on several processes."""
+        return self.training and _processes() > 1
 
     def _over_processes(self, features: Tensor) -> Tensor:
         """Normalise by the statistics of all processes; gradients pass through them to the images of every process."""
@@ -52,14 +57,21 @@ def _summed(part: Tensor) -> Tensor:
     return differentiable.all_reduce(part)
 
 
+Reads = Literal["features", "grid", "grids"]
+
+
 @component
 class Head:
     """A linear classifier, with optional normalisation of its input and hidden layers before it.
 
     `norm`: none, batch (over the whole batch of an update; no affine part, as in MAE's linear probe) or layer.
     `hidden`: widths of hidden layers, each with GELU and dropout. `std`: standard deviation of the last layer's initial
-    weights, or fan_out: the square root of 2 / C, as in the code of VPT and VQT; its bias starts at zero.
+    weights, or fan_out: the square root of 2 / C, as in the code of VPT and VQT; its bias starts at zero. `reads`: what
+    of an image it maps to logits: its features (B, W), or, for segmentation, the last grid of features (B, D, h, w),
+    or several grids, side by side as channels.
     """
+
+    reads: ClassVar[Reads] = "features"
 
     norm: Literal["none", "batch", "layer"]
     hidden: tuple[PositiveInt, ...]
@@ -68,11 +80,14 @@ class Head:
 
     @property
     def is_linear(self) -> bool:
-        """True if the head is a single linear layer, without norm, hidden layer or dropout."""
-        return self.norm == "none" and not self.hidden and self.dropout == 0
+        """True if the head is a single linear layer on features, without norm, hidden layer or dropout, which a solver
+        can fit."""
+        plain = self.norm == "none" and not self.hidden and self.dropout == 0
+        return plain and self.reads == "features"
 
-    def build(self, width: int, num_classes: int) -> nn.Sequential:
-        """Return a module from features (B, width) to logits (B, num_classes)."""
+    def build(self, width: int, num_classes: int) -> nn.Module:
+        """Return a module from features (B, width) to logits (B, num_classes), or from a grid (B, width, h, w) to
+        logits (B, num_classes, H, W) of any size, which the model resizes to that of the image."""
         parts: list[nn.Module] = []
         if self.norm == "batch":
             parts.append(BatchNorm(width))
@@ -83,10 +98,14 @@ class Head:
             width = hidden
         if not self.hidden and self.dropout > 0:
             parts.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*parts, self.classifier(width, num_classes))
+
+    def classifier(self, width: int, num_classes: int) -> nn.Linear:
+        """Return the last layer with initial values."""
         classifier = nn.Linear(width, num_classes)
         if self.std == "fan_out":
             nn.init.kaiming_normal_(classifier.weight, mode="fan_out")
         else:
             nn.init.trunc_normal_(classifier.weight, std=self.std)
         nn.init.zeros_(classifier.bias)
-        return nn.Sequential(*parts, classifier)
+        return classifier

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import BeforeValidator, PositiveFloat
 from torch import Tensor, nn
+from torch.nn import functional
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import NOT_HASHED, ConfigError, component
+from peft_vision.head.base import Reads
 
 _FEW = re.compile(r"(first|last)-([1-9]\d*)")
 
@@ -48,9 +51,9 @@ def chosen(layers: Layers, encoder: Encoder) -> tuple[int, ...]:
 
 
 class Readout(nn.Module, ABC):
-    """A module that computes the head's features from observations. `reads`: the kinds of observation that `forward`
-    needs; `first_layer`: the first layer whose inner values these show (infinite: none); `width`: width of the
-    features."""
+    """A module that computes from observations what the head reads: features, or a grid of them. `reads`: the kinds of
+    observation that `forward` needs; `first_layer`: the first layer whose inner values these show (infinite: none);
+    `width`: width of the features."""
 
     reads: ClassVar[frozenset[Kind]]
     first_layer: float
@@ -58,7 +61,7 @@ class Readout(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, seen: Observation) -> Tensor:
-        """Return features (B, width) for the head."""
+        """Return features (B, width) for the head, or a grid (B, width, h, w)."""
 
 
 class Pooled(Readout):
@@ -74,6 +77,50 @@ class Pooled(Readout):
     def forward(self, seen: Observation) -> Tensor:
         """Return the features (B, D) as the backbone pools them."""
         return seen.features
+
+
+class LastGrid(Readout):
+    """A readout that returns the grid that leaves the last layer."""
+
+    reads = frozenset({"grid"})
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.first_layer = len(encoder.layers) - 1
+        self.width = encoder.observed_shapes()["grid"][0]
+
+    def forward(self, seen: Observation) -> Tensor:
+        """Return the grid (B, D, h, w) in fp32."""
+        return seen.grid.float()
+
+
+class SeveralGrids(Readout):
+    """A readout that returns the grids of several layers side by side as channels, each resized to the largest of them,
+    bilinearly, as in DINOv2's and DINOv3's released heads."""
+
+    reads = frozenset({"grids"})
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.first_layer = encoder.trunk.grid_layers[0]
+        self.shapes = encoder.grid_shapes()
+        self.width = sum(width for width, _, _ in self.shapes)
+
+    def forward(self, seen: Observation) -> Tensor:
+        """Return the grids (B, width, h, w) in fp32. Raise ValueError for images of another size than the model's."""
+        sizes = list(map(math.prod, self.shapes))
+        if seen.grids.shape[1] != sum(sizes):
+            raise ValueError("the head reads several grids, whose sizes are known for images of the model's own size")
+        parts = seen.grids.float().split(sizes, dim=1)
+        grids = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        largest = max((grid.shape[2:] for grid in grids), key=math.prod)
+        return torch.cat([_resized(grid, largest) for grid in grids], dim=1)
+
+
+def _resized(grid: Tensor, size: torch.Size) -> Tensor:
+    if grid.shape[2:] == size:
+        return grid
+    return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)
 
 
 class Intermediates(Readout):
@@ -165,6 +212,16 @@ class Method(ABC):
     def readout(self, encoder: Encoder) -> Readout:
         """Return the readout that computes the head's input; its trainable parameters are tuned as well."""
         return Pooled(encoder.width)
+
+    def grid_readout(self, encoder: Encoder, reads: Reads) -> Readout:
+        """Return the readout for a head that reads one grid or several. Raise ConfigError where the method has a
+        readout of its own, which makes one vector of an image."""
+        if type(self).readout is not Method.readout:
+            raise ConfigError(
+                f"head: it reads features at each place of the image, and {type(self).__name__} makes one vector of "
+                "it, so it cannot segment; use linear, full, lora, vpt_deep or another method that has no readout"
+            )
+        return LastGrid(encoder) if reads == "grid" else SeveralGrids(encoder)
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
         """Return the training phases in order."""

@@ -13,6 +13,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, build, component
+from peft_vision.head.base import Reads
 from peft_vision.method.base import Method, Phase, Readout
 
 
@@ -79,6 +80,11 @@ class Combined(Method):
         """Return the readout of the part that determines what the head reads; without such a part, the pooled
         features."""
         return self._reader().readout(encoder)
+
+    def grid_readout(self, encoder: Encoder, reads: Reads) -> Readout:
+        """Return the readout for a head that reads one grid or several. Raise ConfigError where a part makes one vector
+        of an image."""
+        return self._reader().grid_readout(encoder, reads)
 
     def phases(self, encoder: Encoder) -> tuple[Phase, ...]:
         """Return the phases of the part that provides the readout. Raise ConfigError where no phase trains what the

@@ -24,7 +24,7 @@ class SSF(Method):
         if 0 in indices:
             places += trunk.stem_operations
         if len(encoder.stages) - 1 in indices:
-            places += trunk.end_operations
+            places += encoder.end_operations
         if not places:
             raise ConfigError(f"method: ssf scales what has a bias, and these layers of {encoder.name} have none")
         for place in places:

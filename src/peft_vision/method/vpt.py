@@ -74,6 +74,11 @@ class VPT(Method):
         indices = self.chosen(encoder)
         layers = [encoder.layers[index] for index in indices]
         last = len(encoder.layers) - 1
+        if self.pool_prompts and encoder.trunk.shows_grid:
+            raise ConfigError(
+                "method.pool_prompts: got true, but the head reads a grid, which holds no prompts; set "
+                "method.pool_prompts=false"
+            )
         if self.pool_prompts:
             if indices[-1] != last:
                 raise ConfigError(

@@ -41,11 +41,11 @@ def likeness(model: Model) -> Likeness | None:
     with _plainly(model, device.type):
         shown = model.recipe.preprocessing
         features = model.features(pictures(shown.size, channels=shown.channels).to(device))
-        logits = model(features)
+        logits = model.logits(features)
     if not (features.isfinite().all() and logits.isfinite().all()):
         return None
     eps = {module.eps for module in model.encoder.modules() if isinstance(getattr(module, "eps", None), float)}
-    return Likeness(features=_some(features), logits=_some(logits), eps=sorted(eps))
+    return Likeness(features=_some(features.flatten(1)), logits=_some(logits.flatten(1)), eps=sorted(eps))
 
 
 def pictures(size: Size, *, channels: int = 3) -> Tensor:
@@ -73,7 +73,7 @@ def unlike(model: Model, saved: Likeness) -> str | None:
 def _plainly(model: Model, device: str) -> Iterator[None]:
     """Compute without dropout, autocast, rounding of observations and TF32 within the block."""
     modes = {module: module.training for module in model.modules()}
-    observed, precision = model.observed_type, torch.get_float32_matmul_precision()
+    observed, grid, precision = model.observed_type, model.grid_type, torch.get_float32_matmul_precision()
     model.eval()
     model.round_observations_to(torch.float32)
     torch.set_float32_matmul_precision("highest")
@@ -82,7 +82,7 @@ def _plainly(model: Model, device: str) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        model.round_observations_to(observed)
+        model.round_observations_to(observed, grid=grid)
         for module, mode in modes.items():
             module.training = mode
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from peft_vision.backbone.border import make_room
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.observation import Kind, Observation
+from peft_vision.backbone.observation import GRIDS, Kind, Observation
 from peft_vision.core.preprocessing import Normalize, Preprocessing
 from peft_vision.core.seeding import derive
 from peft_vision.head.base import Head
@@ -19,13 +20,14 @@ from peft_vision.objective.base import Criterion
 
 
 class Model(nn.Module):
-    """A model in three stages: `encoder`, from images to what is observed of them; `readout`, to features; `head`, to
-    logits. Its `criterion` makes predictions of these, and judges them.
+    """A model in three stages: `encoder`, from images to what is observed of them; `readout`, to features, or to a grid
+    of them for segmentation; `head`, to logits. Its `criterion` makes predictions of these, and judges them.
 
     What is frozen from the start can be computed once: `forward` also takes an observation or features. `frozen`: the
     kinds of observation that never change: those that the readout reads for a frozen encoder, the tokens that enter
     layer `depth` for one that is changed or drops from that layer on, None if nothing can be computed once.
-    `observed_type`: the floating type that these observations are rounded to, stored or not. `phases`: the trainings in
+    `observed_type`, `grid_type`: the floating types that these observations are rounded to, stored or not: grids to
+    `grid_type`. `segments`: whether the head gives logits at each pixel. `phases`: the trainings in
     their order, of which the first `begun` have begun. `recipe`: the record of how the model was assembled, if any.
     """
 
@@ -41,12 +43,14 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe = recipe
+        self.preprocessing = preprocessing
         self.normalize = Normalize(preprocessing)
         self.encoder = encoder
         self.readout = readout
         self.head = new_head(readout.width)
         self.criterion = criterion
-        self.observed_type = torch.float32
+        self.observed_type = self.grid_type = torch.float32
+        self.segments = readout.reads <= GRIDS
         self.phases = phases
         self.begun = 0
         self._new_head = new_head
@@ -65,21 +69,40 @@ class Model(nn.Module):
         }
 
     def forward(self, seen: Tensor | Observation) -> Tensor:
-        """Return the predictions of the criterion, logits (B, num_classes) where there are classes, for images
-        (B, C, H, W), uint8 or normalised floats, for an observation of them, or for features (B, W)."""
-        return self.logits(seen if isinstance(seen, Tensor) and seen.ndim == 2 else self.features(seen))
+        """Return the predictions of the criterion for images (B, C, H, W), uint8 or normalised floats, for an
+        observation of them, or for features (B, W): logits (B, num_classes) where there are classes, or
+        (B, num_classes, H, W) if the model segments."""
+        if isinstance(seen, Tensor) and seen.ndim == 2:
+            return self.logits(seen)
+        size = tuple(seen.shape[2:]) if isinstance(seen, Tensor) else None
+        return self.logits(self.features(seen), size)
 
-    def logits(self, features: Tensor) -> Tensor:
+    def logits(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return the predictions for features (B, W), in fp32 even under autocast: several rounded logits may be the
-        largest, and their order would then decide which class is predicted."""
+        largest, and their order would then decide which class is predicted. For a grid of features (B, W, h, w), return
+        those at each pixel of images of this height and width, by default of the model's own: bilinearly resized logits
+        of the head, which itself computes the last of them in fp32."""
         device = features.device.type
+        if self.segments:
+            return self.criterion(self._at_pixels(self.head(features).float(), size or self.preprocessing.sides))
         if not torch.is_autocast_enabled(device):
             return self.criterion(self.head(features))
         with torch.autocast(device, enabled=False):
             return self.criterion(self.head(features.float()))
 
+    def _at_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize logits (B, C, h, w) to the pixels of images of `size`, (B, C, H, W). Where a method surrounds images
+        with a border, the grid shows that too: its pixels are cut off, however patches lie on it."""
+        edge = 0 if self.encoder.border is None else self.encoder.border.thickness
+        height, width = size
+        whole = (height + 2 * edge, width + 2 * edge)
+        if tuple(logits.shape[2:]) != whole:
+            logits = functional.interpolate(logits, size=whole, mode="bilinear", align_corners=False)
+        return logits[:, :, edge : edge + height, edge : edge + width]
+
     def features(self, seen: Tensor | Observation) -> Tensor:
-        """Return the features (B, W) that the head reads, computed from images or from an observation of them."""
+        """Return the features (B, W) that the head reads, or the grid (B, W, h, w), computed from images or from an
+        observation of them."""
         seen = seen if isinstance(seen, Observation) else self.observe(seen)
         if seen.tokens is not None:
             seen = self.encoder.resume(seen.tokens, self.readout.reads, depth=self.depth)
@@ -89,11 +112,16 @@ class Model(nn.Module):
         """Observe images (B, C, H, W): the given `kinds`, else those that never change, else what the readout reads."""
         kinds = kinds or self.frozen or self.readout.reads
         seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
-        return seen if self.frozen is None else seen.rounded(self.observed_type)
+        return seen if self.frozen is None else seen.rounded(self.observed_type, grid=self.grid_type)
 
-    def round_observations_to(self, dtype: torch.dtype) -> None:
-        """Round what is observed of a frozen encoder to a floating type, whether it is stored or not."""
-        self.observed_type = dtype
+    def round_observations_to(self, dtype: torch.dtype, *, grid: torch.dtype | None = None) -> None:
+        """Round what is observed of a frozen encoder to a floating type, whether it is stored or not; grids to the type
+        `grid` where one is given."""
+        self.observed_type, self.grid_type = dtype, grid or dtype
+
+    def type_of(self, kind: Kind) -> torch.dtype:
+        """Return the floating type that observations of a kind are rounded to."""
+        return self.grid_type if kind in GRIDS else self.observed_type
 
     @property
     def phase(self) -> Phase:
@@ -199,16 +227,22 @@ def assemble(
     recipe: Any = None,
 ) -> Model:
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
-    depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method needs."""
+    depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method or the head
+    needs, or the method does not give what the head reads."""
     if thickness := method.border():
         make_room(vit, thickness)
     vit.requires_grad_(False)
     encoder = Encoder(vit, preprocessing)
     encoder.require(method.needs())
+    if head.reads != "features":
+        encoder.show_grid()
+        encoder.require({head.reads}, group="head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method.attach(encoder)
-        readout = method.readout(encoder)
+        encoder.freeze_pooling()
+        pooled = head.reads == "features"
+        readout = method.readout(encoder) if pooled else method.grid_readout(encoder, head.reads)
         new_head = partial(head.build, num_classes=criterion.num_outputs)
         phases = method.phases(encoder)
         phases = (PROBE, *phases) if method.probe_first else phases

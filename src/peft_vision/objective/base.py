@@ -111,6 +111,19 @@ class Objective(ABC):
         if found != self.labels_are:
             raise ConfigError(f"objective: it learns {_LABELS[self.labels_are]}, and the data have {_LABELS[found]}")
 
+    def check_head(self, *, segments: bool) -> None:
+        """Raise ConfigError if the head predicts each pixel and the objective the whole image, or the reverse."""
+        if self.dense and not segments:
+            raise ConfigError(
+                "head: it makes one prediction of an image, and the objective learns a class for each pixel; use "
+                "head=segment_linear, multi_linear or setr_pup"
+            )
+        if segments and not self.dense:
+            raise ConfigError(
+                f"head: it predicts each pixel, and the objective learns {_LABELS[self.labels_are]}; use head=linear, or "
+                "objective=segmentation"
+            )
+
     def check_smoothing(self, label_smoothing: float) -> None:
         """Raise ConfigError if labels are to be smoothed and have no classes."""
         if label_smoothing and self.labels_are == "numbers":

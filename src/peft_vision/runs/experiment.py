@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.observation import Kind
 from peft_vision.core.config import ConfigError, build_all, nearest, shortened
 from peft_vision.core.distributed import World
 from peft_vision.core.identity import CODE, digest, files, first_identity, hashed, located, plain, user_code
@@ -154,6 +155,7 @@ class Experiment:
             if isinstance(optimizer, Solver):
                 check_head(optimizer, self.head, group=group)
                 check_objective(optimizer, self.objective, group=group)
+        self.objective.check_head(segments=self.head.reads != "features")
         self.objective.check_smoothing(self.trainer.label_smoothing)
         if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
             group = "ood" if self.ood else "interpolation"
@@ -161,6 +163,11 @@ class Experiment:
 
     def _check_stage(self) -> None:
         check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
+
+    @property
+    def reads(self) -> frozenset[Kind]:
+        """Return the kinds of observation that the run reads of a backbone that does not change."""
+        return self.method.reads() if self.head.reads == "features" else frozenset({self.head.reads})
 
     @property
     def fitting(self) -> dict[str, Optimizer]:

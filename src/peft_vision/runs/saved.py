@@ -93,9 +93,11 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     for name in edited(config, parts):
         _log.warning("run: %s was edited since %s was trained; what follows is the edited code's", name, path.name)
     dtype = saved.says("features", "dtype") or "fp32"  # a run without a store rounded nothing
-    if not isinstance(dtype, str) or dtype not in TYPES:
-        raise ConfigError(f"run: {path}/config.yaml: features.dtype: got {dtype!r}, should be {', '.join(TYPES)}")
-    model.round_observations_to(TYPES[dtype])
+    grid = saved.says("features", "grid_dtype") or dtype
+    for key, value in {"dtype": dtype, "grid_dtype": grid}.items():
+        if not isinstance(value, str) or value not in TYPES:
+            raise ConfigError(f"run: {path}/config.yaml: features.{key}: got {value!r}, should be {', '.join(TYPES)}")
+    model.round_observations_to(TYPES[dtype], grid=TYPES[grid])
     return saved
 
 

@@ -95,7 +95,7 @@ class Models:
                 raise ConfigError(f"{experiment.run.probe}: {error}") from error
         while model.begun < begun:
             begin_next_phase(model, seed=experiment.seed)
-        model.round_observations_to(self.final.observed_type)
+        model.round_observations_to(self.final.observed_type, grid=self.final.grid_type)
         return model
 
 

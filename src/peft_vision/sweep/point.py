@@ -109,7 +109,7 @@ def also_read(points: Sequence[Point]) -> list[str]:
     cannot know that a later run reads more than features. None is needed if all runs read the same, or if a command
     sets features.also."""
     trained = [point for point in points if point.experiment is not None]
-    reads = {frozenset(point.experiment.method.reads()) for point in trained}
+    reads = {point.experiment.reads for point in trained}
     is_set = any(word.partition("=")[0].lstrip("+") == "features.also" for point in trained for word in point.overrides)
     return [] if is_set or len(reads) < 2 else [f"features.also=[{','.join(sorted(frozenset.union(*reads)))}]"]
 

@@ -23,7 +23,12 @@ from peft_vision.training.trainer import Trainer
 
 
 def check_head(solver: Solver, head: Head, *, group: str) -> None:
-    """Raise ConfigError unless the head is one linear layer."""
+    """Raise ConfigError unless the head is one linear layer on features."""
+    if head.reads != "features":
+        raise ConfigError(
+            f"{group}: {type(solver).__name__} solves for a head on one vector of an image, and {type(head).__name__} "
+            f"reads features at each place of it, which steps fit: use {group}=adamw"
+        )
     if not head.is_linear:
         raise ConfigError(
             f"{group}: {type(solver).__name__} solves for one linear layer; it takes head=linear head.norm=none "

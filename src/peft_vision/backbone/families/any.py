@@ -16,7 +16,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from peft_vision.backbone.families.groups import Groups
-from peft_vision.backbone.families.shape_pass import UNUSABLE, Pass, is_headless, passed, pooled, run_shapes
+from peft_vision.backbone.families.shape_pass import (
+    UNUSABLE,
+    Pass,
+    is_headless,
+    last_shape,
+    passed,
+    pooled,
+    run_shapes,
+    unreached,
+)
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError
@@ -29,6 +38,7 @@ _LACKS: Mapping[Need, str] = {
     "prompts": _TOKENS,
     "contexts": _TOKENS,
     "taps": "is computed by timm's own forward, whose intermediate values are not known here; use lora, ssf or linear",
+    "grids": "is computed by timm's own forward, which shows its last features alone; use segment_linear or setr_pup",
 }
 
 
@@ -48,6 +58,9 @@ class AnyTrunk(Trunk):
         self._checkpoints = False
         self._first_pass = False
         self._hooks: list[RemovableHandle] = []
+        self._map_shape: tuple[int, int, int] | None = None
+        self._channels_last = False
+        self._pooling: list[nn.Parameter] = []
         self._kept: dict[nn.Module, tuple[float | None, Tensor]] = {}
 
     @classmethod
@@ -77,6 +90,30 @@ class AnyTrunk(Trunk):
         except UNUSABLE as error:
             return _first_line(error)
         return None
+
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        """Note the shape of the model's last features, which can be found as long as its modules are timm's own, or in
+        `lacks` why they are no map of the image."""
+        super().show_grid(image_size)
+        shape = last_shape(self.model, image_size)
+        if shape is None or len(shape) != 4:
+            self.lacks["grid"] = f"shows {shape} of one image before it pools that, which is no map of the image"
+            return
+        width = self.model.num_features
+        self._channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC" or (shape[1] != width == shape[3])
+        self._map_shape = (shape[3], *shape[1:3]) if self._channels_last else shape[1:]
+        self._pooling = unreached(self.model, image_size)
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        return tokens.permute(0, 3, 1, 2) if self._channels_last else tokens
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return the shape for images of the size that `show_grid` was told."""
+        return self._map_shape
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters that no gradient of the last features reaches."""
+        return self._pooling
 
     def adopt(self) -> None:
         """Leave timm's modules as they are, and note which of them its forward calls before any is wrapped."""

@@ -8,6 +8,7 @@ with the channels last, (B, H, W, D). Some models of timm compute the MLP as 1x1
 here these are the same linear layers over the last axis, with the same names and shapes of their weights.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -148,6 +149,24 @@ class ConvNeXtTrunk(Trunk):
 
     def pool(self, tokens: Tensor) -> Tensor:
         return self.model.head(self.model.norm_pre(_channels_first(tokens)), pre_logits=True)
+
+    @property
+    def grid_layers(self) -> tuple[int, ...]:
+        """Return the last layer of each of the last four groups."""
+        ends = itertools.accumulate(len(group.blocks) for group in self.model.stages)
+        return tuple(end - 1 for end in ends)[-4:]
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        image = _channels_first(tokens)
+        return self.model.norm_pre(image) if layer == len(self.stages) - 1 else image
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        height, width, channels = self.token_shape(layer + 1, image_size)
+        return (channels, height, width)
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters of the norm of what is pooled, and of a layer behind it."""
+        return list(self.model.head.parameters())
 
     def behind(self) -> list[nn.Module]:
         return [self.model.norm_pre, self.model.head]

@@ -67,14 +67,37 @@ def _noted(model: nn.Module) -> Iterator[dict[str, None]]:
 
 def run_shapes(model: nn.Module, size: tuple[int, int]) -> Tensor:
     """Return the features of one image of `size` over shapes alone, in evaluation mode; the model stays as it is."""
-    holder = _Features(model)
-    state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    return _on_meta(_Features(model), size)[0]
+
+
+def last_shape(model: nn.Module, size: tuple[int, int]) -> tuple[int, ...] | None:
+    """Return the shape of what `forward_features` gives for one image of `size`; None where that is no tensor."""
+    shown = _on_meta(_Unpooled(model), size)[0]
+    return tuple(shown.shape) if isinstance(shown, Tensor) else None
+
+
+def unreached(model: nn.Module, size: tuple[int, int]) -> list[nn.Parameter]:
+    """Return the parameters that no gradient of what `forward_features` gives reaches, for images of `size`."""
+    holder = _Unpooled(model)
+    with torch.enable_grad():
+        shown, shapes = _on_meta(holder, size, gradients=True)
+        gradients = torch.autograd.grad(shown.sum(), list(shapes.values()), allow_unused=True)
+    return [holder.get_parameter(name) for name, found in zip(shapes, gradients, strict=True) if found is None]
+
+
+def _on_meta(
+    holder: "_Features", size: tuple[int, int], *, gradients: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what `holder` computes of one image of `size` over shapes alone, in evaluation mode, and the shapes of
+    parameters, by name, that it is computed with; the model stays as it is."""
+    model = holder.model
+    shapes = {name: tensor.detach().to("meta").requires_grad_(gradients) for name, tensor in holder.named_parameters()}
+    state = {**shapes, **{name: tensor.detach().to("meta") for name, tensor in holder.named_buffers()}}
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(), torch.device("meta"):
-            return functional_call(holder, shapes, (torch.empty(1, _channels(model), *size),))
+        with torch.set_grad_enabled(gradients), torch.device("meta"):
+            return functional_call(holder, state, (torch.empty(1, _channels(model), *size),)), shapes
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -105,6 +128,11 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return pooled(self.model, self.model.forward_features(images), headless=self.headless)
+
+
+class _Unpooled(_Features):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_features(images)
 
 
 def is_headless(model: nn.Module) -> bool:

@@ -4,6 +4,7 @@ et al., 2021, arXiv:2111.09883); `windows.py` has their layers.
 Four groups of layers have widths and grids of their own: patches are merged 2 x 2 before the second to fourth.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -99,6 +100,22 @@ class SwinTrunk(Trunk):
     def pool(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to features: the pooling reads them as a grid of one row."""
         return self.model.head(self.model.norm(tokens).unsqueeze(1), pre_logits=True)
+
+    @property
+    def grid_layers(self) -> tuple[int, ...]:
+        """Return the last layer of each of the last four groups."""
+        ends = itertools.accumulate(len(group.blocks) for group in self.model.layers)
+        return tuple(end - 1 for end in ends)[-4:]
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        stage = self.stages[layer]
+        patches = tokens[:, : math.prod(stage.grid)]
+        if layer == len(self.stages) - 1:
+            patches = self.model.norm(patches)
+        return patches.mT.unflatten(2, stage.grid)
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        return (self.stages[layer].width, *self.stages[layer].grid)
 
     def behind(self) -> list[nn.Module]:
         return [self.model.norm, self.model.head]

@@ -22,7 +22,8 @@ class Trunk(ABC):
     `family`: name of the family; `version`: counted up when the same weights compute other values, so that stored
     observations of before are not read; `builds`: timm's class of its models; `lacks`: for each thing that the family
     cannot give, the reason, which follows the model's name in the message: "has windows, not one context that ...".
-    `divides`: whether the forward pass can be stopped between stages and go on from there.
+    `divides`: whether the forward pass can be stopped between stages and go on from there. `shows_grid`: whether a grid
+    is read of the tokens that leave the last stage, so that all of them are computed.
     """
 
     family: ClassVar[str]
@@ -33,6 +34,7 @@ class Trunk(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.shows_grid = False
 
     @property
     def mark(self) -> dict[str, str]:
@@ -123,6 +125,30 @@ class Trunk(ABC):
     def pool(self, tokens: Tensor) -> Tensor:
         """Map what leaves the last stage to features (B, D)."""
 
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        """Let the last stage compute every token of images of this size, so that `grid` can be asked; called at most
+        once, before anything is attached."""
+        self.shows_grid = True
+
+    @property
+    def grid_layers(self) -> tuple[int, ...]:
+        """Return the layers, at most four and the last one among them, whose outputs are shown together as `grids`."""
+        return spread(len(self.layers))
+
+    @abstractmethod
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        """Map the tokens that leave `layer` to features at each place of the image, (B, D, h, w), as timm's
+        forward_intermediates(norm=True): without class, register and added tokens, behind the final norm where it fits
+        them."""
+
+    @abstractmethod
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return (D, h, w) of the grid that leaves `layer`, for images of `image_size`."""
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters that features are computed with and a grid is not."""
+        return []
+
     @abstractmethod
     def behind(self) -> list[nn.Module]:
         """Return the modules after the last stage; all others outside the stages are before the first."""
@@ -205,6 +231,23 @@ class TokenTrunk(Trunk):
             )
         self.layers[-1].rows = None
 
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        super().show_grid(image_size)
+        self.layers[-1].rows = self.num_tokens
+
+    def grid(self, tokens: Tensor, layer: int) -> Tensor:
+        (rows, columns), first = self.model.patch_embed.grid_size, self.model.num_prefix_tokens
+        patches = self.model.norm(tokens[:, first : first + rows * columns])
+        return patches.mT.unflatten(2, (rows, columns))
+
+    def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        return (self.model.embed_dim, *self.model.patch_embed.grid_size)
+
+    def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters of attention pooling, and of a norm of what is pooled."""
+        parts = [getattr(self.model, name, None) for name in ("attn_pool", "fc_norm")]
+        return [parameter for part in parts if part is not None for parameter in part.parameters()]
+
     def stem(self, images: Tensor) -> Tensor:
         return self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
 
@@ -275,6 +318,13 @@ def made_for(model: nn.Module) -> tuple[int, int] | None:
     """Return the height and width of the images that a model's patches are made for, or None where timm says none."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     return None if size is None else to_2tuple(size)
+
+
+def spread(depth: int) -> tuple[int, ...]:
+    """Return the last layer of each quarter of `depth` layers, or all layers of fewer than four: 2, 5, 8, 11 of 12, as
+    DINOv3's released code for segmentation calls FOUR_EVEN_INTERVALS. That code takes 4 instead of 5 of 24 layers, with
+    which its paper was measured."""
+    return tuple(sorted({-(-depth * quarter // 4) - 1 for quarter in range(1, 5)}))
 
 
 def norms_last(operations: tuple[str, ...]) -> tuple[str, ...]:
