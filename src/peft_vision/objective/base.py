@@ -120,8 +120,8 @@ class Objective(ABC):
             )
         if segments and not self.dense:
             raise ConfigError(
-                f"head: it predicts each pixel, and the objective learns {_LABELS[self.labels_are]}; use head=linear, or "
-                "objective=segmentation"
+                f"head: it predicts each pixel, and the objective learns {_LABELS[self.labels_are]}; use head=linear, "
+                "or objective=segmentation"
             )
 
     def check_smoothing(self, label_smoothing: float) -> None:
