@@ -186,6 +186,16 @@ def assert_trained_and_saved(model: Model, images: torch.Tensor, vit: Callable[[
             torch.testing.assert_close(model(model.observe(images)), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["Swin", "ConvNeXt"])
+def test_grids_of_several_sizes_are_resized_to_the_largest(variant):
+    model = adapted(variant, "linear", head="multi_linear", objective="segmentation").eval()
+    read = model.readout(model.observe(IMAGES))
+    grids = small(variant).eval().forward_intermediates(IMAGES, norm=True, intermediates_only=True)[-4:]
+    resized = [F.interpolate(grid, size=(8, 8), mode="bilinear", align_corners=False) for grid in grids]
+    torch.testing.assert_close(read, torch.cat(resized, dim=1), rtol=1e-5, atol=1e-5)
+    assert model.readout.width == read.shape[1]
+
+
 def test_batch_statistics_move_where_all_trains_though_what_only_pooling_reads_does_not():
     model = of_any("CLIP's ResNet", "full", head="segment_linear", objective="segmentation")
     pooling = set(model.encoder.trunk.pooling())
