@@ -17,7 +17,8 @@ from peft_vision.models.model import Model
 from peft_vision.testing import check_head
 from shipped import adapted
 
-HEADS = ("segment_linear", "multi_linear", "setr_pup")
+SETR = SetrPup(norm="batch", hidden=(8, 6), dropout=0.0, std=0.05)
+HEADS = {"segment_linear": "segment_linear", "multi_linear": "multi_linear", "setr_pup": SETR}
 PIXELS = torch.arange(5 * 32 * 32).view(5, 32, 32) % 4
 
 
@@ -38,7 +39,7 @@ def random_head(model: Model) -> Model:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_passes_the_checks_for_own_ones(head):
-    check_head(head)
+    check_head(HEADS[head])
 
 
 def test_the_linear_head_is_a_convolution_of_the_grid_resized_to_the_image(images):
@@ -103,7 +104,7 @@ def test_other_norms_of_the_convolutions_train(norm, images):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_are_in_fp32_where_autocast_rounds_all_else(head, images):
-    model = random_head(segmenting("lora", head=head))
+    model = random_head(segmenting("lora", head=HEADS[head]))
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(images)
     assert logits.dtype == torch.float32
@@ -113,7 +114,7 @@ def test_logits_are_in_fp32_where_autocast_rounds_all_else(head, images):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_stored_grids_of_16_bit_give_nearly_the_logits_of_images(head, images):
-    model = random_head(segmenting("linear", head=head))
+    model = random_head(segmenting("linear", head=HEADS[head]))
     expected = model(images)
     model.round_observations_to(torch.float32, grid=torch.float16)
     seen = model.observe(images)
@@ -126,7 +127,7 @@ def test_stored_grids_of_16_bit_give_nearly_the_logits_of_images(head, images):
 
 @pytest.mark.parametrize("head", ["multi_linear", "setr_pup"])
 def test_onnxruntime_computes_the_same_logits_of_pixels(head, tmp_path):
-    model = random_head(segmenting("lora", head=head))
+    model = random_head(segmenting("lora", head=HEADS[head]))
     onnx_model.write(model, tmp_path / "model.onnx")
     (output,) = onnx.load(tmp_path / "model.onnx").graph.output
     assert [axis.dim_value for axis in output.type.tensor_type.shape.dim][1:] == [4, 32, 32]
@@ -141,7 +142,7 @@ def test_timm_has_no_form_of_it():
 
 @pytest.mark.parametrize("head", ["multi_linear", "setr_pup"])
 def test_compiling_changes_nothing(head, images):
-    model = random_head(segmenting("vpt_deep", head=head))
+    model = random_head(segmenting("vpt_deep", head=HEADS[head]))
     compiled = torch.compile(model, backend="aot_eager")(images)
     torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-5 * compiled.abs().max().item())
 

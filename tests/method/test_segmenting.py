@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from peft_vision.core.config import ConfigError
-from peft_vision.head.segmentation import SegmentLinear
+from peft_vision.head.segmentation import SegmentLinear, SetrPup
 from peft_vision.testing import (
     a_saved_model_is_the_same_model,
     checkpointing_changes_no_gradient,
@@ -17,7 +17,8 @@ from peft_vision.testing import (
 )
 from shipped import METHODS, adapted
 
-HEADS = ("segment_linear", "multi_linear", "setr_pup")
+SETR = SetrPup(norm="batch", hidden=(8, 6), dropout=0.0, std=0.05)
+HEADS = {"segment_linear": "segment_linear", "multi_linear": "multi_linear", "setr_pup": SETR}
 ONE_VECTOR = {"vqt", "vqt_vpt", "vqt_lora", "vqt_adaptformer", "head2toe"}
 CHANGING = sorted(set(METHODS) - ONE_VECTOR - {"combined"})
 CHECKS = (  # those of METHOD_CHECKS that a head may fail with one method and not with another
@@ -39,7 +40,7 @@ def test_a_method_that_changes_the_backbone_passes_the_checks_with_a_head_for_se
 @pytest.mark.parametrize("method", ["lora", "vpt_shallow", "vpt_deep", "full", "bitfit"])
 @pytest.mark.parametrize("head", ["multi_linear", "setr_pup"])
 def test_every_tensor_that_is_tuned_gets_a_gradient(method, head, images):
-    model = segmenting(method, head=head)
+    model = segmenting(method, head=HEADS[head])
     optimizer = torch.optim.Adam(model.trained().values(), lr=0.01)
     for _ in range(2):  # one factor begins at zero
         optimizer.zero_grad()
@@ -55,7 +56,7 @@ def test_a_method_that_makes_one_vector_says_so_in_a_line(method, head):
     with pytest.raises(
         ConfigError, match=r"^head: it reads features at each place .* (VQT|Head2Toe) makes one"
     ) as error:
-        segmenting(method, head=head)
+        segmenting(method, head=HEADS[head])
     assert "\n" not in str(error.value)
 
 
