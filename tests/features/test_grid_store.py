@@ -1,12 +1,13 @@
 """Grids of features are stored once, in 16 bit, for all heads that read them."""
 
 import logging
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from composed import composed
 from peft_vision.backbone.observation import Observation
 from peft_vision.core.composition import complete
 from peft_vision.core.config import ConfigError, build
@@ -15,9 +16,9 @@ from peft_vision.data.images import Images
 from peft_vision.features.fill import ObservationPass
 from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.models.model import Model
-from peft_vision.runs.experiment import Experiment
 from shipped import adapted, option
 
+segmenting = partial(adapted, objective="segmentation")
 COUNT = 7
 PIXELS = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 GRID = 32 * 16  # numbers of an image, of one layer
@@ -50,7 +51,7 @@ def read(model: Model, features: Features) -> tuple[Observation, Store]:
 @pytest.mark.parametrize("memory_gib", [8, 0])
 def test_what_is_stored_of_a_grid_is_what_is_computed(memory_gib, tmp_path, caplog):
     caplog.set_level(logging.INFO, "peft_vision")
-    model = adapted("linear", head="segment_linear")
+    model = segmenting("linear", head="segment_linear")
     seen, filled = read(model, settings(tmp_path, memory_gib=memory_gib))
     assert (seen.grid.shape, seen.grid.dtype) == ((2, 32, 4, 4), torch.float16)
     assert (seen.features, seen.grids) == (None, None)
@@ -61,12 +62,12 @@ def test_what_is_stored_of_a_grid_is_what_is_computed(memory_gib, tmp_path, capl
 
 
 def test_other_heads_and_seeds_find_it_and_another_type_is_an_entry_of_its_own(tmp_path):
-    read(adapted("linear", head="segment_linear"), settings(tmp_path))
+    read(segmenting("linear", head="segment_linear"), settings(tmp_path))
     for changes in ({"head": "setr_pup"}, {"head": "segment_linear", "seed": 3}):
-        _, filled = read(adapted("linear", **changes), settings(tmp_path))
+        _, filled = read(segmenting("linear", **changes), settings(tmp_path))
         assert filled.record()["train"]["found"] == ("grid",)
         assert filled.record()["train"]["computed"] == ()
-    seen, _ = read(adapted("linear", head="segment_linear"), settings(tmp_path, grid_dtype="fp32"))
+    seen, _ = read(segmenting("linear", head="segment_linear"), settings(tmp_path, grid_dtype="fp32"))
     assert seen.grid.dtype == torch.float32
     names = sorted(path.stem.split("-")[1] for path in (tmp_path / "store").glob("*.safetensors"))
     assert names == ["gridfp16", "gridfp32"]
@@ -74,9 +75,9 @@ def test_other_heads_and_seeds_find_it_and_another_type_is_an_entry_of_its_own(t
 
 def test_one_pass_stores_what_several_heads_will_read(tmp_path):
     features = settings(tmp_path, also=["grid", "grids"])
-    _, filled = read(adapted("linear", head="segment_linear"), features)
+    _, filled = read(segmenting("linear", head="segment_linear"), features)
     assert sorted(filled.record()["train"]["computed"]) == ["grid", "grids"]
-    model = adapted("linear", head="multi_linear")
+    model = segmenting("linear", head="multi_linear")
     seen, filled = read(model, features)
     assert filled.record()["train"]["found"] == ("grids",)
     assert seen.grids.shape == (2, 3 * GRID)
@@ -84,7 +85,7 @@ def test_one_pass_stores_what_several_heads_will_read(tmp_path):
 
 
 def test_numbers_that_a_type_does_not_hold_are_refused_before_anything_trains(tmp_path):
-    model = adapted("linear", head="segment_linear")
+    model = segmenting("linear", head="segment_linear")
     model.encoder.vit.norm.weight.data.mul_(1e6)
     with pytest.raises(ConfigError, match=r"features\.grid_dtype: .* float16 cannot hold.*grid_dtype=bf16") as error:
         read(model, settings(tmp_path))
@@ -103,17 +104,32 @@ def test_the_type_of_grids_is_no_part_of_an_identity_where_it_is_the_usual_one(t
     ("head", "kinds"), [("linear", {"features"}), ("segment_linear", {"grid"}), ("multi_linear", {"grids"})]
 )
 def test_what_a_run_will_read_follows_from_its_head(head, kinds):
-    from composed import composed
-
-    experiment: Experiment = composed("experiment=smoke", f"head={head}", "optimizer=adamw", "method=linear")
+    experiment = composed("experiment=smoke", f"head={head}", "optimizer=adamw", "method=linear")
     assert experiment.reads == frozenset(kinds)
-    assert replace(experiment).head.is_linear == (head == "linear")
+    assert experiment.head.is_linear == (head == "linear")
+
+
+@pytest.mark.parametrize(
+    ("head", "objective", "message"),
+    [
+        (
+            "linear",
+            "segmentation",
+            r"^head: it makes one prediction .* use head=segment_linear, multi_linear or setr_pup$",
+        ),
+        ("setr_pup", "single_label", r"^head: it predicts each pixel, .* use head=linear, or objective=segmentation$"),
+    ],
+)
+def test_head_and_objective_fit_each_other(head, objective, message):
+    given = composed("experiment=smoke", "optimizer=adamw", f"head={head}", f"objective={objective}")
+    with pytest.raises(ConfigError, match=message):
+        given.check()
+    with pytest.raises(ConfigError, match=message):
+        adapted("linear", head=head, objective=objective)
 
 
 @pytest.mark.parametrize("head", ["segment_linear", "multi_linear", "setr_pup"])
 @pytest.mark.parametrize("solver", ["grid", "lbfgs"])
 def test_a_solver_refuses_a_head_for_segmentation_in_a_line(head, solver):
-    from composed import composed
-
     with pytest.raises(ConfigError, match=r"^optimizer: \w+ solves for a head on one vector.*use optimizer=adamw$"):
         composed("experiment=smoke", f"head={head}", f"optimizer={solver}", "method=linear").check()

@@ -20,7 +20,7 @@ from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.core.records import exists
 from peft_vision.data.base import SPLITS
 from peft_vision.data.benchmark import COLLECTIONS, BenchmarkData, BenchmarkSet, Release
-from peft_vision.data.divide import without_images
+from peft_vision.data.divide import absent_classes
 from peft_vision.data.fgvc.releases import Copy, Label, Listing, read_birds, read_cars, read_dogs, read_flowers
 from peft_vision.data.folders import image_files, splits_among, sub_folders
 from peft_vision.data.reading import first_few, missing_among, quoted, read_json, refuse_repeated, short
@@ -120,6 +120,6 @@ class FGVC(BenchmarkData):
         """Load the splits, and warn about classes without an image in one of them."""
         splits = super().load(preprocessing, read=read)
         for split, images in splits.parts().items():
-            if missing := without_images(images.labels, splits.classes):
+            if missing := absent_classes(images.labels, splits.classes):
                 _log.warning("data      no %s image of %d classes: %s", split, len(missing), first_few(missing))
         return splits
