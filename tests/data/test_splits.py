@@ -20,7 +20,7 @@ def test_the_options_are_found():
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(make, option: str):
-    assert isinstance(make(option, **({"path": "x"} if option == "image_folder" else {})), Data)
+    assert isinstance(make(option, **({"path": "x"} if option in ("image_folder", "numpy") else {})), Data)
 
 
 @pytest.mark.parametrize("option", ["digits", "svhn"])
