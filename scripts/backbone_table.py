@@ -1,43 +1,203 @@
-"""Write the table of timm's pretrained models that `peft-vision task=backbones` prints.
+"""Count on how many of timm's pretrained names each method works, over shapes alone, for `peft-vision task=backbones`.
 
-    python scripts/backbone_table.py    builds all architectures as shapes alone, which takes about three minutes
+    nice python scripts/backbone_table.py            all names: writes the table, and prints the names that are refused
+    nice python scripts/backbone_table.py 'swin*'    the names that match patterns: prints only
+    ... --every                                      attaches the methods to every architecture, not one of each class
+    ... --check                                      calls `backbone.check()` for every name, as a run does first
 
-A row is a class of timm: the number of weights by name, on how many of them methods work, and one of the names.
+Every architecture is built once for its class and family. Every method is attached to the smallest architecture of
+each class in a family, at the values of its file and, where that does not work, with the option that docs/backbones.md
+names.
 """
 
+import argparse
 import json
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
 
 import timm
+import torch
 
-from peft_vision.backbone.outline import outline_of
-from peft_vision.core.output import say
+from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.families.match import FAMILIES
+from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.source import find
+from peft_vision.core.composition import complete, option, options
+from peft_vision.core.config import ConfigError, build
+from peft_vision.core.output import one_line, say
+from peft_vision.core.progress import track
+from peft_vision.method.base import Method
 from peft_vision.task.backbones import TABLE
 
+Item = TypeVar("Item")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lora": {"targets": ["fc1", "fc2"]},
+    "fact_tt": {"layers": "last-2"},
+    "fact_tk": {"layers": "last-2"},
+    "vpt_shallow": {"location": "pad"},
+}
+"""What makes a method work on a family where the values of its file do not."""
+CHOOSING = ("linear", "full", "lp_ft", "bitfit", "partial", "layer_norm")
+"""The methods that add no modules but choose which parameters train."""
+FAILURES = (ConfigError, RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError)
 
-def rows(names: list[str]) -> list[dict[str, object]]:
-    """Return a row for each class that builds one of `names`, the largest class first."""
+
+def worded(values: dict[str, Any]) -> str:
+    """Return an option as a command has it, such as targets=[fc1,fc2]."""
+    ((key, value),) = values.items()
+    return f"{key}=[{','.join(value)}]" if isinstance(value, list) else f"{key}={value}"
+
+
+@cache
+def method(name: str, *, with_option: bool = False) -> Method:
+    """Return the method of an option of conf/method, or the same with the option that OPTIONS has for it."""
+    return build({**complete(option("method", name)), **(OPTIONS[name] if with_option else {})}, Method, "method")
+
+
+def shipped(name: str) -> Backbone:
+    """Return the backbone that backbone=timm backbone.name=NAME chooses."""
+    return build({**complete(option("backbone", "timm")), "name": name}, Backbone, "backbone")
+
+
+def misfit(chosen: Method, encoder: Encoder, *, adds: bool = True) -> str | None:
+    """Return why a method does not work on an encoder without numbers, or None. `adds`: whether it adds modules, so
+    that it is tried on a copy."""
+    try:
+        encoder.require(chosen.needs())
+        with torch.device("meta"):
+            chosen.attach(deepcopy(encoder) if adds else encoder)
+    except FAILURES as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        return f"{kind}{one_line(error)}"
+    finally:
+        encoder.requires_grad_(False)
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an architecture is: timm's class, the family that computes it, and its number of parameters."""
+
+    cls: str
+    family: str
+    parameters: int
+
+
+def kind_of(architecture: str) -> Kind:
+    """Return the kind of an architecture."""
+    with torch.device("meta"):
+        model = timm.create_model(architecture, num_classes=0)
+    named = next((family for family in FAMILIES if type(model) is family.builds), None)
+    family = "any" if named is None or named.misfit(model) is not None else named.family
+    return Kind(type(model).__name__, family, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def works(name: str) -> dict[str, dict[str, str] | None]:
+    """Return for each method None if it works on the architecture of a name, the option with which it works, or the
+    reason why it does not. ConfigError if no method works."""
+    backbone = shipped(name)
+    encoder = Encoder(backbone.of_shapes().requires_grad_(False), backbone.preprocessing())
+    found: dict[str, dict[str, str] | None] = {}
+    for method_name in options("method"):
+        reason = misfit(method(method_name), encoder, adds=method_name not in CHOOSING)
+        with_option = method_name in OPTIONS and reason is not None
+        if with_option and misfit(method(method_name, with_option=True), encoder) is None:
+            found[method_name] = {"option": worded(OPTIONS[method_name])}
+        else:
+            found[method_name] = None if reason is None else {"reason": reason}
+    return found
+
+
+def refusal(name: str, *, whole: bool) -> str | None:
+    """Return why a run with these weights would not start, or None. Without `whole`, that there are weights is all that
+    is asked."""
+    try:
+        if whole:
+            shipped(name).check()
+        else:
+            find(name).check_weights()
+    except ConfigError as error:
+        return one_line(error)
+    return None
+
+
+def table_of(names: list[str], *, every: bool, whole: bool) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Return the table, and the names that are refused or on which a method for every model does not work, by
+    reason."""
     by_architecture: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_architecture[name.partition(".")[0]].append(name)
-    found: dict[str, dict[str, object]] = {}
-    for architecture, of_it in by_architecture.items():
-        outline = outline_of(architecture, repr({}))
-        row = found.setdefault(outline.cls, {"class": outline.cls, "names": 0, "accepted": 0, "example": of_it[0]})
-        if outline.refusal is None and not row["accepted"]:
-            row["example"] = of_it[0]  # one on which methods work, if there is one
-        row["names"] += len(of_it)
-        row["accepted"] += len(of_it) if outline.refusal is None else 0
-    return sorted(found.values(), key=lambda row: (-row["names"], row["class"]))
+    kinds = {name: kind_of(name) for name in followed(by_architecture, "build")}
+    smallest: dict[tuple[str, str], str] = {}
+    for architecture, kind in sorted(kinds.items(), key=lambda item: item[1].parameters):
+        smallest.setdefault((kind.family, kind.cls), architecture)
+    tried = list(kinds) if every else list(smallest.values())
+    found = {
+        architecture: works(by_architecture[architecture][0]) for architecture in followed(tried, "try methods on")
+    }
+    families: dict[str, Any] = {}
+    refused: dict[str, list[str]] = defaultdict(list)
+    for architecture, kind in followed(kinds.items(), "check"):
+        methods = found.get(architecture) or found[smallest[kind.family, kind.cls]]
+        for name in by_architecture[architecture]:
+            if (reason := refusal(name, whole=whole)) is not None:
+                refused[reason].append(name)
+                continue
+            count(families, kind, methods, name)
+            for method_name in ("linear", "full", "lp_ft", "bitfit"):
+                if (lacking := methods[method_name]) is not None:
+                    refused[f"{method_name}: {lacking['reason']}"].append(name)
+    return {"timm": timm.__version__, "families": ordered(families)}, refused
+
+
+def followed(items: Collection[Item], what: str) -> Iterator[Item]:
+    """Yield the items and show how many there were."""
+    return track(items, label=f"{what} architectures", total=len(items), unit="architectures")
+
+
+def count(families: dict[str, Any], kind: Kind, methods: dict[str, dict[str, str] | None], name: str) -> None:
+    """Count a name in the row of its family."""
+    family = families.setdefault(
+        kind.family, {"names": 0, "example": name, "classes": defaultdict(int), "methods": {}, "options": {}}
+    )
+    family["names"] += 1
+    family["classes"][kind.cls] += 1
+    for method_name, found in methods.items():
+        family["methods"][method_name] = family["methods"].get(method_name, 0) + (found is None)
+        if found and "option" in found:
+            option_of = family["options"].setdefault(method_name, {"option": found["option"], "names": 0})
+            option_of["names"] += 1
+
+
+def ordered(families: dict[str, Any]) -> dict[str, Any]:
+    """Return the families in the order of docs/backbones.md, each with its classes by size."""
+    order = ("vit", "distilled_vit", "eva", "beit", "relative_vit", "swin", "convnext", "any")
+    for family in families.values():
+        family["classes"] = dict(sorted(family["classes"].items(), key=lambda item: (-item[1], item[0])))
+    return {name: families[name] for name in order if name in families}
 
 
 def main() -> None:
-    """Write the table beside the task."""
-    table = rows(timm.list_pretrained())
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in table)
-    Path(TABLE).write_text(f'{{\n  "timm": {json.dumps(timm.__version__)},\n  "rows": [\n{lines}\n  ]\n}}\n')
-    say(f"{sum(row['names'] for row in table):,} names of {len(table)} classes: {TABLE}")
+    """Count, print what is refused, and write the table where all names were counted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("patterns", nargs="*")
+    parser.add_argument("--every", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    names = timm.list_pretrained(arguments.patterns or "*")
+    table, refused = table_of(names, every=arguments.every, whole=arguments.check)
+    say(f"timm {timm.__version__}: {len(names):,} pretrained names")
+    for reason, of_it in sorted(refused.items(), key=lambda item: -len(item[1])):
+        say(f"not {len(of_it)}: {reason}: {', '.join(of_it)}")
+    for name, family in table["families"].items():
+        say(f"{name}: {family['names']:,}: {family['methods']} {family['options']}")
+    if not arguments.patterns:
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        say(f"wrote {TABLE}")
 
 
 if __name__ == "__main__":

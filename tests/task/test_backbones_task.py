@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from io import StringIO
 
 import pytest
 import timm
@@ -13,9 +15,12 @@ from backbone.families.any_variants import small_any
 from backbone.families.variants import small
 from command import call
 from peft_vision.backbone.outline import outline_of
+from peft_vision.backbone.source import find
+from peft_vision.core.composition import options
 from peft_vision.core.config import CONFIG_DIR
+from peft_vision.core.output import Console
 from peft_vision.core.preprocessing import Preprocessing
-from peft_vision.task.backbones import families, working_methods
+from peft_vision.task.backbones import families, print_facts, print_families, working_methods
 
 HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "crop": 1.0}
 MODELS = {
@@ -37,26 +42,57 @@ def shown(tmp_path, *arguments):
     return outcome.out
 
 
-def test_table_has_a_row_for_each_class_and_counts_every_pretrained_model(tmp_path):
+def test_table_counts_every_pretrained_model_by_family_and_method(tmp_path):
     lines = shown(tmp_path).splitlines()
-    assert " ".join(lines[0].split()) == "class in timm pretrained models methods work on such as"
-    assert lines[1].split()[0] == "VisionTransformer"
+    assert max(map(len, lines)) <= 80
+    heads, *rows = (line.split() for line in lines[2:])
+    assert heads == ["method", *(family.removesuffix("_vit") for family in families().families), "all"]
+    by_method = {row[0]: row[1:] for row in rows if len(row) == len(heads)}
+    assert set(options("method")) <= by_method.keys()
     if timm.__version__ == families().timm:
-        assert f"{len(timm.list_pretrained()):,}" in lines[-2]
+        assert by_method["linear"][-1] == f"{len(timm.list_pretrained()):,}"
+    assert by_method["vqt"][-2] == "-"
+    assert "with method.location=pad" in {line.partition(": ")[2] for line in lines}
+    assert any("ResNet 170, EfficientNet 119" in line for line in lines)
     assert lines[-1].startswith("backbone=NAME, or backbone=timm backbone.name=NAME")
 
 
-@pytest.mark.parametrize("cls", ["VisionTransformer", "Beit", "XceptionAligned", "VGG"])
-def test_rows_are_what_timm_has(cls):
-    """scripts/backbone_table.py writes them again."""
-    (row,) = [row for row in families().rows if row.cls == cls]
-    assert outline_of(row.example.partition(".")[0], repr({})).cls == cls
-    assert (outline_of(row.example.partition(".")[0], repr({})).refusal is None) == bool(row.accepted)
-    prefix = {"Beit": "beit", "XceptionAligned": "xception", "VGG": "vgg"}.get(cls)
-    if prefix is not None and timm.__version__ == families().timm:
-        stems = {name.partition(".")[0] for name in timm.list_pretrained(f"{prefix}*")}
-        of_it = {stem for stem in stems if outline_of(stem, repr({})).cls == cls}
-        assert row.names == sum(name.partition(".")[0] in of_it for name in timm.list_pretrained())
+@pytest.mark.parametrize("width", [80, 120])
+def test_table_fits_a_terminal(width):
+    file = StringIO()
+    print_families(families(), Console(width=width, file=file))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) < 60
+
+
+@pytest.mark.parametrize("family", list(MODELS))
+def test_counts_follow_the_documented_table(family):
+    """scripts/backbone_table.py writes the counts; docs/backbones.md says what works on a family."""
+    row = families().families[family]
+    assert row.methods.keys() == documented()[family].keys() == set(options("method"))
+    for method, cell in documented()[family].items():
+        with_option = row.options.get(method)
+        if cell == "yes":
+            assert row.methods[method] > 0.95 * row.names
+        elif cell.startswith("`"):
+            assert (with_option.option, with_option.names) == (cell.strip("`"), row.names)
+        else:
+            assert (row.methods[method], with_option) == (0, None)
+    assert sum(row.classes.values()) == row.names
+    assert find(row.example).in_registry
+
+
+def test_classes_of_the_table_are_those_of_timm():
+    counts = Counter(
+        name.partition(".")[0] for name in timm.list_pretrained(["beit_*", "beitv2_*", "dbot*", "xception*"])
+    )
+    by_class = Counter()
+    for architecture, count in counts.items():
+        by_class[outline_of(architecture, repr({})).cls] += count
+    if timm.__version__ == families().timm:
+        held = {cls: count for row in families().families.values() for cls, count in row.classes.items()}
+        assert all(held[cls] == count for cls, count in by_class.items())
 
 
 def test_a_backbone_is_described_without_its_weights(tmp_path):
@@ -70,6 +106,8 @@ def test_a_backbone_is_described_without_its_weights(tmp_path):
     assert said["parameters"] == f"{sum(p.numel() for p in vit.parameters()):,}, without a classifier"
     assert said["images"].startswith("518 px, bicubic, crop 1, mean 0.485/0.456/0.406")
     assert said["weights"].startswith("timm/vit_base_patch14_reg4_dinov2.lvd142m on the hub")
+    assert said["weights"].endswith("/timm/vit_base_patch14_reg4_dinov2.lvd142m)")
+    assert said["features"] == "768 numbers of an image; family vit, 12 layers"
     assert said["licence"] == "apache-2.0"
     assert "vpt_deep" in said["methods"].split(", ")
 
@@ -156,3 +194,18 @@ def test_the_backbone_says_which_methods_work_and_why_others_do_not(tmp_path):
     assert {"linear", "lp_ft", "lora", "ssf", "partial"} <= set(said["methods"].split(", "))
     (line,) = [line for line in text.splitlines() if line.startswith("not head2toe:")]
     assert "resnet50 is computed by timm's own forward" in line
+
+
+def test_a_terminal_breaks_texts_behind_their_labels():
+    file = StringIO()
+    found = {"name": "x", "methods": ", ".join(["adapter_pfeiffer"] * 12), "not vqt:": "windows"}
+    print_facts(found, Console(width=80, file=file, force_terminal=True, color_system=None))
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[0] == "name     x"
+    assert all(line.startswith(" " * 9) for line in lines[2:-1])
+    assert lines[-1] == "not      vqt: windows"
+
+
+def test_weights_at_an_address_are_named_by_it(tmp_path):
+    text = shown(tmp_path, "backbone=timm", "backbone.name=gcvit_xxtiny.in1k")
+    assert re.search(r"^weights +the file at https://\S+gcvit_xxtiny\S+\.pth$", text, re.M)

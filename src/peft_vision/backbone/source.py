@@ -157,10 +157,9 @@ def _described(name: str, path: Path, *, folder: Path | None) -> ModelSource:
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ConfigError(f"backbone.name: {shown(path)} is no config.json of timm: {one_line(error)}") from error
     if not timm.is_model(architecture):
-        hint = nearest(architecture, timm.list_models()) or "; a newer version of timm may have it"
         raise ConfigError(
             f"backbone.name: timm {timm.__version__} has no architecture {one_line(architecture)!r}, "
-            f"which the config.json of {one_line(name)} names{hint}"
+            f"which the config.json of {one_line(name)} names; a newer version of timm may have it"
         )
     page = name.removeprefix(HUB)
     arguments = {**_OF_THE_PAGE.get(page.partition("@")[0], {}), **arguments}
