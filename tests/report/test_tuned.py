@@ -96,7 +96,7 @@ def test_a_run_that_peeked_is_labelled_without_a_sweep_that_chose_it(tmp_path):
         ),
         (
             json.dumps({**CHOICE, "selection": "test", "validation": math.nan}),
-            "choice.json: validation: Input should be less than or equal to 1; got nan",
+            "choice.json: validation is nan, should be a fraction from 0 to 1",
         ),
     ],
 )

@@ -109,10 +109,13 @@ def read(folder: Path) -> RunRecord:
     _check_shown(result)
     if "test" not in result.data.images and not is_tuning(setting):
         raise ConfigError("result.json: data.images.test: Field required")
-    if (name := f"test/{result.metric.name}") not in metrics and not is_tuning(setting):
-        raise ConfigError(f"result.json: metrics: no {name}")
+    if f"test/{result.metric.name}" not in metrics and not is_tuning(setting):
+        raise ConfigError(f"result.json: metrics: no test/{result.metric.name}")
     _check_sets(shifts)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
+    choice: Choice | None = _optional(folder / "choice.json", Choice)
+    if choice is not None and choice.validation is not None:
+        _check_choice(choice.validation, result.metric)
     for measured in (metrics, *curve.values()):
         _check_scores(measured)
     return RunRecord(
@@ -137,7 +140,7 @@ def read(folder: Path) -> RunRecord:
         parameters=dict(result.parameters),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
-        choice=_optional(folder / "choice.json", Choice),
+        choice=choice,
         test_reads=result.test_reads,
         twins=result.data.twins or {},
         rows_checksum=result.metrics_jsonl,
@@ -217,6 +220,13 @@ def _check_sets(shifts: ShiftScores) -> None:
         raise ConfigError(f"ood.json: images: none of {unpictured[0]}")
     if unscored := sorted(name for name in pictured if f"ood/{name}/accuracy" not in shifts.metrics):
         raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/accuracy")
+
+
+def _check_choice(validation: float, metric: Metric) -> None:
+    if metric.is_fraction and not 0 <= validation <= 1:
+        raise ConfigError(f"choice.json: validation is {validation:g}, should be a fraction from 0 to 1")
+    if not abs(validation) <= _LARGEST:  # false for NaN too
+        raise ConfigError(f"choice.json: validation is {validation:g}, should be a number")
 
 
 def _curve(interpolation: InterpolationRecord) -> dict[float, dict[str, float]]:

@@ -279,7 +279,7 @@ class Choice(Record, extra="allow"):
     runs        number of tuning runs of the cell
     rule        the rule of the choice, in words
     selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
-    validation  mean accuracy of the setting over the tuning seeds, None if the test images decided
+    validation  mean accuracy, or other metric, of the setting over the tuning seeds, None if the test images decided
     chosen      overrides that distinguish the setting from the others that were tried
     superseded  whether a later tuning that again included all runs in `tuned` chose another setting
     tuned       identities of the tuning runs of this setting
@@ -290,7 +290,7 @@ class Choice(Record, extra="allow"):
     runs: Count
     rule: str
     selection: Literal["validation", "test"]
-    validation: Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)] | None
+    validation: Annotated[float, WrapValidator(_as_written)] | None
     chosen: dict[str, Any]
     superseded: bool
     tuned: list[Name]

@@ -15,7 +15,7 @@ from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.core.config import ConfigError
 from peft_vision.models.model import Model
 from peft_vision.training.probe import check_drops
-from shipped import METHODS, adapted_to, option, train
+from shipped import METHODS, adapted_to, train
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(4)
