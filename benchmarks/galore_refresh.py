@@ -19,7 +19,7 @@ from timing import training_step
 from torch import Tensor
 
 import peft_vision
-from peft_vision.optimizer.basis import leading
+from peft_vision.optimizer.projection import leading
 
 MATRICES = ("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")
 PART = 16  # images at a time

@@ -39,7 +39,7 @@ from peft_vision.core.distributed import World
 from peft_vision.core.environment import forget_peak, peak_mib
 from peft_vision.data.images import Images, shuffled
 from peft_vision.models.model import Model
-from peft_vision.optimizer.plain import AdamW
+from peft_vision.optimizer.base import AdamW
 from peft_vision.schedule.schedules import Constant
 from peft_vision.training.inputs import Inputs
 from peft_vision.training.step import Batch

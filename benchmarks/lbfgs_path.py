@@ -19,8 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from peft_vision.optimizer.lbfgs import LBFGS
-from peft_vision.optimizer.logistic import Logistic
+from peft_vision.optimizer.lbfgs import LBFGS, Logistic
 
 STRENGTHS = np.logspace(-7, 2, 50).tolist()
 TOLERANCE = 1e-10  # as shipped

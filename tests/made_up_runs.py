@@ -173,7 +173,7 @@ def usual_config(lr: float, decay: float) -> dict[str, Any]:
     """Groups of which `lr` is the only value that a test varies."""
     return {
         "method": {"_target_": "peft_vision.method.linear.Linear", "layers": "all", "lr": {"adamw": lr, "sgd": lr}},
-        "optimizer": {"_target_": "peft_vision.optimizer.plain.AdamW", "lr": lr, "weight_decay": decay},
+        "optimizer": {"_target_": "peft_vision.optimizer.base.AdamW", "lr": lr, "weight_decay": decay},
         "trainer": {"_target_": "peft_vision.training.trainer.Trainer", "epochs": 3, "eval_batch_size": 256},
         "tracker": {"_target_": "peft_vision.tracker.trackers.NoTracker"},
     }

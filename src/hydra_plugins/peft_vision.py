@@ -38,7 +38,7 @@ class Tune(Deferred):
 class Optuna(Deferred):
     """hydra/sweeper=optuna"""
 
-    target = "peft_vision.sweep.search.sweeper.SweepOfTrials"
+    target = "peft_vision.sweep.search.search.SweepOfTrials"
 
     def __init__(self, **options: Any) -> None:
         check_optuna()

@@ -1,8 +1,12 @@
-"""This module is peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, and load it again."""
+"""This module is peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, and load it again.
+
+`component_values` turns what a caller gives for a component into the values of its YAML file.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +17,71 @@ from peft_vision.backbone import merge
 from peft_vision.backbone.families.match import architecture, refuse_unusual, trunk_of
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.core.config import ConfigError, build
+from peft_vision.core.composition import complete, option
+from peft_vision.core.config import CONFIG_DIR, ConfigError, build, locate
+from peft_vision.core.identity import spelled
 from peft_vision.core.preprocessing import Preprocessing, one_size
+from peft_vision.core.records import read_yaml
 from peft_vision.exchange.timm_weights import check_loadable
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
-from peft_vision.models.given import component_values
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
+
+_YAML = (".yaml", ".yml")
+_USUAL = {
+    "method": "linear",
+    "head": "linear",
+    "data": "digits",
+    "objective": "single_label",
+}  # for fields that every component of a group has
+
+
+def component_values(given: object, kind: type, group: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, `_target_` among them, of the `kind` that `given` stands for, overridden by `options`.
+
+    `given`: the name of a file in conf/<group>/, the path of a user's YAML file, a component, or its class; a class
+    takes the values that every `kind` has from a shipped option. Raise ConfigError if it is none of these or its class
+    cannot be found again by its name, which is what a saved adapter holds; raise ValueError for an unknown name.
+    """
+    if isinstance(given, str) and not given.endswith(_YAML):
+        return complete({**option(group, given), **options})
+    if isinstance(given, str | Path):
+        values = read_yaml(Path(given).expanduser())
+        if not isinstance(values, dict) or "_target_" not in values:
+            raise ConfigError(f"{group}: {given} holds no _target_, the class to build")
+    elif isinstance(given, type):
+        shared = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+        common = option(group, _USUAL[group])
+        values = {key: common[key] for key in common if key in shared}
+        values["_target_"] = f"{given.__module__}.{given.__qualname__}"
+    elif isinstance(given, kind):
+        values = spelled(given)
+    else:
+        raise ConfigError(
+            f"{group}: got {given!r}, should be a name in {CONFIG_DIR.name}/{group}, the path of a YAML file, a class "
+            f"derived from {kind.__name__}, or one built"
+        )
+    values = complete({**values, **options}) if group == "method" else {**values, **options}
+    _check_found(values["_target_"], given, group)
+    build(values, kind, group)
+    return values
+
+
+def _check_found(target: Any, given: object, group: str) -> None:
+    """Raise ConfigError if the dotted path `target` does not lead to the class of `given`."""
+    cls = given if isinstance(given, type) else type(given)
+    if isinstance(given, str | Path):
+        return
+    try:
+        found = locate(target, group)
+    except ConfigError:
+        found = None
+    if found is not cls:
+        raise ConfigError(
+            f"{group}: {cls.__qualname__} cannot be found again as {target}; define it at the top level of a module"
+        )
 
 
 def adapt(

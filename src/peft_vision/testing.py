@@ -26,8 +26,8 @@ from peft_vision.core.config import ConfigError, build
 from peft_vision.core.preprocessing import Preprocessing
 from peft_vision.data.base import Data
 from peft_vision.head.base import Head
+from peft_vision.library import component_values
 from peft_vision.method.base import Method
-from peft_vision.models.given import component_values
 from peft_vision.models.model import Model
 from peft_vision.training.probe import check_linear
 from peft_vision.training.watch import Unreached

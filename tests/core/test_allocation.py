@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_vision.core.allocation import Bounded, TooLarge
+from peft_vision.core.trust import Bounded, TooLarge
 
 MANY = 10**13  # more than any machine has room for
 

@@ -4,9 +4,8 @@ import pytest
 
 from composed import composed
 from peft_vision.costs.bill import Cost, CostEstimate, Priced, bill, duration, notes, plan_tables, slurm_line
-from peft_vision.costs.expected import Content, Expected, RunGroup, demands, kind
+from peft_vision.costs.expected import Content, Expected, RunGroup, Stock, demands, kind
 from peft_vision.costs.rates import CostLine, Rates, between
-from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Act, Anatomy, PhaseFacts
 from peft_vision.data.splits import Extent
 

@@ -5,9 +5,8 @@ import torch
 from command import call
 from composed import composed
 from peft_vision.core.distributed import World
-from peft_vision.costs import stock as module
-from peft_vision.costs.expected import Expected, demands
-from peft_vision.costs.stock import shelved
+from peft_vision.costs import expected as module
+from peft_vision.costs.expected import Expected, demands, shelved
 
 SMOKE = ("experiment=smoke", "trainer.epochs=1")
 HERE = World(rank=0, size=1, device=torch.device("cpu"))

@@ -11,8 +11,7 @@ from safetensors import safe_open
 from command import call, run_folder
 from composed import composed
 from peft_vision.backbone.load import load_backbone
-from peft_vision.costs.expected import Expected, RunGroup, demands
-from peft_vision.costs.stock import Stock
+from peft_vision.costs.expected import Expected, RunGroup, Stock, demands
 from peft_vision.costs.walk import Act, Anatomy, Tally, acts, anatomy, walk
 from peft_vision.features.store import TYPES
 from peft_vision.models.model import assemble

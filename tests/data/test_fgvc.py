@@ -10,7 +10,7 @@ from PIL import Image
 
 from fgvc_miniatures import BREEDS, MODELS, WRITERS, car_folders, json_splits
 from peft_vision.core.config import ConfigError, hashed_fields
-from peft_vision.data.benchmark_tables import COLLECTIONS
+from peft_vision.data.benchmark import COLLECTIONS
 from peft_vision.data.fgvc.benchmark import FGVC
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.splits import LabelledSets

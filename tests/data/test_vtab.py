@@ -11,7 +11,7 @@ import pytest
 
 from command import call, run_folder
 from peft_vision.core.config import CONFIG_DIR, ConfigError
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS
 from peft_vision.data.vtab import benchmark
 from vtab_miniatures import FOLDERS, HIGHEST, processed, relist
 

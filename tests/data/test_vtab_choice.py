@@ -9,8 +9,7 @@ import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.arrays import Arrays
-from peft_vision.data.benchmark import Release
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS, Release
 from peft_vision.data.pictures import Files, labelled
 from peft_vision.data.vtab import benchmark
 from vtab_miniatures import picture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS
 from peft_vision.data.vtab import labels
 
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 import vtab_originals_miniatures as written
 from peft_vision.core.config import ConfigError
-from peft_vision.data.benchmark import Release
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS, Release
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.vtab.raw import camelyon, dsprites, smallnorb
 from peft_vision.data.vtab.raw.retinopathy import btgraham_300

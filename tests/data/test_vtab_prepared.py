@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS
 from peft_vision.data.vtab.tfds import PREPARED
 from peft_vision.data.vtab.tfrecord import example
 from tfrecord_writer import example_bytes, write_records

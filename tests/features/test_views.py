@@ -9,7 +9,7 @@ from peft_vision.features.fill import ObservationPass
 from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.models.model import Model
 from peft_vision.models.observations import Observed, Views, view_seed
-from peft_vision.optimizer.plain import SGD
+from peft_vision.optimizer.base import SGD
 from peft_vision.schedule.schedules import Constant
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.trainer import Trainer

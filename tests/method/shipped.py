@@ -6,9 +6,9 @@ from unittest.mock import patch
 
 import peft_vision
 from conftest import tiny_vit
+from peft_vision import library
 from peft_vision.core import composition
 from peft_vision.core.config import CONFIG_DIR
-from peft_vision.models import given
 from peft_vision.models.model import Model
 
 METHODS = sorted(
@@ -21,7 +21,7 @@ option = cache(composition.option)  # Hydra takes longer than what is tested
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
     """A model of 4 classes, in training mode, behind a probe if there is one in front."""
-    with patch.object(composition, "option", option), patch.object(given, "option", option):
+    with patch.object(composition, "option", option), patch.object(library, "option", option):
         model = peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)

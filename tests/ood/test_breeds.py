@@ -4,7 +4,7 @@ import pytest
 
 from ood_miniatures import imagenet, shown
 from peft_vision.core.config import ConfigError
-from peft_vision.data.breeds import NAMES, subclass_labels, superclasses
+from peft_vision.data.imagenet import NAMES, subclass_labels, superclasses
 from peft_vision.ood.match import matched
 from shift_miniatures import make_ood
 

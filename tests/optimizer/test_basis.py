@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peft_vision.optimizer.basis import canonical, leading
+from peft_vision.optimizer.projection import canonical, leading
 
 SAME = ["svd", "eigh", "randomised", "power"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from low_rank_steps import ADAM, gradient, optimizer, parameters, run
-from peft_vision.optimizer import moments
 from peft_vision.optimizer.restore import footprint
+from peft_vision.optimizer.rule import new_moments, read_moments, stored_moments
 
 pytest.importorskip("bitsandbytes")
 
@@ -36,7 +36,7 @@ def test_every_matrix_moves_as_it_does_in_fp32(shape):
 
 @pytest.mark.parametrize(("shape", "dtype"), [((64, 64), torch.uint8), ((63, 65), torch.float32)])
 def test_small_tensors_stay_in_fp32(shape, dtype):
-    kept = moments.new(("exp_avg",), torch.zeros(shape), bits=8)
+    kept = new_moments(("exp_avg",), torch.zeros(shape), bits=8)
     assert kept["exp_avg"].dtype == dtype
 
 
@@ -45,7 +45,7 @@ def test_rounding_keeps_the_order_of_magnitude_of_every_entry(name, signed):
     torch.manual_seed(0)
     moment = torch.randn(80, 80) * 10 ** torch.empty(80, 80).uniform_(-3, 0)
     moment = moment if signed else moment.abs()
-    (again,) = moments.read(moments.stored({name: moment}, bits=8), (name,))
+    (again,) = read_moments(stored_moments({name: moment}, bits=8), (name,))
     large = moment.abs() > 1e-2 * moment.abs().max()
     torch.testing.assert_close(again[large], moment[large], rtol=0.1, atol=0)
 
@@ -65,10 +65,10 @@ def test_turning_rounds_once_more_only():
     run(stepper, 3)
     (matrix,) = stepper.param_groups[0]["params"]
     state = stepper.state[matrix]
-    before, basis = moments.read(state, ADAM.moments), state["right"]
+    before, basis = read_moments(state, ADAM.moments), state["right"]
     matrix.grad = gradient(matrix, 99, 0)
     after = stepper._following.subspaces.of(matrix.grad, before=None, seed=0)
     turned = ADAM.turned(before, after.turn_from(type(after)(None, basis)), 3)
-    stored = moments.read(moments.stored(dict(zip(ADAM.moments, turned, strict=True)), bits=8), ADAM.moments)
+    stored = read_moments(stored_moments(dict(zip(ADAM.moments, turned, strict=True)), bits=8), ADAM.moments)
     for exact, rounded in zip(turned, stored, strict=True):
         assert float((exact - rounded).norm() / exact.norm()) < 0.02

@@ -11,10 +11,8 @@ from pydantic import ValidationError
 
 from command import call, results, run_folder
 from peft_vision.core.config import ConfigError, build
-from peft_vision.optimizer import moments
-from peft_vision.optimizer.base import Optimizer
+from peft_vision.optimizer.base import SGD, Optimizer
 from peft_vision.optimizer.galore import GaLore
-from peft_vision.optimizer.plain import SGD
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import fit
@@ -202,7 +200,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_a_missing_library_comes_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr(moments, "is_installed", lambda: False)
+    monkeypatch.setattr("peft_vision.optimizer.galore.has_eight_bit", lambda: False)
     node = {"_target_": "peft_vision.optimizer.galore.GaLore", **PLAIN, "bits": 8}
     with pytest.raises(ConfigError, match=r"optimizer.bits: .*pip install 'peft-vision\[bits8\]'"):
         build(node, Optimizer, "optimizer")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from peft_vision.optimizer.base import parameter_groups
-from peft_vision.optimizer.plain import SGD, Adam, AdamW
+from peft_vision.optimizer.base import SGD, Adam, AdamW, parameter_groups
 from shipped import adapted
 
 

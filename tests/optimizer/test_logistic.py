@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from peft_vision.models.observations import FeatureTable
 from peft_vision.optimizer.base import Fitting
-from peft_vision.optimizer.lbfgs import LBFGS
-from peft_vision.optimizer.logistic import Logistic
+from peft_vision.optimizer.lbfgs import LBFGS, Logistic
 from peft_vision.schedule.schedules import Constant
 
 PAPER = tuple(np.logspace(-7, 2, 50).tolist())

@@ -10,7 +10,7 @@ from torch import nn
 from low_rank_steps import ADAM, SHAPES, gradient, optimizer, parameters, run
 from peft_vision.core.config import ConfigError
 from peft_vision.optimizer import projection
-from peft_vision.optimizer.basis import leading
+from peft_vision.optimizer.projection import leading
 from peft_vision.optimizer.restore import footprint
 from peft_vision.optimizer.rule import AdamRule, Momentum
 

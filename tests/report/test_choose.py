@@ -73,7 +73,7 @@ def test_the_only_setting_has_no_label(tmp_path):
 
 
 def test_a_label_names_what_differs_and_another_class_by_its_name(tmp_path):
-    sgd = {"_target_": "peft_vision.optimizer.plain.SGD", "lr": 0.5, "weight_decay": 0.01, "momentum": 0.9}
+    sgd = {"_target_": "peft_vision.optimizer.base.SGD", "lr": 0.5, "weight_decay": 0.01, "momentum": 0.9}
     old = {"_target_": "peft_vision.training.trainer.Trainer", "eval_batch_size": 8}
     write_run(tmp_path, lr=0.1, val=0.3)
     write_run(tmp_path, lr=0.5, val=0.2, config={"optimizer": sgd})

@@ -5,7 +5,7 @@ import pytest
 from boards import board
 from made_up_runs import write_run
 from peft_vision.report.figures import log_ticks, looks, short
-from peft_vision.report.pareto import ParetoPoint, front, pareto, points
+from peft_vision.report.scatters import ParetoPoint, front, pareto, points
 
 
 def point(method: str, cost: float, accuracy: float) -> ParetoPoint:

@@ -15,7 +15,7 @@ from nested import paths, replaced
 from peft_vision.report.choose import Setting
 from peft_vision.report.collect import collect
 from peft_vision.report.comparison import compare
-from peft_vision.report.learning_curves import curves
+from peft_vision.report.curves import curves
 
 DEEP: Any = 1
 for _ in range(2000):
@@ -116,7 +116,7 @@ def test_a_config_names_no_module_to_import_and_no_class_of_another_kind(tmp_pat
 
 def test_a_name_that_tries_everything_makes_a_report(tmp_path):
     name = "=a\x1b[2J\n=1|$x$\\input{/etc/passwd}<script>../../%"
-    setting = {"optimizer": {"_target_": "peft_vision.optimizer.plain.AdamW", "lr": name, "\x1b[2J": 1e-320}}
+    setting = {"optimizer": {"_target_": "peft_vision.optimizer.base.AdamW", "lr": name, "\x1b[2J": 1e-320}}
     for seed in (0, 1):
         folder = whole(tmp_path / f"{seed}")
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())

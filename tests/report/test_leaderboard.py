@@ -197,8 +197,8 @@ def test_data_of_one_name_and_other_images_are_two_columns(tmp_path):
 
 
 def test_a_row_of_its_own_has_the_same_label_on_every_data_set(tmp_path):
-    sgd = {"optimizer": {"_target_": "peft_vision.optimizer.plain.SGD", "lr": 0.1, "rank": 4}}
-    adam = {"optimizer": {"_target_": "peft_vision.optimizer.plain.SGD", "lr": 0.1, "rank": 8}}
+    sgd = {"optimizer": {"_target_": "peft_vision.optimizer.base.SGD", "lr": 0.1, "rank": 4}}
+    adam = {"optimizer": {"_target_": "peft_vision.optimizer.base.SGD", "lr": 0.1, "rank": 8}}
     write_run(tmp_path / "a", data="pets", source="pets", config=sgd)
     write_run(tmp_path / "b", data="pets", source="pets", config=adam)
     write_run(tmp_path / "c", data="dtd", source="dtd", config=sgd)

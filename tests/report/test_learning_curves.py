@@ -8,8 +8,8 @@ from boards import board
 from made_up_runs import write_run
 from peft_vision.core.records import lines_checksum
 from peft_vision.report.choose import Setting
+from peft_vision.report.curves import curves, learning_curves
 from peft_vision.report.figures import looks
-from peft_vision.report.learning_curves import curves, learning_curves
 
 EPOCHS = ([(2.0, 0.5), (1.0, 0.6), (0.5, 0.7)], [(3.0, 0.6), (2.0, 0.7), (1.0, 0.8)])
 

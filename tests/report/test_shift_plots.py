@@ -12,12 +12,12 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from made_up_runs import write_run
-from peft_vision.report.alpha_curves import alpha_curves
 from peft_vision.report.collect import collect
+from peft_vision.report.curves import alpha_curves
 from peft_vision.report.figures import accuracy_ticks, looks
 from peft_vision.report.id_ood import Comparison, comparisons
-from peft_vision.report.id_ood_scatter import id_ood_scatter
 from peft_vision.report.robustness import scale
+from peft_vision.report.scatters import id_ood_scatter
 from peft_vision.report.shift_bars import shift_bars
 
 PICTURES = (id_ood_scatter, alpha_curves, shift_bars)

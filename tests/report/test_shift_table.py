@@ -212,7 +212,7 @@ def test_a_metric_that_is_no_number_stays_visible_and_out_of_the_json(value, tmp
 
 def test_a_list_in_a_setting_is_shown_as_it_is(tmp_path):
     for number, betas in enumerate([[0.9, 0.99], [0.9, 0.999]]):
-        optimizer = {"_target_": "peft_vision.optimizer.plain.AdamW", "lr": 0.1, "betas": betas}
+        optimizer = {"_target_": "peft_vision.optimizer.base.AdamW", "lr": 0.1, "betas": betas}
         write_run(tmp_path / str(number), val=0.5 + 0.1 * number, config={"optimizer": optimizer})
     console = Console(width=200, record=True, file=io.StringIO())
     for table in terminal(*shift_tables([compared(tmp_path)]), width=200):
@@ -237,7 +237,7 @@ def test_a_terminal_of_any_width_shows_every_column_beside_its_method(width, run
 @pytest.fixture
 def optimizers(tmp_path):
     """One method with two optimizers, of which the second has two widths, and another method."""
-    adamw = {"_target_": "peft_vision.optimizer.plain.AdamW", "lr": 0.1, "weight_decay": 0.0, "betas": [0.9, 0.99]}
+    adamw = {"_target_": "peft_vision.optimizer.base.AdamW", "lr": 0.1, "weight_decay": 0.0, "betas": [0.9, 0.99]}
     galore = {"_target_": "peft_vision.optimizer.galore.GaLore", "lr": 0.1}
     for option, config, lr, val in [
         ("adamw", adamw, 0.1, 0.5),

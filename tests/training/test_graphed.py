@@ -10,7 +10,7 @@ from torch import Tensor
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.models.observations import Observed
-from peft_vision.optimizer.plain import SGD
+from peft_vision.optimizer.base import SGD
 from peft_vision.training import graphed
 from peft_vision.training.trainer import Trainer
 from shipped import adapted

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from peft_vision.core.config import ConfigError
-from peft_vision.optimizer.plain import SGD
+from peft_vision.optimizer.base import SGD
 from peft_vision.schedule.schedules import Constant
 from peft_vision.training.step import Arithmetic, Update
 from peft_vision.training.train_state import Training, TrainState

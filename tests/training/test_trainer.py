@@ -13,7 +13,7 @@ from peft_vision.core.distributed import World
 from peft_vision.core.seeding import derive
 from peft_vision.data.images import Images
 from peft_vision.models.model import Model
-from peft_vision.optimizer.plain import SGD
+from peft_vision.optimizer.base import SGD
 from peft_vision.schedule.schedules import Constant, Cosine, Schedule
 from peft_vision.training.step import Batch
 from peft_vision.training.train_state import Training, TrainState

@@ -41,6 +41,7 @@ _MODULES_OF_0_1_0 = {
 """The modules of components that make up a run's identity and lay elsewhere then."""
 _PATHS_OF_0_1_0 = {
     "Adam": "peft_vision.optimizer.adam.Adam",
+    "Breeds": "peft_vision.data.breeds.Breeds",
     "AdamW": "peft_vision.optimizer.adamw.AdamW",
     "SGD": "peft_vision.optimizer.sgd.SGD",
     "FGVC": "peft_vision.data.fgvc.fgvc.FGVC",

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from rich.table import Table as RichTable
 
 from peft_vision.core.table import Cell, Column, Table, terminal
-from peft_vision.costs.expected import RunGroup
+from peft_vision.costs.expected import RunGroup, Stock
 from peft_vision.costs.rates import Rates
-from peft_vision.costs.stock import Stock
 from peft_vision.costs.walk import Anatomy, Tally, walk
 from peft_vision.features.shelf import size
 

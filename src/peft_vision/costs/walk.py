@@ -13,8 +13,7 @@ import torch
 
 from peft_vision.backbone.observation import Kind
 from peft_vision.core.seeding import derive
-from peft_vision.costs.expected import RunGroup
-from peft_vision.costs.stock import Stock
+from peft_vision.costs.expected import RunGroup, Stock
 from peft_vision.features.store import Features
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Solver

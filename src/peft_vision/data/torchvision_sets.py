@@ -18,7 +18,7 @@ from peft_vision.data.download import fetch, packed, present, reachable, ways_ou
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import located, reading
 from peft_vision.data.splits import LabelledSets
-from peft_vision.data.torchvision_arrays import KEY
+from peft_vision.data.torchvision_readers import KEY
 from peft_vision.data.torchvision_table import TABLE
 
 TEST_FRACTION = 0.2

@@ -6,8 +6,8 @@ from typing import Any
 
 from torchvision import datasets
 
-from peft_vision.data import torchvision_arrays as arrays
-from peft_vision.data import torchvision_lists as lists
+from peft_vision.data import torchvision_readers as readers
+from peft_vision.data.torchvision_readers import Part
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TorchvisionEntry:
     """
 
     cls: type
-    read: Callable[..., arrays.Part]
+    read: Callable[..., Part]
     train: Mapping[str, Any]
     val: Mapping[str, Any] | None
     test: Mapping[str, Any] | None
@@ -60,51 +60,51 @@ _UNDIVIDED: tuple[dict[str, Any], None, None] = ({}, None, None)
 
 TABLE = {
     "cifar10": TorchvisionEntry(
-        *(datasets.CIFAR10, arrays.cifar10, *_TRAIN_OR_NOT),
+        *(datasets.CIFAR10, readers.cifar10, *_TRAIN_OR_NOT),
         *(("cifar-10-batches-py",), ("cifar-10-python.tar.gz",), "https://www.cs.toronto.edu"),
         _cifar_sums(datasets.CIFAR10),
     ),
     "cifar100": TorchvisionEntry(
-        *(datasets.CIFAR100, arrays.cifar100, *_TRAIN_OR_NOT),
+        *(datasets.CIFAR100, readers.cifar100, *_TRAIN_OR_NOT),
         *(("cifar-100-python",), ("cifar-100-python.tar.gz",), "https://www.cs.toronto.edu"),
         _cifar_sums(datasets.CIFAR100),
     ),
     "flowers102": TorchvisionEntry(
-        *(datasets.Flowers102, lists.flowers102, *_TRAIN_VAL_TEST),
+        *(datasets.Flowers102, readers.flowers102, *_TRAIN_VAL_TEST),
         ("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
         *(("flowers-102/102flowers.tgz",), "https://www.robots.ox.ac.uk"),
         _flowers_sums(),
     ),
     "pets": TorchvisionEntry(
-        *(datasets.OxfordIIITPet, lists.pets, *_TRAINVAL_TEST),
+        *(datasets.OxfordIIITPet, readers.pets, *_TRAINVAL_TEST),
         ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
         ("oxford-iiit-pet/images.tar.gz", "oxford-iiit-pet/annotations.tar.gz"),
         "https://www.robots.ox.ac.uk",
     ),
     "dtd": TorchvisionEntry(
-        *(datasets.DTD, lists.dtd, *_TRAIN_VAL_TEST),
+        *(datasets.DTD, readers.dtd, *_TRAIN_VAL_TEST),
         *(("dtd/dtd",), ("dtd/dtd-r1.0.1.tar.gz",), "https://www.robots.ox.ac.uk"),
     ),
     "food101": TorchvisionEntry(
-        *(datasets.Food101, lists.food101, *_TRAIN_TEST),
+        *(datasets.Food101, readers.food101, *_TRAIN_TEST),
         *(("food-101/meta", "food-101/images"), ("food-101.tar.gz",), "http://data.vision.ee.ethz.ch"),
     ),
     "svhn": TorchvisionEntry(
-        *(datasets.SVHN, arrays.svhn, *_TRAIN_TEST),
+        *(datasets.SVHN, readers.svhn, *_TRAIN_TEST),
         *(("train_32x32.mat", "test_32x32.mat"),) * 2,
         "http://ufldl.stanford.edu",
         _svhn_sums(),
     ),
     "eurosat": TorchvisionEntry(
-        *(datasets.EuroSAT, lists.eurosat, *_UNDIVIDED),
+        *(datasets.EuroSAT, readers.eurosat, *_UNDIVIDED),
         *(("eurosat/2750",), ("eurosat/EuroSAT.zip",), "https://huggingface.co"),
     ),
     "caltech101": TorchvisionEntry(
-        *(datasets.Caltech101, lists.caltech101, *_UNDIVIDED),
+        *(datasets.Caltech101, readers.caltech101, *_UNDIVIDED),
         *(("caltech101/101_ObjectCategories",), ("caltech101/caltech-101.zip",), "https://data.caltech.edu"),
     ),
     "stl10": TorchvisionEntry(
-        *(datasets.STL10, arrays.stl10, *_TRAIN_TEST),
+        *(datasets.STL10, readers.stl10, *_TRAIN_TEST),
         *(("stl10_binary",), ("stl10_binary.tar.gz",), "http://ai.stanford.edu"),
         _stl10_sums(),
     ),

@@ -23,14 +23,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from peft_vision.backbone.weights import weights_hash
-from peft_vision.core.allocation import Bounded, TooLarge
 from peft_vision.core.config import ConfigError, build, shortened
 from peft_vision.core.identity import hashed
 from peft_vision.core.output import one_line
 from peft_vision.core.preprocessing import Preprocessing, one_size, size_in_words
 from peft_vision.core.records import Bounds, Name, Record, Unreadable, parse_json, validated
 from peft_vision.core.tensor_files import FLOATS, read_header
-from peft_vision.core.trust import check_targets
+from peft_vision.core.trust import Bounded, TooLarge, check_targets
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.likeness import Likeness, likeness, unlike

@@ -24,7 +24,7 @@ from peft_vision.data.arrays import Arrays
 from peft_vision.data.numpy_files import load_array, load_bytes
 from peft_vision.data.pictures import labelled
 from peft_vision.data.reading import located, whole_numbers
-from peft_vision.data.torchvision_arrays import stl10_classes, stl10_images, stl10_labels
+from peft_vision.data.torchvision_readers import stl10_classes, stl10_images, stl10_labels
 from peft_vision.ood.base import OOD, Shift, require_files
 
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from peft_vision.core.config import FILE, component
-from peft_vision.data.breeds import NAMES, subclass_labels, superclasses
 from peft_vision.data.domainnet import DOMAINS, DomainNetLists
 from peft_vision.data.fmow import REGIONS, read_table, require_table
 from peft_vision.data.folders import read_folders, require_folders
-from peft_vision.data.imagenet import SOURCE
+from peft_vision.data.imagenet import NAMES, SOURCE, subclass_labels, superclasses
 from peft_vision.data.reading import located
 from peft_vision.ood.base import OOD, Shift
 

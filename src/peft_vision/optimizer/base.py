@@ -1,15 +1,15 @@
 """This module defines an optimizer, which steps a model batch by batch or solves for a linear head at once, and what it
-decays."""
+decays; and the plain ones, SGD, Adam and AdamW, as torch computes them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from peft_vision.core.config import component
+from peft_vision.core.config import HashDefault, component
 from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable
 from peft_vision.schedule.schedules import Schedule
@@ -115,3 +115,38 @@ def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matric
             (undecayed if spared[decays] else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+@component
+class AdamW(Stepper):
+    """A stepper with decoupled weight decay. `eps`: added to the root of the second moment after its bias correction.
+    `decays`: the parameters that are decayed."""
+
+    betas: tuple[Beta, Beta]
+    eps: Annotated[PositiveFloat, HashDefault(1e-8)]
+    decays: Annotated[Decays, HashDefault("matrices")]
+
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay, self.decays)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused(groups))
+
+
+@component
+class Adam(Stepper):
+    betas: tuple[Beta, Beta]
+
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay)
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, fused=fused(groups))
+
+
+@component
+class SGD(Stepper):
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+    def create(self, model: Model, *, seed: int) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused(groups))

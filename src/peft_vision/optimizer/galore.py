@@ -9,14 +9,10 @@ from torch import nn
 
 from peft_vision.core.config import OnlyWith, component
 from peft_vision.models.model import Model
-from peft_vision.optimizer import moments
-from peft_vision.optimizer.base import Stepper, parameter_groups
-from peft_vision.optimizer.basis import Algorithm
+from peft_vision.optimizer.base import Beta, Stepper, parameter_groups
 from peft_vision.optimizer.low_rank import Following, LowRankProjection
-from peft_vision.optimizer.matrices import Update, check_matrices, is_matrix, summary
-from peft_vision.optimizer.plain import Beta
-from peft_vision.optimizer.projection import Side, Subspaces
-from peft_vision.optimizer.rule import AdamRule, Momentum, Rule
+from peft_vision.optimizer.projection import Algorithm, Side, Subspaces, Update, check_matrices, is_matrix, summary
+from peft_vision.optimizer.rule import AdamRule, Momentum, Rule, has_eight_bit
 
 logger = logging.getLogger("peft_vision")
 
@@ -63,7 +59,7 @@ class GaLore(Stepper):
     @field_validator("bits")
     @classmethod
     def _is_installed(cls, value: int) -> int:
-        if value == 8 and not moments.is_installed():
+        if value == 8 and not has_eight_bit():
             raise ValueError("bitsandbytes is not installed; pip install 'peft-vision[bits8]'")
         return value
 

@@ -17,8 +17,7 @@ from peft_vision.core.config import OnlyWith, component
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
 from peft_vision.models.observations import FeatureTable
-from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
-from peft_vision.optimizer.plain import Beta
+from peft_vision.optimizer.base import Beta, Fitting, Solution, Solver, accuracy
 
 
 @component

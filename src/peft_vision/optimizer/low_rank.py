@@ -21,10 +21,8 @@ from torch import Tensor, nn
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.seeding import derive
-from peft_vision.optimizer import moments
-from peft_vision.optimizer.matrices import Update, full_rank_part
-from peft_vision.optimizer.projection import Projection, Subspaces, cosine
-from peft_vision.optimizer.rule import Rule
+from peft_vision.optimizer.projection import Projection, Subspaces, Update, cosine, full_rank_part
+from peft_vision.optimizer.rule import Rule, new_moments, read_moments, stored_moments
 
 _REMEMBERED = 5  # refreshes whose cosines decide whether a gap is doubled
 _LASTING = ("rank", "side", "bits", "update")  # options that a saved state must agree with
@@ -200,11 +198,11 @@ class LowRankProjection(torch.optim.Optimizer):
     def _direction(self, state: dict[str, Any], gradient: Tensor) -> Tensor:
         """Return the direction for a gradient, and update the moments in `state`."""
         if state["step"] == 0:
-            state |= moments.new(self._rule.moments, gradient, bits=self._following.bits)
-        found = moments.read(state, self._rule.moments)
+            state |= new_moments(self._rule.moments, gradient, bits=self._following.bits)
+        found = read_moments(state, self._rule.moments)
         state["step"] += 1
         direction = self._rule.direction(gradient, found, state["step"])
-        state |= moments.stored(dict(zip(self._rule.moments, found, strict=True)), bits=self._following.bits)
+        state |= stored_moments(dict(zip(self._rule.moments, found, strict=True)), bits=self._following.bits)
         return direction
 
     def _refresh(self, parameter: Tensor, state: dict[str, Any], gradient: Tensor) -> bool:
@@ -233,9 +231,9 @@ class LowRankProjection(torch.optim.Optimizer):
         moved."""
         names = self._rule.moments
         if self._following.moments == "rotate":
-            found = moments.read(state, names)
+            found = read_moments(state, names)
             turned = self._rule.turned(found, projection.turn_from(before), state["step"])
-            state |= moments.stored(dict(zip(names, turned, strict=True)), bits=self._following.bits)
+            state |= stored_moments(dict(zip(names, turned, strict=True)), bits=self._following.bits)
         if self._following.adaptive_gap is not None:
             state["cosines"] = [*state.get("cosines", []), cosine(projection, before)][-_REMEMBERED:]
             settled = fmean(state["cosines"]) >= self._following.adaptive_gap

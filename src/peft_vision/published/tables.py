@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.records import Unreadable, exists, read_yaml, validated
-from peft_vision.data.benchmark_tables import TASKS
+from peft_vision.data.benchmark import TASKS
 
 _HERE = Path(__file__).parent
 Percent = Annotated[float, Field(ge=0, le=100)]

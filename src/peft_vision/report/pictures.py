@@ -14,15 +14,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from peft_vision.report.alpha_curves import alpha_curves
+from peft_vision.report.curves import alpha_curves, learning_curves
 from peft_vision.report.figures import Look, looks
-from peft_vision.report.id_ood_scatter import id_ood_scatter
 from peft_vision.report.leaderboard import Leaderboard
-from peft_vision.report.learning_curves import learning_curves
 from peft_vision.report.options import Format
-from peft_vision.report.pareto import pareto
 from peft_vision.report.problems import TaskResults
 from peft_vision.report.response import response_plot, responses
+from peft_vision.report.scatters import id_ood_scatter, pareto
 from peft_vision.report.shift_bars import shift_bars
 from peft_vision.runs.run import place
 

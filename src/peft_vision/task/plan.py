@@ -15,10 +15,9 @@ from peft_vision.core.environment import environment
 from peft_vision.core.output import Console
 from peft_vision.core.progress import track
 from peft_vision.costs.bill import Priced, bill, notes, plan_tables, slurm_line
-from peft_vision.costs.expected import Expected, RunGroup, demands, kind
+from peft_vision.costs.expected import Expected, RunGroup, Stock, demands, kind, shelved
 from peft_vision.costs.rates import Rates, between, measure, seconds_for_a_picture
 from peft_vision.costs.setting import BenchSetting
-from peft_vision.costs.stock import Stock, shelved
 from peft_vision.costs.walk import Anatomy, acts, anatomy
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.served import Served

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import peft_vision
+from peft_vision import library
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.core import composition
 from peft_vision.core.composition import complete
 from peft_vision.core.config import ConfigError, build
 from peft_vision.method.base import Method
-from peft_vision.models import given
 from peft_vision.models.model import Model
 from shipped import option
 
@@ -32,7 +32,7 @@ WITH_BATCH_NORM = ("ResNet", "CLIP's ResNet", "RegNet", "EfficientNet", "MaxViT"
 
 
 def adapted(variant: str, method: str, **options: object) -> Model:
-    with patch.object(composition, "option", option), patch.object(given, "option", option):
+    with patch.object(composition, "option", option), patch.object(library, "option", option):
         model = peft_vision.adapt(small_any(variant), method=method, num_classes=4, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from variants import CONVNEXT, SWIN, TOKENS, small
 
 import peft_vision
+from peft_vision import library
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.merge import merged, unmergeable
 from peft_vision.core import composition
 from peft_vision.core.config import ConfigError
-from peft_vision.models import given
 from peft_vision.models.model import Model
 from shipped import METHODS, option
 
@@ -48,7 +48,7 @@ def adapted(variant: str, method: str, **options: object) -> Model:
         options = {"rank": 4, **options}
     if method == "pad":
         method, options = "vpt_shallow", {"location": "pad", "num_prompts": 8, **options}
-    with patch.object(composition, "option", option), patch.object(given, "option", option):
+    with patch.object(composition, "option", option), patch.object(library, "option", option):
         model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)

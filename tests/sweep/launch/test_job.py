@@ -3,8 +3,8 @@
 import pytest
 
 from peft_vision.core.config import Busy, ConfigError, Pruned
-from peft_vision.sweep.launch import job as module
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch import process_launcher as module
+from peft_vision.sweep.launch.process_launcher import Job
 
 PROGRESS = "training 3/10 (30 %), 310 images/s"
 

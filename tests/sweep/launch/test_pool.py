@@ -12,8 +12,8 @@ import pytest
 
 import peft_vision
 from command import Outcome, command, results, start, wait_for
-from peft_vision.sweep.launch.job import Job
 from peft_vision.sweep.launch.pool import PoolLauncher
+from peft_vision.sweep.launch.process_launcher import Job
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from submitit.core.utils import UncompletedJobError
 
 from peft_vision.core.stopping import Stopped, at_once, when_ready
 from peft_vision.sweep.launch import slurm_job, slurm_queue
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 from peft_vision.sweep.launch.slurm_job import SlurmJob
 from peft_vision.sweep.launch.slurm_queue import noted, reminded
 

@@ -7,7 +7,7 @@ import pytest
 
 from peft_vision.core.config import ConfigError
 from peft_vision.sweep.launch import slurm_queue
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 from peft_vision.sweep.launch.slurm import SlurmLauncher
 from peft_vision.sweep.launch.slurm_queue import JobState, Queue, Submitted
 

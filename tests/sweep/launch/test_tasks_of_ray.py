@@ -7,7 +7,7 @@ import pytest
 
 from peft_vision.sweep.launch import cluster_of_ray
 from peft_vision.sweep.launch.cluster_of_ray import RayLauncher
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 
 
 class Died(Exception):

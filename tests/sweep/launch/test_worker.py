@@ -17,8 +17,8 @@ from test_tree import session, wait_until
 import peft_vision
 from peft_vision.core.config import ConfigError
 from peft_vision.sweep.launch import pool
-from peft_vision.sweep.launch.job import Job
 from peft_vision.sweep.launch.pool import PoolLauncher
+from peft_vision.sweep.launch.process_launcher import Job
 
 HERE = Path(__file__).parent
 
@@ -101,7 +101,7 @@ def test_threads_are_divided_unless_somebody_chose_them(threads, at_once, own, e
 SWEEP = """
 from pathlib import Path
 from peft_vision.sweep.launch import pool
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 if __name__ == "__main__":
     pool._IMPORTED[1:] = ["slow"]
     pool.Worker(Job.of(["seed=0"], Path("run.log")), 0, None, None, 1, ())

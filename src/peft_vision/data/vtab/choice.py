@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 from peft_vision.core.config import ConfigError
-from peft_vision.data.benchmark import Release
-from peft_vision.data.benchmark_tables import TRAIN, VAL
+from peft_vision.data.benchmark import TRAIN, VAL, Release
 from peft_vision.data.draws import bits
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.reading import quoted, read_lines, short

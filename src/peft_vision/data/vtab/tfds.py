@@ -18,8 +18,7 @@ from PIL import Image
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.records import exists, open_regular
-from peft_vision.data.benchmark import Release
-from peft_vision.data.benchmark_tables import TASKS, TRAIN, VAL, BenchmarkSet
+from peft_vision.data.benchmark import TASKS, TRAIN, VAL, BenchmarkSet, Release
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason, require
 from peft_vision.data.vtab.labels import (

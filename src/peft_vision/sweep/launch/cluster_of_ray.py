@@ -11,8 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from peft_vision.core.config import ConfigError
-from peft_vision.sweep.launch.job import Job
-from peft_vision.sweep.launch.process_launcher import ProcessLauncher
+from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher
 
 _DIED = 1
 _POLL_SECONDS = 1.0

@@ -21,8 +21,7 @@ from pydantic import PositiveInt
 
 from peft_vision.core.config import ConfigError, component
 from peft_vision.core.stopping import follow_parent
-from peft_vision.sweep.launch.job import Job
-from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
+from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher, checked
 from peft_vision.sweep.launch.tree import carried_out
 
 _IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.composition", "peft_vision.task.train"]

@@ -17,8 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from peft_vision.core.config import ConfigError
-from peft_vision.sweep.launch.job import Job
-from peft_vision.sweep.launch.process_launcher import ProcessLauncher
+from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher
 from peft_vision.sweep.launch.slurm_queue import Queue, Submitted, cancel, largest_array, noted
 
 logger = logging.getLogger("peft_vision")

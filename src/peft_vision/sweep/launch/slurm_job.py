@@ -11,7 +11,7 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
 
 from peft_vision.core.process_variables import number
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 from peft_vision.sweep.launch.slurm_queue import reminded
 
 _WARNING = signal.SIGUSR2  # submitit's choice

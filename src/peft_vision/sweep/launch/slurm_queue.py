@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import Any
 
 from peft_vision.core.config import ConfigError
-from peft_vision.sweep.launch.job import Job
+from peft_vision.sweep.launch.process_launcher import Job
 
 _OVER = (
     "BOOT_FAIL",

@@ -1,7 +1,14 @@
-"""This module plots accuracy out of distribution against accuracy in distribution, on axes on which the reference runs
-lie on a line (Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean."""
+"""This module draws a point for each method or run, in two planes.
+
+Test accuracy is drawn against costs: trained parameters, peak memory and training time. The Pareto front consists of
+the methods for which no other method is both better and cheaper.
+
+Accuracy out of distribution is drawn against accuracy in distribution, on axes on which the reference runs lie on a
+line (Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,12 +28,98 @@ from peft_vision.report.figures import (
     panel_figure,
     plain,
     set_accuracies,
+    set_log,
     titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
+from peft_vision.report.leaderboard import COSTS, Leaderboard
 from peft_vision.report.robustness import FittedLine, scale
 
-_WIDTH, _HEIGHT = 1.9, 1.75  # inches, of a panel
+_AXES = {"parameters": "trained parameters", COSTS[0]: "peak memory (MiB)", COSTS[1]: "training time (s)"}
+_COST_PANEL = 2.0  # inches
+_AREA = 36  # of a marker
+_FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """The cost and accuracy of a method; `accuracy` and `std` in %."""
+
+    method: str
+    cost: float
+    accuracy: float
+    std: float | None
+
+
+def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
+    """Return the points on the Pareto front, from the cheapest to the most accurate."""
+    found: list[ParetoPoint] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
+        if not found or point.accuracy > found[-1].accuracy:
+            found.append(point)
+    return found
+
+
+def points(board: Leaderboard, number: int) -> dict[str, list[ParetoPoint]]:
+    """Return the points of a column by cost; a method whose cost or accuracy was not measured has none."""
+    found: dict[str, list[ParetoPoint]] = {axis: [] for axis in _AXES}
+    for line in board.lines:
+        entry = line.entries[number]
+        for axis in _AXES:
+            cost = line.cost(number, axis)
+            if entry.score and cost:
+                std = None if entry.score.std is None else 100 * entry.score.std
+                found[axis].append(ParetoPoint(line.method, cost, 100 * entry.score.mean, std))
+    return {axis: measured for axis, measured in found.items() if measured}
+
+
+def pareto(board: Leaderboard, number: int, look_of: Mapping[str, Look]) -> Figure | None:
+    """Draw the panels of a column; None where fewer than two methods have a figure. Error bars: std over seeds."""
+    panels = points(board, number)
+    if max((len(measured) for measured in panels.values()), default=0) < 2:
+        return None
+    methods = [
+        method
+        for method in look_of
+        if any(method == point.method for measured in panels.values() for point in measured)
+    ]
+    handles = [
+        method_handle(look_of[name], name, linestyle="", ms=(_AREA * look_of[name].area) ** 0.5, mec="white")
+        for name in methods
+    ]
+    handles.append(Line2D([], [], label="Pareto front", **_FRONT))
+    title = f"{board.columns[number].label}, {board.title}"
+    lines = equal_panels(len(panels), len(panels), width=_COST_PANEL, height=_COST_PANEL)
+    figure, axes = panel_figure(title, lines, handles, shares_y=True, titled=False)
+    for panel_axes, (axis, measured) in zip(axes, panels.items(), strict=True):
+        _draw(panel_axes, measured, look_of)
+        panel_axes.set_xlabel(_AXES[axis], fontsize=NORMAL)
+    axes[0].set_ylabel("test accuracy (%)", fontsize=NORMAL)
+    return figure
+
+
+def _draw(axes: Axes, measured: Sequence[ParetoPoint], look_of: Mapping[str, Look]) -> None:
+    best = front(measured)
+    axes.step([point.cost for point in best], [point.accuracy for point in best], where="post", zorder=1, **_FRONT)
+    for point in measured:
+        look = look_of[point.method]
+        axes.errorbar(
+            point.cost,
+            point.accuracy,
+            point.std,
+            fmt=look.marker,
+            ms=(_AREA * look.area) ** 0.5,
+            color=look.colour,
+            mec="white",
+            mew=0.5,
+            elinewidth=0.8,
+            zorder=2,
+        )
+    set_log(axes.xaxis, [point.cost for point in measured])
+    axes.grid(**GRID)
+
+
+_SHIFT_WIDTH, _SHIFT_HEIGHT = 1.9, 1.75  # inches, of a panel
 _COLUMNS = 4
 _STRONG, _WEAK = 32, 13  # areas of markers
 _DIAGONAL = {"color": FAINT, "linestyle": "--", "linewidth": 0.8}
@@ -49,8 +142,8 @@ def id_ood_scatter(comparison: Comparison, look_of: Mapping[str, Look] | None = 
     look_of = look_of or looks(row.label for row in rows)
     diagonal = any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ends.values())
     handles = _handles(look_of, comparison, rows, diagonal=diagonal)
-    width = titled_width(_WIDTH, map(_title, ends))
-    lines = equal_panels(len(ends), columns, width=width, height=_HEIGHT)
+    width = titled_width(_SHIFT_WIDTH, map(_title, ends))
+    lines = equal_panels(len(ends), columns, width=width, height=_SHIFT_HEIGHT)
     figure, panels = panel_figure(comparison.title, lines, handles, shares_y=False, titled=True)
     for number, (axes, target) in enumerate(zip(panels, ends, strict=True)):
         axes.set(xlim=ends[target][0], ylim=ends[target][1])

@@ -1,7 +1,7 @@
 """The order and the figures of a comparison's table."""
 
-from peft_vision.costs.ladder import FORWARD, ladder, markdown_table
 from peft_vision.costs.measure import Failure, Measured
+from peft_vision.task.bench import FORWARD, ladder, markdown_table
 
 
 def measured(*, forward: float, step: float, stored: float | None = None) -> Measured:
