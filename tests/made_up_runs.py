@@ -76,8 +76,7 @@ def write_run(
     )
     (folder / "result.json").write_text(json.dumps(result))
     if choice is not None:
-        usual = {"settings": 6, "rule": "made up", "selection": "validation", "validation": 0.5, "superseded": False}
-        (folder / "choice.json").write_text(json.dumps({**usual, **choice}))
+        (folder / "choice.json").write_text(json.dumps({**CHOICE, **choice}))
     if epochs is not None:
         rows = [
             {"epoch": number + 1, "train/loss": loss, "lr": lr, "val/accuracy": accuracy}
@@ -92,10 +91,24 @@ def write_run(
             for at, (within, beyond) in (curve or {}).items()
         ]
         interpolation = {"rows": rows, "chosen": alpha, "rule": "made up"} if curve else None
-        splits = {shift: {"fingerprint": shift, "missing_are_predictable": not masked} for shift in images}
+        entry = {"mark": "", "shifts": 1, "images": SHIFT_IMAGES, "reads": 1, "scores": {}}
+        splits = {shift: {**entry, "fingerprint": shift, "missing_are_predictable": not masked} for shift in images}
         record = {"splits": splits, "metrics": scored, "images": images, "interpolation": interpolation}
         (folder / "ood.json").write_text(json.dumps(record))
     return folder
+
+
+CHOICE = {
+    "settings": 6,
+    "runs": 6,
+    "rule": "made up",
+    "selection": "validation",
+    "validation": 0.5,
+    "chosen": {},
+    "superseded": False,
+    "tuned": [],
+    "setting": "",
+}
 
 
 def made_up_result(**fields: Any) -> Result:

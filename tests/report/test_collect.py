@@ -64,7 +64,8 @@ def test_what_is_scored_afterwards_is_no_part_of_a_setting(tmp_path):
 
 def test_a_run_whose_scoring_was_cut_off_is_a_run_without_scores(tmp_path):
     folder = write_run(tmp_path)
-    (folder / "ood.json").write_text('{"splits": {"fog": {"fingerprint": "1", "scores": {}}}}')
+    entry = {"mark": "", "shifts": 1, "images": 5, "fingerprint": "1", "reads": 1, "scores": {}}
+    (folder / "ood.json").write_text(json.dumps({"splits": {"fog": entry}}))
     (run,), _ = collect(tmp_path)
     assert set(run.images) == {"train", "val", "test"}
 

@@ -1,9 +1,12 @@
 """What a sweep that tunes left behind: its choice, its budget, and runs that saw no test image."""
 
+import json
+import math
+
 import pytest
 
 from boards import board, entry
-from made_up_runs import write_attempt, write_run
+from made_up_runs import CHOICE, write_attempt, write_run
 from peft_vision.core.config import ConfigError
 from peft_vision.core.table import markdown
 from peft_vision.report.collect import SUPERSEDED, collect
@@ -88,12 +91,12 @@ def test_a_run_that_peeked_is_labelled_without_a_sweep_that_chose_it(tmp_path):
         ("", "choice.json: cannot be read"),
         ('{"settings": 0}', "choice.json: settings: Input should be greater than or equal to 1; got 0"),
         (
-            '{"settings": 2, "rule": "", "selection": "luck", "validation": 0.5, "superseded": false}',
+            json.dumps({**CHOICE, "selection": "luck"}),
             "choice.json: selection: Input should be 'validation' or 'test'; got 'luck'",
         ),
         (
-            '{"settings": 2, "rule": "", "selection": "test", "validation": NaN, "superseded": false}',
-            "choice.json: validation: Input should be less than or equal to 1; got nan",
+            json.dumps({**CHOICE, "selection": "test", "validation": math.nan}),
+            "choice.json: validation is nan, should be a fraction from 0 to 1",
         ),
     ],
 )

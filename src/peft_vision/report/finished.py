@@ -4,7 +4,7 @@ distribution, and choice.json where a sweep chose its setting."""
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -12,17 +12,25 @@ from typing import Any
 
 from peft_vision.core.config import ConfigError, build, hashed_fields, locate
 from peft_vision.core.identity import CODE, canonical, class_name, hashed
-from peft_vision.core.output import one_line
-from peft_vision.core.records import exists
+from peft_vision.core.output import one_line, printable
+from peft_vision.core.records import RECORD, Record, Unreadable, exists, read_json, unsealed, validated
 from peft_vision.core.trust import check_targets
 from peft_vision.objective.base import Metric
-from peft_vision.report.run_files import Choice, InterpolationRecord, Shifts, load, parsed
 from peft_vision.runs.experiment import ADDED, KINDS, LATER
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import FRACTIONS, Result, SolverSelection
+from peft_vision.runs.run_records import (
+    FRACTIONS,
+    Choice,
+    InterpolationRecord,
+    Result,
+    ShiftScores,
+    SolverSelection,
+)
 
+_SAME = {"fingerprint", "missing_are_predictable"}  # fields of a shift, equal where accuracies are of the same images
 OVER_SETS = ("mean", "worst")  # stand in place of a set's name in a metric
 TUNE = "tune"  # data.stage of runs that only compare settings, without test images
+_BOUNDS = replace(RECORD, text=5000)  # characters that a page, a picture or a terminal has room for
 _LARGEST = 1e30  # largest score, so that sums and squares are finite too
 
 
@@ -95,7 +103,7 @@ def read(folder: Path) -> RunRecord:
             raise ConfigError("result.json is gone, though the run was finished; its command trains it again")
         raise ConfigError("not finished" if failure is None else f"failed: {one_line(failure.partition(chr(10))[0])}")
     result: Result = parsed(path, load(path), Result)
-    shifts: Shifts = _optional(folder / "ood.json", Shifts) or Shifts()
+    shifts: ShiftScores = _optional(folder / "ood.json", ShiftScores) or ShiftScores(splits={})
     metrics = {**result.metrics, **shifts.metrics, **_costs(result)}
     setting = settled(result.config)
     _check_shown(result)
@@ -105,6 +113,9 @@ def read(folder: Path) -> RunRecord:
         raise ConfigError("result.json: metrics: no test/accuracy")
     _check_sets(shifts)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
+    choice: Choice | None = _optional(folder / "choice.json", Choice)
+    if choice is not None and choice.validation is not None:
+        _check_choice(choice.validation, result.metric)
     for measured in (metrics, *curve.values()):
         _check_scores(measured)
     return RunRecord(
@@ -124,12 +135,12 @@ def read(folder: Path) -> RunRecord:
             **result.data.images,
             **{f"ood/{shift}": count for shift, count in shifts.images.items()},
         },
-        marks={f"ood/{name}": split.model_dump_json() for name, split in shifts.splits.items()},
+        marks={f"ood/{name}": split.model_dump_json(include=_SAME) for name, split in shifts.splits.items()},
         solved=_solved(result.selection),
         parameters=dict(result.parameters),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,
-        choice=_optional(folder / "choice.json", Choice),
+        choice=choice,
         test_reads=result.test_reads,
         twins=result.data.twins or {},
         rows_checksum=result.metrics_jsonl,
@@ -139,6 +150,31 @@ def read(folder: Path) -> RunRecord:
             day=_day(path),
         ),
     )
+
+
+def load(path: Path) -> Any:
+    """Read a JSON file, with text that any page, picture or terminal can show. ConfigError for a file that is damaged
+    or edited, or cannot be read as JSON."""
+    try:
+        return _plain(unsealed(read_json(path, _BOUNDS), path.relative_to(path.parents[1])))
+    except Unreadable as error:
+        raise ConfigError(f"{path.name}: cannot be read ({error.reason})") from error
+
+
+def parsed(path: Path, raw: Any, model: type[Record]) -> Any:
+    """Validate `raw` as `model`. ConfigError with the first fault."""
+    try:
+        return validated(raw, path, model)
+    except Unreadable as error:
+        raise ConfigError(f"{path.name}: {error.reason}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value).replace("\n", " ").replace("\t", " ")
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return {_plain(key): _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def _day(path: Path) -> date:
@@ -176,7 +212,7 @@ def _optional(path: Path, model: type) -> Any:
     return parsed(path, load(path), model) if exists(path) else None
 
 
-def _check_sets(shifts: Shifts) -> None:
+def _check_sets(shifts: ShiftScores) -> None:
     """Raise ConfigError unless every set that has images has an accuracy, and vice versa."""
     pictured = {shift.split("/")[0] for shift in shifts.images}
     scored = {name.split("/")[1] for name in shifts.metrics if name.startswith("ood/") and name.endswith("/accuracy")}
@@ -184,6 +220,13 @@ def _check_sets(shifts: Shifts) -> None:
         raise ConfigError(f"ood.json: images: none of {unpictured[0]}")
     if unscored := sorted(name for name in pictured if f"ood/{name}/accuracy" not in shifts.metrics):
         raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/accuracy")
+
+
+def _check_choice(validation: float, metric: Metric) -> None:
+    if metric.is_fraction and not 0 <= validation <= 1:
+        raise ConfigError(f"choice.json: validation is {validation:g}, should be a fraction from 0 to 1")
+    if not abs(validation) <= _LARGEST:  # false for NaN too
+        raise ConfigError(f"choice.json: validation is {validation:g}, should be a number")
 
 
 def _curve(interpolation: InterpolationRecord) -> dict[float, dict[str, float]]:

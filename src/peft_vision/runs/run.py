@@ -34,7 +34,7 @@ from peft_vision.core.guide import fault
 from peft_vision.core.records import Unreadable, exists, read_bytes, read_yaml, sealed
 from peft_vision.core.sharing import Lock
 from peft_vision.core.tensor_files import Damaged, read_state, write_state
-from peft_vision.runs.run_records import ChoiceRecord, FailureRecord, Result, ShiftsRecord, read_checked
+from peft_vision.runs.run_records import Choice, FailureRecord, Result, ShiftScores, read_checked
 
 logger = logging.getLogger("peft_vision")
 _OF_A_STATE = {"tuned", "standing", "origin"}
@@ -142,7 +142,7 @@ class Run:
 
     def read_failure(self) -> str | None:
         """Return why the run stopped, if it did by itself and has not been finished since."""
-        _, record = read_checked(self.folder / "failed.json", FailureRecord)
+        record = read_checked(self.folder / "failed.json", FailureRecord)
         return None if record is None else record.error
 
     @contextmanager
@@ -214,21 +214,21 @@ class Run:
         """Return the path of a first phase's head; it exists only if a phase trained the head alone before all else."""
         return self.folder / "probe.safetensors"
 
-    def read_ood(self) -> dict[str, Any] | None:
+    def read_ood(self) -> ShiftScores | None:
         """Return the record of what has been scored out of distribution, or None if there is none."""
-        return read_checked(self.folder / "ood.json", ShiftsRecord)[0]
+        return read_checked(self.folder / "ood.json", ShiftScores)
 
-    def write_ood(self, record: Mapping[str, Any]) -> None:
+    def write_ood(self, record: ShiftScores) -> None:
         """Replace the record of what has been scored out of distribution."""
-        _write(self.folder / "ood.json", record)
+        _write(self.folder / "ood.json", record.model_dump(exclude_unset=True))
 
-    def read_choice(self) -> dict[str, Any] | None:
+    def read_choice(self) -> Choice | None:
         """Return how a tuning chose the run's setting, or None if none did."""
-        return read_checked(self.folder / "choice.json", ChoiceRecord)[0]
+        return read_checked(self.folder / "choice.json", Choice)
 
-    def write_choice(self, record: Mapping[str, Any]) -> None:
+    def write_choice(self, record: Choice) -> None:
         """Replace the record of how the run's setting was chosen."""
-        _write(self.folder / "choice.json", record)
+        _write(self.folder / "choice.json", record.model_dump())
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

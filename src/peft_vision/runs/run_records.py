@@ -1,6 +1,5 @@
-"""This module defines the records in a run's folder: result.json, which every reader reads as a `Result`, and what a
-later command continues from in ood.json, choice.json and failed.json. A report leaves out what it cannot use of the
-last three: `report.run_files`."""
+"""This module defines the records in a run's folder, each of which is written, checked and read as one class:
+result.json as a `Result`, ood.json as `ShiftScores`, choice.json as a `Choice`, failed.json as a `FailureRecord`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +48,7 @@ def _with_choices(choices: dict[str, Any]) -> dict[str, Any]:
 _Short = Annotated[str, StringConstraints(max_length=200)]
 _Costs = Annotated[float, Field(ge=0, le=1e15), WrapValidator(_as_written)]
 _Positive = Annotated[int, Field(ge=1, le=2**53)]
+_MOST_SHIFTS = 2000  # of a run
 _Metrics = Annotated[dict[_Short, Annotated[float, WrapValidator(_as_written)]], Field(max_length=5000)]
 
 
@@ -186,7 +186,7 @@ class Result(Record):
         """Return the result in a run's folder, None for a run that is not done. Raise Unreadable if it does not fit, or
         lacks scores."""
         path = folder / "result.json"
-        _, result = read_checked(path, cls)
+        result = read_checked(path, cls)
         try:
             return result and result._scored()
         except ValueError as error:
@@ -209,25 +209,31 @@ class Result(Record):
         return self
 
 
-def read_checked(path: Path, kind: type[Model]) -> tuple[Any, Model] | tuple[None, None]:
-    """Return the values in a sealed file, and the same as a record of this `kind`; None twice if there is no file.
-    Raise Unreadable if they do not fit: files are written whole, so it was edited or truncated, or is of another
-    version."""
+def read_checked(path: Path, kind: type[Model]) -> Model | None:
+    """Return the content of a sealed file as a record of this `kind`; None if there is no file. Raise Unreadable if it
+    does not fit: files are written whole, so it was edited or truncated, or is of another version."""
     if not exists(path):
-        return None, None
+        return None
     values = unsealed(read_json(path.absolute(), remedy=_REMEDY), path)
-    return values, validated(values, path.absolute(), kind, remedy=_REMEDY)
+    return validated(values, path.absolute(), kind, remedy=_REMEDY)
 
 
-class ScoredSplit(Record):
-    """The scores of each model on a split or a shift; `reads`: how often scoring it has begun."""
+class ScoredSplit(Record, extra="allow"):
+    """The scores of each model on a split or a shift, in the order in which they are written; what is of shifts alone
+    has a default. `mark`, `kind`: see `shift.marks.marks_of`; `shifts`: the number of those of its set; `reads`: how
+    often scoring it has begun."""
 
     mark: Name
-    images: _Positive
-    reads: Count
-    fingerprint: Name | None = None
+    kind: Name | None = None
     shifts: _Positive | None = None
-    scores: dict[Name, dict[Name, float]]
+    images: _Positive
+    fingerprint: _Short | None = None
+    corrupt_images_skipped: Count = 0
+    missing_classes: list[str] = Field(default_factory=list)
+    missing_are_predictable: bool = True
+    dropped_classes: list[str] = Field(default_factory=list)
+    reads: Count
+    scores: dict[Name, _Metrics]
 
     @model_validator(mode="after")
     def _scored(self) -> "ScoredSplit":
@@ -238,13 +244,26 @@ class ScoredSplit(Record):
         return self
 
 
-class ShiftsRecord(Record):
-    """A record of the content of ood.json, whose summary is computed anew from `splits`."""
+class InterpolationRecord(Record):
+    """The metrics of the models at each `alpha`, the chosen one, and the rule of the choice in words."""
 
-    splits: dict[Name, ScoredSplit]
+    rows: Annotated[list[_Metrics], Field(max_length=1000)]
+    chosen: Annotated[Finite, WrapValidator(_as_written)]
+    rule: str
+
+
+class ShiftScores(Record, extra="allow"):
+    """The content of ood.json: see `shift.scoring`. Until all of `splits` are scored there may be no more, and
+    `pictures` are missing in records of version 0.1.0."""
+
+    splits: Annotated[dict[Name, ScoredSplit], Field(max_length=_MOST_SHIFTS)]
+    metrics: _Metrics = Field(default_factory=dict)
+    images: Annotated[dict[_Short, _Positive], Field(max_length=_MOST_SHIFTS)] = Field(default_factory=dict)
+    interpolation: InterpolationRecord | None = None
+    pictures: Any = None
 
     @model_validator(mode="after")
-    def _alike(self) -> "ShiftsRecord":
+    def _alike(self) -> "ShiftScores":
         shifts = {name: split for name, split in self.splits.items() if name not in ID_SPLITS}
         if bare := [name for name, entry in shifts.items() if entry.shifts is None or entry.fingerprint is None]:
             raise ValueError(f"splits.{bare[0]}: no number of shifts or no fingerprint")
@@ -253,14 +272,29 @@ class ShiftsRecord(Record):
         return self
 
 
-class ChoiceRecord(Record):
-    """A record of the content of choice.json."""
+class Choice(Record, extra="allow"):
+    """The content of choice.json, which says how a sweep chose a run's setting.
 
-    setting: Name
+    settings    number of settings tried in the cell, those within a run included
+    runs        number of tuning runs of the cell
+    rule        the rule of the choice, in words
+    selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
+    validation  mean accuracy, or other metric, of the setting over the tuning seeds, None if the test images decided
+    chosen      overrides that distinguish the setting from the others that were tried
+    superseded  whether a later tuning that again included all runs in `tuned` chose another setting
+    tuned       identities of the tuning runs of this setting
+    setting     digest that is equal in runs that differ only by their seed
+    """
+
+    settings: _Positive
+    runs: Count
+    rule: str
+    selection: Literal["validation", "test"]
+    validation: Annotated[float, WrapValidator(_as_written)] | None
+    chosen: dict[str, Any]
     superseded: bool
     tuned: list[Name]
-    settings: _Positive
-    selection: Literal["validation", "test"]
+    setting: Name
 
 
 class FailureRecord(Record):

@@ -5,7 +5,6 @@ A mark stands for a set's options. If it differs only by the location of files, 
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any
 
 from peft_vision.core.config import hashed_fields, saved_name
 from peft_vision.core.identity import digest, hashed, located
@@ -13,6 +12,7 @@ from peft_vision.models.adapter import read_adapter
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment
+from peft_vision.runs.run_records import ScoredSplit
 
 
 def marks_of(ood: OOD) -> dict[str, str]:
@@ -21,7 +21,7 @@ def marks_of(ood: OOD) -> dict[str, str]:
     return {"mark": digest(hashed(located(ood))), "kind": digest(hashed(ood, places=False))}
 
 
-def current(experiment: Experiment, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def current(experiment: Experiment, splits: Mapping[str, ScoredSplit]) -> dict[str, ScoredSplit]:
     """Return the entries of `splits` that are of the images asked for, and those of sets that are not asked for."""
     kept: set[str] = set()
     for name, entries in _by_set(splits).items():
@@ -29,38 +29,34 @@ def current(experiment: Experiment, splits: Mapping[str, Mapping[str, Any]]) -> 
     return {split: entry for split, entry in splits.items() if split in kept}
 
 
-def _by_set(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+def _by_set(splits: Mapping[str, ScoredSplit]) -> dict[str, dict[str, ScoredSplit]]:
+    found: dict[str, dict[str, ScoredSplit]] = {}
     for split, entry in splits.items():
         found.setdefault(split.split("/")[0], {})[split] = entry
     return found
 
 
-def _current(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def _current(experiment: Experiment, name: str, entries: Mapping[str, ScoredSplit]) -> set[str]:
     """Return the splits of one set whose entries are of the images asked for."""
     ood = experiment.ood[name]
     now = marks_of(ood)
     # version 0.1.0 hashed the values as they were written, wherever the command was given
     first = digest({"_target_": saved_name(type(ood).__qualname__), **hashed_fields(type(ood), vars(ood))})
-    kept = {split for split, entry in entries.items() if entry["mark"] == now["mark"]}
+    kept = {split for split, entry in entries.items() if entry.mark == now["mark"]}
     moved = {
         split: entry
         for split, entry in entries.items()
         # if some pictures were corrupt, the fingerprint is not known without reading all of them
-        if split not in kept and not entry["corrupt_images_skipped"] and (entry["mark"] == first or _is_kin(entry, now))
+        if split not in kept and not entry.corrupt_images_skipped and (entry.mark == first or entry.kind == now["kind"])
     }
     return kept | (_on_equal_images(experiment, name, moved) if moved else set())
 
 
-def _is_kin(entry: Mapping[str, Any], now: Mapping[str, str]) -> bool:
-    return entry.get("kind") == now["kind"]
-
-
-def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, ScoredSplit]) -> set[str]:
     recipe = read_adapter(experiment.run.folder / "adapter.safetensors").recipe
     shifts = opened(experiment.ood[name], name, classes=recipe.classes, seen=())
     found = {shift: matched.labelled.digest() for shift, matched in shifts.items()}
-    return {split for split, entry in entries.items() if found.get(split) == entry["fingerprint"]}
+    return {split for split, entry in entries.items() if found.get(split) == entry.fingerprint}
 
 
 def summarised(scores: Mapping[str, Mapping[str, float]], images: Mapping[str, int]) -> dict[str, float]:

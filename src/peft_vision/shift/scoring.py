@@ -1,7 +1,7 @@
 """This module scores a finished run out of distribution, each image once for each model; earlier scores are kept.
 
 The run's ood.json holds `splits`: by `val`, `test`, `set` or `set/shift`, the scores of each model there; and, for the
-sets that the last command asked for, `metrics` (see `summary`), `images` and the `interpolation`.
+sets that the last command asked for, `metrics` (see `marks.summarised`), `images` and the `interpolation`.
 """
 
 import logging
@@ -20,7 +20,7 @@ from peft_vision.models.model import Model
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment, open_store
-from peft_vision.runs.run_records import ID_SPLITS, Result
+from peft_vision.runs.run_records import ID_SPLITS, InterpolationRecord, Result, ScoredSplit, ShiftScores
 from peft_vision.shift.marks import current, marks_of, summarised
 from peft_vision.shift.models import FINAL, PROBE, Models, at, score
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("peft_vision")
 NO_VALIDATION = "interpolation: no validation images to choose alpha by; set data.val_fraction"
 
 
-def score_shifts(experiment: Experiment, result: Result, world: World) -> dict[str, Any] | None:
+def score_shifts(experiment: Experiment, result: Result, world: World) -> ShiftScores | None:
     """Return the record, brought up to date, or None if nothing was asked for. Every process computes, and the main one
     writes."""
     if not _asked(experiment):
@@ -45,7 +45,7 @@ def score_shifts(experiment: Experiment, result: Result, world: World) -> dict[s
         for name in due:
             if name in experiment.ood:
                 scorer.score_set(name, experiment.ood[name])
-    record = {**record, **_summary(record, experiment, wanted)}
+    record = _summed_up(record, experiment, wanted)
     if world.is_main:
         experiment.run.write_ood(record)
     return record
@@ -57,7 +57,7 @@ def is_scored(experiment: Experiment, result: Result) -> bool:
         return True
     before = experiment.run.read_ood()
     record, due = _remaining(experiment, result, before)
-    return not due and before == {**record, **_summary(record, experiment, _wanted(experiment, result))}
+    return not due and before == _summed_up(record, experiment, _wanted(experiment, result))
 
 
 def _asked(experiment: Experiment) -> bool:
@@ -65,14 +65,12 @@ def _asked(experiment: Experiment) -> bool:
     return experiment.data.stage != "tune" and bool(experiment.ood or experiment.interpolation.alphas)
 
 
-def _remaining(
-    experiment: Experiment, result: Result, before: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], list[str]]:
+def _remaining(experiment: Experiment, result: Result, before: ShiftScores | None) -> tuple[ShiftScores, list[str]]:
     """Return the record without entries whose images are no longer those asked for, and the splits and sets left to
     score."""
-    record = before or {"splits": {}}
+    record = before or ShiftScores(splits={})
     wanted = _wanted(experiment, result)
-    record = {**record, "splits": current(experiment, record["splits"])}
+    record = record.model_copy(update={"splits": current(experiment, record.splits)})
     due = [split for split in _id_splits(wanted) if not wanted[split] <= _scored(record, split)]
     return record, due + [name for name in experiment.ood if not _is_done(record, name, wanted)]
 
@@ -85,7 +83,7 @@ class _Scorer:
         experiment: Experiment,
         result: Result,
         world: World,
-        record: dict[str, Any],
+        record: ShiftScores,
         wanted: Mapping[str, frozenset[str]],
     ) -> None:
         self.experiment, self.world, self.record, self.wanted = experiment, world, record, wanted
@@ -108,8 +106,8 @@ class _Scorer:
             images = loaded.parts()[split]
             images = Images(images.labels, images.pixels, "none")
             everything = torch.ones(len(loaded.classes), dtype=torch.bool)
-            entry = {"mark": "", "images": len(images), "reads": 0, "scores": {}}
-            self._score(split, images, everything, self.record["splits"].get(split, entry))
+            entry = ScoredSplit(mark="", images=len(images), reads=0, scores={})
+            self._score(split, images, everything, self.record.splits.get(split, entry))
 
     def score_set(self, name: str, ood: OOD) -> None:
         """Score all shifts of one set. ConfigError if no picture of a shift can be read."""
@@ -123,26 +121,26 @@ class _Scorer:
             )
             if not len(images):
                 raise ConfigError(f"ood.{name}: no picture of {shift} can be read")
-            entry = {
+            entry = ScoredSplit(
                 **marks_of(ood),
-                "shifts": len(shifts),
-                "images": len(images),
-                "fingerprint": part.digest(),
-                "corrupt_images_skipped": skipped,
-                "missing_classes": list(matched.missing),
-                "missing_are_predictable": bool(matched.predictable.all()),
-                "dropped_classes": list(matched.dropped),
-                "reads": 0,
-                "scores": {},
-            }
-            known = self.record["splits"].get(shift, entry)
-            same = known["fingerprint"] == entry["fingerprint"]  # else the models would be scored on different images
+                shifts=len(shifts),
+                images=len(images),
+                fingerprint=part.digest(),
+                corrupt_images_skipped=skipped,
+                missing_classes=list(matched.missing),
+                missing_are_predictable=bool(matched.predictable.all()),
+                dropped_classes=list(matched.dropped),
+                reads=0,
+                scores={},
+            )
+            known = self.record.splits.get(shift, entry)
+            same = known.fingerprint == entry.fingerprint  # else the models would be scored on different images
             self._score(shift, images, matched.predictable, known if same else entry)
 
-    def _score(self, split: str, images: Images, predictable: Tensor, entry: dict[str, Any]) -> None:
+    def _score(self, split: str, images: Images, predictable: Tensor, entry: ScoredSplit) -> None:
         """Score a split with all models that have not scored it; `reads` counts how often that has begun."""
-        entry["reads"] += 1
-        self.record["splits"][split] = entry
+        entry = entry.model_copy(update={"reads": entry.reads + 1, "scores": dict(entry.scores)})
+        self.record.splits[split] = entry
         self._write()
         before = self._features(self.pretrained, split, images)
         for name, model in self._candidates(split):
@@ -155,7 +153,7 @@ class _Scorer:
                 predictable=predictable,
                 before=before if name in (FINAL, PROBE) else None,
             )
-            entry["scores"][name] = {**predictions.metrics(), **distances}
+            entry.scores[name] = {**predictions.metrics(), **distances}
         self._write()
 
     def _candidates(self, split: str) -> Iterator[tuple[str, Model]]:
@@ -205,19 +203,19 @@ def _id_splits(wanted: Mapping[str, frozenset[str]]) -> list[str]:
     return [split for split in ID_SPLITS if wanted[split]]
 
 
-def _scored(record: Mapping[str, Any], split: str) -> frozenset[str]:
-    return frozenset(record["splits"][split]["scores"]) if split in record["splits"] else frozenset()
+def _scored(record: ShiftScores, split: str) -> frozenset[str]:
+    return frozenset(record.splits[split].scores) if split in record.splits else frozenset()
 
 
-def _is_done(record: Mapping[str, Any], name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
+def _is_done(record: ShiftScores, name: str, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Return whether every shift of a set has been scored by all models."""
     shifts = _shifts_of(record, name)
-    complete = shifts and len(shifts) == record["splits"][shifts[0]]["shifts"]
+    complete = shifts and len(shifts) == record.splits[shifts[0]].shifts
     return bool(complete) and all(wanted["ood"] <= _scored(record, split) for split in shifts)
 
 
-def _shifts_of(record: Mapping[str, Any], name: str) -> list[str]:
-    return [split for split in record["splits"] if split.split("/")[0] == name and split not in ID_SPLITS]
+def _shifts_of(record: ShiftScores, name: str) -> list[str]:
+    return [split for split in record.splits if split.split("/")[0] == name and split not in ID_SPLITS]
 
 
 def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
@@ -228,18 +226,18 @@ def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
         yield f"the first of {len(shifts)} shifts"
 
 
-def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[str, frozenset[str]]) -> dict[str, Any]:
-    """Return the summary over the sets that this command asks for."""
-    splits = record["splits"]
+def _summed_up(record: ShiftScores, experiment: Experiment, wanted: Mapping[str, frozenset[str]]) -> ShiftScores:
+    """Return the record with the summary over the sets that this command asks for."""
+    splits = record.splits
     shifts = [shift for name in experiment.ood for shift in _shifts_of(record, name)]
-    images = {shift: splits[shift]["images"] for shift in shifts}
+    images = {shift: splits[shift].images for shift in shifts}
 
     def over_sets(model: str) -> dict[str, float]:
-        return summarised({shift: splits[shift]["scores"][model] for shift in shifts}, images) if shifts else {}
+        return summarised({shift: splits[shift].scores[model] for shift in shifts}, images) if shifts else {}
 
-    metrics = over_sets(FINAL) | _distances(splits["test"]["scores"][FINAL], "test")
+    metrics = over_sets(FINAL) | _distances(splits["test"].scores[FINAL], "test")
     if PROBE in wanted["ood"]:
-        of_probe = over_sets(PROBE) | _distances(splits["test"]["scores"][PROBE], "test")
+        of_probe = over_sets(PROBE) | _distances(splits["test"].scores[PROBE], "test")
         metrics |= {f"probe/{name}": value for name, value in of_probe.items()}
     interpolation = None
     if wanted["val"]:
@@ -249,13 +247,13 @@ def _summary(record: Mapping[str, Any], experiment: Experiment, wanted: Mapping[
             id_scores = {
                 f"{split}/{metric}": value
                 for split in ID_SPLITS
-                for metric, value in splits[split]["scores"][at(alpha)].items()
+                for metric, value in splits[split].scores[at(alpha)].items()
             }
             rows.append({"alpha": alpha, **id_scores, **over_sets(at(alpha))})
         best = max(rows, key=lambda row: row["val/accuracy"])
         rule = "highest validation accuracy, of equal ones the smallest alpha"
-        interpolation = {"rows": rows, "chosen": best["alpha"], "rule": rule}
-    return {"metrics": metrics, "images": images, "interpolation": interpolation}
+        interpolation = InterpolationRecord(rows=rows, chosen=best["alpha"], rule=rule)
+    return record.model_copy(update={"metrics": metrics, "images": images, "interpolation": interpolation})
 
 
 def _distances(scores: Mapping[str, float], split: str) -> dict[str, float]:

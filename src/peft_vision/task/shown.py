@@ -8,7 +8,6 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -20,12 +19,11 @@ from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import OptimizerFootprint, Result
+from peft_vision.runs.run_records import InterpolationRecord, OptimizerFootprint, Result, ShiftScores
 from peft_vision.task.mirrored import mirrored
 
 _log = logging.getLogger("peft_vision")
-_OF = ("metrics", "images", "interpolation")  # keys of the record that pictures depend on
-PICTURES = "pictures"
+_OF = {"metrics", "images", "interpolation"}  # fields of the record that pictures depend on
 
 
 def told(what: str, tell: Callable[[], object], folder: Path) -> None:
@@ -38,11 +36,11 @@ def told(what: str, tell: Callable[[], object], folder: Path) -> None:
         _log.warning("cannot show %s: %s; all of it is in %s", what, fault(error), folder)
 
 
-def are_drawn(record: Mapping[str, Any], run: Run) -> bool:
+def are_drawn(record: ShiftScores, run: Run) -> bool:
     """Return whether all pictures that belong to the out-of-distribution record are in the run's folder."""
-    if PICTURES not in record:  # a record of version 0.1.0
+    if "pictures" not in record.model_fields_set:  # a record of version 0.1.0
         return any(run.folder.glob("ood-*.png"))
-    drawn = record[PICTURES]
+    drawn = record.pictures
     if not isinstance(drawn, Mapping) or drawn.get("of") != _mark(record):
         return False
     names = drawn.get("files")
@@ -58,19 +56,21 @@ def is_settled(experiment: Experiment) -> bool:
     return not run.has_leftovers() and (record is None or are_drawn(record, run))
 
 
-def show_pictures(experiment: Experiment, run: Run, record: Mapping[str, Any]) -> None:
+def show_pictures(experiment: Experiment, run: Run, record: ShiftScores) -> None:
     """Draw the pictures in the run's folder, add them to its tracker, and record that they are drawn."""
-    run.write_ood({**record, PICTURES: None})  # not drawn yet: a process killed below leaves only some of them
+    run.write_ood(
+        record.model_copy(update={"pictures": None})
+    )  # not drawn yet: a process killed below leaves only some of them
     (comparison,) = comparisons([read(run.folder)], reference=None, transform="probit")
     names = draw(comparison, run.folder, "ood")
-    run.write_ood({**record, PICTURES: {"of": _mark(record), "files": names}})
+    run.write_ood(record.model_copy(update={"pictures": {"of": _mark(record), "files": names}}))
     with mirrored(experiment, run) as log:
-        log.summary(record["metrics"])
+        log.summary(record.metrics)
         log.pictures({Path(name).stem: run.folder / name for name in names})
 
 
-def _mark(record: Mapping[str, Any]) -> str:
-    text = json.dumps({key: record[key] for key in _OF if key in record}, sort_keys=True)
+def _mark(record: ShiftScores) -> str:
+    text = json.dumps(record.model_dump(include=_OF, exclude_unset=True), sort_keys=True)
     return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -185,10 +185,10 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
+def print_shifts(record: ShiftScores, folder: Path) -> None:
     """Print the table, and the lines below it, on standard output."""
     console = Console()
-    metrics, images = record["metrics"], record["images"]
+    metrics, images = record.metrics, record.images
     if images:
         console.print(_shift_table(metrics, images))
     lines = []
@@ -199,8 +199,8 @@ def print_shifts(record: Mapping[str, Any], folder: Path) -> None:
         lines.append(
             f"features  moved by {moved} ({_percent(metrics['test/feature_distance_relative'])} of their length)"
         )
-    if record["interpolation"] is not None:
-        lines += _interpolation(record["interpolation"])
+    if record.interpolation is not None:
+        lines += _interpolation(record.interpolation)
     lines.append(f"saved     {folder}/ood.json")
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -237,9 +237,9 @@ def _shift_table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Tab
     return table
 
 
-def _interpolation(interpolation: Mapping[str, Any]) -> list[str]:
+def _interpolation(interpolation: InterpolationRecord) -> list[str]:
     """Return a line of each metric along alpha, and a line of the chosen alpha."""
-    rows = interpolation["rows"]
+    rows = interpolation.rows
     metrics = {"val/accuracy": "val", "test/accuracy": "test", "ood/mean/accuracy": "ood"}
     names = {metric: name for metric, name in metrics.items() if metric in rows[0]}
     scales = {"alpha": ("alpha", 1), **{name: (metric, 100) for metric, name in names.items()}}
@@ -247,9 +247,9 @@ def _interpolation(interpolation: Mapping[str, Any]) -> list[str]:
         f"{name:9} {' '.join(f'{scale * row[metric]:5.1f}' for row in rows)}"
         for name, (metric, scale) in scales.items()
     ]
-    chosen = next(row for row in rows if row["alpha"] == interpolation["chosen"])
+    chosen = next(row for row in rows if row["alpha"] == interpolation.chosen)
     scores = ", ".join(f"{name} {_percent(chosen[metric])}" for metric, name in names.items())
-    return [*lines, f"chosen    alpha={chosen['alpha']:g}: {scores}; {interpolation['rule']}"]
+    return [*lines, f"chosen    alpha={chosen['alpha']:g}: {scores}; {interpolation.rule}"]
 
 
 def _percent(share: float) -> str:

@@ -22,12 +22,17 @@ def tune(*arguments: str, cwd: Path) -> Outcome:
 
 def found(folder: Path, **config: Any) -> list[dict[str, Any]]:
     """The results below `folder` of this stage, method or whatever, with what choice.json says."""
-    runs = [(json.loads(path.read_text()), Run(path.parent).read_choice()) for path in results(folder)]
+    runs = [(json.loads(path.read_text()), _choice(path.parent)) for path in results(folder)]
     return [
         {**_facts(result), **result, "choice": choice}
         for result, choice in runs
         if all(_facts(result)[key] == value for key, value in config.items())
     ]
+
+
+def _choice(folder: Path) -> dict[str, Any] | None:
+    choice = Run(folder).read_choice()
+    return choice and choice.model_dump()
 
 
 def _facts(result: dict[str, Any]) -> dict[str, Any]:

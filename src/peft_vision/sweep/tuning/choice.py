@@ -1,15 +1,5 @@
-"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned.
-
-settings    number of settings tried in the cell, those within a run included
-runs        number of tuning runs of the cell
-rule        the rule of the choice, in words
-selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
-validation  mean accuracy of the setting over the tuning seeds, null if the test images decided
-chosen      overrides that distinguish the setting from the others that were tried
-superseded  whether a later tuning that again included all runs in `tuned` chose another setting
-tuned       identities of the tuning runs of this setting
-setting     digest that is equal in runs that differ only by their seed
-"""
+"""This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned, and
+prints the choices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +12,7 @@ from peft_vision.core.output import Console
 from peft_vision.objective.base import Metric
 from peft_vision.report.choose import RULE
 from peft_vision.runs.run import Run, writing
+from peft_vision.runs.run_records import Choice
 from peft_vision.sweep.point import PointResult
 from peft_vision.sweep.tuning.cells import Decision, Selection, setting
 
@@ -32,17 +23,17 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
     done = [outcome for outcome in results if outcome.result is not None]
     if not done:
         return
-    record = {
-        "settings": decision.settings,
-        "runs": len({outcome.point.experiment.identity for outcome in decision.tuned}),
-        "rule": RULE if selection == "validation" else RULE.replace("validation", "test"),
-        "selection": selection,
-        "validation": decision.value if selection == "validation" else None,
-        "chosen": decision.values,
-        "superseded": False,
-        "tuned": sorted(outcome.point.experiment.identity for outcome in decision.chosen),
-        "setting": setting(done[0].point.experiment),
-    }
+    record = Choice(
+        settings=decision.settings,
+        runs=len({outcome.point.experiment.identity for outcome in decision.tuned}),
+        rule=RULE if selection == "validation" else RULE.replace("validation", "test"),
+        selection=selection,
+        validation=decision.value if selection == "validation" else None,
+        chosen=dict(decision.values),
+        superseded=False,
+        tuned=sorted(outcome.point.experiment.identity for outcome in decision.chosen),
+        setting=setting(done[0].point.experiment),
+    )
     experiments = [outcome.point.experiment for outcome in decision.tuned]
     competed = {name for experiment in experiments for name in (experiment.identity, experiment.first_identity)}
     # these even if an earlier version computed another digest of their setting
@@ -54,10 +45,10 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
         }:
             run = Run(folder)
             before = run.read_choice()
-            if folder in folders or before is None or before["setting"] == record["setting"]:
+            if folder in folders or before is None or before.setting == record.setting:
                 now = record
             else:
-                now = {**before, "superseded": before["superseded"] or competed.issuperset(before["tuned"])}
+                now = before.model_copy(update={"superseded": before.superseded or competed.issuperset(before.tuned)})
             if now != before:
                 run.write_choice(now)
 
