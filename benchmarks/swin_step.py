@@ -7,12 +7,11 @@ copied into every window before attention, as in the paper's code. It prints med
 that autograd keeps for the backward pass, parameters left out.
 """
 
-import argparse
 import copy
 
 import timm
 import torch
-from timing import kept_mib, medians, training_step
+from timing import batch_for, kept_mib, medians, step_options, training_step
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,21 +53,9 @@ def copying(swin: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="swin_tiny_patch4_window7_224")
-    parser.add_argument("--prompts", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    torch.manual_seed(0)
-
+    options, device = step_options(__doc__, model="swin_tiny_patch4_window7_224", prompts=[10, 50], batch=4, repeats=5)
     swin = timm.create_model(options.model, num_classes=0, drop_path_rate=0.0).eval().to(device)
-    images = torch.randn(options.batch, 3, *swin.patch_embed.img_size, device=device)
-    labels = torch.randint(0, 100, (options.batch,), device=device)
-    threads = torch.get_num_threads()
-    print(f"{options.model}, batch {options.batch}, {device}, {threads} threads, torch {torch.__version__}")
+    images, labels = batch_for(swin, options)
     print("prompts  speed-up over copies in every window  kept MiB here / with copies")
     for num_prompts in options.prompts:
         ours = peft_vision.adapt(swin, method="vpt_deep", num_classes=100, num_prompts=num_prompts).to(device)

@@ -1,5 +1,6 @@
 """This module measures the time of contenders that take turns, and the memory that autograd keeps."""
 
+import argparse
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -29,6 +30,30 @@ def kept_mib(model: nn.Module, images: Tensor) -> float:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(images)
     return sum(kept.values()) / 2**20
+
+
+def step_options(
+    text: str | None, *, model: str, prompts: list[int], batch: int, repeats: int
+) -> tuple[argparse.Namespace, torch.device]:
+    """Read a command line whose defaults these are, seed the random numbers, and return the device too."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--prompts", type=int, nargs="+", default=prompts)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    return options, torch.device(options.device)
+
+
+def batch_for(backbone: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Say what is measured, and return images and labels on the device."""
+    device = torch.device(options.device)
+    threads = torch.get_num_threads()
+    print(f"{options.model}, batch {options.batch}, {device}, {threads} threads, torch {torch.__version__}")
+    images = torch.randn(options.batch, 3, *backbone.patch_embed.img_size, device=device)
+    return images, torch.randint(0, 100, (options.batch,), device=device)
 
 
 def medians(contenders: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:

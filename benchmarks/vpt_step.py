@@ -7,12 +7,11 @@ concatenated in front of every timm block, and a forward pass without gradients,
 the memory that autograd keeps for the backward pass, parameters left out.
 """
 
-import argparse
 import copy
 
 import timm
 import torch
-from timing import kept_mib, medians, training_step
+from timing import batch_for, kept_mib, medians, step_options, training_step
 from torch import Tensor, nn
 
 import peft_vision
@@ -56,21 +55,9 @@ def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_small_patch16_224")
-    parser.add_argument("--prompts", type=int, nargs="+", default=[10, 50, 100])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    torch.manual_seed(0)
-
+    options, device = step_options(__doc__, model="vit_small_patch16_224", prompts=[10, 50, 100], batch=8, repeats=10)
     vit = timm.create_model(options.model, num_classes=0).eval().to(device)
-    images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
-    labels = torch.randint(0, 100, (options.batch,), device=device)
-    threads = torch.get_num_threads()
-    print(f"{options.model}, batch {options.batch}, {device}, {threads} threads, torch {torch.__version__}")
+    images, labels = batch_for(vit, options)
     print("prompts  speed-up over concatenation  step / forward pass  kept MiB here / concatenated")
     for num_prompts in options.prompts:
         ours = peft_vision.adapt(vit, method="vpt_deep", num_classes=100, num_prompts=num_prompts).to(device)

@@ -4,6 +4,10 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 import peft_vision
 from conftest import tiny_vit
 from peft_vision import library
@@ -20,9 +24,22 @@ option = cache(composition.option)  # Hydra takes longer than what is tested
 
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
+    """`adapted_to` the tiny backbone, of this architecture."""
+    return adapted_to(tiny_vit(**(architecture or {})), method, **options)
+
+
+def adapted_to(backbone: nn.Module, method: str, **options: object) -> Model:
     """A model of 4 classes, in training mode, behind a probe if there is one in front."""
     with patch.object(composition, "option", option), patch.object(library, "option", option):
-        model = peft_vision.adapt(tiny_vit(**(architecture or {})), method=method, num_classes=4, **options)
+        model = peft_vision.adapt(backbone, method=method, num_classes=4, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
     return model.train()
+
+
+def train(model: Model, images: Tensor, labels: Tensor, *, steps: int = 2) -> None:
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01, eps=1e-30)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()

@@ -118,12 +118,16 @@ PHASES = (
 )
 
 
+def alone(arguments: tuple[str, ...], folder: Path) -> Path:
+    """The folder of a run that nothing stopped, whose store nobody filled with other last bits."""
+    assert call(*arguments, f"features.folder={folder}/store", cwd=folder).code == 0
+    return run_folder(folder / "runs")
+
+
 @pytest.fixture(scope="module")
 def undisturbed_phases(tmp_path_factory):
-    """The folder of a run of three phases that nothing stopped, whose store nobody filled with other last bits."""
-    folder = tmp_path_factory.mktemp("undisturbed_phases")
-    assert call(*PHASES, f"features.folder={folder}/store", cwd=folder).code == 0
-    return run_folder(folder / "runs")
+    """A run of three phases."""
+    return alone(PHASES, tmp_path_factory.mktemp("undisturbed_phases"))
 
 
 @pytest.mark.parametrize("survived", range(7))
@@ -146,10 +150,8 @@ LP_FT = (
 
 @pytest.fixture(scope="module")
 def undisturbed_lp_ft(tmp_path_factory):
-    """The folder of a run with a probe in front that nothing stopped."""
-    folder = tmp_path_factory.mktemp("undisturbed_lp_ft")
-    assert call(*LP_FT, f"features.folder={folder}/store", cwd=folder).code == 0
-    return run_folder(folder / "runs")
+    """A run with a probe in front."""
+    return alone(LP_FT, tmp_path_factory.mktemp("undisturbed_lp_ft"))
 
 
 @pytest.mark.parametrize("survived", range(5))

@@ -1,7 +1,6 @@
 """Any other timm image model: features are timm's, and every method that it does not lack trains what it tunes."""
 
 import copy
-from unittest.mock import patch
 
 import pytest
 import timm
@@ -11,15 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import peft_vision
-from peft_vision import library
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.merge import merged, unmergeable
-from peft_vision.core import composition
 from peft_vision.core.composition import complete
 from peft_vision.core.config import ConfigError, build
 from peft_vision.method.base import Method
 from peft_vision.models.model import Model
-from shipped import option
+from shipped import adapted_to, option, train
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(4)
@@ -32,19 +29,7 @@ WITH_BATCH_NORM = ("ResNet", "CLIP's ResNet", "RegNet", "EfficientNet", "MaxViT"
 
 
 def adapted(variant: str, method: str, **options: object) -> Model:
-    with patch.object(composition, "option", option), patch.object(library, "option", option):
-        model = peft_vision.adapt(small_any(variant), method=method, num_classes=4, **options)
-    if model.phase.group == "probe":
-        model.begin_next_phase(seed=0)
-    return model.train()
-
-
-def train(model: Model, *, steps: int = 2) -> None:
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01, eps=1e-30)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(model(IMAGES), LABELS).backward()
-        optimizer.step()
+    return adapted_to(small_any(variant), method, **options)
 
 
 @pytest.mark.parametrize("variant", ANY)
@@ -84,7 +69,7 @@ def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(
         return
     model = adapted(variant, method, **OPTIONS.get(method, {}))
     before = copy.deepcopy(model.state_dict())
-    train(model)
+    train(model, IMAGES, LABELS)
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     state = model.state_dict()
@@ -127,7 +112,7 @@ def test_statistics_of_batch_norms_move_only_where_all_trains_in_training_mode(v
     for method, moves in (("full", True), ("lp_ft", False), ("layer_norm", False), ("partial", False)):
         model = adapted(variant, method, **OPTIONS.get(method, {}))
         before = {name: tensor.clone() for name, tensor in model.encoder.named_buffers()}
-        train(model, steps=1)
+        train(model, IMAGES, LABELS, steps=1)
         moved = [name for name, tensor in model.encoder.named_buffers() if not torch.equal(tensor, before[name])]
         assert bool(moved) == moves, method
         assert all("running_" in name or name.endswith("num_batches_tracked") for name in moved)

@@ -1,7 +1,6 @@
 """Every method works on every family that gives what it needs."""
 
 import copy
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,15 +8,13 @@ from torch.nn import functional as F
 from variants import CONVNEXT, SWIN, TOKENS, small
 
 import peft_vision
-from peft_vision import library
 from peft_vision.backbone.attention import look
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.eva import EvaTrunk
 from peft_vision.backbone.merge import merged, unmergeable
-from peft_vision.core import composition
 from peft_vision.core.config import ConfigError
 from peft_vision.models.model import Model
-from shipped import METHODS, option
+from shipped import METHODS, adapted_to, train
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(4)
@@ -48,26 +45,14 @@ def adapted(variant: str, method: str, **options: object) -> Model:
         options = {"rank": 4, **options}
     if method == "pad":
         method, options = "vpt_shallow", {"location": "pad", "num_prompts": 8, **options}
-    with patch.object(composition, "option", option), patch.object(library, "option", option):
-        model = peft_vision.adapt(small(variant), method=method, num_classes=4, **options)
-    if model.phase.group == "probe":
-        model.begin_next_phase(seed=0)
-    return model.train()
-
-
-def train(model: Model, *, steps: int = 2) -> None:
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01, eps=1e-30)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(model(IMAGES), LABELS).backward()
-        optimizer.step()
+    return adapted_to(small(variant), method, **options)
 
 
 @pytest.mark.parametrize(("variant", "method"), PAIRS)
 def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(variant, method, tmp_path):
     model = adapted(variant, method)
     before = copy.deepcopy(model.state_dict())
-    train(model)
+    train(model, IMAGES, LABELS)
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
