@@ -2,6 +2,7 @@
 
 python scripts/house.py                 the working tree
 python scripts/house.py 0a3d517 HEAD    two commits side by side
+python scripts/house.py --walks         the working tree, and the files that one image and one point of a sweep pass
 """
 
 import argparse
@@ -94,7 +95,9 @@ def checked_out(commit: str, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commits", nargs="*", help="commits instead of the working tree")
-    commits = parser.parse_args().commits
+    parser.add_argument("--walks", action="store_true", help="watch a tiny run and list the files on two paths in it")
+    options = parser.parse_args()
+    commits = options.commits
     if not commits:
         found = {"here": measures(ROOT)}
     else:
@@ -103,6 +106,10 @@ def main() -> None:
     print(f"| | {' | '.join(found)} |\n|---|{'---:|' * len(found)}")
     for name in next(iter(found.values())):
         print(f"| {name} | {' | '.join(str(own[name]) for own in found.values())} |")
+    if options.walks:
+        from walks import print_walks  # here, because it needs the package and torch
+
+        print_walks()
 
 
 if __name__ == "__main__":
