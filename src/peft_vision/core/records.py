@@ -224,9 +224,7 @@ def first_fault(error: ValidationError) -> str:
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as JSON keeps it, with a checksum of its values. What JSON does not know, of a user's own type,
     is kept as Python prints it."""
-    kept = json.loads(
-        json.dumps(record, default=lambda value: dict(value) if isinstance(value, Record) else repr(value))
-    )
+    kept = json.loads(json.dumps(record, default=_as_json))
     return {**kept, _CHECKSUM: _checksum(kept)}
 
 

@@ -149,19 +149,21 @@ class ProcessLauncher(Launcher):
 
     def job(self, overrides: Sequence[str], folder: Path) -> Job:
         """Return the job of one point, whose log goes to `folder`: the sweep's own command line, reduced to one run."""
-        given = get_args_parser().parse_known_args(sys.argv[1:])[0]
-        flags = {
-            "--config-dir": given.config_dir,
-            "--config-name": given.config_name,
-            "--config-path": given.config_path,
-        }
-        words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
         of_hydra = [
             override
             for override in self.config.hydra.overrides.hydra
             if not override.lstrip("+~").startswith(_OF_THE_SWEEP)
         ]
-        return Job.of([*words, *overrides, *of_hydra, "hydra.mode=RUN"], Path(os.path.abspath(folder / "run.log")))
+        return Job.of(
+            [*config_flags(), *overrides, *of_hydra, "hydra.mode=RUN"], Path(os.path.abspath(folder / "run.log"))
+        )
+
+
+def config_flags() -> list[str]:
+    """Return the flags of this process's command line that say where Hydra finds configs."""
+    given = vars(get_args_parser().parse_known_args(sys.argv[1:])[0])
+    flags = {f"--config-{name}": given[f"config_{name}"] for name in ("dir", "name", "path")}
+    return [word for flag, value in flags.items() if value is not None for word in (flag, value)]
 
 
 def checked(kind: type, options: Mapping[str, Any], where: str) -> Any:

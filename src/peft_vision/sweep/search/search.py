@@ -5,7 +5,6 @@
 
 import logging
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,7 +20,7 @@ from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
 from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.closing import NotStarted
-from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
+from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked, config_flags
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper
 from peft_vision.sweep.search.space import SearchOptions, Space
@@ -240,14 +238,9 @@ def account(study: Study, trials: Trials) -> list[str]:
     if best:
         fixed = [word for word in study.space.fixed if word != _STAGE]
         words = [*fixed, *_own(study, best[0].params), *study.space.seeds[:1]]
-        lines.append(f"again     {shlex.join(['peft-vision', *_flags(), *words])}")
+        lines.append(f"again     {shlex.join(['peft-vision', *config_flags(), *words])}")
     return lines
 
 
 def _own(study: Study, params: dict[str, Any]) -> list[str]:
     return [word for word in study.space.points(params)[0] if word not in (*study.space.fixed, *study.space.seeds)]
-
-
-def _flags() -> list[str]:
-    given = get_args_parser().parse_known_args(sys.argv[1:])[0]
-    return [] if given.config_dir is None else ["--config-dir", given.config_dir]
