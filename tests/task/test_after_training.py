@@ -17,6 +17,7 @@ from peft_vision.core.environment import environment, git_commit, most_mib, peak
 from peft_vision.head.base import Head
 from peft_vision.method.selection import head_columns
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import ShiftScores
 from peft_vision.task import session, shown, train
 from peft_vision.task.shown import are_drawn, told
 from peft_vision.tracker.trackers import Log, NoTracker
@@ -162,13 +163,15 @@ def test_what_cannot_be_shown_is_said_but_a_reader_that_left_is_no_fault(tmp_pat
 
 
 def test_pictures_are_drawn_once_for_each_record_and_again_where_one_is_missing(tmp_path):
-    run, record = Run(tmp_path), {"metrics": {"ood/a/accuracy": 0.5}, "images": {"a": 3}, "interpolation": None}
+    scored = {"splits": {}, "metrics": {"ood/a/accuracy": 0.5}, "images": {"a": 3}, "interpolation": None}
+    run, record = Run(tmp_path), ShiftScores.model_validate(scored)
     assert not are_drawn(record, run)
     (tmp_path / "ood-scatter.png").touch()
     assert are_drawn(record, run)  # by version 0.1.0
-    assert not are_drawn({**record, shown.PICTURES: None}, run)  # begun, and killed
-    drawn = {**record, shown.PICTURES: {"of": shown._mark(record), "files": ["ood-scatter.png"]}}
+    assert not are_drawn(record.model_copy(update={"pictures": None}), run)  # begun, and killed
+    of = {"of": shown._mark(record), "files": ["ood-scatter.png"]}
+    drawn = record.model_copy(update={"pictures": of})
     assert are_drawn(drawn, run)
-    assert not are_drawn({**drawn, "metrics": {"ood/a/accuracy": 0.6}}, run)
+    assert not are_drawn(drawn.model_copy(update={"metrics": {"ood/a/accuracy": 0.6}}), run)
     (tmp_path / "ood-scatter.png").unlink()
     assert not are_drawn(drawn, run)
