@@ -109,8 +109,8 @@ def read(folder: Path) -> RunRecord:
     _check_shown(result)
     if "test" not in result.data.images and not is_tuning(setting):
         raise ConfigError("result.json: data.images.test: Field required")
-    if "test/loss" not in metrics and not is_tuning(setting):
-        raise ConfigError("result.json: metrics: no test/accuracy")
+    if f"test/{result.metric.name}" not in metrics and not is_tuning(setting):
+        raise ConfigError(f"result.json: metrics: no test/{result.metric.name}")
     _check_sets(shifts)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
     choice: Choice | None = _optional(folder / "choice.json", Choice)
