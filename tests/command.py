@@ -8,18 +8,23 @@ import time
 from collections.abc import Callable
 from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from logging import getLogger
 from pathlib import Path
 from unittest import mock
 
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-import peft_vision
 from peft_vision import cli
 from peft_vision.core import progress
+from peft_vision.core.config import CONFIG_DIR
+from preloaded import SOURCES, Forked
 
 SMOKE = ("experiment=smoke", "method=linear")
+COMPOSED_MODE = Hydra.get_mode
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
             mock.patch.object(sys, "argv", ["peft-vision", *arguments]),
             mock.patch.dict(os.environ),
             mock.patch.object(progress, "QUIET_SECONDS", math.inf),
+            mock.patch.object(Hydra, "get_mode", known_mode),
             nullcontext() if reports else mock.patch("peft_vision.sweep.points.close"),
             redirect_stdout(out),
             redirect_stderr(err),
@@ -70,25 +76,51 @@ def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def command(*arguments: str, cwd: Path, **variables: str) -> Outcome:
-    """A process of its own, with `variables` in its environment, until it ends."""
-    process = start(*arguments, cwd=cwd, **variables)
+def known_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> RunMode | None:
+    """Return the mode that the config asks for. Hydra composes the whole config for it, and then once more to run; here
+    that is done once for all commands with the same options of groups, since nothing else can ask for a mode."""
+    sources = {source.provider for source in hydra.config_loader.get_search_path().get_path()}
+    if "command-line" in sources or any("searchpath" in word for word in overrides):
+        return COMPOSED_MODE(hydra, config_name, overrides)
+    return mode_of_options(config_name, tuple(word for word in overrides if chooses_option(word)))
+
+
+def chooses_option(word: str) -> bool:
+    """Whether an override is of Hydra itself or names an option of a group."""
+    key = word.partition("=")[0].lstrip("+~").partition("@")[0]
+    return key.startswith("hydra") or (CONFIG_DIR / key).is_dir()
+
+
+@cache
+def mode_of_options(config_name: str, overrides: tuple[str, ...]) -> RunMode | None:
+    return COMPOSED_MODE(GlobalHydra.instance().hydra, config_name, list(overrides))
+
+
+COMMAND = ("-m", "peft_vision.cli")
+
+
+def command(*arguments: str, cwd: Path, fresh: bool = False, **variables: str) -> Outcome:
+    """A process of its own, with `variables` in its environment, until it ends. `fresh` as for `start`."""
+    process = start(*arguments, cwd=cwd, fresh=fresh, **variables)
     out, err = process.communicate(timeout=240)
     return Outcome(process.returncode, out, err)
 
 
 def start(
-    *arguments: str, cwd: Path, program: tuple[str, ...] = ("-m", "peft_vision.cli"), **variables: str
-) -> subprocess.Popen:
-    """A process of its own, at work. `program`: what Python runs in place of the command."""
+    *arguments: str, cwd: Path, program: tuple[str, ...] = COMMAND, fresh: bool = False, **variables: str
+) -> subprocess.Popen | Forked:
+    """A process of its own, at work. `program`: what Python runs in place of the command. `fresh`: started as a shell
+    does, so that it imports for itself, which takes seconds."""
     environment = {
         **os.environ,
         "HOME": str(cwd),
-        "PYTHONPATH": str(Path(peft_vision.__file__).parents[1]),
+        "PYTHONPATH": SOURCES,
         "WANDB_MODE": "offline",
         "OMP_NUM_THREADS": "1",
         **variables,
     }
+    if not fresh and sys.platform == "linux":
+        return Forked([*program, *arguments], cwd, environment)
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         cwd=cwd,
@@ -99,7 +131,7 @@ def start(
     )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen | Forked) -> None:
     """Until it holds, as long as `process` is at work."""
     while not condition():
         assert process.poll() is None, process.communicate()

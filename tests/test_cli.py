@@ -96,7 +96,7 @@ def test_help_refuses_overrides_that_do_not_compose(tmp_path):
 
 
 def test_nothing_asked_for_starts_nothing_and_shows_the_first_page(tmp_path):
-    outcome = command(cwd=tmp_path)
+    outcome = command(cwd=tmp_path, fresh=True)
     assert (outcome.code, outcome.out) == (2, "")
     assert sum(line.startswith("  peft-vision ") for line in outcome.err.splitlines()) == 3
     assert "peft-vision --help" in outcome.err
@@ -163,10 +163,8 @@ def test_the_shell_can_install_its_completion(tmp_path):
 )
 def test_the_shell_completes_groups_options_and_keys(typed, offered, tmp_path):
     line = f"peft-vision {typed}"
-    query = ("-sc", "query=bash")
-    out, err = start(
-        *query, cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD=str(len(shlex.split(line)) - 1)
-    ).communicate(timeout=30)
+    variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": str(len(shlex.split(line)) - 1)}
+    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=30)
     assert err == ""
     assert sorted(out.split()) == sorted(offered)
 
@@ -200,7 +198,7 @@ def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
 
 
 def test_a_reader_who_leaves_early_is_no_error(tmp_path):
-    process = start("--help", cwd=tmp_path)
+    process = start("--help", cwd=tmp_path, fresh=True)
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=30) == 0

@@ -19,7 +19,7 @@ CHANCE = 0.1
 def folder(tmp_path_factory):
     """A demo of two epochs, started as a person starts it."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    outcome = command("experiment=demo", "trainer.epochs=2", cwd=elsewhere)
+    outcome = command("experiment=demo", "trainer.epochs=2", cwd=elsewhere, fresh=True)
     assert outcome.code == 0, outcome
     assert "vpt_deep on digits, vit_micro, seed 0" in outcome.out
     assert len(results(elsewhere)) == 1

@@ -302,7 +302,6 @@ def test_a_data_set_of_ones_own_is_checked(monkeypatch):
 def test_completion_offers_the_users_own_options(tmp_path):
     written(tmp_path, "method", "mine", rank=2)
     line = "peft-vision --config-dir myconf method=mi"
-    out, err = start(
-        "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD="3"
-    ).communicate(timeout=30)
+    variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "3"}
+    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=30)
     assert (out.split(), err) == (["method=mine"], "")

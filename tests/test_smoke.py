@@ -13,7 +13,7 @@ EVERY_METHOD = ("-m", "experiment=smoke", "method=glob(*)")
 @pytest.mark.slow
 def test_one_command_runs_every_method_and_again_finds_them_done(tmp_path):
     methods = sorted(path.stem for path in CONFIG_DIR.glob("method/*.yaml"))
-    outcome = command(*EVERY_METHOD, cwd=tmp_path)
+    outcome = command(*EVERY_METHOD, cwd=tmp_path, fresh=True)
     assert (outcome.code, outcome.err) == (0, "")
     found = results(tmp_path)
     assert sorted(json.loads(path.read_text())["choices"]["method"] for path in found) == methods

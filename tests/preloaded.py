@@ -1,0 +1,194 @@
+"""Processes in which the command's imports, some five seconds of them, are done before it starts.
+
+A server has imported them once for all tests of a worker, and forks. The command has a process of its own, with
+arguments, folder, variables, pipes, signals and an exit code; only the start of Python is not repeated, so that a test
+of that needs a fresh process. Linux only, as the sockets are that keep messages apart.
+"""
+
+import atexit
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest import mock
+
+import peft_vision
+
+SOURCES = str(Path(peft_vision.__file__).parents[1])
+IMPORTED = ("torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.composition", "peft_vision.task.train")
+
+
+class Forked:
+    """A process that the server has forked, with the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, words: list[str], cwd: Path, variables: dict[str, str]) -> None:
+        """Run what Python would with `words`: -m, a module and arguments, or -c, code and arguments."""
+        (out, said), (err, complained) = os.pipe(), os.pipe()
+        self._state, told = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        asked = {"words": words, "cwd": str(cwd), "variables": variables}
+        socket.send_fds(server(), [json.dumps(asked).encode()], [said, complained, told.fileno()])
+        for end in (said, complained):
+            os.close(end)
+        told.close()
+        self.stdout, self.stderr = map(os.fdopen, (out, err))
+        self.args, self.returncode = words, None
+        self.pid = int(self._state.recv(16))
+
+    def poll(self) -> int | None:
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._ended(timeout) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            self._state.settimeout(timeout)
+            try:
+                self.returncode = int(self._state.recv(16))
+            except (TimeoutError, BlockingIOError):
+                return None
+            self._state.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end and return what was printed; TimeoutExpired leaves the process at work."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        printed: dict[str, str] = {}
+
+        def read(name: str) -> None:
+            with getattr(self, name) as pipe:
+                printed[name] = pipe.read()
+
+        readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in ("stdout", "stderr")]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(None if deadline is None else max(0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(None if deadline is None else max(0.1, deadline - time.monotonic()))
+        return printed["stdout"], printed["stderr"]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def measured_in_forks() -> Iterator[None]:
+    """In the block the processes of `peft_vision.costs.measure.apart` are forked, too, and not spawned."""
+    forking = get_context("forkserver")
+    forking.set_forkserver_preload([*IMPORTED, "peft_vision.costs.measure"])
+    with mock.patch("peft_vision.costs.measure.multiprocessing", SimpleNamespace(get_context=lambda _: forking)):
+        yield
+
+
+@cache
+def server() -> socket.socket:
+    """The end of a channel to the server, which ends once the channel is closed."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    home = TemporaryDirectory()  # some libraries look for it when they are imported
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(theirs.fileno())],
+        env={**os.environ, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1", "HOME": home.name},
+        pass_fds=[theirs.fileno()],
+        stdout=subprocess.DEVNULL,
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+        home.cleanup()
+
+    atexit.register(end)
+    return ours
+
+
+def serve(channel: socket.socket) -> dict:
+    """Import, then fork a process for each request; return the request in that process, and exit in this one when the
+    channel is closed."""
+    for module in IMPORTED:
+        import_module(module)
+    assert len(os.listdir("/proc/self/task")) == 1  # a process of several threads may not be forked
+    while True:
+        message, files, _, _ = socket.recv_fds(channel, 1 << 20, 3)
+        if not message:
+            os._exit(0)
+        keeper = os.fork()
+        if not keeper:
+            channel.close()
+            return json.loads(message) | {"files": files}
+        for file in files:
+            os.close(file)
+        reap()
+
+
+def reap() -> None:
+    """Forget the keepers that have ended."""
+    while True:
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+
+
+def keep(asked: dict) -> None:
+    """Return in a new process that is as the request wants it; this one tells its id and how it ends, and exits."""
+    out, err, state = asked["files"]
+    told = socket.socket(fileno=state)
+    pid = os.fork()
+    if pid:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for file in (out, err):
+            os.close(file)
+        told.send(b"%d" % pid)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        try:
+            told.send(b"%d" % ended)
+        finally:
+            os._exit(0)
+    told.close()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for file in (out, err):
+        os.close(file)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["variables"])
+    sys.path[:0] = [folder for folder in os.environ["PYTHONPATH"].split(os.pathsep) if folder not in sys.path]
+
+
+def main() -> None:
+    asked = serve(socket.socket(fileno=int(sys.argv[1])))
+    keep(asked)
+    flag, named, *arguments = asked["words"]
+    if flag == "-m":
+        sys.argv = [named, *arguments]
+        runpy.run_module(named, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [flag, *arguments]
+        exec(named, {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    main()
