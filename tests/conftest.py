@@ -2,15 +2,24 @@
 
 import gc
 import os
+from functools import cache
+from itertools import count
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from timm.models.vision_transformer import VisionTransformer
+from yaml import YAMLError
 
 from command import SMOKE, call, run_folder
 from peft_vision.testing import tiny_backbone as tiny_vit
 from wandb_server import KEY, WandbServer
+
+STORES = count()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,17 +29,44 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nobodys_store(tmp_path_factory):
-    """No test reads or fills the feature store of the person who runs it ..."""
+def files_read_once():
+    """A config takes a few dozen files, the same ones in every test. OmegaConf parses each text once."""
+    load = OmegaConf.load
+
+    @cache
+    def parsed(text: str) -> Any:
+        return yaml.load(text, Loader=get_yaml_loader())
+
+    def config(file: IO[str] | str | Path) -> DictConfig | ListConfig:
+        if isinstance(file, str | Path):
+            return load(file)
+        try:
+            values = parsed(file.read())
+        except YAMLError:  # in whose message the name of the file belongs
+            file.seek(0)
+            return load(file)
+        return OmegaConf.create({} if values is None else values)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PEFT_VISION_CACHE", str(tmp_path_factory.mktemp("store")))
+        patch.setattr(OmegaConf, "load", config)
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nobodys_store(tmp_path_factory):
+    """No test reads or fills the feature store of the person who runs it ..."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFT_VISION_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
-def own_store(nobodys_store, tmp_path, monkeypatch):
-    """... or of another test."""
-    monkeypatch.setenv("PEFT_VISION_CACHE", str(tmp_path / "store"))
+def own_store(request, nobodys_store, monkeypatch):
+    """... or of another test. Most tests have no folder, which takes the longer to make the more there are."""
+    has_folder = "tmp_path" in request.fixturenames
+    folder = request.getfixturevalue("tmp_path") if has_folder else nobodys_store / str(next(STORES))
+    monkeypatch.setenv("PEFT_VISION_CACHE", str(folder / "store"))
 
 
 @pytest.fixture
