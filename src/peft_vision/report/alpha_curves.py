@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import BboxBase
 
 from peft_vision.report.figures import (
     GRID,
@@ -109,12 +109,11 @@ def _panel(axes: Axes, curves: Mapping[str, AlphaCurve], shown: Sequence[str], l
 def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[str]) -> None:
     """Write each alpha next to its point where there is room, ends first, without covering a label, marker or curve."""
     renderer = axes.figure.canvas.get_renderer()
-    taken = [_around(place, 9) for alpha_curve in curves for place in _places(axes, [alpha_curve.chosen])]
+    taken = _around(np.concatenate([_places(axes, [alpha_curve.chosen]) for alpha_curve in curves]), 9)
     for alpha_curve in curves:
         points = _places(axes, list(alpha_curve.points.values()))
-        taken += [_around(place, 3) for place in points]
         between = np.concatenate([np.linspace(start, end, 20) for start, end in itertools.pairwise(points)] or [points])
-        taken += [_around(place, 1) for place in between]
+        taken = np.concatenate([taken, _around(points, 3), _around(between, 1)])
     inside = axes.get_window_extent()
     wanted = [
         (alpha not in (min(alpha_curve.points), max(alpha_curve.points)), number, alpha, place)
@@ -122,14 +121,15 @@ def _write_alphas(axes: Axes, curves: Sequence[AlphaCurve], colours: Sequence[st
         for alpha, place in alpha_curve.points.items()
     ]
     for _, number, alpha, place in sorted(wanted):
+        style = {"fontsize": SMALL - 1, "color": colours[number], "ha": "center", "va": "center"}
+        label = axes.annotate(f"{alpha:g}", place, (0, 0), textcoords="offset points", **style)
         for distance, (right, up) in itertools.product(_DISTANCES, _DIRECTIONS):
-            style = {"fontsize": SMALL - 1, "color": colours[number], "ha": "center", "va": "center"}
-            offset = (right * distance, up * distance)
-            label = axes.annotate(f"{alpha:g}", place, offset, textcoords="offset points", **style)
+            label.xyann = (right * distance, up * distance)
             box = label.get_window_extent(renderer)
-            if inside.contains(*box.min) and inside.contains(*box.max) and not box.count_overlaps(taken):
-                taken.append(box.padded(3))
+            if inside.contains(*box.min) and inside.contains(*box.max) and not _covers(box, taken):
+                taken = np.concatenate([taken, [box.padded(3).get_points()]])
                 break
+        else:
             label.remove()
 
 
@@ -138,5 +138,11 @@ def _places(axes: Axes, points: Sequence[tuple[float, float]]) -> np.ndarray:
     return axes.transData.transform(points)
 
 
-def _around(place: np.ndarray, radius: float) -> Bbox:
-    return Bbox([place - radius, place + radius])
+def _around(places: np.ndarray, radius: float) -> np.ndarray:
+    """Return the lower left and the upper right corner of a square around each place, (n, 2, 2)."""
+    return np.stack([places - radius, places + radius], axis=1)
+
+
+def _covers(box: BboxBase, others: np.ndarray) -> bool:
+    """Return whether a box overlaps any of the others, (n, 2, 2)."""
+    return bool(((box.min < others[:, 1]) & (others[:, 0] < box.max)).all(axis=1).any())
