@@ -1,12 +1,14 @@
 """Two processes under torchrun, and a batch in parts, train the model that one process trains on whole batches."""
 
 import json
+import socket
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import call, results, run_folder, start, wait_for
+from command import Outcome, call, results, run_folder, start, wait_for
 
 # 41 training images: the last batch has one, so that a process and a part have none
 ONE_LEFT = (
@@ -53,15 +55,37 @@ def assert_close(folder, expected_folder):
         assert epoch == pytest.approx(expected_epoch, abs=1e-4)
 
 
+def under_torchrun(*arguments: str, cwd: Path) -> Outcome:
+    """What torchrun's two processes print, which import for themselves."""
+    process = start(*arguments, cwd=cwd, program=TORCHRUN)
+    out, err = process.communicate(timeout=240)
+    return Outcome(process.returncode, out, err)
+
+
+def as_two_ranks(*arguments: str, cwd: Path) -> Outcome:
+    """What two processes print that have the variables which torchrun would give them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [start(*arguments, cwd=cwd, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
+    ended = [(*process.communicate(timeout=240), process.returncode) for process in ranks]
+    outs, errs, codes = zip(*ended, strict=True)
+    return Outcome(max(codes, key=abs), "".join(outs), "".join(errs))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("alone", [PROMPTS, QUERIES, NORMALISED], indirect=True, ids=["vpt_deep", "vqt", "batch norm"])
-def test_two_processes_train_what_one_does(alone, tmp_path):
+@pytest.mark.parametrize(
+    ("alone", "started"),
+    [(PROMPTS, under_torchrun), (QUERIES, as_two_ranks), (NORMALISED, as_two_ranks)],
+    indirect=["alone"],
+    ids=["vpt_deep", "vqt", "batch norm"],
+)
+def test_two_processes_train_what_one_does(alone, started, tmp_path):
     arguments, expected = alone
     parts = 1 if alone[0][-1] == "head.norm=batch" else 2
-    process = start(*arguments, f"trainer.accumulate={parts}", cwd=tmp_path, program=TORCHRUN)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert out.count("saved ") == 1
+    outcome = started(*arguments, f"trainer.accumulate={parts}", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("saved ") == 1
     assert len(results(tmp_path)) == 1
     folder = run_folder(tmp_path / "runs")
     result, alones = (json.loads((path / "result.json").read_text()) for path in (folder, expected))
@@ -78,17 +102,15 @@ def test_two_processes_that_are_killed_go_on_to_the_same_bits(tmp_path):
     for name in ("through", "killed"):
         folders[name] = tmp_path / name
         folders[name].mkdir()
-    process = start(*arguments, cwd=folders["through"], program=TORCHRUN)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    outcome = as_two_ranks(*arguments, cwd=folders["through"])
+    assert outcome.code == 0, outcome.err
     process = start(*arguments, "trainer.save_seconds=0", cwd=folders["killed"], program=TORCHRUN)
     wait_for(lambda: [*folders["killed"].glob("runs/*/state.pt")], process)
     process.kill()
     process.communicate(timeout=60)  # its processes end with it
-    process = start(*arguments, cwd=folders["killed"], program=TORCHRUN)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "resumes   after epoch" in out
+    outcome = as_two_ranks(*arguments, cwd=folders["killed"])
+    assert outcome.code == 0, outcome.err
+    assert "resumes   after epoch" in outcome.out
     runs = [run_folder(folder / "runs") for folder in folders.values()]
     through, resumed = (load_file(run / "adapter.safetensors") for run in runs)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in through.items())
