@@ -14,19 +14,32 @@ import pytest
 import peft_vision
 from peft_vision.core.stopping import Stopped, at_once
 from peft_vision.costs.measure import Failure, apart
+from preloaded import measured_in_forks
+
+
+@pytest.fixture
+def forked():
+    with measured_in_forks():
+        yield
 
 
 def test_what_a_function_returns_comes_back():
     assert apart(divmod, 7, 2) == (3, 1)
+
+
+@pytest.mark.usefixtures("forked")
+def test_it_has_a_process_of_its_own():
     assert apart(os.getpid) != os.getpid()
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_exception_is_a_line_and_a_traceback():
     failure = apart(divmod, 1, 0)
     assert failure.reason.startswith("ZeroDivisionError: ")
     assert failure.traceback.startswith("Traceback")
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("function", "number", "said"),
     [
@@ -39,6 +52,7 @@ def test_a_process_that_dies_is_a_line(function, number, said):
     assert apart(function, number) == Failure(said, "")
 
 
+@pytest.mark.usefixtures("forked")
 def test_sigterm_ends_both_processes():
     def ask() -> None:
         while not active_children():

@@ -9,6 +9,7 @@ import peft_vision
 from command import call
 from peft_vision.backbone.load import Backbone
 from peft_vision.core.composition import option
+from preloaded import measured_in_forks
 
 QUICK = ("task=bench", "backbone=vit_micro", "backbone.architecture.depth=2", "trainer.batch_size=4", "device=cpu")
 QUICK += ("task.warmup=1", "task.repeats=2", "task.num_classes=7")
@@ -22,7 +23,8 @@ def comparison(tmp_path_factory):
     # no backbone here has so many layers, which is known when the method meets one
     (folder / "mine" / "method" / "deepest.yaml").write_text("defaults: [vpt_deep, _self_]\nlayers: [99]\n")
     methods = "task.methods=[deepest,vqt,vpt_deep]"
-    outcome = call(*QUICK, "--config-dir", "mine", methods, "method.num_prompts=3", cwd=folder)
+    with measured_in_forks():
+        outcome = call(*QUICK, "--config-dir", "mine", methods, "method.num_prompts=3", cwd=folder)
     return outcome, folder / "runs" / ".bench"
 
 
