@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ MAE_PROBE = "[200,100,40,20,10,4,2,1,0.4,0.2,0.1,0.02,0.01]"  # tune_vtab.py: li
 ONE_SETTING = ("method.num_prompts=10", "optimizer.lr=1", "optimizer.weight_decay=0", "hydra.sweeper.seeds=[42]")
 
 
+@cache
 def composed(name: str) -> dict[str, Any]:
     """The values of an experiment and of its sweep, by dotted key."""
     words = [f"experiment={name}", *([RELEASED_FILE] if needs_a_file(name) else [])]

@@ -73,19 +73,17 @@ SHAPED = (
 )
 """A backbone of which timm knows nothing by its name."""
 COMPARE = """
-import torch
-images = torch.load("images.pt")
 with torch.no_grad():
-    torch.save(model(images), "logits.pt")
+    logits.append(model(images[len(logits)]))
 """
 
 
-def in_plain_python(line: str, images: torch.Tensor, folder: Path) -> torch.Tensor:
-    """What `model` computes, which the line makes in a process of its own that cannot import this package."""
-    folder.mkdir()
+def in_plain_python(lines: list[str], images: list[torch.Tensor], folder: Path) -> list[torch.Tensor]:
+    """What `model` computes of its images once each line has made it, in a process that cannot import this package."""
     torch.save(images, folder / "images.pt")
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    script = f"import sys; sys.modules['peft_vision'] = None\n{line}\n{COMPARE}"
+    begin = "import sys; sys.modules['peft_vision'] = None\nimport torch; images, logits = torch.load('images.pt'), []"
+    script = "\n".join([begin, *(f"{line}\n{COMPARE}" for line in lines), "torch.save(logits, 'logits.pt')"])
     ended = subprocess.run([sys.executable, "-c", script], cwd=folder, env=bare, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return torch.load(folder / "logits.pt")
@@ -96,21 +94,25 @@ def printed(outcome: Outcome) -> str:
     return line.removeprefix("loads by  ")
 
 
-@pytest.mark.parametrize("backbone", [(), SHAPED], ids=["smoke", "shaped"])
 @pytest.mark.parametrize(("kind", "method"), [("timm", "ssf"), ("peft", "lora")])
-def test_the_line_that_is_printed_loads_the_export_with_nothing_of_ours(kind, method, backbone, tmp_path):
+def test_the_lines_that_are_printed_load_exports_with_nothing_of_ours(kind, method, tmp_path):
     if kind == "peft":
         pytest.importorskip("peft", reason="Hugging Face's peft, which the line is for, is not installed")
-    assert call(*SMOKE, f"method={method}", *backbone, cwd=tmp_path).code == 0
-    run = run_folder(tmp_path / "runs")
-    outcome = export(str(run), kind, tmp_path)
-    saved = open_saved(str(run), checkpoint=None, device=torch.device("cpu"))
-    size = saved.recipe.preprocessing.size
-    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = saved.model(images)
-    found = in_plain_python(printed(outcome), saved.model.normalize(images), tmp_path / "elsewhere")
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    lines, images, expected = [], [], []
+    for name, backbone in {"smoke": (), "shaped": SHAPED}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        assert call(*SMOKE, f"method={method}", *backbone, cwd=folder).code == 0
+        run = str(run_folder(folder / "runs"))
+        lines.append(printed(export(run, kind, folder)))
+        saved = open_saved(run, checkpoint=None, device=torch.device("cpu"))
+        size = saved.recipe.preprocessing.size
+        pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
+        images.append(saved.model.normalize(pixels))
+        with torch.no_grad():
+            expected.append(saved.model(pixels))
+    for found, wanted in zip(in_plain_python(lines, images, tmp_path), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_files_say_what_timm_makes_the_backbone_of(runs, tmp_path):
