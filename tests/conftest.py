@@ -2,20 +2,15 @@
 
 import gc
 import os
-from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 import torch
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from timm.models.vision_transformer import VisionTransformer
-from yaml import YAMLError
 
 from command import SMOKE, call, run_folder
+from composed_once import composed_once
 from peft_vision.testing import tiny_backbone as tiny_vit
 from wandb_server import KEY, WandbServer
 
@@ -29,26 +24,8 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def files_read_once():
-    """A config takes a few dozen files, the same ones in every test. OmegaConf parses each text once."""
-    load = OmegaConf.load
-
-    @cache
-    def parsed(text: str) -> Any:
-        return yaml.load(text, Loader=get_yaml_loader())
-
-    def config(file: IO[str] | str | Path) -> DictConfig | ListConfig:
-        if isinstance(file, str | Path):
-            return load(file)
-        try:
-            values = parsed(file.read())
-        except YAMLError:  # in whose message the name of the file belongs
-            file.seek(0)
-            return load(file)
-        return OmegaConf.create({} if values is None else values)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", config)
+def configs_composed_once():
+    with composed_once():
         yield
 
 

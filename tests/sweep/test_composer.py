@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from composed_once import composed_anew
 from peft_vision.core.composition import Request
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.sweep.point import Composer
@@ -31,7 +32,7 @@ POINTS = [
 
 @pytest.fixture
 def loader():
-    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+    with composed_anew(), initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
