@@ -1,6 +1,7 @@
 """Files of a run that are torn, edited or of another version: named, kept, and the other points run."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from peft_vision.training.phases import fit_phases
 SWEEP = ("-m", *SMOKE, "optimizer=sgd")
 
 
-@pytest.fixture
-def begun(tmp_path, monkeypatch) -> Path:
-    """Where the first of two runs stopped after its first epoch, and the second was done."""
+@pytest.fixture(scope="module")
+def begun_once(nobodys_store, tmp_path_factory) -> Path:
+    """Where the first of two runs stopped after its first epoch, and the second was done. Nothing may change it: tests
+    take a copy."""
+    folder = tmp_path_factory.mktemp("begun")
 
     class Stop(Exception):
         pass
@@ -30,13 +33,18 @@ def begun(tmp_path, monkeypatch) -> Path:
 
         fit_phases(model, sources, replace(training, save=save_and_stop), **options)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "fit_phases", stopping)
         with pytest.raises(Stop):
-            call(*SMOKE, "optimizer=sgd", "trainer.save_seconds=0", cwd=tmp_path)
-    next(tmp_path.rglob("failed.json")).unlink()
-    assert call(*SMOKE, "optimizer=sgd", "seed=1", cwd=tmp_path).code == 0
-    return tmp_path
+            call(*SMOKE, "optimizer=sgd", "trainer.save_seconds=0", cwd=folder)
+    next(folder.rglob("failed.json")).unlink()
+    assert call(*SMOKE, "optimizer=sgd", "seed=1", cwd=folder).code == 0
+    return folder
+
+
+@pytest.fixture
+def begun(begun_once, tmp_path) -> Path:
+    return shutil.copytree(begun_once, tmp_path, dirs_exist_ok=True)
 
 
 def torn(path: Path) -> None:

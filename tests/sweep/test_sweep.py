@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,11 +16,17 @@ DIVERGES = "optimizer.lr=0.1,1e+30"  # of which the second does
 SWEEP = ("-m", *SMOKE, "optimizer=sgd", DIVERGES)
 
 
+@pytest.fixture(scope="module")
+def swept_once(nobodys_store, tmp_path_factory) -> Path:
+    """Where that sweep was run. Nothing may change it: tests take a copy."""
+    folder = tmp_path_factory.mktemp("swept")
+    assert call(*SWEEP, cwd=folder).code == 1
+    return folder
+
+
 @pytest.fixture
-def swept(tmp_path) -> Path:
-    """Where that sweep was run."""
-    assert call(*SWEEP, cwd=tmp_path).code == 1
-    return tmp_path
+def swept(swept_once, tmp_path) -> Path:
+    return shutil.copytree(swept_once, tmp_path, dirs_exist_ok=True)
 
 
 def failures(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from one_node import OneNode, one_node, wait_for
 from command import call, results, start
 from test_resume import assert_same_run
 
-TRAINING = ("experiment=smoke", "method=linear", "trainer.epochs=600", "trainer.save_seconds=0.1")
+TRAINING = ("experiment=smoke", "method=linear", "trainer.epochs=400", "trainer.save_seconds=0.1")
 SWEEP = (
     "-m",
     *TRAINING,
