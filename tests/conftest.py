@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,13 @@ STORES = count()
 def one_thread():
     """As the processes have that tests start: sums of another order have other last bits. Tests share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """Also where the tests run in the background of a shell, which makes them and their processes ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -116,6 +116,7 @@ def server() -> socket.socket:
 
     def end() -> None:
         ours.close()
+        process.terminate()
         process.wait()
         home.cleanup()
 
