@@ -45,6 +45,9 @@ def test_a_mask_is_the_label_of_its_picture(data, preprocessing, tmp_path: Path)
     assert (shown.shape, masks.shape) == ((2, 3, 16, 16), (2, 16, 16))
     assert torch.equal(masks, splits.val.labels)
     check_data("masks", path=str(root), **OPTIONS)
+    assert torch.equal(splits.val.relabelled(torch.arange(3)).labels, splits.val.labels)
+    with pytest.raises(ConfigError, match=r"data.classes: masks are scored"):
+        splits.val.relabelled(torch.tensor([0, 2, 1]))
     for place in range(2):
         whole = expected(100 + place)
         assert np.array_equal(splits.val.whole_mask(place), whole)

@@ -214,6 +214,7 @@ BROKEN = {
     "a huge cell": ('image,label\nimages/0.png,"' + "a" * 140_000, 1, {}, "row 2: field larger than field limit"),
     "null bytes": ("image,label\nimages/0.png,\0", 1, {}, "null bytes"),
     "one class": (rows(["a", "a"]), 2, {}, "have only 'a' in column 'label'"),
+    "a name that is none": (rows(["a", "b" * 300]), 2, {}, "should be the name of a class, of at most 255"),
     "one picture twice": (
         "image,label\nimages/0.png,a\nimages/1.png,b\n./images/0.png,a",
         2,
@@ -334,3 +335,14 @@ def test_data_of_every_kind_of_label_pass_the_check_of_data_sets(table, monkeypa
     monkeypatch.setattr(ImageTable, "open", lambda self: replace(opened(self), classes=("a", "b")))
     with pytest.raises(AssertionError, match="train: labels have 1 columns, but there are 2 names of them"):
         check_data("table", path=path, labels_are="several", val_fraction=0)
+
+
+def test_labels_are_put_in_the_order_of_a_model(make, table, preprocessing):
+    text = rows(["1,0,5", "0,1,6", "1,1,7"], "image,dog,cat,bird")
+    given = {"label_columns": ["dog", "cat", "bird"], "labels_are": "numbers", "test_fraction": 0.34, "val_fraction": 0}
+    images = make("table", path=str(table(text, 3)), **given).load(preprocessing).train
+    for model in (["bird", "cat", "dog"], ["cat", "bird", "dog"]):
+        places = torch.tensor([model.index(name) for name in given["label_columns"]])
+        found = images.relabelled(places).labels
+        columns = {name: images.labels[:, place] for place, name in enumerate(given["label_columns"])}
+        assert torch.equal(found, torch.stack([columns[name] for name in model], dim=1))

@@ -126,7 +126,7 @@ class Data(ABC):
             classes=sets.classes,
             fingerprint=fingerprint(parts, sets.classes),
             skipped=skipped,
-            source=_source(sets, parts),
+            source=_source(sets, parts, read),
             group=sets.group,
             provenance=self.provenance(sets, [part for split, part in parts.items() if split in read]),
             twins=find_twins(
@@ -252,7 +252,8 @@ def _images(part: Labelled, pixels: Tensor | UncroppedImages | None, geometry: G
     return Images(part.labels, pixels, augment)
 
 
-def _source(sets: LabelledSets, parts: dict[str, Labelled]) -> str:
+def _source(sets: LabelledSets, parts: dict[str, Labelled], read: Set[str]) -> str:
+    """Return what a run says of its data. ConfigError if masks were read for training, and none shows a class."""
     counts = " + ".join(f"{len(part)} {split}" for split, part in parts.items())
     number, train = len(sets.classes), parts["train"]
     missing = without_images(train, sets.classes)
@@ -265,7 +266,9 @@ def _source(sets: LabelledSets, parts: dict[str, Labelled]) -> str:
             labels = f"with {number} numbers each" if number > 1 else "with a number each"
         case "masks":
             labels = f"with masks of {number} classes"
-            missing = np.flatnonzero(~train.pictures.shown(train.indices))
+            missing = np.flatnonzero(~train.pictures.shown(train.indices)) if "train" in read else []
+            if len(missing) == number:
+                raise ConfigError(f"data: every pixel of the {len(train)} training masks is ignored (data.ignore)")
     gaps = f", {len(missing)} of them without a training image" if len(missing) else ""
     remark = f"; {sets.remark}" if sets.remark else ""
     return f"{sets.name}: {counts} images {labels}{gaps}{remark}"

@@ -137,6 +137,13 @@ class Images(Source):
         """Return the same images, which no batch augments, with a count of their own."""
         return Images(self.labels, self.pixels, "none")
 
+    def relabelled(self, positions: Tensor) -> "Images":
+        """Return the same images, which no batch augments, labelled for a model whose class `positions[c]` is class c
+        of these; of several labels or numbers it has as many as these."""
+        if self.labels.ndim == 1:
+            return Images(positions[self.labels], self.pixels, "none")
+        return Images(self.labels[:, positions.argsort()], self.pixels, "none")
+
     def digest(self) -> str:
         """Return the sha256 of the pixels in memory, or of all that they are decoded from."""
         if not isinstance(self.pixels, Tensor):
@@ -182,6 +189,10 @@ class MaskedImages(Images):
     @cached_property
     def labels(self) -> Tensor:
         """Return all masks at model size, without augmentation: uint8 (n, H, W), made at first use."""
+        if isinstance(self.pixels, Undecoded) and len(self):  # without the pictures, which take longer
+            pictures, indices = self.part.pictures, self.part.indices.tolist()
+            masks = [self.geometry.mask(pictures.mask(index), whole=False) for index in indices]
+            return torch.from_numpy(np.concatenate(masks))
         return self.pixels[:, -1] if isinstance(self.pixels, Tensor) else self.masks(seed=None)
 
     def masks(self, *, seed: int | None) -> Tensor:
@@ -192,6 +203,13 @@ class MaskedImages(Images):
 
     def unaugmented(self) -> "MaskedImages":
         return MaskedImages(self.part, self.pixels, "none", self.geometry)
+
+    def relabelled(self, positions: Tensor) -> "MaskedImages":
+        """Return the same images, which no batch augments. ConfigError if the model has other places for the
+        classes."""
+        if not torch.equal(positions, torch.arange(len(positions))):
+            raise ConfigError("data.classes: masks are scored by an adapter with the classes in its own order")
+        return self.unaugmented()
 
     def whole_mask(self, index: int) -> np.ndarray:
         """Return the mask of what an image shows at the mask's own size, uint8 (H0, W0), read again from its file: all

@@ -138,7 +138,7 @@ def _colors(colors: Mapping[str, str | None], classes: Sequence[str]) -> dict[tu
     found = {}
     for color, name in colors.items():
         parts = [part.strip() for part in color.split(",")]
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
+        if len(parts) != 3 or not all(part.isdecimal() and len(part) <= 3 and int(part) <= 255 for part in parts):
             raise ConfigError(f"data.colors: {color!r} should be red,green,blue of 0 to 255, such as '128,64,128'")
         if name is not None and name not in classes:
             raise ConfigError(f"data.colors: {color!r} means {name!r}, which is not among the {len(classes)} classes")

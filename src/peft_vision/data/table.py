@@ -32,6 +32,8 @@ from peft_vision.data.reading import first_few, is_inside, located, missing_amon
 from peft_vision.data.splits import LabelledSets
 from peft_vision.data.table_files import DELIMITERS, TableCell, TableFile, read_columns
 
+_LONGEST_NAME = 255
+_MOST_DIGITS = 18
 _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -177,15 +179,20 @@ class ImageTable(Data):
 
 
 def _names(train: SplitRows, named: Sequence[tuple[str, ...]], column: str) -> tuple[str, ...]:
-    """Return the names in training, sorted; by their values if all are whole numbers. ConfigError for fewer than
-    two."""
+    """Return the names in training, sorted; by their values if all are whole numbers. ConfigError for fewer than two,
+    and for what is no name."""
     found = {name for names in named for name in names}
     if len(found) < 2:
         only = f"only {quoted(*found)}" if found else "no label"
         raise ConfigError(
             f"data.label_columns: the training rows of {shown(train.file.path)} have {only} in column {short(column)!r}"
         )
-    numbered = all(name.isdecimal() for name in found)
+    if strange := [name for name in found if not name.isprintable() or len(name) > _LONGEST_NAME]:
+        raise ConfigError(
+            f"data.label_columns: {shown(train.file.path)} has {quoted(strange[0])} in column {short(column)!r}, "
+            f"should be the name of a class, of at most {_LONGEST_NAME} characters"
+        )
+    numbered = all(name.isdecimal() and len(name) <= _MOST_DIGITS for name in found)
     return tuple(sorted(found, key=lambda name: (int(name), name) if numbered else name))
 
 

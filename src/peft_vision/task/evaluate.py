@@ -101,7 +101,13 @@ class Evaluate(Task):
             folder = saved.output(config["out"], "evaluations")
             trainer = saved.trainer(config["trainer"])
             with _saying(of_run):
-                positions = _positions(data.open().classes, saved.recipe.classes)
+                sets = data.open()
+                positions = _positions(sets.classes, saved.recipe.classes)
+                if sets.labels_are != "classes" and len(positions) != len(saved.recipe.classes):
+                    raise ConfigError(
+                        f"data: these have {len(positions)} of the {len(saved.recipe.classes)} labels of the adapter, "
+                        "should have all"
+                    )
                 _say_resize(saved, data)
                 preprocessing = data.adjusted(saved.recipe.preprocessing)
                 splits = data.load(preprocessing, read={self.split})
@@ -139,7 +145,7 @@ class Evaluate(Task):
                 f"task.split: got {self.split!r}, but these data have none; data.stage=all with data.val_fraction=0.1 "
                 "has all splits"
             )
-        return Images(positions[images[self.split].labels], images[self.split].pixels, "none")
+        return images[self.split].relabelled(positions)
 
 
 @contextmanager
