@@ -106,9 +106,9 @@ class Criterion(nn.Module, ABC):
 
 @component
 class Objective(ABC):
-    """What is learned from labels, and how it is judged. `labels_are`: the labels that it learns from; `dense`: whether
-    it predicts each pixel; `is_plain`: whether the loss is the plain cross-entropy of one class a picture, which
-    solvers minimise."""
+    """The task that a model learns from labels, and how it is judged. `labels_are`: the labels that it learns from;
+    `dense`: whether it predicts each pixel; `is_plain`: whether the loss is the plain cross-entropy of one class a
+    picture, which solvers minimise."""
 
     labels_are: ClassVar[LabelKind]
     dense: ClassVar[bool] = False
