@@ -80,6 +80,10 @@ class Criterion(nn.Module, ABC):
         """Return the model's outputs, of the shape of the head's: logits, or numbers in the targets' own unit."""
         return outputs
 
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return what the model's outputs (n, C) say to people: by default these; else probabilities."""
+        return outputs
+
     def fit(self, labels: Tensor) -> None:
         """Learn from the labels of the training images; by default nothing."""
 

@@ -58,6 +58,9 @@ class SeveralClasses(Criterion):
         self.register_buffer("weights", weights, persistent=False)
         self.register_buffer("threshold", torch.tensor(0.5 if self.chooses else objective.threshold))
 
+    def answers(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
     def fit(self, labels: Tensor) -> None:
         if self._weights == "balanced":
             present = labels.float().sum(dim=0)

@@ -65,6 +65,9 @@ class OneClass(Criterion):
         weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
         self.register_buffer("weights", weights, persistent=False)
 
+    def answers(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(dim=1)
+
     def fit(self, labels: Tensor) -> None:
         if self._balanced:
             counts = torch.bincount(labels.cpu(), minlength=self.num_outputs)

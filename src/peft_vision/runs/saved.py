@@ -23,6 +23,7 @@ from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.adapter import Recipe, attach_adapter, read_adapter
 from peft_vision.models.model import Model
+from peft_vision.objective.base import Objective
 from peft_vision.runs.run import writing
 from peft_vision.training.trainer import Trainer
 
@@ -43,6 +44,11 @@ class Saved:
     def recipe(self) -> Recipe:
         """Return the recipe in the adapter file, with classes and preprocessing."""
         return self.model.recipe
+
+    @property
+    def objective(self) -> Objective:
+        """Return what the model learned."""
+        return build(self.recipe.objective, Objective, "objective")
 
     def says(self, group: str, key: str) -> Any:
         """Return the value that config.yaml has for `group.key`, or None if it has none."""

@@ -5,19 +5,17 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
-from rich.table import Table
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.device_memory import SMALLER_PASS, needing_memory, on_device
 from peft_vision.core.distributed import world
-from peft_vision.core.output import Console, one_line, say, shown, write_csv
+from peft_vision.core.output import Console, one_line, say, shown
 from peft_vision.core.progress import Progress
 from peft_vision.data.base import Data
 from peft_vision.data.decode import Geometry
@@ -25,8 +23,10 @@ from peft_vision.data.fill import left_out, verify
 from peft_vision.data.folders import image_files
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.objective.segmentation import IGNORED
 from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
+from peft_vision.task.answers import Answers, mask_of, shares_table, stems, write_mask
 from peft_vision.task.base import Task
 from peft_vision.task.contact_sheet import Tile, contact_sheet, fitted, open_font
 from peft_vision.training.trainer import Trainer
@@ -88,45 +88,6 @@ def _below(named: Iterable[Path], root: Path) -> Iterator[str]:
             yield os.path.relpath(path, root)
 
 
-FEW = 12  # at most this many pictures get a row each
-_NEXT = 2  # runner-up classes shown for each picture
-_CLASSES = 30  # at most this many classes get a row each
-
-
-def labels_table(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -> Table:
-    """Return the table of labels of the pictures `names`, whose `probabilities` are (n, num_classes)."""
-    return _each(names, classes, probabilities) if len(names) <= FEW else _counts(classes, probabilities)
-
-
-def _each(names: Sequence[str], classes: Sequence[str], probabilities: Tensor) -> Table:
-    table = Table("picture", "class", title="labels")
-    table.add_column("probability, %", justify="right")
-    table.add_column("then")
-    tops = probabilities.topk(min(1 + _NEXT, len(classes)), dim=1)
-    for name, shares, labels in zip(names, tops.values.tolist(), tops.indices.tolist(), strict=True):
-        found = [one_line(classes[label]) for label in labels]
-        then = ", ".join(f"{label} {100 * share:.1f}" for label, share in zip(found[1:], shares[1:], strict=True))
-        table.add_row(one_line(name), found[0], f"{100 * shares[0]:.1f}", then)
-    return table
-
-
-def _counts(classes: Sequence[str], probabilities: Tensor) -> Table:
-    """Return the table of classes, the most frequent first, without classes that no picture was given."""
-    confidence, predicted = probabilities.max(dim=1)
-    counts = torch.bincount(predicted, minlength=len(classes))
-    sums = torch.zeros(len(classes), dtype=torch.double).index_add(0, predicted, confidence.double())
-    order = [label for label in counts.argsort(descending=True, stable=True).tolist() if counts[label]]
-    table = Table("class", title="labels")
-    table.add_column("pictures", justify="right")
-    table.add_column("mean probability, %", justify="right")
-    for label in order[:_CLASSES]:
-        count = int(counts[label])
-        table.add_row(one_line(classes[label]), f"{count:,}", f"{100 * float(sums[label]) / count:.1f}")
-    if rest := order[_CLASSES:]:
-        table.add_row(f"{len(rest):,} more classes", f"{int(counts[rest].sum()):,}", "")
-    return table
-
-
 _log = logging.getLogger("peft_vision")
 
 
@@ -155,14 +116,55 @@ class Predict(Task):
             out = saved.output(config["out"], f"predictions/{given.name}")
             pictures = _readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
             images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
-            probabilities = _probabilities(saved, images, trainer, workers=data.workers, device=here.device)
-        classes, names = saved.recipe.classes, [files.paths[index] for index in pictures.indices.tolist()]
-        place(out / "predictions.csv", lambda path: _write_csv(path, names, classes, probabilities), key="out")
-        sheet = contact_sheet(self._sections(pictures, classes, probabilities), font_name=self.font)
+            outputs = _outputs(saved, images, trainer, workers=data.workers, device=here.device)
+            names = [files.paths[index] for index in pictures.indices.tolist()]
+            if saved.model.segments:
+                said, sections = self._masks(saved, pictures, names, outputs, geometry, out)
+            else:
+                said, sections = self._answers(saved, pictures, names, torch.cat(list(outputs)), out)
+        sheet = contact_sheet(sections, font_name=self.font)
         place(out / "contact_sheet.png", lambda path: sheet.save(path, "PNG"), key="out")
-        Console().print(labels_table(names, classes, probabilities))
         say(f"labelled  {len(pictures):,} {'picture' if len(pictures) == 1 else 'pictures'} of {given.place}")
-        say(f"saved     {out}/predictions.csv and contact_sheet.png")
+        say(f"saved     {out}/{said} and contact_sheet.png")
+
+    def _answers(
+        self, saved: Saved, pictures: Labelled, names: Sequence[str], outputs: Tensor, out: Path
+    ) -> tuple[str, dict[str, list[Tile]]]:
+        """Write and show the answers from the model's outputs (n, C); return the file's name, and the sheet's tiles."""
+        criterion = saved.model.criterion
+        answers = Answers(
+            names,
+            saved.recipe.classes,
+            criterion.answers(outputs),
+            saved.objective.labels_are,
+            float(getattr(criterion, "threshold", 0.5)),
+        )
+        place(out / "predictions.csv", answers.write, key="out")
+        Console().print(answers.table())
+        return "predictions.csv", self._sections(pictures, answers)
+
+    def _masks(
+        self,
+        saved: Saved,
+        pictures: Labelled,
+        names: Sequence[str],
+        outputs: Iterable[Tensor],
+        geometry: Geometry,
+        out: Path,
+    ) -> tuple[str, dict[str, list[Tile]]]:
+        """Write and show the mask of each picture from the model's outputs, batch by batch (B, C, H, W)."""
+        classes, tiles = saved.recipe.classes, []
+        counts = torch.zeros(len(classes), dtype=torch.long)
+        logits = (image for batch in outputs for image in batch)
+        for stem, name, index, image in zip(stems(names), names, pictures.indices.tolist(), logits, strict=True):
+            picture = pictures.pictures.read(index)
+            mask = mask_of(image, picture.size[::-1], geometry)
+            counts += torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=IGNORED + 1)[: len(classes)]
+            overlay = write_mask(mask, picture, len(classes), out, stem)
+            if len(tiles) < self.sheet_images:
+                tiles.append(Tile(picture=fitted(overlay), name="", remark="", file=one_line(name)))
+        Console().print(shares_table(counts, classes))
+        return "masks/, overlays/", {"overlays": tiles}
 
     def _geometry(self, saved: Saved) -> Geometry:
         resize = self.resize or saved.says("data", "resize")
@@ -192,25 +194,23 @@ class Predict(Task):
             shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
             _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
 
-    def _sections(self, pictures: Labelled, classes: tuple[str, ...], probabilities: Tensor) -> dict[str, list[Tile]]:
-        """Return tiles of the most and the least certain pictures, none twice; a single one is most certain."""
-        confidence, predicted = probabilities.max(dim=1)
-        order = confidence.argsort(descending=True, stable=True).tolist()
+    def _sections(self, pictures: Labelled, answers: Answers) -> dict[str, list[Tile]]:
+        """Return tiles of the pictures at both ends of an order, such as the most and the least certain, none twice; a
+        single one is at the first end."""
+        headings, rank = answers.ends()
+        order = rank.argsort(descending=True, stable=True).tolist()
         shown = min(self.sheet_images, len(order))
-        ends = {"most certain": order[: (shown + 1) // 2], "least certain": order[::-1][: shown // 2]}
+        ends = {headings[0]: order[: (shown + 1) // 2], headings[1]: order[::-1][: shown // 2]}
         return {
-            heading: [
-                Tile(
-                    picture=fitted(pictures.pictures.read(int(pictures.indices[position]))),
-                    name=classes[predicted[position]],
-                    remark=f"{100 * confidence[position]:.1f} %",
-                    file=one_line(pictures.pictures.paths[int(pictures.indices[position])]),
-                )
-                for position in positions
-            ]
+            heading: [self._tile(pictures, answers, position) for position in positions]
             for heading, positions in ends.items()
             if positions
         }
+
+    def _tile(self, pictures: Labelled, answers: Answers, position: int) -> Tile:
+        name, remark = answers.words(position)
+        picture = fitted(pictures.pictures.read(int(pictures.indices[position])))
+        return Tile(picture, name, remark, file=one_line(answers.names[position]))
 
 
 def _readable(files: Files, place: Path, geometry: Geometry, *, threads: int) -> Labelled:
@@ -228,26 +228,10 @@ def _readable(files: Files, place: Path, geometry: Geometry, *, threads: int) ->
 
 
 @torch.no_grad()
-def _probabilities(saved: Saved, images: Images, trainer: Trainer, *, workers: int, device: torch.device) -> Tensor:
-    """Return the class probabilities, (n, num_classes), on the CPU."""
-    rows: list[Tensor] = []
+def _outputs(saved: Saved, images: Images, trainer: Trainer, *, workers: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the model's outputs for each batch, in fp32 on the CPU."""
     room = needing_memory(f"a forward pass of {trainer.eval_batch_size} images", device, SMALLER_PASS)
     with Progress(label="predicting", total=len(images), unit="images") as progress, trainer.autocast(device), room:
         for pixels, _ in on_device(images.in_order(batch_size=trainer.eval_batch_size, workers=workers), device):
-            logits = saved.model(pixels).float()
-            rows.append(logits.softmax(dim=-1).cpu())
+            yield saved.model(pixels).float().cpu()
             progress.advance(len(pixels))
-    return torch.cat(rows)
-
-
-def _write_csv(path: Path, names: list[str], classes: tuple[str, ...], probabilities: Tensor) -> None:
-    """Write a row for each picture: its path below the folder, class and probability, then those of all classes."""
-    predicted = probabilities.argmax(dim=1)
-    figures = ([f"{figure:.6g}" for figure in row.tolist()] for row in probabilities)
-    rows = (
-        [Path(name).as_posix(), classes[label], texts[label], *texts]
-        for name, label, texts in zip(names, predicted.tolist(), figures, strict=True)
-    )
-    # a file name may be invalid in any encoding, so its bytes are kept
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        write_csv(file, chain([["file", "class", "probability", *classes]], rows))
