@@ -7,7 +7,7 @@
 
 Every architecture is built once for its class and family. Every method is attached to the smallest architecture of
 each class in a family, at the values of its file and, where that does not work, with the option that docs/backbones.md
-names.
+names; where neither works, though the family has what the method needs, to every architecture of the class.
 """
 
 import argparse
@@ -41,6 +41,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vpt_shallow": {"location": "pad"},
 }
 """What makes a method work on a family where the values of its file do not."""
+COLUMNS = {"swin_v2": "swin"}
+"""The families that are counted in the column of another, on which the same methods work."""
 CHOOSING = ("linear", "full", "lp_ft", "bitfit", "partial", "layer_norm")
 """The methods that add no modules but choose which parameters train."""
 FAILURES = (ConfigError, RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError)
@@ -92,7 +94,7 @@ def kind_of(architecture: str) -> Kind:
     with torch.device("meta"):
         model = timm.create_model(architecture, num_classes=0)
     named = next((family for family in FAMILIES if type(model) is family.builds), None)
-    family = "any" if named is None or named.misfit(model) is not None else named.family
+    family = "any" if named is None or named.misfit(model) is not None else COLUMNS.get(named.family, named.family)
     return Kind(type(model).__name__, family, sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -107,8 +109,11 @@ def works(name: str) -> dict[str, dict[str, str] | None]:
         with_option = method_name in OPTIONS and reason is not None
         if with_option and misfit(method(method_name, with_option=True), encoder) is None:
             found[method_name] = {"option": worded(OPTIONS[method_name])}
+        elif reason is None:
+            found[method_name] = None
         else:
-            found[method_name] = None if reason is None else {"reason": reason}
+            lacking = method(method_name).needs() & encoder.trunk.lacks.keys()
+            found[method_name] = {"of": "family" if lacking else "architecture", "reason": reason}
     return found
 
 
@@ -139,6 +144,10 @@ def table_of(names: list[str], *, every: bool, whole: bool) -> tuple[dict[str, A
     found = {
         architecture: works(by_architecture[architecture][0]) for architecture in followed(tried, "try methods on")
     }
+    doubtful = {kinds[name] for name, methods in found.items() if any(map(of_architecture, methods.values()))}
+    classes = {(kind.family, kind.cls) for kind in doubtful}
+    others = [name for name, kind in kinds.items() if (kind.family, kind.cls) in classes and name not in found]
+    found |= {name: works(by_architecture[name][0]) for name in followed(others, "try methods on")}
     families: dict[str, Any] = {}
     refused: dict[str, list[str]] = defaultdict(list)
     for architecture, kind in followed(kinds.items(), "check"):
@@ -152,6 +161,11 @@ def table_of(names: list[str], *, every: bool, whole: bool) -> tuple[dict[str, A
                 if (lacking := methods[method_name]) is not None:
                     refused[f"{method_name}: {lacking['reason']}"].append(name)
     return {"timm": timm.__version__, "families": ordered(families)}, refused
+
+
+def of_architecture(found: dict[str, str] | None) -> bool:
+    """Return whether a method does not work for a reason that another architecture of the class need not have."""
+    return found is not None and found.get("of") == "architecture"
 
 
 def followed(items: Collection[Item], what: str) -> Iterator[Item]:
@@ -178,7 +192,7 @@ def ordered(families: dict[str, Any]) -> dict[str, Any]:
     order = ("vit", "distilled_vit", "eva", "beit", "relative_vit", "swin", "convnext", "any")
     for family in families.values():
         family["classes"] = dict(sorted(family["classes"].items(), key=lambda item: (-item[1], item[0])))
-    return {name: families[name] for name in order if name in families}
+    return {name: families[name] for name in sorted(families, key=order.index)}
 
 
 def main() -> None:
