@@ -165,7 +165,7 @@ def palette(num_classes: int) -> list[int]:
         colour = colorsys.hsv_to_rgb(
             (0.1 + label * 0.618034) % 1, 0.65 + 0.3 * (label % 2), 0.95 - 0.25 * (label // 2 % 2)
         )
-        colours += [round(255 * value) for value in colour]
+        colours += [round(255 * part) for part in colour]
     return [*colours, *[0] * (768 - len(colours))]
 
 
