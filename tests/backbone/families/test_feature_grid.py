@@ -158,8 +158,8 @@ def test_a_method_trains_what_a_grid_shows_and_is_saved(variant, method, head, t
     assert_trained_and_saved(model, IMAGES, lambda: small(variant), tmp_path)
 
 
-@pytest.mark.parametrize("variant", ["ResNet", "CLIP's ResNet", "EfficientNet", "MaxViT", "MambaOut"])
-@pytest.mark.parametrize("method", ["linear", "full", "lora", "ssf"])
+@pytest.mark.parametrize("variant", ["CLIP's ResNet", "EfficientNet", "MambaOut"])
+@pytest.mark.parametrize("method", ["full", "lora", "ssf"])
 def test_a_method_trains_what_the_grid_of_any_other_model_shows_and_is_saved(variant, method, tmp_path):
     model = of_any(
         variant, method, head="segment_linear", objective="segmentation", **({"rank": 2} if method == "lora" else {})
