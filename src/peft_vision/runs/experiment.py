@@ -131,21 +131,13 @@ class Experiment:
     def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
         """Return checks that raise ConfigError if the config cannot work, by the config groups that they depend on."""
         return {
+            ("objective", "head", "trainer", "ood", "interpolation"): self._check_objective,
             ("backbone",): self.backbone.check,
             ("method",): self.method.check,
             ("data",): self.data.check,
             ("ood",): partial(check_sets, self.ood),
             ("features", "data"): partial(self.features.check, self.data.augment),
-            (
-                "optimizer",
-                "probe",
-                "method",
-                "head",
-                "objective",
-                "trainer",
-                "ood",
-                "interpolation",
-            ): self._check_fitting,
+            ("optimizer", "probe", "method", "head", "objective"): self._check_fitting,
             ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
             ("tracker",): self.tracker.check,
         }
@@ -155,6 +147,8 @@ class Experiment:
             if isinstance(optimizer, Solver):
                 check_head(optimizer, self.head, group=group)
                 check_objective(optimizer, self.objective, group=group)
+
+    def _check_objective(self) -> None:
         self.objective.check_smoothing(self.trainer.label_smoothing)
         self.objective.check_head(self.head)
         if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):

@@ -1,0 +1,180 @@
+"""Several classes, numbers and masks of a picture, from the files that people have: trained, scored again, predicted
+and reported by the commands that learn one class."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import call, run_folder
+
+TINY = (
+    "backbone=vit_micro",
+    "backbone.architecture.depth=2",
+    "backbone.pretrained=false",
+    "backbone.checkpoint=null",
+    "method=linear",
+    "probe=adamw",
+    "tracker=none",
+    "trainer.epochs=3",
+    "trainer.batch_size=8",
+    "data.val_fraction=0.25",
+)
+SEVERAL = ("data=table", "data.path=labels.csv", "data.labels_are=several", "data.label_columns=[red,tall]")
+NUMBERS = ("data=table", "data.path=labels.csv", "data.labels_are=numbers", "data.label_columns=[height,width]")
+MASKS = ("data=masks", "data.path=scenes", "data.classes=[ground,box]", "head=segment_linear")
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """Boxes on grey ground: their masks, and a table of their sizes and colours."""
+    folder = tmp_path_factory.mktemp("objectives")
+    random = np.random.default_rng(0)
+    rows = []
+    for name in ("scenes/images", "scenes/masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(COUNT):
+        height, width = random.integers(8, 24, 2)
+        red = number % 2
+        picture, mask = np.full((32, 32, 3), 128, np.uint8), np.zeros((32, 32), np.uint8)
+        picture[4 : 4 + height, 4 : 4 + width] = (220, 30, 30) if red else (30, 30, 220)
+        mask[4 : 4 + height, 4 : 4 + width] = 1
+        Image.fromarray(picture).save(folder / f"scenes/images/{number}.png")
+        Image.fromarray(mask).save(folder / f"scenes/masks/{number}.png")
+        rows.append([f"scenes/images/{number}.png", red, int(height > width), height, width])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "red", "tall", "height", "width"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def several(here) -> Path:
+    return trained(here, "several", *SEVERAL, "objective=multi_label")
+
+
+@pytest.fixture(scope="module")
+def numbers(here) -> Path:
+    return trained(here, "numbers", *NUMBERS, "objective=regression")
+
+
+@pytest.fixture(scope="module")
+def masks(here) -> Path:
+    return trained(here, "masks", *MASKS, "objective=segmentation")
+
+
+def trained(here: Path, runs: str, *arguments: str) -> Path:
+    outcome = call(*TINY, *arguments, f"runs={runs}", cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    return run_folder(here / runs)
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def predicted(here: Path, run: Path) -> Path:
+    outcome = call("task=predict", f"run={run}", "images=scenes/images", f"out={run.parent}-out", cwd=here)
+    assert outcome.code == 0, outcome.err
+    return here / f"{run.parent}-out"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("run", "metric", "others"),
+    [
+        ("several", "mean_average_precision", {"auroc", "f1_micro", "f1_macro", "threshold", "loss"}),
+        ("numbers", "r2", {"mae", "rmse", "spearman", "mae/height", "r2/width", "loss"}),
+        ("masks", "mean_iou", {"mean_accuracy", "pixel_accuracy", "loss"}),
+    ],
+)
+def test_a_result_has_its_metrics_and_says_by_which_it_is_chosen(run, metric, others, request):
+    found = result(request.getfixturevalue(run))
+    assert found["chosen_by"]["name"] == metric
+    names = {name.removeprefix("test/") for name in found["metrics"] if name.startswith("test/")}
+    assert names >= {metric, *others}
+    assert "test/accuracy" not in found["metrics"]
+
+
+@pytest.mark.parametrize("run", ["several", "numbers", "masks"])
+def test_the_same_command_again_finds_it_done(run, here, request):
+    arguments = {"several": (*SEVERAL, "objective=multi_label"), "numbers": (*NUMBERS, "objective=regression")}
+    words = arguments.get(run, (*MASKS, "objective=segmentation"))
+    request.getfixturevalue(run)
+    outcome = call(*TINY, *words, f"runs={run}", cwd=here)
+    assert "already finished" in outcome.out
+
+
+@pytest.mark.parametrize("run", ["several", "numbers", "masks"])
+def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
+    folder = request.getfixturevalue(run)
+    outcome = call("task=evaluate", f"run={folder}", cwd=here)
+    assert outcome.code == 0, outcome.err
+    (written,) = (folder / "evaluations").glob("*.json")
+    metrics = json.loads(written.read_text())["metrics"]
+    expected = {name: value for name, value in result(folder)["metrics"].items() if name.startswith("test/")}
+    assert metrics == pytest.approx(expected, rel=1e-4)
+
+
+def test_several_classes_are_those_above_the_threshold_of_validation(here, several):
+    threshold = result(several)["metrics"]["test/threshold"]
+    found = rows(predicted(here, several) / "predictions.csv")
+    assert len(found) == COUNT
+    for row in found:
+        present = [name for name in ("red", "tall") if float(row[name]) >= threshold - 1e-6]
+        assert row["classes"] == ";".join(present)
+
+
+def test_numbers_are_in_their_own_unit(here, numbers):
+    found = rows(predicted(here, numbers) / "predictions.csv")
+    assert [*found[0]] == ["file", "height", "width"]
+    assert 8 < np.mean([float(row["height"]) for row in found]) < 24
+
+
+def test_masks_are_palette_pictures_of_the_size_of_their_pictures(here, masks):
+    out = predicted(here, masks)
+    with Image.open(out / "masks/3.png") as mask, Image.open(out / "overlays/3.png") as overlay:
+        assert (mask.mode, mask.size) == ("P", (32, 32))
+        assert set(np.unique(np.array(mask))) <= {0, 1}
+        assert overlay.mode == "RGB"
+    assert (out / "contact_sheet.png").is_file()
+
+
+def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers, masks):
+    outcome = call("task=report", "runs=[several,numbers,masks]", "out=report", cwd=here)
+    assert outcome.code == 0, outcome.err
+    board = rows(here / "report/leaderboard.csv")
+    metrics = {row["metric"]: float(row["mean"]) for row in board}
+    for run in (several, numbers, masks):
+        found = result(run)
+        name = found["chosen_by"]["name"]
+        assert metrics[name] == pytest.approx(found["metrics"][f"test/{name}"])
+    text = (here / "report/leaderboard.md").read_text()
+    assert "mean iou" in text
+    assert (here / "report/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*SEVERAL,), "objective: it learns one class a picture"),
+        ((*NUMBERS, "objective=multi_label"), "objective: it learns several classes a picture"),
+        ((*MASKS[:-1], "objective=segmentation"), "head: it predicts one thing a picture"),
+        ((*SEVERAL, "objective=multi_label", "head=segment_linear"), "head: it predicts each pixel"),
+        ((*SEVERAL, "objective=multi_label", "optimizer=grid"), "optimizer: Grid solves for one class a picture"),
+        ((*NUMBERS, "objective=regression", "trainer.label_smoothing=0.1"), "trainer.label_smoothing: got 0.1"),
+        ((*MASKS, "objective=segmentation", "method=vqt"), "VQT makes one vector of it, so it cannot segment"),
+        ((*SEVERAL, "objective=multi_label", "ood=stl10"), "ood: it is for one class a picture"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_trained(here, arguments, said):
+    outcome = call(*TINY, *arguments, "runs=refused", cwd=here)
+    assert said in outcome.error
+    assert not list((here / "refused").glob("*/result.json"))
