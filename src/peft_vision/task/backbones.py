@@ -32,6 +32,7 @@ TABLE = Path(load.__file__).with_name("timm_models.json")
 _PLAIN_WIDTH = 12  # of the labels of a single backbone
 _NARROW = 90  # columns of a terminal, below which columns are one space apart
 _WIDEST = 120  # columns that a text fills
+_CLASSES = 24  # of a family that are named
 _MARKS = "abcdefgh"
 _HINT = "backbone=NAME, or backbone=timm backbone.name=NAME, shows one of them"
 
@@ -102,7 +103,10 @@ def print_families(table: FamilyTable, console: Console) -> None:
     described = _labelled(console)
     for family, row in table.families.items():
         alone = len(row.classes) == 1
-        classes = ", ".join(cls if alone else f"{cls} {count}" for cls, count in row.classes.items())
+        held = list(row.classes.items())
+        classes = ", ".join(cls if alone else f"{cls} {count}" for cls, count in held[:_CLASSES])
+        if rest := held[_CLASSES:]:
+            classes += f", and {len(rest)} classes with {sum(count for _, count in rest)}"
         described.add_row(family.removesuffix("_vit"), Text(f"{classes}; such as {row.example}"))
     console.print(described)
     console.print(f"\n{_HINT}", soft_wrap=True)
