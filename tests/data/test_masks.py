@@ -171,10 +171,13 @@ def test_size_seed_and_stage_divide_as_always(data, tmp_path: Path):
 
 def test_a_class_without_a_training_pixel_is_told(data, preprocessing, tmp_path: Path):
     root = masked(tmp_path, {"train": 2, "test": 1})
-    assert (
-        "of 4 classes, 1 of them without a training image"
-        in data(root, classes=(*CLASSES, "x")).load(preprocessing).source
-    )
+    one_more = data(root, classes=(*CLASSES, "x"))
+    assert "of 4 classes, 1 of them without a training image" in one_more.load(preprocessing).source
+    assert "them without" not in one_more.load(preprocessing, read={"test"}).source
+    for path in (root / "train" / "masks").iterdir():
+        Image.new("L", (24, 20), VOID).save(path)
+    with pytest.raises(ConfigError, match="every pixel of the 2 training masks is ignored"):
+        data(root).load(preprocessing)
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
