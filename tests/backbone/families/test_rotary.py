@@ -60,7 +60,7 @@ def test_nothing_is_computed_for_what_needs_no_gradient():
 
 
 def test_a_table_that_trains_gets_timms_gradient():
-    heads, table = drawn(2, 2, 7, 8, seed=1), drawn(2, 6, 16, seed=3)
+    heads, table = drawn(2, 2, 9, 8, seed=1), drawn(2, 6, 16, seed=3)  # two travelling prompts
     found = torch.autograd.grad(positioned(heads, table, start=1, half=False).square().sum(), table)
     expected = torch.autograd.grad(by_timm(heads, table, start=1, half=False).square().sum(), table)
     torch.testing.assert_close(found, expected)

@@ -132,7 +132,7 @@ class SwinTrunk(GroupedTrunk):
         }
         for name, place in {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}.items():
             sites[name] = (site(self.model, f"{path}.{place}"),)
-        width = sites["qkv"][0].num_rows // 3
+        width = block.attn.qkv.in_features
         taps = (
             Tap(f"{path}.attn.qkv", "input", width),
             Tap(f"{path}.attn.proj", "output", width),
