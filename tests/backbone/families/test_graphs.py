@@ -7,14 +7,8 @@ from test_methods import IMAGES, adapted
 
 from peft_vision.exchange import onnx_model
 
-PAIRS = [
-    ("DINOv3", "linear"),
-    ("DINOv3", "vpt_deep"),
-    ("BEiT", "lora"),
-    ("BEiT", "vpt_deep"),
-    ("relative", "ssf"),
-    ("relative", "lora"),
-]
+COMPILED = [("DINOv3", "linear"), ("DINOv3", "ssf"), ("BEiT", "lora"), ("relative", "vpt_deep")]
+EXPORTED = [("DINOv3", "linear"), ("DINOv3", "lora"), ("BEiT", "vpt_deep"), ("relative", "ssf")]
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +16,7 @@ def _nothing_compiled_before():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("variant", "method"), [*PAIRS, ("DINOv3", "ssf")])
+@pytest.mark.parametrize(("variant", "method"), COMPILED)
 def test_compiling_changes_nothing(variant, method):
     model = adapted(variant, method).eval()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
@@ -38,7 +32,7 @@ def test_gradients_of_a_compiled_model_are_the_same():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("variant", "method"), [*PAIRS, ("DINOv3", "lora"), ("BEiT", "ssf")])
+@pytest.mark.parametrize(("variant", "method"), EXPORTED)
 def test_onnxruntime_computes_the_same_logits_for_any_number_of_images(variant, method, tmp_path):
     model = adapted(variant, method).eval()
     for parameter in model.trained().values():
