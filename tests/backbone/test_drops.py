@@ -12,7 +12,8 @@ import peft_vision
 from command import SMOKE, call
 from conftest import tiny_vit
 from peft_vision.backbone.attention import look, update
-from peft_vision.backbone.encoder import Encoder, drops
+from peft_vision.backbone.drops import drops
+from peft_vision.backbone.encoder import Encoder
 from peft_vision.core.config import ConfigError
 from peft_vision.models.model import Model
 from peft_vision.training.probe import check_drops

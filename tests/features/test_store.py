@@ -64,6 +64,21 @@ def test_16_bit_runs_are_the_same_stored_and_uncached(dtype, tmp_path):
     assert sum(sizes) == pytest.approx(399 * 2 * 17 * 128 * 2, rel=0.01)
 
 
+def test_queries_in_few_layers_store_the_contexts_of_these_alone(tmp_path):
+    few = ("method=vqt", "method.layers=last-1")
+    first, uncached = result(tmp_path, *few), result(tmp_path, *few, "features.use=never")
+    sizes = {path.name.partition("-")[2]: path.stat().st_size for path in (tmp_path / "store").glob("*-contexts*")}
+    assert sizes.keys() == {"contexts1.safetensors"}
+    assert first["store"]["splits"]["train"]["num_bytes"] == IMAGES["train"] * (17 * 128 + 128) * 4
+    assert_same(first, uncached)
+    assert result(tmp_path, *few)["backbone_images"] == NONE
+    store = f"features.folder={tmp_path}/whole"
+    assert result(tmp_path, "method=vqt", store)["backbone_images"] == IMAGES
+    within = result(tmp_path, *few, store)
+    assert within["backbone_images"] == NONE  # those of all layers hold these
+    assert_same(within, first)
+
+
 def test_memory_mapped_rows_and_rows_in_memory_are_the_same(tmp_path):
     in_memory = result(tmp_path, "method=vqt")
     mapped = result(tmp_path, "method=vqt", "features.memory_gib=0")

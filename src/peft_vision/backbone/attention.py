@@ -243,4 +243,4 @@ def joined(tokens: Tensor, *added: Tensor) -> Tensor:
     them: n + P in the place of n."""
     if not added:
         return tokens
-    return torch.cat([tokens, *(part.expand(len(tokens), *part.shape[1:]) for part in added)], dim=-2)
+    return torch.cat([tokens, *(part.expand(tokens.shape[0], *part.shape[1:]) for part in added)], dim=-2)

@@ -107,10 +107,13 @@ class Encoder(nn.Module):
         does."""
         return self.trunk.pool(self._through(self._stem(images), first=0))
 
-    def observe(self, images: Tensor, kinds: Set[Kind], *, depth: int = 0) -> Observation:
+    def observe(
+        self, images: Tensor, kinds: Set[Kind], *, depth: int = 0, contexts_of: Sequence[int] | None = None
+    ) -> Observation:
         """Return the requested kinds of observation of normalised images (B, C, H, W), without a gradient where no part
         of the encoder trains. An encoder that does not train keeps no activations: each layer's are freed once the next
-        one has run. `tokens` are those that enter layer `depth`; the layers before it must not train."""
+        one has run. `tokens` are those that enter layer `depth`; the layers before it must not train. `contexts_of`:
+        the layers whose contexts are kept, in ascending order (None: all)."""
         if "tokens" in kinds:
             with torch.no_grad():
                 return Observation(tokens=self._through(self._stem(images), first=0, last=depth))
@@ -118,15 +121,20 @@ class Encoder(nn.Module):
             if not self.trains:
                 held.enter_context(torch.no_grad())
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            seen = self._seen(self._stem(images), kinds, first=0)
+            seen = self._seen(self._stem(images), kinds, first=0, contexts_of=contexts_of)
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
-    def resume(self, tokens: Tensor, kinds: Set[Kind], *, depth: int) -> Observation:
+    def resume(
+        self, tokens: Tensor, kinds: Set[Kind], *, depth: int, contexts_of: Sequence[int] | None = None
+    ) -> Observation:
         """Return the features and, if requested, the contexts and grids, computed from the tokens that enter layer
-        `depth`; contexts of the layers before it are None. Without the features where only grids are requested."""
-        return self._seen(tokens.float(), kinds, first=depth)
+        `depth`; contexts of the layers before it, none of which is in `contexts_of`, are None. Without the features
+        where only grids are requested."""
+        return self._seen(tokens.float(), kinds, first=depth, contexts_of=contexts_of)
 
-    def observed_shapes(self, *, depth: int = 0) -> dict[Kind, tuple[int, ...]]:
+    def observed_shapes(
+        self, *, depth: int = 0, contexts_of: Sequence[int] | None = None
+    ) -> dict[Kind, tuple[int, ...]]:
         """Return the shape of each kind of observation that the backbone can make of one image, packed into one
         tensor."""
         size = self._shown_size()
@@ -137,7 +145,8 @@ class Encoder(nn.Module):
         if "taps" not in self.trunk.lacks:
             shapes["intermediates"] = (sum(group_widths(self.trunk)),)
         if "contexts" not in self.trunk.lacks:
-            shapes["contexts"] = (len(self.layers), *self.trunk.token_shape(0, size))
+            count = len(self.layers if contexts_of is None else contexts_of)
+            shapes["contexts"] = (count, *self.trunk.token_shape(0, size))
         if self.trunk.shows_grid and "grid" not in self.trunk.lacks:
             shapes["grid"] = self.trunk.grid_shape(len(self.layers) - 1, size)
         if self.trunk.shows_grid and "grids" not in self.trunk.lacks:
@@ -277,13 +286,15 @@ class Encoder(nn.Module):
                 left[index] = tokens
         return tokens
 
-    def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int) -> Observation:
+    def _seen(self, tokens: Tensor, kinds: Set[Kind], *, first: int, contexts_of: Sequence[int] | None) -> Observation:
         """Return the features, unless only grids are requested, and the contexts and grids if requested, of tokens that
         enter layer `first`."""
         left: dict[int, Tensor] | None = {} if "grids" in kinds else None
-        with self._noted_contexts() if "contexts" in kinds else nullcontext() as contexts:
+        observed = self.layers if contexts_of is None else [self.layers[index] for index in contexts_of]
+        with self._noted_contexts(observed) if "contexts" in kinds else nullcontext() as contexts:
             tokens = self._through(tokens, first=first, left=left)
-        noted = None if contexts is None else (*[None] * first, *contexts)
+        missing = [None] * first if contexts_of is None else []
+        noted = None if contexts is None else (*missing, *contexts)
         grids = [self.trunk.grid(left[layer], layer).flatten(1) for layer in self.trunk.grid_layers if left is not None]
         return Observation(
             features=None if kinds <= GRIDS else self.trunk.pool(tokens),
@@ -298,15 +309,15 @@ class Encoder(nn.Module):
         return not all(part in unchanging for part in module.modules())
 
     @contextmanager
-    def _noted_contexts(self) -> Iterator[list[Tensor]]:
-        """Yield a list that a forward pass within the block fills with each layer's context."""
+    def _noted_contexts(self, layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+        """Yield a list that a forward pass within the block fills with the context of each of the `layers`."""
         contexts: list[Tensor] = []
         try:
-            for layer in self.layers:
+            for layer in layers:
                 layer.observer = contexts.append
             yield contexts
         finally:
-            for layer in self.layers:
+            for layer in layers:
                 layer.observer = None
 
     @contextmanager

@@ -1,7 +1,8 @@
 """This module holds the observations that a frozen encoder makes of its images; no gradient flows into them.
 
 features        (B, D)       the pooled output of the final norm
-contexts        L (B, N, D)  the input of each layer after its first norm, from which keys and values are projected
+contexts        L (B, N, D)  the input of each layer that is read, after its first norm, from which keys and values are
+                             projected
 intermediates   (B, W)       averages over the tokens of the layers' intermediate values (Head2Toe)
 tokens          (B, N, D)    the input of the first layer that a method changes, where the layers before it stay frozen
 grid            (B, D, h, w) the final norm's output at each place of the image: no class, register or added tokens

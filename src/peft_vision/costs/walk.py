@@ -47,7 +47,7 @@ class Anatomy:
 
 def anatomy(model: Model, experiment: Experiment) -> Anatomy:
     """Return the anatomy of a fresh `model`, which is in its last phase afterwards."""
-    shapes = model.encoder.observed_shapes(depth=model.depth)
+    shapes = model.observed_shapes()
     counts = model.parameter_counts()
     phases = [_facts(model, experiment)]
     while model.begun < len(model.phases):
@@ -228,6 +228,8 @@ class _Walk:
         names = {kind: f"{self._demand.keys[split]}-{name}" for kind, name in self._anatomy.names.items()}
         size = {kind: rows * num_bytes for kind, num_bytes in self._anatomy.entries.items()}
         there = {kind for kind in names if names[kind] in self._stock.held}
+        if f"{self._demand.keys[split]}-contexts" in self._stock.held:  # those of all layers serve every run
+            there |= names.keys() & {"contexts"}
         also = set() if "tokens" in needed else set(self._features.also) & names.keys() - there
         kept = {kind for kind in sorted(needed) if self._fits(size[kind])}
         missing = (needed | also) - there

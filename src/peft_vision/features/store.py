@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import timm
 import torch
 from pydantic import Field, NonNegativeInt
+from torch import Tensor
 
 from peft_vision.backbone.observation import GRIDS, Kind
 from peft_vision.core.config import NOT_HASHED, ConfigError, HashDefault, component
@@ -71,10 +72,13 @@ class Features:
 
 
 def entry_name(kind: Kind, model: Model) -> str:
-    """Return how the file of an entry is called after its key: by the layer that tokens enter, or the type of grids,
-    which may differ between runs of the same key."""
+    """Return how the file of an entry is called after its key: by the layer that tokens enter, the layers whose
+    contexts are read where it is not all, or the type of grids, which may differ between runs of the same key."""
     if kind in GRIDS:
         return f"{kind}{next(name for name, dtype in TYPES.items() if dtype == model.grid_type)}"
+    layers = model.readout.contexts_of
+    if kind == "contexts" and layers is not None and len(layers) < len(model.encoder.layers):
+        return f"{kind}{'_'.join(map(str, layers))}"
     return f"{kind}{model.depth}" if kind == "tokens" else kind
 
 
@@ -205,6 +209,10 @@ class Store:
         alone: AbstractContextManager = nullcontext() if fault else shelf.alone(held.key[:KEY_LENGTH])
         with alone:
             rows = {kind: found for kind, entry in entries.items() if (found := shelf.find(entry)) is not None}
+            contexts_of = None
+            if "contexts" in needed - rows.keys() and (whole := self._whole_contexts(entries["contexts"])) is not None:
+                entries["contexts"], rows["contexts"] = whole
+                contexts_of = self._model.readout.contexts_of
             held.found = tuple(rows)
             kept = {kind for kind in entries if kind in needed and self._fits(entries[kind], held)}
             rows |= {kind: rows[kind].clone() for kind in kept & rows.keys()}
@@ -231,7 +239,7 @@ class Store:
             return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         view_labels = labels_of_views(images, views)
-        observed = Observed(images.labels, {kind: rows[kind] for kind in needed}, view_labels)
+        observed = Observed(images.labels, {kind: rows[kind] for kind in needed}, view_labels, contexts_of)
         observed.whole_mask = images.whole_mask
         return observed
 
@@ -247,6 +255,14 @@ class Store:
         """Return what the origin of a grid says of its type instead of that of the others."""
         return {"dtype": self._features.grid_dtype} if kind in GRIDS else {}
 
+    def _whole_contexts(self, entry: CacheEntry) -> tuple[CacheEntry, Tensor] | None:
+        """Return the entry of the contexts of all layers, which holds those of `entry`, and its rows, if it exists."""
+        shapes = self._model.encoder.observed_shapes(depth=self._model.depth)
+        path = self._features.shelf.path(f"{entry.key[:KEY_LENGTH]}-contexts")
+        whole = replace(entry, path=path, shape=(entry.shape[0], *shapes["contexts"]))
+        rows = None if whole.path == entry.path else self._features.shelf.find(whole)
+        return None if rows is None else (whole, rows)
+
     def _views(self, split: str) -> int:
         """Return the number of augmented views of each image; 0 means the images as their augmentation makes them."""
         return self._features.views if split == "train" and self._run.augment != "none" else 0
@@ -259,8 +275,7 @@ class Store:
 
     def _entries(self, key: str, count: int, needed: frozenset[Kind]) -> dict[Kind, CacheEntry]:
         """Return the entries of the needed kinds, and of the kinds that a sweep requests and no run has written yet."""
-        depth = self._model.depth
-        shapes = self._model.encoder.observed_shapes(depth=depth)
+        shapes = self._model.observed_shapes()
         names = {kind: entry_name(kind, self._model) for kind in shapes}
         path = {kind: self._features.shelf.path(f"{key[:KEY_LENGTH]}-{name}") for kind, name in names.items()}
         # of an encoder that a method changes in later layers, other runs could read only the tokens

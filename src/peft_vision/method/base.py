@@ -52,10 +52,12 @@ def chosen(layers: Layers, encoder: Encoder) -> tuple[int, ...]:
 
 class Readout(nn.Module, ABC):
     """A module that computes from observations what the head reads: features, or a grid of them. `reads`: the kinds of
-    observation that `forward` needs; `first_layer`: the first layer whose inner values these show (infinite: none);
-    `width`: width of the features."""
+    observation that `forward` needs; `contexts_of`: the layers whose contexts it is given, in ascending order (None:
+    all); `first_layer`: the first layer whose inner values these show (infinite: none); `width`: width of the
+    features."""
 
     reads: ClassVar[frozenset[Kind]]
+    contexts_of: tuple[int, ...] | None = None
     first_layer: float
     width: int
 

@@ -102,7 +102,7 @@ class Queries(Readout):
     ) -> None:
         super().__init__()
         stages = [encoder.stages[index] for index in indices]
-        self.indices = indices
+        self.indices = self.contexts_of = indices
         self.first_layer = indices[0]
         self.queries = nn.ModuleList(
             Prompts(num_queries, stage.width, encoder.trunk.patch_size, dropout=dropout) for stage in stages
@@ -118,11 +118,12 @@ class Queries(Readout):
 
     def forward(self, seen: Observation) -> Tensor:
         """Return features (B, D + L * Q * D), or (B, D + L * D) where a layer's queries are averaged or summed."""
-        contexts = [seen.contexts[index] for index in self.indices]
         positions = self._trunk.positions()
         outputs = [
             look(layer, queries(context.shape[0]), context, positions[index])
-            for layer, queries, context, index in zip(self.layers, self.queries, contexts, self.indices, strict=True)
+            for layer, queries, context, index in zip(
+                self.layers, self.queries, seen.contexts, self.indices, strict=True
+            )
         ]
         summaries = [self._summarised(output, number) for number, output in enumerate(outputs)]
         pooled, summaries = seen.features, torch.stack(summaries, dim=1)

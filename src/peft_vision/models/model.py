@@ -105,13 +105,17 @@ class Model(nn.Module):
         observation of them."""
         seen = seen if isinstance(seen, Observation) else self.observe(seen)
         if seen.tokens is not None:
-            seen = self.encoder.resume(seen.tokens, self.readout.reads, depth=self.depth)
+            seen = self.encoder.resume(
+                seen.tokens, self.readout.reads, depth=self.depth, contexts_of=self.readout.contexts_of
+            )
         return self.readout(seen)
 
     def observe(self, images: Tensor, kinds: Set[Kind] | None = None) -> Observation:
         """Observe images (B, C, H, W): the given `kinds`, else those that never change, else what the readout reads."""
         kinds = kinds or self.frozen or self.readout.reads
-        seen = self.encoder.observe(self.normalize(images), kinds, depth=self.depth)
+        seen = self.encoder.observe(
+            self.normalize(images), kinds, depth=self.depth, contexts_of=self.readout.contexts_of
+        )
         return seen if self.frozen is None else seen.rounded(self.observed_type, grid=self.grid_type)
 
     def round_observations_to(self, dtype: torch.dtype, *, grid: torch.dtype | None = None) -> None:
@@ -122,6 +126,10 @@ class Model(nn.Module):
     def type_of(self, kind: Kind) -> torch.dtype:
         """Return the floating type that observations of a kind are rounded to."""
         return self.grid_type if kind in GRIDS else self.observed_type
+
+    def observed_shapes(self) -> dict[Kind, tuple[int, ...]]:
+        """Return the shape of each kind of observation that `observe` can make of one image."""
+        return self.encoder.observed_shapes(depth=self.depth, contexts_of=self.readout.contexts_of)
 
     @property
     def phase(self) -> Phase:

@@ -32,12 +32,20 @@ class Observed(Source):
     """A source of packed observations of n images. `rows`: a tensor (views * n, ...) for each kind, view by view, on
     the device of the labels. An epoch's seed draws the view of each image; without a seed it is the first.
     `view_labels`: the labels (views * n, ...) of each view, where they move with the images; None: those of the image.
-    `moved_bytes` counts what batches moved to that device."""
+    `contexts_of`: the places among the rows' layers whose contexts are read (None: all). `moved_bytes` counts what
+    batches moved to that device."""
 
-    def __init__(self, labels: Tensor, rows: Mapping[Kind, Tensor], view_labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        rows: Mapping[Kind, Tensor],
+        view_labels: Tensor | None = None,
+        contexts_of: Sequence[int] | None = None,
+    ) -> None:
         self.labels = labels
         self.rows = rows
         self.view_labels = view_labels
+        self.contexts_of = contexts_of
         self.views = len(next(iter(rows.values()))) // len(labels)
         self.moved_bytes = 0
 
@@ -50,9 +58,8 @@ class Observed(Source):
     def on(self, device: torch.device) -> "Observed":
         """Return the same observations on `device`; their batches are made there."""
         view_labels = None if self.view_labels is None else self.view_labels.to(device)
-        return Observed(
-            self.labels.to(device), {kind: rows.to(device) for kind, rows in self.rows.items()}, view_labels
-        )
+        rows = {kind: rows.to(device) for kind, rows in self.rows.items()}
+        return Observed(self.labels.to(device), rows, view_labels, self.contexts_of)
 
     def clear(self) -> None:
         """Free the rows; no further batch can be made."""
@@ -89,7 +96,8 @@ class Observed(Source):
                 # a layer at a time: blocks of a few MB reuse the process's heap, larger ones are mapped anew each time
                 layers = rows.flatten(0, 1)
                 fetched[kind] = tuple(
-                    layers.index_select(0, places * rows.shape[1] + layer) for layer in range(rows.shape[1])
+                    layers.index_select(0, places * rows.shape[1] + layer)
+                    for layer in (range(rows.shape[1]) if self.contexts_of is None else self.contexts_of)
                 )
             else:
                 fetched[kind] = rows.index_select(0, places)

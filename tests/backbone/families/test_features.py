@@ -8,6 +8,7 @@ from torch import nn
 from variants import CONVNEXT, EVA, VARIANTS, gated, small
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.families.match import family_of
 from peft_vision.backbone.linear import Wrapper, part
 
 
@@ -81,3 +82,41 @@ def test_rotary_coordinates_do_not_jitter_in_a_frozen_backbone(variant):
     images = pictures(32, 32)
     assert torch.equal(encoder(images), encoder(images))
     assert not torch.equal(encoder.requires_grad_(True).train()(images), encoder(images))
+
+
+@pytest.mark.parametrize("variant", ["ViT", "distilled DeiT", "DINOv3", "BEiT", "relative", "Swin-V2Cr", "ConvNeXt"])
+def test_parts_that_a_family_would_leave_out_are_refused(variant):
+    """As a later timm may have them."""
+    family = family_of(small(variant))
+    assert family.misfit(small(variant)) is None
+    model = small(variant)
+    block = family.blocks_of(model)[-1] if hasattr(family, "blocks_of") else model.blocks[-1]
+    places = {"it has": model, "its blocks have": block, "its attention has": getattr(block, "attn", None)}
+    for said, place in places.items():
+        for neck in (nn.Linear(4, 4), nn.Parameter(torch.zeros(4))) if place is not None else ():
+            place.neck = neck
+            assert family.misfit(model) == f"{said} neck, which is not known here"
+            del place.neck
+    block.mlp = nn.Sequential(nn.Linear(4, 4))
+    if not hasattr(family, "blocks_of") or variant == "ConvNeXt":
+        assert "its MLPs are Sequential" in family.misfit(model)
+
+
+def test_rotary_positions_of_an_unknown_kind_are_refused():
+    model = small("DINOv3")
+    model.rope = nn.Identity()
+    assert family_of(small("DINOv3")).misfit(model) == "its positions are Identity"
+
+
+ORDERED = ("DINOv3 plus (SwiGLU)", "post-norm, rotary, apart", "relative, post-norm", "BEiT", "Swin-V2", "ConvNeXt")
+
+
+@pytest.mark.parametrize("variant", [*ORDERED, "Swin-V2Cr, norms in between"])
+def test_operations_are_in_the_order_of_computation(variant):
+    encoder = Encoder(small(variant)).eval()
+    called: list[str] = []
+    operations = [path for stage in encoder.stages for path in stage.operations]
+    for path in operations:
+        encoder.part(path).register_forward_hook(lambda *_, path=path: called.append(path))
+    encoder(pictures(32, 32))
+    assert called == operations

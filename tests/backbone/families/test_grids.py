@@ -218,6 +218,7 @@ def test_lora_updates_the_mlps_where_there_is_no_attention():
     model = adapted("ConvNeXt-V2, 1x1 convolutions", "lora")
     wrapped = {name for name, module in model.encoder.added().items() if hasattr(module, "down")}
     assert wrapped == {path for stage in model.encoder.stages for path in stage.matrices("fc1", "fc2")}
+    assert {name.rpartition(".")[2] for name in model.trained() if ".up." in name} == {"fc1", "fc2"}
 
 
 COMPILED = {"Swin": "vpt_shallow", "Swin-V2": "vpt_deep", "ConvNeXt-V2, 1x1 convolutions": "adapter_houlsby"}

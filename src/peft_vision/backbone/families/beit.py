@@ -25,6 +25,9 @@ class BeitTrunk(TokenTrunk):
     builds = Beit
     blocks = (Block,)
     attentions = (Attention,)
+    of_model = ("rel_pos_bias",)
+    of_block = ("gamma_1", "gamma_2")
+    of_attention = ("q_bias", "v_bias", "relative_position_bias_table")
 
     def layer(self, block: nn.Module) -> "BeitLayer":
         return BeitLayer(block)

@@ -15,8 +15,10 @@ from typing import ClassVar
 from timm.layers import (
     ClassifierHead,
     Conv2dSame,
+    GlobalResponseNormMlp,
     LayerNorm,
     LayerNorm2d,
+    Mlp,
     NormMlpClassifierHead,
     RmsNorm,
     RmsNorm2d,
@@ -77,6 +79,8 @@ class ConvNeXtTrunk(GroupedTrunk):
     builds = ConvNeXt
     groups = "stages"
     block = ConvNeXtBlock
+    of_model = ("stem", "stages", "norm_pre", "head")
+    of_block = ("conv_dw", "norm", "mlp", "gamma", "shortcut", "drop_path")
     lacks: ClassVar[Mapping[Need, str]] = {
         "prompts": _CONVOLUTIONAL,
         "contexts": "is convolutional, so it has no context that a query could see; head2toe reads every layer of it",
@@ -89,6 +93,7 @@ class ConvNeXtTrunk(GroupedTrunk):
             strangers("its head is", [model.head], (ClassifierHead, NormMlpClassifierHead))
             or super().misfit(model)
             or strangers("its blocks are normed by", [block.norm for block in cls.blocks_of(model)], _NORMS)
+            or strangers("its MLPs are", [block.mlp for block in cls.blocks_of(model)], (Mlp, GlobalResponseNormMlp))
         )
 
     def layer(self, block: nn.Module, smaller: nn.Module | None, group: nn.Module) -> ConvNeXtLayer:

@@ -12,15 +12,22 @@ and scales of coordinates in timm's rotary modules act in training mode alone, i
 from collections.abc import Sequence
 
 import torch
-from timm.layers import AttentionRope
+from timm.layers import (
+    AttentionRope,
+    RotaryEmbeddingCat,
+    RotaryEmbeddingDinoV3,
+    RotaryEmbeddingMixed,
+    RotaryEmbeddingMRope,
+)
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer, project, split_heads
 from peft_vision.backbone.families import rotary
 from peft_vision.backbone.families.token_trunk import TokenTrunk
-from peft_vision.backbone.families.trunk import DROPS_PATCHES
+from peft_vision.backbone.families.trunk import DROPS_PATCHES, strangers
 
+_ROPES = (RotaryEmbeddingCat, RotaryEmbeddingDinoV3, RotaryEmbeddingMixed, RotaryEmbeddingMRope)
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -30,11 +37,16 @@ class EvaTrunk(TokenTrunk):
     blocks = (EvaBlock, EvaBlockPostNorm)
     post_norm_blocks = (EvaBlockPostNorm,)
     attentions = (EvaAttention, AttentionRope)
+    of_model = ("rope",)
+    of_block = ("gamma_1", "gamma_2")
+    of_attention = ("q_proj", "k_proj", "v_proj", "q_bias", "v_bias", "q_norm", "k_norm", "norm", "gate")
 
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return what of `model` is not known here, or None."""
-        return super().misfit(model) or (DROPS_PATCHES if model.patch_drop is not None else None)
+        ropes = [] if model.rope is None else [model.rope]
+        reason = super().misfit(model) or strangers("its positions are", ropes, _ROPES)
+        return DROPS_PATCHES if reason is None and model.patch_drop is not None else reason
 
     def layer(self, block: nn.Module) -> "EvaLayer":
         return EvaLayer(block)

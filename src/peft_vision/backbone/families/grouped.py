@@ -10,17 +10,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from peft_vision.backbone.families.trunk import Trunk, strangers
+from peft_vision.backbone.families.trunk import Trunk, strangers, unknown_parts
 from peft_vision.backbone.stage import Ports, Stage
 
 
 class GroupedTrunk(Trunk):
     """A trunk of a model whose blocks are in groups. `groups`: name of timm's list of the groups, each of which has
     `blocks` and, unless that is an identity, a `downsample` before them; `block`: timm's class that the family's layer
-    computes."""
+    computes. `of_model`, `of_block`: names of the modules and parameters that the family computes with."""
 
     groups: ClassVar[str]
     block: ClassVar[type[nn.Module]]
+    of_model: ClassVar[tuple[str, ...]]
+    of_block: ClassVar[tuple[str, ...]]
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -29,9 +31,13 @@ class GroupedTrunk(Trunk):
     @classmethod
     def misfit(cls, model: nn.Module) -> str | None:
         """Return what of `model` is not known here, or None."""
-        if reason := strangers("its blocks are", cls.blocks_of(model), (cls.block,)):
-            return reason
-        return "it does not pool its tokens" if model.head.global_pool.is_identity() else None
+        reason = (
+            strangers("its blocks are", blocks := cls.blocks_of(model), (cls.block,))
+            or unknown_parts("it has", [model], cls.of_model)
+            or unknown_parts("its groups have", getattr(model, cls.groups), ("downsample", "blocks"))
+            or unknown_parts("its blocks have", blocks, cls.of_block)
+        )
+        return "it does not pool its tokens" if reason is None and model.head.global_pool.is_identity() else reason
 
     @classmethod
     def blocks_of(cls, model: nn.Module) -> list[nn.Module]:

@@ -26,6 +26,9 @@ class RelativeTrunk(TokenTrunk):
     blocks = (RelPosBlock, ResPostRelPosBlock)
     post_norm_blocks = (ResPostRelPosBlock,)
     attentions = (RelPosAttention,)
+    of_model = ("shared_rel_pos",)
+    of_block = ("ls1", "ls2")
+    of_attention = ("q_norm", "k_norm", "rel_pos")
 
     def layer(self, block: nn.Module) -> "RelativeLayer":
         return RelativeLayer(block)

@@ -16,7 +16,7 @@ from timm.models import swin_transformer_v2_cr as swin_v2_cr
 from torch import Tensor, nn
 
 from peft_vision.backbone.families.grouped import GroupedTrunk
-from peft_vision.backbone.families.trunk import norms_last, strangers
+from peft_vision.backbone.families.trunk import norms_last, strangers, unknown_parts
 from peft_vision.backbone.families.windows import SwinLayer, SwinV2CrLayer, SwinV2Layer
 from peft_vision.backbone.stage import Need, Site, Stage, Tap, site
 
@@ -31,6 +31,9 @@ class SwinTrunk(GroupedTrunk):
     }
     groups = "layers"
     block = swin.SwinTransformerBlock
+    of_model = ("patch_embed", "layers", "norm", "head")
+    of_block = ("norm1", "attn", "drop_path1", "norm2", "mlp", "drop_path2")
+    _of_attention = ("qkv", "attn_drop", "proj", "proj_drop", "softmax", "relative_position_bias_table")
     _attention: ClassVar[type[nn.Module]] = swin.WindowAttention
     _patches: ClassVar[type[nn.Module]] = PatchEmbed
     _layer: ClassVar[type[SwinLayer]] = SwinLayer
@@ -41,7 +44,8 @@ class SwinTrunk(GroupedTrunk):
         reason = (
             strangers("it embeds patches with", [model.patch_embed], (cls._patches,))
             or super().misfit(model)
-            or strangers("its attention is", [block.attn for block in cls.blocks_of(model)], (cls._attention,))
+            or strangers("its attention is", attention := [b.attn for b in cls.blocks_of(model)], (cls._attention,))
+            or unknown_parts("its attention has", attention, cls._of_attention)
         )
         if reason is None and model.dynamic_img_size:
             return (
@@ -128,7 +132,7 @@ class SwinTrunk(GroupedTrunk):
         }
         for name, place in {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}.items():
             sites[name] = (site(self.model, f"{path}.{place}"),)
-        width = sites["qkv"][0].num_rows // 3
+        width = block.attn.qkv.in_features
         taps = (
             Tap(f"{path}.attn.qkv", "input", width),
             Tap(f"{path}.attn.proj", "output", width),
@@ -159,6 +163,10 @@ class SwinV2Trunk(SwinTrunk):
     family = "swin_v2"
     builds = swin_v2.SwinTransformerV2
     block = swin_v2.SwinTransformerV2Block
+    _of_attention = (
+        *("qkv", "q_bias", "v_bias", "attn_drop", "proj", "proj_drop", "softmax"),
+        *("logit_scale", "cpb_mlp"),
+    )
     _attention = swin_v2.WindowAttention
     _layer = SwinV2Layer
 
@@ -177,6 +185,9 @@ class SwinV2CrTrunk(SwinV2Trunk):
     builds = swin_v2_cr.SwinTransformerV2Cr
     groups = "stages"
     block = swin_v2_cr.SwinTransformerV2CrBlock
+    of_model = ("patch_embed", "stages", "head")
+    of_block = (*SwinTrunk.of_block, "norm3")
+    _of_attention = ("qkv", "attn_drop", "proj", "proj_drop", "logit_scale", "meta_mlp")
     _attention = swin_v2_cr.WindowMultiHeadAttention
     _patches = swin_v2_cr.PatchEmbed
     _layer = SwinV2CrLayer

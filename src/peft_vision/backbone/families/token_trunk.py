@@ -7,9 +7,16 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
-from peft_vision.backbone.families.trunk import Trunk, norms_last, strangers
+from peft_vision.backbone.families.trunk import Trunk, norms_last, strangers, unknown_parts
 from peft_vision.backbone.stage import Site, Stage, Tap, site
 from peft_vision.core.config import ConfigError
+
+_OF_MODEL = (
+    *("patch_embed", "cls_token", "reg_token", "pos_embed", "pos_drop", "patch_drop", "norm_pre"),
+    *("blocks", "norm", "attn_pool", "fc_norm", "head_drop", "head"),
+)
+_OF_BLOCK = ("norm1", "attn", "drop_path1", "norm2", "mlp", "drop_path2")
+_OF_ATTENTION = ("qkv", "attn_drop", "proj", "proj_drop")
 
 
 class TokenTrunk(Trunk):
@@ -18,12 +25,16 @@ class TokenTrunk(Trunk):
     own tokens.
 
     `blocks`, `attentions`: timm's classes that the family's layer computes; `post_norm_blocks`: those of the blocks
-    whose norms follow their branches.
+    whose norms follow their branches. `of_model`, `of_block`, `of_attention`: names of the modules and parameters that
+    these have besides those of every such transformer, all of which the family computes with.
     """
 
     blocks: ClassVar[tuple[type[nn.Module], ...]]
     attentions: ClassVar[tuple[type[nn.Module], ...]]
     post_norm_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
+    of_model: ClassVar[tuple[str, ...]] = ()
+    of_block: ClassVar[tuple[str, ...]] = ()
+    of_attention: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -35,7 +46,11 @@ class TokenTrunk(Trunk):
         return (
             strangers("it embeds patches with", [model.patch_embed], (PatchEmbed,))
             or strangers("its blocks are", model.blocks, cls.blocks)
-            or strangers("its attention is", [block.attn for block in model.blocks], cls.attentions)
+            or strangers("its attention is", attention := [block.attn for block in model.blocks], cls.attentions)
+            or unknown_parts("it has", [model], (*_OF_MODEL, *cls.of_model))
+            or unknown_parts("its blocks have", model.blocks, (*_OF_BLOCK, *cls.of_block))
+            or unknown_parts("its attention has", attention, (*_OF_ATTENTION, *cls.of_attention))
+            or next((reason for block in model.blocks if (reason := _misfit_mlp(block.mlp))), None)
         )
 
     def layer(self, block: nn.Module) -> Layer:
@@ -176,3 +191,11 @@ class TokenTrunk(Trunk):
             "fc1": tuple(site(self.model, f"{path}.{name}") for name in names),
             "fc2": (site(self.model, f"{path}.fc2"),),
         }
+
+
+def _misfit_mlp(mlp: nn.Module) -> str | None:
+    """Return why the matrices of an MLP cannot be named, or None."""
+    names = {name for name, child in mlp.named_children() if type(child) is nn.Linear}
+    if {"fc1", "fc2"} <= names or {"fc1_g", "fc1_x", "fc2"} <= names:
+        return None
+    return f"its MLPs are {type(mlp).__name__}, without linear layers fc1 and fc2"

@@ -1,4 +1,4 @@
-"""This module defines a trunk, a timm model seen by what methods need of it, and what transformers over tokens share.
+"""This module defines a trunk, a timm model seen by what methods need of it.
 
 A family of models is one module in this folder, with one trunk class. What a method can do on a family follows from
 what its trunk gives, never from a list of names; see docs/families.md.
@@ -194,3 +194,14 @@ def strangers(said: str, modules: Iterable[nn.Module], known: Sequence[type[nn.M
     """Return the classes of the modules that are none of `known` themselves, behind what is `said` of them, or None."""
     found = {type(module).__name__ for module in modules if type(module) not in known}
     return f"{said} {', '.join(sorted(found))}" if found else None
+
+
+def unknown_parts(said: str, modules: Iterable[nn.Module], known: Sequence[str]) -> str | None:
+    """Return the names of the children and own parameters of the modules that are not `known`, behind what is `said` of
+    them, or None: a later timm may compute with parts that a family would leave out."""
+    found: set[str] = set()
+    for module in modules:
+        found |= {name for name, _ in module.named_children()}
+        found |= {name for name, _ in module.named_parameters(recurse=False)}
+    unknown = sorted(found - set(known))
+    return f"{said} {', '.join(unknown)}, which is not known here" if unknown else None

@@ -16,6 +16,8 @@ class ViTTrunk(TokenTrunk):
     builds = VisionTransformer
     blocks = (Block,)
     attentions = (Attention,)
+    of_block = ("ls1", "ls2")
+    of_attention = ("q_norm", "k_norm", "norm", "gate")
 
     @property
     def mark(self) -> dict[str, str]:
@@ -38,6 +40,7 @@ class DistilledTrunk(ViTTrunk):
 
     family = "distilled_vit"
     builds = VisionTransformerDistilled
+    of_model = ("dist_token", "head_dist")
 
     @property
     def num_read(self) -> int:

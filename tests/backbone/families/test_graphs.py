@@ -1,0 +1,45 @@
+"""A compiled model and one that is exported to ONNX compute what the model does, in the families with positions in
+their scores."""
+
+import pytest
+import torch
+from test_methods import IMAGES, adapted
+
+from peft_vision.exchange import onnx_model
+
+COMPILED = [("DINOv3", "linear"), ("DINOv3", "ssf"), ("BEiT", "lora"), ("relative", "vpt_deep")]
+EXPORTED = [("DINOv3", "linear"), ("DINOv3", "lora"), ("BEiT", "vpt_deep"), ("relative", "ssf")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("variant", "method"), COMPILED)
+def test_compiling_changes_nothing(variant, method):
+    model = adapted(variant, method).eval()
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_a_compiled_model_are_the_same():
+    model = adapted("DINOv3", "vpt_deep").eval()
+    model(IMAGES).square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in model.trained().items()}
+    model.zero_grad(set_to_none=True)
+    torch.compile(model, backend="aot_eager")(IMAGES).square().sum().backward()
+    for name, parameter in model.trained().items():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "method"), EXPORTED)
+def test_onnxruntime_computes_the_same_logits_for_any_number_of_images(variant, method, tmp_path):
+    model = adapted(variant, method).eval()
+    for parameter in model.trained().values():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    onnx_model.write(model, tmp_path / "model.onnx")
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+        torch.testing.assert_close(
+            onnx_model.logits(tmp_path / "model.onnx", images), model(images), rtol=1e-4, atol=1e-5
+        )
