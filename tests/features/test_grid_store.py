@@ -115,9 +115,13 @@ def test_what_a_run_will_read_follows_from_its_head(head, kinds):
         (
             "linear",
             "segmentation",
-            r"^head: it makes one prediction .* use head=segment_linear, multi_linear or setr_pup$",
+            r"^head: it predicts one thing .* takes head=segment_linear, multi_linear or setr_pup$",
         ),
-        ("setr_pup", "single_label", r"^head: it predicts each pixel, .* use head=linear, or objective=segmentation$"),
+        (
+            "setr_pup",
+            "single_label",
+            r"^head: it predicts each pixel; it takes objective=segmentation, else use head=linear$",
+        ),
     ],
 )
 def test_head_and_objective_fit_each_other(head, objective, message):
