@@ -19,6 +19,7 @@ from peft_vision.models.model import Model
 from shipped import adapted, option
 
 segmenting = partial(adapted, objective="segmentation")
+SEGMENTS = "objective=segmentation"
 COUNT = 7
 PIXELS = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 GRID = 32 * 16  # numbers of an image, of one layer
@@ -115,9 +116,13 @@ def test_what_a_run_will_read_follows_from_its_head(head, kinds):
         (
             "linear",
             "segmentation",
-            r"^head: it makes one prediction .* use head=segment_linear, multi_linear or setr_pup$",
+            r"^head: it predicts one thing .* takes head=segment_linear, multi_linear or setr_pup$",
         ),
-        ("setr_pup", "single_label", r"^head: it predicts each pixel, .* use head=linear, or objective=segmentation$"),
+        (
+            "setr_pup",
+            "single_label",
+            r"^head: it predicts each pixel; it takes objective=segmentation, else use head=linear$",
+        ),
     ],
 )
 def test_head_and_objective_fit_each_other(head, objective, message):
@@ -132,4 +137,4 @@ def test_head_and_objective_fit_each_other(head, objective, message):
 @pytest.mark.parametrize("solver", ["grid", "lbfgs"])
 def test_a_solver_refuses_a_head_for_segmentation_in_a_line(head, solver):
     with pytest.raises(ConfigError, match=r"^optimizer: \w+ solves for a head on one vector.*use optimizer=adamw$"):
-        composed("experiment=smoke", f"head={head}", f"optimizer={solver}", "method=linear").check()
+        composed("experiment=smoke", SEGMENTS, f"head={head}", f"optimizer={solver}", "method=linear").check()

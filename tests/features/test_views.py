@@ -45,6 +45,7 @@ def store(model: Model, images: Images, folder, **options) -> Store:
     usual = {
         "use": "auto",
         "dtype": "fp32",
+        "grid_dtype": "fp16",
         "views": 2,
         "folder": str(folder),
         "memory_gib": 1.0,

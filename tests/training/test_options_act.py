@@ -132,6 +132,8 @@ def trained(component: Any) -> list[Tensor]:
             return solved(component)
         case Optimizer():
             return stepped(component)
+        case Head() if component.reads != "features":
+            return outputs(component)
         case Head():
             return weights(adapted("linear", head=vars(component)))
         case Schedule():
@@ -191,10 +193,20 @@ def weights(model: Model, **options: Any) -> list[Tensor]:
     return list(model.tuned_state().values())
 
 
+def outputs(head: Head) -> list[Tensor]:
+    """The logits of a head for segmentation in training, and what it learned of the batch."""
+    model = adapted("linear", head=head, objective="segmentation")
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return [model(images), *model.tuned_state().values()]
+
+
 def shown(features: Features) -> list[Tensor]:
     """What an epoch sees of augmented images, to the type they are rounded to."""
     images = random_images(9, augment="flip_crop")
-    model = adapted("linear")
-    model.round_observations_to(TYPES[features.dtype])
     source = Views(images, features.views) if features.views else images
-    return [model.features(next(source.batches([torch.arange(9)], seed=3, workers=0))[0])]
+    (pixels, _) = next(source.batches([torch.arange(9)], seed=3, workers=0))
+    models = adapted("linear"), adapted("linear", head="segment_linear", objective="segmentation")
+    for model in models:
+        model.round_observations_to(TYPES[features.dtype], grid=TYPES[features.grid_dtype])
+    return [model.features(pixels) for model in models]

@@ -138,7 +138,8 @@ class Objective(ABC):
     def check_head(self, head: Head) -> None:
         """Raise ConfigError for a head that predicts pixels where pictures are learned, or the other way round."""
         if self.dense and head.reads == "features":
-            raise ConfigError("head: it predicts one thing a picture; objective=segmentation takes head=segment_linear")
+            heads = "head=segment_linear, multi_linear or setr_pup"
+            raise ConfigError(f"head: it predicts one thing a picture; objective=segmentation takes {heads}")
         if not self.dense and head.reads != "features":
             raise ConfigError("head: it predicts each pixel; it takes objective=segmentation, else use head=linear")
 

@@ -8,7 +8,6 @@ with the channels last, (B, H, W, D). Some models of timm compute the MLP as 1x1
 here these are the same linear layers over the last axis, with the same names and shapes of their weights.
 """
 
-import itertools
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -132,12 +131,6 @@ class ConvNeXtTrunk(GroupedTrunk):
 
     def pool(self, tokens: Tensor) -> Tensor:
         return self.model.head(self.model.norm_pre(_channels_first(tokens)), pre_logits=True)
-
-    @property
-    def grid_layers(self) -> tuple[int, ...]:
-        """Return the last layer of each of the last four groups."""
-        ends = itertools.accumulate(len(group.blocks) for group in self.model.stages)
-        return tuple(end - 1 for end in ends)[-4:]
 
     def grid(self, tokens: Tensor, layer: int) -> Tensor:
         image = _channels_first(tokens)

@@ -6,6 +6,7 @@ A layer is a block. What halves the grid is before the first block of the next g
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 from torch import nn
@@ -65,6 +66,12 @@ class GroupedTrunk(Trunk):
     @property
     def width(self) -> int:
         return self.model.head.num_features
+
+    @property
+    def grid_layers(self) -> tuple[int, ...]:
+        """Return the last layer of each of the last four groups."""
+        ends = accumulate(len(group.blocks) for group in getattr(self.model, self.groups))
+        return tuple(end - 1 for end in ends)[-4:]
 
     def _described(self) -> tuple[Stage, ...]:
         """Return the description of every block."""

@@ -4,7 +4,6 @@ and SwinTransformerV2Cr (Liu et al., 2021, arXiv:2111.09883); `windows.py` has t
 Four groups of layers have widths and grids of their own: patches are merged 2 x 2 before the second to fourth.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -86,19 +85,17 @@ class SwinTrunk(GroupedTrunk):
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to features: the pooling reads them as a grid of one row."""
-        return self.model.head(self.model.norm(tokens).unsqueeze(1), pre_logits=True)
+        return self.model.head(self._normed(tokens).unsqueeze(1), pre_logits=True)
 
-    @property
-    def grid_layers(self) -> tuple[int, ...]:
-        """Return the last layer of each of the last four groups."""
-        ends = itertools.accumulate(len(group.blocks) for group in self.model.layers)
-        return tuple(end - 1 for end in ends)[-4:]
+    def _normed(self, tokens: Tensor) -> Tensor:
+        """Return what leaves the last stage, (B, N, D), behind the final norm."""
+        return self.model.norm(tokens)
 
     def grid(self, tokens: Tensor, layer: int) -> Tensor:
         stage = self.stages[layer]
         patches = tokens[:, : math.prod(stage.grid)]
         if layer == len(self.stages) - 1:
-            patches = self.model.norm(patches)
+            patches = self._normed(patches)
         return patches.mT.unflatten(2, stage.grid)
 
     def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
@@ -201,6 +198,9 @@ class SwinV2CrTrunk(SwinV2Trunk):
 
     def pool(self, tokens: Tensor) -> Tensor:
         return self.model.head(tokens.mT.unsqueeze(2), pre_logits=True)
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        return tokens  # its last block ends with a norm
 
     def behind(self) -> list[nn.Module]:
         return [self.model.head]
