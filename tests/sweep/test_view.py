@@ -11,6 +11,7 @@ from rich.console import Console
 
 from made_up_runs import made_up_result
 from peft_vision.core.config import ConfigError
+from peft_vision.objective.base import ACCURACY
 from peft_vision.runs.run import Run
 from peft_vision.sweep import view
 from peft_vision.sweep.point import Point, PointResult
@@ -35,7 +36,8 @@ def points(tmp_path) -> list[Point]:
 
 def point(folder: Path, label: str) -> Point:
     folder.mkdir()
-    experiment = SimpleNamespace(run=Run(folder), trainer=SimpleNamespace(epochs=EPOCHS))
+    objective = SimpleNamespace(metric=ACCURACY)
+    experiment = SimpleNamespace(run=Run(folder), trainer=SimpleNamespace(epochs=EPOCHS), objective=objective)
     return Point((label,), label, experiment, retry=False)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from made_up_runs import made_up_result
 from peft_vision.core.config import ConfigError
+from peft_vision.objective.base import ACCURACY
 from peft_vision.sweep.point import PointResult
 from peft_vision.sweep.tuning.cells import Decision, decisions
 
@@ -24,7 +25,8 @@ def run(
     """A tuning run that ended with this validation accuracy; None: it failed."""
     setting = {"optimizer": {"lr": lr}, "data": {"stage": "tune", **(data or {})}, "method": {"name": method}}
     choices = {"method": method, "backbone": "vit", "data": "digits"}
-    experiment = SimpleNamespace(choices=choices, setting=setting, seed=seed, identity=f"{setting}{seed}")
+    named = {"choices": choices, "setting": setting, "seed": seed, "identity": f"{setting}{seed}"}
+    experiment = SimpleNamespace(**named, objective=SimpleNamespace(metric=ACCURACY))
     metrics = {"val/accuracy": accuracy, "test/accuracy": test}
     result = None if accuracy is None else made_up_result(metrics=metrics, selection=selection)
     overrides = (f"optimizer.lr={lr}", *words, f"seed={seed}", "data.stage=tune")
@@ -43,7 +45,7 @@ def test_the_highest_mean_accuracy_over_the_tuning_seeds_wins():
     ]
     decision = decided(*runs)
     assert decision.chosen == (runs[2], runs[3])
-    assert decision.accuracy == pytest.approx(0.725)
+    assert decision.value == pytest.approx(0.725)
     assert (decision.settings, len(decision.tuned)) == (2, 4)
     assert decision.values == {"optimizer.lr": "2"}
 
@@ -64,7 +66,7 @@ def test_it_is_chosen_among_those_that_worked_and_all_count_as_tried():
 
 def test_a_cell_of_which_all_failed_has_no_winner():
     decision = decided(run(None, lr=1), run(None, lr=2))
-    assert (decision.chosen, decision.accuracy, decision.values) == ((), None, {})
+    assert (decision.chosen, decision.value, decision.values) == ((), None, {})
 
 
 def test_methods_and_images_are_cells_of_their_own_and_ways_to_show_them_are_settings():
@@ -96,7 +98,7 @@ def test_what_a_solver_tried_within_runs_is_chosen_over_all_seeds():
     ]
     decision = decided(*runs)
     assert decision.inner == ("optimizer.C=[2.0]",)
-    assert decision.accuracy == pytest.approx(0.8)
+    assert decision.value == pytest.approx(0.8)
     assert (decision.settings, decision.values) == (3, {"optimizer.C": "[2.0]"})
 
 
@@ -112,14 +114,14 @@ def test_the_settings_of_a_probe_multiply_nothing_but_are_counted_and_carried_ov
     runs = [run(0.7, lr=lr, selection=solved("probe", 0.5, 0.6)) for lr in (1, 2)]
     decision = decided(*runs)
     assert decision.inner == ("probe.C=[2.0]",)
-    assert (decision.accuracy, decision.settings) == (0.7, 4)
+    assert (decision.value, decision.settings) == (0.7, 4)
 
 
 def test_test_chooses_only_when_it_is_told_to():
     runs = [run(0.9, lr=1, test=0.1), run(0.1, lr=2, test=0.9)]
     assert decided(*runs).values == {"optimizer.lr": "1"}
     by_test = decided(*runs, selection="test")
-    assert (by_test.values, by_test.accuracy) == ({"optimizer.lr": "2"}, 0.9)
+    assert (by_test.values, by_test.value) == ({"optimizer.lr": "2"}, 0.9)
 
 
 @pytest.mark.parametrize(("best", "edges"), [(1, ["smallest"]), (2, []), (3, ["largest"])])
