@@ -66,9 +66,11 @@ ACCURACY = Metric("accuracy")
 
 class Criterion(nn.Module, ABC):
     """A module that ends a model: it maps the head's outputs to predictions and judges them. Its persistent buffers are
-    saved with what was tuned. `num_outputs`: of the head; `metric`: by which everything is chosen; `chooses`: whether
-    `fit_validation` has anything to choose."""
+    saved with what was tuned. `num_outputs`: of the head; `metric`: by which everything is chosen; `learns`: whether
+    `fit` takes anything from the training labels, which for masks have to be read; `chooses`: whether `fit_validation`
+    has anything to choose."""
 
+    learns = False
     chooses = False
 
     def __init__(self, num_outputs: int, metric: Metric) -> None:

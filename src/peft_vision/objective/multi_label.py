@@ -53,6 +53,7 @@ class SeveralClasses(Criterion):
     def __init__(self, num_classes: int, objective: MultiLabel) -> None:
         super().__init__(num_classes, MEAN_AP)
         self._weights, self._gamma = objective.positive_weights, objective.focal_gamma
+        self.learns = self._weights == "balanced"
         self.chooses = objective.threshold == "validation"
         weights = torch.tensor(self._weights) if isinstance(self._weights, tuple) else None
         self.register_buffer("weights", weights, persistent=False)
@@ -62,7 +63,7 @@ class SeveralClasses(Criterion):
         return outputs.sigmoid()
 
     def fit(self, labels: Tensor) -> None:
-        if self._weights == "balanced":
+        if self.learns:
             present = labels.float().sum(dim=0)
             self.weights = (len(labels) - present) / present.clamp(min=1)
 

@@ -43,6 +43,8 @@ class Numbers(Criterion):
     """A criterion of outputs (B, T) in the targets' own units for labels (B, T). The buffers `mean` and `std` (T,), of
     the training labels, are saved with the model."""
 
+    learns = True
+
     def __init__(self, metric: Metric, targets: tuple[str, ...], error: str) -> None:
         super().__init__(len(targets), metric)
         self.targets = targets

@@ -53,12 +53,12 @@ class Pixels(Criterion):
     def __init__(self, num_classes: int, class_weights: ClassWeights, dice_weight: float) -> None:
         super().__init__(num_classes, MEAN_IOU)
         self._dice_weight = dice_weight
-        self._balanced = class_weights == "balanced"
+        self.learns = class_weights == "balanced"
         weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
         self.register_buffer("weights", weights, persistent=False)
 
     def fit(self, labels: Tensor) -> None:
-        if self._balanced:
+        if self.learns:
             counts = torch.bincount(labels.flatten().cpu().long(), minlength=IGNORED + 1)[: self.num_outputs]
             weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
             self.weights = weights.to(labels.device, torch.float32)

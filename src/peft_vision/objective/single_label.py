@@ -61,7 +61,7 @@ class OneClass(Criterion):
     def __init__(self, num_classes: int, class_weights: ClassWeights = None, focal_gamma: float = 0.0) -> None:
         super().__init__(num_classes, ACCURACY)
         self.focal_gamma = focal_gamma
-        self._balanced = class_weights == "balanced"
+        self.learns = class_weights == "balanced"
         weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
         self.register_buffer("weights", weights, persistent=False)
 
@@ -69,7 +69,7 @@ class OneClass(Criterion):
         return outputs.softmax(dim=1)
 
     def fit(self, labels: Tensor) -> None:
-        if self._balanced:
+        if self.learns:
             counts = torch.bincount(labels.cpu(), minlength=self.num_outputs)
             weights = len(labels) / ((counts > 0).sum() * counts.clamp(min=1))
             self.weights = weights.to(labels.device, torch.float32)

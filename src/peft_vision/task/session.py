@@ -95,7 +95,8 @@ class TrainingSession:
         self.backbone_size = sum(parameter.numel() for parameter in vit.parameters())
         self.model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
         experiment.objective.check_labels(self.splits.labels_are)
-        self.model.criterion.fit(self.splits.train.labels)
+        if self.model.criterion.learns:
+            self.model.criterion.fit(self.splits.train.labels)
         method, has_val = experiment.choices["method"], self.splits.val is not None
         check_model(experiment.optimizers, self.model, method=method, has_val=has_val)
         check_whole_batch(self.model, experiment.trainer, processes=here.size)
