@@ -202,11 +202,13 @@ def test_a_cached_epoch_equals_a_decoded_one(data, preprocessing, tmp_path: Path
 
 def test_the_fingerprint_follows_every_byte_of_a_mask(data, tmp_path: Path):
     root = masked(tmp_path, {"train": 3, "test": 1})
-    before = data(root).fingerprint(skipped=0)
     path = root / "train" / "masks" / "01.png"
     values = np.asarray(Image.open(path)).copy()
+    Image.fromarray(values).save(path, compress_level=0)  # so that its length stays
+    before, length = data(root).fingerprint(skipped=0), path.stat().st_size
     values[10, 10] = (values[10, 10] + 1) % 3
-    Image.fromarray(values).save(path)
+    Image.fromarray(values).save(path, compress_level=0)
+    assert path.stat().st_size == length
     assert data(root).fingerprint(skipped=0) != before
     assert data(root, ignore=[VOID, 200]).fingerprint(skipped=0) != data(root).fingerprint(skipped=0)
 
@@ -286,6 +288,8 @@ def lacking(root: Path, kind: str) -> None:
             (train / "masks" / "00.png").unlink()
             (train / "masks" / "01.png").unlink()
             (train / "images" / "02.png").unlink()
+        case "a picture":
+            (train / "images" / "02.png").unlink()
         case "one name":
             (train / "images" / "00.jpg").write_bytes(b"")
         case "no masks":
@@ -311,6 +315,7 @@ def lacking(root: Path, kind: str) -> None:
 LACKING = {
     "masks and pictures": r"2 of 2 pictures have no mask: train/images/00.png, train/images/01.png; "
     "1 of 1 masks have no picture: train/masks/02.png",
+    "a picture": "1 of 3 masks have no picture: train/masks/02.png",
     "one name": "train/images/00.jpg and train/images/00.png, which have one name",
     "no masks": "lacks 1 of 2 folders: train/masks",
     "no pictures": "no picture in .*train/images",

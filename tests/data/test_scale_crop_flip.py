@@ -35,6 +35,12 @@ def test_the_mask_is_moved_as_its_picture():
     assert 0.8 < inside < 1
 
 
+def test_a_mask_has_no_class_that_lies_between_two_others():
+    whole = ramp(60, 60)
+    whole[2] = np.where((whole[0] // 5 + whole[1] // 5) % 2, 200, 0)
+    assert set(np.unique(windows(100, whole=whole)[:, 2])) == {0, 200, 255}
+
+
 def test_scales_are_drawn_evenly_and_half_are_mirrored():
     scales, mirrored = [], []
     for rows, columns, mask in windows(3000, whole=ramp(250, 250), size=(100, 100)).astype(int):
