@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
     def show_grid(self) -> None:
         """Let `observe` show a grid, or several; called at most once, before a method is attached."""
-        self.trunk.show_grid()
+        self.trunk.show_grid(self._shown_size())
         self._pooling = set(self.trunk.pooling())
 
     def freeze_pooling(self) -> None:

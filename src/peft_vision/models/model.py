@@ -84,7 +84,7 @@ class Model(nn.Module):
         bilinearly resized logits of the head, which itself computes the last of them in fp32."""
         device = features.device.type
         if self.segments:
-            return self._at_pixels(self.head(features).float(), size or self.preprocessing.sides)
+            return self.criterion(self._at_pixels(self.head(features).float(), size or self.preprocessing.sides))
         if not torch.is_autocast_enabled(device):
             return self.criterion(self.head(features))
         with torch.autocast(device, enabled=False):

@@ -59,6 +59,9 @@ class AnyTrunk(Trunk):
         self._checkpoints = False
         self._first_pass = False
         self._hooks: list[RemovableHandle] = []
+        self._map_shape: tuple[int, int, int] | None = None
+        self._channels_last = False
+        self._pooling: list[nn.Parameter] = []
         self._kept: dict[nn.Module, tuple[float | None, Tensor]] = {}
 
     @classmethod
@@ -89,37 +92,39 @@ class AnyTrunk(Trunk):
             return _first_line(error)
         return None
 
-    def show_grid(self) -> None:
-        """Note in `lacks` why the model's last features are no map of the image, if they are none."""
-        super().show_grid()
-        shape = tuple(self._shown(self.image_size or self._pass.shown).shape)
-        if len(shape) != 4 or shape[self._channel_axis] != self.model.num_features:
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        """Note the shape of the model's last features, which can be found as long as its modules are timm's own, or in
+        `lacks` why they are no map of the image."""
+        super().show_grid(image_size)
+        shown, _ = on_meta(MapPass(self.model), image_size)
+        shape = tuple(shown.shape) if isinstance(shown, Tensor) else None
+        if shape is None or len(shape) != 4:
             self.lacks["grid"] = f"shows {shape} of one image before it pools that, which is no map of the image"
+            return
+        width = self.model.num_features
+        self._channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC" or (shape[1] != width == shape[3])
+        self._map_shape = (shape[3], *shape[1:3]) if self._channels_last else shape[1:]
+        self._pooling = self._unreached(image_size)
 
     def grid(self, tokens: Tensor, layer: int) -> Tensor:
-        return tokens if self._channel_axis == 1 else tokens.permute(0, 3, 1, 2)
+        return tokens.permute(0, 3, 1, 2) if self._channels_last else tokens
 
     def grid_shape(self, layer: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
-        shape = self.grid(self._shown(image_size), layer).shape
-        return (shape[1], shape[2], shape[3])
+        """Return the shape for images of the size that `show_grid` was told."""
+        return self._map_shape
 
     def pooling(self) -> list[nn.Parameter]:
+        """Return the parameters that no gradient of the last features reaches."""
+        return self._pooling
+
+    def _unreached(self, image_size: tuple[int, int]) -> list[nn.Parameter]:
         """Return the parameters that no gradient of the last features reaches, found over shapes alone."""
         holder = MapPass(self.model)
-        names = [name for name, _ in holder.named_parameters()]
         with torch.enable_grad():
-            shown, parameters = on_meta(holder, self.image_size or self._pass.shown, gradients=True)
+            shown, parameters = on_meta(holder, image_size, gradients=True)
             found = torch.autograd.grad(shown.sum(), list(parameters.values()), allow_unused=True)
-        reached = {name for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
-        return [holder.get_parameter(name) for name in names if name not in reached]
-
-    @property
-    def _channel_axis(self) -> int:
-        return 3 if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else 1
-
-    def _shown(self, size: tuple[int, int]) -> Tensor:
-        """Return the last features of one image of `size`, without numbers."""
-        return on_meta(MapPass(self.model), size)[0]
+        names = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+        return [holder.get_parameter(name) for name in names]
 
     def adopt(self) -> None:
         """Leave timm's modules as they are, and note which of them its forward calls before any is wrapped."""

@@ -26,12 +26,11 @@ UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedE
 class Passed:
     """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
     convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
-    the model takes no image of the recorded size; `shown`: height and width of the image in any case."""
+    the model takes no image of the recorded size."""
 
     features: Tensor
     called: tuple[str, ...]
     size: tuple[int, int] | None
-    shown: tuple[int, int]
 
 
 def passed(model: nn.Module) -> Passed:
@@ -48,7 +47,7 @@ def passed(model: nn.Module) -> Passed:
             except UNUSABLE as error:
                 first = first or error
                 continue
-        return Passed(features, tuple(called), None if first is None else size, size)
+        return Passed(features, tuple(called), None if first is None else size)
     raise first
 
 

@@ -107,8 +107,8 @@ class TokenTrunk(Trunk):
             )
         self.layers[-1].rows = None
 
-    def show_grid(self) -> None:
-        super().show_grid()
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        super().show_grid(image_size)
         self.layers[-1].rows = self.num_tokens
 
     def grid(self, tokens: Tensor, layer: int) -> Tensor:

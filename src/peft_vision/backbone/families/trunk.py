@@ -126,9 +126,9 @@ class Trunk(ABC):
     def pool(self, tokens: Tensor) -> Tensor:
         """Map what leaves the last stage to features (B, D)."""
 
-    def show_grid(self) -> None:
-        """Let the last stage compute every token of the image, so that `grid` can be asked; called at most once, before
-        anything is attached."""
+    def show_grid(self, image_size: tuple[int, int]) -> None:
+        """Let the last stage compute every token of images of this size, so that `grid` can be asked; called at most
+        once, before anything is attached."""
         self.shows_grid = True
 
     @property
