@@ -32,7 +32,7 @@ _NAMED = 5  # values that a message lists
 
 @dataclass(frozen=True)
 class MaskCode:
-    """What the pixels of mask files mean. `values`: the class of each value, IGNORED for those that are ignored; other
+    """The meaning of the pixels of mask files. `values`: the class of each value, IGNORED for those that are ignored; other
     values are refused. `colors`: instead, the class of each colour (red, green, blue), for RGB masks."""
 
     classes: tuple[str, ...]

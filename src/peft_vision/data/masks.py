@@ -27,7 +27,7 @@ from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.folders import image_files, splits_among, sub_folders
 from peft_vision.data.mask_files import IGNORED, MOST_CLASSES, MaskCode, MaskedPictures
-from peft_vision.data.mask_layouts import LAYOUTS, MaskLayout, Place
+from peft_vision.data.mask_layouts import LAYOUTS, MaskLayout, SplitFolders
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import (
     absent,
@@ -148,7 +148,7 @@ def _colors(colors: Mapping[str, str | None], classes: Sequence[str]) -> dict[tu
     return found
 
 
-def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[str, Place], str]:
+def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[str, SplitFolders], str]:
     """Return the folders of pictures and masks of each split, and the names of folders that are passed over. One split,
     train, if they are not divided."""
     folders = sub_folders(root, key=_KEY)
@@ -170,7 +170,7 @@ def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[st
         )
     if splits:
         places = {
-            split: Place(f"{folder.name}/{images}", f"{folder.name}/{masks}", mask_end=mask_end)
+            split: SplitFolders(f"{folder.name}/{images}", f"{folder.name}/{masks}", mask_end=mask_end)
             for split, folder in splits.items()
         }
         passed = [folder.name for folder in folders if folder not in splits.values()]
@@ -180,23 +180,23 @@ def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[st
             found = [", ".join(folder.name for folder in split.values()) or "no splits" for split in inner]
             raise ConfigError(f"{_KEY}: {both[0]} holds {found[0]}, and {both[1]} holds {found[1]}")
         places = {
-            split: Place(f"{images}/{folder.name}", f"{masks}/{inner[1][split].name}", mask_end=mask_end)
+            split: SplitFolders(f"{images}/{folder.name}", f"{masks}/{inner[1][split].name}", mask_end=mask_end)
             for split, folder in inner[0].items()
-        } or {"train": Place(images, masks, mask_end=mask_end)}
+        } or {"train": SplitFolders(images, masks, mask_end=mask_end)}
         passed = []
     if "train" not in places:
         raise ConfigError(f"{_KEY}: {root} holds {', '.join(places)} and no train")
     return places, ", ".join(passed)
 
 
-def _part(root: Path, place: Place, code: MaskCode, layout: MaskLayout | None) -> Labelled:
+def _part(root: Path, place: SplitFolders, code: MaskCode, layout: MaskLayout | None) -> Labelled:
     """Return the pictures in a place with their masks. ConfigError for one that lacks the other."""
     source = f"see data.layout; {_KEY} is the folder above these" if layout is None else layout.source
     pictures, masks = (_listed if place.names else _paired)(root, place, source)
     return labelled(MaskedPictures(Files(root, pictures), Files(root, masks), code), np.zeros(len(pictures)))
 
 
-def _listed(root: Path, place: Place, source: str) -> tuple[list[str], list[str]]:
+def _listed(root: Path, place: SplitFolders, source: str) -> tuple[list[str], list[str]]:
     """Return the paths of pictures and masks that a list names."""
     file = root / place.names
     lines = read_lines(file, "a name on each line", key=_KEY, remedy=source)
@@ -213,7 +213,7 @@ def _listed(root: Path, place: Place, source: str) -> tuple[list[str], list[str]
     return paths
 
 
-def _paired(root: Path, place: Place, source: str) -> tuple[list[str], list[str]]:
+def _paired(root: Path, place: SplitFolders, source: str) -> tuple[list[str], list[str]]:
     """Return the paths of the pictures and of the masks in two folders, in one order."""
     found = []
     for folder, end in ((place.images, place.image_end), (place.masks, place.mask_end)):
