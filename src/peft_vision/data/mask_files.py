@@ -32,8 +32,8 @@ _NAMED = 5  # values that a message lists
 
 @dataclass(frozen=True)
 class MaskCode:
-    """The meaning of the pixels of mask files. `values`: the class of each value, IGNORED for those that are ignored; other
-    values are refused. `colors`: instead, the class of each colour (red, green, blue), for RGB masks."""
+    """The meaning of the pixels of mask files. `values`: the class of each value, IGNORED for those that are ignored;
+    other values are refused. `colors`: instead, the class of each colour (red, green, blue), for RGB masks."""
 
     classes: tuple[str, ...]
     values: Mapping[int, int]
