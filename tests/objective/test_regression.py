@@ -27,6 +27,7 @@ def test_a_target_that_never_varies_is_not_divided_by_zero():
     numbers = criterion("age")
     numbers.fit(torch.full((3, 1), 7.0))
     assert numbers(torch.zeros(1, 1)).tolist() == [[7]]
+    assert numbers.loss(torch.full((2, 1), 9.0), torch.full((2, 1), 7.0), label_smoothing=0.0) == 8
 
 
 @pytest.mark.parametrize(("error", "power"), [("mse", 2), ("l1", 1)])

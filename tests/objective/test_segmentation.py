@@ -75,6 +75,8 @@ def test_dice_by_hand():
     zero = 1 - 2 * 0.8 / (0.8**2 + 0.4**2 + 0.3**2 + 1)
     one = 1 - 2 * (0.6 + 0.7) / (0.2**2 + 0.6**2 + 0.7**2 + 2)
     assert dice_losses(shares, truth).item() == pytest.approx((zero + one) / 2)
+    absent = torch.cat([shares, torch.full((1, 1, 2, 2), 0.1)], dim=1)  # a class that the image does not show
+    assert dice_losses(absent, truth).item() == pytest.approx((zero + one) / 2)
 
 
 def test_a_perfect_prediction_has_no_dice_loss(drawn):
