@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vpt_shallow": {"location": "pad"},
 }
 """What makes a method work on a family where the values of its file do not."""
-COLUMNS = {"swin_v2": "swin"}
+COLUMNS = {"swin_v2": "swin", "swin_v2_cr": "swin"}
 """The families that are counted in the column of another, on which the same methods work."""
 CHOOSING = ("linear", "full", "lp_ft", "bitfit", "partial", "layer_norm")
 """The methods that add no modules but choose which parameters train."""

@@ -134,12 +134,15 @@ def unless_chosen(group: str) -> str:
     return next(entry[group] for entry in defaults if isinstance(entry, dict) and group in entry)
 
 
+_USUAL_FOLDER = "image_folder"  # of several data sets that have a path
+
+
 def owners(group: str, key: str) -> list[str]:
-    """Return the options of a config group that have this key: first those that need a value for it, then those of the
-    shortest names, which are the plainest."""
+    """Return the options of a config group that have this key: first the one that most people mean, then those that
+    need a value for it, then those of the shortest names, which are the plainest."""
     values = {path.stem: _values(path) for path in (CONFIG_DIR / group).glob("*.yaml")} if group else {}
     found = {name: settings[key] for name, settings in values.items() if key in settings}
-    return sorted(found, key=lambda name: (found[name] != "???", len(name), name))
+    return sorted(found, key=lambda name: (name != _USUAL_FOLDER, found[name] != "???", len(name), name))
 
 
 def _values(path: Path) -> dict[str, Any]:
