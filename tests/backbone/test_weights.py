@@ -391,3 +391,12 @@ def test_weights_for_as_many_channels_load_unchanged_and_for_others_are_refused(
         load_weights(tiny(), tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="images of 5 channels"):
         load_weights(tiny(in_chans=2), tmp_path / "w.safetensors", in_chans=2)
+
+
+def test_a_hash_tells_apart_equal_bytes_of_other_names_shapes_and_types():
+    zeros = torch.zeros(2, 3)
+    kinds = [{"a": zeros}, {"b": zeros}, {"a": zeros.T}, {"a": zeros.view(torch.int32)}]
+    hashes = {
+        weights_hash(torch.nn.ParameterDict({n: torch.nn.Parameter(t, False) for n, t in k.items()})) for k in kinds
+    }
+    assert len(hashes) == len(kinds)
