@@ -153,3 +153,9 @@ def test_a_saved_file_is_not_taken_for_a_model_of_features(tmp_path, vit):
     again = peft_vision.load(tmp_path / "adapter.safetensors", vit)
     assert again.segments
     assert not peft_vision.adapt(vit, method="lora", num_classes=4).segments
+
+
+def test_the_last_layer_of_progressive_upsampling_computes_in_fp32_under_autocast():
+    head = SetrPup(norm="none", hidden=(4,), dropout=0.0, std=0.01).build(8, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(torch.randn(2, 8, 3, 3)).dtype == torch.float32
