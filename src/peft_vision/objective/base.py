@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Generator, Tensor, nn
 
 from peft_vision.core.config import ConfigError, component
@@ -175,6 +176,24 @@ def checked_weights(weights: ClassWeights, classes: Sequence[str], key: str) -> 
         raise ConfigError(f"objective.{key}: {len(weights)} weights for {len(classes)} classes")
     if wrong := [weight for weight in weights if not 0 < weight < float("inf")]:
         raise ConfigError(f"objective.{key}: got {wrong[0]:g}, should be above 0")
+
+
+class WeightedClasses(Criterion):
+    """A criterion whose loss has a weight for each class, `weights` (C,), or None; labels that are no class are left
+    out of the counts from which balanced ones are made."""
+
+    def __init__(self, num_classes: int, metric: Metric, class_weights: ClassWeights) -> None:
+        super().__init__(num_classes, metric)
+        self.learns = class_weights == "balanced"
+        weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
+        self.register_buffer("weights", weights, persistent=False)
+
+    def fit(self, labels: Tensor) -> None:
+        """Balance the classes by the training labels, (n,) or (n, H, W)."""
+        if self.learns:
+            counts = torch.bincount(labels.flatten().cpu().long(), minlength=self.num_outputs)[: self.num_outputs]
+            weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
+            self.weights = weights.to(labels.device, torch.float32)
 
 
 def ranked(metrics: Mapping[str, float], split: str, metric: Metric) -> float | None:

@@ -13,9 +13,9 @@ from peft_vision.core.config import component
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.base import (
     ClassWeights,
-    Criterion,
     Metric,
     Objective,
+    WeightedClasses,
     checked_losses,
     checked_weights,
 )
@@ -47,21 +47,12 @@ class Segmentation(Objective):
         return Pixels(len(classes), self.class_weights, self.dice_weight)
 
 
-class Pixels(Criterion):
+class Pixels(WeightedClasses):
     """A criterion of logits (B, C, H, W) for labels (B, H, W), of which those equal to `IGNORED` do not count."""
 
     def __init__(self, num_classes: int, class_weights: ClassWeights, dice_weight: float) -> None:
-        super().__init__(num_classes, MEAN_IOU)
+        super().__init__(num_classes, MEAN_IOU, class_weights)
         self._dice_weight = dice_weight
-        self.learns = class_weights == "balanced"
-        weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
-        self.register_buffer("weights", weights, persistent=False)
-
-    def fit(self, labels: Tensor) -> None:
-        if self.learns:
-            counts = torch.bincount(labels.flatten().cpu().long(), minlength=IGNORED + 1)[: self.num_outputs]
-            weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
-            self.weights = weights.to(labels.device, torch.float32)
 
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
         losses = self._losses(outputs, labels, label_smoothing)

@@ -18,9 +18,9 @@ from peft_vision.data.splits import LabelKind
 from peft_vision.objective.base import (
     ACCURACY,
     ClassWeights,
-    Criterion,
     Metric,
     Objective,
+    WeightedClasses,
     checked_losses,
     checked_weights,
 )
@@ -55,24 +55,15 @@ class SingleLabel(Objective):
         return OneClass(len(classes), self.class_weights, self.focal_gamma)
 
 
-class OneClass(Criterion):
+class OneClass(WeightedClasses):
     """A criterion of logits (B, C) for labels (B,) int64."""
 
     def __init__(self, num_classes: int, class_weights: ClassWeights = None, focal_gamma: float = 0.0) -> None:
-        super().__init__(num_classes, ACCURACY)
+        super().__init__(num_classes, ACCURACY, class_weights)
         self.focal_gamma = focal_gamma
-        self.learns = class_weights == "balanced"
-        weights = torch.tensor(class_weights) if isinstance(class_weights, tuple) else None
-        self.register_buffer("weights", weights, persistent=False)
 
     def answers(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(dim=1)
-
-    def fit(self, labels: Tensor) -> None:
-        if self.learns:
-            counts = torch.bincount(labels.cpu(), minlength=self.num_outputs)
-            weights = len(labels) / ((counts > 0).sum() * counts.clamp(min=1))
-            self.weights = weights.to(labels.device, torch.float32)
 
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
         if self.weights is None and not self.focal_gamma:
