@@ -42,7 +42,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one run: whether it is the default, its setting in words, and its accuracies in percent."""
+    """The scores of one run: whether it is the default, its setting in words, its accuracies in percent, and its loss
+    on validation."""
 
     is_default: bool
     setting: str
@@ -50,6 +51,7 @@ class Scored:
     seed: int
     val: float
     test: float
+    val_loss: float
 
 
 def named(texts: list[str]) -> dict[str, tuple[str, ...]]:
@@ -86,7 +88,9 @@ def scored(case: Case, folder: Path, options: argparse.Namespace) -> list[Scored
         )
         default = steps and abs(optimizer["lr"] / lr - 1) < 1e-6 and optimizer["weight_decay"] == options.decay
         val, test = 100 * metrics["val/accuracy"], 100 * metrics["test/accuracy"]
-        found.append(Scored(default, setting, optimizer["lr"] if steps else 0.0, result["seed"], val, test))
+        found.append(
+            Scored(default, setting, optimizer["lr"] if steps else 0.0, result["seed"], val, test, metrics["val/loss"])
+        )
     return found
 
 
@@ -97,7 +101,7 @@ def loss(runs: list[Scored]) -> tuple[float, float, float, dict[str, int]]:
     default, best = [], []
     for seed in sorted({run.seed for run in runs}):
         seed_runs = [run for run in runs if run.seed == seed]
-        winner = min(seed_runs, key=lambda run: (-round(run.val, 9), run.lr))
+        winner = min(seed_runs, key=lambda run: (-round(run.val, 9), run.val_loss, run.lr))
         chosen[winner.setting] += 1
         default += [run.test for run in seed_runs if run.is_default]
         best.append(winner.test)

@@ -41,7 +41,8 @@ def row(name: str, out: Path, common: list[str]) -> tuple[float, str]:
     rates = f"optimizer.lr={','.join(METHODS[name])}"
     tuned = results(out / "tune" / name, *common, *options, rates, "seed=0", "data.val_fraction=0.2")
     scores = {run["config"]["optimizer"]["lr"]: 100 * run["metrics"]["val/accuracy"] for run in tuned}
-    best = max(sorted(scores), key=scores.__getitem__)
+    losses = {run["config"]["optimizer"]["lr"]: run["metrics"]["val/loss"] for run in tuned}
+    best = max(sorted(scores), key=lambda rate: (scores[rate], -losses[rate]))  # as everywhere: docs/protocol.md
     final = results(out / "final" / name, *common, *options, f"optimizer.lr={best}", "seed=0,1,2")
     accuracies = [100 * run["metrics"]["test/accuracy"] for run in final]
     sizes = final[0]["parameters"]

@@ -21,6 +21,7 @@ def write_run(
     seed: int = 0,
     lr: float = 0.001,
     val: float | None = 0.5,
+    loss: float | None = None,
     test: float | None = 0.5,
     ood: Mapping[str, float | Mapping[str, float]] | None = None,
     probe: Mapping[str, float] | None = None,
@@ -39,18 +40,20 @@ def write_run(
     parameters: int = 12_345,
     peak_mib: float | None = None,
     train_seconds: float | None = None,
+    state_mib: float | None = None,
     solved: Sequence[Mapping[str, float]] = (),
 ) -> Path:
-    """`ood`: the accuracy on each set, or on each of its shifts. `probe`: accuracies before all else trained, by
-    metric. `curve`: accuracy ID and OOD by alpha. `masked`: whether classes that a set lacks cannot be predicted.
-    `config`: groups in place of the usual ones. `group`: of data sets; `stage`: of a sweep that tunes, `choice` what it
-    wrote. `epochs`: training loss and validation accuracy of each. `solved`: what a solver tried, of which it chose the
-    last."""
+    """`loss`: on validation. `ood`: the accuracy on each set, or on each of its shifts. `probe`: accuracies before all
+    else trained, by metric. `curve`: accuracy ID and OOD by alpha. `masked`: whether classes that a set lacks cannot be
+    predicted. `config`: groups in place of the usual ones. `group`: of data sets; `stage`: of a sweep that tunes,
+    `choice` what it wrote. `epochs`: training loss and validation accuracy of each. `solved`: what a solver tried, of
+    which it chose the last."""
     mark = f"{lr:g}" + (f"+{decay:g}" if decay != 0.01 else "") + ("" if stage is None else f"+{stage}")
     folder = runs / f"{method}-{backbone}-{data.replace('/', '_')}-s{seed}-{mark}"
     folder.mkdir(parents=True)
     metrics = {} if test is None else {"test/accuracy": test, "test/calibration_error": 0.02}
     metrics |= {} if val is None else {"val/accuracy": val}
+    metrics |= {} if loss is None else {"val/loss": loss}
     images = {split: count for split, count in IMAGES.items() if split != "test" or stage != "tune"}
     settings = {**usual_config(lr, decay), **(config or {})}
     if stage is not None:
@@ -72,6 +75,7 @@ def write_run(
         test_reads=0 if test is None else 1,
         peak_mib=peak_mib,
         train_seconds=train_seconds,
+        optimizer=None if state_mib is None else {"state_bytes": state_mib * 2**20, "gradient_bytes": 0},
         config={"seed": seed, "runs": str(runs), "device": "auto", **settings},
     )
     (folder / "result.json").write_text(json.dumps(result))

@@ -37,9 +37,9 @@ def test_every_member_equals_its_own_run_and_the_best_is_kept(algorithm, tmp_pat
     assert [(row["lr"], row["weight_decay"]) for row in tried] == list(alone)
     for row, (result, _) in zip(tried, alone.values(), strict=True):
         assert row["val/accuracy"] == pytest.approx(result["metrics"]["val/accuracy"])
+        assert row["val/loss"] == pytest.approx(result["metrics"]["val/loss"], rel=1e-4)
     chosen = grid["selection"]["chosen"]
-    best = max(row["val/accuracy"] for row in tried)
-    expected = next(row for row in tried if row["val/accuracy"] == best)
+    expected = max(tried, key=lambda row: (row["val/accuracy"], -row["val/loss"]))
     assert chosen == {"lr": expected["lr"], "weight_decay": expected["weight_decay"]}
     result, tensors = alone[chosen["lr"], chosen["weight_decay"]]
     for name, tensor in tensors.items():

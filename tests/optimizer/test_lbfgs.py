@@ -76,16 +76,18 @@ def test_normalising_solves_the_problem_of_normalised_features_and_says_it_in_th
     assert np.abs(logits.softmax(dim=1).numpy() - expected).max() < 1e-6
 
 
-def test_the_best_on_validation_is_chosen_and_of_equal_ones_the_strongest_penalty():
+def test_the_best_on_validation_is_chosen_of_equal_ones_the_lowest_loss_then_the_strongest_penalty():
     data, val = table(300, 20, 5, seed=0), table(200, 20, 5, seed=1)
     path = solver(10.0, 1e-3, 1e-6, 0.1).solve(nn.Linear(20, 5), data, val, FITTING)
     assert [row["C"] for row in path.tried] == [1e-6, 1e-3, 0.1, 10.0]
-    best = max(row["val/accuracy"] for row in path.tried)
-    assert path.chosen["C"] == next(row["C"] for row in path.tried if row["val/accuracy"] == best)
+    best = max(path.tried, key=lambda row: (row["val/accuracy"], -row["val/loss"]))
+    assert path.chosen["C"] == best["C"]
     easy = FeatureTable(torch.arange(4) % 2, torch.eye(4))
     tied = solver(1.0, 10.0, 100.0).solve(nn.Linear(4, 2), easy, easy, FITTING)
     assert {row["val/accuracy"] for row in tied.tried} == {1.0}
-    assert tied.chosen == {"C": 1.0}
+    assert tied.chosen == {"C": 100.0}  # the surest, and it is right
+    blank = FeatureTable(torch.arange(4) % 2, torch.zeros(4, 4))
+    assert solver(1.0, 10.0).solve(nn.Linear(4, 2), blank, blank, FITTING).chosen == {"C": 1.0}
 
 
 PROBE = ("experiment=smoke", "method=linear", "optimizer=lbfgs")

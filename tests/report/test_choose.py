@@ -55,6 +55,15 @@ def test_of_equal_settings_the_smallest_learning_rate_wins(tmp_path):
     ]  # "0.1" comes before "2e-05"
 
 
+def test_of_equal_settings_the_lowest_loss_wins_and_one_whose_loss_is_unknown_comes_after(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, lr=0.1, val=0.8, loss=0.5 + 0.4 * seed)
+        write_run(tmp_path, seed=seed, lr=0.2, val=0.8, loss=0.65)
+        write_run(tmp_path, seed=seed, lr=0.05, val=0.8, loss=None if seed else 0.1)
+        write_run(tmp_path, seed=seed, lr=0.3, val=0.7, loss=0.1)
+    assert [setting.own["optimizer.lr"] for setting in chosen(tmp_path).settings] == [0.2, 0.1, 0.05, 0.3]
+
+
 def test_several_settings_without_validation_cannot_be_chosen_from(tmp_path):
     write_run(tmp_path, lr=0.1, val=None)
     assert chosen(tmp_path).chosen.validation is None

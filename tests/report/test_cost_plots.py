@@ -21,10 +21,11 @@ def test_on_the_front_is_what_no_other_is_cheaper_and_better_than():
 
 def test_a_cost_that_nobody_measured_is_no_panel(tmp_path):
     for number, method in enumerate(("full", "linear")):
-        write_run(tmp_path, method=method, parameters=10**number, train_seconds=5.0 + number)
+        write_run(tmp_path, method=method, parameters=10**number, train_seconds=5.0 + number, state_mib=2.0 + number)
     found = board(tmp_path)
-    assert list(points(found, 0)) == ["parameters", "cost/train_seconds"]
-    assert len(pareto(found, 0, looks(["full", "linear"])).axes) == 2
+    assert list(points(found, 0)) == ["parameters", "cost/state_mib", "cost/train_seconds"]
+    assert [point.cost for point in points(found, 0)["cost/state_mib"]] == [2.0, 3.0]
+    assert len(pareto(found, 0, looks(["full", "linear"])).axes) == 3
 
 
 def test_trained_parameters_are_those_of_method_and_head(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -206,11 +207,11 @@ def test_the_interpolation_goes_from_the_probe_to_the_tuned_model(lp_ft):
     assert not {middle["test/loss"], middle["ood/mean/loss"]} & {*first.values(), *last.values()}
 
 
-def chosen(root: Path, accuracies: list[float]) -> float:
-    """The alpha, where validation finds the three of this accuracy."""
+def chosen(root: Path, accuracies: list[float], losses: Sequence[float] = (1.0, 1.0, 1.0)) -> float:
+    """The alpha, where validation finds the three of this accuracy and loss."""
     found = record(root)
-    for alpha, accuracy in zip(("alpha=0", "alpha=0.5", "alpha=1"), accuracies, strict=True):
-        found["splits"]["val"]["scores"][alpha]["accuracy"] = accuracy
+    for alpha, accuracy, loss in zip(("alpha=0", "alpha=0.5", "alpha=1"), accuracies, losses, strict=True):
+        found["splits"]["val"]["scores"][alpha] |= {"accuracy": accuracy, "loss": loss}
     (only(root) / "ood.json").write_text(json.dumps(found))
     said = done(*LP_FT, cwd=root)
     found = record(root)["interpolation"]["chosen"]
@@ -218,15 +219,15 @@ def chosen(root: Path, accuracies: list[float]) -> float:
     return found
 
 
-def test_validation_chooses_alpha_and_of_equal_ones_the_smallest(copied):
+def test_validation_chooses_alpha_of_equal_ones_the_lowest_loss_then_the_smallest(copied):
     rows = record(copied)["interpolation"]["rows"]
-    best = max(row["val/accuracy"] for row in rows)
-    expected = min(row["alpha"] for row in rows if row["val/accuracy"] == best)
+    expected = max(rows, key=lambda row: (row["val/accuracy"], -row["val/loss"], -row["alpha"]))["alpha"]
     assert record(copied)["interpolation"]["chosen"] == expected
     assert chosen(copied, [0.2, 0.4, 0.3]) == 0.5
     assert chosen(copied, [0.2, 0.3, 0.4]) == 1.0
     assert chosen(copied, [0.2, 0.4, 0.4]) == 0.5
     assert chosen(copied, [0.4, 0.4, 0.4]) == 0.0
+    assert chosen(copied, [0.4, 0.4, 0.4], [0.9, 0.9, 0.8]) == 1.0
     assert set(reads(copied).values()) == {1}
 
 

@@ -29,18 +29,27 @@ COLLAPSING = (
 def judged(monkeypatch):
     """Validation then likes the epochs as much as it is told."""
 
-    def judge(accuracies: list[float]) -> None:
-        left = iter(accuracies)
-        monkeypatch.setattr(Trainer, "evaluate", lambda *_, **__: {"val/accuracy": next(left)})
+    def judge(accuracies: list[float], losses: list[float] | None = None) -> None:
+        left = iter(zip(accuracies, losses or [1.0] * len(accuracies), strict=True))
+        names = ("val/accuracy", "val/loss")
+        monkeypatch.setattr(Trainer, "evaluate", lambda *_, **__: dict(zip(names, next(left), strict=True)))
 
     return judge
 
 
-@pytest.mark.parametrize("accuracies", [[0.5, 0.8, 0.6, 0.7], [0.5, 0.8, 0.8, 0.8], [0.0, 0.1, 0.0, 0.1]])
-def test_a_fit_ends_in_the_first_of_the_best_epochs(accuracies, judged):
+@pytest.mark.parametrize(
+    ("accuracies", "losses"),
+    [
+        ([0.5, 0.8, 0.6, 0.7], None),
+        ([0.5, 0.8, 0.8, 0.8], None),
+        ([0.8, 0.8, 0.8, 0.7], [1.1, 0.9, 0.9, 0.1]),
+        ([0.0, 0.1, 0.0, 0.1], None),
+    ],
+)
+def test_a_fit_ends_in_the_first_of_the_best_epochs_of_the_lowest_loss(accuracies, losses, judged):
     kept, stopped_there = (adapted("vpt_deep", dropout=0.3) for _ in range(2))
     standing = TrainState()
-    judged(accuracies)
+    judged(accuracies, losses)
     rows = fit(kept, epochs=4, keep="best", standing=standing)
     assert [row["val/accuracy"] for row in rows] == accuracies
     assert (standing.kept_epochs, standing.best) == ({"train": 2}, None)
@@ -95,9 +104,10 @@ def undisturbed(tmp_path_factory):
 
 def test_a_run_is_scored_at_its_best_epoch(undisturbed):
     result, rows = json.loads((undisturbed / "result.json").read_text()), metrics(undisturbed)
-    best = max(rows, key=lambda row: row["val/accuracy"])
+    best = max(rows, key=lambda row: (row["val/accuracy"], -row["val/loss"]))
     assert best["epoch"] < 5
     assert result["kept_epochs"] == {"train": best["epoch"]}
+    assert result["kept_rule"] == "highest validation accuracy, of equal ones the lowest loss, then the first"
     scores = {name: value for name, value in best.items() if name.startswith("val/")}
     assert scores == {name: value for name, value in result["metrics"].items() if name.startswith("val/")}
 
@@ -127,7 +137,8 @@ def test_each_phase_goes_on_from_its_own_best_epoch(tmp_path):
     result, rows = json.loads((folder / "result.json").read_text()), metrics(folder)
     best = {}
     for row in rows:
-        best[row["phase"]] = max(best.get(row["phase"], row), row, key=lambda row: (row["val/accuracy"], -row["epoch"]))
+        merit = lambda row: (row["val/accuracy"], -row["val/loss"], -row["epoch"])  # noqa: E731
+        best[row["phase"]] = max(best.get(row["phase"], row), row, key=merit)
     assert result["kept_epochs"] == {phase: row["epoch"] for phase, row in best.items()}
     assert list(best) == ["train", "select", "retrain"]
     assert result["metrics"]["val/loss"] == best["retrain"]["val/loss"]

@@ -100,6 +100,15 @@ class HashDefault:
 
 
 @plain_dataclass(frozen=True)
+class HashDefaultOfEach:
+    """A mark for a mapping that was added to a component later. An entry of this value is as if it were not there, and
+    without entries the component behaves as before it had the field; a config written before that is built without
+    entries. Used as `lr_factors: Annotated[dict[str, float], HashDefaultOfEach(1.0)]`."""
+
+    value: Any
+
+
+@plain_dataclass(frozen=True)
 class OnlyWith:
     """A mark for a field that changes a result only where the field `name` of its component has this `value`; elsewhere
     it is not part of a run's identity. Used as `momentum: Annotated[float, OnlyWith("algorithm", "sgd")]`."""
@@ -217,12 +226,18 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 def hashed_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a component's `values`, at any depth, without those marked NOT_HASHED and those equal to their
     HashDefault."""
-    of_fields = marks(cls)
-    return {
-        key: _lasting_within(value)
-        for key, value in values.items()
-        if not any(mark in (NOT_HASHED, HashDefault(value)) for mark in of_fields.get(key, ()))
-    }
+    lasting = {key: lasting_value(value, marks(cls).get(key, ())) for key, value in values.items()}
+    return {key: _lasting_within(value) for key, value in lasting.items() if value is not NOT_HASHED}
+
+
+def lasting_value(value: Any, field_marks: tuple[Any, ...]) -> Any:
+    """Return what of a field's value is part of a run's identity; NOT_HASHED where nothing is."""
+    if any(mark in (NOT_HASHED, HashDefault(value)) for mark in field_marks):
+        return NOT_HASHED
+    for mark in field_marks:
+        if isinstance(mark, HashDefaultOfEach) and isinstance(value, Mapping):
+            return {key: inner for key, inner in value.items() if inner != mark.value} or NOT_HASHED
+    return value
 
 
 @cache  # a report asks for the same few classes thousands of times
@@ -233,9 +248,10 @@ def marks(cls: type) -> Mapping[str, tuple[Any, ...]]:
 
 
 def _neutral(cls: type) -> dict[str, Any]:
-    """Return the HashDefault values of a class's fields, by field name."""
-    found = ((name, mark) for name, of_field in marks(cls).items() for mark in of_field)
-    return {name: mark.value for name, mark in found if isinstance(mark, HashDefault)}
+    """Return the HashDefault values of a class's fields, by field name, and no entries for HashDefaultOfEach."""
+    found = [(name, mark) for name, of_field in marks(cls).items() for mark in of_field]
+    neutral = {name: mark.value for name, mark in found if isinstance(mark, HashDefault)}
+    return {**neutral, **{name: {} for name, mark in found if isinstance(mark, HashDefaultOfEach)}}
 
 
 def _lasting_within(value: Any) -> Any:

@@ -23,9 +23,9 @@ from peft_vision.core.config import (
     FUNCTION,
     NOT_HASHED,
     PACKAGE,
-    HashDefault,
     OnlyWith,
     hashed_fields,
+    lasting_value,
     locate,
     marks,
     saved_name,
@@ -64,8 +64,8 @@ def hashed(component: Any, *, places: bool = True) -> dict[str, Any]:
     for field in fields(cls):
         value, field_marks = getattr(component, field.name), marks(cls).get(field.name, ())
         idle = any(isinstance(mark, OnlyWith) and not mark.acts_in(component) for mark in field_marks)
-        incidental = idle or any(mark in (NOT_HASHED, HashDefault(value)) for mark in field_marks)
-        if not incidental and (places or FILE not in field_marks):
+        value = NOT_HASHED if idle else lasting_value(value, field_marks)
+        if value is not NOT_HASHED and (places or FILE not in field_marks):
             kept[field.name] = canonical(absolute(value) if FILE in field_marks else value)
     return kept
 

@@ -3,8 +3,8 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -165,6 +165,29 @@ class Phase:
 PROBE = Phase("probe", probe=True, group="probe")
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast parameters train beside all others. `lr_factor` multiplies the optimizer's learning rate; `weight_decay`
+    is in the place of the optimizer's own, None leaves that. Biases and others that have no decay never get any."""
+
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+
+    def within(self, outer: "Pace") -> "Pace":
+        """Return the pace of a part of a part."""
+        decay = outer.weight_decay if self.weight_decay is None else self.weight_decay
+        return Pace(self.lr_factor * outer.lr_factor, decay)
+
+
+@dataclass(frozen=True)
+class Paces:
+    """The paces that a method asks for: of single parameters of the encoder, of the readout's, and of the head's."""
+
+    encoder: Mapping[nn.Parameter, Pace] = field(default_factory=dict)
+    readout: Pace = Pace()
+    head: Pace = Pace()
+
+
 @component
 class Method(ABC):
     """A method that selects or adds the parameters that train.
@@ -206,6 +229,11 @@ class Method(ABC):
     def attach(self, encoder: Encoder) -> None:
         """Add parameters to `encoder`, or set `requires_grad` on its own; all of them are frozen on entry. Exactly the
         parameters that require a gradient afterwards are trained and saved."""
+
+    def attach_paced(self, encoder: Encoder) -> Paces:
+        """Attach the method, and return the paces at which its parameters train, by default all at the optimizer's."""
+        self.attach(encoder)
+        return Paces()
 
     def reads(self) -> frozenset[Kind]:
         """Return the kinds of observation that the readout will need from the encoder."""

@@ -15,7 +15,7 @@ from peft_vision.backbone.observation import GRIDS, Kind, Observation
 from peft_vision.core.preprocessing import Normalize, Preprocessing
 from peft_vision.core.seeding import derive
 from peft_vision.head.base import Head
-from peft_vision.method.base import PROBE, Method, Phase, Readout
+from peft_vision.method.base import PROBE, Method, Pace, Paces, Phase, Readout
 from peft_vision.objective.base import Criterion
 
 
@@ -53,6 +53,8 @@ class Model(nn.Module):
         self.segments = readout.reads <= GRIDS
         self.phases = phases
         self.begun = 0
+        self._paces: dict[str, Pace] = {}
+        self._pace_of_head = Pace()
         self._new_head = new_head
         self.depth = encoder.untouched
         self._constant = encoder.is_bare and not encoder.trains
@@ -130,6 +132,19 @@ class Model(nn.Module):
     def observed_shapes(self) -> dict[Kind, tuple[int, ...]]:
         """Return the shape of each kind of observation that `observe` can make of one image."""
         return self.encoder.observed_shapes(depth=self.depth, contexts_of=self.readout.contexts_of)
+
+    def train_at(self, paces: Paces) -> None:
+        """Let parameters train at these paces."""
+        self._pace_of_head = paces.head
+        named = self.encoder.named_parameters(prefix="encoder")
+        self._paces = {name: paces.encoder[parameter] for name, parameter in named if parameter in paces.encoder}
+        self._paces |= {name: paces.readout for name, _ in self.readout.named_parameters(prefix="readout")}
+
+    def pace(self, name: str) -> Pace:
+        """Return the pace at which the parameter of this name trains."""
+        if name.startswith("head."):
+            return self._pace_of_head
+        return self._paces[name] if name in self._paces else Pace()
 
     @property
     def phase(self) -> Phase:
@@ -247,7 +262,7 @@ def assemble(
         encoder.require({head.reads}, group="head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        method.attach(encoder)
+        paces = method.attach_paced(encoder)
         encoder.freeze_pooling()
         pooled = head.reads == "features"
         readout = method.readout(encoder) if pooled else method.grid_readout(encoder, head.reads)
@@ -255,6 +270,7 @@ def assemble(
         phases = method.phases(encoder)
         phases = (PROBE, *phases) if method.probe_first else phases
         model = Model(encoder, readout, new_head, phases, preprocessing, criterion, recipe)
+    model.train_at(paces)
     model.begin_next_phase(seed=seed)
     return model
 

@@ -4,9 +4,11 @@ An `Objective` is a config; its `Criterion` is the module in a model that holds 
 training labels, such as the mean of the targets, maps the head's outputs to predictions, and computes loss and scores.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import ClassVar, Literal
 
 import torch
@@ -63,6 +65,36 @@ class Metric:
 
 ACCURACY = Metric("accuracy")
 """The metric of runs that learn one class a picture."""
+DIGITS = 12  # beyond these, equal means differ by the order of summation
+
+
+@dataclass(frozen=True, order=True)
+class Merit:
+    """How good something is on the images that choose, in the order in which everything is chosen: by the `rank` of the
+    metric, and of equal ranks by the mean loss, of which `ease` is the negative; minus infinity where it is unknown.
+    Python's `max` of several takes the first of those that are equal in both."""
+
+    rank: float
+    ease: float
+
+    @classmethod
+    def of(cls, rank: float, loss: float | None) -> "Merit":
+        """Return the merit for a mean loss, which may be unknown or NaN."""
+        return cls(rank, -math.inf if loss is None or math.isnan(loss) else -loss)
+
+    @classmethod
+    def mean(cls, merits: Iterable["Merit"]) -> "Merit":
+        """Return the mean of merits, in so many digits that the order of summation decides nothing."""
+        found = list(merits)
+        rank, ease = fmean(merit.rank for merit in found), fmean(merit.ease for merit in found)
+        return cls(round(rank, DIGITS), round(ease, DIGITS))
+
+
+def rule_in_words(metric: Metric, then: str) -> str:
+    """Return the rule in words by which the best on validation is chosen. `then`: what comes first where metric and
+    loss are equal."""
+    best = "highest" if metric.higher_is_better else "lowest"
+    return f"{best} validation {metric.words}, of equal ones the lowest loss, then the {then}"
 
 
 class Criterion(nn.Module, ABC):

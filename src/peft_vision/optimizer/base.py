@@ -2,16 +2,20 @@
 decays; and the plain ones, SGD, Adam and AdamW, as torch computes them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
+from torch.nn import functional
 
 from peft_vision.core.config import HashDefault, component
+from peft_vision.method.base import Pace
 from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable
+from peft_vision.objective.base import Merit
 from peft_vision.schedule.schedules import Schedule
 
 Decays = Literal["matrices", "weights", "all"]
@@ -60,7 +64,7 @@ class Fitting:
 @dataclass(frozen=True)
 class Solution:
     """The chosen head, `weight` (C, W) and `bias` (C,), its setting, and a row for every setting tried, with
-    `train/loss` and, where there are validation images, `val/accuracy`."""
+    `train/loss` and, where there are validation images, `val/accuracy` and `val/loss`."""
 
     weight: Tensor
     bias: Tensor
@@ -71,8 +75,8 @@ class Solution:
 @component
 class Solver(Optimizer, ABC):
     """An optimizer that solves for a linear head on features that do not change, for one setting or for several.
-    Validation chooses the setting with the highest accuracy, the first of equal ones. `heeds`: the options it uses of
-    the groups trainer and schedule; their other options do not change the result."""
+    Validation chooses the setting with the highest accuracy, of equal ones the lowest loss, then the first. `heeds`:
+    the options it uses of the groups trainer and schedule; their other options do not change the result."""
 
     heeds: ClassVar[str]
 
@@ -91,20 +95,28 @@ def fused(groups: list[dict[str, object]]) -> bool | None:
     return True if all(parameter.is_cuda for group in groups for parameter in group["params"]) else None
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the accuracy (...), a fraction, of logits (..., n, C) for labels (n,)."""
-    return (logits.argmax(dim=-1) == labels).double().mean(dim=-1)
+def validated(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return accuracy, a fraction, and mean cross-entropy of logits (n, C) for the labels (n,) of validation images."""
+    correct, loss = (logits.argmax(dim=1) == labels).double(), functional.cross_entropy(logits.double(), labels)
+    return {"val/accuracy": correct.mean().item(), "val/loss": loss.item()}
+
+
+def merit_of_tried(tried: Mapping[str, float]) -> Merit:
+    """Return the merit of a setting that a solver tried; that of all is equal without validation images."""
+    if "val/accuracy" not in tried:
+        return Merit.of(0.0, None)
+    return Merit.of(tried["val/accuracy"], tried.get("val/loss"))  # early versions kept no loss
 
 
 def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matrices") -> list[dict[str, object]]:
-    """Return the parameters that train, in a decayed and an undecayed group; a group without parameters is left out.
+    """Return the parameters that train, in a decayed and an undecayed group for each pace at which the method lets them
+    train; a group without parameters is left out. A group whose rate is not the optimizer's has its `lr_factor`.
 
     Matrices and prompts are decayed. Biases, norms and scales (one axis), and what timm itself exempts (class token,
     position embeddings), are not. With `decays` "weights" all but biases are decayed, and with "all" everything is.
     """
     exempt = {f"encoder.vit.{name}" for name in getattr(model.encoder.vit, "no_weight_decay", set)()}
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+    of_paces: dict[Pace, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = {
@@ -112,8 +124,13 @@ def parameter_groups(model: Model, weight_decay: float, decays: Decays = "matric
                 "weights": "bias" in name.rpartition(".")[2],
                 "all": False,
             }
-            (undecayed if spared[decays] else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+            of_paces.setdefault(model.pace(name), ([], []))[spared[decays]].append(parameter)
+    groups: list[dict[str, object]] = []
+    for pace, (decayed, undecayed) in of_paces.items():
+        factor = {} if pace.lr_factor == 1 else {"lr_factor": pace.lr_factor}
+        decay = weight_decay if pace.weight_decay is None else pace.weight_decay
+        groups.append({"params": decayed, "weight_decay": decay, **factor})
+        groups.append({"params": undecayed, "weight_decay": 0.0, **factor})
     return [group for group in groups if group["params"]]
 
 

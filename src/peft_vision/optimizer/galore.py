@@ -7,11 +7,21 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
-from peft_vision.core.config import OnlyWith, component
+from peft_vision.core.config import ConfigError, OnlyWith, component
+from peft_vision.method.base import Pace
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Beta, Stepper, parameter_groups
 from peft_vision.optimizer.low_rank import Following, LowRankProjection
-from peft_vision.optimizer.projection import Algorithm, Side, Subspaces, Update, check_matrices, is_matrix, summary
+from peft_vision.optimizer.projection import (
+    Algorithm,
+    Side,
+    Subspaces,
+    Update,
+    check_matrices,
+    is_matrix,
+    short,
+    summary,
+)
 from peft_vision.optimizer.rule import AdamRule, Momentum, Rule, has_eight_bit
 
 logger = logging.getLogger("peft_vision")
@@ -83,8 +93,16 @@ class GaLore(Stepper):
         return self.per_layer
 
     def check(self, model: Model) -> None:
-        """Raise ConfigError where no phase of `model` has a matrix that can be projected like this."""
-        check_matrices(model.trained(), self.matrices, self.rank)
+        """Raise ConfigError where no phase of `model` has a matrix that can be projected like this, or where one is to
+        train at a pace of its own."""
+        trained = model.trained()
+        check_matrices(trained, self.matrices, self.rank)
+        for name, parameter in trained.items():
+            if is_matrix(name, parameter, self.matrices) and model.pace(name) != Pace():
+                raise ConfigError(
+                    f"optimizer: projected matrices all train at one rate and decay, and {short(name)} is to have its "
+                    "own; leave it out of method.lr_factors and weight_decays, or of optimizer.matrices"
+                )
 
     def create(self, model: Model, *, seed: int) -> LowRankProjection:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

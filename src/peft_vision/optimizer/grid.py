@@ -17,7 +17,7 @@ from peft_vision.core.config import OnlyWith, component
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
 from peft_vision.models.observations import FeatureTable
-from peft_vision.optimizer.base import Beta, Fitting, Solution, Solver, accuracy
+from peft_vision.optimizer.base import Beta, Fitting, Solution, Solver, merit_of_tried, validated
 
 
 @component
@@ -38,8 +38,8 @@ class Grid(Solver):
         return len(self.lr) * len(self.weight_decay)
 
     def solve(self, head: nn.Linear, train: FeatureTable, val: FeatureTable | None, fitting: Fitting) -> Solution:
-        """Return the best of the heads after the last epoch; on a tie the first in order of rate, then of decay, and
-        without validation the first."""
+        """Return the best of the heads after the last epoch; where accuracy and loss are equal the first in order of
+        rate, then of decay, and without validation the first."""
         settings = list(product(sorted(self.lr), sorted(self.weight_decay)))
         heads = Heads(head, len(settings))
         stepper = self._stepper(heads, settings)
@@ -118,13 +118,11 @@ def _chosen(heads: Heads, settings: list[tuple[float, float]], losses: Tensor, v
         {"lr": lr, "weight_decay": decay, "train/loss": loss}
         for (lr, decay), loss in zip(settings, losses.tolist(), strict=True)
     ]
-    best = 0
     if val is not None:
         with torch.no_grad():
-            scores = accuracy(heads.logits(val.features), val.labels)
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            row["val/accuracy"] = score
-        best = max(range(len(rows)), key=lambda index: rows[index]["val/accuracy"])  # the first of equal ones
+            for row, logits in zip(rows, heads.logits(val.features), strict=True):
+                row |= validated(logits, val.labels)
+    best = max(range(len(rows)), key=lambda index: merit_of_tried(rows[index]))  # the first of equal ones
     weight, bias = heads.members()[best]
     lr, decay = settings[best]
     return Solution(weight.clone(), bias.clone(), {"lr": lr, "weight_decay": decay}, rows)

@@ -38,7 +38,8 @@ from torch.nn import functional as F
 from peft_vision.core.config import component
 from peft_vision.core.progress import track
 from peft_vision.models.observations import FeatureTable
-from peft_vision.optimizer.base import Fitting, Solution, Solver, accuracy
+from peft_vision.objective.base import Merit
+from peft_vision.optimizer.base import Fitting, Solution, Solver, merit_of_tried, validated
 
 
 class Logistic:
@@ -211,14 +212,14 @@ class LBFGS(Solver):
         problem = Logistic(features, train.labels, head.out_features, fitting.label_smoothing)
         val_features = None if val is None else (val.features.double() - mean) / std
         tried: list[dict[str, float]] = []
-        best = -1.0
+        best: Merit | None = None
         for weights, row in track(self.path(problem), label="L-BFGS path", total=len(self.C), unit="settings"):
             weight, bias = problem.head(weights)
             if val is not None:
-                row["val/accuracy"] = accuracy(F.linear(val_features, weight, bias), val.labels).item()
+                row |= validated(F.linear(val_features, weight, bias), val.labels)
             tried.append(row)
-            if row.get("val/accuracy", 0.0) > best:
-                best, best_head, chosen = row.get("val/accuracy", 0.0), (weight, bias), {"C": row["C"]}
+            if best is None or merit_of_tried(row) > best:
+                best, best_head, chosen = merit_of_tried(row), (weight, bias), {"C": row["C"]}
         weight, bias = best_head
         weight = weight / std
         bias = bias - weight.sum(dim=1) * mean

@@ -2,8 +2,9 @@
 the best of another objective's metric, and finds the protocol of its test figure.
 
 A setting is everything in a config that can change a result, except the seed. Only the settings with the most seeds
-compete; of equal ones the smallest optimizer.lr wins, then the first in the alphabetical order of their values. No
-test/ or ood/ metric is used; with data.stage=peek, however, the validation images are the test images (see `on_test`).
+compete; of equal ones the lowest mean validation loss wins, then the smallest optimizer.lr, then the first in the
+alphabetical order of their values. No test/ or ood/ metric is used; with data.stage=peek, however, the validation
+images are the test images (see `on_test`).
 
 The protocol says which images were trained on, and which images chose the setting. It is an axis of a report, as the
 data set is: figures of two protocols are of the same test images, but can neither be compared nor averaged. Each
@@ -11,19 +12,19 @@ leaderboard and each table shows one protocol.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from peft_vision.objective.base import Metric
+from peft_vision.objective.base import DIGITS, Merit, Metric
 from peft_vision.report.finished import RunRecord, is_tuning
 
 RULE = (
-    "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the smallest optimizer.lr"
+    "of the settings with the most seeds, the highest mean validation accuracy; of equal ones the lowest mean "
+    "validation loss, then the smallest optimizer.lr"
 )
 """The rule in words, where accuracy decides."""
-DIGITS = 12  # beyond these, equal accuracies differ by the order of summation
 
 Protocol = Literal["all", "final", "peek"]
 
@@ -47,7 +48,21 @@ class Setting:
     def validation(self) -> float | None:
         """Return the mean of the metric on validation, which is accuracy for one class a picture; None if a run has
         none, neither its own nor one that its sweep recorded."""
-        found = [value for run in self.runs if (value := _validation(run)) is not None]
+        return self._mean(_validation)
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Return the mean loss on validation; None if a run has none, as where its sweep was of an early version."""
+        return self._mean(_validation_loss)
+
+    @property
+    def merit(self) -> Merit:
+        """Return rank and loss of the setting on validation, by which it is chosen."""
+        validation = self.validation
+        return Merit.of(0.0 if validation is None else self.metric.rank(validation), self.validation_loss)
+
+    def _mean(self, of_run: Callable[[RunRecord], float | None]) -> float | None:
+        found = [value for run in self.runs if (value := of_run(run)) is not None]
         return round(fmean(found), DIGITS) if len(found) == len(self.runs) else None
 
     @property
@@ -116,13 +131,18 @@ def _validation(run: RunRecord) -> float | None:
     return run.choice.validation if value is None and run.choice is not None else value
 
 
-def _order(setting: Setting) -> tuple[float, float, float, str]:
-    values = setting.runs[0].setting
+def _validation_loss(run: RunRecord) -> float | None:
+    value = run.metrics.get("val/loss")
+    return run.choice.validation_loss if value is None and run.choice is not None else value
+
+
+def _order(setting: Setting) -> tuple[float, float, float, float, str]:
+    values, merit = setting.runs[0].setting, setting.merit
     lr = values.get("optimizer.lr")
-    validation = setting.validation
     return (
         -len(setting.runs),
-        0.0 if validation is None else -setting.metric.rank(validation),
+        -merit.rank,
+        -merit.ease,
         lr if isinstance(lr, int | float) else float("inf"),
         _key(values),
     )

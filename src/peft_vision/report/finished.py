@@ -116,6 +116,8 @@ def read(folder: Path) -> RunRecord:
     choice: Choice | None = _optional(folder / "choice.json", Choice)
     if choice is not None and choice.validation is not None:
         _check_choice(choice.validation, result.metric)
+    if choice is not None and choice.validation_loss is not None:
+        _check_scores({"choice.json: validation/loss": choice.validation_loss})
     for measured in (metrics, *curve.values()):
         _check_scores(measured)
     return RunRecord(

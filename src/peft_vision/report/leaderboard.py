@@ -24,6 +24,7 @@ from peft_vision.report.significance import Pair, Score, Strata, Verdict, mean_s
 
 Status = Literal["scored", "missing", "failed", "unfinished", "only tuned", "undecided", "incomplete"]
 COSTS = ("cost/peak_mib", "cost/train_seconds")
+STATE = "cost/state_mib"  # a cost that pictures show
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class BoardLine:
     costs: Mapping[str, float | None]
 
     def cost(self, number: int, what: str) -> float | None:
-        """Return the cost in column `number`: parameters, or one of COSTS; for a mean, averaged over data sets."""
+        """Return the cost in column `number`: parameters, STATE, or one of COSTS; for a mean, that over data sets."""
         setting = self.entries[number].setting
         if setting is None:
             return self.parameters if what == "parameters" else self.costs[what]
@@ -232,7 +233,7 @@ def _line(method: str, entries: Sequence[BoardEntry], found: Sequence[TaskResult
         entries=tuple(entries),
         on_test=any(setting.on_test for setting in settings),
         parameters=_average([trained(setting) for setting in settings]),
-        costs={cost: _average([mean_cost(setting, cost) for setting in settings]) for cost in COSTS},
+        costs={cost: _average([mean_cost(setting, cost) for setting in settings]) for cost in (*COSTS, STATE)},
     )
 
 

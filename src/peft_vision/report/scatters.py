@@ -1,7 +1,7 @@
 """This module draws a point for each method or run, in two planes.
 
-Test accuracy is drawn against costs: trained parameters, peak memory and training time. The Pareto front consists of
-the methods for which no other method is both better and cheaper.
+Test accuracy is drawn against costs: trained parameters, optimizer state, peak memory and training time. The Pareto
+front consists of the methods for which no other method is both better and cheaper.
 
 Accuracy out of distribution is drawn against accuracy in distribution, on axes on which the reference runs lie on a
 line (Miller et al., 2021, arXiv:2107.04649): a panel for each set and one for their mean.
@@ -33,10 +33,15 @@ from peft_vision.report.figures import (
     titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Scores
-from peft_vision.report.leaderboard import COSTS, Leaderboard
+from peft_vision.report.leaderboard import COSTS, STATE, Leaderboard
 from peft_vision.report.robustness import FittedLine, scale
 
-_AXES = {"parameters": "trained parameters", COSTS[0]: "peak memory (MiB)", COSTS[1]: "training time (s)"}
+_AXES = {
+    "parameters": "trained parameters",
+    STATE: "optimizer state (MiB)",
+    COSTS[0]: "peak memory (MiB)",
+    COSTS[1]: "training time (s)",
+}
 _COST_PANEL = 2.0  # inches
 _AREA = 36  # of a marker
 _FRONT = {"color": "#404040", "linewidth": 0.9, "linestyle": "--"}

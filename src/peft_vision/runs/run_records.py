@@ -20,7 +20,7 @@ from peft_vision.core.records import (
     unsealed,
     validated,
 )
-from peft_vision.objective.base import ACCURACY, Metric, ranked
+from peft_vision.objective.base import ACCURACY, Merit, Metric, ranked
 
 ID_SPLITS = ("val", "test")
 _COMPARED = ("method", "backbone", "data")
@@ -138,8 +138,9 @@ class Result(Record):
     """The content of result.json, in the order in which it is written. Fields with a default are missing in results of
     early versions. `choices`: the option chosen in each config group; `features`: how many the head reads;
     `checkpoint`: the checksum of the user's own weights file; `test_reads`: how often the test images were scored;
-    `peak_mib`: None where the system does not report it; `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`:
-    None for accuracy."""
+    `kept_rule`: the rule in words by which the epochs in `kept_epochs` were chosen, None where there are none, and in
+    results of versions that took the first of equal accuracies; `peak_mib`: None where the system does not report it;
+    `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`: None for accuracy."""
 
     name: Name
     identity: Name
@@ -153,6 +154,7 @@ class Result(Record):
     features: _Positive
     selection: SolverSelection | None
     kept_epochs: dict[Name, Any] = Field(default_factory=dict)
+    kept_rule: _Short | None = None
     metrics: _Metrics
     test_reads: Count = 0
     backbone_images: dict[Name, Count] = Field(default_factory=dict)
@@ -177,9 +179,15 @@ class Result(Record):
         """Return how good the run is on a split, higher for better; None if that was not scored."""
         return ranked(self.metrics, split, self.metric)
 
+    def merit(self, split: str) -> Merit | None:
+        """Return rank and loss of the run on a split, by which it is chosen; None if that was not scored."""
+        rank = self.rank(split)
+        return None if rank is None else Merit.of(rank, self.metrics.get(f"{split}/loss"))
+
     def written(self) -> dict[str, Any]:
-        """Return the content of the file. The usual metric is not named."""
-        return {key: value for key, value in dict(self).items() if key != "chosen_by" or value is not None}
+        """Return the content of the file. The usual metric is not named, nor the rule where no epoch was chosen."""
+        optional = ("chosen_by", "kept_rule")
+        return {key: value for key, value in dict(self).items() if key not in optional or value is not None}
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -280,6 +288,7 @@ class Choice(Record, extra="allow"):
     rule        the rule of the choice, in words
     selection   the split that decided: validation; or test, as in some papers, which makes the test accuracy dishonest
     validation  mean accuracy, or other metric, of the setting over the tuning seeds, None if the test images decided
+    validation_loss  mean loss of the setting likewise; None in records of versions that did not choose by it
     chosen      overrides that distinguish the setting from the others that were tried
     superseded  whether a later tuning that again included all runs in `tuned` chose another setting
     tuned       identities of the tuning runs of this setting
@@ -291,6 +300,7 @@ class Choice(Record, extra="allow"):
     rule: str
     selection: Literal["validation", "test"]
     validation: Annotated[float, WrapValidator(_as_written)] | None
+    validation_loss: Annotated[float, WrapValidator(_as_written)] | None = None
     chosen: dict[str, Any]
     superseded: bool
     tuned: list[Name]

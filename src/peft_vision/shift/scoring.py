@@ -17,6 +17,7 @@ from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
 from peft_vision.features.fill import tabulated
 from peft_vision.models.model import Model
+from peft_vision.objective.base import ACCURACY, Merit, rule_in_words
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment, open_store
@@ -249,8 +250,8 @@ def _summed_up(record: ShiftScores, experiment: Experiment, wanted: Mapping[str,
                 for metric, value in splits[split].scores[at(alpha)].items()
             }
             rows.append({"alpha": alpha, **id_scores, **over_sets(at(alpha))})
-        best = max(rows, key=lambda row: row["val/accuracy"])
-        rule = "highest validation accuracy, of equal ones the smallest alpha"
+        best = max(rows, key=lambda row: Merit.of(row["val/accuracy"], row["val/loss"]))
+        rule = rule_in_words(ACCURACY, "smallest alpha")
         interpolation = InterpolationRecord(rows=rows, chosen=best["alpha"], rule=rule)
     return record.model_copy(update={"metrics": metrics, "images": images, "interpolation": interpolation})
 

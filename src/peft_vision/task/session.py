@@ -25,7 +25,7 @@ from peft_vision.data.twins import worded
 from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
-from peft_vision.objective.base import ACCURACY, ranked
+from peft_vision.objective.base import ACCURACY, ranked, rule_in_words
 from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
@@ -231,6 +231,7 @@ class TrainingSession:
             features=_features_read(self.model),
             selection=state.selection,
             kept_epochs=state.kept_epochs,
+            kept_rule=rule_in_words(self.model.criterion.metric, "first") if state.kept_epochs else None,
             metrics=metrics,
             test_reads=state.test_reads + (state.rows if self.experiment.data.stage == "peek" else 0),
             backbone_images=self._backbone_images(),

@@ -16,7 +16,7 @@ from peft_vision.features.fill import tabulated
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable
-from peft_vision.objective.base import Objective
+from peft_vision.objective.base import ACCURACY, Objective, rule_in_words
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
 from peft_vision.training.train_state import Training
 from peft_vision.training.trainer import Trainer
@@ -171,7 +171,7 @@ def solve(
     phase = {"phase": model.phase.name} if len(model.phases) > 1 else {}
     for number, row in enumerate(solution.tried):
         training.record({"epoch": number + 1, **row, **phase})  # one line for each setting
-    rule = "highest validation accuracy, of equal ones the first" if val is not None else "the only one"
+    rule = rule_in_words(ACCURACY, "first") if val is not None else "the only one"
     return {
         "group": model.phase.group,
         "chosen": solution.chosen,

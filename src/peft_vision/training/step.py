@@ -83,7 +83,7 @@ class Update:
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:
         for group in self.stepper.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"] if "lr_factor" in group else lr
         with self.arithmetic.products():
             loss = self._backward(batch) if self.release is None else self._backward_that_fits(batch)
             if self.clip_norm is not None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 from peft_vision.core.device_memory import InputKind
 from peft_vision.core.distributed import World
+from peft_vision.objective.base import Merit
 from peft_vision.schedule.schedules import Schedule
 
 
@@ -21,7 +23,7 @@ class TrainState:
     `footprint`: what the latest stepper holds and did besides stepping; `inputs`: where the inputs of the latest epoch
     lay, and what moved for a batch; `parts`: the parts of a batch that trainer.accumulate=auto found; `kept_epochs`:
     the best epoch of each phase that is over and keeps it; `best`: the present phase's best `epoch` so far, its
-    validation `accuracy`, or the rank of another metric, and the `tuned` tensors.
+    validation `accuracy`, or the rank of another metric, its `ease` (see `Merit`), and the `tuned` tensors.
     """
 
     epochs: int = 0
@@ -47,6 +49,10 @@ class TrainState:
         self.train_seconds += seconds
         self.stepped_epochs += 1
         self.stepped_seconds += seconds
+
+    def merit_of_best(self) -> Merit:
+        """Return the merit of the best epoch of the present phase, of which there must be one."""
+        return Merit(self.best["accuracy"], self.best.get("ease", -inf))  # states of early versions have no loss
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from peft_vision.core.stopping import Stopped, when_ready
 from peft_vision.data.images import Source, shuffled
 from peft_vision.method.selection import head_columns
 from peft_vision.models.model import Model
-from peft_vision.objective.base import ranked
+from peft_vision.objective.base import Merit, ranked
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.restore import footprint, restore
 from peft_vision.training.evaluate import InferencePass, judged
@@ -40,7 +40,7 @@ class Trainer:
     same gradient; auto: one, and twice as many each time that the device has no memory left. `checkpointing`: recompute
     activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
     the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
-    validation accuracy, or whatever the objective chooses by, of equal ones the first."""
+    validation accuracy, or whatever the objective chooses by, of equal ones the lowest loss, then the first."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -152,15 +152,17 @@ class Trainer:
             metrics["phase"] = model.phase.name
         if val is not None:
             metrics |= self.evaluate(model, val, "val", workers=training.workers, world=training.world)
-            self._remember_best(model, training.state, ranked(metrics, "val", model.criterion.metric))
+            rank = ranked(metrics, "val", model.criterion.metric)
+            unknown = rank is None  # as where no image of validation has any class
+            merit = Merit.of(-math.inf if unknown else rank, None if unknown else metrics.get("val/loss"))
+            self._remember_best(model, training.state, merit)
         return training.record(metrics)
 
-    def _remember_best(self, model: Model, state: TrainState, rank: float | None) -> None:
-        """Note the tuned tensors of the best epoch in `state`, if `keep` is best. `rank`: higher for a better epoch;
-        None: unknown, as where no image of validation has any class."""
-        if self.keep == "best" and (state.best is None or (rank is not None and rank > state.best["accuracy"])):
+    def _remember_best(self, model: Model, state: TrainState, merit: Merit) -> None:
+        """Note the tuned tensors of the best epoch in `state`, if `keep` is best. `merit`: of the present epoch."""
+        if self.keep == "best" and (state.best is None or merit > state.merit_of_best()):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
-            state.best = {"epoch": state.epochs, "accuracy": -math.inf if rank is None else rank, "tuned": tuned}
+            state.best = {"epoch": state.epochs, "accuracy": merit.rank, "ease": merit.ease, "tuned": tuned}
 
     def inference(self, label: str, *, workers: int, world: World) -> InferencePass:
         """Return a pass in this trainer's precision and batch size for evaluation."""

@@ -4,12 +4,15 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from command import SMOKE, Outcome, call, results, run_folder, start, wait_for
+from made_up_runs import made_up_result
+from peft_vision.sweep.search.search import account
 from peft_vision.sweep.search.study import open_journal
 
 SEARCH = ("-m", "hydra/sweeper=optuna", *SMOKE, "data.val_fraction=0.5", "tracker=none")
@@ -52,6 +55,18 @@ def test_it_runs_so_many_trials_in_all_and_names_the_best_and_its_command(tmp_pa
         result for path in results(tmp_path) if "test/accuracy" in (result := json.loads(path.read_text()))["metrics"]
     ]
     assert whole["metrics"]["val/accuracy"] == best
+
+
+def test_of_equal_trials_the_one_of_the_lowest_loss_is_named():
+    space = SimpleNamespace(fixed=(), seeds=(), points=lambda params: [(f"optimizer.lr={params['lr']}",)])
+    shown = SimpleNamespace(journal="study.log", space=space, is_exhausted=lambda: False)
+    found = {}
+    for number, (value, loss) in enumerate([(0.8, 0.9), (0.8, 0.7), (0.7, 0.1), (0.8, None)]):
+        trial = SimpleNamespace(number=number, value=value, state=TrialState.COMPLETE, params={"lr": number})
+        result = None if loss is None else made_up_result(metrics={"val/accuracy": value, "val/loss": loss})
+        found[number] = (trial, [SimpleNamespace(result=result)])
+    named = [line.split("lr=")[1][0] for line in account(shown, found) if "(trial" in line]
+    assert named == ["1", "0", "3", "2"]
 
 
 def rate(trial: FrozenTrial) -> float:

@@ -1,5 +1,6 @@
 """Which setting wins in each cell, of made-up runs."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,13 +22,14 @@ def run(
     data: dict[str, Any] | None = None,
     selection: dict[str, Any] | None = None,
     test: float = 0.5,
+    loss: float | None = None,
 ) -> PointResult:
     """A tuning run that ended with this validation accuracy; None: it failed."""
     setting = {"optimizer": {"lr": lr}, "data": {"stage": "tune", **(data or {})}, "method": {"name": method}}
     choices = {"method": method, "backbone": "vit", "data": "digits"}
     named = {"choices": choices, "setting": setting, "seed": seed, "identity": f"{setting}{seed}"}
     experiment = SimpleNamespace(**named, objective=SimpleNamespace(metric=ACCURACY))
-    metrics = {"val/accuracy": accuracy, "test/accuracy": test}
+    metrics = {"val/accuracy": accuracy, "test/accuracy": test, **({} if loss is None else {"val/loss": loss})}
     result = None if accuracy is None else made_up_result(metrics=metrics, selection=selection)
     overrides = (f"optimizer.lr={lr}", *words, f"seed={seed}", "data.stage=tune")
     fault = ConfigError("diverged") if accuracy is None else None
@@ -50,8 +52,10 @@ def test_the_highest_mean_accuracy_over_the_tuning_seeds_wins():
     assert decision.values == {"optimizer.lr": "2"}
 
 
-def test_of_equal_ones_the_smallest_learning_rate_wins():
+def test_of_equal_ones_the_lowest_loss_wins_then_the_smallest_learning_rate():
     assert decided(run(0.7, lr=3), run(0.7, lr=1), run(0.7, lr=2)).values == {"optimizer.lr": "1"}
+    decision = decided(run(0.7, lr=3, loss=0.2), run(0.7, lr=1, loss=0.4), run(0.7, lr=2), run(0.6, lr=4, loss=0.1))
+    assert (decision.values, decision.loss) == ({"optimizer.lr": "3"}, 0.2)
 
 
 def test_a_setting_with_fewer_seeds_does_not_compete():
@@ -84,9 +88,10 @@ def test_methods_and_images_are_cells_of_their_own_and_ways_to_show_them_are_set
     }
 
 
-def solved(group: str, *accuracies: float) -> dict[str, Any]:
+def solved(group: str, *accuracies: float, losses: Sequence[float] = ()) -> dict[str, Any]:
     """How a solver chose among C = 1, 2, ..."""
     tried = [{"C": float(number), "val/accuracy": accuracy} for number, accuracy in enumerate(accuracies, start=1)]
+    tried = [{**row, "val/loss": loss} for row, loss in zip(tried, losses, strict=True)] if losses else tried
     best = max(tried, key=lambda row: row["val/accuracy"])
     return {"group": group, "chosen": {"C": best["C"]}, "rule": "best", "settings": len(tried), "tried": tried}
 
@@ -108,6 +113,16 @@ def test_of_equal_means_the_first_setting_of_a_solver_goes_on_though_their_sums_
     ]
     assert (0.1 + 0.2) / 2 > 0.15
     assert decided(*runs).inner == ("optimizer.C=[1.0]",)
+
+
+def test_of_equal_means_the_lowest_mean_loss_of_a_solvers_settings_goes_on():
+    runs = [
+        run(0.8, loss=0.7, seed=seed, selection=solved("optimizer", 0.8, 0.8, 0.7, losses=losses))
+        for seed, losses in ((0, (0.5, 0.1, 0.0)), (1, (0.3, 0.6, 0.0)))
+    ]
+    decision = decided(*runs)
+    assert decision.inner == ("optimizer.C=[2.0]",)
+    assert decision.loss == pytest.approx(0.35)
 
 
 def test_the_settings_of_a_probe_multiply_nothing_but_are_counted_and_carried_over():

@@ -58,9 +58,13 @@ def copy(tuned, tmp_path) -> Path:
     return shutil.copytree(tuned, tmp_path / "copy")
 
 
+def merit(run: dict[str, Any]) -> tuple[float, float, float]:
+    return run["metrics"]["val/accuracy"], -run["metrics"]["val/loss"], -run["lr"]
+
+
 def best(folder: Path, method: str) -> dict[str, Any]:
     """The tuning run that should win."""
-    return max(found(folder, stage="tune", method=method), key=lambda run: (run["metrics"]["val/accuracy"], -run["lr"]))
+    return max(found(folder, stage="tune", method=method), key=merit)
 
 
 def test_every_setting_is_scored_on_validation_and_the_best_is_tested_once_with_every_seed(tuned):
@@ -80,6 +84,7 @@ def test_each_result_carries_the_budget_it_was_given(tuned):
         choice = run["choice"]
         assert (choice["settings"], choice["runs"], choice["selection"]) == (2, 2, "validation")
         assert choice["validation"] == pytest.approx(winner["metrics"]["val/accuracy"])
+        assert choice["validation_loss"] == pytest.approx(winner["metrics"]["val/loss"])
         assert {key: float(value) for key, value in choice["chosen"].items()} == {"optimizer.lr": winner["lr"]}
         assert choice["superseded"] is False
         assert choice["tuned"] == [winner["identity"]]

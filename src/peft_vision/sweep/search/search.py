@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
+from peft_vision.objective.base import Merit
 from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.closing import NotStarted
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked, config_flags
@@ -138,6 +140,13 @@ def _value(ended: Sequence[PointResult]) -> float | None:
     return fmean(found)
 
 
+def _merit(trial: FrozenTrial, ended: Sequence[PointResult]) -> Merit:
+    """Return the merit of a whole trial; the loss is unknown where a result of one of its runs is gone."""
+    merits = [outcome.result.merit("val") for outcome in ended if outcome.result is not None]
+    known = len(merits) == len(ended) > 0 and None not in merits
+    return Merit(trial.value, Merit.mean(merits).ease if known else -inf)
+
+
 def _unfinished(point: Point, trial: FrozenTrial) -> PointResult:
     pruned = trial.state is TrialState.PRUNED
     return PointResult(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
@@ -223,15 +232,17 @@ class SweepOfTrials(PointSweeper):
 
 
 def account(study: Study, trials: Trials) -> list[str]:
-    """Return the lines that sum up the search, with a command that repeats the best trial, the first of equal ones."""
+    """Return the lines that sum up the search, with a command that repeats the best trial, of equal ones that of the
+    lowest validation loss, then the first."""
     states = [trial.state for trial, _ in trials.values()]
     counts = {"whole": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     counted = ", ".join(f"{states.count(state)} {word}" for word, state in counts.items() if state in states)
     lines = ["", f"study     {study.journal}: {len(trials)} trials, {counted}"]
     if study.is_exhausted():
         lines.append(f"          all of the {study.space.size()} settings that there are")
-    whole = [trial for trial, _ in trials.values() if trial.state is TrialState.COMPLETE]
-    best = sorted(whole, key=lambda trial: (-trial.value, trial.number))[:_SHOWN]
+    whole = {number: _merit(*found) for number, found in trials.items() if found[0].state is TrialState.COMPLETE}
+    ranking = sorted(whole, key=lambda number: (-whole[number].rank, -whole[number].ease, number))
+    best = [trials[number][0] for number in ranking[:_SHOWN]]
     for trial in best:
         values, word = " ".join(_own(study, trial.params)), "best" if trial is best[0] else ""
         lines.append(f"{word:9} val {100 * trial.value:.2f} %  {values}  (trial {trial.number + 1})")

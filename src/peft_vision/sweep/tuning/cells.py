@@ -2,21 +2,21 @@
 
 A cell is a method on a backbone and on the same images, divided in the same way, since accuracies on other images do
 not compare. Its settings compete by the rule of `report.choose`. Of the settings that a solver tried within one run,
-the one with the highest mean accuracy, or rank of another metric, over the tuning seeds is kept, the first of equal
-ones."""
+the one with the highest mean accuracy over the tuning seeds is kept, of equal ones the lowest mean loss, then the
+first."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from math import isinf
 from typing import Any, ClassVar, Literal
 
 from peft_vision.core.config import build
 from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
-from peft_vision.objective.base import ACCURACY, Metric
-from peft_vision.optimizer.base import Optimizer, Solver
-from peft_vision.report.choose import DIGITS, cell
+from peft_vision.objective.base import ACCURACY, Merit, Metric
+from peft_vision.optimizer.base import Optimizer, Solver, merit_of_tried
+from peft_vision.report.choose import cell
 from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.point import PointResult
 
@@ -27,7 +27,7 @@ SHOWN = ("augment", "resize", "crop", "stage")  # keys of data that say how imag
 @dataclass(frozen=True)
 class TriedSetting:
     """A tuning run in the form that the report's rule takes. `metrics`: the rank of the metric on the split that
-    decides, under the name of validation accuracy even where test images decide."""
+    decides, and the loss there, under the names of validation's even where test images decide."""
 
     ended: PointResult
     seed: int
@@ -41,14 +41,14 @@ class TriedSetting:
 class Decision:
     """The decision of one cell. `tuned`: all runs of the cell; `chosen`: those of the setting that won, by seed, none
     if all failed. `inner`: overrides for what their solvers chose. `settings`: the number that was tried, those within
-    runs included; `rank`: the winner's mean over its seeds of the rank of the metric, None if all failed."""
+    runs included; `merit`: the winner's mean over its seeds, None if all failed."""
 
     name: str
     tuned: tuple[PointResult, ...]
     chosen: tuple[PointResult, ...]
     inner: tuple[str, ...]
     settings: int
-    rank: float | None
+    merit: Merit | None
 
     @property
     def metric(self) -> Metric:
@@ -58,7 +58,12 @@ class Decision:
     @property
     def value(self) -> float | None:
         """The winner's mean of the metric over its seeds, None if all failed."""
-        return None if self.rank is None else self.metric.rank(self.rank)
+        return None if self.merit is None else self.metric.rank(self.merit.rank)
+
+    @property
+    def loss(self) -> float | None:
+        """The winner's mean loss over its seeds, None if all failed, or if it is unknown."""
+        return None if self.merit is None or isinf(self.merit.ease) else -self.merit.ease
 
     @property
     def values(self) -> dict[str, str]:
@@ -119,36 +124,40 @@ def _images(experiment: Experiment) -> dict[str, Any]:
 def _decided(name: str, runs: Sequence[PointResult], selection: Selection) -> Decision:
     split = "val" if selection == "validation" else "test"
     tried = [
-        TriedSetting(outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), {"val/accuracy": rank})
+        TriedSetting(outcome, outcome.point.experiment.seed, _flat(outcome.point.experiment), _metrics(merit))
         for outcome in runs
-        if outcome.result is not None and (rank := outcome.result.rank(split)) is not None
+        if outcome.result is not None and (merit := outcome.result.merit(split)) is not None
     ]
     once = {(run.seed, setting(run.ended.point.experiment)): run for run in tried}  # a run of two points counts once
     winner = cell(name, once.values()).chosen if once else None
     chosen = tuple(run.ended for run in winner.runs) if winner else ()
-    inner, rank = _inner(chosen) if selection == "validation" else ((), None)
+    inner, merit = _inner(chosen) if selection == "validation" else ((), None)
     return Decision(
         name=name,
         tuned=tuple(runs),
         chosen=chosen,
         inner=inner,
         settings=_count(runs),
-        rank=winner.validation if winner and rank is None else rank,
+        merit=winner.merit if winner and merit is None else merit,
     )
 
 
-def _inner(chosen: Sequence[PointResult]) -> tuple[tuple[str, ...], float | None]:
-    """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the
-    accuracy of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
+def _metrics(merit: Merit) -> dict[str, float]:
+    return {"val/accuracy": merit.rank, **({} if isinf(merit.ease) else {"val/loss": -merit.ease})}
+
+
+def _inner(chosen: Sequence[PointResult]) -> tuple[tuple[str, ...], Merit | None]:
+    """Return the overrides for what the solver of these runs, all of one setting, chose over all of them; and the merit
+    of that choice, or None without a solver or if it fitted a first phase, whose accuracy is not the run's."""
     selections = [outcome.result.selection for outcome in chosen]
     if not selections or None in selections:
         return (), None
     group, keys = selections[0].group, list(selections[0].chosen)
-    scores: dict[tuple[float, ...], list[float]] = {}
+    scores: dict[tuple[float, ...], list[Merit]] = {}
     for selection in selections:
         for row in selection.tried:
-            scores.setdefault(tuple(row[key] for key in keys), []).append(row["val/accuracy"])
-    means = {values: round(fmean(found), DIGITS) for values, found in scores.items()}
+            scores.setdefault(tuple(row[key] for key in keys), []).append(merit_of_tried(row))
+    means = {values: Merit.mean(found) for values, found in scores.items()}
     best = max(means, key=means.__getitem__)  # the first of equal ones
     overrides = tuple(f"{group}.{key}=[{value}]" for key, value in zip(keys, best, strict=True))
     return overrides, means[best] if group == "optimizer" else None

@@ -30,6 +30,7 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
         rule=rule if selection == "validation" else rule.replace("validation", "test"),
         selection=selection,
         validation=decision.value if selection == "validation" else None,
+        validation_loss=decision.loss if selection == "validation" else None,
         chosen=dict(decision.values),
         superseded=False,
         tuned=sorted(outcome.point.experiment.identity for outcome in decision.chosen),
