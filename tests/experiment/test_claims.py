@@ -1,58 +1,60 @@
-"""The experiments in conf/experiment/claims compare with equal numbers of trials, and can be run."""
+"""The experiments in conf/experiment/claims compare with equal numbers of trials, run, and go on."""
 
 import re
-import shutil
 from collections import Counter
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from asked_runs import asked
 from command import call, results
 from digit_folders import write_digits
 from peft_vision.core.config import CONFIG_DIR
 
-# trials by method and whether a probe is in front, or by optimizer, each with so many seeds; of tuning also final runs
-FILES = {
+FOLDERS = ("data.path=PICTURES", "+ood.image_folder.path=OTHERS")
+LP_FT = dict.fromkeys(("full", "lp_ft", "lora", "lora from a probe"), 6)
+# trials of each method or optimizer, a solver's settings within a run as one; a run of one seed each
+TRIALS = {
     "vqt_adds": dict.fromkeys(("vqt", "lora", "adaptformer", "vpt_deep", "vqt_lora", "vqt_adaptformer", "vqt_vpt"), 9),
-    "lp_ft_cifar10": {"linear": 1, "full": 6, "lp_ft": 6, "lora": 6, "lora, probe first": 6},
-    "lp_ft_pacs": {"linear": 1, "full": 6, "lp_ft": 6, "lora": 6, "lora, probe first": 6},
-    "pretrain": {"adamw": 3, "64 32 low_rank": 3, "32 32 low_rank": 3, "32 8 low_rank": 3, "32 32 fira": 3}
-    | {"32 32 apollo": 3, "lora adamw": 3},
-    "galore_paired": {"adamw": 4, "32 32 low_rank": 4},
+    "lp_ft_cifar10": {**LP_FT, "linear": 1},
+    "lp_ft_pacs": {**LP_FT, "linear": 1},
+    "pretrain": dict.fromkeys(("adamw", "rank 64", "rank 32", "rank 32, 8 bit", "fira", "apollo", "lora"), 3),
+    "galore_paired": {"adamw": 4, "rank 32": 4},
 }
-SHIFT = "ood.image_folder.path=OTHERS"
-TINY = ("data.train_size=40", "data.val_fraction=0.3", "trainer.epochs=1", "trainer.batch_size=16", "tracker=none")
 
 
-def trial(name: str, experiment) -> str:
-    method, optimizer = experiment.choices["method"], experiment.optimizer
-    if name in ("pretrain", "galore_paired"):
-        projected = [str(vars(optimizer)[key]) for key in ("rank", "bits", "update") if key in vars(optimizer)]
-        return " ".join([*([method] if method != "full" else []), *(projected or ["adamw"])])
-    return f"{method}, probe first" if method == "lora" and experiment.method.probe_first else method
+def who(name: str, grid: dict[str, Any]) -> str:
+    """What competes by this grid."""
+    if grid["method"] != "full" or name.startswith("lp_ft"):
+        return grid["method"] + " from a probe" * ("method.probe_first" in grid)
+    if grid["optimizer"] != "galore_adamw":
+        return grid["optimizer"]
+    projected = f"rank {grid['optimizer.rank']}" + ", 8 bit" * ("optimizer.bits" in grid)
+    return grid.get("optimizer.update", projected)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", TRIALS)
 def test_everyone_has_as_many_trials(name):
-    words = ["data=image_folder", "data.path=PICTURES", *([SHIFT] if name.startswith("lp_ft") else [])]
-    runs = [(experiment, times) for experiment, times in asked(f"claims/{name}", *words)]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("config", [f"experiment=claims/{name}", *FOLDERS], return_hydra_config=True)
+    sweeper = OmegaConf.to_container(config.hydra.sweeper)
     tried = Counter()
-    for experiment, times in runs:
-        if experiment.data.stage != "final":
-            tried[trial(name, experiment)] += times
-        experiment.checks()["method",]()
-    seeds = 3 if name.startswith(("lp_ft", "galore")) else 1
-    assert tried == {key: seeds * count for key, count in FILES[name].items()}
-    finals = sum(times for experiment, times in runs if experiment.data.stage == "final")
-    assert round(finals) == (3 * len(FILES[name]) if name == "vqt_adds" else 0)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_each_file_opens_with_its_command(name):
+    for grid in sweeper["grids"].values():
+        tried[who(name, grid)] += len(str(grid.get("optimizer.lr", "1")).split(","))
+    assert tried == TRIALS[name]
+    assert sweeper.get("seeds") == ([0, 1, 2] if name == "vqt_adds" else None)
+    assert name in ("vqt_adds", "pretrain") or sweeper["params"] == {"seed": "0,1,2"}
+    assert config.runs == f"runs/claims/{name}"
     text = (CONFIG_DIR / "experiment" / "claims" / f"{name}.yaml").read_text()
     assert re.search(rf"^#   peft-vision experiment=claims/{name} data.path=", text[: text.index("\ndefaults:")], re.M)
 
 
+TINY = (
+    *("backbone=vit_micro", "backbone.architecture.depth=1", "backbone.checkpoint=null", "backbone.img_size=32"),
+    *("data.path=digits", "data.train_size=40", "data.val_fraction=0.3", "data.workers=0", "tracker=none"),
+    *("trainer.epochs=1", "trainer.batch_size=16", "hydra.sweeper.report=null", "runs=runs"),
+)
 ONE = {
     "vqt_adds": ("method=vqt_lora", "optimizer.lr=1e-3", "hydra.sweeper.seeds=[0]"),
     "lp_ft_pacs": ("method=lora", "optimizer.lr=1e-3", "seed=0", "interpolation.alphas=[0,1]"),
@@ -61,16 +63,13 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize("name", ONE)
-def test_it_runs_and_goes_on(name, tmp_path):
+@pytest.mark.parametrize(("name", "count"), {"vqt_adds": 4, "lp_ft_pacs": 2, "pretrain": 7, "galore_paired": 2}.items())
+def test_it_runs_and_the_same_line_again_finds_what_is_done(name, count, tmp_path):
     root = write_digits(tmp_path)
-    small = ("backbone=vit_micro", "backbone.architecture.depth=1", "backbone.checkpoint=null", "backbone.img_size=32")
-    words = ["-m", f"experiment=claims/{name}", *ONE[name], *TINY, *small, "data.path=digits", "runs=runs"]
-    words += ["ood.image_folder.path=turned"] if name.startswith("lp_ft") else []
-    outcome = call(*words, "hydra.sweeper.report=null", cwd=root)
-    assert outcome.code == 0, outcome
+    others = ["ood.image_folder.path=turned"] if name.startswith("lp_ft") else []
+    words = ("-m", f"experiment=claims/{name}", *TINY, *ONE[name], *others)
+    assert call(*words, cwd=root).code == 0
     done = {path: path.stat().st_mtime_ns for path in results(root)}
-    assert len(done) == {"vqt_adds": 4, "lp_ft_pacs": 2, "pretrain": 7, "galore_paired": 2}[name]
-    assert call(*words, "hydra.sweeper.report=null", cwd=root).code == 0
+    assert len(done) == count
+    assert call(*words, cwd=root).code == 0
     assert {path: path.stat().st_mtime_ns for path in results(root)} == done
-    shutil.rmtree(root / "runs")
