@@ -228,7 +228,7 @@ class Run:
 
     def write_choice(self, record: Choice) -> None:
         """Replace the record of how the run's setting was chosen."""
-        _write(self.folder / "choice.json", record.model_dump())
+        _write(self.folder / "choice.json", record.written())
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

@@ -306,6 +306,10 @@ class Choice(Record, extra="allow"):
     tuned: list[Name]
     setting: Name
 
+    def written(self) -> dict[str, Any]:
+        """Return the content of the file, without a loss where there is none."""
+        return {key: value for key, value in self.model_dump().items() if key != "validation_loss" or value is not None}
+
 
 class FailureRecord(Record):
     """A record of the content of failed.json."""
