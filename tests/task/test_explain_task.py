@@ -88,3 +88,11 @@ def test_an_overlay_is_red_where_the_map_is_largest_and_grey_where_a_crop_shows_
     assert (outside == 255).all()
     assert (red - blue)[5, 295 * pixels.shape[1] // 400] > 50
     assert (red - blue)[-5, 110 * pixels.shape[1] // 400] < 0
+
+
+def test_a_border_around_the_image_is_cut_off_the_map():
+    geometry = Geometry(size=32, resize="squash", crop=1.0, interpolation="bilinear", channels=3, full_scale=None)
+    values = torch.ones(8, 8)
+    values[1:-1, 1:-1] = 0  # places of 8 px, of which the outer two are the border
+    assert overlay(values, Image.new("RGB", (224, 224)), geometry, edge=16).getcolors(1) is not None
+    assert overlay(values, Image.new("RGB", (224, 224)), geometry).getcolors(1) is None
