@@ -8,7 +8,7 @@ BIN := .venv/bin
 AT_ONCE := -n auto --maxprocesses 8 --dist worksteal# tests on every core, neighbours together
 READY := .venv/.ready# there only when the install went through
 
-.PHONY: help setup demo test quick smoke lint format wheel constraints clean
+.PHONY: help setup demo test quick smoke lint format docs wheel constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ lint: $(READY) ## what ruff has to say
 
 format: $(READY) ## let ruff put it right
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: $(READY) ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(READY) ## dist/*.tar.gz and *.whl
 	@$(BIN)/python -m build --no-isolation

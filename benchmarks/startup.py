@@ -1,6 +1,7 @@
-"""This benchmark measures how long a person waits for `peft-vision --help`, and for the demo's first epoch.
+"""This benchmark measures how long a person waits for `peft-vision --help`, for a shell's completion at a key, and for
+the demo's first epoch.
 
-    python benchmarks/startup.py [--repeats 5]
+    python benchmarks/startup.py [--repeats 5] [--no-demo]
 
 It prints medians in seconds, and each as a multiple of the time to import torch and timm alone, measured in turns.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-COMMAND = [sys.executable, "-m", "peft_vision.cli"]
+COMMAND = [sys.executable, "-m", "peft_vision.entry"]
+KEYS = {"a key: options": "method=v", "a key: keys": "optimizer."}
 
 
 def seconds(command: list[str], folder: str) -> float:
@@ -40,15 +42,20 @@ def seconds_to_first_epoch(folder: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--demo", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    times: dict[str, list[float]] = {"import torch, timm": [], "--help": [], "demo: first epoch": [], "demo: all": []}
+    names = ["import torch, timm", "--help", *KEYS, *(["demo: first epoch", "demo: all"] if options.demo else [])]
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
             times["import torch, timm"].append(seconds([sys.executable, "-c", "import torch, timm"], folder))
             times["--help"].append(seconds([*COMMAND, "--help"], folder))
-            first, whole = seconds_to_first_epoch(folder)
-            times["demo: first epoch"].append(first)
-            times["demo: all"].append(whole)
+            for name, word in KEYS.items():
+                times[name].append(seconds([*COMMAND, "complete", "words", "data=cifar10", word], folder))
+            if options.demo:
+                first, whole = seconds_to_first_epoch(folder)
+                times["demo: first epoch"].append(first)
+                times["demo: all"].append(whole)
     unit = median(times["import torch, timm"])
     for name, taken in times.items():
         print(f"{name:20} {median(taken):6.2f} s  {median(taken) / unit:6.2f} of the import")

@@ -51,7 +51,7 @@ def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
     root = getLogger()
     handlers, level = root.handlers[:], root.level
     out, err = StringIO(), StringIO()
-    if not any(word.startswith("hydra/launcher=") for word in arguments):
+    if arguments[:1] not in (("completion",), ("new",)) and "hydra/launcher=" not in " ".join(arguments):
         arguments = (*arguments, "hydra/launcher=basic")
     GlobalHydra.instance().clear()
     try:

@@ -2,7 +2,7 @@
 # Debian packages that some tests use; where they cannot be had, those tests are skipped and say why. Never fails.
 set -uo pipefail
 
-packages=(slurm-wlm munge slurmdbd mariadb-server chromium)
+packages=(slurm-wlm munge slurmdbd mariadb-server chromium zsh fish)
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "not root on Debian: the tests that need ${packages[*]} are skipped where these are missing"

@@ -26,7 +26,7 @@ runs
 exchange report shift costs
 library task
 testing cli
-sweep
+sweep entry
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
 
@@ -116,6 +116,7 @@ ONE_PLACE = {
 
 READ_BY_THEMSELVES = {
     "core/records.py",
+    "core/config_files.py",  # shipped, or in a folder of the user's configs; at each key of a shell
     "report/finished.py",  # what it has written
     "report/collect.py",  # likewise
     "data/imagenet.py",  # a file of ours

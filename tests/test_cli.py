@@ -16,6 +16,7 @@ import peft_vision
 from command import call, command, start
 from peft_vision.core.composition import all_options, complete
 from peft_vision.core.config import CONFIG_DIR, build
+from peft_vision.core.config_files import ConfigFiles
 from peft_vision.core.guide import FIRST_PAGE
 from peft_vision.ood.match import build_sets
 from peft_vision.runs.experiment import KINDS, Experiment
@@ -156,12 +157,10 @@ def test_the_shell_can_install_its_completion(tmp_path):
     ("typed", "offered"),
     [
         ("method=vpt_d", ["method=vpt_deep"]),
-        ("optimizer=", [f"optimizer={path.stem}" for path in (CONFIG_DIR / "optimizer").glob("*.yaml")]),
-        ("trainer.ep", ["trainer.epochs="]),
         ("method=linear sched", ["schedule=", "schedule."]),
     ],
 )
-def test_the_shell_completes_groups_options_and_keys(typed, offered, tmp_path):
+def test_hydra_completes_groups_options_and_keys_too(typed, offered, tmp_path):
     line = f"peft-vision {typed}"
     variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": str(len(shlex.split(line)) - 1)}
     out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=30)
@@ -176,6 +175,17 @@ def test_every_option_composes_and_builds(group, option):
     for kind_of, kind in {**KINDS, "task": Task}.items():
         assert isinstance(build(config[kind_of], kind, kind_of), kind)
     assert list(build_sets(config["ood"])) == ([option] if group == "ood" else [])
+    chosen = {group: option, **dict(word.split("=") for word in folder)}
+    by_itself = {"method.parts"} if option == "combined" else set()  # names of methods, which the config spells out
+    found = leaves(ConfigFiles([CONFIG_DIR]).composed(chosen).values) - by_itself
+    assert found == {key for key in leaves(config) if not (by_itself and key.startswith("method.parts."))}
+
+
+def leaves(values: dict, prefix: str = "") -> set[str]:
+    """The dotted keys of all values, without Hydra's own."""
+    inner = {f"{prefix}{key}": value for key, value in values.items() if prefix or key != "hydra"}
+    nested = {key: leaves(value, f"{key}.") for key, value in inner.items() if isinstance(value, dict) and value}
+    return {key for key in inner if key not in nested}.union(*nested.values())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,6 +1,6 @@
 """This module is the command `peft-vision`: Hydra composes a config, and the task in it does the work.
 
-Importing it does not import torch, so that help and shell completion answer at once.
+Importing it does not import torch, so that help answers at once. `entry.py` is before it, for what a shell asks.
 """
 
 import logging
@@ -20,8 +20,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from peft_vision.core.completion import SHELLS, answer, script
 from peft_vision.core.composition import Request
 from peft_vision.core.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
+from peft_vision.core.extension_files import write_extension
 from peft_vision.core.guide import (
     FIRST_PAGE,
     HOMELESS,
@@ -119,10 +121,14 @@ def main() -> None:
 
 
 def _answer(arguments: list[str]) -> None:
-    """Print and exit if the command asks only for a version or the help of a task, or has no arguments at all."""
+    """Print and exit if the command asks only for a version, the help of a task or what a shell needs, begins an
+    extension, or has no arguments at all."""
     if not arguments:
         complain(FIRST_PAGE)
         sys.exit(USAGE_ERROR)
+    if arguments[0] in _WORDS:
+        _WORDS[arguments[0]](arguments[1:])
+        sys.exit(0)
     if "--version" in arguments:
         say(version_line())
         sys.exit(0)
@@ -130,6 +136,23 @@ def _answer(arguments: list[str]) -> None:
     if {"--help", "-h"} & set(arguments) and tasks and (text := task_help(tasks[-1])) is not None:
         say(text)
         sys.exit(0)
+
+
+def _print_completion(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        raise ConfigError(
+            f'completion: name a shell, {", ".join(SHELLS)}; for bash: eval "$(peft-vision completion bash)"'
+        )
+    say(script(arguments[0]))
+
+
+def _begin_extension(arguments: list[str]) -> None:
+    for line in write_extension(arguments):
+        say(line)
+
+
+_WORDS = {"complete": answer, "completion": _print_completion, "new": _begin_extension}
+"""What the first word of a command may be besides an override or a flag."""
 
 
 def _show_groups(arguments: list[str]) -> None:

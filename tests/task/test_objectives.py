@@ -178,3 +178,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_trained(here, arguments, said
     outcome = call(*TINY, *arguments, "runs=refused", cwd=here)
     assert said in outcome.error
     assert not list((here / "refused").glob("*/result.json"))
+
+
+def test_an_answer_of_a_picture_is_explained_and_those_of_pixels_are_not(here, several, numbers, masks):
+    asked = ("task=explain", "images=scenes/images/0.png", "task.map=grad_cam")
+    assert "by Grad-CAM of width\n" in call(*asked, f"run={numbers}", "task.class_name=width", cwd=here).out
+    assert "by Grad-CAM\n" in call(*asked, f"run={several}", cwd=here).out
+    said = call(*asked, f"run={masks}", cwd=here).error
+    assert said == "run: it has an answer for each pixel; task=predict shows them over the pictures"

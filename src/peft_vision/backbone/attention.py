@@ -25,8 +25,9 @@ class Layer(Ports):
     override the parts of the primitive that differ.
 
     `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context, what
-    attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it. `post_norm`:
-    whether norms follow the branches, so that attention and MLP read the tokens as they are.
+    attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it.
+    `weights_observer`: called with the weights of each attention, see `attention_weights.py`; None likewise.
+    `post_norm`: whether norms follow the branches, so that attention and MLP read the tokens as they are.
     """
 
     post_norm: bool = False
@@ -35,6 +36,7 @@ class Layer(Ports):
         super().__init__(block)
         self.rows: int | None = None
         self.observer: Callable[[Tensor], None] | None = None
+        self.weights_observer: Callable[[Tensor], None] | None = None
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Map (B, N, D) to (B, rows or N, D). `positions`: what the family's trunk gives this layer in each pass."""
@@ -153,7 +155,7 @@ def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | Non
     (q,) = layer.heads(normed, first=0, last=1)
     q = layer.query_norm(q)
     weights = layer.key_value_weights(positions)
-    bare = weights is not None and not attention_dropout(layer.attn)
+    bare = weights is not None and not attention_dropout(layer.attn) and layer.weights_observer is None
     # an exported graph cannot hold a function that defines its own gradient
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(layer.attn.scale, q, context, *weights)
@@ -170,6 +172,9 @@ def _mix(layer: Layer, q: Tensor, key: Tensor, value: Tensor, bias: Tensor | Non
     if key.shape[1] < q.shape[1]:
         groups = q.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if layer.weights_observer is not None:
+        scores = layer.attn.scale * q @ key.mT
+        layer.weights_observer((scores if bias is None else scores + bias).softmax(dim=-1))
     mixed = F.scaled_dot_product_attention(
         q, key, value, attn_mask=bias, dropout_p=attention_dropout(layer.attn), scale=layer.attn.scale
     )

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peft_vision.core.config import CONFIG_DIR, ConfigError, nearest
+from peft_vision.core.config_files import options_below
 from peft_vision.core.records import read_yaml
 
 
@@ -61,7 +62,7 @@ def all_options(overrides: list[str], config_dir: str | None) -> dict[str, list[
     for path in [*searched, *([f"file://{config_dir}"] if config_dir else [])]:
         scheme, _, place = path.rpartition("://")
         folder = {"": Path, "file": Path, "pkg": _package_folder}.get(scheme, lambda _: None)(place)
-        for group, option_name in _options_below(folder) if folder is not None and folder.is_dir() else ():
+        for group, option_name in options_below(folder) if folder is not None and folder.is_dir() else ():
             found.setdefault(group, set()).add(option_name)
     return {group: sorted(found[group]) for group in sorted(found) if group and group.split("/")[0] not in _NO_CHOICES}
 
@@ -69,15 +70,6 @@ def all_options(overrides: list[str], config_dir: str | None) -> dict[str, list[
 def _package_folder(name: str) -> Traversable:
     package, *inside = name.split("/")
     return files(package).joinpath(*inside)
-
-
-def _options_below(folder: Traversable, group: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the group and the name of each YAML file in `folder` and in folders below it."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _options_below(entry, f"{group}/{entry.name}".lstrip("/"))
-        elif entry.name.endswith(".yaml"):
-            yield group, entry.name.removesuffix(".yaml")
 
 
 def complete(method: Mapping[str, Any]) -> dict[str, Any]:

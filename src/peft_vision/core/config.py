@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
-_HERE = Path(__file__).resolve().parents[1]
-# inside this package in a wheel, at the repository root in a checkout
-CONFIG_DIR = next(p for p in (_HERE / "conf", _HERE.parents[1] / "conf") if (p / "config.yaml").is_file())
+from peft_vision.core.config_files import CONFIG_DIR
+
 PACKAGE = __name__.partition(".")[0]
 _SAVED_NAMES = {
     "ShiftedFolder": "ImageFolder",

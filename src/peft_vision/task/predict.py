@@ -111,10 +111,10 @@ class Predict(Task):
                 raise ConfigError("task=predict works in one process; start it without torchrun")
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             trainer = saved.trainer(config["trainer"])
-            geometry = self._geometry(saved)
-            self._check_font([*saved.recipe.classes, *map(one_line, files.paths)])
+            geometry = geometry_of(saved, self.resize)
+            check_font(self.font, [*saved.recipe.classes, *map(one_line, files.paths)])
             out = saved.output(config["out"], f"predictions/{given.name}")
-            pictures = _readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
+            pictures = readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
             images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
             outputs = _outputs(saved, images, trainer, workers=data.workers, device=here.device)
             names = [files.paths[index] for index in pictures.indices.tolist()]
@@ -166,34 +166,6 @@ class Predict(Task):
         Console().print(shares_table(counts, classes))
         return "masks/, overlays/", {"overlays": tiles}
 
-    def _geometry(self, saved: Saved) -> Geometry:
-        resize = self.resize or saved.says("data", "resize")
-        if resize not in ("squash", "crop"):
-            raise ConfigError(
-                f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
-                "set task.resize=squash or task.resize=crop"
-            )
-        preprocessing = saved.recipe.preprocessing
-        return Geometry(
-            size=preprocessing.size,
-            resize=resize,
-            crop=preprocessing.crop,
-            interpolation=preprocessing.interpolation,
-            channels=preprocessing.channels,
-            full_scale=saved.says("data", "full_scale"),
-        )
-
-    def _check_font(self, names: Sequence[str]) -> None:
-        """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
-        try:
-            open_font(self.font)
-        except OSError as error:
-            raise ConfigError(f"task.font: cannot open {self.font!r} ({error}); it should be a font file") from error
-        strange = [name for name in names if not name.isascii()]
-        if self.font is None and strange:
-            shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
-            _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
-
     def _sections(self, pictures: Labelled, answers: Answers) -> dict[str, list[Tile]]:
         """Return tiles of the pictures at both ends of an order, such as the most and the least certain, none twice; a
         single one is at the first end."""
@@ -213,7 +185,38 @@ class Predict(Task):
         return Tile(picture, name, remark, file=one_line(answers.names[position]))
 
 
-def _readable(files: Files, place: Path, geometry: Geometry, *, threads: int) -> Labelled:
+def geometry_of(saved: Saved, resize: str | None) -> Geometry:
+    """Return how pictures come to the size of a saved model; `resize`: as in data, None: as the run's own were."""
+    resize = resize or saved.says("data", "resize")
+    if resize not in ("squash", "crop"):
+        raise ConfigError(
+            f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
+            "set task.resize=squash or task.resize=crop"
+        )
+    preprocessing = saved.recipe.preprocessing
+    return Geometry(
+        size=preprocessing.size,
+        resize=resize,
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
+        channels=preprocessing.channels,
+        full_scale=saved.says("data", "full_scale"),
+    )
+
+
+def check_font(font: str | None, names: Sequence[str]) -> None:
+    """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
+    try:
+        open_font(font)
+    except OSError as error:
+        raise ConfigError(f"task.font: cannot open {font!r} ({error}); it should be a font file") from error
+    strange = [name for name in names if not name.isascii()]
+    if font is None and strange:
+        shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
+        _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
+
+
+def readable(files: Files, place: Path, geometry: Geometry, *, threads: int) -> Labelled:
     """Return the readable pictures (their labels mean nothing) and warn of the others. ConfigError if there are
     none."""
     pictures = labelled(files, [0] * len(files))
