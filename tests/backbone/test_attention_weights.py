@@ -49,9 +49,11 @@ def test_a_rollout_sums_to_one_over_what_enters_the_first_layer(method, images):
     assert on_patches(rolled, model.encoder).shape == (5, 1, 4, 4)
 
 
-def test_a_rollout_is_the_papers_product():
-    weights = [torch.rand(2, 3, rows, 6).softmax(dim=-1) for rows in (6, 6, 1)]
-    halves = [(of_layer.mean(dim=1) + torch.eye(6)[: of_layer.shape[2]]) / 2 for of_layer in weights]
+@pytest.mark.parametrize("prompts", [0, 3])
+def test_a_rollout_is_the_papers_product_over_the_tokens_of_the_image(prompts):
+    weights = [torch.rand(2, 3, rows, 6 + prompts).softmax(dim=-1) for rows in (6, 6, 1)]
+    inside = [of_layer.mean(dim=1)[:, :, :6] for of_layer in weights]
+    halves = [(part / part.sum(dim=-1, keepdim=True) + torch.eye(6)[: part.shape[1]]) / 2 for part in inside]
     torch.testing.assert_close(rollout(weights, 6), halves[2] @ halves[1] @ halves[0])
 
 
