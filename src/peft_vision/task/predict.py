@@ -111,7 +111,7 @@ class Predict(Task):
                 raise ConfigError("task=predict works in one process; start it without torchrun")
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             trainer = saved.trainer(config["trainer"])
-            geometry = self._geometry(saved)
+            geometry = saved.geometry(self.resize)
             self._check_font([*saved.recipe.classes, *map(one_line, files.paths)])
             out = saved.output(config["out"], f"predictions/{given.name}")
             pictures = _readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
@@ -165,23 +165,6 @@ class Predict(Task):
                 tiles.append(Tile(picture=fitted(overlay), name="", remark="", file=one_line(name)))
         Console().print(shares_table(counts, classes))
         return "masks/, overlays/", {"overlays": tiles}
-
-    def _geometry(self, saved: Saved) -> Geometry:
-        resize = self.resize or saved.says("data", "resize")
-        if resize not in ("squash", "crop"):
-            raise ConfigError(
-                f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
-                "set task.resize=squash or task.resize=crop"
-            )
-        preprocessing = saved.recipe.preprocessing
-        return Geometry(
-            size=preprocessing.size,
-            resize=resize,
-            crop=preprocessing.crop,
-            interpolation=preprocessing.interpolation,
-            channels=preprocessing.channels,
-            full_scale=saved.says("data", "full_scale"),
-        )
 
     def _check_font(self, names: Sequence[str]) -> None:
         """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
