@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [--model vit_tiny_patch16_224] [--method lora] [--adapters 1 8 64] [--batch 64]
 
-`mixed` answers a batch in one pass, `switching` adapter by adapter, each with the images of its own; `one` is a batch of
-a single adapter, answered by its own model: what no set of adapters can exceed by much. They take turns; the
-table holds medians of one run. `memory` is that of all tensors, in backbones.
+`mixed` answers a batch in one pass, `switching` adapter by adapter, each with the images of its own; `one` is a batch
+of a single adapter, answered by its own model: what no set of adapters can exceed by much. They take turns; the table
+holds medians of one run. `memory` is that of all tensors, in backbones.
 """
 
 import argparse

@@ -65,7 +65,9 @@ class MixedPlace(Wrapper):
         raise NotImplementedError("a place of several adapters has no plain module")
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """Map (B, ..., I) to (B, ..., rows), each image by its adapter."""
+        """Map (B, ..., I), or (1, ..., I) for what all images share, to (B, ..., rows), each image by its adapter."""
+        if len(tokens) == 1:
+            tokens = tokens.expand(len(self.route.adapters), *tokens.shape[1:])
         runs = self.route.runs(self.kinds)
         cells = [self.cells[run.kind] for run in runs]
         steps = [_before(cell, run, run.of(tokens)) for cell, run in zip(cells, runs, strict=True)]

@@ -111,6 +111,7 @@ class Serve(Task):
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
+        listener.listen()  # so that who reads the address is not refused
         with suppress(Stopped, KeyboardInterrupt):  # the signal, which the server has heard and passes on
             server.run(sockets=[listener])
         say("stopped")
@@ -121,8 +122,9 @@ def named_runs(runs: Any) -> dict[str, str]:
     ConfigError where there are none, or two of one name."""
     if isinstance(runs, Mapping) and runs:
         return {str(name): str(folder) for name, folder in runs.items()}
-    folders = [str(folder) for folder in (runs if isinstance(runs, list) else [runs])]
-    if not folders or isinstance(runs, Mapping):
+    given = runs if isinstance(runs, list) else [] if runs is None or isinstance(runs, Mapping) else [runs]
+    folders = [str(folder) for folder in given]
+    if not folders:
         raise ConfigError("runs: names no run; write runs=[FOLDER,FOLDER] or 'runs={pets: FOLDER}'")
     names = [Path(folder).expanduser().absolute().name for folder in folders]
     if twice := [name for name in names if names.count(name) > 1]:
