@@ -115,6 +115,8 @@ class _Answers:
         self.present = 0
 
     async def of(self, request: Request, names: list[str] | None, top: int) -> list[dict]:
+        """Return the answer of each adapter named, by default of all, with the `top` likeliest classes. Raise Refused
+        for a request that cannot be answered."""
         chosen = [self.service.of(name) for name in dict.fromkeys(names or list(self.service.served)[:_MOST_NAMES])]
         if self.present >= self.limits.most_requests:
             raise Refused(503, "too many requests at once; try again in a moment")

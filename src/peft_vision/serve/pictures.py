@@ -30,8 +30,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Served:
-    """An adapter that is served. `number_of_classes` etc. are read off its model; `geometry`: how pictures become its
-    images."""
+    """An adapter that is served. `geometry`: how pictures become its images."""
 
     name: str
     saved: Saved
