@@ -1,6 +1,7 @@
 """This benchmark measures images a second of batches whose images belong to several adapters on one backbone.
 
     python benchmarks/serving.py [--model vit_tiny_patch16_224] [--method lora] [--adapters 1 8 64] [--batch 64]
+        [--image-size 224]
 
 `mixed` answers a batch in one pass, `switching` adapter by adapter, each with the images of its own; `one` is a batch
 of a single adapter, answered by its own model: what no set of adapters can exceed by much. They take turns; the table
@@ -49,17 +50,18 @@ def main() -> None:
     parser.add_argument("--method", default="lora")
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
 
-    vit = timm.create_model(options.model, num_classes=0).eval().to(device)
+    vit = timm.create_model(options.model, num_classes=0, img_size=options.image_size).eval().to(device)
     backbone = sum(parameter.nbytes for parameter in vit.parameters())
     images = torch.randn(options.batch, 3, *vit.patch_embed.img_size, device=device)
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    setting = f"{options.model}, {options.method}, batches of {options.batch}"
+    setting = f"{options.model}, {options.method}, batches of {options.batch}, {options.image_size} px"
     print(f"{setting}, {device}, {threads}, torch {torch.__version__}\n")
     print("| adapters | mixed, images/s | switching, images/s | one, images/s | mixed / switching | memory |")
     print("|---|---|---|---|---|---|")

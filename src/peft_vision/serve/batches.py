@@ -6,9 +6,11 @@ has passed. Meanwhile further requests gather for the next one. One thread compu
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
 from torch import Tensor
@@ -27,19 +29,20 @@ class Request:
 
 class Batches:
     """Batches of at most `size` images, each computed by `answer` at most `seconds` after the first of its images came,
-    if none is being computed then. `sizes`: the numbers of images of the batches so far, newest last."""
+    if none is being computed then. `computed`, `images`: the numbers of batches and of images so far."""
 
     def __init__(self, answer: Answer, *, size: int, seconds: float) -> None:
         self._answer = answer
         self._size = size
         self._seconds = seconds
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._jobs: SimpleQueue[tuple[Future[list[Tensor]], Tensor, list[str]]] = SimpleQueue()
         self._waiting: asyncio.Queue[Request] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self.computed = 0
         self.images = 0
 
     async def __aenter__(self) -> "Batches":
+        Thread(target=self._compute, daemon=True).start()  # a batch may take long: it does not keep the process alive
         self._worker = asyncio.create_task(self._work())
         return self
 
@@ -47,7 +50,6 @@ class Batches:
         self._worker.cancel()
         with suppress(asyncio.CancelledError):
             await self._worker
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def predictions(self, image: Tensor, name: str) -> Tensor:
         """Return the predictions (C,) of an image by the adapter `name`."""
@@ -73,10 +75,12 @@ class Batches:
 
     async def _computed(self, requests: list[Request]) -> None:
         """Compute a batch of images of one size and give each request its predictions, or the error."""
-        images, names = torch.stack([request.image for request in requests]), [request.name for request in requests]
         self.computed, self.images = self.computed + 1, self.images + len(requests)
+        job: Future[list[Tensor]] = Future()
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, images, names)
+            images = torch.stack([request.image for request in requests])
+            self._jobs.put((job, images, [request.name for request in requests]))
+            found = await asyncio.wrap_future(job)
         except Exception as error:
             for request in requests:
                 if not request.result.done():
@@ -85,3 +89,13 @@ class Batches:
         for request, predicted in zip(requests, found, strict=True):
             if not request.result.done():
                 request.result.set_result(predicted)
+
+    def _compute(self) -> None:
+        """Compute batches, one after the other, for as long as the process lives."""
+        while True:
+            job, images, names = self._jobs.get()
+            try:
+                job.set_result(self._answer(images, names))
+            except Exception as error:
+                with suppress(InvalidStateError):  # cancelled: the server ends
+                    job.set_exception(error)
