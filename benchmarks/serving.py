@@ -24,11 +24,12 @@ from peft_vision import AdapterSet
 
 
 def filled(vit: nn.Module, method: str, count: int, folder: Path) -> AdapterSet:
-    """Return a set of adapters of one method, with numbers of classes from 10 on and other values each."""
+    """Return a set of adapters of one method, with 10 or 100 classes and other values each."""
     adapters = AdapterSet(vit)
+    models = [peft_vision.adapt(copy.deepcopy(vit).cpu(), method=method, num_classes=many) for many in (10, 100)]
     for number in range(count):
         path = folder / f"{number}.safetensors"
-        model = peft_vision.adapt(copy.deepcopy(vit).cpu(), method=method, num_classes=10 + number, seed=number)
+        model = models[number % len(models)]
         with torch.no_grad():
             for parameter in model.trained().values():
                 parameter.add_(0.02 * torch.randn_like(parameter))
