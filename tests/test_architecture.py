@@ -20,10 +20,11 @@ core
 config data backbone head tracker schedule
 ood method published objective
 models
+mixing
 interpolation features optimizer
 training
 runs
-exchange report shift costs
+exchange report shift costs serve
 library task
 testing cli
 sweep entry

@@ -1,13 +1,13 @@
-"""This package fine-tunes Vision Transformers parameter-efficiently: `adapt`, `save`, `load` and `merged` are its
-library, `peft-vision` is its command."""
+"""This package fine-tunes Vision Transformers parameter-efficiently: `adapt`, `save`, `load`, `merged` and
+`AdapterSet` are its library, `peft-vision` is its command."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peft_vision.library import adapt, load, merged, save
+    from peft_vision.library import AdapterSet, adapt, load, merged, save
 
 __version__ = "0.1.0"
-__all__ = ["adapt", "load", "merged", "save"]
+__all__ = ["AdapterSet", "adapt", "load", "merged", "save"]
 
 
 def __getattr__(name: str) -> Any:

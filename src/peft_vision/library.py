@@ -1,4 +1,5 @@
-"""This module is peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, and load it again.
+"""This module is peft-vision as a library: adapt a timm Vision Transformer, save what was tuned, and load it again,
+one adapter or, in an `AdapterSet`, several on one backbone.
 
 `component_values` turns what a caller gives for a component into the values of its YAML file.
 """
@@ -25,6 +26,7 @@ from peft_vision.core.records import read_yaml
 from peft_vision.exchange.timm_weights import check_loadable
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
+from peft_vision.mixing.adapter_set import AdapterSet as AdapterSet
 from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective

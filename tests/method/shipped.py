@@ -28,10 +28,10 @@ def adapted(method: str, *, architecture: dict | None = None, **options: object)
     return adapted_to(tiny_vit(**(architecture or {})), method, **options)
 
 
-def adapted_to(backbone: nn.Module, method: str, **options: object) -> Model:
-    """A model of 4 classes, in training mode, behind a probe if there is one in front."""
+def adapted_to(backbone: nn.Module, method: str, *, num_classes: int = 4, **options: object) -> Model:
+    """A model, in training mode, behind a probe if there is one in front."""
     with patch.object(composition, "option", option), patch.object(library, "option", option):
-        model = peft_vision.adapt(backbone, method=method, num_classes=4, **options)
+        model = peft_vision.adapt(backbone, method=method, num_classes=num_classes, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
     return model.train()

@@ -84,7 +84,7 @@ def test_a_number_of_classes_that_is_none_is_refused(vit, num_classes):
 
 
 def test_the_public_names_are_those_that_dir_shows():
-    assert dir(peft_vision) == ["__version__", "adapt", "load", "merged", "save"]
+    assert dir(peft_vision) == ["AdapterSet", "__version__", "adapt", "load", "merged", "save"]
     assert all(callable(getattr(peft_vision, name)) for name in peft_vision.__all__)
 
 

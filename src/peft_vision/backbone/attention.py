@@ -27,7 +27,9 @@ class Layer(Ports):
     `rows`: number of leading tokens that are updated (None: all). `observer`: called with the layer's context, what
     attention reads of the tokens (B, N, D), with the prompts appended; None when nothing observes it.
     `weights_observer`: called with the weights of each attention, see `attention_weights.py`; None likewise.
-    `post_norm`: whether norms follow the branches, so that attention and MLP read the tokens as they are.
+    `padding`: called with the number of columns of the scores, returns what hides the filling behind an image's own
+    context, see `scores_bias`; None where all images have the same context. `post_norm`: whether norms follow the
+    branches, so that attention and MLP read the tokens as they are.
     """
 
     post_norm: bool = False
@@ -37,6 +39,7 @@ class Layer(Ports):
         self.rows: int | None = None
         self.observer: Callable[[Tensor], None] | None = None
         self.weights_observer: Callable[[Tensor], None] | None = None
+        self.padding: Callable[[int], Tensor | None] | None = None
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Map (B, N, D) to (B, rows or N, D). `positions`: what the family's trunk gives this layer in each pass."""
@@ -114,6 +117,13 @@ class Layer(Ports):
         """Return the output of the MLP itself, (B, Q, D)."""
         return self.mlp(normed)
 
+    def scores_bias(self, rows: int, columns: int, positions: Tensor | None) -> Tensor | None:
+        """Return `bias`, and where images have different numbers of context tokens, a sum (B, H or 1, rows or 1,
+        columns) that hides from each image those that others have beyond its own."""
+        bias = self.bias(rows, columns, positions)
+        hidden = None if self.padding is None else self.padding(columns)
+        return bias if hidden is None else hidden if bias is None else bias + hidden
+
     def left(self, tokens: Tensor) -> Tensor:
         """Return what leaves attention and MLP, (B, Q, D): a norm of it where a family's blocks end with one."""
         return tokens
@@ -137,7 +147,7 @@ def update(layer: Layer, queries: Tensor, normed: Tensor, *contexts: Tensor, pos
     q = layer.positioned(layer.query_norm(q), positions)
     key = layer.positioned(layer.key_norm(key), positions, *(layer.key_norm(further) for further, _ in added))
     value = joined(value, *(further for _, further in added))
-    mixed = _mix(layer, q, key, value, layer.bias(q.shape[2], key.shape[2], positions))
+    mixed = _mix(layer, q, key, value, layer.scores_bias(q.shape[2], key.shape[2], positions))
     return finish(layer, queries, normed, mixed, apart=False)
 
 

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
     `trunk`: the model by what methods need of it, which its family decides (see `families/`). `preprocessing`: that of
     the images, where it is known. `border`: a method's module that maps images to larger ones before anything else, or
     None. `evaluates`: whether the backbone drops nothing in training, and stays in evaluation mode even when all of it
-    trains.
+    trains. `places`: the backbone's own modules by their paths, whatever stands around them now.
     """
 
     def __init__(self, vit: nn.Module, preprocessing: Preprocessing | None = None) -> None:
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         self.set_checkpointing(bool(getattr(vit, "grad_checkpointing", False)))
         self._backbone = list(vit.modules())  # plain lists, so that modules a method adds later are not in them
         self.backbone_parameters = list(vit.parameters())
-        self._places = dict(vit.named_modules())
+        self.places = dict(vit.named_modules())
         fixed = noise_of_positions(vit)
         self._drops = [module for module in self._backbone if drops(module) and module not in fixed]
         self._pooling: set[nn.Parameter] = set()
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
     def _holder(self, name: str) -> tuple[nn.Module, str]:
         """Return the backbone's own module that has `name` as its child, and the child's name in it."""
         parent, _, last = name.rpartition(".")
-        return self._places[parent], last
+        return self.places[parent], last
 
     def added(self) -> dict[str, nn.Module]:
         """Return the modules that a method put into `vit`, by name."""

@@ -13,12 +13,42 @@ ALL = slice(None)
 _ASKED = ("weight", "kernel_size", "stride", "padding")
 
 
-class Mergeable(nn.Module, ABC):
-    """A wrapper around `inner` that a plain module can replace without changing what is computed in evaluation."""
+class Around(nn.Module):
+    """A module around `inner` that computes `after(x, inner(before(x)))`. Where both say all that it does, images of
+    several adapters share the product of `inner` (see `mixing/`)."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
+
+    def before(self, inputs: Tensor) -> Tensor:
+        """Return what `inner` reads, by default the inputs themselves."""
+        return inputs
+
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Return these `rows` of the output features, given those of `inner`, which nothing else reads afterwards; by
+        default these."""
+        return outputs
+
+    @property
+    def divides(self) -> bool:
+        """True if no class that redefines the forward pass leaves out what `before` or `after` would then be."""
+        order = type(self).__mro__
+        halves, whole = (
+            next(number for number, cls in enumerate(order) if not names.isdisjoint(vars(cls)))
+            for names in ({"before", "after"}, {"part", "forward"})
+        )
+        return halves <= whole
+
+    @property
+    def batches(self) -> bool:
+        """True if the parameters of several adapters, one of each for each image, may be computed with at once; False
+        where that would take the memory of a weight for each image."""
+        return True
+
+
+class Mergeable(Around, ABC):
+    """A wrapper around `inner` that a plain module can replace without changing what is computed in evaluation."""
 
     @property
     def multiplies_inner(self) -> bool:
@@ -78,9 +108,9 @@ class Wrapper(Mergeable):
         """Map (..., in_features) to (..., out_features)."""
         return self.part(tokens, ALL)
 
-    @abstractmethod
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Return only `rows` of the output features, so that nothing else need be computed."""
+        return self.after(tokens, part(self.inner, self.before(tokens), rows), rows)
 
 
 def part(linear: nn.Module, tokens: Tensor, rows: slice) -> Tensor:

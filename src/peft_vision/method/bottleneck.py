@@ -16,6 +16,7 @@ from timm.layers import DropPath, QuickGELU
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.linear import ALL, Around
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import component
 from peft_vision.method.base import Method
@@ -95,18 +96,20 @@ class AdapterLayer(nn.Module):
         return self.drop_path(self.scale * self.up(self.dropout(self.activation(self.down(tokens)))))
 
 
-class SequentialAdapter(nn.Module):
+class SequentialAdapter(Around):
     """A module that applies an adapter with a skip connection to the output of `inner`."""
 
     def __init__(self, inner: nn.Module, adapter: AdapterLayer) -> None:
-        super().__init__()
-        self.inner = inner
+        super().__init__(inner)
         self.adapter = adapter
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, N, D) to (B, N, D)."""
-        tokens = self.inner(tokens)
-        return tokens + self.adapter(tokens)
+        return self.after(tokens, self.inner(tokens), ALL)
+
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Return the outputs (B, N, D) of `inner`, adapted."""
+        return outputs + self.adapter(outputs)
 
 
 class ParallelAdapter(nn.Module):

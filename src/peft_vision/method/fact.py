@@ -26,7 +26,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.backbone.linear import Wrapper, linear
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
@@ -126,22 +126,22 @@ class Factorised(Wrapper):
     def factors(self) -> Factors:
         return self._shared[0]
 
-    def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """Map (..., I) to (..., rows)."""
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Add the update of inputs (..., I) to outputs (..., rows)."""
         width = len(self.factors.u)
         first, last, _ = rows.indices(self.out_features)
         s = self.factors.inner(self.own)
         if self.in_features > width:  # blocks side by side: each reads a part of the inputs, and outputs are summed
             missing = len(s) * width - self.in_features
-            whole = nn.functional.pad(tokens, (0, missing)) if missing else tokens
+            whole = nn.functional.pad(inputs, (0, missing)) if missing else inputs
             low = torch.einsum("...nd,da,nab->...b", whole.unflatten(-1, (len(s), width)), self.factors.u, s)
             update = self.dropout(low) @ self.factors.v[:, first:last]
         else:
             start = first // width
             s = s[start : -(-last // width)]
-            low = torch.einsum("...d,da,nab->...nb", tokens, self.factors.u[: self.in_features], s)
+            low = torch.einsum("...d,da,nab->...nb", inputs, self.factors.u[: self.in_features], s)
             update = (self.dropout(low) @ self.factors.v).flatten(-2)[..., first - start * width : last - start * width]
-        return part(self.inner, tokens, rows) + self.scale * update
+        return outputs + self.scale * update
 
     def merged(self) -> nn.Linear:
         """Return a linear layer with the blocks' updates added to the weight."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.linear import LINEAR, Pointwise, Wrapper, innermost, linear, part
+from peft_vision.backbone.linear import ALL, LINEAR, Pointwise, Wrapper, innermost, linear, part
 from peft_vision.backbone.stage import Stage
 from peft_vision.core.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
@@ -189,11 +189,19 @@ class LowRankUpdate(Wrapper):
             weight = self.inner.weight[rows].flatten(1)
             bias = None if self.inner.bias is None else self.inner.bias[rows]
             return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
-        plain = part(self.inner, tokens, rows)
+        return self.after(tokens, part(self.inner, tokens, rows), rows)
+
+    @property
+    def batches(self) -> bool:
+        return not self.magnitude  # DoRA would need the lengths of a whole matrix for each image
+
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Add the updates of inputs (..., I) to outputs (..., rows)."""
+        plain = outputs
         # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
         outputs = plain if type(self.inner) in LINEAR and not self.magnitude else plain.clone()
-        dropped = self.dropout(tokens)
-        for target, up_rows, here in cut:
+        dropped = self.dropout(inputs)
+        for target, up_rows, here in self._cut(rows):
             update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][up_rows])
             if self.magnitude:
                 factor = self._factor(target)[up_rows]
@@ -239,9 +247,12 @@ class LowRankConvolution(LowRankUpdate):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, I, H, W) to (B, O, H', W')."""
-        outputs = self.inner(images)
+        return self.after(images, self.inner(images), ALL)
+
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Add the updates of inputs (B, I, H, W) to outputs (B, O, H', W'), which are all rows."""
         stride, padding = innermost(self.inner).stride, innermost(self.inner).padding
-        dropped = self.dropout(images)
+        dropped = self.dropout(inputs)
         for target in self.rows:
             low = F.conv2d(dropped, self.down[target][..., None, None], stride=stride, padding=padding)
             outputs = outputs + self.scale * F.conv2d(low, self.up[target][..., None, None])

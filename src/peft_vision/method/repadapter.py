@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.linear import Wrapper, linear, part
+from peft_vision.backbone.linear import Wrapper, linear
 from peft_vision.backbone.stage import Need
 from peft_vision.core.config import ConfigError, component
 from peft_vision.method.base import Method
@@ -72,14 +72,10 @@ class InputAdapter(Wrapper):
     def multiplies_inner(self) -> bool:
         return True
 
-    def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """Map (..., D) to (..., rows)."""
-        return part(self.inner, self.adapted(tokens), rows)
-
-    def adapted(self, tokens: Tensor) -> Tensor:
+    def before(self, inputs: Tensor) -> Tensor:
         """Map the inputs (..., D) to those that `inner` reads, (..., D)."""
-        hidden = self.dropout(self.down(tokens))
-        return tokens + self.scale * (hidden @ self._up().mT + self.bias)
+        hidden = self.dropout(self.down(inputs))
+        return inputs + self.scale * (hidden @ self._up().mT + self.bias)
 
     def merged(self) -> nn.Linear:
         """Return a linear layer with the weight W' and the bias b'."""
@@ -106,9 +102,9 @@ class SharedInputAdapter(Wrapper):
         super().__init__(inner)
         self._shared = (adapter,)  # in a tuple, so not registered here: the other matrix owns it
 
-    def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """Map (..., D) to (..., rows)."""
-        return part(self.inner, self._shared[0].adapted(tokens), rows)
+    def before(self, inputs: Tensor) -> Tensor:
+        """Map the inputs (..., D) to those that `inner` reads, (..., D)."""
+        return self._shared[0].before(inputs)
 
     def merged(self) -> nn.Linear:
         """Return a linear layer with the weight W' and the bias b'."""

@@ -5,7 +5,7 @@ from timm.layers import LayerNorm2d, RmsNorm2d, SimpleNorm2d
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peft_vision.backbone.linear import ALL, Pointwise, Wrapper, innermost, part
+from peft_vision.backbone.linear import Pointwise, Wrapper, innermost
 
 _IMAGE_NORMS = (LayerNorm2d, RmsNorm2d, SimpleNorm2d)
 _STD = 0.02  # standard deviation of the initial scales around one, and of the initial shifts around zero
@@ -23,16 +23,13 @@ class ScaleShift(Wrapper):
     def multiplies_inner(self) -> bool:
         return True
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return scale * inner(inputs) + shift, in the shape of the outputs of `inner`; those of convolutions and of
-        norms of images are scaled per channel."""
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Return scale * outputs + shift, in the shape of the outputs; those of convolutions and of norms of images are
+        scaled per channel."""
+        scale, shift = self.scale[rows], self.shift[rows]
         if _channels_first(self.inner):
-            return self.inner(inputs) * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
-        return self.part(inputs, ALL)
-
-    def part(self, tokens: Tensor, rows: slice) -> Tensor:
-        """Map (..., I) to (..., rows)."""
-        return part(self.inner, tokens, rows) * self.scale[rows] + self.shift[rows]
+            scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+        return outputs * scale + shift
 
     def merged(self) -> nn.Module:
         """Return `inner` itself scaled in place, and the bias shifted; an RMS norm has none, so the

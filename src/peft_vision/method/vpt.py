@@ -116,6 +116,11 @@ class Append(nn.Module):
         super().__init__()
         self.prompts = prompts
 
+    @property
+    def num_added(self) -> int:
+        """Return how many tokens are appended to those of each image."""
+        return len(self.prompts.prompts)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Append the prompts after the tokens, so that the last layer drops them by reading only the first N."""
         prompts = self.prompts(tokens.shape[0])

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,37 +227,53 @@ def _parsed(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 def load_tuned(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Load tuned tensors into `model`; raise ValueError unless they have exactly the names, shapes and kinds
     (floating-point or not) of those that `model` tunes."""
-    state = model.tuned_state()
-    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
-    shared = sorted(state.keys() & tensors.keys())
-    misfits = [name for name in shared if state[name].shape != tensors[name].shape]
-    kinds = [name for name in shared if state[name].is_floating_point() != tensors[name].is_floating_point()]
-    if missing or unknown or misfits or kinds:
-        found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
-        words = ", ".join(
-            f"{what} {one_line(names[:3])}" for what, names in found.items() if names or what != "other type"
-        )
+    if words := _misfits(model.tuned_state(), tensors):
         raise ValueError(f"the tuned tensors do not fit: {words}")
     model.load_state_dict(dict(tensors), strict=False)
 
 
-def attach_adapter(vit: VisionTransformer, path: str | Path) -> Model:
+def _misfits(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Return in words which tensors are not the same in names, shapes or kinds; nothing where all are."""
+    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    shared = sorted(state.keys() & tensors.keys())
+    misfits = [name for name in shared if state[name].shape != tensors[name].shape]
+    kinds = [name for name in shared if state[name].is_floating_point() != tensors[name].is_floating_point()]
+    if not (missing or unknown or misfits or kinds):
+        return ""
+    found = {"missing": missing, "unknown": unknown, "other shape": misfits, "other type": kinds}
+    return ", ".join(f"{what} {one_line(names[:3])}" for what, names in found.items() if names or what != "other type")
+
+
+def _own(model: Model) -> None:
+    """Copy what `model` tunes, so that loading it changes no tensor in the same memory."""
+    tuned = model.tuned_state().keys()
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if name in tuned:
+            tensor.data = tensor.data.clone()
+
+
+def attach_adapter(vit: VisionTransformer, path: str | Path, *, shared_hash: str | None = None) -> Model:
     """Return the model whose adapter is in `path`, in evaluation mode, on the backbone it was trained on; `vit` becomes
-    part of the model and is changed in place.
+    part of the model and is changed in place. `shared_hash`: the hash of its weights where other models share their
+    memory, which is then left as it is: what the adapter changes of them is copied.
 
     Raise ValueError if `vit` has other weights than the adapter was trained on and any of them stay frozen, if it
     computes something else with equal weights, or if the image size or the tensors do not fit.
     """
     adapter = read_adapter(path)
     recipe = adapter.recipe
-    found = weights_hash(vit)
-    model = adapter.assemble(vit)
+    found = shared_hash or weights_hash(vit)
+    device = next(vit.parameters()).device
+    model = adapter.assemble(vit).to(device)
     keeps_weights = any(not parameter.requires_grad for parameter in model.encoder.parameters())
     if keeps_weights and found != recipe.backbone["hash"]:
+        differing = _misfits(model.tuned_state(), adapter.tensors)
         raise ValueError(
             f"{path} was trained on other weights ({one_line(recipe.backbone['name'])}, "
-            f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]})"
+            f"hash {recipe.backbone['hash'][:12]}) than these (hash {found[:12]}){differing and '; '}{differing}"
         )
+    if shared_hash is not None:
+        _own(model)
     size = model.encoder.image_size
     if size is not None and recipe.preprocessing.sides != size:
         meant, taken = (size_in_words(found) for found in (recipe.preprocessing.size, one_size(*size)))

@@ -33,7 +33,7 @@ from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.answers import Answers, stems
 from peft_vision.task.base import Task
 from peft_vision.task.contact_sheet import Tile, contact_sheet, fitted
-from peft_vision.task.predict import check_font, geometry_of, given_pictures, readable
+from peft_vision.task.predict import check_font, given_pictures, readable
 
 _AT_ONCE = 16  # images, whose attention weights of all layers are kept for a rollout
 _SMALLEST = 224  # px: smaller pictures are enlarged, so that an overlay shows more than blocks
@@ -77,7 +77,7 @@ class Explain(Task):
             if saved.model.segments:
                 raise ConfigError("run: it has an answer for each pixel; task=predict shows them over the pictures")
             explain, heading = self._explainer(saved)
-            geometry = geometry_of(saved, self.resize)
+            geometry = saved.geometry(self.resize)
             check_font(self.font, [*saved.recipe.classes, *map(one_line, given.files.paths)])
             pictures = readable(given.files, given.place, geometry, threads=max(1, usable(data.workers)))
             images = Images(pictures.labels, Undecoded(given.files, pictures.indices, geometry), "none")

@@ -111,7 +111,7 @@ class Predict(Task):
                 raise ConfigError("task=predict works in one process; start it without torchrun")
             saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=here.device)
             trainer = saved.trainer(config["trainer"])
-            geometry = geometry_of(saved, self.resize)
+            geometry = saved.geometry(self.resize)
             check_font(self.font, [*saved.recipe.classes, *map(one_line, files.paths)])
             out = saved.output(config["out"], f"predictions/{given.name}")
             pictures = readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
@@ -183,25 +183,6 @@ class Predict(Task):
         name, remark = answers.words(position)
         picture = fitted(pictures.pictures.read(int(pictures.indices[position])))
         return Tile(picture, name, remark, file=one_line(answers.names[position]))
-
-
-def geometry_of(saved: Saved, resize: str | None) -> Geometry:
-    """Return how pictures come to the size of a saved model; `resize`: as in data, None: as the run's own were."""
-    resize = resize or saved.says("data", "resize")
-    if resize not in ("squash", "crop"):
-        raise ConfigError(
-            f"task.resize: {saved.folder}/config.yaml does not say how images were resized; "
-            "set task.resize=squash or task.resize=crop"
-        )
-    preprocessing = saved.recipe.preprocessing
-    return Geometry(
-        size=preprocessing.size,
-        resize=resize,
-        crop=preprocessing.crop,
-        interpolation=preprocessing.interpolation,
-        channels=preprocessing.channels,
-        full_scale=saved.says("data", "full_scale"),
-    )
 
 
 def check_font(font: str | None, names: Sequence[str]) -> None:

@@ -1,0 +1,214 @@
+"""This module computes one place of a backbone for a batch in which each image has its own adapter.
+
+    y = after_a(x, W before_a(x))    for an image of adapter a, where W is the backbone's own and is multiplied once
+
+Adapters are of one kind at a place where they have modules that can be computed at once (`stack.py`). Where the weight
+itself is an adapter's own, or a module does not say what it does before and after, the adapter's module computes its
+own images.
+"""
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from peft_vision.backbone.linear import LINEAR, Around, Wrapper, part
+from peft_vision.mixing.route import Route, Run
+from peft_vision.mixing.stack import Stack, own_tensors, signature
+
+
+@dataclass
+class Kind:
+    """What images of one kind are computed with at a place. `levels`: their wrappers from the outermost to the
+    innermost around the backbone's own module; `whole`: modules that compute in its stead, or None."""
+
+    levels: list[Stack] = field(default_factory=list)
+    whole: Stack | None = None
+
+
+class OwnBias(Around):
+    """The change of a bias that an adapter trained."""
+
+    def __init__(self, inner: nn.Module, bias: Tensor, base: Tensor) -> None:
+        super().__init__(inner)
+        self.shift = nn.Parameter(bias.detach() - base, requires_grad=False)
+
+    def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
+        """Return the outputs (..., rows), or (B, C, H, W) of a convolution, with the adapter's bias."""
+        shift = self.shift[rows]
+        return outputs + (shift if isinstance(self.inner, LINEAR) else shift.view(-1, 1, 1))
+
+
+class MixedPlace(Wrapper):
+    """The backbone's own module `inner`, with what adapters have in its place. `modules`: of each adapter the module
+    there, which is a wrapper around the same module, a module with tensors of its own, or the same. `shared`: the
+    addresses of the backbone's tensors."""
+
+    def __init__(self, inner: nn.Module, modules: Sequence[nn.Module], route: Route, shared: Collection[int]) -> None:
+        super().__init__(inner)
+        self.route = route
+        chains = [_chain(module, inner, shared) for module in modules]
+        numbered = enumerate(zip(chains, modules, strict=True))
+        names = [_name(chain, module, number, shared) for number, (chain, module) in numbered]
+        self.kinds = _numbered(names)
+        self.cells: list[Kind] = []
+        for kind in range(len(set(self.kinds))):
+            here = [number for number, of in enumerate(self.kinds) if of == kind]
+            if chains[here[0]] is None:
+                self.cells.append(Kind(whole=Stack([modules[number] for number in here], shared)))
+            else:
+                levels = zip(*(chains[number] for number in here), strict=True)
+                self.cells.append(Kind(levels=[Stack(level) for level in levels]))
+
+    def merged(self) -> nn.Module:
+        raise NotImplementedError("a place of several adapters has no plain module")
+
+    def part(self, tokens: Tensor, rows: slice) -> Tensor:
+        """Map (B, ..., I), or (1, ..., I) for what all images share, to (B, ..., rows), each image by its adapter."""
+        if len(tokens) == 1:
+            tokens = tokens.expand(len(self.route.adapters), *tokens.shape[1:])
+        runs = self.route.runs(self.kinds)
+        cells = [self.cells[run.kind] for run in runs]
+        steps = [_before(cell, run, run.of(tokens)) for cell, run in zip(cells, runs, strict=True)]
+        product = self._product(tokens, rows, runs, steps)
+        outputs = []
+        for cell, run, inputs, plain in zip(cells, runs, steps, product, strict=True):
+            if cell.whole is not None:
+                outputs.append(cell.whole.call(lambda module, x: part(module, x, rows), run, inputs[0]))
+            else:
+                outputs.append(_after(cell, run, inputs, plain, rows))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _product(
+        self, tokens: Tensor, rows: slice, runs: Sequence[Run], steps: Sequence[list[Tensor]]
+    ) -> list[Tensor | None]:
+        """Return for each run the outputs of `inner`, which is called once; None for those that others compute."""
+        ours = [number for number, run in enumerate(runs) if self.cells[run.kind].whole is None]
+        found: list[Tensor | None] = [None] * len(runs)
+        if not ours:
+            return found
+        read = [steps[number][-1] for number in ours]
+        unchanged = len(ours) == len(runs) and all(steps[number][0] is steps[number][-1] for number in ours)
+        whole = part(self.inner, tokens if unchanged else torch.cat(read), rows)
+        for number, outputs in zip(ours, whole.split([len(inputs) for inputs in read]), strict=True):
+            found[number] = outputs
+        return found
+
+
+def _before(cell: Kind, run: Run, rows: Tensor) -> list[Tensor]:
+    """Return what each wrapper of a kind reads, from the outermost on, and at last what the backbone's module reads."""
+    steps = [rows]
+    for stack in cell.levels:
+        idle = type(stack.modules[0]).before is Around.before
+        steps.append(steps[-1] if idle else stack.call(lambda module, x: module.before(x), run, steps[-1]))
+    return steps
+
+
+def _after(cell: Kind, run: Run, inputs: Sequence[Tensor], outputs: Tensor, rows: slice) -> Tensor:
+    """Return the outputs of a kind's outermost wrapper from those of the backbone's module."""
+    for stack, read in zip(reversed(cell.levels), reversed(inputs[:-1]), strict=True):
+        if type(stack.modules[0]).after is not Around.after:
+            outputs = stack.call(lambda module, x, y: module.after(x, y, rows), run, read, outputs)
+    return outputs
+
+
+def _chain(module: nn.Module, inner: nn.Module, shared: Collection[int]) -> list[Around] | None:
+    """Return an adapter's wrappers around `inner`, outermost first, none where it has the backbone's own module; None
+    where its module must compute alone."""
+    chain: list[Around] = []
+    while isinstance(module, Around):
+        if not module.divides:
+            return None
+        chain.append(module)
+        module = module.inner
+    if type(module) is not type(inner):
+        return None
+    own = own_tensors(module, shared)
+    if not own:
+        return chain
+    if own.keys() == {"bias"} and isinstance(module, (*LINEAR, nn.Conv2d)):
+        return [*chain, OwnBias(module, own["bias"], inner.bias)]
+    return None
+
+
+def _name(chain: list[Around] | None, module: nn.Module, number: int, shared: Collection[int]) -> Hashable:
+    """Return what the adapters of one kind have in common; an adapter that is computed alone shares its own number with
+    none."""
+    if chain is None and isinstance(module, nn.LayerNorm):
+        return "whole", signature(module), tuple(own_tensors(module, shared))
+    if chain is None or not all(wrapper.batches for wrapper in chain):
+        return "alone", number
+    return tuple(map(signature, chain))
+
+
+def _numbered(names: Iterable[Hashable]) -> tuple[int, ...]:
+    """Return for each name its number, in the order of their first occurrence."""
+    numbers: dict[Hashable, int] = {}
+    return tuple(numbers.setdefault(name, len(numbers)) for name in names)
+
+
+class MixedPort(nn.Module):
+    """What adapters put into one port of a layer. `modules`: of each adapter the module there, or None; `otherwise`:
+    maps the tokens of images without one to what the port gives for them."""
+
+    def __init__(
+        self, modules: Sequence[nn.Module | None], route: Route, otherwise: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.route = route
+        self.otherwise = otherwise
+        self.kinds = _numbered(None if module is None else signature(module) for module in modules)
+        self.stacks: list[Stack | None] = []
+        for kind in range(len(set(self.kinds))):
+            here = [module for module, of in zip(modules, self.kinds, strict=True) if of == kind]
+            self.stacks.append(None if here[0] is None else Stack(here))
+
+    def forward(self, *tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, D), and perhaps their normed ones, to what the port gives, each image by its adapter."""
+        outputs = []
+        for run in self.route.runs(self.kinds):
+            stack, rows = self.stacks[run.kind], [run.of(part) for part in tokens]
+            outputs.append(self.otherwise(rows[0]) if stack is None else stack.call(_call, run, *rows))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _call(module: nn.Module, *rows: Tensor) -> Tensor:
+    return module(*rows)
+
+
+class MixedContext(nn.Module):
+    """The context tokens that adapters have in one layer, (P_a, D) of adapter a, filled up with zeros to the most that
+    an image of the pass has; `padding` hides these."""
+
+    def __init__(self, contexts: Sequence[nn.Module | None], route: Route, width: int) -> None:
+        super().__init__()
+        self.route = route
+        tokens = [None if context is None else context(1)[0].detach() for context in contexts]
+        self.counts = tuple(0 if held is None else len(held) for held in tokens)
+        device = next(held.device for held in tokens if held is not None)
+        filled = torch.zeros(len(tokens), max(self.counts), width, device=device)
+        for row, held in zip(filled, tokens, strict=True):
+            if held is not None:
+                row[: len(held)] = held
+        self.register_buffer("tokens", filled, persistent=False)
+
+    @property
+    def most(self) -> int:
+        """Return the number of context tokens that each image of the pass is given."""
+        return max(self.counts[number] for number in self.route.adapters)
+
+    def forward(self, batch: int) -> Tensor:
+        """Return the tokens (B, P, D) of the images of the pass."""
+        return self.tokens[list(self.route.adapters), : self.most]
+
+    def padding(self, columns: int) -> Tensor | None:
+        """Return what hides the filling, (B, 1, 1, columns): 0, or minus infinity; None where there is no filling."""
+        counts = [self.counts[number] for number in self.route.adapters]
+        most = max(counts)
+        if min(counts) == most:
+            return None
+        beyond = torch.arange(most) >= torch.tensor(counts)[:, None]
+        hidden = torch.zeros(len(counts), 1, 1, columns)
+        hidden[:, 0, 0, columns - most :].masked_fill_(beyond, float("-inf"))
+        return hidden.to(self.tokens.device)
