@@ -1,7 +1,7 @@
 """This module opens a saved run again: its backbone, built as config.yaml says, with its adapter attached.
 
 A saved run's folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not
-come from a run on this machine. Nothing in it is unpickled.
+come from a run on this machine, and hf-hub:owner/name is one on the hub. Nothing in it is unpickled.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from peft_vision.backbone.load import Backbone, load_backbone
-from peft_vision.backbone.source import FOLDER
+from peft_vision.backbone.source import FOLDER, HUB
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import edited
 from peft_vision.core.records import Unreadable, read_yaml
@@ -24,21 +24,24 @@ from peft_vision.method.base import Method
 from peft_vision.models.adapter import Recipe, attach_adapter, read_adapter
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
+from peft_vision.runs.on_hub import ADAPTER, CONFIG, fetched
 from peft_vision.runs.run import writing
 from peft_vision.training.trainer import Trainer
 
 _log = logging.getLogger("peft_vision")
-_FILES = ("config.yaml", "adapter.safetensors")
+_FILES = (CONFIG, ADAPTER)
 _NAMED = 3  # runs that an error names
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's."""
+    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's;
+    `home`: the folder that holds what is made of it by default, its own unless it is in the hub's cache."""
 
     folder: Path
     model: Model
     config: Mapping[str, Any]
+    home: Path
 
     @property
     def recipe(self) -> Recipe:
@@ -57,8 +60,8 @@ class Saved:
         return self.config[group].get(key)
 
     def output(self, out: str | None, default: str) -> Path:
-        """Return the folder `out`, else `default` in the run's own, and create it; raise ConfigError if that fails."""
-        folder = self.folder / default if out is None else Path(str(out)).expanduser().absolute()
+        """Return the folder `out`, else `default` in `home`, and create it; raise ConfigError if that fails."""
+        folder = self.home / default if out is None else Path(str(out)).expanduser().absolute()
         with writing(folder, key="out"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -94,7 +97,8 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
         raise ConfigError(f"run: {error}") from error
     except ValueError as error:
         raise ConfigError(f"run: {error}\n{remedy}") from error
-    saved = Saved(path, model.to(device), config)
+    home = Path.cwd() / folder.rpartition("/")[2].partition("@")[0] if folder.startswith(HUB) else path
+    saved = Saved(path, model.to(device), config, home)
     parts = [build(recipe, kind, "run") for recipe, kind in ((model.recipe.method, Method), (model.recipe.head, Head))]
     for name in edited(config, parts):
         _log.warning("run: %s was edited since %s was trained; what follows is the edited code's", name, path.name)
@@ -108,7 +112,10 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
 
 
 def saved_folder(folder: str) -> Path:
-    """Return the absolute path of a finished run's folder; raise ConfigError if it is not one."""
+    """Return the absolute path of a finished run's folder, downloaded where it is one of the hub; raise ConfigError if
+    it is not one."""
+    if folder.startswith(HUB):
+        return fetched(folder, _FILES)
     path = Path(folder).expanduser().absolute()
     _check_files(path)
     return path
