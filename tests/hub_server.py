@@ -15,7 +15,7 @@ WRITER, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
 
 @dataclass
 class ServedRepository:
-    """What the hub has of a repository. `commits`: their hashes, newest last; `in_lfs`: the files of these in LFS."""
+    """A repository as the hub has it. `commits`: their hashes, newest last; `in_lfs`: the files of these in LFS."""
 
     private: bool
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b"*.safetensors filter=lfs\n"})

@@ -40,7 +40,7 @@ MAKES = {**{name: partial(adapted, name) for name in READY}, **{kind: partial(ot
 
 
 def in_peft(model, folder):
-    """What peft makes of the model, written and read again."""
+    """The model as peft writes it and reads it again."""
     vit = tiny_vit()
     vit.reset_classifier(4)
     untouched = copy.deepcopy(vit)
