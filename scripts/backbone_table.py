@@ -26,7 +26,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.match import FAMILIES
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.source import find
-from peft_vision.core.composition import complete, option, options
+from peft_vision.core.composition import compared_methods, complete, option
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.output import one_line, say
 from peft_vision.core.progress import track
@@ -104,7 +104,7 @@ def works(name: str) -> dict[str, dict[str, str] | None]:
     backbone = shipped(name)
     encoder = Encoder(backbone.of_shapes().requires_grad_(False), backbone.preprocessing())
     found: dict[str, dict[str, str] | None] = {}
-    for method_name in options("method"):
+    for method_name in compared_methods():
         reason = misfit(method(method_name), encoder, adds=method_name not in CHOOSING)
         with_option = method_name in OPTIONS and reason is not None
         if with_option and misfit(method(method_name, with_option=True), encoder) is None:

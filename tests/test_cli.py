@@ -32,6 +32,7 @@ OPEN = {  # values that only the user knows
     "images": "pictures",
     "file": "lora",
     "out": "here",
+    "task.repo": "me/lora",
 }
 METHODS = [option for group, option in OPTIONS if group == "method"]
 

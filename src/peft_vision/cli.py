@@ -179,7 +179,18 @@ def _readable(arguments: list[str]) -> list[str]:
     home = os.path.expanduser("~")
     if home == "~" and any("=~/" in word for word in parsed.overrides):
         raise ConfigError(HOMELESS)
-    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(parsed.overrides)]
+    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(_several(parsed.overrides))]
+
+
+def _several(overrides: list[str]) -> list[str]:
+    """Return the overrides, with tracker=[a,b] as the option `several` and its parts: a group has one option, and a
+    list of names is what people write."""
+    named = [re.fullmatch(r"tracker=(\[.*\])", word) for word in overrides]
+    spelled = [
+        ["tracker=several", f"tracker.parts={found[1]}"] if found else [word]
+        for word, found in zip(overrides, named, strict=True)
+    ]
+    return [word for words in spelled for word in words]
 
 
 def _of_own_data(overrides: list[str]) -> list[str]:

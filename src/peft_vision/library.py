@@ -11,12 +11,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone import merge
 from peft_vision.backbone.families.match import architecture, refuse_unusual, trunk_of
 from peft_vision.backbone.merge import plain_names, unmergeable
+from peft_vision.backbone.source import HUB
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.composition import complete, option
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build, locate
@@ -30,6 +32,8 @@ from peft_vision.mixing.adapter_set import AdapterSet as AdapterSet
 from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
+from peft_vision.runs.on_hub import ADAPTER, fetched
+from peft_vision.runs.saved import open_saved
 
 _YAML = (".yaml", ".yml")
 _USUAL = {"method": "linear", "head": "linear", "data": "digits", "objective": "single_label"}
@@ -132,17 +136,36 @@ def save(model: Model, path: str | Path) -> None:
     write_adapter(model, path)
 
 
-def load(path: str | Path, vit: VisionTransformer) -> Model:
+def load(path: str | Path, vit: VisionTransformer | None = None) -> Model:
     """Return the model that was saved, in evaluation mode and with identical logits, on a copy of the backbone it was
     trained on.
 
-    `path` may also be the `adapter.safetensors` of a run. Raise ValueError if the file is not a valid adapter file, if
-    it and `vit` do not belong together, or if `vit` computes something else than the backbone it was trained on. What
-    the file says is checked before it is used, and no module is imported for it that does not use peft_vision.
+    `path` may also be the `adapter.safetensors` of a run, or hf-hub:owner/name[@revision] for a run that task=push put
+    on the hub; without a network, the one in the hub's cache. `vit`: None builds the backbone that config.yaml beside
+    the file says. Raise ConfigError if the hub, or that backbone, cannot be had. Raise ValueError if the file is not a
+    valid adapter file, if it and `vit` do not belong together, or if `vit` computes something else than the backbone it
+    was trained on. What the file says is checked before it is used, and no module is imported for it that does not use
+    peft_vision.
     """
+    if vit is None:
+        return open_saved(_run_of(path), checkpoint=None, device=torch.device("cpu")).model
+    if str(path).startswith(HUB):
+        path = fetched(str(path)) / ADAPTER
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
     return attach_adapter(vit, path)
+
+
+def _run_of(path: str | Path) -> str:
+    """Return the run of an adapter file, whose config.yaml says what the backbone is. Raise ValueError for a file that
+    is not a run's own."""
+    if str(path).startswith(HUB) or Path(path).is_dir():
+        return str(path)
+    if Path(path).name != ADAPTER:
+        raise ValueError(
+            f"{path} is not the {ADAPTER} of a run, whose config.yaml says its backbone; give the backbone"
+        )
+    return str(Path(path).parent)
 
 
 @contextmanager

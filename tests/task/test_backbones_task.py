@@ -16,7 +16,7 @@ from backbone.families.variants import small
 from command import call
 from peft_vision.backbone.outline import outline_of
 from peft_vision.backbone.source import find
-from peft_vision.core.composition import options
+from peft_vision.core.composition import compared_methods
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.core.output import Console
 from peft_vision.core.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def test_table_counts_every_pretrained_model_by_family_and_method(tmp_path):
     heads, *rows = (line.split() for line in lines[2:])
     assert heads == ["method", *(family.removesuffix("_vit") for family in families().families), "all"]
     by_method = {row[0]: row[1:] for row in rows if len(row) == len(heads)}
-    assert set(options("method")) <= by_method.keys()
+    assert set(compared_methods()) <= by_method.keys()
     if timm.__version__ == families().timm:
         assert by_method["linear"][-1] == f"{len(timm.list_pretrained()):,}"
     assert by_method["vqt"][-2] == "-"
@@ -70,7 +70,7 @@ def test_table_fits_a_terminal(width):
 def test_counts_follow_the_documented_table(family):
     """scripts/backbone_table.py writes the counts; docs/backbones.md says what works on a family."""
     row = families().families[family]
-    assert row.methods.keys() == documented()[family].keys() == set(options("method"))
+    assert row.methods.keys() == documented()[family].keys() == set(compared_methods())
     for method, cell in documented()[family].items():
         with_option = row.options.get(method)
         if cell == "yes":

@@ -141,11 +141,15 @@ def test_weights_of_the_hub_are_named_and_not_copied(runs, tmp_path):
     path, _, line = export_task._peft(replace(saved, config={**config, "backbone": hub}), staging, images)
     export_task._put(staging, tmp_path / "out", saved)
     assert sorted(file.name for file in (tmp_path / "out" / "peft").iterdir()) == sorted(
-        [hf_peft.CONFIG, hf_peft.WEIGHTS, hf_peft.NOTES]
+        [hf_peft.CONFIG, hf_peft.WEIGHTS, hf_peft.NOTES, "README.md"]
     )
     assert line.startswith(f"import timm, peft; vit = timm.create_model({name!r}, pretrained=True, num_classes=10, ")
     assert line.endswith(f"; model = peft.PeftModel.from_pretrained(vit, {str(path)!r}).eval()")
     compile(line, "line", "exec")
+    card = (path.parents[1] / "out" / "peft" / "README.md").read_text()
+    assert "library_name: peft\n" in card
+    assert "from_pretrained(vit, '.')" in card
+    assert str(tmp_path) not in card
 
 
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(runs, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from command import SMOKE, call, results, run_folder
 from peft_vision.core.config import ConfigError
@@ -136,3 +137,24 @@ def test_one_that_is_no_small_file_is_named(tmp_path):
 def test_a_run_without_a_tracker_has_an_attempt_too(tmp_path):
     assert call(*SMOKE, "tracker=none", cwd=tmp_path).code == 0
     assert len(attempt(run_folder(tmp_path / "runs"), anew=False)) == 8
+
+
+def test_the_sweep_of_the_page_on_trackers_becomes_a_command_that_the_agent_waits_for(agent, tmp_path):
+    """By the functions with which W&B's agent makes a command of a sweep."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
+    sweep = yaml.safe_load(re.search(r"```yaml\n# sweep.yaml\n(.*?)```", page, re.DOTALL)[1])
+    assert sweep["metric"]["name"] == "val/accuracy"
+    chosen = {"optimizer.lr": {"value": 0.01}, "method.rank": {"value": 4}}
+    assert chosen.keys() == sweep["parameters"].keys()
+    words = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+    program, *command = create_sweep_command(sweep["command"])
+    assert program == "peft-vision"
+    asked = [word for part in command for word in (words if part == "${args_no_hyphens}" else [part])]
+    assert asked == ["method=lora", "data=cifar100", "optimizer.lr=0.01", "method.rank=4"]
+    server = agent("first")
+    small = [word for word in asked if not word.startswith("data=")]
+    assert call("experiment=smoke", "tracker=wandb", "trainer.epochs=1", *small, cwd=tmp_path).code == 0
+    assert server.runs["first"].summary["val/accuracy"] == server.runs["first"].history[0]["val/accuracy"]
+    assert server.runs["first"].config["method"]["value"]["rank"] == 4

@@ -5,8 +5,10 @@ request of a command.
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,24 @@ def option(group: str, name: str) -> dict[str, Any]:
         except (MissingConfigException, ConfigCompositionException) as error:
             known = options(group)
             raise ValueError(f"unknown {group} {name!r}; there are {', '.join(known)}{nearest(name, known)}") from error
-    return OmegaConf.to_container(composed[group], resolve=True)
+    folders = name.split("/")[:-1]  # Hydra puts an option of a folder within the group under the folder's name
+    return OmegaConf.to_container(reduce(getitem, folders, composed[group]), resolve=True)
 
 
 def options(group: str) -> list[str]:
     """Return the names of a group's options, sorted."""
     with _hydra():
         return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+_OF_OTHERS = "hf_peft"
+"""The method that stands for those of another package, which may not be installed."""
+
+
+def compared_methods() -> list[str]:
+    """Return the methods that are compared where none is named, sorted: all but the one that stands for those of
+    another package."""
+    return [name for name in options("method") if name != _OF_OTHERS]
 
 
 _NO_CHOICES = ("hydra", "shared")
@@ -72,38 +85,40 @@ def _package_folder(name: str) -> Traversable:
     return files(package).joinpath(*inside)
 
 
-def complete(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's values with its `parts`, if it has any, spelled out.
+def complete(node: Mapping[str, Any], group: str = "method") -> dict[str, Any]:
+    """Return the values of a component of `group`, a method or a tracker, with its `parts`, if it has any, spelled out.
 
-    Parts are names of methods, or names with values that override those of `method/<name>.yaml`. Raise ConfigError for
-    an unknown name, or parts of another form.
+    Parts are names of options of the group, or names with values that override those of `<group>/<name>.yaml`. Raise
+    ConfigError for an unknown name, or parts of another form.
     """
-    if "parts" not in method or method["parts"] is None:
-        return dict(method)
+    if "parts" not in node or node["parts"] is None:
+        return dict(node)
     spelled: dict[str, Any] = {}
-    for name, values in _named(method["parts"]).items():
+    for name, values in _named(node["parts"], group).items():
         if not isinstance(values, Mapping | None):
-            raise ConfigError(f"method.parts.{name}: got {values!r}, should be values of it, such as {{rank:4}}")
-        spelled[name] = complete(values if values and "_target_" in values else {**_own(name), **(values or {})})
-    return {**method, "parts": spelled}
+            raise ConfigError(f"{group}.parts.{name}: got {values!r}, should be values of it, such as {{rank:4}}")
+        whole = values if values and "_target_" in values else {**_own(name, group), **(values or {})}
+        spelled[name] = complete(whole, group)
+    return {**node, "parts": spelled}
 
 
-def _own(name: Any) -> dict[str, Any]:
+def _own(name: Any, group: str) -> dict[str, Any]:
     try:
-        return option("method", str(name))
+        return option(group, str(name))
     except ValueError as error:
-        raise ConfigError(f"method.parts: {error}") from error
+        raise ConfigError(f"{group}.parts: {error}") from error
 
 
-def _named(parts: Any) -> Mapping[str, Any]:
+_SOME = {"method": "[lora,vqt] or {lora:{rank:4},vqt:{}}", "tracker": "[wandb,tensorboard] or {wandb:{mode:offline}}"}
+
+
+def _named(parts: Any, group: str) -> Mapping[str, Any]:
     """Return the given values of each part by its name, None for a part without any."""
     if isinstance(parts, Mapping):
         return parts
     names = parts if isinstance(parts, list | tuple) else [parts]
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"method.parts: got {parts!r}, should name each method once: [lora,vqt] or {{lora:{{rank:4}},vqt:{{}}}}"
-        )
+        raise ConfigError(f"{group}.parts: got {parts!r}, should name each {group} once: {_SOME[group]}")
     return dict.fromkeys(names)
 
 
@@ -167,8 +182,9 @@ class Request:
             raise ConfigError(f"{', '.join(missing)}: no value; give them with {ways}") from error
         if "task" not in plain:
             raise ConfigError("task: missing; write task=train")
-        if isinstance(plain.get("method"), dict):
-            plain["method"] = complete(plain["method"])
+        for group in ("method", "tracker"):
+            if isinstance(plain.get(group), dict):
+                plain[group] = complete(plain[group], group)
         chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
         return cls(plain, chosen)
 

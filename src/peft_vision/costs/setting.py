@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone.load import Backbone, load_backbone
-from peft_vision.core.composition import complete, option, options
+from peft_vision.core.composition import compared_methods, complete, option, options
 from peft_vision.core.config import ConfigError, nearest
 from peft_vision.core.distributed import World
 from peft_vision.core.environment import environment
@@ -132,5 +132,5 @@ def method_configs(names: tuple[str, ...] | None, config: Mapping[str, Any], cho
     for name in names or ():
         if name not in known:
             raise ConfigError(f"task.methods: no method {name!r}; there are {', '.join(known)}{nearest(name, known)}")
-    wanted = dict.fromkeys([*(names or known), FULL])
+    wanted = dict.fromkeys([*(names or compared_methods()), FULL])
     return {name: complete(config["method"] if name == chosen else option("method", name)) for name in wanted}

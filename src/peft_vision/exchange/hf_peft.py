@@ -64,15 +64,9 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
         "modules_to_save": ["head"],
         "inference_mode": True,
     }
-    notes = {
-        "classes": list(model.recipe.classes),
-        "preprocessing": model.recipe.preprocessing.record(),
-        "backbone": model.recipe.backbone,
-        **({} if timm is None else {"timm": timm}),
-    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     files = {
-        NOTES: f"{json.dumps(notes, indent=2)}\n".encode(),
+        NOTES: notes(model, timm=timm),
         WEIGHTS: save(tensors, {"format": "pt"}),
         CONFIG: f"{json.dumps(config, indent=2)}\n".encode(),  # last: without it a folder is not an adapter
     }
@@ -80,6 +74,17 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
         (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         place(folder / name, lambda path, content=content: path.write_bytes(content), key="out")
+
+
+def notes(model: Model, *, timm: Mapping[str, Any] | None) -> bytes:
+    """Return the content of peft_vision.json, which says what `peft` has no place for."""
+    said = {
+        "classes": list(model.recipe.classes),
+        "preprocessing": model.recipe.preprocessing.record(),
+        "backbone": model.recipe.backbone,
+        **({} if timm is None else {"timm": timm}),
+    }
+    return f"{json.dumps(said, indent=2)}\n".encode()
 
 
 def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:

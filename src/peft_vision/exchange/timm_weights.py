@@ -24,12 +24,12 @@ def timm_state(model: Model) -> dict[str, Tensor]:
     with merged(model.encoder):
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.encoder.vit.state_dict().items()}
     check_loadable(state.keys(), names)
-    for name in _classifiers(model.encoder.vit):
+    for name in classifiers(model.encoder.vit):
         state |= {f"{name}.weight": weight.cpu().clone(), f"{name}.bias": bias.cpu().clone()}
     return state
 
 
-def _classifiers(vit: nn.Module) -> tuple[str, ...]:
+def classifiers(vit: nn.Module) -> tuple[str, ...]:
     """Return timm's name of the classifier; a distilled model has two, whose logits it averages."""
     names = getattr(vit, "pretrained_cfg", {}).get("classifier", "head")
     return (names,) if isinstance(names, str) else tuple(names)

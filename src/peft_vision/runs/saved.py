@@ -1,7 +1,7 @@
 """This module opens a saved run again: its backbone, built as config.yaml says, with its adapter attached.
 
 A saved run's folder holds config.yaml, of which `backbone` and `seed` are needed, and adapter.safetensors; it need not
-come from a run on this machine. Nothing in it is unpickled.
+come from a run on this machine, and hf-hub:owner/name is one on the hub. Nothing in it is unpickled.
 """
 
 import logging
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from peft_vision.backbone.load import Backbone, load_backbone
-from peft_vision.backbone.source import FOLDER
+from peft_vision.backbone.source import FOLDER, HUB
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import edited
 from peft_vision.core.records import Unreadable, read_yaml
@@ -28,23 +28,25 @@ from peft_vision.mixing.adapter_set import AdapterSet
 from peft_vision.models.adapter import Recipe, attach_adapter, read_adapter
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
+from peft_vision.runs.on_hub import ADAPTER, CONFIG, fetched
 from peft_vision.runs.run import writing
 from peft_vision.training.trainer import Trainer
 
 _log = logging.getLogger("peft_vision")
-_ADAPTER = "adapter.safetensors"
-_FILES = ("config.yaml", _ADAPTER)
+_FILES = (CONFIG, ADAPTER)
 _REMEDY = "checkpoint=FILE says where the weights of its backbone lie on this machine"
 _NAMED = 3  # runs that an error names
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's."""
+    """A saved run that was opened: `model` is in evaluation mode on the device asked for; `config` is config.yaml's;
+    `home`: the folder that holds what is made of it by default, its own unless it is in the hub's cache."""
 
     folder: Path
     model: Model
     config: Mapping[str, Any]
+    home: Path
 
     @property
     def recipe(self) -> Recipe:
@@ -61,8 +63,8 @@ class Saved:
         return _said(self.config, group, key)
 
     def output(self, out: str | None, default: str) -> Path:
-        """Return the folder `out`, else `default` in the run's own, and create it; raise ConfigError if that fails."""
-        folder = self.folder / default if out is None else Path(str(out)).expanduser().absolute()
+        """Return the folder `out`, else `default` in `home`, and create it; raise ConfigError if that fails."""
+        folder = self.home / default if out is None else Path(str(out)).expanduser().absolute()
         with writing(folder, key="out"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -109,8 +111,8 @@ def open_saved(folder: str, *, checkpoint: str | None, device: torch.device) -> 
     path, config = _checked(folder)
     vit = _loaded(config, path, checkpoint)
     with _explained():
-        model = attach_adapter(vit, path / _ADAPTER)
-    saved = Saved(path, model.to(device), config)
+        model = attach_adapter(vit, path / ADAPTER)
+    saved = Saved(path, model.to(device), config, _home(folder, path))
     saved.warn_of_edits()
     observed, grid = _observed_types(path, config)
     model.round_observations_to(observed, grid=grid)
@@ -129,7 +131,7 @@ def open_several(
     for name, (path, own_config) in checked.items():
         with _explained(f"one backbone serves all runs, that of {first.name}; {_REMEDY}"):
             model = adapters.add(name, path, rounded_to=_observed_types(path, own_config))
-        opened[name] = Saved(path, model, own_config)
+        opened[name] = Saved(path, model, own_config, _home(folders[name], path))
         opened[name].warn_of_edits()
     return adapters, opened
 
@@ -140,7 +142,7 @@ def _checked(folder: str) -> tuple[Path, Mapping[str, Any]]:
     path = saved_folder(folder)
     config = read_config(path)
     with _explained():
-        read_adapter(path / _ADAPTER)  # before weights are loaded, which may take a download
+        read_adapter(path / ADAPTER)  # before weights are loaded, which may take a download
     return path, config
 
 
@@ -185,10 +187,19 @@ def _explained(remedy: str = _REMEDY) -> Iterator[None]:
 
 
 def saved_folder(folder: str) -> Path:
-    """Return the absolute path of a finished run's folder; raise ConfigError if it is not one."""
+    """Return the absolute path of a finished run's folder, downloaded where it is one of the hub; raise ConfigError if
+    it is not one."""
+    if folder.startswith(HUB):
+        return fetched(folder, _FILES)
     path = Path(folder).expanduser().absolute()
     _check_files(path)
     return path
+
+
+def _home(folder: str, path: Path) -> Path:
+    """Return the folder for what is made of the run `folder`, which lies at `path`: its own, or, for a run of the hub,
+    one of its name in the current folder."""
+    return Path.cwd() / folder.rpartition("/")[2].partition("@")[0] if folder.startswith(HUB) else path
 
 
 def _check_files(folder: Path) -> None:

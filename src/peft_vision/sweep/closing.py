@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ from peft_vision.report.comparison import ReportContent, compare
 from peft_vision.report.options import Options
 from peft_vision.runs.run import mirrored_as
 from peft_vision.sweep.point import PointResult
+from peft_vision.tracker.several import forgiving
 from peft_vision.tracker.trackers import Log, Tracker
 
 
@@ -39,7 +41,8 @@ def mirror(
     """Log the leaderboard, the pictures and the mean metrics of the runs in `ended` as a tracker run of its own in the
     sweep's group; the same sweep of the same folder continues that tracker run."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tracker.open(
+    opens = partial(
+        tracker.open,
         run_id=mirrored_as(digest({"sweep": name}), folder, anew=False),
         name=name,
         group=name,
@@ -47,7 +50,8 @@ def mirror(
         tags=["sweep"],
         config={"runs": str(folder.parent)},
         folder=folder,
-    ) as log:
+    )
+    with forgiving(opens, folder) as log:
         if report is not None:
             _show(report, log)
         if ended:

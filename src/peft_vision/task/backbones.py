@@ -18,7 +18,7 @@ from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.match import trunk_of
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.source import ModelSource, find
-from peft_vision.core.composition import complete, option, options
+from peft_vision.core.composition import compared_methods, complete, option
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.output import Console, one_line
 from peft_vision.core.preprocessing import Preprocessing
@@ -188,7 +188,7 @@ def working_methods(vit: nn.Module, preprocessing: Preprocessing) -> dict[str, s
     """Return, for each option of conf/method, None if it can be attached to a model like `vit` at the values of its
     file, otherwise the reason why it cannot. A model on the meta device is enough."""
     bare = _encoder(vit, preprocessing)
-    return {name: _misfit(name, vit, bare) for name in options("method")}
+    return {name: _misfit(name, vit, bare) for name in compared_methods()}
 
 
 def _encoder(vit: nn.Module, preprocessing: Preprocessing) -> Encoder:

@@ -1,5 +1,6 @@
 """This module writes a saved adapter in a format that other tools read, and checks that it computes the same logits."""
 
+import copy
 import json
 import os
 import shutil
@@ -13,19 +14,20 @@ import timm
 import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import unwrapped
 from peft_vision.backbone.source import resolved
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.output import Console
-from peft_vision.exchange import hf_peft, onnx_model
+from peft_vision.exchange import hf_peft, onnx_model, peft_tuners
 from peft_vision.exchange.timm_weights import of_peft, of_timm, timm_state
 from peft_vision.models.adapter import load_tuned
 from peft_vision.runs.run import place, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
+from peft_vision.task.model_card import CARD, CardFacts, backbone_origin, model_card, results_of
 
 _CHECKED = 8  # random images that the logits are compared on
 _TOLERANCE = 0.01  # fraction of the largest logit: rounding errs by far less, another model by far more
@@ -127,16 +129,43 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     tensors = {name: tensors[name].contiguous() for name in vit.state_dict()}
     of_hub = backbone.pretrained and backbone.checkpoint is None
     (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
-    hf_peft.write(saved.model, path, timm={"name": backbone.name, "arguments": arguments})
+    said = {"name": backbone.name, "arguments": arguments}
+    vit.load_state_dict(tensors)
+    if peft_tuners.is_tuned_by_peft(saved.model):
+        again = _by_peft(saved, path, vit, said)
+    else:
+        hf_peft.write(saved.model, path, timm=said)
+        imported = hf_peft.Imported(path)
+        again = replace(saved.recipe, method=imported.method()).assemble(vit, seed=0)
+        load_tuned(again, imported.tensors)
     if not of_hub:
         weights.write_bytes(save(tensors))
-    imported = hf_peft.Imported(path)
-    recipe = replace(saved.recipe, method=imported.method())
-    vit.load_state_dict(tensors)
-    again = recipe.assemble(vit, seed=0)
-    load_tuned(again, imported.tensors)
     line = of_peft(backbone.name if of_hub else name, arguments, num_classes, path, None if of_hub else weights)
-    return path, again.eval()(images), line
+    _describe(saved, path, line.replace(f"{path}/", "").replace(str(path), "."))
+    return path, again.eval()(saved.model.normalize(images)), line
+
+
+def _by_peft(saved: Saved, folder: Path, vit: VisionTransformer, said: Mapping[str, Any]) -> nn.Module:
+    """Let `peft` write a model that was tuned by a method of its own, and return what it loads again from the folder.
+    `vit`: timm's model with the backbone's weights."""
+    peft_tuners.check_installed()
+    vit.reset_classifier(len(saved.recipe.classes))
+    untouched = copy.deepcopy(vit)
+    peft_tuners.write(saved.model, vit, folder)
+    (folder / hf_peft.NOTES).write_bytes(hf_peft.notes(saved.model, timm=said))
+    return peft_tuners.read(folder, untouched)
+
+
+def _describe(saved: Saved, folder: Path, line: str) -> None:
+    """Write the model card of an export. `line`: of Python, that loads the model where it runs in that folder."""
+    facts = CardFacts(
+        title=f"{saved.folder.name}, for peft",
+        library="peft",
+        loads=line,
+        results=results_of(saved.folder),
+        backbone=backbone_origin(saved),
+    )
+    (folder / CARD).write_text(model_card(saved, facts), encoding="utf-8")
 
 
 def _onnx(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, None]:

@@ -1,4 +1,4 @@
-"""This module mirrors a run to where people look at it: Weights & Biases, or nowhere.
+"""This module mirrors a run to where people look at it: Weights & Biases, or nowhere; others have files beside this.
 
 The run folder is the record. So whatever breaks in a mirror after the start is one warning, and never ends a training;
 what cannot be mirrored online is written offline, and one line says how to upload it.
@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,6 +74,26 @@ class Tracker(ABC):
         Opening the same `run_id` again continues the same run; an agent's run is that of the agent, whatever the
         `run_id`.
         """
+
+
+def require(package: str, *, extra: str) -> None:
+    """Raise ConfigError if a tracker's package is not installed. `extra`: the extra of peft-vision that has it."""
+    if find_spec(package) is None:
+        raise ConfigError(f"tracker: it needs {package}, which is not installed: pip install 'peft-vision[{extra}]'")
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a config by dotted key, lists as they are."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values that are numbers, as floats."""
+    kept = {name: value for name, value in values.items() if isinstance(value, Real) and not isinstance(value, bool)}
+    return {name: float(value) for name, value in kept.items()}
 
 
 @component
