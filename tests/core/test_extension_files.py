@@ -45,6 +45,7 @@ def test_the_test_that_it_writes_passes_and_the_commands_that_it_names_run(group
     ("arguments", "said"),
     [
         ("method", "new: write peft-vision new method NAME, or peft-vision new data NAME"),
+        ("method mine --help", "new: write peft-vision new method NAME, or peft-vision new data NAME"),
         ("head mine", "new: write peft-vision new method NAME, or peft-vision new data NAME"),
         ("method lora", "new: method=lora is shipped, and would be read in place of yours"),
         ("data vtab", "new: data=vtab is shipped"),

@@ -131,7 +131,8 @@ def write_extension(arguments: Sequence[str]) -> list[str]:
     """Write the three files of an extension, and return the lines that say which, and how they are tried. `arguments`:
     method or data, a name, and perhaps the folder to write to, which need not exist. Raise ConfigError, with nothing
     written, for a name that cannot be one or is taken, and for files that exist or cannot be written."""
-    if len(arguments) not in (2, 3) or arguments[0] not in _TEMPLATES:
+    flags = any(word.startswith("-") for word in arguments)
+    if flags or len(arguments) not in (2, 3) or arguments[0] not in _TEMPLATES:
         raise ConfigError(
             "new: write peft-vision new method NAME, or peft-vision new data NAME, and perhaps a folder behind it; "
             "docs/extending.md has an example of each other kind"
