@@ -44,7 +44,7 @@ def composed(*overrides: str) -> dict:
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, OPEN[key])
     plain = OmegaConf.to_container(config, resolve=True)
-    return {**plain, "method": complete(plain["method"])}
+    return {**plain, **{group: complete(plain[group], group) for group in ("method", "tracker")}}
 
 
 def test_the_command_waits_for_no_library_that_is_slow_to_import():
