@@ -44,7 +44,7 @@ def composed(*overrides: str) -> dict:
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, OPEN[key])
     plain = OmegaConf.to_container(config, resolve=True)
-    return {**plain, "method": complete(plain["method"]), "tracker": complete(plain["tracker"], "tracker")}
+    return {**plain, **{group: complete(plain[group], group) for group in ("method", "tracker")}}
 
 
 def test_the_command_waits_for_no_library_that_is_slow_to_import():
@@ -178,9 +178,9 @@ def test_every_option_composes_and_builds(group, option):
         assert isinstance(build(config[kind_of], kind, kind_of), kind)
     assert list(build_sets(config["ood"])) == ([option] if group == "ood" else [])
     chosen = {group: option, **dict(word.split("=") for word in folder)}
-    by_itself = {"method.parts"} if option == "combined" else set()  # names of methods, which the config spells out
-    found = leaves(ConfigFiles([CONFIG_DIR]).composed(chosen).values) - by_itself
-    assert found == {key for key in leaves(config) if not (by_itself and key.startswith("method.parts."))}
+    spelled = {"combined": "method.parts", "several": "tracker.parts"}.get(option)  # names, which the config spells out
+    found = leaves(ConfigFiles([CONFIG_DIR]).composed(chosen).values) - {spelled}
+    assert found == {key for key in leaves(config) if not (spelled and key.startswith(f"{spelled}."))}
 
 
 def leaves(values: dict, prefix: str = "") -> set[str]:

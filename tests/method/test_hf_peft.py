@@ -107,7 +107,7 @@ REFUSED = {
     "a schedule": ({"peft_type": "ADALORA"}, "cannot be used: it moves ranks"),
     "norms": ({"peft_type": "LN_TUNING"}, "which method=layer_norm does"),
     "no type": ({"peft_type": "VERRA"}, r"peft has no VERRA; did you mean VERA\?; it has"),
-    "data": ({"peft_type": "LORA", "init_lora_weights": "corda"}, "corda needs data or quantised weights"),
+    "data": ({"peft_type": "LORA", "init_lora_weights": "corda"}, "corda needs data, quantised weights"),
     "a pattern": ({"peft_type": "LORA", "rank_pattern": {"(a+)+$": 4}}, "should have ends of paths such as attn.qkv"),
     "iterations": ({"peft_type": "LORA", "init_lora_weights": "pissa_niter_99999"}, "no end of time"),
     "a strange key": ({"peft_type": "HRA", "rank": 4}, "HRAConfig of peft has no rank"),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -169,6 +170,22 @@ def test_one_tracker_that_fails_takes_no_other_with_it(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [
         f"tracker   ConnectionError: no server; {tmp_path} has all of the run"
     ]
+
+
+def test_a_log_that_failed_is_not_asked_again(tmp_path, caplog):
+    """Each attempt may wait for a server."""
+    asked = []
+
+    class Failing(Log):
+        def metrics(self, values, step):
+            asked.append(step)
+            raise ConnectionError("gone")
+
+    with forgiving(lambda: nullcontext(Failing()), tmp_path) as log:
+        for epoch in EPOCHS:
+            log.metrics({"train/loss": 1.0}, step=epoch)
+    assert asked == [1]
+    assert len(caplog.records) == 1
 
 
 def opened(this: Tracker, folder: Path):
