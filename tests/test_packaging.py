@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_code_the_configs_and_the_weights(wheel):
     weights = {f"peft_vision/{path.relative_to(package)}" for path in package.rglob("*.safetensors")}
     files = [path for ending in ("json", "yaml") for path in package.rglob(f"*.{ending}")]
     tables = {f"peft_vision/{path.relative_to(package)}" for path in files}
-    page = {f"peft_vision/report/page.{suffix}" for suffix in ("css", "html", "js")}
+    page = {f"peft_vision/report/page.{suffix}" for suffix in ("css", "html", "js")} | {"peft_vision/serve/page.html"}
     plugins = {f"hydra_plugins/{path.name}" for path in (ROOT / "src" / "hydra_plugins").glob("*.py")}
     others = {name for name in files_of(wheel) if ".dist-info/" not in name}
     assert others == sources | configs | weights | tables | plugins | page

@@ -59,7 +59,8 @@ def service(tmp_path_factory) -> Service:
     for name, classes in CLASSES.items():
         options = {"objective": OBJECTIVES[name], "num_classes": len(classes), "classes": classes}
         peft_vision.save(peft_vision.adapt(vit, method=METHODS[name], **options), folder / f"{name}.safetensors")
-        saved = Saved(folder, adapters.add(name, folder / f"{name}.safetensors"), {"data": {"resize": "squash"}})
+        model = adapters.add(name, folder / f"{name}.safetensors")
+        saved = Saved(folder, model, {"data": {"resize": "squash"}}, home=folder)
         served[name] = Served.of(name, saved, resize=None)
     return Service(adapters, served, "tiny")
 
@@ -266,4 +267,4 @@ def test_what_cannot_be_served_is_said_before_it_begins(two_runs, tmp_path):
 def test_a_run_that_segments_is_not_served(tmp_path, vit):
     model = peft_vision.adapt(vit, method="linear", num_classes=2, head="segment_linear")
     with pytest.raises(ConfigError, match="gives a class to each pixel, which task=serve does not answer"):
-        Served.of("masks", Saved(tmp_path, model, {"data": {"resize": "squash"}}), resize=None)
+        Served.of("masks", Saved(tmp_path, model, {"data": {"resize": "squash"}}, home=tmp_path), resize=None)
