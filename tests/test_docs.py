@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -55,10 +56,13 @@ def test_links_lead_to_pages_and_to_headings_of_them():
     assert missing == []
 
 
-def test_the_page_of_the_package_index_refers_to_nothing_that_only_a_checkout_has():
+def test_the_page_of_the_package_index_names_each_extra_and_nothing_that_only_a_checkout_has():
     """It is the long description, in Markdown."""
-    assert 'readme = "docs/install.md"' in (ROOT / "pyproject.toml").read_text()
-    assert re.findall(r"\]\((?!https://)|<img", PAGES[DOCS / "install.md"]) == []
+    project, page = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], PAGES[DOCS / "install.md"]
+    assert project["readme"] == "docs/install.md"
+    assert re.findall(r"\]\((?!https://)|<img", page) == []
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE)))
+    assert sorted(named) == sorted(project["optional-dependencies"].keys() - {"dev"})
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
