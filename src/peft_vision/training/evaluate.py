@@ -1,6 +1,6 @@
 """This module passes the images of a data split through a model once, and scores what the model predicts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ class InferencePass:
 
 
 def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
-    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size."""
+    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size;
+    windows are put together, so that the columns are those of the pictures."""
+    if source.windows is not None:
+        return _judged_in_windows(model, source, inference)
 
     def look(seen: Any, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         outputs = model(seen).float()
@@ -37,6 +40,34 @@ def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tens
         return model.criterion.judge_whole(outputs, labels, masks)
 
     return columns(model, source, look, inference)
+
+
+@torch.no_grad()
+def _judged_in_windows(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
+    """Return the columns of pictures whose windows are the inputs of `source`, each process those of a part of them."""
+    was_training, world, windows = model.training, inference.world, source.windows
+    model.eval()
+    places = world.share(torch.arange(len(windows.sides))).tolist()
+    asked = places or [0]  # a process without a picture computes one, whose rows are left out
+    index_batches = torch.cat([windows.of(place) for place in asked]).split(inference.batch_size)
+    rows: list[tuple[Tensor, ...]] = []
+    room = needing_memory(f"a forward pass of {inference.batch_size} windows", world.device, SMALLER_PASS)
+    with Progress(label=inference.label, total=len(source), unit="windows") as progress, inference.autocast, room:
+
+        def outputs() -> Iterator[Tensor]:
+            for seen, labels in on_device(
+                source.batches(index_batches, seed=None, workers=inference.workers), world.device
+            ):
+                yield model(seen).float()
+                progress.advance(len(labels) * world.size)
+
+        for place, logits in zip(asked, windows.averaged(outputs(), asked), strict=True):
+            mask = source.whole_mask(place)
+            labels = windows.resized(mask).to(logits.device)
+            rows.append(model.criterion.judge_whole(logits[None], labels[None], [torch.from_numpy(mask)]))
+    model.train(was_training)
+    process_columns = tuple(torch.cat(column)[: len(places)].cpu() for column in zip(*rows, strict=True))
+    return tuple(torch.cat(column) for column in zip(*world.gather(process_columns), strict=True))
 
 
 @torch.no_grad()
