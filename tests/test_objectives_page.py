@@ -56,3 +56,13 @@ def test_a_section_runs_as_it_is_written(here, title):
     (result,) = (here / runs).glob("*/result.json")
     assert f"test/{metric}" in json.loads(result.read_text())["metrics"]
     assert (here / written).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("demo_segmentation", "mean_iou"), ("demo_multi_label", "mean_average_precision")]
+)
+def test_a_demo_runs_without_any_file(tmp_path, name, metric):
+    outcome = call(f"experiment={name}", "trainer.epochs=1", "data.train_size=40", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    (result,) = (tmp_path / "runs").glob("lora-vit_micro-digit_scenes-*/result.json")
+    assert json.loads(result.read_text())["metrics"][f"test/{metric}"] > 0
