@@ -29,7 +29,7 @@ from peft_vision.optimizer.restore import footprint, restore
 from peft_vision.training.evaluate import InferencePass, judged
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
-from peft_vision.training.mixing import Mixing
+from peft_vision.training.mixup import ImageMixing
 from peft_vision.training.step import Arithmetic, Batch, Update, normalises_batches
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.watch import LossWatch, Unreached
@@ -42,7 +42,7 @@ class Trainer:
     activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
     the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
     validation accuracy, or whatever the objective chooses by, of equal ones the lowest loss, then the first.
-    `mixup_alpha`, `cutmix_alpha`: of the shares by which images and labels are mixed (mixing.py); 0: not."""
+    `mixup_alpha`, `cutmix_alpha`: of the shares by which images and labels are mixed (mixup.py); 0: not."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -132,7 +132,7 @@ class Trainer:
             release = partial(released, inputs, val) if again and self.compile != "cuda_graph" else None
             update = self.updates(model, stepper, world, release=release, parts=state.parts)
             alphas, classes = (self.mixup_alpha, self.cutmix_alpha), model.criterion.num_outputs
-            mixing = Mixing(*alphas, classes, model.normalize, training.seed)
+            mixing = ImageMixing(*alphas, classes, model.normalize, training.seed)
             step = _Steps(self, model, inputs, training, optimizer, update, Unreached(model), mixing)
             last = step.first + self.epochs
             for epoch in range(state.epochs, last):
@@ -267,7 +267,7 @@ class _Steps:
     optimizer: Stepper
     update: Update | GraphedUpdate
     unreached: Unreached
-    mixing: Mixing
+    mixing: ImageMixing
 
     @property
     def first(self) -> int:

@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Mixing:
+class ImageMixing:
     """A function that mixes batches by mixup, cutmix or either; an alpha of 0 leaves that one out. `normalize` makes
     floats of images; these are mixed, which is the same as mixing the pixels first, but for rounding."""
 

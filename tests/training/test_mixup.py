@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from command import SMOKE, call, results
 from peft_vision.objective.single_label import OneClass
-from peft_vision.training.mixing import Mixing
+from peft_vision.training.mixup import ImageMixing
 from peft_vision.training.step import Batch
 from peft_vision.training.train_state import TrainState
 from shipped import adapted
@@ -18,8 +18,8 @@ from test_trainer import assert_same_weights, fit, random_images
 CLASSES = 4
 
 
-def mixing(**alphas: float) -> Mixing:
-    return Mixing(
+def mixing(**alphas: float) -> ImageMixing:
+    return ImageMixing(
         **{"mixup_alpha": 0.0, "cutmix_alpha": 0.0, **alphas}, num_classes=CLASSES, normalize=torch.Tensor.float, seed=3
     )
 
