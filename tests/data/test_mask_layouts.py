@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.mask_layouts import LAYOUTS
@@ -144,3 +145,35 @@ def test_lists_and_tables_of_other_content_are_refused(make, tmp_path: Path):
         table.write_text("\n".join(content))
         with pytest.raises(ConfigError, match=said):
             make("masks", path=str(tmp_path / "b"), layout="ade20k").check()
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "of_torchvision"),
+    [
+        ("voc_masks", "voc", lambda root: VOCSegmentation(root, image_set="train")),
+        ("pets_masks", "pets", lambda root: OxfordIIITPet(root, target_types="segmentation")),
+    ],
+)
+def test_torchvisions_own_folders_are_read_as_torchvision_reads_them(
+    make, preprocessing, tmp_path: Path, name, layout, of_torchvision
+):
+    WRITERS[layout](tmp_path)
+    data = make(name, root=str(tmp_path), download=False, val_fraction=0)
+    train = data.load(preprocessing).train
+    same = make("masks", path=str(tmp_path), layout=layout, val_fraction=0)
+    assert data.open().classes == same.open().classes
+    values = LAYOUTS[layout].code(tmp_path, "data").values
+    for place, (picture, mask) in enumerate(of_torchvision(str(tmp_path))):
+        assert train.part.pictures.read(place).tobytes() == picture.tobytes()
+        assert np.array_equal(train.whole_mask(place), np.vectorize(values.get)(np.asarray(mask)))
+    with pytest.raises(ConfigError, match=r"augment=rand_augment does not move masks; none, crop_flip"):
+        make(name, augment="rand_augment")
+    gone = min(tmp_path.rglob(MASKS[layout]))
+    gone.unlink()
+    with pytest.raises(ConfigError) as error:
+        make(name, root=str(tmp_path), download=False).open()
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"data: {name} in {tmp_path} is damaged: ")
+    assert gone.name in first
+    assert second.startswith("remove ")
+    assert "start again with data.download=true" in second

@@ -120,7 +120,7 @@ def test_colours_are_classes_where_they_are_named(data, preprocessing, tmp_path:
     images = data(root, colors=colors).load(preprocessing).test
     assert np.array_equal(images.whole_mask(1), expected(101))
     del colors["0,0,0"]
-    with pytest.raises(ConfigError, match=r"holds the colour 0,0,0, not among the 3 .*; 1 more of 2"):
+    with pytest.raises(ConfigError, match=r"holds the colour 0,0,0, not among the 3 .*; 3 more of 4"):
         data(root, colors=colors).load(preprocessing)
 
 
@@ -226,9 +226,11 @@ def test_a_corrupt_mask_is_left_out_with_its_picture(data, preprocessing, tmp_pa
 
 
 def spoiled(root: Path, kind: str) -> None:
-    """Spoil the masks of two of three training pictures."""
-    for name in ("00.png", "01.png"):
-        path = root / "train" / "masks" / name
+    """Spoil the masks of two of three training pictures, and that of the test picture."""
+    for path in (
+        *(root / "train" / "masks" / name for name in ("00.png", "01.png")),
+        root / "test" / "masks" / "00.png",
+    ):
         values = np.asarray(Image.open(path))
         if kind == "size":
             Image.fromarray(values[:-1]).save(path)
@@ -247,13 +249,13 @@ def spoiled(root: Path, kind: str) -> None:
 
 
 WRONG = {
-    "size": r"train/masks/00.png has 24 x 19 pixels, and its picture 24 x 20; 1 more of 3 do not fit",
-    "values": r"train/masks/00.png holds the value 77, beside those .*; 1 more of 3 do not fit\n.*ignore=\[77\]",
-    "grey rgb": r"is an RGB picture, should be an index or palette PNG; 1 more of 3 do not fit\n.*getchannel\(0\)",
-    "rgb": r"is an RGB picture, should be an index or palette PNG; 1 more of 3 do not fit\ndata.colors says",
-    "alpha": r"is a picture of mode LA, should hold a class for each pixel; 1 more of 3",
-    "lossy": r"is a JPEG, which does not keep values exactly; 1 more of 3",
-    "float": r"is a picture of mode F, should hold a class for each pixel; 1 more of 3",
+    "size": r"train/masks/00.png has 24 x 19 pixels, and its picture 24 x 20; 2 more of 4 do not fit",
+    "values": r"train/masks/00.png holds the value 77, beside those .*; 2 more of 4 do not fit\n.*ignore=\[77\]",
+    "grey rgb": r"is an RGB picture, should be an index or palette PNG; 2 more of 4 do not fit\n.*getchannel\(0\)",
+    "rgb": r"is an RGB picture, should be an index or palette PNG; 2 more of 4 do not fit\ndata.colors says",
+    "alpha": r"is a picture of mode LA, should hold a class for each pixel; 2 more of 4",
+    "lossy": r"is a JPEG, which does not keep values exactly; 2 more of 4",
+    "float": r"is a picture of mode F, should hold a class for each pixel; 2 more of 4",
 }
 
 

@@ -9,7 +9,9 @@ from peft_vision.objective.segmentation import Segmentation, confusion, dice_los
 
 
 def criterion(num_classes: int, **options):
-    return Segmentation(**{"class_weights": None, "dice_weight": 0.0, **options}).criterion(range(num_classes))
+    return Segmentation(**{"class_weights": None, "dice_weight": 0.0, "stride": None, **options}).criterion(
+        range(num_classes)
+    )
 
 
 @pytest.fixture

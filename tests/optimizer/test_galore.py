@@ -51,6 +51,8 @@ TRAINER = {
     "compile": False,
     "save_seconds": 100.0,
     "keep": "last",
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
 }
 GALORE = ("experiment=smoke", "method=full", "optimizer=galore_adamw", "optimizer.rank=4", "optimizer.gap=2")
 

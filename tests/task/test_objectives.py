@@ -26,6 +26,7 @@ TINY = (
 SEVERAL = ("data=table", "data.path=labels.csv", "data.labels_are=several", "data.label_columns=[red,tall]")
 NUMBERS = ("data=table", "data.path=labels.csv", "data.labels_are=numbers", "data.label_columns=[height,width]")
 MASKS = ("data=masks", "data.path=scenes", "data.classes=[ground,box]", "head=segment_linear")
+WINDOWS = ("data.resize=crop", "data.crop=0.5", "objective.stride=16")
 COUNT = 24
 
 
@@ -64,6 +65,11 @@ def numbers(here) -> Path:
 @pytest.fixture(scope="module")
 def masks(here) -> Path:
     return trained(here, "masks", *MASKS, "objective=segmentation")
+
+
+@pytest.fixture(scope="module")
+def windows(here) -> Path:
+    return trained(here, "windows", *MASKS, *WINDOWS, "objective=segmentation")
 
 
 def trained(here: Path, runs: str, *arguments: str) -> Path:
@@ -112,7 +118,19 @@ def test_the_same_command_again_finds_it_done(run, here, request):
     assert "already finished" in outcome.out
 
 
-@pytest.mark.parametrize("run", ["several", "numbers", "masks"])
+def test_a_sweep_of_rates_of_a_head_for_pixels_runs_the_backbone_once_an_image(here):
+    words = ("-m", *TINY, *MASKS, "objective=segmentation", "optimizer.lr=1e-3,1e-2,1e-1", "features.folder=new")
+    for windows, runs in (((), "rates"), (WINDOWS, "rates_of_windows")):
+        outcome = call(*words, *windows, f"runs={runs}", cwd=here)
+        assert outcome.code == 0, outcome.err
+        found = [json.loads(path.read_text()) for path in (here / runs).glob("*/result.json")]
+        images = found[0]["data"]["images"]
+        scored = {split: count * (9 if windows and split != "train" else 1) for split, count in images.items()}
+        assert len(found) == 3
+        assert {split: sum(each["backbone_images"][split] for each in found) for split in images} == scored
+
+
+@pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
 def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     folder = request.getfixturevalue(run)
     outcome = call("task=evaluate", f"run={folder}", cwd=here)
@@ -172,6 +190,8 @@ def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers,
         ((*NUMBERS, "objective=regression", "trainer.label_smoothing=0.1"), "trainer.label_smoothing: got 0.1"),
         ((*MASKS, "objective=segmentation", "method=vqt"), "VQT makes one vector of it, so it cannot segment"),
         ((*SEVERAL, "objective=multi_label", "ood=stl10"), "ood: it is for one class a picture"),
+        ((*MASKS, "objective=segmentation", "objective.stride=8"), "objective.stride: got 8, and data.resize=squash"),
+        ((*MASKS, *WINDOWS[:-1], "objective=segmentation", "objective.stride=40"), "windows of 32 x 32 it leaves gaps"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_trained(here, arguments, said):

@@ -59,6 +59,8 @@ OTHER: dict[str, Any] = {
     "batch_size": 7,
     "clip_norm": 1e-2,
     "label_smoothing": 0.3,
+    "mixup_alpha": 0.5,
+    "cutmix_alpha": 0.5,
     "precision": "bf16",
     "views": 2,
 }

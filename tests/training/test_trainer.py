@@ -33,6 +33,8 @@ PLAIN = {
     "compile": False,
     "save_seconds": 1000.0,
     "keep": "last",
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
 }
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from peft_vision.core.config import FUNCTION, NOT_HASHED, ConfigError, HashDefault, component
 from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.preprocessing import Preprocessing, sides_of
-from peft_vision.data.augment import AUGMENTS, OF_WHOLES, known
-from peft_vision.data.decode import Geometry, format_of, worded_formats
+from peft_vision.data.augment import AUGMENTS, MOVE_MASKS, OF_WHOLES, known
+from peft_vision.data.decode import Geometry, Misfit, format_of, worded_formats
 from peft_vision.data.divide import divided, refuse_unlearnable, without_images
 from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
 from peft_vision.data.images import Images, MaskedImages, UncroppedImages, Undecoded, usable
@@ -188,13 +188,18 @@ class Data(ABC):
         threads = max(1, usable(self.workers))
         wanted = {split: part for split, part in parts.items() if split in read}
         in_memory = self._in_memory(wanted, geometry, threads=threads)
-        pixels, faults = {}, {split: {} for split in parts}
+        pixels, faults, misfits = {}, {split: {} for split in parts}, []
         for split, part in wanted.items():
-            if split in in_memory:
-                into_memory = decode_whole if self._whole(split) else decode
-                pixels[split], faults[split] = into_memory(part, geometry, threads=threads, label=split)
-            else:
-                faults[split] = verify(part, threads=threads, label=split, geometry=geometry)
+            try:
+                if split in in_memory:
+                    into_memory = decode_whole if self._whole(split) else decode
+                    pixels[split], faults[split] = into_memory(part, geometry, threads=threads, label=split)
+                else:
+                    faults[split] = verify(part, threads=threads, label=split, geometry=geometry)
+            except Misfit as error:
+                misfits.append(error)
+        if misfits:
+            raise misfits[0].among(sum(error.count for error in misfits), sum(map(len, wanted.values())))
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
         images = {
             split: _images(part, pixels.get(split), geometry, self.augment if split == "train" else "none")
@@ -207,6 +212,8 @@ class Data(ABC):
             sets = self.open()
         except OSError as error:
             raise ConfigError(f"data: {error.filename or type(self).__name__}: {error.strerror or error}") from error
+        if sets.labels_are == "masks" and self.augment not in MOVE_MASKS:
+            raise ConfigError(f"data.augment: {self.augment} does not move masks; {', '.join(MOVE_MASKS)} do")
         if sets.val is not None and not len(sets.val):
             sets = replace(sets, val=None)
         parts = divided(

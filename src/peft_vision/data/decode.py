@@ -179,16 +179,16 @@ def _channels_of(image: Image.Image, channels: int | None) -> Image.Image | Band
 
 class Misfit(ConfigError):
     """The error for a picture or a mask that is whole but does not fit, which nothing leaves out: its `fault` in words
-    that begin with the file's name, and a `remedy`."""
+    that begin with the file's name, and a `remedy`. `count`: how many do not fit, of which this is the first."""
 
-    def __init__(self, fault: str, remedy: str) -> None:
-        self.fault, self.remedy = fault, remedy
-        super().__init__(f"data: {fault}\n{remedy}")
-
-    def among(self, count: int, total: int) -> ConfigError:
-        """Return the error for `count` of a `total` that do not fit, of which this is the first."""
+    def __init__(self, fault: str, remedy: str, *, count: int = 1, total: int | None = None) -> None:
+        self.fault, self.remedy, self.count = fault, remedy, count
         more = f"; {count - 1:,} more of {total:,} do not fit" if count > 1 else ""
-        return ConfigError(f"data: {self.fault}{more}\n{self.remedy}")
+        super().__init__(f"data: {fault}{more}\n{remedy}")
+
+    def among(self, count: int, total: int) -> "Misfit":
+        """Return the error for `count` of a `total` that do not fit, of which this is the first."""
+        return Misfit(self.fault, self.remedy, count=count, total=total)
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,10 @@ class Geometry:
             return round(width / ratio), round(height / ratio)
         short = int(self.size / self.crop)
         return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+
+    def whole_sides(self, width: int, height: int) -> tuple[int, int]:
+        """Return height and width of what `whole` makes of a picture of this width and height."""
+        return sides_of(self.size) if self.resize == "squash" else self.extent(width, height)[::-1]
 
     @property
     def _resampling(self) -> Image.Resampling:

@@ -102,10 +102,12 @@ class Undecoded:
 class Source(ABC):
     """A set of inputs of some kind with `labels` (n, ...), on which a model can be trained or evaluated; pictures.py
     lists the kinds of labels. `whole_mask`: where labels are masks, returns the mask of an image at its own size,
-    (H0, W0); else None."""
+    (H0, W0); else None. `windows`: the WindowPixels of windows.py, if the inputs are windows of pictures; the index of
+    `whole_mask` is then that of the picture."""
 
     labels: Tensor
     whole_mask: Callable[[int], np.ndarray] | None = None
+    windows: Undecoded | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,11 +5,13 @@ classes. A palette is never looked at. Colours are classes only where the code s
 """
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -115,16 +117,26 @@ def _colourful(image: Image.Image, name: str) -> Misfit:
     return Misfit(f"{name} is an {image.mode} picture, should be an index or palette PNG", remedy)
 
 
-class MaskedPictures(Forwarded):
-    """Pictures with the mask in the file of the same index in `masks`, whose values `code` explains."""
+class WithMasks(Forwarded):
+    """Pictures with a mask of `num_classes` classes each."""
 
     masked = True
 
-    def __init__(self, pictures: Pictures, masks: Files, code: MaskCode) -> None:
+    def __init__(self, pictures: Pictures, num_classes: int) -> None:
         self.pictures = pictures
-        self.masks = masks
-        self.code = code
-        self._shown = np.zeros((len(masks), len(code.classes)), dtype=bool)
+        self._shown = np.zeros((len(pictures), num_classes), dtype=bool)
+
+    @abstractmethod
+    def classes(self, index: int) -> np.ndarray:
+        """Return the class of each pixel of a picture, uint8 (H, W), IGNORED where it is ignored."""
+
+    @abstractmethod
+    def mask_name(self, index: int) -> str:
+        """Return the name that identifies a mask to the user."""
+
+    @abstractmethod
+    def mask_mark(self, index: int) -> bytes:
+        """Return bytes that distinguish a mask from any other."""
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -133,14 +145,9 @@ class MaskedPictures(Forwarded):
         return self.pictures, index
 
     def mask(self, index: int) -> np.ndarray:
-        name = self.masks.name(index)
-        try:
-            with open_file(self.masks.root / self.masks.paths[index]) as image:
-                classes = self.code.read(image, name)
-        except UNREADABLE as error:
-            raise ValueError(f"its mask {name}: {one_line(error)}") from error
-        counts = np.bincount(classes.reshape(-1), minlength=len(self.code.classes))
-        self._shown[index] = counts[: len(self.code.classes)] > 0
+        classes = self.classes(index)
+        num_classes = self._shown.shape[1]
+        self._shown[index] = np.bincount(classes.reshape(-1), minlength=num_classes)[:num_classes] > 0
         return classes
 
     def shown(self, indices: Tensor) -> np.ndarray:
@@ -156,16 +163,10 @@ class MaskedPictures(Forwarded):
         self._fitting(index, self.read(index).size)
 
     def identify(self, indices: Tensor) -> Iterable[bytes]:
-        """Identify pictures as they are without masks, and masks by path and by every byte, as labels are."""
-        for index, identity in zip(indices.tolist(), self.pictures.identify(indices), strict=True):
-            yield identity
-            path = self.masks.paths[index]
-            try:
-                content = read_regular(self.masks.root / path)
-            except OSError as error:
-                raise ConfigError(f"data: cannot read {self.masks.name(index)} ({one_line(error)})") from error
-            mark = f"{path}\0{hashlib.sha256(content).hexdigest()}\0{self.code.digest}\0"
-            yield mark.encode(errors="surrogateescape")
+        """Identify pictures as they are without masks, and masks by every byte, as labels are."""
+        for index in indices.tolist():
+            yield from self.pictures.identify(torch.tensor([index]))
+            yield self.mask_mark(index)
 
     def marks(self, indices: Tensor) -> Iterable[str | bytes]:
         return self.pictures.marks(indices)
@@ -176,7 +177,53 @@ class MaskedPictures(Forwarded):
         height, width = classes.shape
         if (width, height) != sides:
             raise Misfit(
-                f"{self.masks.name(index)} has {width} x {height} pixels, and its picture {sides[0]} x {sides[1]}",
+                f"{self.mask_name(index)} has {width} x {height} pixels, and its picture {sides[0]} x {sides[1]}",
                 "a mask has the width and the height of its picture, as that is shown upright",
             )
         return classes
+
+
+class MaskedPictures(WithMasks):
+    """Pictures with the mask in the file of the same index in `masks`, whose values `code` explains."""
+
+    def __init__(self, pictures: Pictures, masks: Files, code: MaskCode) -> None:
+        super().__init__(pictures, len(code.classes))
+        self.masks = masks
+        self.code = code
+
+    def classes(self, index: int) -> np.ndarray:
+        name = self.mask_name(index)
+        try:
+            with open_file(self.masks.root / self.masks.paths[index]) as image:
+                return self.code.read(image, name)
+        except UNREADABLE as error:
+            raise ValueError(f"its mask {name}: {one_line(error)}") from error
+
+    def mask_name(self, index: int) -> str:
+        return self.masks.name(index)
+
+    def mask_mark(self, index: int) -> bytes:
+        path = self.masks.paths[index]
+        try:
+            content = read_regular(self.masks.root / path)
+        except OSError as error:
+            raise ConfigError(f"data: cannot read {self.masks.name(index)} ({one_line(error)})") from error
+        mark = f"{path}\0{hashlib.sha256(content).hexdigest()}\0{self.code.digest}\0"
+        return mark.encode(errors="surrogateescape")
+
+
+class MaskArrays(WithMasks):
+    """Pictures with masks that lie in memory, uint8 (n, H, W), of `num_classes` classes."""
+
+    def __init__(self, pictures: Pictures, masks: np.ndarray, num_classes: int) -> None:
+        super().__init__(pictures, num_classes)
+        self.masks = masks
+
+    def classes(self, index: int) -> np.ndarray:
+        return self.masks[index]
+
+    def mask_name(self, index: int) -> str:
+        return f"mask {index}"
+
+    def mask_mark(self, index: int) -> bytes:
+        return self.masks[index].tobytes()

@@ -17,9 +17,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from peft_vision.core.config import ConfigError
-from peft_vision.data.mask_files import IGNORED, MaskCode
-from peft_vision.data.reading import read_lines, short
+from peft_vision.data.folders import image_files
+from peft_vision.data.mask_files import IGNORED, MaskCode, MaskedPictures
+from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.reading import (
+    absent,
+    first_few,
+    is_inside,
+    missing_among,
+    quoted,
+    read_lines,
+    refuse_repeated,
+    short,
+)
 
 
 class SplitFolders(NamedTuple):
@@ -139,3 +152,62 @@ LAYOUTS = {
         remark="official splits",
     ),
 }
+
+
+def masked_part(root: Path, place: SplitFolders, code: MaskCode, *, key: str, source: str) -> Labelled:
+    """Return the pictures in a place with their masks. ConfigError for one that lacks the other; `source` says where
+    the set comes from."""
+    pictures, masks = (_listed if place.names else _paired)(root, place, key, source)
+    return labelled(MaskedPictures(Files(root, pictures), Files(root, masks), code), np.zeros(len(pictures)))
+
+
+def _listed(root: Path, place: SplitFolders, key: str, source: str) -> tuple[list[str], list[str]]:
+    """Return the paths of pictures and masks that a list names."""
+    file = root / place.names
+    lines = read_lines(file, "a name on each line", key=key, remedy=source)
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise ConfigError(f"{key}: {file} names no picture")
+    if strange := [name for name in names if not is_inside(name)]:
+        raise ConfigError(f"{key}: {file} names {quoted(strange[0])}, which is no name of a picture")
+    refuse_repeated(names, file, key=key)
+    paths = [f"{place.images}/{name}.jpg" for name in names], [f"{place.masks}/{name}.png" for name in names]
+    for found, what in zip(paths, ("pictures", "masks"), strict=True):
+        if missing := missing_among(found, root):
+            raise absent(root, missing, len(found), what=f"{what} of {file.name}", source=source, key=key)
+    return paths
+
+
+def _paired(root: Path, place: SplitFolders, key: str, source: str) -> tuple[list[str], list[str]]:
+    """Return the paths of the pictures and of the masks in two folders, in one order."""
+    found = []
+    for folder, end in ((place.images, place.image_end), (place.masks, place.mask_end)):
+        if not (root / folder).is_dir():
+            raise absent(root, [folder], 2, what="folders", source=source, key=key)
+        paths = {}
+        for path in image_files(root / folder, root, key=key):
+            stem = path[len(folder) + 1 :].rpartition(".")[0]
+            if end and not stem.endswith(end):
+                continue
+            stem = stem.removesuffix(end)
+            if (other := paths.setdefault(stem, path)) != path:
+                raise ConfigError(f"{key}: {root} holds {other} and {path}, which have one name; keep one")
+        found.append(paths)
+    pictures, masks = found
+    without = [path for stem, path in pictures.items() if stem not in masks]
+    alone = [path for stem, path in masks.items() if stem not in pictures]
+    if without or alone:
+        lacks = [
+            f"{len(paths):,} of {len(among):,} {what}: {first_few(paths)}"
+            for paths, among, what in (
+                (without, pictures, "pictures have no mask"),
+                (alone, masks, "masks have no picture"),
+            )
+            if paths
+        ]
+        raise ConfigError(
+            f"{key}: in {root}, {'; '.join(lacks)}\na picture and its mask have the same name, but for its ending"
+        )
+    if not pictures:
+        raise ConfigError(f"{key}: no picture in {root / place.images}\n{source}")
+    return list(pictures.values()), [masks[stem] for stem in pictures]

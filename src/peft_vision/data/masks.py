@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from peft_vision.core.config import FILE, ConfigError, OnlyWith, component
@@ -25,21 +24,10 @@ from peft_vision.core.output import shown
 from peft_vision.data.augment import MOVE_MASKS
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
-from peft_vision.data.folders import image_files, splits_among, sub_folders
-from peft_vision.data.mask_files import IGNORED, MOST_CLASSES, MaskCode, MaskedPictures
-from peft_vision.data.mask_layouts import LAYOUTS, MaskLayout, SplitFolders
-from peft_vision.data.pictures import Files, Labelled, labelled
-from peft_vision.data.reading import (
-    absent,
-    first_few,
-    home,
-    is_inside,
-    located,
-    missing_among,
-    quoted,
-    read_lines,
-    refuse_repeated,
-)
+from peft_vision.data.folders import splits_among, sub_folders
+from peft_vision.data.mask_files import IGNORED, MOST_CLASSES, MaskCode
+from peft_vision.data.mask_layouts import LAYOUTS, SplitFolders, masked_part
+from peft_vision.data.reading import first_few, home, located, quoted, read_lines
 from peft_vision.data.splits import LabelledSets
 
 _KEY = "data.path"
@@ -89,10 +77,11 @@ class Masks(Data):
         if layout is None:
             places, passed = _places(root, self.images, self.masks, self.mask_end)
             code, remark = self._code(), f"without {passed}" if passed else ""
+            source = f"see data.layout; {_KEY} is the folder above these"
         else:
             root = home(root, *layout.homes)
-            places, code, remark = layout.places, layout.code(root, _KEY), layout.remark
-        parts = {split: _part(root, place, code, layout) for split, place in places.items()}
+            places, code, remark, source = layout.places, layout.code(root, _KEY), layout.remark, layout.source
+        parts = {split: masked_part(root, place, code, key=_KEY, source=source) for split, place in places.items()}
         if "test" not in parts:
             parts["train"], parts["test"] = test_part(parts["train"], self.test_fraction)
             remark = "; ".join(filter(None, [f"test part drawn, {self.test_fraction:g} of all", remark]))
@@ -187,62 +176,3 @@ def _places(root: Path, images: str, masks: str, mask_end: str) -> tuple[dict[st
     if "train" not in places:
         raise ConfigError(f"{_KEY}: {root} holds {', '.join(places)} and no train")
     return places, ", ".join(passed)
-
-
-def _part(root: Path, place: SplitFolders, code: MaskCode, layout: MaskLayout | None) -> Labelled:
-    """Return the pictures in a place with their masks. ConfigError for one that lacks the other."""
-    source = f"see data.layout; {_KEY} is the folder above these" if layout is None else layout.source
-    pictures, masks = (_listed if place.names else _paired)(root, place, source)
-    return labelled(MaskedPictures(Files(root, pictures), Files(root, masks), code), np.zeros(len(pictures)))
-
-
-def _listed(root: Path, place: SplitFolders, source: str) -> tuple[list[str], list[str]]:
-    """Return the paths of pictures and masks that a list names."""
-    file = root / place.names
-    lines = read_lines(file, "a name on each line", key=_KEY, remedy=source)
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-    if not names:
-        raise ConfigError(f"{_KEY}: {file} names no picture")
-    if strange := [name for name in names if not is_inside(name)]:
-        raise ConfigError(f"{_KEY}: {file} names {quoted(strange[0])}, which is no name of a picture")
-    refuse_repeated(names, file, key=_KEY)
-    paths = [f"{place.images}/{name}.jpg" for name in names], [f"{place.masks}/{name}.png" for name in names]
-    for found, what in zip(paths, ("pictures", "masks"), strict=True):
-        if missing := missing_among(found, root):
-            raise absent(root, missing, len(found), what=f"{what} of {file.name}", source=source, key=_KEY)
-    return paths
-
-
-def _paired(root: Path, place: SplitFolders, source: str) -> tuple[list[str], list[str]]:
-    """Return the paths of the pictures and of the masks in two folders, in one order."""
-    found = []
-    for folder, end in ((place.images, place.image_end), (place.masks, place.mask_end)):
-        if not (root / folder).is_dir():
-            raise absent(root, [folder], 2, what="folders", source=source, key=_KEY)
-        paths = {}
-        for path in image_files(root / folder, root, key=_KEY):
-            stem = path[len(folder) + 1 :].rpartition(".")[0]
-            if end and not stem.endswith(end):
-                continue
-            stem = stem.removesuffix(end)
-            if (other := paths.setdefault(stem, path)) != path:
-                raise ConfigError(f"{_KEY}: {root} holds {other} and {path}, which have one name; keep one")
-        found.append(paths)
-    pictures, masks = found
-    without = [path for stem, path in pictures.items() if stem not in masks]
-    alone = [path for stem, path in masks.items() if stem not in pictures]
-    if without or alone:
-        lacks = [
-            f"{len(paths):,} of {len(among):,} {what}: {first_few(paths)}"
-            for paths, among, what in (
-                (without, pictures, "pictures have no mask"),
-                (alone, masks, "masks have no picture"),
-            )
-            if paths
-        ]
-        raise ConfigError(
-            f"{_KEY}: in {root}, {'; '.join(lacks)}\na picture and its mask have the same name, but for its ending"
-        )
-    if not pictures:
-        raise ConfigError(f"{_KEY}: no picture in {root / place.images}\n{source}")
-    return list(pictures.values()), [masks[stem] for stem in pictures]

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from peft_vision.core.output import shown
@@ -27,6 +27,7 @@ from peft_vision.data.bands import Bands
 from peft_vision.data.decode import open_bytes, open_file, picture_of, rgb
 from peft_vision.data.sequences import Joined, Pictures
 
+_LYING = 5  # the first of EXIF's orientations that swap width and height
 LabelKind = Literal["classes", "several", "numbers", "masks"]
 
 
@@ -44,6 +45,11 @@ class EncodedPictures(Pictures):
     def sides(self, index: int) -> tuple[int, int]:
         with self.opened(index) as image:
             return image.size
+
+    def upright_sides(self, index: int) -> tuple[int, int]:
+        with self.opened(index) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
+            return image.size[::-1] if turned else image.size
 
     def verify(self, index: int) -> None:
         with self.opened(index) as image:
@@ -84,6 +90,12 @@ class Files(EncodedPictures):
     def sides(self, index: int) -> tuple[int, int]:
         try:
             return super().sides(index)
+        except UnidentifiedImageError:
+            return picture_of(self.content(index), None).size
+
+    def upright_sides(self, index: int) -> tuple[int, int]:
+        try:
+            return super().upright_sides(index)
         except UnidentifiedImageError:
             return picture_of(self.content(index), None).size
 

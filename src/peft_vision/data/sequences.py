@@ -61,6 +61,10 @@ class Pictures(ABC):
         picture that EXIF turns by 90 degrees."""
         return self.read(index).size
 
+    def upright_sides(self, index: int) -> tuple[int, int]:
+        """Return width and height of the picture as `read` returns it."""
+        return self.read(index).size
+
     @abstractmethod
     def verify(self, index: int) -> None:
         """Raise what `read` would raise, at less cost. OtherChannels for a picture that cannot be shown in colours."""
@@ -115,6 +119,10 @@ class Forwarded(Pictures):
     def sides(self, index: int) -> tuple[int, int]:
         pictures, index = self.at(index)
         return pictures.sides(index)
+
+    def upright_sides(self, index: int) -> tuple[int, int]:
+        pictures, index = self.at(index)
+        return pictures.upright_sides(index)
 
     def verify(self, index: int) -> None:
         pictures, index = self.at(index)

@@ -1,6 +1,6 @@
 """This module reads data sets in torchvision's layout: CIFAR, SVHN and STL-10, which are a few large arrays of pictures
 with their labels, and Flowers102, Pets, DTD, Food-101, EuroSAT and Caltech101, which are picture files, labelled by
-lists or by folders.
+lists or by folders; VOC 2012 and Pets with masks are picture files with mask files.
 
 torchvision's own readers are not used, because they unpickle anything a file names and trust its shapes. The files of
 STL-10 (Coates et al., 2011) serve the data set and the distribution shift:
@@ -24,6 +24,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.records import open_regular, read_bytes
 from peft_vision.data.arrays import Arrays
 from peft_vision.data.folders import read_folders, sub_folders
+from peft_vision.data.mask_layouts import LAYOUTS, masked_part
 from peft_vision.data.matlab import read_mat
 from peft_vision.data.pictures import Files, Pictures
 from peft_vision.data.reading import is_inside, quoted, read_json, read_lines, reading, refuse_repeated, whole_numbers
@@ -181,6 +182,24 @@ def pets(root: Path, *, split: str) -> Part:
     labels = whole_numbers(labels, file, within=(0, _PETS - 1), key=KEY)
     classes = tuple(" ".join(part.title() for part in breeds[label].split("_")) for label in range(_PETS))
     return Files(root, [f"oxford-iiit-pet/images/{name}.jpg" for name in names]), labels, classes
+
+
+def voc_masks(root: Path, *, image_set: str) -> Part:
+    """Read VOC 2012 with its masks of 20 classes and background; `image_set` is train or val."""
+    return _masked(root / "VOCdevkit" / "VOC2012", "voc", {"train": "train", "val": "test"}[image_set])
+
+
+def pets_masks(root: Path, *, split: str, target_types: str) -> Part:
+    """Read Oxford-IIIT Pets with its trimaps; `split` is trainval or test."""
+    return _masked(root / "oxford-iiit-pet", "pets", {"trainval": "train", "test": "test"}[split])
+
+
+def _masked(folder: Path, name: str, split: str) -> Part:
+    """Return pictures with masks, which are read with them, so that the labels are zeros."""
+    layout = LAYOUTS[name]
+    code = layout.code(folder, KEY)
+    part = masked_part(folder, layout.places[split], code, key=KEY, source=layout.source)
+    return part.pictures, np.zeros(len(part)), code.classes
 
 
 def dtd(root: Path, *, split: str) -> Part:

@@ -1,4 +1,4 @@
-"""This module opens the classification data sets of torchvision, each a row of `torchvision_table.TABLE`.
+"""This module opens data sets of torchvision, with labels or with masks, each a row of `torchvision_table.TABLE`.
 
 A data set on disk is never downloaded again. EuroSAT and Caltech101 have no official test split: 20 % are
 drawn with a fixed seed, whatever the `split_seed`, and `Splits.source` says so.
@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from pydantic import model_validator
+
 from peft_vision.core.config import NOT_HASHED, ConfigError, component
 from peft_vision.core.records import open_regular
+from peft_vision.data.augment import MOVE_MASKS
 from peft_vision.data.base import Data
 from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch, packed, present, reachable, ways_out
@@ -31,6 +34,12 @@ class TorchvisionData(Data):
     name: Literal[tuple(TABLE)]
     root: Annotated[str, NOT_HASHED]
     download: Annotated[bool, NOT_HASHED]
+
+    @model_validator(mode="after")
+    def _moves_masks(self) -> "TorchvisionData":
+        if TABLE[self.name].masked and self.augment not in MOVE_MASKS:
+            raise ValueError(f"augment={self.augment} does not move masks; {', '.join(MOVE_MASKS)} do")
+        return self
 
     def check(self) -> None:
         """Raise ConfigError unless the data set is on disk or can be downloaded; a site has PROBE_SECONDS to answer."""
@@ -65,7 +74,8 @@ class TorchvisionData(Data):
             val=self._read(entry.val)[0] if entry.val else None,
             test=test,
             classes=classes,
-            remark="official validation split" if entry.val else "",
+            remark="official validation split" if entry.val else entry.remark,
+            gaps=entry.masked,
         )
 
     def _read(self, arguments: Mapping[str, Any]) -> tuple[Labelled, tuple[str, ...]]:
@@ -81,7 +91,7 @@ def read_split(name: str, root: Path, arguments: Mapping[str, Any], *, again: st
             require_sum(root / file, md5)
         pictures, labels, classes = entry.read(root, **arguments)
     except ConfigError as error:
-        found = str(error).removeprefix(f"{KEY}: ")
+        found = str(error).splitlines()[0].removeprefix(f"{KEY}: ")
         raise ConfigError(
             f"data: {name} in {root} is damaged: {found}\nremove {', '.join(entry.contents)} there and {again}"
         ) from error

@@ -17,7 +17,8 @@ class TorchvisionEntry:
     `cls` is torchvision's class, which downloads; `read` reads the files on disk. `train`, `val`, `test` are arguments
     of both, None if there is no such split. `contents` lie under the root once the data set is complete, `archives` are
     the files torchvision unpacks, `site` is where it downloads them. `sums`: the md5 of files that are checked before
-    they are read.
+    they are read. `remark`: what the user should know about the splits. `masked`: whether a mask belongs to each
+    picture.
     """
 
     cls: type
@@ -29,6 +30,8 @@ class TorchvisionEntry:
     archives: tuple[str, ...]
     site: str
     sums: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    masked: bool = False
 
 
 def _cifar_sums(cls: type) -> dict[str, str]:
@@ -56,6 +59,7 @@ _TRAIN_OR_NOT = ({"train": True}, None, {"train": False})
 _TRAIN_TEST = ({"split": "train"}, None, {"split": "test"})
 _TRAIN_VAL_TEST = ({"split": "train"}, {"split": "val"}, {"split": "test"})
 _TRAINVAL_TEST = ({"split": "trainval"}, None, {"split": "test"})
+_OF_TRIMAPS = {"target_types": "segmentation"}
 _UNDIVIDED: tuple[dict[str, Any], None, None] = ({}, None, None)
 
 TABLE = {
@@ -107,5 +111,19 @@ TABLE = {
         *(datasets.STL10, readers.stl10, *_TRAIN_TEST),
         *(("stl10_binary",), ("stl10_binary.tar.gz",), "http://ai.stanford.edu"),
         _stl10_sums(),
+    ),
+    "voc_masks": TorchvisionEntry(
+        *(datasets.VOCSegmentation, readers.voc_masks, {"image_set": "train"}, None, {"image_set": "val"}),
+        *(("VOCdevkit/VOC2012",), ("VOCtrainval_11-May-2012.tar",), "https://thor.robots.ox.ac.uk"),
+        remark="tested on the official validation images",
+        masked=True,
+    ),
+    "pets_masks": TorchvisionEntry(
+        *(datasets.OxfordIIITPet, readers.pets_masks),
+        *({"split": "trainval", **_OF_TRIMAPS}, None, {"split": "test", **_OF_TRIMAPS}),
+        ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
+        ("oxford-iiit-pet/images.tar.gz", "oxford-iiit-pet/annotations.tar.gz"),
+        "https://www.robots.ox.ac.uk",
+        masked=True,
     ),
 }

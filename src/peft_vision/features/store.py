@@ -159,6 +159,10 @@ class Store:
                 self._say("%-9s %s %s", "store", split, held)
         return self._sources[split]
 
+    def stores(self, split: str) -> bool:
+        """Return whether the present phase reads stored observations of a split, if they fit."""
+        return self._refusal(split) is None
+
     def record(self) -> dict[str, dict[str, Any]]:
         """Return the outcome of each split for the result file, by split name."""
         return {split: vars(held) for split, held in self.held.items()}
@@ -240,7 +244,7 @@ class Store:
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         view_labels = labels_of_views(images, views)
         observed = Observed(images.labels, {kind: rows[kind] for kind in needed}, view_labels, contexts_of)
-        observed.whole_mask = images.whole_mask
+        observed.whole_mask, observed.windows = images.whole_mask, images.windows
         return observed
 
     def _announce(self, split: str, entries: Iterable[CacheEntry]) -> None:

@@ -97,14 +97,18 @@ def rule_in_words(metric: Metric, then: str) -> str:
     return f"{best} validation {metric.words}, of equal ones the lowest loss, then the {then}"
 
 
+NOTHING_TO_CHOOSE_BY = "no validation images choose the threshold, which stays 0.5; objective.threshold=0.3 sets it"
+
+
 class Criterion(nn.Module, ABC):
     """A module that ends a model: it maps the head's outputs to predictions and judges them. Its persistent buffers are
     saved with what was tuned. `num_outputs`: of the head; `metric`: by which everything is chosen; `learns`: whether
     `fit` takes anything from the training labels, which for masks have to be read; `chooses`: whether `fit_validation`
-    has anything to choose."""
+    has anything to choose; `stride`: how many pixels apart the windows lie in which pictures are scored, or None."""
 
     learns = False
     chooses = False
+    stride: int | None = None
 
     def __init__(self, num_outputs: int, metric: Metric) -> None:
         super().__init__()
@@ -177,6 +181,19 @@ class Objective(ABC):
             raise ConfigError(f"head: it predicts one thing a picture; objective=segmentation takes {heads}")
         if not self.dense and head.reads != "features":
             raise ConfigError("head: it predicts each pixel; it takes objective=segmentation, else use head=linear")
+
+    @property
+    def window_stride(self) -> int | None:
+        """Return how many pixels apart the windows lie in which pictures are scored; None where they are not."""
+        return None
+
+    def check_resize(self, resize: str) -> None:
+        """Raise ConfigError if windows should slide over pictures that are squashed to the size of one."""
+        if self.window_stride is not None and resize == "squash":
+            raise ConfigError(
+                f"objective.stride: got {self.window_stride}, and data.resize=squash makes one window of each picture\n"
+                "set data.resize=crop, and data.crop to the share of the short side that a window takes"
+            )
 
     def check_smoothing(self, label_smoothing: float) -> None:
         """Raise ConfigError if labels are to be smoothed and have no classes."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from peft_vision.core.config import component
+from peft_vision.core.config import HashDefault, component
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.base import (
     ClassWeights,
@@ -30,28 +30,37 @@ class Segmentation(Objective):
     """An objective of a class for each pixel. The loss of an image is the mean cross-entropy of its labelled pixels,
     weighted by `class_weights`, plus `dice_weight` times the Dice loss: 1 minus the mean over the image's classes of
     2 |P T| / (|P| + |T|), with probabilities P and truth T (Milletari et al., 2016, arXiv:1606.04797, with |.| for the
-    sums of squares there)."""
+    sums of squares there). `stride`: how many pixels apart the windows lie in which whole pictures are scored and
+    predicted (data/windows.py); None: what the model sees of a picture at once is scored."""
 
     labels_are: ClassVar[LabelKind] = "masks"
     dense: ClassVar[bool] = True
 
     class_weights: ClassWeights
     dice_weight: Annotated[float, Field(ge=0)]
+    stride: Annotated[PositiveInt | None, HashDefault(None)]
 
     @property
     def metric(self) -> Metric:
         return MEAN_IOU
 
+    @property
+    def window_stride(self) -> int | None:
+        return self.stride
+
     def criterion(self, classes: Sequence[str]) -> "Pixels":
         checked_weights(self.class_weights, classes, "class_weights")
-        return Pixels(len(classes), self.class_weights, self.dice_weight)
+        return Pixels(len(classes), self.class_weights, self.dice_weight, self.stride)
 
 
 class Pixels(WeightedClasses):
     """A criterion of logits (B, C, H, W) for labels (B, H, W), of which those equal to `IGNORED` do not count."""
 
-    def __init__(self, num_classes: int, class_weights: ClassWeights, dice_weight: float) -> None:
+    def __init__(
+        self, num_classes: int, class_weights: ClassWeights, dice_weight: float, stride: int | None = None
+    ) -> None:
         super().__init__(num_classes, MEAN_IOU, class_weights)
+        self.stride = stride
         self._dice_weight = dice_weight
 
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:

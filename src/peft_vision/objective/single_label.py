@@ -56,7 +56,8 @@ class SingleLabel(Objective):
 
 
 class OneClass(WeightedClasses):
-    """A criterion of logits (B, C) for labels (B,) int64."""
+    """A criterion of logits (B, C) for labels (B,) int64; its loss also takes shares of the classes, (B, C) in fp32,
+    whose loss is the mean, by these shares, of the losses of the classes."""
 
     def __init__(self, num_classes: int, class_weights: ClassWeights = None, focal_gamma: float = 0.0) -> None:
         super().__init__(num_classes, ACCURACY, class_weights)
@@ -68,11 +69,21 @@ class OneClass(WeightedClasses):
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
         if self.weights is None and not self.focal_gamma:
             return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing, reduction="sum")
+        if labels.ndim == 2:
+            return (self._each(outputs, label_smoothing) * labels).sum()
         losses = F.cross_entropy(outputs, labels, label_smoothing=label_smoothing, reduction="none")
         if self.focal_gamma:
             certain = outputs.softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
             losses = losses * (1 - certain).clamp(min=0) ** self.focal_gamma
         return (losses if self.weights is None else losses * self.weights[labels]).sum()
+
+    def _each(self, outputs: Tensor, label_smoothing: float) -> Tensor:
+        """Return the loss (B, C) that each image would have if it were of each class."""
+        logs = outputs.log_softmax(dim=1)
+        losses = -(1 - label_smoothing) * logs - label_smoothing * logs.mean(dim=1, keepdim=True)
+        if self.focal_gamma:
+            losses = losses * (1 - logs.exp()).clamp(min=0) ** self.focal_gamma
+        return losses if self.weights is None else losses * self.weights
 
     def made_up_labels(self, count: int, sides: tuple[int, int], generator: Generator) -> Tensor:
         return torch.randint(0, self.num_outputs, (count,), generator=generator)

@@ -32,7 +32,7 @@ from peft_vision.runs.first_version import trained_otherwise
 from peft_vision.runs.run import Run
 from peft_vision.schedule.schedules import Schedule
 from peft_vision.tracker.trackers import Tracker
-from peft_vision.training.checks import check_stage
+from peft_vision.training.checks import check_mixing, check_stage
 from peft_vision.training.probe import check_head, check_objective
 from peft_vision.training.trainer import Trainer
 
@@ -131,13 +131,13 @@ class Experiment:
     def checks(self) -> dict[tuple[str, ...], Callable[[], None]]:
         """Return checks that raise ConfigError if the config cannot work, by the config groups that they depend on."""
         return {
-            ("objective", "head", "trainer", "ood", "interpolation"): self._check_objective,
+            ("objective", "head", "trainer", "ood", "interpolation", "data"): self._check_objective,
             ("backbone",): self.backbone.check,
             ("method",): self.method.check,
             ("data",): self.data.check,
             ("ood",): partial(check_sets, self.ood),
             ("features", "data"): partial(self.features.check, self.data.augment),
-            ("optimizer", "probe", "method", "head", "objective"): self._check_fitting,
+            ("optimizer", "probe", "method", "head", "objective", "trainer"): self._check_fitting,
             ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
             ("tracker",): self.tracker.check,
         }
@@ -147,10 +147,12 @@ class Experiment:
             if isinstance(optimizer, Solver):
                 check_head(optimizer, self.head, group=group)
                 check_objective(optimizer, self.objective, group=group)
+        check_mixing(self.trainer, self.objective, self.fitting)
 
     def _check_objective(self) -> None:
         self.objective.check_smoothing(self.trainer.label_smoothing)
         self.objective.check_head(self.head)
+        self.objective.check_resize(self.data.resize)
         if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
             group = "ood" if self.ood else "interpolation"
             raise ConfigError(f"{group}: it is for one class a picture (objective=single_label)")

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peft_vision.core.output import one_line, write_csv
-from peft_vision.data.decode import Geometry
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.segmentation import IGNORED
 from peft_vision.runs.run import place
@@ -146,10 +145,10 @@ class Answers:
         return table
 
 
-def mask_of(logits: Tensor, sides: tuple[int, int], geometry: Geometry) -> np.ndarray:
-    """Return the mask, uint8 (H0, W0), of a picture of this height and width from its logits (C, H, W). Pixels that a
-    centre crop does not show are `IGNORED`."""
-    rows, columns = geometry.shown_part(sides[1], sides[0])
+def mask_of(logits: Tensor, sides: tuple[int, int], part: tuple[slice, slice] | None) -> np.ndarray:
+    """Return the mask, uint8 (H0, W0), of a picture of this height and width from its logits (C, H, W). `part`: the
+    rows and columns that the logits are of, None: all; the other pixels are `IGNORED`."""
+    rows, columns = part or (slice(sides[0]), slice(sides[1]))
     height, width = rows.stop - (rows.start or 0), columns.stop - (columns.start or 0)
     resampled = F.interpolate(logits[None], size=(height, width), mode="bilinear", align_corners=False)
     mask = np.full(sides, IGNORED, dtype=np.uint8)

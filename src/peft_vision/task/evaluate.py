@@ -25,6 +25,7 @@ from peft_vision.core.trust import check_targets
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.data.splits import Splits
+from peft_vision.data.windows import in_windows
 from peft_vision.runs.run import Run, place
 from peft_vision.runs.saved import Saved, open_saved, read_config, saved_folder
 from peft_vision.task.base import Task
@@ -113,7 +114,8 @@ class Evaluate(Task):
                 splits = data.load(preprocessing, read={self.split})
             images = self._images(splits, positions)
             _log.info("%-9s %s", "data", splits.source)
-            metrics = trainer.evaluate(saved.model, images, self.split, workers=data.workers, world=here)
+            seen = in_windows({"scored": images}, saved.model.criterion.stride)["scored"]
+            metrics = trainer.evaluate(saved.model, seen, self.split, workers=data.workers, world=here)
             if here.is_main:
                 facts = {
                     "run": saved.folder.name,

@@ -23,6 +23,7 @@ from peft_vision.data.fill import left_out, verify
 from peft_vision.data.folders import image_files
 from peft_vision.data.images import Images, Undecoded, usable
 from peft_vision.data.pictures import Files, Labelled, labelled
+from peft_vision.data.windows import WindowPixels
 from peft_vision.objective.segmentation import IGNORED
 from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
@@ -115,8 +116,17 @@ class Predict(Task):
             check_font(self.font, [*saved.recipe.classes, *map(one_line, files.paths)])
             out = saved.output(config["out"], f"predictions/{given.name}")
             pictures = readable(files, given.place, geometry, threads=max(1, usable(data.workers)))
-            images = Images(pictures.labels, Undecoded(files, pictures.indices, geometry), "none")
+            stride = saved.model.criterion.stride
+            if stride is None:
+                pixels, labels = Undecoded(files, pictures.indices, geometry), pictures.labels
+            else:
+                pixels = WindowPixels(files, pictures.indices, geometry, stride)
+                labels = torch.zeros(len(pixels.windows))
+            images = Images(labels, pixels, "none")
             outputs = _outputs(saved, images, trainer, workers=data.workers, device=here.device)
+            if stride is not None:
+                outputs = pixels.averaged(outputs, range(len(pictures)))
+                outputs = (logits[None] for logits in outputs)
             names = [files.paths[index] for index in pictures.indices.tolist()]
             if saved.model.segments:
                 said, sections = self._masks(saved, pictures, names, outputs, geometry, out)
@@ -158,7 +168,8 @@ class Predict(Task):
         logits = (image for batch in outputs for image in batch)
         for stem, name, index, image in zip(stems(names), names, pictures.indices.tolist(), logits, strict=True):
             picture = pictures.pictures.read(index)
-            mask = mask_of(image, picture.size[::-1], geometry)
+            part = None if saved.model.criterion.stride is not None else geometry.shown_part(*picture.size)
+            mask = mask_of(image, picture.size[::-1], part)
             counts += torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=IGNORED + 1)[: len(classes)]
             overlay = write_mask(mask, picture, len(classes), out, stem)
             if len(tiles) < self.sheet_images:

@@ -22,10 +22,11 @@ from peft_vision.core.seeding import derive
 from peft_vision.data.images import Source
 from peft_vision.data.splits import Splits
 from peft_vision.data.twins import worded
+from peft_vision.data.windows import in_windows
 from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
-from peft_vision.objective.base import ACCURACY, ranked, rule_in_words
+from peft_vision.objective.base import ACCURACY, NOTHING_TO_CHOOSE_BY, ranked, rule_in_words
 from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
@@ -36,7 +37,7 @@ from peft_vision.shift.scoring import NO_VALIDATION
 from peft_vision.task.mirrored import mirrored, summary, tell_epochs
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.tracker.trackers import Log
-from peft_vision.training.checks import check_whole_batch
+from peft_vision.training.checks import check_mixed_inputs, check_whole_batch
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
 from peft_vision.training.train_state import Training, TrainState
@@ -106,7 +107,10 @@ class TrainingSession:
         self.earlier_images = dict(self.state.backbone_images)
         with needing_memory("the backbone", here.device, "choose a smaller backbone, or a device with more memory"):
             self.model.to(here.device)
-        self.store = open_store(experiment, self.model, self.splits.parts(), here)
+        self.parts = in_windows(self.splits.parts(), self.model.criterion.stride)
+        self.store = open_store(experiment, self.model, self.parts, here)
+        stored = self.store.stores("train")
+        check_mixed_inputs(experiment.trainer, stored=stored, processes=here.size)
         self.facts = _facts(experiment, self.model, self.splits)
         self.environment = environment(here.device, here.size, files_of(experiment.user_code))
         if here.is_main:
@@ -128,6 +132,8 @@ class TrainingSession:
             lines = {**lines, "rate": untuned}
         for group, line in lines.items():
             logger.info("%-9s %s", group, line)
+        if self.model.criterion.chooses and self.splits.val is None:
+            logger.warning("objective %s", NOTHING_TO_CHOOSE_BY)
         self.log = held.enter_context(mirrored(experiment, run, anew=self.state.rows == 0))
         tell_epochs(self.log, experiment)
 
@@ -174,7 +180,7 @@ class TrainingSession:
 
     def _source(self, split: str) -> Source | None:
         """Return what the present phase reads of a split, or None if there is no such split."""
-        return self.store.source(split) if split in self.splits.parts() else None
+        return self.store.source(split) if split in self.parts else None
 
     def _record(self, metrics: dict[str, float]) -> str | None:
         """Write a row of metrics, and return the pruner's reason to stop the run, if it has one."""
@@ -217,10 +223,11 @@ class TrainingSession:
         self.state.probe = self._score("probe/")
 
     def _backbone_images(self) -> dict[str, int]:
-        """Return how many images of each split went through the backbone, over all processes and before a resume."""
-        parts = self.splits.parts()
-        shares = self.here.gather({split: images.handed_out for split, images in parts.items()})
-        return {split: self.earlier_images.get(split, 0) + sum(share[split] for share in shares) for split in parts}
+        """Return how many images, or windows of them, of each split went through the backbone, over all processes and
+        before a resume."""
+        shares = self.here.gather({split: images.handed_out for split, images in self.parts.items()})
+        earlier = self.earlier_images
+        return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in self.parts}
 
     def _result(self, metrics: Mapping[str, float]) -> Result:
         """Return the content of result.json."""

@@ -15,6 +15,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.head.base import BatchNorm
 from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.models.model import Model
+from peft_vision.objective.base import Objective
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.training.trainer import Trainer
 
@@ -39,6 +40,40 @@ def check_stage(
         faults.append(f"interpolation: chooses alpha by validation, {_WHY}; write interpolation=none")
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def check_mixing(trainer: Trainer, objective: Objective, optimizers: Mapping[str, Optimizer]) -> None:
+    """Raise ConfigError if images are to be mixed whose labels cannot be, or that a solver reads. `optimizers`: those
+    that fit something, by config group."""
+    if not trainer.mixes:
+        return
+    if objective.labels_are != "classes":
+        raise ConfigError(f"{_mixing(trainer)}, and labels of one class a picture (objective=single_label); set 0")
+    for group, optimizer in optimizers.items():
+        if isinstance(optimizer, Solver):
+            solver = type(optimizer).__name__
+            raise ConfigError(f"{group}: {solver} solves on images as they are; use {group}=adamw, or {_off(trainer)}")
+
+
+def check_mixed_inputs(trainer: Trainer, *, stored: bool, processes: int) -> None:
+    """Raise ConfigError if images are to be mixed whose features are stored, or of whose batches each of several
+    processes sees a part."""
+    if trainer.mixes and stored:
+        what = "here the features of the training images are stored, unmixed"
+        raise ConfigError(f"{_mixing(trainer)}, and {what}; set features.use=never, or {_off(trainer)}")
+    if trainer.mixes and processes > 1:
+        what = f"of which each of {processes} processes sees a part"
+        raise ConfigError(f"{_mixing(trainer)} of a whole batch, {what}; use one process, or {_off(trainer)}")
+
+
+def _mixing(trainer: Trainer) -> str:
+    name = "mixup_alpha" if trainer.mixup_alpha else "cutmix_alpha"
+    return f"trainer.{name}: it mixes the pixels of images"
+
+
+def _off(trainer: Trainer) -> str:
+    given = {"mixup_alpha": trainer.mixup_alpha, "cutmix_alpha": trainer.cutmix_alpha}
+    return " ".join(f"trainer.{name}=0" for name, alpha in given.items() if alpha)
 
 
 def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None:

@@ -1,6 +1,7 @@
 """This module passes the images of a data split through a model once, and scores what the model predicts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,10 @@ class InferencePass:
 
 
 def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
-    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size."""
+    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size;
+    windows are put together, so that the columns are those of the pictures."""
+    if source.windows is not None:
+        return _judged_in_windows(model, source, inference)
 
     def look(seen: Any, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         outputs = model(seen).float()
@@ -40,6 +44,29 @@ def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tens
 
 
 @torch.no_grad()
+def _judged_in_windows(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
+    """Return the columns of pictures whose windows are the inputs of `source`, each process those of a part of them."""
+    world, windows = inference.world, source.windows
+    places = world.share(torch.arange(len(windows.sides))).tolist()
+    asked = places or [0]  # a process without a picture computes one, whose rows are left out
+    index_batches = torch.cat([windows.of(place) for place in asked]).split(inference.batch_size)
+    rows: list[tuple[Tensor, ...]] = []
+    with _evaluating(model, len(source), inference, unit="windows") as progress:
+
+        def outputs() -> Iterator[Tensor]:
+            inputs = source.batches(index_batches, seed=None, workers=inference.workers)
+            for seen, labels in on_device(inputs, world.device):
+                yield model(seen).float()
+                progress.advance(len(labels) * world.size)
+
+        for place, logits in zip(asked, windows.averaged(outputs(), asked), strict=True):
+            mask = source.whole_mask(place)
+            labels = windows.resized(mask).to(logits.device)
+            rows.append(model.criterion.judge_whole(logits[None], labels[None], [torch.from_numpy(mask)]))
+    return _gathered(rows, world, most=len(places))
+
+
+@torch.no_grad()
 def columns(
     model: nn.Module,
     source: Source,
@@ -48,16 +75,29 @@ def columns(
 ) -> tuple[Tensor, ...]:
     """Return what `look` computes from each input, its label and its place in `source`, with `model` in evaluation
     mode: tensors (n, ...), all in the same order. Each process computes a part, and all get the whole."""
-    was_training, world = model.training, inference.world
-    model.eval()
+    world = inference.world
     batches = [world.share(batch) for batch in torch.arange(len(source)).split(inference.batch_size * world.size)]
     rows: list[tuple[Tensor, ...]] = []
-    room = needing_memory(f"a forward pass of {inference.batch_size} images", world.device, SMALLER_PASS)
-    with Progress(label=inference.label, total=len(source), unit="images") as progress, inference.autocast, room:
+    with _evaluating(model, len(source), inference, unit="images") as progress:
         inputs = on_device(source.batches(batches, seed=None, workers=inference.workers), world.device)
         for (seen, labels), indices in zip(inputs, batches, strict=True):
             rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)
+    return _gathered(rows, world)
+
+
+@contextmanager
+def _evaluating(model: nn.Module, total: int, inference: InferencePass, *, unit: str) -> Iterator[Progress]:
+    """Put the model into evaluation mode, and yield the progress of a pass of `total` inputs."""
+    was_training = model.training
+    model.eval()
+    room = needing_memory(f"a forward pass of {inference.batch_size} {unit}", inference.world.device, SMALLER_PASS)
+    with Progress(label=inference.label, total=total, unit=unit) as progress, inference.autocast, room:
+        yield progress
     model.train(was_training)
-    process_columns = tuple(torch.cat(column).cpu() for column in zip(*rows, strict=True))
+
+
+def _gathered(rows: list[tuple[Tensor, ...]], world: World, *, most: int | None = None) -> tuple[Tensor, ...]:
+    """Return the columns of all processes, of each process's rows at most so many."""
+    process_columns = tuple(torch.cat(column)[:most].cpu() for column in zip(*rows, strict=True))
     return tuple(torch.cat(column) for column in zip(*world.gather(process_columns), strict=True))

@@ -20,7 +20,7 @@ class Inputs(Source):
     for the `num_batches` that were yielded, without what lies there from the start."""
 
     def __init__(self, source: Source, room: DeviceRoom) -> None:
-        self.whole_mask = source.whole_mask
+        self.whole_mask, self.windows = source.whole_mask, source.windows
         self.num_batches = 0
         self._source = source
         self._device = room.device

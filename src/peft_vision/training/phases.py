@@ -46,6 +46,8 @@ def fit_phases(
         stored = isinstance(source, Observed) and source.views == 1
         # features of a backbone with a method's modules are not stored, since no other run could read them
         from_images = isinstance(source, Images) and source.augment == "none" and model.frozen is None
+        if trainer.mixes:  # which is done to pixels
+            return source
         alone = model.phase.probe and not model.phase.live_readout and not model.segments  # a grid is read as stored
         fixed = alone and (stored or from_images)
         if not fixed or len(source) * model.readout.width * 4 > memory_bytes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from peft_vision.backbone.frozen_weights import rounded_once
-from peft_vision.core.config import NOT_HASHED, ConfigError, Pruned, component
+from peft_vision.core.config import NOT_HASHED, ConfigError, HashDefault, Pruned, component
 from peft_vision.core.device_memory import DeviceRoom, needing_memory, on_device
 from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
@@ -29,6 +29,7 @@ from peft_vision.optimizer.restore import footprint, restore
 from peft_vision.training.evaluate import InferencePass, judged
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
+from peft_vision.training.mixup import ImageMixing
 from peft_vision.training.step import Arithmetic, Batch, Update, normalises_batches
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.watch import LossWatch, Unreached
@@ -40,7 +41,8 @@ class Trainer:
     same gradient; auto: one, and twice as many each time that the device has no memory left. `checkpointing`: recompute
     activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
     the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
-    validation accuracy, or whatever the objective chooses by, of equal ones the lowest loss, then the first."""
+    validation accuracy, or whatever the objective chooses by, of equal ones the lowest loss, then the first.
+    `mixup_alpha`, `cutmix_alpha`: of the shares by which images and labels are mixed (mixup.py); 0: not."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -53,6 +55,13 @@ class Trainer:
     compile: Compile
     save_seconds: Annotated[NonNegativeFloat, NOT_HASHED]
     keep: Literal["last", "best"]
+    mixup_alpha: Annotated[Annotated[float, Field(ge=0)], HashDefault(0.0)]
+    cutmix_alpha: Annotated[Annotated[float, Field(ge=0)], HashDefault(0.0)]
+
+    @property
+    def mixes(self) -> bool:
+        """True if images are mixed in training."""
+        return bool(self.mixup_alpha or self.cutmix_alpha)
 
     def computes_in(self, device: torch.device) -> torch.dtype:
         """Return bf16 where asked for, or where `auto` meets a GPU that computes it natively; else fp32."""
@@ -122,7 +131,9 @@ class Trainer:
             again = world.size == 1 and not optimizer.steps_during_backward and not normalises_batches(model)
             release = partial(released, inputs, val) if again and self.compile != "cuda_graph" else None
             update = self.updates(model, stepper, world, release=release, parts=state.parts)
-            step = _Steps(self, model, inputs, training, optimizer, update, Unreached(model))
+            alphas, classes = (self.mixup_alpha, self.cutmix_alpha), model.criterion.num_outputs
+            mixing = ImageMixing(*alphas, classes, model.normalize, training.seed)
+            step = _Steps(self, model, inputs, training, optimizer, update, Unreached(model), mixing)
             last = step.first + self.epochs
             for epoch in range(state.epochs, last):
                 started = monotonic()
@@ -256,6 +267,7 @@ class _Steps:
     optimizer: Stepper
     update: Update | GraphedUpdate
     unreached: Unreached
+    mixing: ImageMixing
 
     @property
     def first(self) -> int:
@@ -274,7 +286,7 @@ class _Steps:
             for index, batch in enumerate(batches):
                 factor = self.training.schedule.factor((epoch - self.first) * steps + index, epochs * steps)
                 lr = self.optimizer.lr * self.model.phase.lr_factor * factor
-                watch.add(self.update(batch, lr), lr=lr)
+                watch.add(self.update(self.mixing(batch, epoch, index), lr), lr=lr)
                 if index == 0:
                     self.unreached.check()
                 progress.advance(batch.size, epoch=f"{epoch - self.first + 1}/{epochs}", **watch.shown())
