@@ -31,6 +31,9 @@ PUSH = ("task=push", f"task.repo={REPO}")
 def run(trained, tmp_path) -> Path:
     """A finished run, and one beside it that has another seed and other figures."""
     folder = shutil.copytree(trained, tmp_path / "runs" / trained.name)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"]["path"] = str(tmp_path / "pictures")  # as that of a folder of pictures
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     twin = shutil.copytree(trained, tmp_path / "runs" / trained.name.replace("-s0-", "-s1-"))
     result = Run(twin).read_result()
     metrics = {**result.metrics, "test/accuracy": result.metrics["test/accuracy"] / 2}
