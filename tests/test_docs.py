@@ -87,6 +87,7 @@ def slugs(text: str) -> set[str]:
 def commands(text: str) -> set[str]:
     """The commands in blocks of code and within lines, without remarks."""
     whole = re.sub(r"\\\n\s*", " ", text).replace("{run}", "FOLDER")
+    whole = re.sub(r"\$\(ls -d [^)]*\)", "FOLDER", whole)  # what a shell finds
     blocks = re.findall(r"^(?:    |!|PYTHONPATH=\. )(peft-vision .*)$", whole, re.MULTILINE)
     several = re.findall(r"^    torchrun .*-m peft_vision.cli (.*)$", whole, re.MULTILINE)
     lines = {re.split(r"\s+# |\s+\|", line)[0] for line in [*blocks, *(f"peft-vision {words}" for words in several)]}
