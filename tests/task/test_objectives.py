@@ -142,7 +142,7 @@ def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("run", ["several", "numbers", "masks"])
+@pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
 def test_kept_predictions_are_those_that_predict_and_evaluate_make(run, here, request):
     folder = request.getfixturevalue(run)
     found = [row for row in parquet.read_table(folder / "predictions.parquet").to_pylist() if row["split"] == "test"]
@@ -152,11 +152,12 @@ def test_kept_predictions_are_those_that_predict_and_evaluate_make(run, here, re
     assert path.with_suffix(".png").is_file()
     assert ("worst" in outcome.out) == (run != "numbers")
     scored = parquet.read_table(path).to_pylist()
-    told = {} if run == "masks" else {row["file"]: row for row in rows(predicted(here, folder) / "predictions.csv")}
+    dense = run in ("masks", "windows")
+    told = {} if dense else {row["file"]: row for row in rows(predicted(here, folder) / "predictions.csv")}
     assert [row["path"] for row in scored] == [row["path"] for row in found]
     for row, again in zip(found, scored, strict=True):
         said = told.get(Path(row["path"]).name)
-        if run == "masks":
+        if dense:
             assert row["cells"] == again["cells"]
             assert row["pixels"] == again["pixels"]
             assert sum(row["pixels"]) == 32 * 32
