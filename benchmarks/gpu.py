@@ -73,6 +73,7 @@ class Bench:
         values = {"epochs": 1, "batch_size": self.options.batch, "accumulate": 1, "eval_batch_size": self.options.batch}
         values |= {"clip_norm": None, "label_smoothing": 0.0, "precision": "bf16", "checkpointing": False}
         values |= {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        values |= {"keep_predictions": False}
         return Trainer(**{**values, "compile": False, "save_seconds": 1e9, "keep": "last", **changed})
 
     def vit(self, name: str) -> nn.Module:

@@ -27,6 +27,7 @@ INCIDENTAL_KEYS = {
     "features.also",
     "trainer.eval_batch_size",
     "trainer.save_seconds",
+    "trainer.keep_predictions",
     "method.lr",
 }
 """Where files lie, how much is kept, and how fast it goes."""

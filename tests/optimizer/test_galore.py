@@ -53,6 +53,7 @@ TRAINER = {
     "keep": "last",
     "mixup_alpha": 0.0,
     "cutmix_alpha": 0.0,
+    "keep_predictions": False,
 }
 GALORE = ("experiment=smoke", "method=full", "optimizer=galore_adamw", "optimizer.rank=4", "optimizer.gap=2")
 

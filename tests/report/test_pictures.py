@@ -1,13 +1,16 @@
 """Pictures as files: the same bytes for the same runs, and nothing in them that asks for a network."""
 
 import re
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
 
 from boards import board, boards
 from made_up_runs import write_run
-from peft_vision.report.pictures import pictures, save_figure
+from peft_vision.report.leaderboard import Leaderboard
+from peft_vision.report.per_class import class_report
+from peft_vision.report.pictures import Picture, file_stems, pictures, save_figure
 
 EPOCHS = [(2.0, 0.5), (1.0, 0.6)]
 
@@ -22,9 +25,13 @@ def runs(tmp_path):
     return runs
 
 
+def shown(found: list[Leaderboard]) -> Iterator[Picture]:
+    return pictures(found, class_report(found, file_stems(found)))
+
+
 def hung(runs, out, formats=("png", "svg")):
     out.mkdir()
-    return [save_figure(picture, out, formats) for picture in pictures([board(runs)])]
+    return [save_figure(picture, out, formats) for picture in shown([board(runs)])]
 
 
 def test_every_picture_is_there_in_every_format(runs, tmp_path):
@@ -72,7 +79,7 @@ def test_no_word_of_a_picture_lies_outside_it(tmp_path):
             for lr, decay in ((1e-5, 0.0), (1e-5, 1e-4), (0.3, 0.0)):
                 asked = {"method": method, "backbone": backbone, "lr": lr, "decay": decay, "epochs": EPOCHS}
                 write_run(tmp_path, data="a_data_set_with_a_long_name", train_seconds=2.0, peak_mib=900.5, **asked)
-    for picture in pictures(boards(tmp_path)):
+    for picture in shown(boards(tmp_path)):
         figure = picture.figure
         figure.draw_without_rendering()
         renderer = figure.canvas.get_renderer()

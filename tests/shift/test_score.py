@@ -53,7 +53,8 @@ def evaluated(model: Model) -> dict[str, float]:
     values = {"epochs": 1, "batch_size": 8, "accumulate": 1, "eval_batch_size": 8, "clip_norm": None}
     values |= {"label_smoothing": 0.0, "precision": "fp32", "checkpointing": False, "compile": False}
     values |= {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-    found = Trainer(**values, save_seconds=0.0, keep="last").evaluate(model, IMAGES, "ood", workers=0, world=ALONE)
+    values |= {"save_seconds": 0.0, "keep": "last", "keep_predictions": False}
+    found = Trainer(**values).evaluate(model, IMAGES, "ood", workers=0, world=ALONE)
     return {name.removeprefix("ood/"): value for name, value in found.items()}
 
 

@@ -169,9 +169,10 @@ def test_the_comparison_of_lp_ft_runs_what_its_grids_say(compared):
 def test_it_ends_in_a_table_and_pictures(compared):
     report = compared / "runs" / "lp_ft_vs_ft" / "report"
     kinds = ("pareto", "curves", "response", "scatter", "alpha", "shifts")
+    kinds += tuple(f"confusion-{method}" for method in ("linear", "full", "lp_ft", "lora"))
     pictures = {f"image_folder-vit_micro-{kind}.{form}" for kind in kinds for form in ("png", "svg")}
     texts = {f"{name}.{form}" for name in ("leaderboard", "table") for form in ("csv", "md", "tex")}
-    texts |= {"table.json", "report.html"}
+    texts |= {"table.json", "report.html", "image_folder-vit_micro-classes.csv", "image_folder-vit_micro-confusion.csv"}
     visible = {path.name for path in report.iterdir() if not path.name.startswith(".")}
     assert visible == texts | pictures
     for path in report.glob("*.png"):

@@ -1,9 +1,24 @@
 """Contact sheets: nothing is cut off, nothing overlaps."""
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops
+from scipy.sparse import csr_matrix
 
-from peft_vision.task.contact_sheet import COLUMNS, TILE, Tile, contact_sheet, fitted, open_font, wrapped
+from peft_vision.data.arrays import Arrays
+from peft_vision.data.pictures import Labelled
+from peft_vision.objective.predictions import KeptPredictions
+from peft_vision.task.contact_sheet import (
+    COLUMNS,
+    TILE,
+    Tile,
+    contact_sheet,
+    fitted,
+    judged_sections,
+    open_font,
+    wrapped,
+)
 
 NAMES = [
     "cat",
@@ -85,3 +100,30 @@ def test_pictures_of_any_shape_are_shown_whole():
 def test_the_grid_is_no_wider_than_its_columns():
     widths = [contact_sheet({"all": [tile("a")] * n}, font_name=None).width for n in (1, 2, COLUMNS, COLUMNS + 1)]
     assert widths[0] < widths[1] < widths[2] == widths[3]
+
+
+def test_the_worst_come_first_and_the_best_last_none_twice_with_truth_beside_prediction():
+    loss = np.array([0.1, 3.0, 0.5, 2.0, 0.2], np.float32)
+    truth, prediction = np.array([0, 1, 0, 1, 0]), np.array([0, 0, 0, 0, 0])
+    found = KeptPredictions("classes", ("cat", "dog"), loss, truth, prediction, np.full((5, 2), 0.75, np.float32))
+    pictures = Labelled(Arrays(np.zeros((9, 4, 4, 3), np.uint8)), torch.arange(5) + 4, torch.zeros(5))
+    worst, best = judged_sections(found, pictures, 4, overlays=None).values()
+    assert [(one.name, one.remark, one.file) for one in worst] == [
+        ("true: dog", "predicted cat, 75.0 %", "image 5"),
+        ("true: dog", "predicted cat, 75.0 %", "image 7"),
+    ]
+    assert [(one.name, one.remark, one.file) for one in best] == [
+        ("true: cat", "right, 75.0 %", "image 4"),
+        ("true: cat", "right, 75.0 %", "image 8"),
+    ]
+
+
+def test_a_mask_has_two_tiles_and_pictures_without_labelled_pixels_have_none():
+    confusion = csr_matrix(np.array([[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 0, 0]]))
+    found = KeptPredictions("masks", ("a", "b"), np.zeros(3, np.float32), confusion=confusion)
+    pictures = Labelled(Arrays(np.zeros((3, 4, 4, 3), np.uint8)), torch.arange(3), torch.zeros(3))
+    shown = (Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue"))
+    worst, best = judged_sections(found, pictures, 24, overlays=lambda place: shown).values()
+    said = [("true", "mean IoU 0.0 %", "image 1"), ("predicted", "0.0 % of pixels right", "")]
+    assert [(one.name, one.remark, one.file) for one in worst] == said
+    assert [one.file for one in best] == ["image 0", ""]

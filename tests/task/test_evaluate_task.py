@@ -156,7 +156,7 @@ def test_observations_are_rounded_as_in_the_run(tmp_path):
 def test_it_prints_a_table_and_says_where_the_scores_are(run):
     outcome = call("task=evaluate", f"run={run}", *SMOKE, "out=scores", cwd=run.parent)
     assert "test (359 images)" in outcome.out
-    (path,) = (run.parent / "scores").iterdir()
+    (path,) = (run.parent / "scores").glob("*.json")
     accuracy = json.loads(path.read_text())["metrics"]["test/accuracy"]
     assert f"{100 * accuracy:.2f}" in outcome.out
     assert not (run / "evaluations").exists()

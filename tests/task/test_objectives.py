@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from command import call, run_folder
 
@@ -141,6 +142,33 @@ def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
+def test_kept_predictions_are_those_that_predict_and_evaluate_make(run, here, request):
+    folder = request.getfixturevalue(run)
+    found = [row for row in parquet.read_table(folder / "predictions.parquet").to_pylist() if row["split"] == "test"]
+    outcome = call("task=evaluate", f"run={folder}", f"out={run}-scores", cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    (path,) = (here / f"{run}-scores").glob("*.parquet")
+    assert path.with_suffix(".png").is_file()
+    assert ("worst" in outcome.out) == (run != "numbers")
+    scored = parquet.read_table(path).to_pylist()
+    dense = run in ("masks", "windows")
+    told = {} if dense else {row["file"]: row for row in rows(predicted(here, folder) / "predictions.csv")}
+    assert [row["path"] for row in scored] == [row["path"] for row in found]
+    for row, again in zip(found, scored, strict=True):
+        said = told.get(Path(row["path"]).name)
+        if dense:
+            assert row["cells"] == again["cells"]
+            assert row["pixels"] == again["pixels"]
+            assert sum(row["pixels"]) == 32 * 32
+        elif run == "several":
+            assert [float(said[name]) for name in ("red", "tall")] == pytest.approx(row["probabilities"], rel=1e-3)
+            assert said["classes"] == ";".join(row["prediction"])
+        else:
+            assert [float(said[name]) for name in ("height", "width")] == pytest.approx(row["prediction"], rel=1e-3)
+            assert again["truth"] == row["truth"]
+
+
 def test_several_classes_are_those_above_the_threshold_of_validation(here, several):
     threshold = result(several)["metrics"]["test/threshold"]
     found = rows(predicted(here, several) / "predictions.csv")
@@ -176,7 +204,12 @@ def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers,
         assert metrics[name] == pytest.approx(found["metrics"][f"test/{name}"])
     text = (here / "report/leaderboard.md").read_text()
     assert "mean iou" in text
-    assert (here / "report/report.html").is_file()
+    text = (here / "report/report.html").read_text()
+    assert all(heading in text for heading in ("average precision, %", "IoU, %", "Predicted against true numbers"))
+    of_classes = {path.name.rpartition("-")[0]: rows(path) for path in (here / "report").glob("*-classes.csv")}
+    (overlaps,) = [found for found in of_classes.values() if "iou" in found[0]]
+    assert np.mean([float(row["iou"]) for row in overlaps]) == pytest.approx(metrics["mean_iou"])
+    assert len(of_classes) == 2
 
 
 @pytest.mark.parametrize(

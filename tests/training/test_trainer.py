@@ -35,6 +35,7 @@ PLAIN = {
     "keep": "last",
     "mixup_alpha": 0.0,
     "cutmix_alpha": 0.0,
+    "keep_predictions": False,
 }
 
 

@@ -132,6 +132,7 @@ class Data(ABC):
             twins=find_twins(
                 {split: part for split, part in parts.items() if split in read}, threads=max(1, usable(self.workers))
             ),
+            pictures=parts,
             labels_are=sets.labels_are,
         )
 

@@ -35,7 +35,7 @@ def pyarrow() -> ModuleType:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise ConfigError("data: parquet files are read by pyarrow; pip install 'peft-vision[data]'") from error
+        raise ConfigError("data: parquet files are read by pyarrow; pip install pyarrow") from error
     return pyarrow.parquet
 
 

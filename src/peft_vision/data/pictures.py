@@ -70,6 +70,9 @@ class Files(EncodedPictures):
     def name(self, index: int) -> str:
         return shown(self.root / self.paths[index])
 
+    def path(self, index: int) -> str:
+        return Path(self.paths[index]).as_posix()
+
     def opened(self, index: int) -> AbstractContextManager[Image.Image]:
         return open_file(self.root / self.paths[index])
 

@@ -27,6 +27,11 @@ class Pictures(ABC):
     def name(self, index: int) -> str:
         """Return the name that identifies a picture to the user."""
 
+    def path(self, index: int) -> str | None:
+        """Return where the file of a picture lies below the folder of its data set; None if it has no file of its
+        own."""
+        return None
+
     @abstractmethod
     def read(self, index: int) -> Image.Image:
         """Return the picture in mode RGB, not resized; of another number of channels, a preview for people."""
@@ -107,6 +112,10 @@ class Forwarded(Pictures):
     def name(self, index: int) -> str:
         pictures, index = self.at(index)
         return pictures.name(index)
+
+    def path(self, index: int) -> str | None:
+        pictures, index = self.at(index)
+        return pictures.path(index)
 
     def read(self, index: int) -> Image.Image:
         pictures, index = self.at(index)

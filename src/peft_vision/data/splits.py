@@ -63,6 +63,7 @@ class LabelledSets:
 class Splits:
     """The decoded splits of a data set for one run.
 
+    `pictures`: those of each split before they were decoded, in the order of its images.
     `val` is None if there is no validation part, `test` is None while settings are tuned. `fingerprint`: sha256 of
     pictures, labels and division. `skipped`: the number of corrupt pictures left out. `source`: one line for people.
     `classes`, `group`, `provenance` and `labels_are` are as in LabelledSets; `twins` are as `find_twins` returns them.
@@ -78,6 +79,7 @@ class Splits:
     group: str
     provenance: Mapping[str, str]
     twins: Mapping[str, Twins] | None
+    pictures: Mapping[str, Labelled]
     labels_are: LabelKind = "classes"
 
     @property

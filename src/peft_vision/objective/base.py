@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from peft_vision.core.config import ConfigError, component
 from peft_vision.data.splits import LabelKind
 from peft_vision.head.base import Head
+from peft_vision.objective.predictions import KeptPredictions
 
 _LABELS = {
     "classes": "one class a picture (objective=single_label)",
@@ -137,6 +138,16 @@ class Criterion(nn.Module, ABC):
     def judge(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Return columns, (B, ...) each, of what `scores` needs of a batch; the first has the loss of each image."""
 
+    def kept(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return columns, (B, ...) each, of what is kept of a batch's predictions and is not in those of `judge`; by
+        default none."""
+        return ()
+
+    def predictions(self, columns: Sequence[Tensor], classes: Sequence[str]) -> KeptPredictions | None:
+        """Return the predictions in the columns of `judge` and `kept`, concatenated, of classes or targets with these
+        names; by default None, and none are kept."""
+        return None
+
     @abstractmethod
     def made_up_labels(self, count: int, sides: tuple[int, int], generator: Generator) -> Tensor:
         """Return random labels of so many images of this height and width, to measure a step with."""
@@ -144,7 +155,7 @@ class Criterion(nn.Module, ABC):
     @abstractmethod
     def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
         """Return the metrics of all images from the columns that `judge` returned, concatenated, the chosen one and the
-        mean `loss` among them. A metric that these images do not define is left out."""
+        mean `loss` among them; those of `kept` may follow. A metric that these images do not define is left out."""
 
 
 @component

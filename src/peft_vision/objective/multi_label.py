@@ -20,6 +20,7 @@ from peft_vision.objective.base import (
     checked_losses,
     checked_weights,
 )
+from peft_vision.objective.predictions import KeptPredictions, arrays, likeliest
 
 MEAN_AP = Metric("mean_average_precision")
 
@@ -92,6 +93,12 @@ class SeveralClasses(Criterion):
     def judge(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Return the loss (B,), the probabilities (B, C) and the labels (B, C)."""
         return self._losses(outputs, labels), outputs.sigmoid(), labels
+
+    def predictions(self, columns: Sequence[Tensor], classes: Sequence[str]) -> KeptPredictions:
+        loss, probabilities, labels = columns
+        present = probabilities >= self.threshold.cpu()
+        parts = arrays([loss, labels > 0, present, *likeliest(probabilities)])
+        return KeptPredictions("several", tuple(classes), *parts)
 
     def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
         losses, probabilities, labels = columns

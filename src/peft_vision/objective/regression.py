@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from peft_vision.core.config import component
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.base import Criterion, Metric, Objective, checked_losses
+from peft_vision.objective.predictions import KeptPredictions, arrays
 
 _METRICS = {
     "r2": Metric("r2", is_fraction=False),
@@ -76,6 +77,10 @@ class Numbers(Criterion):
     def judge(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Return the loss (B,), the outputs (B, T) and the labels (B, T)."""
         return self._losses(outputs, labels), outputs, labels
+
+    def predictions(self, columns: Sequence[Tensor], classes: Sequence[str]) -> KeptPredictions:
+        loss, outputs, labels = arrays(columns)
+        return KeptPredictions("numbers", tuple(classes), loss, labels, outputs)
 
     def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
         """Return the mean of each metric over the targets, and that of each target where there are several."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
+from scipy.sparse import csr_matrix
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from peft_vision.objective.base import (
     checked_losses,
     checked_weights,
 )
+from peft_vision.objective.predictions import KeptPredictions
 
 IGNORED = 255
 """The label of pixels that neither train nor count."""
@@ -97,6 +99,11 @@ class Pixels(WeightedClasses):
             resampled = F.interpolate(logits[None], size=mask.shape, mode="bilinear", align_corners=False)
             matrices.append(confusion(mask.to(outputs.device), resampled[0].argmax(dim=0), self.num_outputs))
         return self._losses(outputs, labels), torch.stack(matrices)
+
+    def predictions(self, columns: Sequence[Tensor], classes: Sequence[str]) -> KeptPredictions:
+        loss, matrices = columns
+        confused = csr_matrix(matrices.flatten(1).numpy())
+        return KeptPredictions("masks", tuple(classes), loss.numpy(), confusion=confused)
 
     def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
         losses, matrices = columns

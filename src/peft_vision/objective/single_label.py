@@ -5,7 +5,7 @@ The expected calibration error is the mean over 15 equal bins of confidence, wei
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
 import torch
@@ -24,6 +24,7 @@ from peft_vision.objective.base import (
     checked_losses,
     checked_weights,
 )
+from peft_vision.objective.predictions import KeptPredictions, arrays, likeliest
 
 CALIBRATION_BINS = 15
 ONE_CLASS = {"_target_": "SingleLabel"}
@@ -91,8 +92,16 @@ class OneClass(WeightedClasses):
     def judge(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         return judge(outputs, labels)
 
+    def kept(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the probabilities (B, C), or of many classes those of the likeliest ones, and these."""
+        return likeliest(self.answers(outputs))
+
+    def predictions(self, columns: Sequence[Tensor], classes: Sequence[str]) -> KeptPredictions:
+        loss, labels, predicted, _, _, *shares = arrays(columns)
+        return KeptPredictions("classes", tuple(classes), loss, labels, predicted, *shares)
+
     def scores(self, columns: Sequence[Tensor]) -> dict[str, float]:
-        return Predictions(*columns).metrics()
+        return Predictions(*columns[: len(fields(Predictions))]).metrics()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from peft_vision.report.id_ood import Comparison, comparisons
 from peft_vision.report.leaderboard import leaderboards
 from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.options import Options
+from peft_vision.report.per_class import class_report
 from peft_vision.report.published_comparison import published_comparisons, published_tables
 from peft_vision.report.shift_table import record, shift_tables
 from peft_vision.runs.run import attempt, place, tidy, writing
@@ -58,22 +60,25 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     texts["table.md"] = texts.get("table.md", "") + _left_out(left_out)  # of tuning runs alone there is no table
     # here, because importing the drawing modules takes most of a second
     from peft_vision.report.page import page
-    from peft_vision.report.pictures import pictures, save_figure
+    from peft_vision.report.pictures import file_stems, pictures, save_figure
 
     scored = [table for table, comparison in zip(tables["table"], of_classes, strict=True) if comparison.sets]
     on_page = {"leaderboard": tables["leaderboard"], "published": tables["published"], "shifts": scored}
+    classes = class_report(boards, file_stems(boards))
+    of_each_class = classes.files()
     with _alone(out) as is_first, _settled():
-        drawn = [save_figure(picture, out, options.pictures) for picture in pictures(boards)]
-        texts["report.html"] = page(boards, on_page, runs, left_out, drawn, out)
-        for name, text in texts.items():
+        drawn = [save_figure(picture, out, options.pictures) for picture in pictures(boards, classes)]
+        texts["report.html"] = page(boards, on_page, classes, runs, left_out, drawn, out)
+        for name, text in {**texts, **of_each_class}.items():
             place(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
         if is_first:
             attempt(out, anew=True)
     _print([table for found in tables.values() for table in found], left_out)
     if options.published and not tables["published"]:
         _log.warning("no run here is of a method and a data set of %s", ", ".join(options.published))
-    made = ", ".join([*sorted(texts), *([f"{len(drawn)} picture{'s' if drawn[1:] else ''}"] if drawn else [])])
-    Console().print(f"written   {out}: {made}", soft_wrap=True)
+    made = [*sorted(texts), *(["tables of each class"] if of_each_class else [])]
+    made += [f"{len(drawn)} picture{'s' if drawn[1:] else ''}"] if drawn else []
+    Console().print(f"written   {out}: {', '.join(made)}", soft_wrap=True)
     files = {saved.picture.name: saved.files[0] for saved in drawn if saved.files}
     rows = tuple(record for table in tables["leaderboard"] for record in table.records)
     return ReportContent(rows, files, out / "report.html")
@@ -97,10 +102,13 @@ def _alone(out: Path) -> Iterator[bool]:
 @contextmanager
 def _settled() -> Iterator[None]:
     """Freeze the garbage collector's present objects within the block: torch alone has a million, and scanning them
-    again and again while pictures are drawn takes a sixth of a report's time."""
+    again and again while pictures are drawn takes a sixth of a report's time. Ignore the warnings of letters of class
+    names that matplotlib's font lacks, for which it draws boxes."""
     gc.freeze()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            yield
     finally:
         gc.unfreeze()
 

@@ -53,7 +53,7 @@ class RunRecord:
     interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a sweep chose the
     setting. `test_reads`: how often the test images were scored, 0 where this was not counted. `twins`: how many
     pictures of a split are in another too, by pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it,
-    None for runs of older versions."""
+    None for runs of older versions; `predictions_checksum`: of the predictions it kept, None if it kept none."""
 
     folder: Path
     method: str
@@ -77,6 +77,7 @@ class RunRecord:
     test_reads: int
     twins: Mapping[str, int]
     rows_checksum: str | None
+    predictions_checksum: str | None
     origin: Origin
 
     @property
@@ -146,6 +147,7 @@ def read(folder: Path) -> RunRecord:
         test_reads=result.test_reads,
         twins=result.data.twins or {},
         rows_checksum=result.metrics_jsonl,
+        predictions_checksum=result.predictions,
         origin=Origin(
             version=result.environment.get("peft-vision", ""),
             commit=result.environment.get("git_commit") or "",

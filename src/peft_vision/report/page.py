@@ -6,6 +6,7 @@ page.html, a jinja2 template with autoescape, says how it looks; here is what it
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Origin, RunRecord
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.page_tables import absent_table, left_out_table, runs_table, settings_table
+from peft_vision.report.per_class import ClassReport, class_table, pairs_table
 from peft_vision.report.pictures import SavedFigure
 
 _HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ _SECTIONS = {
     "published": "Published figures",
     "shifts": "In and out of distribution",
     "figures": "Figures",
+    "classes": "Each class",
     "settings": "Settings",
     "gaps": "Missing and left out",
     "runs": "Runs",
@@ -38,17 +41,30 @@ _WARNING = (
 )
 
 
+@dataclass(frozen=True)
+class MethodClasses:
+    """The tables of a method's classes, and the figure of its confusion matrix, `width` px wide, if it has one."""
+
+    method: str
+    tables: Sequence[Table]
+    figure: SavedFigure | None
+    width: int
+
+
 def page(
     boards: Sequence[Leaderboard],
     tables: Mapping[str, Sequence[Table]],
+    classes: ClassReport,
     runs: Sequence[RunRecord],
     left_out: Sequence[LeftOut],
     saved: Sequence[SavedFigure],
     out: Path,
 ) -> str:
-    """Return the report as an HTML document. `tables`: leaderboard, published and shifts, which may be empty. `out`:
-    the folder that it will lie in."""
-    empty = {name for name, found in {**tables, "figures": saved}.items() if not found}
+    """Return the report as an HTML document. `tables`: leaderboard, published and shifts, which may be empty.
+    `classes`: the results of each class. `out`: the folder that it will lie in."""
+    figures = [figure for figure in saved if not figure.picture.method]
+    of_classes = _classes(boards, classes, saved)
+    empty = {name for name, found in {**tables, "figures": figures, "classes": of_classes}.items() if not found}
     gaps = [found for board in boards if (found := absent_table(board))]
     gaps += [left_out_table(left_out)] if left_out else []
     on_test = any(line.on_test for board in boards for line in board.lines)
@@ -66,7 +82,8 @@ def page(
         warning=_WARNING if on_test else "",
         facts=_facts(boards, runs),
         tables={**tables, "settings": settings_table(boards), "gaps": gaps, "runs": runs_table(runs, out)},
-        figures=_figures(saved),
+        figures=_figures(figures),
+        classes=of_classes,
         sources=_sources(boards),
         common=_common(runs),
     )
@@ -80,8 +97,36 @@ def _figures(saved: Sequence[SavedFigure]) -> list[tuple[SavedFigure, int, str]]
         kind = figure.picture.title
         caption = f"As figure {first[kind]}." if kind in first else figure.picture.caption
         first.setdefault(kind, number + 1)
-        found.append((figure, round(figure.picture.figure.get_figwidth() * _ENLARGED), caption))
+        found.append((figure, _width(figure), caption))
     return found
+
+
+def _classes(
+    boards: Sequence[Leaderboard], classes: ClassReport, saved: Sequence[SavedFigure]
+) -> list[tuple[str, list[MethodClasses]]]:
+    """Return, for each data set whose runs kept predictions of classes, its heading and what is shown of each
+    method."""
+    drawn = {(figure.picture.section, figure.picture.method): figure for figure in saved if figure.picture.method}
+    found = []
+    for board in boards:
+        for problem in board.problems:
+            heading, methods = f"{problem.label}, {board.title}", []
+            stem, results = classes.of(problem)
+            for result in results:
+                made = class_table(result, f"{stem}-classes.csv"), pairs_table(result, f"{stem}-confusion.csv")
+                tables = [table for table in made if table is not None]
+                if tables:
+                    figure = drawn.get((heading, result.method))
+                    width = 0 if figure is None else _width(figure)
+                    methods.append(MethodClasses(result.method, tables, figure, width))
+            if methods:
+                found.append((heading, methods))
+    return found
+
+
+def _width(figure: SavedFigure) -> int:
+    """Return the width of a figure on the page, in px."""
+    return round(figure.picture.figure.get_figwidth() * _ENLARGED)
 
 
 def _sources(boards: Sequence[Leaderboard]) -> list[str]:

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from peft_vision.objective.base import ACCURACY, Metric
+from peft_vision.report.confusion import confusion_figure, truth_figures
 from peft_vision.report.curves import alpha_curves, learning_curves
 from peft_vision.report.figures import Look, looks
 from peft_vision.report.leaderboard import Leaderboard
 from peft_vision.report.options import Format
-from peft_vision.report.problems import TaskResults
+from peft_vision.report.per_class import ClassReport
 from peft_vision.report.response import response_plot, responses
 from peft_vision.report.scatters import id_ood_scatter, pareto
 from peft_vision.report.shift_bars import shift_bars
@@ -62,6 +63,15 @@ _CAPTIONS = {
         "Accuracy under each shift",
         "Chosen settings; bars show one standard deviation over seeds.",
     ),
+    "confusion": (
+        "Confusion matrix",
+        "The share of each true class, in %, that is taken for each class, on test images: blue where it is right, "
+        "orange where it is wrong, of pixels where masks are predicted; a mean over the seeds.",
+    ),
+    "truth": (
+        "Predicted against true numbers",
+        "Every test image, or 2,000 that are evenly spread, as the first seed of the chosen setting predicts it.",
+    ),
 }
 _DPI = 150
 # colours of figures, and the CSS colours of the page that replace them so that they follow its theme
@@ -80,7 +90,7 @@ _STABLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no me
 @dataclass(frozen=True)
 class Picture:
     """A picture of the report. `name`: of its files. `section`: the data set, or mean, that it shows. `words`: its text
-    alternative."""
+    alternative. `method`: the one whose classes it shows, which the page has beside their table; else empty."""
 
     name: str
     section: str
@@ -88,6 +98,7 @@ class Picture:
     caption: str
     words: str
     figure: Figure
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,10 +110,9 @@ class SavedFigure:
     svg: str
 
 
-def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
-    """Yield the pictures of each leaderboard: those of the mean, then those of each data set."""
-    found = [(problem, _marked(board)) for board in boards for problem in board.problems]
-    stems = dict(zip((id(problem) for problem, _ in found), _stems(found), strict=True))
+def pictures(boards: Sequence[Leaderboard], classes: ClassReport) -> Iterator[Picture]:
+    """Yield the pictures of each leaderboard: those of the mean, then those of each data set. `classes`: its results of
+    each class."""
     for board in boards:
         look_of = _looks(board)
         last = len(board.columns) - 1
@@ -119,7 +129,21 @@ def pictures(boards: Sequence[Leaderboard]) -> Iterator[Picture]:
             }
             if problem.comparison and problem.comparison.sets:
                 drawn |= {name: draws(problem.comparison, look_of) for name, draws in SHIFT_PICTURES.items()}
-            yield from _named(stems[id(problem)], title, board.metric, drawn)
+            stem, found = classes.of(problem)
+            yield from _named(stem, title, board.metric, drawn)
+            for target, figure in truth_figures(found, look_of, title):
+                yield _described("truth", f"{stem}-truth-{_plain(target)}", title, figure)
+            for result in found:
+                if result.matrix is not None:
+                    figure = confusion_figure(result, f"{result.method}: {title}")
+                    name = f"{stem}-confusion-{_plain(result.method)}"
+                    yield _described("confusion", name, title, figure, method=result.method)
+
+
+def _described(kind: str, name: str, section: str, figure: Figure, *, method: str = "") -> Picture:
+    title, caption = _CAPTIONS[kind]
+    words = ": ".join(filter(None, [title, method, section]))
+    return Picture(name, section, title, caption, words, figure, method)
 
 
 def _named(stem: str, section: str, metric: Metric, drawn: Mapping[str, Figure | None]) -> Iterator[Picture]:
@@ -152,10 +176,14 @@ def _marked(board: Leaderboard) -> str:
     return named if board.metric == ACCURACY else f"{named}-{board.metric.name}"
 
 
-def _stems(found: Sequence[tuple[TaskResults, str]]) -> list[str]:
-    """Return for each data set the beginning of its pictures' file names; no two are equal."""
+def file_stems(boards: Sequence[Leaderboard]) -> dict[int, str]:
+    """Return, by the id of each data set's TaskResults, the beginning of its file names; no two are equal."""
+    found = [(problem, _marked(board)) for board in boards for problem in board.problems]
     stems = [_plain(f"{problem.data}-{mark}") for problem, mark in found]
-    return [f"{stem}-{number + 1}" if stems.count(stem) > 1 else stem for number, stem in enumerate(stems)]
+    return {
+        id(problem): f"{stem}-{number + 1}" if stems.count(stem) > 1 else stem
+        for number, ((problem, _), stem) in enumerate(zip(found, stems, strict=True))
+    }
 
 
 def _plain(name: str) -> str:

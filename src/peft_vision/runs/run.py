@@ -5,6 +5,7 @@ metrics.jsonl         one line an epoch
 result.json           written once, at the end, whole; where it is, the run is done
 adapter.safetensors   the tuned tensors and the head
 probe.safetensors     the head of a first phase that trained nothing else
+predictions.parquet   what was predicted for each image of validation and test
 failed.json           why the run stopped, if it failed
 choice.json           how a tuning chose the run's setting, if one did
 ood.json, ood-*.png   scores of the model out of distribution, computed after the end
@@ -42,6 +43,8 @@ _METRICS = "metrics_crc32"  # in a state: of the metrics up to then; states of v
 OTHER_VERSION = "is of another version of peft-vision\ndelete it to begin the run anew"
 _UNFINISHED = ".unfinished"
 _TRIES = 100
+PREDICTIONS = "predictions.parquet"
+"""The file of a run's predictions, which runs/predictions.py writes and reads."""
 
 
 class DiskFault(ConfigError):
@@ -204,6 +207,10 @@ class Run:
     def place_adapter(self, write: Callable[[Path], object]) -> None:
         """Put the adapter file that `write(path)` writes into its place."""
         place(self.folder / "adapter.safetensors", write)
+
+    def place_predictions(self, write: Callable[[Path], object]) -> None:
+        """Put the file of the predictions, which `write(path)` writes, into its place."""
+        place(self.folder / PREDICTIONS, write)
 
     def place_probe(self, write: Callable[[Path], object]) -> None:
         """Put the file of a first phase's head, which `write(path)` writes, into its place."""

@@ -140,7 +140,8 @@ class Result(Record):
     `checkpoint`: the checksum of the user's own weights file; `test_reads`: how often the test images were scored;
     `kept_rule`: the rule in words by which the epochs in `kept_epochs` were chosen, None where there are none, and in
     results of versions that took the first of equal accuracies; `peak_mib`: None where the system does not report it;
-    `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`: None for accuracy."""
+    `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`: None for accuracy; `predictions`: the checksum of
+    predictions.parquet, None for a run that kept none."""
 
     name: Name
     identity: Name
@@ -169,6 +170,7 @@ class Result(Record):
     config: dict[Name, Any]
     metrics_jsonl: _Short | None = None
     chosen_by: ChosenBy | None = None
+    predictions: _Short | None = None
 
     @property
     def metric(self) -> Metric:
@@ -185,8 +187,9 @@ class Result(Record):
         return None if rank is None else Merit.of(rank, self.metrics.get(f"{split}/loss"))
 
     def written(self) -> dict[str, Any]:
-        """Return the content of the file. The usual metric is not named, nor the rule where no epoch was chosen."""
-        optional = ("chosen_by", "kept_rule")
+        """Return the content of the file. The usual metric is not named, nor the rule where no epoch was chosen, nor
+        predictions where none are kept."""
+        optional = ("chosen_by", "kept_rule", "predictions")
         return {key: value for key, value in dict(self).items() if key not in optional or value is not None}
 
     @classmethod

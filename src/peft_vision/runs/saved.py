@@ -49,6 +49,10 @@ class Saved:
     home: Path
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def recipe(self) -> Recipe:
         """Return the recipe in the adapter file, with classes and preprocessing."""
         return self.model.recipe

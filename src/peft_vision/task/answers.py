@@ -168,12 +168,17 @@ def palette(num_classes: int) -> list[int]:
     return [*colours, *[0] * (768 - len(colours))]
 
 
+def overlaid(mask: np.ndarray, picture: Image.Image, num_classes: int) -> tuple[Image.Image, Image.Image]:
+    """Return a mask as a palette picture of classes, and the picture under their colours."""
+    classes = Image.fromarray(mask)
+    classes.putpalette(palette(num_classes))
+    return classes, Image.blend(picture.convert("RGB"), classes.convert("RGB"), _OVERLAY)
+
+
 def write_mask(mask: np.ndarray, picture: Image.Image, num_classes: int, folder: Path, name: str) -> Image.Image:
     """Write masks/NAME.png, a palette picture of classes, and overlays/NAME.png, the picture under their colours; and
     return the overlay."""
-    classes = Image.fromarray(mask)
-    classes.putpalette(palette(num_classes))
-    overlay = Image.blend(picture.convert("RGB"), classes.convert("RGB"), _OVERLAY)
+    classes, overlay = overlaid(mask, picture, num_classes)
     for kind, image in {"masks": classes, "overlays": overlay}.items():
         path = folder / kind / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,36 @@
-"""This module draws a contact sheet: pictures in a grid under headings, each with a caption that is wrapped, not
-cut."""
+"""This module draws a contact sheet: pictures in a grid under headings, each with a caption that is wrapped, not cut.
+Those whose labels are known are ordered by how wrong their predictions are, and show truth and prediction."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from peft_vision.core.config import ConfigError
+from peft_vision.core.output import one_line
+from peft_vision.data.pictures import LabelKind, Labelled
+from peft_vision.objective.predictions import KeptPredictions
 
 TILE = 160  # px, the longer side of every picture
 COLUMNS = 6
 _GAP = 20  # px between tiles, and around them
 _CAPTION, _HEADING = 14, 20  # px, sizes of letters
 _PAPER, _INK, _FAINT, _FRAME = "white", "#202020", "#707070", "#d8d8d8"
+_log = logging.getLogger("peft_vision")
+_ENDS: Mapping[LabelKind, tuple[str, str]] = {
+    "classes": ("worst: the largest losses", "best: the smallest losses"),
+    "several": ("worst: the largest losses", "best: the smallest losses"),
+    "numbers": ("worst: the largest errors", "best: the smallest errors"),
+    "masks": ("worst: the lowest mean IoU", "best: the highest mean IoU"),
+}
 
 
 @dataclass(frozen=True)
 class Tile:
     """A picture that `fitted` made, with its caption: `name` in ink, `remark` fainter below it, and last the name of
-    the picture's `file`, if it has one."""
+    the picture's `file`, if it has one. All of them are wrapped."""
 
     picture: Image.Image
     name: str
@@ -71,9 +85,10 @@ class _PictureRow:
 
     def _texts(self, tile: Tile) -> list[tuple[str, str]]:
         """Return the lines below a tile, with the colour of each."""
-        names, files = (wrapped(text, TILE, self.font.getlength) for text in (tile.name, tile.file))
+        texts = (tile.name, tile.remark, tile.file)
+        names, remarks, files = (wrapped(text, TILE, self.font.getlength) for text in texts)
         last = [(line, _FAINT) for line in files] if tile.file else []
-        return [*((line, _INK) for line in names), (tile.remark, _FAINT), *last]
+        return [*((line, _INK) for line in names), *((line, _FAINT) for line in remarks), *last]
 
     def paste(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
         """Paste the tiles and their captions into the sheet, starting at `top` px."""
@@ -112,3 +127,74 @@ def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[st
             lines.append(line[:fitting])
             line = line[fitting:]
     return [*lines, line]
+
+
+def check_font(font_name: str | None, names: Sequence[str]) -> None:
+    """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
+    try:
+        open_font(font_name)
+    except OSError as error:
+        raise ConfigError(f"task.font: cannot open {font_name!r} ({error}); it should be a font file") from error
+    strange = [name for name in names if not name.isascii()]
+    if font_name is None and strange:
+        shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
+        _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
+
+
+def both_ends(order: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the first places of an order and its last ones, the last first, `most` in all and none twice; a single one
+    is at the first end."""
+    shown = min(most, len(order))
+    return order[: (shown + 1) // 2], order[::-1][: shown // 2]
+
+
+def judged_sections(
+    found: KeptPredictions,
+    pictures: Labelled,
+    most: int,
+    overlays: Callable[[int], tuple[Image.Image, Image.Image]],
+) -> dict[str, list[Tile]]:
+    """Return tiles of the worst and the best predictions, of at most `most` tiles in all: with masks a picture has two,
+    under its true mask and the predicted one, which `overlays` makes by the picture's place."""
+    masked = found.labels_are == "masks"
+    order = np.argsort(-found.faults(), kind="stable").tolist()
+    if masked:
+        overlap, right = found.overlaps()
+        order = [place for place in order if not np.isnan(overlap[place])]
+    ends = both_ends(order, max(1, most // 2) if masked else most)
+    sections: dict[str, list[Tile]] = {}
+    for heading, places in zip(_ENDS[found.labels_are], ends, strict=True):
+        tiles = []
+        for place in places:
+            index = int(pictures.indices[place])
+            file = one_line(pictures.pictures.path(index) or f"image {index}")
+            if masked:
+                true, predicted = map(fitted, overlays(place))
+                tiles.append(Tile(true, "true", f"mean IoU {100 * overlap[place]:.1f} %", file))
+                tiles.append(Tile(predicted, "predicted", f"{100 * right[place]:.1f} % of pixels right"))
+            else:
+                tiles.append(Tile(fitted(pictures.pictures.read(index)), *truth_and_prediction(found, place), file))
+        sections |= {heading: tiles} if tiles else {}
+    return sections
+
+
+def truth_and_prediction(found: KeptPredictions, place: int) -> tuple[str, str]:
+    """Return what is true of an image without a mask, and what was predicted."""
+    truth, prediction = found.truth[place], found.prediction[place]
+    if found.labels_are == "numbers":
+        single = len(found.classes) == 1
+        said = [
+            ", ".join(
+                f"{value:.4g}" if single else f"{one_line(name)} {value:.4g}"
+                for name, value in zip(found.classes, values, strict=True)
+            )
+            for values in (truth, prediction)
+        ]
+    elif found.labels_are == "several":
+        named = [[one_line(found.classes[label]) for label in np.flatnonzero(marks)] for marks in (truth, prediction)]
+        said = [", ".join(names) or "none" for names in named]
+    else:
+        share = found.shares[place].max()
+        verdict = "right" if truth == prediction else f"predicted {one_line(found.classes[prediction])}"
+        return f"true: {one_line(found.classes[truth])}", f"{verdict}, {100 * share:.1f} %"
+    return f"true: {said[0]}", f"predicted: {said[1]}"

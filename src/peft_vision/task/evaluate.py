@@ -7,12 +7,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from peft_vision.core.composition import unless_chosen
@@ -20,16 +23,23 @@ from peft_vision.core.config import ConfigError, build, component, shortened
 from peft_vision.core.distributed import world
 from peft_vision.core.environment import environment
 from peft_vision.core.identity import digest
-from peft_vision.core.output import Console
+from peft_vision.core.output import Console, one_line, say
 from peft_vision.core.trust import check_targets
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
 from peft_vision.data.splits import Splits
 from peft_vision.data.windows import in_windows
+from peft_vision.objective.predictions import KeptPredictions
+from peft_vision.report.per_class import worst_classes
+from peft_vision.runs.predictions import check_writing, write_predictions
 from peft_vision.runs.run import Run, place
 from peft_vision.runs.saved import Saved, open_saved, read_config, saved_folder
+from peft_vision.task.answers import mask_of, overlaid
 from peft_vision.task.base import Task
-from peft_vision.task.shown import metrics_table
+from peft_vision.task.contact_sheet import check_font, contact_sheet, judged_sections
+from peft_vision.task.shown import metrics_table, told
+from peft_vision.training.evaluate import metrics_of, predictions_of
+from peft_vision.training.trainer import Trainer
 
 OTHERS = "these are the run's own data; data=... chooses others"
 
@@ -81,16 +91,21 @@ def _name(folder: Path) -> str:
 
 _log = logging.getLogger("peft_vision")
 _NAMED = 3  # classes that an error names
+_WORST = 5  # classes that are printed
 _LONGEST = 100  # at most this many characters of a data set's name are in a file name
 
 
 @component
 class Evaluate(Task):
-    """A task that scores a saved adapter. `split`: of the run's own data, or of those that the command line chooses."""
+    """A task that scores a saved adapter. `split`: of the run's own data, or of those that the command line chooses.
+    `sheet_images`: pictures on the contact sheet, half the worst predictions, half the best; 0: no sheet. `font`: as of
+    task=predict."""
 
     shares_work: ClassVar[bool] = True
 
     split: Literal["test", "val", "train"]
+    sheet_images: NonNegativeInt
+    font: str | None
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> float:
         """Score the split and return the metric of its objective. Under torchrun the processes share the images."""
@@ -113,9 +128,13 @@ class Evaluate(Task):
                 preprocessing = data.adjusted(saved.recipe.preprocessing)
                 splits = data.load(preprocessing, read={self.split})
             images = self._images(splits, positions)
+            if self.sheet_images:
+                check_font(self.font, saved.recipe.classes)
             _log.info("%-9s %s", "data", splits.source)
+            options = {"workers": data.workers, "world": here, "keeps": True}
             seen = in_windows({"scored": images}, saved.model.criterion.stride)["scored"]
-            metrics = trainer.evaluate(saved.model, seen, self.split, workers=data.workers, world=here)
+            judged = {self.split: trainer.judged(saved.model, seen, self.split, **options)}
+            metrics = metrics_of(saved.model, judged)
             if here.is_main:
                 facts = {
                     "run": saved.folder.name,
@@ -136,8 +155,49 @@ class Evaluate(Task):
                 }
                 shown = {"resize": data.resize, "crop": preprocessing.crop}
                 mark = digest({"fingerprint": splits.fingerprint, **shown})[:12]
-                _report(facts, folder, data=re.sub(r"[^\w.-]", "_", name)[:_LONGEST], mark=f"{self.split}-{mark}")
+                named = re.sub(r"[^\w.-]", "_", name)[:_LONGEST]
+                stem = folder / f"{named}-{self.split}-{mark}"
+                _report(facts, stem, data=named)
+                if kept := predictions_of(saved.model, judged):
+                    told("each image", partial(self._show, saved, trainer, kept, seen, splits, stem), folder)
         return metrics.get(f"{self.split}/{saved.model.criterion.metric.name}", math.nan)
+
+    def _show(
+        self,
+        saved: Saved,
+        trainer: Trainer,
+        kept: Mapping[str, KeptPredictions],
+        seen: Images,
+        splits: Splits,
+        stem: Path,
+    ) -> None:
+        """Write the predictions and the contact sheet beside the scores, and print the classes that are worst."""
+        pictures, found, written = splits.pictures[self.split], kept[self.split], []
+        if trainer.keep_predictions:
+            check_writing()
+            write = partial(write_predictions, kept=kept, pictures=splits.pictures, identity=splits.fingerprint)
+            place(_beside(stem, ".parquet"), write, key="out")
+            written.append(".parquet")
+
+        def overlays(number: int) -> tuple[Image.Image, Image.Image]:
+            picture = pictures.pictures.read(int(pictures.indices[number]))
+            truth = pictures.pictures.mask(int(pictures.indices[number]))
+            shown = None if seen.windows is not None else seen.geometry.shown_part(truth.shape[1], truth.shape[0])
+            mask = mask_of(_logits(saved, trainer, seen, number), truth.shape, shown)
+            true, predicted = (overlaid(each, picture, len(found.classes))[1] for each in (truth, mask))
+            return true, predicted
+
+        if self.sheet_images:
+            sections = judged_sections(found, pictures, self.sheet_images, overlays)
+            sheet = contact_sheet(sections, font_name=self.font)
+            place(_beside(stem, ".png"), lambda path: sheet.save(path, "PNG"), key="out")
+            written.append(".png")
+        word, worst = worst_classes(found, _WORST)
+        if worst:
+            named = ", ".join(f"{one_line(name)} {100 * score:.1f}" for name, score in worst)
+            Console().print(f"worst     {named} (% {word})", soft_wrap=True)
+        if written:
+            say(f"saved     {', '.join(written)} beside it: each image's prediction")
 
     def _images(self, splits: Splits, positions: Tensor) -> Images:
         """Return the images to score, labelled with the adapter's class ids. ConfigError if the data lack the split."""
@@ -148,6 +208,17 @@ class Evaluate(Task):
                 "has all splits"
             )
         return images[self.split].relabelled(positions)
+
+
+@torch.no_grad()
+def _logits(saved: Saved, trainer: Trainer, seen: Images, number: int) -> Tensor:
+    """Return the logits (C, H, W) of the picture at place `number`, put together of its windows if it is seen in
+    some."""
+    indices = torch.tensor([number]) if seen.windows is None else seen.windows.of(number)
+    batches = seen.batches(indices.split(trainer.eval_batch_size), seed=None, workers=0)
+    with trainer.autocast(saved.device):
+        outputs = [saved.model(pixels.to(saved.device)).float() for pixels, _ in batches]
+    return outputs[0][0] if seen.windows is None else next(seen.windows.averaged(outputs, [number]))
 
 
 @contextmanager
@@ -189,9 +260,13 @@ def _say_resize(saved: Saved, data: Data) -> None:
         _log.warning("data.crop=%g here, %g in the run: its images were cropped in another way", data.crop, crop)
 
 
-def _report(facts: Mapping[str, Any], folder: Path, *, data: str, mark: str) -> None:
-    """Write the facts to a JSON file in one step and print the table. The file is called `data`-`mark`.json."""
-    path = folder / f"{data}-{mark}.json"
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}{ending}")  # the stem may have dots of its own
+
+
+def _report(facts: Mapping[str, Any], stem: Path, *, data: str) -> None:
+    """Write the facts to a JSON file in one step and print the table, with the name of the data."""
+    path = _beside(stem, ".json")
     place(path, lambda unfinished: unfinished.write_text(json.dumps(facts, indent=2) + "\n"), key="out")
     console = Console()
     console.print(metrics_table(f"{facts['run']}\non {data}", facts["metrics"], facts["images"]))

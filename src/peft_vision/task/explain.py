@@ -32,8 +32,8 @@ from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.answers import Answers, stems
 from peft_vision.task.base import Task
-from peft_vision.task.contact_sheet import Tile, contact_sheet, fitted
-from peft_vision.task.predict import check_font, given_pictures, readable
+from peft_vision.task.contact_sheet import Tile, check_font, contact_sheet, fitted
+from peft_vision.task.predict import given_pictures, readable
 
 _AT_ONCE = 16  # images, whose attention weights of all layers are kept for a rollout
 _SMALLEST = 224  # px: smaller pictures are enlarged, so that an overlay shows more than blocks

@@ -4,9 +4,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import isnan
 from typing import Any
 
+import numpy as np
+
+from peft_vision.core.output import one_line
 from peft_vision.core.records import Unreadable, read_json_lines
+from peft_vision.objective.predictions import ALL_CLASSES, KeptPredictions
+from peft_vision.report.per_class import class_counts, class_scores
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.run import Run, mirrored_as
 from peft_vision.runs.run_records import Result
@@ -65,3 +71,18 @@ def summary(result: Result) -> dict[str, Any]:
     """Return the metrics of a run, its costs and its optimizer's footprint in one dict."""
     costs = {name: getattr(result, name) for name in _COSTS if name in result.model_fields_set}
     return {**result.metrics, **costs, **dict(result.optimizer or {})}
+
+
+def tell_classes(log: Log, found: KeptPredictions) -> None:
+    """Send how well each class of the test images is predicted; and, of classes that are not many, which are taken for
+    which others."""
+    if found.labels_are == "numbers":
+        return
+    scores, counts = class_scores(found), class_counts(found)
+    columns = [[None if isnan(value) else value for value in values.tolist()] for values in scores.values()]
+    rows = [list(row) for row in zip(map(one_line, found.classes), counts.tolist(), *columns, strict=True)]
+    log.table("test/classes", ["class", "count", *scores], rows)
+    if found.labels_are != "several" and len(found.classes) <= ALL_CLASSES:
+        names, matrix = [one_line(name) for name in found.classes], found.matrix()
+        pairs = [[names[true], names[other], int(matrix[true, other])] for true, other in np.argwhere(matrix).tolist()]
+        log.table("test/confusion", ["true", "predicted", "count"], pairs)

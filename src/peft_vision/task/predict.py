@@ -1,7 +1,6 @@
 """This module labels pictures with a saved adapter: on the terminal, in a CSV of probabilities, on a contact sheet."""
 
 import glob
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from peft_vision.runs.run import place
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.answers import Answers, mask_of, shares_table, stems, write_mask
 from peft_vision.task.base import Task
-from peft_vision.task.contact_sheet import Tile, contact_sheet, fitted, open_font
+from peft_vision.task.contact_sheet import Tile, both_ends, check_font, contact_sheet, fitted
 from peft_vision.training.trainer import Trainer
 
 _KEY = "images"
@@ -87,9 +86,6 @@ def _below(named: Iterable[Path], root: Path) -> Iterator[str]:
             yield from image_files(path, root, key=_KEY)
         else:
             yield os.path.relpath(path, root)
-
-
-_log = logging.getLogger("peft_vision")
 
 
 @component
@@ -181,12 +177,10 @@ class Predict(Task):
         """Return tiles of the pictures at both ends of an order, such as the most and the least certain, none twice; a
         single one is at the first end."""
         headings, rank = answers.ends()
-        order = rank.argsort(descending=True, stable=True).tolist()
-        shown = min(self.sheet_images, len(order))
-        ends = {headings[0]: order[: (shown + 1) // 2], headings[1]: order[::-1][: shown // 2]}
+        ends = both_ends(rank.argsort(descending=True, stable=True).tolist(), self.sheet_images)
         return {
             heading: [self._tile(pictures, answers, position) for position in positions]
-            for heading, positions in ends.items()
+            for heading, positions in zip(headings, ends, strict=True)
             if positions
         }
 
@@ -194,18 +188,6 @@ class Predict(Task):
         name, remark = answers.words(position)
         picture = fitted(pictures.pictures.read(int(pictures.indices[position])))
         return Tile(picture, name, remark, file=one_line(answers.names[position]))
-
-
-def check_font(font: str | None, names: Sequence[str]) -> None:
-    """Raise ConfigError if the font cannot be opened; warn if Pillow's own font cannot show one of the `names`."""
-    try:
-        open_font(font)
-    except OSError as error:
-        raise ConfigError(f"task.font: cannot open {font!r} ({error}); it should be a font file") from error
-    strange = [name for name in names if not name.isascii()]
-    if font is None and strange:
-        shown = f"{strange[0]!r} and others" if strange[1:] else repr(strange[0])
-        _log.warning("the sheet's font has ASCII letters only, and %s needs more; set task.font=FILE.ttf", shown)
 
 
 def readable(files: Files, place: Path, geometry: Geometry, *, threads: int) -> Labelled:

@@ -5,10 +5,11 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.weights import weights_hash
@@ -27,17 +28,21 @@ from peft_vision.method.selection import head_columns
 from peft_vision.models.adapter import Recipe, write_adapter, write_probe
 from peft_vision.models.model import Model
 from peft_vision.objective.base import ACCURACY, NOTHING_TO_CHOOSE_BY, ranked, rule_in_words
+from peft_vision.objective.predictions import KeptPredictions
 from peft_vision.ood.match import foresee, opened
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
-from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import ChosenBy, Result
+from peft_vision.runs.predictions import check_writing, predictions_checksum, write_predictions
+from peft_vision.runs.run import PREDICTIONS, Run
+from peft_vision.runs.run_records import ID_SPLITS, ChosenBy, Result
 from peft_vision.runs.served import checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION
-from peft_vision.task.mirrored import mirrored, summary, tell_epochs
+from peft_vision.task.mirrored import mirrored, summary, tell_classes, tell_epochs
 from peft_vision.task.resuming import origin, resumed
-from peft_vision.tracker.trackers import Log
+from peft_vision.task.shown import told
+from peft_vision.tracker.trackers import Log, NoTracker
 from peft_vision.training.checks import check_mixed_inputs, check_whole_batch
+from peft_vision.training.evaluate import metrics_of, predictions_of
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
 from peft_vision.training.train_state import Training, TrainState
@@ -49,6 +54,8 @@ def check_end(experiment: Experiment, model: Model, splits: Splits) -> None:
         raise ConfigError("trainer.keep: best needs validation images to tell the best epoch; set data.val_fraction")
     if splits.val is None and experiment.interpolation.alphas:
         raise ConfigError(NO_VALIDATION)
+    if experiment.trainer.keep_predictions:
+        check_writing()
     if any(phase.lasso for phase in model.phases):
         head_columns(model.head)  # raises ConfigError for a head without a linear layer
     if experiment.ood:
@@ -169,13 +176,18 @@ class TrainingSession:
     def finish(self) -> Result:
         """Score the model, write the adapter and the result, and return the result."""
         self._fit_criterion()
-        metrics = {**self._score(), **self.state.probe}
-        result = self._result(metrics)
+        keeps = self.experiment.trainer.keep_predictions
+        judged = self._judged(keeps=keeps)
+        result = self._result({**metrics_of(self.model, judged), **self.state.probe})
         if self.log is not None:
+            kept = predictions_of(self.model, judged) if keeps else {}
+            sums = {"predictions": self._place_predictions(kept)}
             self.run.place_adapter(lambda path: write_adapter(self.model, path))
-            rows = lines_checksum(self.run.folder / "metrics.jsonl")
-            self.run.write_result(result.model_copy(update={"metrics_jsonl": rows}))
+            sums["metrics_jsonl"] = lines_checksum(self.run.folder / "metrics.jsonl")
+            self.run.write_result(result.model_copy(update=sums))
             self.log.summary(summary(result))
+            if "test" in kept and not isinstance(self.experiment.tracker, NoTracker):
+                told("each class", partial(tell_classes, self.log, kept["test"]), self.run.folder)
         return result
 
     def _source(self, split: str) -> Source | None:
@@ -198,14 +210,21 @@ class TrainingSession:
             begun_with = origin(self.model, self.splits)
             self.run.write_state({"tuned": self.model.tuned_state(), "standing": vars(state), "origin": begun_with})
 
-    def _score(self, prefix: str = "") -> dict[str, float]:
-        """Return the metrics of the model on val and test, where there are such images."""
-        metrics: dict[str, float] = {}
-        trainer, workers = self.experiment.trainer, self.experiment.data.workers
-        for split in ("val", "test"):
-            if (inputs := self._source(split)) is not None:
-                metrics |= trainer.evaluate(self.model, inputs, split, workers=workers, world=self.here)
-        return {f"{prefix}{name}": value for name, value in metrics.items()}
+    def _judged(self, *, keeps: bool) -> dict[str, tuple[Tensor, ...]]:
+        """Return the columns of the criterion on val and test, where there are such images. `keeps`: with those of the
+        predictions."""
+        options = {"workers": self.experiment.data.workers, "world": self.here, "keeps": keeps}
+        sources = {split: self._source(split) for split in ID_SPLITS if split in self.splits.parts()}
+        trainer = self.experiment.trainer
+        return {split: trainer.judged(self.model, source, split, **options) for split, source in sources.items()}
+
+    def _place_predictions(self, kept: Mapping[str, KeptPredictions]) -> str | None:
+        """Write the predictions by split, and return the file's checksum; None if there are none."""
+        if not kept:
+            return None
+        facts = {"pictures": self.splits.pictures, "identity": self.experiment.identity}
+        self.run.place_predictions(partial(write_predictions, kept=kept, **facts))
+        return predictions_checksum(self.run.folder / PREDICTIONS)
 
     def _fit_criterion(self) -> None:
         """Let the criterion choose by the validation images what it has to, such as a threshold."""
@@ -220,7 +239,8 @@ class TrainingSession:
         if self.here.is_main:
             self.run.place_probe(lambda path: write_probe(self.model, path))
         self.state.test_reads += self.splits.test is not None
-        self.state.probe = self._score("probe/")
+        metrics = metrics_of(self.model, self._judged(keeps=False))
+        self.state.probe = {f"probe/{name}": value for name, value in metrics.items()}
 
     def _backbone_images(self) -> dict[str, int]:
         """Return how many images, or windows of them, of each split went through the backbone, over all processes and

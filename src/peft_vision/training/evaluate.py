@@ -1,6 +1,6 @@
 """This module passes the images of a data split through a model once, and scores what the model predicts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from peft_vision.core.distributed import World
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import Source
 from peft_vision.models.model import Model
+from peft_vision.objective.predictions import KeptPredictions
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,36 @@ class InferencePass:
     label: str
 
 
-def judged(model: Model, source: Source, inference: InferencePass) -> tuple[Tensor, ...]:
-    """Return the columns of the model's criterion for every input of a split. Masks are compared at their own size;
-    windows are put together, so that the columns are those of the pictures."""
+def judged(model: Model, source: Source, inference: InferencePass, *, keeps: bool = False) -> tuple[Tensor, ...]:
+    """Return the columns of the model's criterion for every input of a split, with those of what is kept of predictions
+    if `keeps`. Masks are compared at their own size; windows are put together, so that the columns are those of the
+    pictures."""
     if source.windows is not None:
         return _judged_in_windows(model, source, inference)
 
     def look(seen: Any, labels: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         outputs = model(seen).float()
+        kept = model.criterion.kept(outputs) if keeps else ()
         if source.whole_mask is None:
-            return model.criterion.judge(outputs, labels)
+            return (*model.criterion.judge(outputs, labels), *kept)
         masks = [torch.from_numpy(source.whole_mask(index)) for index in indices.tolist()]
-        return model.criterion.judge_whole(outputs, labels, masks)
+        return (*model.criterion.judge_whole(outputs, labels, masks), *kept)
 
     return columns(model, source, look, inference)
+
+
+def metrics_of(model: Model, found: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """Return the metrics in the columns of each split, as `val/accuracy` and so on."""
+    scores = {split: model.criterion.scores(split_columns) for split, split_columns in found.items()}
+    return {f"{split}/{name}": value for split, metrics in scores.items() for name, value in metrics.items()}
+
+
+def predictions_of(model: Model, found: Mapping[str, Sequence[Tensor]]) -> dict[str, KeptPredictions]:
+    """Return the predictions in the columns of each split, kept ones included; nothing for a criterion that keeps
+    none."""
+    classes = model.recipe.classes
+    made = {split: model.criterion.predictions(split_columns, classes) for split, split_columns in found.items()}
+    return {split: predictions for split, predictions in made.items() if predictions is not None}
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from peft_vision.models.model import Model
 from peft_vision.objective.base import Merit, ranked
 from peft_vision.optimizer.base import Optimizer, Stepper
 from peft_vision.optimizer.restore import footprint, restore
-from peft_vision.training.evaluate import InferencePass, judged
+from peft_vision.training.evaluate import InferencePass, judged, metrics_of
 from peft_vision.training.graphed import Compile, GraphedUpdate, check_graph
 from peft_vision.training.inputs import Inputs, released
 from peft_vision.training.mixup import ImageMixing
@@ -42,7 +42,8 @@ class Trainer:
     activations in the backward pass. `save_seconds`: least time between two saved states. `epochs`: of each phase of
     the method. `keep`: last keeps the weights at the end of a phase, best those of the epoch with the highest
     validation accuracy, or whatever the objective chooses by, of equal ones the lowest loss, then the first.
-    `mixup_alpha`, `cutmix_alpha`: of the shares by which images and labels are mixed (mixup.py); 0: not."""
+    `mixup_alpha`, `cutmix_alpha`: of the shares by which images and labels are mixed (mixup.py); 0: not.
+    `keep_predictions`: whether the prediction for each validation and test image is kept beside the result."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -57,6 +58,7 @@ class Trainer:
     keep: Literal["last", "best"]
     mixup_alpha: Annotated[Annotated[float, Field(ge=0)], HashDefault(0.0)]
     cutmix_alpha: Annotated[Annotated[float, Field(ge=0)], HashDefault(0.0)]
+    keep_predictions: Annotated[bool, NOT_HASHED, HashDefault(True)]
 
     @property
     def mixes(self) -> bool:
@@ -181,12 +183,14 @@ class Trainer:
 
     def evaluate(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> dict[str, float]:
         """Return the metrics of `model` on a split, as `val/accuracy` and so on."""
-        columns = self.judged(model, images, split, workers=workers, world=world)
-        return {f"{split}/{name}": value for name, value in model.criterion.scores(columns).items()}
+        return metrics_of(model, {split: self.judged(model, images, split, workers=workers, world=world)})
 
-    def judged(self, model: Model, images: Source, split: str, *, workers: int, world: World) -> tuple[Tensor, ...]:
-        """Return the columns of the model's criterion for a split."""
-        return judged(model, images, self.inference(f"scoring {split}", workers=workers, world=world))
+    def judged(
+        self, model: Model, images: Source, split: str, *, workers: int, world: World, keeps: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Return the columns of the model's criterion for a split. `keeps`: with those of the predictions."""
+        inference = self.inference(f"scoring {split}", workers=workers, world=world)
+        return judged(model, images, inference, keeps=keeps)
 
     def rounded_once(self, model: Model, device: torch.device) -> AbstractContextManager[None]:
         """Return a context in which frozen weights are held in the type that matrices are multiplied in."""
