@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +25,7 @@ import peft_vision
 from chromium import BROWSER, Page
 from command import call, start
 from conftest import tiny_vit
+from digit_folders import write_digits
 from peft_vision import AdapterSet
 from peft_vision.core.config import ConfigError
 from peft_vision.runs.saved import Saved
@@ -220,6 +223,29 @@ def test_the_command_serves_runs_until_it_is_told_to_end(two_runs, tmp_path):
     assert (process.returncode, last, out, err) == (0, "stopped\n", "", "")
     if BROWSER is None:
         pytest.skip("no chromium or google-chrome here: the page was not looked at")
+
+
+def test_four_commands_lead_from_a_folder_of_pictures_to_a_card_and_an_answer(tmp_path):
+    """The page's own, but for a tiny backbone, a free port and the client, which is Python's."""
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text().partition("curl ")[0]
+    train, push, serve = re.findall(r"^    peft-vision (.*)$", page, re.MULTILINE)
+    write_digits(tmp_path)
+    (tmp_path / "digits").rename(tmp_path / "pictures")
+    tiny = ("backbone=vit_micro", "backbone.architecture.depth=1", "backbone.pretrained=false")
+    few = ("backbone.checkpoint=null", "trainer.epochs=1", "tracker=none", "data.workers=0")
+    assert call(*train.split(), *tiny, *few, cwd=tmp_path).code == 0
+    (run,) = (tmp_path / "mine").glob("lora-*")
+    push, serve = (line.replace("$(ls -d mine/lora-*)", f"mine/{run.name}") for line in (push, serve))
+    assert call(*push.split(), cwd=tmp_path).code == 0
+    assert "peft_vision.load" in (tmp_path / "card/README.md").read_text()
+    process = start(*shlex.split(serve), "task.port=0", cwd=tmp_path)
+    try:
+        address = process.stdout.readline().split()[1]
+        status, found = asked(f"{address}/predict", picture())
+        assert (status, found["answers"][0]["class"] in "01234") == (200, True)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 def the_page_shows(address: str, file: Path, answer: dict, folder: Path) -> None:
