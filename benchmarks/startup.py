@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-COMMAND = [sys.executable, "-m", "peft_vision.entry"]
+COMMAND = [sys.executable, "-m", "peft_vision"]
 KEYS = {"a key: options": "method=v", "a key: keys": "optimizer."}
 
 

@@ -1,6 +1,6 @@
 """This module is the command `peft-vision`: Hydra composes a config, and the task in it does the work.
 
-Importing it does not import torch, so that help answers at once. `entry.py` is before it, for what a shell asks.
+Importing it does not import torch, so that help answers at once. `__main__.py` is before it, for what a shell asks.
 """
 
 import logging

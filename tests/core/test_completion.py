@@ -100,7 +100,7 @@ def test_a_line_of_bash_is_read_and_continued_as_bash_does(line, words, complete
 def test_a_key_press_imports_nothing_that_is_slow():
     slow = "{'hydra', 'omegaconf', 'pydantic', 'rich', 'torch', 'numpy'}"
     script = f"import atexit, sys; atexit.register(lambda: print('slow:', *{slow} & set(sys.modules)))\n"
-    script += "from peft_vision.entry import main; main()"
+    script += "from peft_vision.__main__ import main; main()"
     arguments = ("complete", "words", "method=lora", "method.al")
     said = subprocess.check_output([sys.executable, "-c", script, *arguments], text=True)
     assert said.split() == ["method.alpha=", "slow:"]
@@ -133,7 +133,7 @@ def shell(request, here, monkeypatch):
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed; tests/debian_packages.sh installs it on Debian")
     command = here / ".hidden" / "peft-vision"
-    asked = f'PYTHONPATH={SOURCES} exec {sys.executable} -m peft_vision.entry "$@"'
+    asked = f'PYTHONPATH={SOURCES} exec {sys.executable} -m peft_vision "$@"'
     command.write_text(f'#!/bin/sh\n[ "$1" = complete ] && {{ {asked}; }}\nprintf RAN; printf "<%s>" "$@"; echo\n')
     command.chmod(0o755)
     (here / "script").write_text(script(request.param))

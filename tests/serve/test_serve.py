@@ -29,7 +29,7 @@ from digit_folders import write_digits
 from peft_vision import AdapterSet
 from peft_vision.core.config import ConfigError
 from peft_vision.runs.saved import Saved
-from peft_vision.serve.pictures import Served, Service, image_of
+from peft_vision.serve.pictures import ServedAdapter, Service, image_of
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 app = pytest.importorskip("peft_vision.serve.app", reason="the extra serve is not installed")
@@ -64,7 +64,7 @@ def service(tmp_path_factory) -> Service:
         peft_vision.save(peft_vision.adapt(vit, method=METHODS[name], **options), folder / f"{name}.safetensors")
         model = adapters.add(name, folder / f"{name}.safetensors")
         saved = Saved(folder, model, {"data": {"resize": "squash"}}, home=folder)
-        served[name] = Served.of(name, saved, resize=None)
+        served[name] = ServedAdapter.of(name, saved, resize=None)
     return Service(adapters, served, "tiny")
 
 
@@ -293,4 +293,4 @@ def test_what_cannot_be_served_is_said_before_it_begins(two_runs, tmp_path):
 def test_a_run_that_segments_is_not_served(tmp_path, vit):
     model = peft_vision.adapt(vit, method="linear", num_classes=2, head="segment_linear")
     with pytest.raises(ConfigError, match="gives a class to each pixel, which task=serve does not answer"):
-        Served.of("masks", Saved(tmp_path, model, {"data": {"resize": "squash"}}, home=tmp_path), resize=None)
+        ServedAdapter.of("masks", Saved(tmp_path, model, {"data": {"resize": "squash"}}, home=tmp_path), resize=None)

@@ -41,7 +41,7 @@ def addresses(vit: nn.Module) -> frozenset[int]:
 
 
 class Changes:
-    """What an adapter has changed of its backbone, whose tensors lie at the addresses `shared`. `places`: the module at
+    """The changes of an adapter to its backbone, whose tensors lie at the addresses `shared`. `places`: the module at
     each path that computes otherwise; `ports`: the modules in each layer's ports; `reason`: why its images cannot share
     a pass with those of other adapters, or None."""
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from peft_vision.backbone.linear import LINEAR, Around, Wrapper, part
-from peft_vision.mixing.route import Route, Run
+from peft_vision.mixing.route import ImageSpan, Route
 from peft_vision.mixing.stack import Stack, own_tensors, signature
 
 
 @dataclass
 class Kind:
-    """What images of one kind are computed with at a place. `levels`: their wrappers from the outermost to the
+    """The modules that compute images of one kind at a place. `levels`: their wrappers from the outermost to the
     innermost around the backbone's own module; `whole`: modules that compute in its stead, or None."""
 
     levels: list[Stack] = field(default_factory=list)
@@ -68,48 +68,48 @@ class MixedPlace(Wrapper):
         """Map (B, ..., I), or (1, ..., I) for what all images share, to (B, ..., rows), each image by its adapter."""
         if len(tokens) == 1:
             tokens = tokens.expand(len(self.route.adapters), *tokens.shape[1:])
-        runs = self.route.runs(self.kinds)
-        cells = [self.cells[run.kind] for run in runs]
-        steps = [_before(cell, run, run.of(tokens)) for cell, run in zip(cells, runs, strict=True)]
-        product = self._product(tokens, rows, runs, steps)
+        spans = self.route.spans(self.kinds)
+        cells = [self.cells[span.kind] for span in spans]
+        steps = [_before(cell, span, span.of(tokens)) for cell, span in zip(cells, spans, strict=True)]
+        product = self._product(tokens, rows, spans, steps)
         outputs = []
-        for cell, run, inputs, plain in zip(cells, runs, steps, product, strict=True):
+        for cell, span, inputs, plain in zip(cells, spans, steps, product, strict=True):
             if cell.whole is not None:
-                outputs.append(cell.whole.call(lambda module, x: part(module, x, rows), run, inputs[0]))
+                outputs.append(cell.whole.call(lambda module, x: part(module, x, rows), span, inputs[0]))
             else:
-                outputs.append(_after(cell, run, inputs, plain, rows))
+                outputs.append(_after(cell, span, inputs, plain, rows))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _product(
-        self, tokens: Tensor, rows: slice, runs: Sequence[Run], steps: Sequence[list[Tensor]]
+        self, tokens: Tensor, rows: slice, spans: Sequence[ImageSpan], steps: Sequence[list[Tensor]]
     ) -> list[Tensor | None]:
-        """Return for each run the outputs of `inner`, which is called once; None for those that others compute."""
-        ours = [number for number, run in enumerate(runs) if self.cells[run.kind].whole is None]
-        found: list[Tensor | None] = [None] * len(runs)
+        """Return for each span the outputs of `inner`, which is called once; None for those that others compute."""
+        ours = [number for number, span in enumerate(spans) if self.cells[span.kind].whole is None]
+        found: list[Tensor | None] = [None] * len(spans)
         if not ours:
             return found
         read = [steps[number][-1] for number in ours]
-        unchanged = len(ours) == len(runs) and all(steps[number][0] is steps[number][-1] for number in ours)
+        unchanged = len(ours) == len(spans) and all(steps[number][0] is steps[number][-1] for number in ours)
         whole = part(self.inner, tokens if unchanged else torch.cat(read), rows)
         for number, outputs in zip(ours, whole.split([len(inputs) for inputs in read]), strict=True):
             found[number] = outputs
         return found
 
 
-def _before(cell: Kind, run: Run, rows: Tensor) -> list[Tensor]:
+def _before(cell: Kind, span: ImageSpan, rows: Tensor) -> list[Tensor]:
     """Return what each wrapper of a kind reads, from the outermost on, and at last what the backbone's module reads."""
     steps = [rows]
     for stack in cell.levels:
         idle = type(stack.modules[0]).before is Around.before
-        steps.append(steps[-1] if idle else stack.call(lambda module, x: module.before(x), run, steps[-1]))
+        steps.append(steps[-1] if idle else stack.call(lambda module, x: module.before(x), span, steps[-1]))
     return steps
 
 
-def _after(cell: Kind, run: Run, inputs: Sequence[Tensor], outputs: Tensor, rows: slice) -> Tensor:
+def _after(cell: Kind, span: ImageSpan, inputs: Sequence[Tensor], outputs: Tensor, rows: slice) -> Tensor:
     """Return the outputs of a kind's outermost wrapper from those of the backbone's module."""
     for stack, read in zip(reversed(cell.levels), reversed(inputs[:-1]), strict=True):
         if type(stack.modules[0]).after is not Around.after:
-            outputs = stack.call(lambda module, x, y: module.after(x, y, rows), run, read, outputs)
+            outputs = stack.call(lambda module, x, y: module.after(x, y, rows), span, read, outputs)
     return outputs
 
 
@@ -149,8 +149,8 @@ def _numbered(names: Iterable[Hashable]) -> tuple[int, ...]:
 
 
 class MixedPort(nn.Module):
-    """What adapters put into one port of a layer. `modules`: of each adapter the module there, or None; `otherwise`:
-    maps the tokens of images without one to what the port gives for them."""
+    """A module in the place of those that adapters put into one port of a layer. `modules`: of each adapter the module
+    there, or None; `otherwise`: maps the tokens of images without one to what the port gives for them."""
 
     def __init__(
         self, modules: Sequence[nn.Module | None], route: Route, otherwise: Callable[[Tensor], Tensor]
@@ -167,9 +167,9 @@ class MixedPort(nn.Module):
     def forward(self, *tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D), and perhaps their normed ones, to what the port gives, each image by its adapter."""
         outputs = []
-        for run in self.route.runs(self.kinds):
-            stack, rows = self.stacks[run.kind], [run.of(part) for part in tokens]
-            outputs.append(self.otherwise(rows[0]) if stack is None else stack.call(_call, run, *rows))
+        for span in self.route.spans(self.kinds):
+            stack, rows = self.stacks[span.kind], [span.of(part) for part in tokens]
+            outputs.append(self.otherwise(rows[0]) if stack is None else stack.call(_call, span, *rows))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

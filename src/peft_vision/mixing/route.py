@@ -1,4 +1,4 @@
-"""This module divides a batch whose images belong to different adapters into runs of images that are computed alike."""
+"""This module divides a batch whose images belong to different adapters into spans that are computed alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Run:
+class ImageSpan:
     """Neighbouring images of one kind. `start`, `stop`: the range of images in a batch of `batch`; `members` (n,): the
     place of each one's adapter among those of this kind; `only`: that place where it is the same for all, else None."""
 
@@ -35,29 +35,29 @@ class Route:
     def __init__(self) -> None:
         self.adapters: tuple[int, ...] = ()
         self._device = torch.device("cpu")
-        self._runs: dict[tuple[int, ...], tuple[Run, ...]] = {}
+        self._spans: dict[tuple[int, ...], tuple[ImageSpan, ...]] = {}
 
     def begin(self, adapters: Sequence[int], device: torch.device) -> None:
         """Take the adapters of the next pass, whose images are on `device`."""
         self.adapters = tuple(adapters)
         self._device = device
-        self._runs = {}
+        self._spans = {}
 
-    def runs(self, kinds: tuple[int, ...]) -> tuple[Run, ...]:
-        """Return the runs of the batch for a place where adapter `a` is of kind `kinds[a]`."""
-        if kinds not in self._runs:
-            self._runs[kinds] = tuple(self._divided(kinds))
-        return self._runs[kinds]
+    def spans(self, kinds: tuple[int, ...]) -> tuple[ImageSpan, ...]:
+        """Return the spans of the batch for a place where adapter `a` is of kind `kinds[a]`."""
+        if kinds not in self._spans:
+            self._spans[kinds] = tuple(self._divided(kinds))
+        return self._spans[kinds]
 
-    def _divided(self, kinds: tuple[int, ...]) -> list[Run]:
+    def _divided(self, kinds: tuple[int, ...]) -> list[ImageSpan]:
         place = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
         of_images = [kinds[number] for number in self.adapters]
         starts = [n for n, kind in enumerate(of_images) if n == 0 or kind != of_images[n - 1]]
-        runs = []
+        spans = []
         for start, stop in zip(starts, [*starts[1:], len(of_images)], strict=True):
             members = [place[number] for number in self.adapters[start:stop]]
-            runs.append(
-                Run(
+            spans.append(
+                ImageSpan(
                     kind=of_images[start],
                     start=start,
                     stop=stop,
@@ -66,4 +66,4 @@ class Route:
                     only=members[0] if len(set(members)) == 1 else None,
                 )
             )
-        return runs
+        return spans

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from peft_vision.backbone.linear import Around
-from peft_vision.mixing.route import Run
+from peft_vision.mixing.route import ImageSpan
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 _PLAIN = (int, float, str, bool, bytes, type(None), torch.dtype, torch.Size)
@@ -71,13 +71,13 @@ class Stack:
             for tensor, row in zip(tensors, stacked, strict=True):
                 tensor.data = row
 
-    def call(self, function: Callable[..., Tensor], run: Run, *rows: Tensor) -> Tensor:
-        """Return `function(module, *rows)`, where the rows are those of a run and `module` is each image's own."""
-        if run.only is not None:
-            return function(self.modules[run.only], *rows)
-        own = {name: stacked[run.members] for name, stacked in self.stacks.items()}
+    def call(self, function: Callable[..., Tensor], span: ImageSpan, *rows: Tensor) -> Tensor:
+        """Return `function(module, *rows)`, where the rows are those of a span and `module` is each image's own."""
+        if span.only is not None:
+            return function(self.modules[span.only], *rows)
+        own = {name: stacked[span.members] for name, stacked in self.stacks.items()}
         called = _Called(self.modules[0], function)
-        each = [part.unflatten(0, (len(run), len(part) // len(run))) for part in rows]
+        each = [part.unflatten(0, (len(span), len(part) // len(span))) for part in rows]
         return vmap(lambda tensors, *parts: functional_call(called, tensors, parts))(own, *each).flatten(0, 1)
 
 

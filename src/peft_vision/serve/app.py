@@ -29,7 +29,7 @@ from torch import Tensor
 from peft_vision import __version__
 from peft_vision.core.output import one_line
 from peft_vision.serve.batches import Batches
-from peft_vision.serve.pictures import Refused, Served, Service, image_of
+from peft_vision.serve.pictures import Refused, ServedAdapter, Service, image_of
 
 _PAGE = Path(__file__).with_name("page.html")
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -40,9 +40,9 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes. `most_bytes`: of a body; `most_pixels`: of a picture; `most_requests`: that are answered or
-    wait at the same time; `seconds`: within which a body has to arrive; `hosts`: the names by which the server may be
-    called (empty: any); `batch_size`, `wait_seconds`: as for `Batches`."""
+    """The bounds on what a server takes. `most_bytes`: of a body; `most_pixels`: of a picture; `most_requests`: that
+    are answered or wait at the same time; `seconds`: within which a body has to arrive; `hosts`: the names by which the
+    server may be called (empty: any); `batch_size`, `wait_seconds`: as for `Batches`."""
 
     most_bytes: int
     most_pixels: int
@@ -104,8 +104,8 @@ def application(service: Service, limits: Limits, ready: Callable[[], None] = la
 
 
 class _Answers:
-    """What `predict` does: the body is read, the picture is decoded once for each geometry, and each adapter's image
-    goes to the batches."""
+    """The answers to `predict`: the body is read, the picture is decoded once for each geometry, and each adapter's
+    image goes to the batches."""
 
     def __init__(self, service: Service, limits: Limits) -> None:
         self.service = service
@@ -153,7 +153,7 @@ class _Answers:
             raise Refused(400, "the body is empty; it should be a picture")
         return bytes(content)
 
-    async def _images(self, content: bytes, chosen: list[Served]) -> list[Tensor]:
+    async def _images(self, content: bytes, chosen: list[ServedAdapter]) -> list[Tensor]:
         """Return the image of each adapter, decoded in other threads, once for all of the same geometry."""
         loop, found = asyncio.get_running_loop(), {}
         for geometry in dict.fromkeys(served.geometry for served in chosen):

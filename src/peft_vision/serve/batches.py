@@ -19,7 +19,7 @@ Answer = Callable[[Tensor, list[str]], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Request:
+class ImageRequest:
     """An image, uint8 (C, H, W), the name of its adapter, and where its predictions go."""
 
     image: Tensor
@@ -36,7 +36,7 @@ class Batches:
         self._size = size
         self._seconds = seconds
         self._jobs: SimpleQueue[tuple[Future[list[Tensor]], Tensor, list[str]]] = SimpleQueue()
-        self._waiting: asyncio.Queue[Request] = asyncio.Queue()
+        self._waiting: asyncio.Queue[ImageRequest] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self.computed = 0
         self.images = 0
@@ -54,7 +54,7 @@ class Batches:
     async def predictions(self, image: Tensor, name: str) -> Tensor:
         """Return the predictions (C,) of an image by the adapter `name`."""
         result = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait(Request(image, name, result))
+        self._waiting.put_nowait(ImageRequest(image, name, result))
         return await result
 
     async def _work(self) -> None:
@@ -66,14 +66,14 @@ class Batches:
                 async with asyncio.timeout_at(deadline):
                     while len(batch) < self._size:
                         batch.append(await self._waiting.get())
-            by_size: dict[torch.Size, list[Request]] = {}
+            by_size: dict[torch.Size, list[ImageRequest]] = {}
             for request in batch:
                 if not request.result.done():  # a client that has gone needs no answer
                     by_size.setdefault(request.image.shape, []).append(request)
             for requests in by_size.values():
                 await self._computed(requests)
 
-    async def _computed(self, requests: list[Request]) -> None:
+    async def _computed(self, requests: list[ImageRequest]) -> None:
         """Compute a batch of images of one size and give each request its predictions, or the error."""
         self.computed, self.images = self.computed + 1, self.images + len(requests)
         job: Future[list[Tensor]] = Future()

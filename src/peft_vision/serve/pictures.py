@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedAdapter:
     """An adapter that is served. `geometry`: how pictures become its images."""
 
     name: str
@@ -38,7 +38,7 @@ class Served:
     geometry: Geometry
 
     @classmethod
-    def of(cls, name: str, saved: Saved, *, resize: str | None) -> "Served":
+    def of(cls, name: str, saved: Saved, *, resize: str | None) -> "ServedAdapter":
         """Return the adapter of a saved run. Raise ConfigError for one that segments, whose answers are pictures."""
         if saved.model.segments:
             raise ConfigError(
@@ -113,10 +113,10 @@ class Service:
     """The adapters that a server answers with, by name."""
 
     adapters: AdapterSet
-    served: Mapping[str, Served]
+    served: Mapping[str, ServedAdapter]
     backbone: str
 
-    def of(self, name: str) -> Served:
+    def of(self, name: str) -> ServedAdapter:
         """Return the adapter of a name; raise Refused where there is none."""
         if name not in self.served:
             raise Refused(404, f"no adapter {one_line(name)!r}; there are {', '.join(map(one_line, self.served))}")

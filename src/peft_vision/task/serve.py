@@ -16,7 +16,7 @@ from peft_vision.core.distributed import world
 from peft_vision.core.output import one_line, say
 from peft_vision.core.stopping import Stopped
 from peft_vision.runs.saved import open_several
-from peft_vision.serve.pictures import Served, Service
+from peft_vision.serve.pictures import ServedAdapter, Service
 from peft_vision.task.base import Task
 
 _NEEDED = ("fastapi", "uvicorn")
@@ -53,7 +53,7 @@ class Serve(Task):
             if self.host not in _LOOPBACK:
                 _log.warning("task.host=%s: whoever reaches this machine can ask it, without a password", self.host)
             adapters, opened = open_several(folders, checkpoint=config["checkpoint"], device=here.device)
-            served = {name: Served.of(name, saved, resize=self.resize) for name, saved in opened.items()}
+            served = {name: ServedAdapter.of(name, saved, resize=self.resize) for name, saved in opened.items()}
             backbone = next(iter(opened.values())).recipe.backbone["name"]
             for name, reason in adapters.apart.items():
                 _log.info("apart     %s: %s", one_line(name), reason)
