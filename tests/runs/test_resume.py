@@ -188,6 +188,16 @@ def test_a_killed_run_in_subspaces_goes_on_in_them(option, survived, tmp_path):
     assert refreshes == expected > 24
 
 
+@pytest.mark.parametrize("method", ["vera", "pissa"])
+def test_a_killed_run_of_another_packages_method_goes_on_to_the_same_weights(method, tmp_path):
+    """VeRA has matrices that are drawn and not trained; PiSSA takes a part out of the frozen weights."""
+    pytest.importorskip("peft")
+    arguments = ("experiment=smoke", f"method=hf_peft/{method}", "trainer.epochs=3", "trainer.save_seconds=0")
+    kill_and_go_on(arguments, survived=1, after=True, cwd=tmp_path)
+    assert call(*arguments, "runs=undisturbed", cwd=tmp_path).code == 0
+    assert_same_run(run_folder(tmp_path / "runs"), run_folder(tmp_path / "undisturbed"))
+
+
 @pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
 def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
     def killed(*_):
