@@ -17,8 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = """
 peft_vision
 core
-config data backbone head tracker schedule
-ood method published objective
+config data backbone head schedule
+ood method published objective tracker
 models
 mixing
 interpolation features optimizer

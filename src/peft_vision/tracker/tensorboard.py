@@ -12,6 +12,7 @@ from typing import Any
 
 from peft_vision.core.config import component
 from peft_vision.core.table import Cell, Column, Table, markdown
+from peft_vision.data.decode import open_file
 from peft_vision.tracker.trackers import Log, Tracker, flat, numbers, require
 
 _FOLDER = "tensorboard"
@@ -65,10 +66,9 @@ class _EventLog(Log):
 
     def pictures(self, files: Mapping[str, Path]) -> None:
         import numpy as np
-        from PIL import Image
 
         for name, file in files.items():
-            with Image.open(file) as picture:
+            with open_file(file) as picture:
                 self._writer.add_image(name, np.asarray(picture.convert("RGB")), self._last, dataformats="HWC")
         self._writer.flush()
 
