@@ -152,7 +152,7 @@ def _begin_extension(arguments: list[str]) -> None:
 
 
 _WORDS = {"complete": answer, "completion": _print_completion, "new": _begin_extension}
-"""What the first word of a command may be besides an override or a flag."""
+"""The words that a command may begin with in the place of overrides and flags, and the functions that answer."""
 
 
 def _show_groups(arguments: list[str]) -> None:

@@ -221,6 +221,17 @@ def build_all(nodes: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
     return built
 
 
+def build_parts(parts: Any, kind: type, where: str, *, example: str) -> dict[str, Any]:
+    """Return the components of `kind` that the configs in `parts` describe, by name; one that is built already stays.
+    Raise ConfigError unless there is a part. `where`: the key of the config; `example`: parts that it may name."""
+    if not isinstance(parts, Mapping) or not parts:
+        group = where.partition(".")[0]
+        raise ConfigError(f"{where}: got {parts!r}, should name {group}s, such as {example}")
+    return {
+        name: node if isinstance(node, kind) else build(node, kind, f"{where}.{name}") for name, node in parts.items()
+    }
+
+
 def hashed_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a component's `values`, at any depth, without those marked NOT_HASHED and those equal to their
     HashDefault."""

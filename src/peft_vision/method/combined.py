@@ -4,7 +4,6 @@ At most one of them determines what the head reads, and thereby the phases in wh
 kinds need not suit one learning rate, nor does the head, so each may train at a multiple of the optimizer's.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,18 +13,13 @@ from torch import nn
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.observation import Kind
 from peft_vision.backbone.stage import Need
-from peft_vision.core.config import ConfigError, HashDefaultOfEach, build, component, nearest
+from peft_vision.core.config import ConfigError, HashDefaultOfEach, build_parts, component, nearest
 from peft_vision.head.base import Reads
 from peft_vision.method.base import Method, Pace, Paces, Phase, Readout
 
 
 def _built(parts: Any) -> dict[str, Method]:
-    if not isinstance(parts, Mapping) or not parts:
-        raise ConfigError(f"method.parts: got {parts!r}, should name methods, such as [lora,vqt]")
-    return {
-        name: node if isinstance(node, Method) else build(node, Method, f"method.parts.{name}")
-        for name, node in parts.items()
-    }
+    return build_parts(parts, Method, "method.parts", example="[lora,vqt]")
 
 
 HEAD = "head"  # stands beside the names of the parts

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from peft_vision.core.config import ConfigError, build, component
+from peft_vision.core.config import ConfigError, build_parts, component
 from peft_vision.core.guide import fault, is_homeless
 from peft_vision.tracker.trackers import Log, Tracker
 
@@ -94,12 +94,7 @@ def forgiving(opens: Callable[[], AbstractContextManager[Log]], folder: Path) ->
 
 
 def _built(parts: Any) -> dict[str, Tracker]:
-    if not isinstance(parts, Mapping) or not parts:
-        raise ConfigError(f"tracker.parts: got {parts!r}, should name trackers, such as [wandb,tensorboard]")
-    return {
-        name: node if isinstance(node, Tracker) else build(node, Tracker, f"tracker.parts.{name}")
-        for name, node in parts.items()
-    }
+    return build_parts(parts, Tracker, "tracker.parts", example="[wandb,tensorboard]")
 
 
 @component
