@@ -29,11 +29,15 @@ class ServedRun:
 
 
 class WandbServer:
-    """`with WandbServer() as server`: a free port; `runs` by id; `refuse` answers 401 to everything."""
+    """`with WandbServer() as server`: a free port; `runs` by id; `refuse` answers 401 to everything. `points`: what the
+    agent of a sweep is told to run, in this order, before it is told to exit."""
 
     def __init__(self, *, refuse: bool = False) -> None:
         self.runs: dict[str, ServedRun] = {}
         self.refuse = refuse
+        self.sweep = ""  # the configuration of the newest sweep
+        self.points: list[dict[str, Any]] = []
+        self.sweep_states: list[dict[str, bool]] = []  # which runs an agent says are at work, each time it asks
         handler = type("Handler", (_Handler,), {"served": self})
         self._http = _QuietServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
@@ -68,6 +72,15 @@ class WandbServer:
         """The data of one GraphQL request."""
         project = {"id": "p", "name": variables.get("project") or "", "entity": {"id": "e", "name": "tester"}}
         run_id = variables.get("name") or variables.get("id") or ""
+        if "upsertSweep" in query:
+            self.sweep = variables["config"]
+            return {"upsertSweep": {"sweep": {"name": "sw33p", "project": project}, "configValidationWarnings": []}}
+        if "SweepWithRuns" in query:
+            return {"project": {"sweep": {"config": self.sweep, "runs": {"edges": []}}}}
+        if "createAgent" in query:
+            return {"createAgent": {"agent": {"id": "agent"}}}
+        if "agentHeartbeat" in query:
+            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(self._orders(variables))}}
         if "upsertBucket" in query:
             inserted = run_id not in self.runs
             run = self.runs.setdefault(run_id, ServedRun(project=project["name"]))
@@ -90,6 +103,16 @@ class WandbServer:
         if "serverInfo" in query:
             return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "features": []}}
         return {}
+
+    def _orders(self, told: dict[str, Any]) -> list[dict[str, Any]]:
+        """What an agent is to do next: nothing as long as it has a run at work."""
+        self.sweep_states.append(json.loads(told["runState"]))
+        if self.sweep_states[-1]:
+            return []
+        if not self.points:
+            return [{"type": "exit"}]
+        args = {key: {"value": value} for key, value in self.points.pop(0).items()}
+        return [{"type": "run", "run_id": f"point-{len(self.points)}", "program": None, "args": args}]
 
     def _bucket(self, run_id: str, run: ServedRun) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from any_variants import small_any
+from captum.attr import LayerGradCam
 from torch.nn import functional as F
 from variants import small
 
@@ -32,6 +33,19 @@ def test_behind_average_pooling_it_is_the_heads_weights_times_the_map(variant, i
     (weights,) = torch.autograd.grad(model.head(features)[:, 1].sum(), features)
     expected = torch.einsum("bk,bkhw->bhw", weights, shown).relu() / shown[0, 0].numel()
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("variant", "last"), [("ResNet", "layer4"), ("EfficientNet", "bn2"), ("RegNet", "s4")])
+def test_where_channels_come_first_it_is_captums(variant, last, images):
+    """Captum averages over all axes but two, and so has no map of a layer of tokens."""
+    model = peft_vision.adapt(small_any(variant), method="full", num_classes=4).eval()
+    images = model.normalize(F.interpolate(images, size=64))
+    maps = LayerGradCam(model, model.encoder.vit.get_submodule(last))
+    expected = maps.attribute(images, target=1, relu_attributions=True).squeeze(1)
+    found = grad_cam(model, images, of_class_1, layer=None)
+    torch.testing.assert_close(found, expected.detach())
+    assert found.shape == expected.shape
+    assert found.amax(dim=(1, 2)).min() > 0
 
 
 def test_on_a_vit_it_is_of_the_last_patches_that_the_class_token_reads(images):

@@ -1,8 +1,11 @@
 """Which of W&B's runs a run is: another one for each attempt, the same one for what goes on, or an agent's."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,22 +142,42 @@ def test_a_run_without_a_tracker_has_an_attempt_too(tmp_path):
     assert len(attempt(run_folder(tmp_path / "runs"), anew=False)) == 8
 
 
-def test_the_sweep_of_the_page_on_trackers_becomes_a_command_that_the_agent_waits_for(agent, tmp_path):
-    """By the functions with which W&B's agent makes a command of a sweep."""
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+POLLING = """
+import sys
+from wandb import wandb_agent
+from wandb.cli.cli import cli
+wandb_agent.Agent.POLL_INTERVAL = 0.2  # s, for 5
+cli(sys.argv[1:])
+"""
 
+
+def test_the_sweep_of_the_page_on_trackers_is_run_by_wandbs_own_agent(server, variables, tmp_path):
+    """By the commands of the page; the sweep's own ask for less."""
     page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
     sweep = yaml.safe_load(re.search(r"```yaml\n# sweep.yaml\n(.*?)```", page, re.DOTALL)[1])
-    assert sweep["metric"]["name"] == "val/accuracy"
-    chosen = {"optimizer.lr": {"value": 0.01}, "method.rank": {"value": 4}}
-    assert chosen.keys() == sweep["parameters"].keys()
-    words = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
-    program, *command = create_sweep_command(sweep["command"])
-    assert program == "peft-vision"
-    asked = [word for part in command for word in (words if part == "${args_no_hyphens}" else [part])]
-    assert asked == ["method=lora", "data=cifar100", "optimizer.lr=0.01", "method.rank=4"]
-    server = agent("first")
-    small = [word for word in asked if not word.startswith("data=")]
-    assert call("experiment=smoke", "tracker=wandb", "trainer.epochs=1", *small, cwd=tmp_path).code == 0
-    assert server.runs["first"].summary["val/accuracy"] == server.runs["first"].history[0]["val/accuracy"]
-    assert server.runs["first"].config["method"]["value"]["rank"] == 4
+    assert (sweep["metric"]["name"], sweep["command"][1:3]) == ("val/accuracy", ["method=lora", "data=cifar100"])
+    sweep["command"][2] = "data=digits"
+    sweep["command"][1:1] = [*SMOKE[:1], "tracker=wandb", "trainer.epochs=1"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    server.points = [{"optimizer.lr": 0.01, "method.rank": 4}, {"optimizer.lr": 0.02, "method.rank": 8}]
+    assert all(point.keys() == sweep["parameters"].keys() for point in server.points)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    begin, go_on = re.findall(r"^    wandb (sweep|agent) (\S+)$", page, re.M)
+    for words in (begin, (go_on[0], go_on[1].replace("SWEEP", "sw33p"))):
+        subprocess.run(
+            [sys.executable, "-c", POLLING, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "WANDB_PROJECT": "peft-vision"},
+            check=True,
+            capture_output=True,
+            timeout=240,
+        )
+    assert yaml.safe_load(server.sweep)["parameters"].keys() == sweep["parameters"].keys()
+    assert {state for states in server.sweep_states for state in states} == {"point-1", "point-0"}
+    for run_id, lr, rank in (("point-1", 0.01, 4), ("point-0", 0.02, 8)):
+        run = server.runs[run_id]
+        assert (run.project, run.exit_code, epochs(run)) == ("peft-vision", 0, [1])
+        assert run.summary["val/accuracy"] == run.history[0]["val/accuracy"]
+        assert run.config["optimizer"]["value"]["lr"] == lr
+        assert run.config["method"]["value"]["rank"] == rank
+    assert len(results(tmp_path)) == 2

@@ -110,8 +110,11 @@ def test_a_query_sees_what_an_added_token_sees(variant):
     tokens, queries = encoder.trunk.stem(IMAGES), torch.randn(1, 2, 32)
     context = layer.attended(tokens)
     folded = look(layer, queries, context, positions)
-    plain = look(layer, queries, context.clone().requires_grad_(True), positions)  # keys and values one by one
+    context = context.clone().requires_grad_(True)
+    plain = look(layer, queries, context, positions)  # keys and values one by one, since a gradient reaches the context
     torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(plain.square().sum(), context)
+    assert gradient.abs().amax(dim=(0, 2)).min() > 0  # of every token
 
 
 def test_bitfit_trains_the_biases_that_are_parameters_of_attention():
