@@ -2,27 +2,34 @@
 
 Most commands of the tests choose the same options and set other values, and to compose the options takes Hydra most of
 a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With files
-of the user's own it composes anew.
+of the user's own it composes anew. Another choice shares most of its files with those before: each text is parsed once,
+and the names of all choices are only gathered where a file refers to one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+from typing import IO, Any
 from unittest import mock
 
-from hydra._internal import config_loader_impl
+import yaml
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import DefaultsList
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, omegaconf
+from omegaconf._utils import get_yaml_loader
 
 from peft_vision.core.config import CONFIG_DIR
 
 LIST_OF = config_loader_impl.create_defaults_list
 CONFIG_OF = ConfigLoaderImpl._compose_config_from_defaults_list
+NAMES_OF = defaults_list._create_interpolation_map
 MOST = 300  # configs of a third of a MiB
 LISTS: dict[tuple, DefaultsList] = {}
 CONFIGS: dict[int, DictConfig] = {}
@@ -63,23 +70,50 @@ def config_of(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: ICo
     return deepcopy(CONFIGS[id(defaults)])
 
 
+def names_of(overrides: Any, defaults: list[InputDefault], self_added: bool) -> DictConfig | None:
+    """Return the names of all choices, by which Hydra resolves those of `defaults` that refer to others."""
+    if any(default.is_interpolation() for default in defaults):
+        return NAMES_OF(overrides, defaults, self_added)
+    return None
+
+
+@cache
+def parsed_once(text: str) -> Any:
+    return yaml.load(text, Loader=get_yaml_loader())
+
+
+def parsed(source: str | IO, Loader: type) -> Any:
+    """Return what a text is for OmegaConf, in objects of its own. What is wrong with a file is said with its name."""
+    if isinstance(source, str):
+        return deepcopy(parsed_once(source))
+    begin = source.tell()
+    try:
+        return deepcopy(parsed_once(source.read()))
+    except yaml.YAMLError:
+        source.seek(begin)
+        return yaml.load(source, Loader=Loader)
+
+
 @contextmanager
 def composed_once() -> Iterator[None]:
-    with patched(list_of, config_of):
+    with ExitStack() as patches:
+        for patch in (
+            mock.patch.object(config_loader_impl, "create_defaults_list", list_of),
+            mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", config_of),
+            mock.patch.object(defaults_list, "_create_interpolation_map", names_of),
+            mock.patch.object(omegaconf, "yaml", SimpleNamespace(load=parsed, dump=yaml.dump)),
+        ):
+            patches.enter_context(patch)
         yield
 
 
 @contextmanager
 def composed_anew() -> Iterator[None]:
     """In the block Hydra does all by itself, for tests of what stands in its place."""
-    with patched(LIST_OF, CONFIG_OF):
-        yield
-
-
-@contextmanager
-def patched(list_of: Callable, config_of: Callable) -> Iterator[None]:
     with (
-        mock.patch.object(config_loader_impl, "create_defaults_list", list_of),
-        mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", config_of),
+        mock.patch.object(config_loader_impl, "create_defaults_list", LIST_OF),
+        mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", CONFIG_OF),
+        mock.patch.object(defaults_list, "_create_interpolation_map", NAMES_OF),
+        mock.patch.object(omegaconf, "yaml", yaml),
     ):
         yield
