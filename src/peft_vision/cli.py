@@ -179,7 +179,7 @@ def _readable(arguments: list[str]) -> list[str]:
     home = os.path.expanduser("~")
     if home == "~" and any("=~/" in word for word in parsed.overrides):
         raise ConfigError(HOMELESS)
-    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(_several(parsed.overrides))]
+    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(_of_peft(_several(parsed.overrides)))]
 
 
 def _several(overrides: list[str]) -> list[str]:
@@ -191,6 +191,12 @@ def _several(overrides: list[str]) -> list[str]:
         for word, found in zip(overrides, named, strict=True)
     ]
     return [word for words in spelled for word in words]
+
+
+def _of_peft(overrides: list[str]) -> list[str]:
+    """Return the overrides, with `++` before `method.config`: beside the values in a file of hf_peft stand those of any
+    tuner, which its config class in peft knows."""
+    return [f"++{word}" if re.match(r"method\.(parts\.\w+\.)?config[.=]", word) else word for word in overrides]
 
 
 def _of_own_data(overrides: list[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """A state is what was written, or nothing goes on from it."""
 
 import os
+import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +46,19 @@ def test_whatever_was_cut_off_or_added_is_noticed(path):
         path.write_bytes(content)
         with pytest.raises(Damaged):
             read_state(path)
+
+
+def test_of_a_file_of_16_gib_only_the_end_is_read(path):
+    os.truncate(path, 2**34)
+    before = num_bytes_read()
+    with pytest.raises(Damaged, match="its end is missing"):
+        read_state(path)
+    assert num_bytes_read() - before < 2**20
+
+
+def num_bytes_read() -> int:
+    """Of this process, as Linux counts them."""
+    return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
 
 
 def test_a_state_of_the_first_version_is_read_while_it_is_whole(path):

@@ -114,6 +114,19 @@ def test_a_damaged_state_is_kept_under_another_name_and_named(run, caplog):
     assert run.read_state() is None
 
 
+def test_metrics_of_16_gib_are_not_read_whole(run):
+    run.append_metrics(ROWS[0])
+    run.write_state({**STATE, "standing": {"rows": 1}})
+    os.truncate(run.folder / "metrics.jsonl", 2**34)
+    assert run.read_state() is not None  # the row that counts is what it was
+    (run.folder / "metrics.jsonl").write_bytes(b"")
+    os.truncate(run.folder / "metrics.jsonl", 2**34)
+    with pytest.raises(Damaged, match=r"metrics\.jsonl is not what it was"):
+        run.read_state()
+    run.keep_metrics(0)
+    assert (run.folder / "metrics.jsonl").read_bytes() == b""
+
+
 @pytest.mark.parametrize("standing", [{}, {"rows": -1}, {"rows": "2"}, [], None])
 def test_a_state_that_does_not_say_where_it_stands_is_damaged(standing, run):
     run.write_state({**STATE, "standing": standing})

@@ -11,9 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import torch
 from pydantic import Field
@@ -114,11 +113,7 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(state), file)
         file.seek(-2, 2)
         file.write(_COMMENT_LENGTH.to_bytes(2, "little"))
-        file.seek(0)
-        crc = 0
-        while chunk := file.read(_CHUNK):
-            crc = zlib.crc32(chunk, crc)
-        file.write(_COMMENT % crc)
+        file.write(_COMMENT % _crc32(file, file.tell()))
 
 
 def read_state(path: Path) -> Any:
@@ -127,30 +122,44 @@ def read_state(path: Path) -> Any:
         if path.exists() or path.is_symlink():
             raise Damaged("it is no file")
         return None
-    content = path.read_bytes()
-    _check(content)
-    try:
-        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch may raise anything
-        raise Damaged(f"torch cannot read it ({type(error).__name__})") from error
+    with path.open("rb") as file:
+        _check(file)
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch may raise anything
+            raise Damaged(f"torch cannot read it ({type(error).__name__})") from error
 
 
-def _check(content: bytes) -> None:
-    """Raise Damaged if a byte is not what was written."""
-    body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
+def _check(file: BinaryIO) -> None:
+    """Raise Damaged if a byte is not what was written. Only a chunk is in memory at a time, and of a file without the
+    end of a state no more than that end is read."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _COMMENT_LENGTH))
+    comment = file.read()
     if re.fullmatch(rb"peft-vision crc32 [0-9a-f]{8}", comment):
-        if comment != _COMMENT % zlib.crc32(body):
+        if comment != _COMMENT % _crc32(file, size - _COMMENT_LENGTH):
             raise Damaged("its checksum is wrong")
         return
-    if content[-22:-18] != _END or content[-2:] != b"\0\0":
+    if comment[-22:-18] != _END or comment[-2:] != b"\0\0":
         raise Damaged("its end is missing")
     try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
+        with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
     except Exception as error:  # so may zipfile
         raise Damaged(f"it is no whole zip ({type(error).__name__})") from error
     if broken is not None:
         raise Damaged(f"the checksum of its {broken} is wrong")
+
+
+def _crc32(file: BinaryIO, num_bytes: int) -> int:
+    """Return the CRC-32 of the first bytes of a file."""
+    file.seek(0)
+    crc = 0
+    while num_bytes > 0 and (chunk := file.read(min(_CHUNK, num_bytes))):
+        crc = zlib.crc32(chunk, crc)
+        num_bytes -= len(chunk)
+    return crc
 
 
 def check_tensors(found: Any, expected: Mapping[str, Tensor], what: str) -> None:

@@ -32,7 +32,7 @@ import yaml
 
 from peft_vision.core.config import Busy, ConfigError, Pruned
 from peft_vision.core.guide import fault
-from peft_vision.core.records import Unreadable, exists, read_bytes, read_yaml, sealed
+from peft_vision.core.records import LINES, Unreadable, exists, read_bytes, read_yaml, sealed
 from peft_vision.core.sharing import Lock
 from peft_vision.core.tensor_files import Damaged, read_state, write_state
 from peft_vision.runs.run_records import Choice, FailureRecord, Result, ShiftScores, read_checked
@@ -187,10 +187,12 @@ class Run:
         place(self.folder / "metrics.jsonl", lambda path: path.write_bytes(kept))
 
     def _metrics(self, rows: int | None = None) -> bytes:
-        """Return the first lines of the metrics, or all."""
+        """Return the first lines of the metrics, or all, of as many bytes as such a file may have."""
         path = self.folder / "metrics.jsonl"
-        with writing(path):
-            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if not path.is_file():
+            return b""
+        with writing(path), path.open("rb") as file:
+            lines = file.read(LINES.size).splitlines(keepends=True)
         return b"".join(lines[:rows])
 
     def write_state(self, state: Mapping[str, Any]) -> None:
