@@ -203,6 +203,14 @@ def test_flags_may_stand_between_overrides(tmp_path):
     assert "seed: 7" in outcome.out
 
 
+def test_values_of_peft_need_no_plus_beside_those_of_the_file(tmp_path):
+    words = ("method=hf_peft", "method.config={peft_type: HRA}", "method.config.r=4", "--cfg", "job")
+    outcome = call(*words, cwd=tmp_path)
+    assert re.search(r"^    peft_type: HRA\n    target_modules:\n    - qkv\n    - proj\n    r: 4$", outcome.out, re.M)
+    outcome = call("experiment=smoke", "method=lora", "method.config.r=4", cwd=tmp_path)
+    assert outcome.error.startswith("method: unknown config; LoRA takes ")
+
+
 def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "ada"))
     arguments = ("data=image_folder", "data.path=~/pictures", "--cfg", "job")

@@ -1,0 +1,89 @@
+"""The commands of the pages run: few pictures of two classes, a tiny backbone and one epoch stand for what they name.
+
+`ELSEWHERE` says which tests run what cannot run so. The pages of `test_objectives_page.py`, `test_extending.py`, the
+notebooks and docs/serving.md are run whole by tests of their own, and docs/results.md is what took hours.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import call
+from test_docs import COMMANDS
+
+PAGES = (
+    *("README.md", "backbones.md", "commands.md", "explain.md", "features.md", "hub.md", "index.md", "install.md"),
+    *("methods.md", "ood.md", "optimizers.md", "report.md", "runs.md", "sweeps.md", "trackers.md", "tuning.md"),
+)
+ELSEWHERE = {
+    "--config-dir ": "tests/test_extending.py",
+    "completion |peft-vision new": "tests/core",
+    "--help|--cfg|experiment=demo": "tests/test_cli.py and the target demo",
+    "data=(domainnet|fmow)|living17|in_chans": "tests/data and tests/ood, on miniature copies",
+    "hf-hub:|local-dir:|task=push|run=imported|task=import": "tests/task and tests/backbone, with a hub of their own",
+    "task.format=onnx": "tests/task/test_export_task.py",
+    "task=bench": "tests/task/test_bench_task.py",
+    "=vtab/|pretrain_micro|lp_ft_vs_ft|galore_memory": "tests/experiment and tests/published",
+    r"hydra/launcher=|hydra\.launcher\.(devices|prefix)|\.\.\.": "tests/sweep/launch and tests/tracker",
+    "task=serve": "tests/serve",
+    "task=evaluate run=FOLDER data=cifar100": "tests/task/test_evaluate_task.py",
+}
+TINY = ("backbone=vit_micro", "backbone.architecture.depth=6", "backbone.pretrained=false", "backbone.checkpoint=null")
+SMALL = (*TINY, "trainer.epochs=1", "trainer.batch_size=16")
+LINES = sorted({line for page, lines in COMMANDS.items() if page.name in PAGES for line in lines})
+RUN_HERE = [line for line in LINES if not any(re.search(pattern, line) for pattern in ELSEWHERE)]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """Holds pictures of two classes, photographs, and runs of two methods."""
+    folder = tmp_path_factory.mktemp("pages")
+    rng = np.random.default_rng(0)
+    for name in (f"{kind}/{number:02}.jpg" for kind in ("cat", "dog") for number in range(20)):
+        (folder / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "pictures" / name)
+    for place in ("people", "MOVED", "art", "night"):
+        shutil.copytree(folder / "pictures", folder / place)
+    shutil.copytree(folder / "pictures/cat", folder / "photos/2024-05")
+    for name in ("a.jpg", "b.jpg", "photos/cat.jpg"):
+        shutil.copy(folder / "pictures/cat/00.jpg", folder / name)
+    for method in ("linear", "lora"):
+        words = ("data=image_folder", "data.path=pictures", f"method={method}", f"runs={method}", "tracker=none")
+        assert call(*words, *SMALL, cwd=folder).code == 0
+    return folder
+
+
+def test_what_runs_elsewhere_is_on_the_pages():
+    unused = [pattern for pattern in ELSEWHERE if not any(re.search(pattern, line) for line in LINES)]
+    assert unused == []
+    assert len(RUN_HERE) > 50
+
+
+@pytest.mark.parametrize("line", RUN_HERE)
+def test_a_command_of_the_pages_runs(line, here, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = call(*words_here(line, here), cwd=here)
+    assert outcome.code == 0, outcome
+
+
+def words_here(line: str, here: Path) -> list[str]:
+    """Return the words of a command for what lies in `here`."""
+    (run,) = here.glob("lora/lora-*")
+    stand_ins = {"runs=FOLDER": "runs=lora", "run=FOLDER": f"run={run}", "out=FOLDER": "out=out"}
+    stand_ins |= {"images=PICTURES": "images=photos", "data.path=photos": "data.path=night"}
+    stand_ins |= {"ood.image_folder.path=photos": "ood.image_folder.path=art"}
+    words = [stand_ins.get(word, word) for word in shlex.split(line)[1:]]
+    if any(word.startswith("task=") for word in words):
+        return words
+    kept = [word for word in words if not re.match(r"backbone|data|trainer|ood=\[|ood=stl10|seed=", word)]
+    sweeps = [re.sub(r"^([^,{\[(]+,[^,]+),.*", r"\1", word) for word in kept]  # two values of each
+    trials = [re.sub(r"n_trials=\d+", "n_trials=2", word) for word in sweeps]
+    trials += ["hydra.sweeper.n_trials=2"] * ("hydra/sweeper=optuna" in words)
+    other = ["ood=image_folder", "ood.image_folder.path=art"] * any(re.match(r"ood=(\[|stl10)", word) for word in words)
+    quiet = ["tracker=none"] * all("tracker" not in word for word in words)
+    return [*trials, *other, *quiet, "data=image_folder", "data.path=pictures", *SMALL]
