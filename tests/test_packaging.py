@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import trove_classifiers
+from packaging.metadata import Metadata
 
 from peft_vision.core.config import CONFIG_DIR
 
@@ -65,6 +67,17 @@ def test_the_wheel_holds_the_code_the_configs_and_the_weights(wheel):
     others = {name for name in files_of(wheel) if ".dist-info/" not in name}
     assert others == sources | configs | weights | tables | plugins | page
     assert "peft_vision/conf/config.yaml" in others
+
+
+def test_the_package_index_takes_the_metadata_of_the_wheel(wheel):
+    """By the rules of the specification, which the index checks an upload by."""
+    (name,) = [name for name in files_of(wheel) if name.endswith(".dist-info/METADATA")]
+    metadata = Metadata.from_email(zipfile.ZipFile(wheel).read(name), validate=True)
+    assert (metadata.name, metadata.description_content_type) == ("peft-vision", "text/markdown")
+    assert metadata.description == (ROOT / "docs" / "install.md").read_text()
+    known = set(trove_classifiers.classifiers)
+    assert metadata.classifiers
+    assert [classifier for classifier in metadata.classifiers if classifier not in known] == []
 
 
 def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
