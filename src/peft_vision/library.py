@@ -31,8 +31,8 @@ from peft_vision.method.base import Method
 from peft_vision.mixing.adapter_set import AdapterSet as AdapterSet
 from peft_vision.models.adapter import Recipe, attach_adapter, write_adapter
 from peft_vision.models.model import Model
+from peft_vision.models.on_hub import ADAPTER, fetched
 from peft_vision.objective.base import Objective
-from peft_vision.runs.on_hub import ADAPTER, fetched
 from peft_vision.runs.saved import open_saved
 
 _YAML = (".yaml", ".yml")

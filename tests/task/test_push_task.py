@@ -15,11 +15,12 @@ import peft_vision
 from command import Outcome, call
 from hub_server import READER, WRITER, HubServer, ServedRepository
 from peft_vision.core.config import ConfigError
-from peft_vision.runs.on_hub import fetched
+from peft_vision.models.on_hub import fetched
 from peft_vision.runs.run import Run
-from peft_vision.runs.saved import open_saved
+from peft_vision.runs.saved import open_saved, open_several
 from peft_vision.task.model_card import BackboneOrigin, CardFacts, backbone_origin, escaped, model_card
 from peft_vision.task.push import FILES, without_places
+from peft_vision.task.serve import named_runs
 
 # the hub's client hands files to its own library in a way that this one will not take for ever
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -90,6 +91,19 @@ def test_a_run_goes_to_the_hub_and_comes_back(run, hub, tmp_path, monkeypatch):
     assert (tmp_path / "digits-linear" / "export" / "adapter.safetensors").read_bytes() == (
         run / "adapter.safetensors"
     ).read_bytes()
+
+
+def test_a_run_on_the_hub_is_an_adapter_among_others(run, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pushed(run).code == 0
+    adapters = peft_vision.AdapterSet(vit_of(run))
+    model = adapters.add("theirs", f"hf-hub:{REPO}")
+    assert torch.equal(logits(model), logits(adapters.add("ours", run)))
+    folders = named_runs([f"hf-hub:{REPO}", str(run)])
+    assert list(folders) == [REPO.partition("/")[2], run.name]
+    served, opened = open_several(folders, checkpoint=None, device=torch.device("cpu"))
+    assert torch.equal(logits(served.model(run.name)), logits(model))
+    assert opened[run.name].recipe.classes == opened[REPO.partition("/")[2]].recipe.classes
 
 
 def vit_of(run: Path):

@@ -8,15 +8,16 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from peft_vision.backbone.source import HUB
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.output import one_line
 from peft_vision.mixing.mixture import Changes, Mixture, addresses, sharing
 from peft_vision.models.adapter import attach_adapter
 from peft_vision.models.likeness import pictures
 from peft_vision.models.model import Model
+from peft_vision.models.on_hub import ADAPTER, fetched
 
 _log = logging.getLogger("peft_vision")
-_FILE = "adapter.safetensors"
 _NAMED = 8  # adapters that an error names
 _TOLERANCE = 1e-3  # relative to the length of the predictions, as for the likeness of a model
 
@@ -26,7 +27,7 @@ class AdapterSet:
 
         adapters = AdapterSet(vit)
         adapters.add("pets", "runs/lora-...-s0-.../")           # or the path of an adapter file
-        adapters.add("flowers", "flowers.safetensors")
+        adapters.add("flowers", "flowers.safetensors")          # or hf-hub:owner/name
         adapters(images, "pets")                                # (B, 37): what `load` gives
         adapters(images, ["pets", "flowers", "pets"])           # [(37,), (102,), (37,)], in one pass
         adapters.model("flowers")                               # the model itself, which costs nothing to switch to
@@ -70,13 +71,14 @@ class AdapterSet:
     def add(
         self, name: str, path: str | Path, *, rounded_to: tuple[torch.dtype, torch.dtype] = (torch.float32,) * 2
     ) -> Model:
-        """Add the adapter of a file, or of a finished run's folder, and return its model. `rounded_to`: the floating
-        types of what is observed of the frozen backbone, and of grids of it. Raise ValueError, as `load` does, where
-        the adapter does not belong on this backbone, and where the name is taken."""
+        """Add the adapter of a file, of a finished run's folder, or of a run on the hub, hf-hub:owner/name[@revision],
+        and return its model. `rounded_to`: the floating types of what is observed of the frozen backbone, and of grids
+        of it. Raise ValueError, as `load` does, where the adapter does not belong on this backbone, and where the name
+        is taken; ConfigError if the hub cannot be had."""
         if name in self._models:
             raise ValueError(f"there is an adapter {one_line(name)!r} already; remove it first, or take another name")
-        path = Path(path)
-        model = attach_adapter(sharing(self._vit), path / _FILE if path.is_dir() else path, shared_hash=self._hash)
+        path = fetched(str(path)) if str(path).startswith(HUB) else Path(path)
+        model = attach_adapter(sharing(self._vit), path / ADAPTER if path.is_dir() else path, shared_hash=self._hash)
         model.round_observations_to(rounded_to[0], grid=rounded_to[1])
         with self._lock:
             self._models[name] = model

@@ -27,8 +27,8 @@ from peft_vision.method.base import Method
 from peft_vision.mixing.adapter_set import AdapterSet
 from peft_vision.models.adapter import Recipe, attach_adapter, read_adapter
 from peft_vision.models.model import Model
+from peft_vision.models.on_hub import ADAPTER, CONFIG, fetched
 from peft_vision.objective.base import Objective
-from peft_vision.runs.on_hub import ADAPTER, CONFIG, fetched
 from peft_vision.runs.run import writing
 from peft_vision.training.trainer import Trainer
 

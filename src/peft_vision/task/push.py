@@ -19,7 +19,7 @@ from peft_vision.backbone.source import FOLDER, HUB
 from peft_vision.core.config import ConfigError, component
 from peft_vision.core.output import Console
 from peft_vision.models.adapter import write_adapter
-from peft_vision.runs.on_hub import ADAPTER, CONFIG, check_access, check_repository, push
+from peft_vision.models.on_hub import ADAPTER, CONFIG, check_access, check_repository, push
 from peft_vision.runs.run import place, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
