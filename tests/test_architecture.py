@@ -20,8 +20,7 @@ core
 config data backbone head schedule
 ood method published objective tracker
 models
-mixing
-interpolation features optimizer
+interpolation features mixing optimizer
 training
 runs
 exchange report shift costs serve
