@@ -9,9 +9,8 @@ that autograd keeps for the backward pass, parameters left out.
 
 import copy
 
-import timm
 import torch
-from timing import batch_for, kept_mib, medians, step_options, training_step
+from timing import backbone_for, batch_for, kept_mib, medians, step_options, training_step
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +53,7 @@ def copying(swin: nn.Module, model: nn.Module) -> nn.Module:
 
 def main() -> None:
     options, device = step_options(__doc__, model="swin_tiny_patch4_window7_224", prompts=[10, 50], batch=4, repeats=5)
-    swin = timm.create_model(options.model, num_classes=0, drop_path_rate=0.0).eval().to(device)
+    swin = backbone_for(options, drop_path_rate=0.0)
     images, labels = batch_for(swin, options)
     print("prompts  speed-up over copies in every window  kept MiB here / with copies")
     for num_prompts in options.prompts:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,9 +43,16 @@ def step_options(
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; the model's own without it")
     options = parser.parse_args()
     torch.manual_seed(0)
     return options, torch.device(options.device)
+
+
+def backbone_for(options: argparse.Namespace, **arguments: object) -> nn.Module:
+    """Return timm's model of that name and size, with random weights, on the device."""
+    size = {} if options.size is None else {"img_size": options.size}
+    return timm.create_model(options.model, num_classes=0, **size, **arguments).eval().to(torch.device(options.device))
 
 
 def batch_for(backbone: nn.Module, options: argparse.Namespace) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """This benchmark measures how much VPT-deep gains from never computing the prompts' outputs.
 
-    python benchmarks/vpt_step.py [--model vit_small_patch16_224] [--prompts 10 50 100] [--batch 8] [--device cpu]
+    python benchmarks/vpt_step.py [--model vit_small_patch16_224] [--size 224] [--prompts 10 50 100] [--batch 8]
 
 It times, in turns, a training step (forward and backward) of VPT-deep here, one of the same model with prompts
 concatenated in front of every timm block, and a forward pass without gradients, and prints medians as ratios. `kept` is
@@ -9,9 +9,8 @@ the memory that autograd keeps for the backward pass, parameters left out.
 
 import copy
 
-import timm
 import torch
-from timing import batch_for, kept_mib, medians, step_options, training_step
+from timing import backbone_for, batch_for, kept_mib, medians, step_options, training_step
 from torch import Tensor, nn
 
 import peft_vision
@@ -56,7 +55,7 @@ def concatenating(vit: nn.Module, model: nn.Module) -> nn.Module:
 
 def main() -> None:
     options, device = step_options(__doc__, model="vit_small_patch16_224", prompts=[10, 50, 100], batch=8, repeats=10)
-    vit = timm.create_model(options.model, num_classes=0).eval().to(device)
+    vit = backbone_for(options)
     images, labels = batch_for(vit, options)
     print("prompts  speed-up over concatenation  step / forward pass  kept MiB here / concatenated")
     for num_prompts in options.prompts:
