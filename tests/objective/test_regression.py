@@ -23,9 +23,10 @@ def test_outputs_are_in_the_targets_own_unit():
     assert {"mean", "std"} <= numbers.state_dict().keys()
 
 
-def test_a_target_that_never_varies_is_not_divided_by_zero():
+def test_a_target_that_never_varies_is_named_and_not_divided_by_zero(caplog):
     numbers = criterion("age")
     numbers.fit(torch.full((3, 1), 7.0))
+    assert caplog.messages == ["objective age is 7 in every training image"]
     assert numbers(torch.zeros(1, 1)).tolist() == [[7]]
     assert numbers.loss(torch.full((2, 1), 9.0), torch.full((2, 1), 7.0), label_smoothing=0.0) == 8
 

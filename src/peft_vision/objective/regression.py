@@ -1,5 +1,6 @@
 """This module learns numbers: one or several targets, standardised by their mean and deviation in training."""
 
+import logging
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -10,10 +11,12 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import Generator, Tensor
 
 from peft_vision.core.config import component
+from peft_vision.core.output import one_line
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.base import Criterion, Metric, Objective, checked_losses
 from peft_vision.objective.predictions import KeptPredictions, arrays
 
+_log = logging.getLogger("peft_vision")
 _METRICS = {
     "r2": Metric("r2", is_fraction=False),
     "spearman": Metric("spearman", is_fraction=False),
@@ -57,9 +60,13 @@ class Numbers(Criterion):
         return outputs * self.std + self.mean
 
     def fit(self, labels: Tensor) -> None:
-        """Take the mean and the standard deviation (over n) of each target; 1 for a target that never varies."""
+        """Take the mean and the standard deviation (over n) of each target; 1 for a target that never varies, which is
+        said, since there is nothing to learn of it."""
         values = labels.double()
         std = values.std(dim=0, correction=0)
+        for target, column in zip(self.targets, values.unbind(dim=1), strict=True):
+            if len(column) and (column == column[0]).all():
+                _log.warning("objective %s is %g in every training image", one_line(target), column[0])
         self.mean.copy_(values.mean(dim=0))
         self.std.copy_(torch.where(std > 0, std, 1.0))
 
