@@ -204,7 +204,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_a_missing_library_comes_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr("peft_vision.optimizer.galore.has_eight_bit", lambda: False)
+    monkeypatch.setattr("peft_vision.core.bitsandbytes.is_installed", lambda: False)
     node = {"_target_": "peft_vision.optimizer.galore.GaLore", **PLAIN, "bits": 8}
     with pytest.raises(ConfigError, match=r"optimizer.bits: .*pip install 'peft-vision\[bits8\]'"):
         build(node, Optimizer, "optimizer")

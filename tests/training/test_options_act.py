@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from low_rank_steps import gradient
+from peft_vision.core import bitsandbytes
 from peft_vision.core.config import CONFIG_DIR, NOT_HASHED, OnlyWith, build
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable, Views
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver
-from peft_vision.optimizer.rule import has_eight_bit
 from peft_vision.schedule.schedules import Constant, Schedule
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
@@ -101,7 +101,7 @@ def others(component: Any, field: str) -> list[Any]:
     choices = (True, False) if hint is bool else get_args(hint)
     assert hint is bool or get_origin(hint) is Literal, f"{field}: a value to try is missing"
     choices = [value for value in choices if value != getattr(component, field)]
-    return choices if field != "bits" or has_eight_bit() else []
+    return choices if field != "bits" or bitsandbytes.is_installed() else []
 
 
 CASES = [

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
+from peft_vision.core import bitsandbytes
 from peft_vision.core.config import ConfigError, OnlyWith, component
 from peft_vision.method.base import Pace
 from peft_vision.models.model import Model
@@ -22,7 +23,7 @@ from peft_vision.optimizer.projection import (
     short,
     summary,
 )
-from peft_vision.optimizer.rule import AdamRule, Momentum, Rule, has_eight_bit
+from peft_vision.optimizer.rule import AdamRule, Momentum, Rule
 
 logger = logging.getLogger("peft_vision")
 
@@ -69,8 +70,8 @@ class GaLore(Stepper):
     @field_validator("bits")
     @classmethod
     def _is_installed(cls, value: int) -> int:
-        if value == 8 and not has_eight_bit():
-            raise ValueError("bitsandbytes is not installed; pip install 'peft-vision[bits8]'")
+        if value == 8 and not bitsandbytes.is_installed():
+            raise ValueError(f"bitsandbytes is not installed; {bitsandbytes.INSTALL}")
         return value
 
     @model_validator(mode="after")

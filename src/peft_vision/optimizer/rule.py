@@ -8,19 +8,15 @@ Eight bits are only the storage format: a step converts them to fp32, updates th
 bitsandbytes' own optimizers compute.
 """
 
-import functools
-import importlib
-import importlib.util
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from peft_vision.core.bitsandbytes import dynamic_code, library
 from peft_vision.optimizer.projection import Projection
 
 
@@ -97,11 +93,6 @@ _LEAST = 4096  # smaller tensors stay in fp32, as in bitsandbytes: the scales wo
 _UNSIGNED = frozenset({"exp_avg_sq"})  # moments that are never negative
 
 
-def has_eight_bit() -> bool:
-    """Return whether the library for 8 bit is installed."""
-    return importlib.util.find_spec("bitsandbytes") is not None
-
-
 def new_moments(names: tuple[str, ...], like: Tensor, *, bits: int) -> dict[str, Tensor]:
     """Return a zero tensor of the shape of `like` under each name, as it is stored."""
     return stored_moments({name: torch.zeros_like(like) for name in names}, bits=bits)
@@ -114,7 +105,7 @@ def stored_moments(moments: dict[str, Tensor], *, bits: int) -> dict[str, Tensor
         if bits == 32 or moment.numel() < _LEAST:
             kept[name] = moment
             continue
-        kept[name], state = _library().quantize_blockwise(
+        kept[name], state = library().quantize_blockwise(
             A=moment.contiguous(), code=_code(name, moment.device), blocksize=_BLOCK
         )
         kept[f"{name}_scales"] = state.absmax
@@ -124,7 +115,7 @@ def stored_moments(moments: dict[str, Tensor], *, bits: int) -> dict[str, Tensor
 def read_moments(state: dict[str, Any], names: tuple[str, ...]) -> list[Tensor]:
     """Return the moments in fp32; for those that are stored in fp32 the stored tensor itself."""
     return [
-        _library().dequantize_blockwise(
+        library().dequantize_blockwise(
             A=state[name],
             absmax=state[f"{name}_scales"],
             code=_code(name, state[name].device),
@@ -136,19 +127,5 @@ def read_moments(state: dict[str, Any], names: tuple[str, ...]) -> list[Tensor]:
     ]
 
 
-@functools.cache
-def _library() -> ModuleType:
-    """Return the library; its import logs on every CPU that an unused part is missing, which is silenced."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        return importlib.import_module("bitsandbytes.functional")
-    finally:
-        logger.setLevel(level)
-
-
-@functools.cache
 def _code(name: str, device: torch.device) -> Tensor:
-    """Return the 256 values that 8 bit encode, from -1 or 0 to 1."""
-    return _library().create_dynamic_map(signed=name not in _UNSIGNED).to(device)
+    return dynamic_code(device, signed=name not in _UNSIGNED)
