@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from timm.data import resolve_data_config
@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from peft_vision.backbone import merge
 from peft_vision.backbone.families.match import architecture, refuse_unusual, trunk_of
 from peft_vision.backbone.merge import plain_names, unmergeable
+from peft_vision.backbone.quantized import Bits
 from peft_vision.backbone.source import HUB
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.composition import complete, option
@@ -95,6 +96,7 @@ def adapt(
     objective: str | Path | Objective | None = None,
     classes: tuple[str, ...] | None = None,
     seed: int = 0,
+    frozen_bits: Bits | None = None,
     **options: object,
 ) -> Model:
     """Return an `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the
@@ -105,11 +107,13 @@ def adapt(
     YAML file, or an `Objective`; None: `single_label`, or `segmentation` with a head that predicts pixels;
     `model.criterion` is its loss and its metrics, and `model.criterion.fit(labels)` takes what it needs of the training
     labels. Images are (B, C, H, W): uint8, or floats normalised as the backbone's own data config says. The drop rates
-    of `vit` (`drop_path_rate` and the like) act in training while anything besides the head trains. `vit` itself is not
-    changed. Raise ConfigError if an option is wrong, and ValueError for an unknown name or a wrong number of
-    `classes`."""
+    of `vit` (`drop_path_rate` and the like) act in training while anything besides the head trains. `frozen_bits`: 8 or
+    4, to hold the frozen matrices of the blocks in so many bits. `vit` itself is not changed. Raise ConfigError if an
+    option is wrong, and ValueError for an unknown name or a wrong number of `classes`."""
     if type(num_classes) is not int or num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
+    if frozen_bits not in (None, *get_args(Bits)):
+        raise ConfigError(f"frozen_bits: got {frozen_bits!r}, should be 4, 8 or None")
     refuse_unusual(vit)
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
@@ -124,6 +128,8 @@ def adapt(
         preprocessing=_preprocessing(vit),
         backbone={"name": architecture(vit), "hash": weights_hash(vit)},
     )
+    if frozen_bits is not None:
+        recipe.backbone["frozen_bits"] = frozen_bits
     if len(recipe.classes) != num_classes:
         raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
     build(recipe.method, Method, "method").check()

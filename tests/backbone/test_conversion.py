@@ -27,7 +27,14 @@ class Captured(Exception):
 
 
 def backbone(name, **values):
-    usual = {"pretrained": False, "checkpoint": None, "img_size": 96, "in_chans": None, "pool": None}
+    usual = {
+        "pretrained": False,
+        "checkpoint": None,
+        "img_size": 96,
+        "in_chans": None,
+        "frozen_bits": None,
+        "pool": None,
+    }
     usual |= {"drop_path": 0.0, "normalization": "own", "interpolation": "own", "architecture": {}}
     return Backbone(name=name, **{**usual, **values})
 

@@ -36,6 +36,7 @@ def backbone(**values):
         "checkpoint": None,
         "img_size": 32,
         "in_chans": None,
+        "frozen_bits": None,
         "pool": None,
         "normalization": "own",
         "interpolation": "own",

@@ -23,7 +23,14 @@ ARCHITECTURE = "vit_tiny_patch16_224"
 
 
 def backbone(name, **values):
-    usual = {"pretrained": True, "checkpoint": None, "img_size": None, "in_chans": None, "pool": None}
+    usual = {
+        "pretrained": True,
+        "checkpoint": None,
+        "img_size": None,
+        "in_chans": None,
+        "frozen_bits": None,
+        "pool": None,
+    }
     usual |= {"drop_path": 0.0, "normalization": "own", "interpolation": "own", "architecture": {}}
     return Backbone(name=name, **{**usual, **values})
 

@@ -23,6 +23,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
 
 PROMPTS = ("method=vpt_deep",)
 QUERIES = ("method=vqt", "method.dropout=0", "method.keep_fraction=0.7")
+IN_FOUR_BITS = ("method=lora", "backbone.frozen_bits=4")
 # whose gradient passes through the statistics of a batch to the images of the other process
 NORMALISED = ("method=vpt_deep", "optimizer=sgd", "head.norm=batch")
 
@@ -76,9 +77,9 @@ def as_two_ranks(*arguments: str, cwd: Path) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("alone", "started"),
-    [(PROMPTS, under_torchrun), (QUERIES, as_two_ranks), (NORMALISED, as_two_ranks)],
+    [(PROMPTS, under_torchrun), (QUERIES, as_two_ranks), (NORMALISED, as_two_ranks), (IN_FOUR_BITS, as_two_ranks)],
     indirect=["alone"],
-    ids=["vpt_deep", "vqt", "batch norm"],
+    ids=["vpt_deep", "vqt", "batch norm", "4 bit"],
 )
 def test_two_processes_train_what_one_does(alone, started, tmp_path):
     arguments, expected = alone

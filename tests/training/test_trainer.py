@@ -232,9 +232,18 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
-@pytest.mark.parametrize("mode", [True, "reduce-overhead", "max-autotune"])
-def test_compiling_trains_the_same_weights(mode):
-    plain, compiled = adapted("vpt_deep"), adapted("vpt_deep")
+@pytest.mark.parametrize(
+    ("mode", "method", "options"),
+    [
+        (True, "vpt_deep", {}),
+        ("reduce-overhead", "vpt_deep", {}),
+        ("max-autotune", "vpt_deep", {}),
+        (True, "lora", {"frozen_bits": 4}),
+    ],
+    ids=str,
+)
+def test_compiling_trains_the_same_weights(mode, method, options):
+    plain, compiled = (adapted(method, **options) for _ in range(2))
     fit(plain)
     fit(compiled, compile=mode)
     assert_same_weights(plain, compiled, rtol=1e-3, atol=1e-4)

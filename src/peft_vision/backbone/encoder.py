@@ -13,6 +13,7 @@ from peft_vision.backbone.drops import dropping_options, drops, noise_of_positio
 from peft_vision.backbone.families.match import architecture, refuse_size, trunk_of
 from peft_vision.backbone.intermediates import gathered, group_widths
 from peft_vision.backbone.observation import GRIDS, Kind, Observation
+from peft_vision.backbone.quantized import QuantizedLinear
 from peft_vision.backbone.stage import NEEDS, Need, Stage
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
@@ -266,7 +267,8 @@ class Encoder(nn.Module):
         if self.evaluates:
             return self._backbone
         parameters = {parameter for module in self._backbone for parameter in module.parameters(recurse=False)}
-        if all(parameter.requires_grad for parameter in parameters - self._pooling):
+        quantized = any(isinstance(module, QuantizedLinear) for module in self._backbone)
+        if not quantized and all(parameter.requires_grad for parameter in parameters - self._pooling):
             return []
         return [module for module in self._backbone if module not in self._drops]
 

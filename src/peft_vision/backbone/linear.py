@@ -62,6 +62,14 @@ class Mergeable(Around, ABC):
         and rounded once."""
 
 
+class Parted(nn.Module, ABC):
+    """A module that computes a range of its output features without the others."""
+
+    @abstractmethod
+    def part(self, tokens: Tensor, rows: slice) -> Tensor:
+        """Return only `rows` of the output features, so that nothing else need be computed."""
+
+
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution under the same names and with the same parameters, as the linear layer over the last axis that
     it is."""
@@ -89,7 +97,7 @@ LINEAR = (nn.Linear, Pointwise)
 """The classes of plain modules that are a matrix, `weight.flatten(1)`, and perhaps a bias."""
 
 
-class Wrapper(Mergeable):
+class Wrapper(Mergeable, Parted):
     """A module around a linear layer, or around another wrapper of one, that changes what it computes. What some of
     timm's models ask of the plain module, such as its kernel's size or its weight's device, it answers for it."""
 
@@ -119,7 +127,7 @@ def part(linear: nn.Module, tokens: Tensor, rows: slice) -> Tensor:
         return linear(tokens)
     if type(linear) in LINEAR:
         return F.linear(tokens, linear.weight[rows].flatten(1), None if linear.bias is None else linear.bias[rows])
-    if isinstance(linear, Wrapper):
+    if isinstance(linear, Parted):
         return linear.part(tokens, rows)
     return linear(tokens)[..., rows]  # an unknown module must be called, not bypassed
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from peft_vision.backbone.families.match import refuse_size, trunk_of
 from peft_vision.backbone.outline import Outline, created, outline_of
+from peft_vision.backbone.quantized import Bits, check_bits
 from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find
-from peft_vision.backbone.weights import load_weights, recorded_preprocessing
+from peft_vision.backbone.weights import load_weights, recorded_preprocessing, weights_hash
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component, nearest
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.preprocessing import MOST_CHANNELS, Preprocessing, Size, each_side, one_size, sides_of
@@ -41,7 +42,8 @@ class Backbone:
     next to this module. `architecture`: further arguments of timm's model class. `img_size`, the side of an image in
     pixels or [height, width], `pool` and `in_chans`, the number of channels: None keeps those of the weights.
     `normalization` and `interpolation` of images: own keeps those of the weights; the others are for protocols that do
-    not follow the weights.
+    not follow the weights. `frozen_bits`: bits in which the matrices of the blocks are held (see `quantized.py`), which
+    none of may train; None: as they are loaded.
     """
 
     name: Annotated[str, AfterValidator(absolute_name)]
@@ -54,11 +56,20 @@ class Backbone:
     normalization: Annotated[Literal["own", "imagenet", "none"], HashDefault("own")]
     interpolation: Annotated[Literal["own", "bilinear", "bicubic"], HashDefault("own")]
     architecture: dict[str, Any]
+    frozen_bits: Annotated[Bits | None, HashDefault(None)]
 
     def check(self) -> None:
         """Raise ConfigError for errors that show without reading weights: names, files, sizes, and models that are not
         plain ViTs. For a page of the hub, its config.json is downloaded once."""
+        if self.frozen_bits is not None:
+            check_bits(self.frozen_bits)
         self._checked(find(self.name))
+
+    def record(self, vit: nn.Module) -> dict[str, Any]:
+        """Return what a file says of the backbone that its tensors belong to: name, hash of the weights of `vit`, which
+        are as loaded, and bits, if they are to be held in few."""
+        held = {} if self.frozen_bits is None else {"frozen_bits": self.frozen_bits}
+        return {"name": self.name, "hash": weights_hash(vit), **held}
 
     def outline(self) -> Outline:
         """Return the class and the shape of the model, of any family. ConfigError if timm cannot build it."""

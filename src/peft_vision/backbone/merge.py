@@ -1,5 +1,5 @@
 """This module temporarily replaces wrapped layers by plain ones, which compute either the same or what the backbone did
-before it was wrapped."""
+before it was wrapped. Quantized layers are replaced by plain ones with the matrices that they compute with."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import Mergeable, innermost
+from peft_vision.backbone.quantized import QuantizedLinear
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def unwrapped(encoder: Encoder) -> Iterator[None]:
 
 @contextmanager
 def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iterator[None]:
-    """Replace the outermost mergeable wrappers by `other(wrapper)` within the block."""
+    """Replace the outermost mergeable wrappers by `other(wrapper)`, and then all quantized layers, within the block."""
     strangers = unmergeable(encoder)
     wrappers = [
         name
@@ -42,6 +43,10 @@ def _replaced(encoder: Encoder, other: Callable[[Mergeable], nn.Module]) -> Iter
             wrapper = encoder.vit.get_submodule(name)
             undo.callback(encoder.vit.set_submodule, name, wrapper)
             encoder.vit.set_submodule(name, other(wrapper))
+        for name, layer in list(encoder.vit.named_modules()):
+            if isinstance(layer, QuantizedLinear):
+                undo.callback(encoder.vit.set_submodule, name, layer)
+                encoder.vit.set_submodule(name, layer.plain())
         yield
 
 
@@ -70,5 +75,9 @@ def _plain(module: Mergeable) -> nn.Module:
     """Return a plain module with this wrapper and all wrappers inside it merged, innermost first."""
     module = copy.copy(module)  # shallow, so that the original wrapper keeps its `inner`
     module._modules = dict(module._modules)
-    module.inner = _plain(module.inner) if isinstance(module.inner, Mergeable) else copy.deepcopy(module.inner)
+    module.inner = _plain(module.inner) if isinstance(module.inner, Mergeable) else _copied(module.inner)
     return module.merged()
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    return module.plain() if isinstance(module, QuantizedLinear) else copy.deepcopy(module)

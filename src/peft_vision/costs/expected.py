@@ -17,7 +17,6 @@ from typing import Any
 
 from peft_vision.backbone.load import load_backbone
 from peft_vision.backbone.observation import Kind
-from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.core.identity import digest, hashed, source_of
@@ -236,7 +235,7 @@ def _model(experiment: Experiment, num_classes: int) -> Model:
         objective=dict(experiment.config["objective"]),
         classes=tuple(map(str, range(num_classes))),
         preprocessing=experiment.data.adjusted(experiment.backbone.preprocessing()),
-        backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
+        backbone=experiment.backbone.record(vit),
     )
     return recipe.assemble(vit, seed=experiment.seed)
 

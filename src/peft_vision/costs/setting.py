@@ -63,6 +63,7 @@ class BenchSetting:
             criterion=self.criterion(),
             preprocessing=self.backbone.preprocessing(),
             seed=derive(self.seed, "initialisation"),
+            frozen_bits=self.backbone.frozen_bits,
         )
         model.round_observations_to(TYPES[self.features.dtype], grid=TYPES[self.features.grid_dtype])
         return model.to(self.world.device)

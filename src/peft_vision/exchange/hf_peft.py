@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from peft_vision.backbone.quantized import Bits
 from peft_vision.core.composition import option
 from peft_vision.core.records import Name, Record, Unreadable, exists, read_record
 from peft_vision.core.tensor_files import read_header
@@ -133,7 +134,7 @@ def _fused(name: str, chain: list[LowRankUpdate]) -> tuple[Tensor, Tensor, Tenso
 class _Notes(Record):
     classes: list[Name]
     preprocessing: dict[str, Any]
-    backbone: dict[Literal["name", "hash"], Name | None]
+    backbone: dict[Literal["name", "hash", "frozen_bits"], Name | Bits | None]
 
 
 class Imported:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.linear import ALL, LINEAR, Pointwise, Wrapper, innermost, linear, part
+from peft_vision.backbone.quantized import QuantizedLinear
 from peft_vision.backbone.stage import Stage
 from peft_vision.core.config import ConfigError, HashDefault, component
 from peft_vision.method.base import Method
@@ -199,7 +200,8 @@ class LowRankUpdate(Wrapper):
         """Add the updates of inputs (..., I) to outputs (..., rows)."""
         plain = outputs
         # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
-        outputs = plain if type(self.inner) in LINEAR and not self.magnitude else plain.clone()
+        own = type(self.inner) in (*LINEAR, QuantizedLinear)
+        outputs = plain if own and not self.magnitude else plain.clone()
         dropped = self.dropout(inputs)
         for target, up_rows, here in self._cut(rows):
             update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][up_rows])

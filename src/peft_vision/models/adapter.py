@@ -2,11 +2,11 @@
 
 An adapter file is a safetensors file of the tuned tensors and the head. Its metadata hold, as JSON: `method`, `head`
 and `objective` (their configs; the latter only if it is not one class a picture), `classes`, `preprocessing`,
-`backbone` (name and hash of the weights that it belongs to), `phases` (the number of the method's phases that have
-begun) and, except in older files, `crc32` (of the tensors, so that a flipped bit is noticed) and `likeness` (features
-and logits that the model computes for two fixed pictures). No file is trusted, whoever wrote it: nothing is used before
-it is checked, nothing is built that the tensors do not account for, and only the modules that `trust` allows are
-imported for it."""
+`backbone` (name and hash of the weights that it belongs to, and the bits that its frozen matrices are then held in, if
+they are), `phases` (the number of the method's phases that have begun) and, except in older files, `crc32` (of the
+tensors, so that a flipped bit is noticed) and `likeness` (features and logits that the model computes for two fixed
+pictures). No file is trusted, whoever wrote it: nothing is used before it is checked, nothing is built that the tensors
+do not account for, and only the modules that `trust` allows are imported for it."""
 
 import json
 import zlib
@@ -23,6 +23,7 @@ from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from peft_vision.backbone.quantized import Bits
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError, build, shortened
 from peft_vision.core.identity import hashed
@@ -51,6 +52,7 @@ _WIDEST = 2**18  # input features of a temporary head, which a later phase repla
 class _Weights(Record):
     name: Name
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    frozen_bits: Bits | None = None
 
 
 class _Metadata(Record):
@@ -67,14 +69,20 @@ class _Metadata(Record):
 @dataclass(frozen=True)
 class Recipe:
     """A record of how a model was assembled: the configs of method, head and objective, the names of classes or
-    targets, preprocessing, and the backbone's name and the hash of its weights before anything was attached."""
+    targets, preprocessing, and the backbone's name, the hash of its weights before anything was attached, and the bits
+    that its frozen matrices are then held in, if they are."""
 
     method: dict[str, Any]
     head: dict[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    backbone: dict[str, str]
+    backbone: dict[str, Any]
     objective: dict[str, Any] = field(default_factory=lambda: dict(ONE_CLASS))
+
+    @property
+    def frozen_bits(self) -> Bits | None:
+        """Return the bits of the backbone's frozen matrices; None where they are as they were loaded."""
+        return self.backbone.get("frozen_bits")
 
     def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
         """Assemble the model around `vit`, which becomes part of it and is changed in place."""
@@ -85,6 +93,7 @@ class Recipe:
             criterion=build(self.objective, Objective, "objective").criterion(self.classes),
             preprocessing=self.preprocessing,
             seed=seed,
+            frozen_bits=self.frozen_bits,
             recipe=self,
         )
 
@@ -195,7 +204,7 @@ def read_adapter(path: str | Path) -> Adapter:
         head=metadata.head,
         classes=tuple(metadata.classes),
         preprocessing=preprocessing,
-        backbone=metadata.backbone.model_dump(),
+        backbone=metadata.backbone.model_dump(exclude_none=True),
         objective=metadata.objective,
     )
     biases = [place.shape for name, place in header.tensors.items() if _of_head(name)]

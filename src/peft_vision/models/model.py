@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from peft_vision.backbone.border import make_room
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.frozen_weights import frozen_bytes, hold_packed, round_matrices
 from peft_vision.backbone.observation import GRIDS, Kind, Observation
+from peft_vision.backbone.quantized import Bits
 from peft_vision.core.preprocessing import Normalize, Preprocessing
 from peft_vision.core.seeding import derive
 from peft_vision.head.base import Head
@@ -226,7 +228,8 @@ class Model(nn.Module):
         sizes = {name: parameter.numel() for name, parameter in self.named_parameters()}
         method = sum(size for name, size in sizes.items() if name in self._tuned_body)
         head = _count(p for p in self.head.parameters() if p.requires_grad)
-        return ParameterCounts(method=method, head=head, frozen=sum(sizes.values()) - method - head)
+        packed = 0 if (held := frozen_bytes(self.encoder)) is None else held.numbers
+        return ParameterCounts(method=method, head=head, frozen=sum(sizes.values()) + packed - method - head)
 
 
 @dataclass(frozen=True)
@@ -247,11 +250,13 @@ def assemble(
     criterion: Criterion,
     preprocessing: Preprocessing,
     seed: int,
+    frozen_bits: Bits | None = None,
     recipe: Any = None,
 ) -> Model:
     """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
-    depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method or the head
-    needs, or the method does not give what the head reads."""
+    depend on `seed` only. `frozen_bits`: bits of the frozen matrices in the blocks, None for what they are. Raise
+    ConfigError where the backbone's family does not give what the method or the head needs, where the method does not
+    give what the head reads, and where it trains what is to be held in few bits."""
     if thickness := method.border():
         make_room(vit, thickness)
     vit.requires_grad_(False)
@@ -260,10 +265,12 @@ def assemble(
     if head.reads != "features":
         encoder.show_grid()
         encoder.require({head.reads}, group="head")
+    packed = {} if frozen_bits is None else round_matrices(encoder, frozen_bits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         paces = method.attach_paced(encoder)
         encoder.freeze_pooling()
+        hold_packed(encoder, packed, method=type(method).__name__)
         pooled = head.reads == "features"
         readout = method.readout(encoder) if pooled else method.grid_readout(encoder, head.reads)
         new_head = partial(head.build, num_classes=criterion.num_outputs)

@@ -279,6 +279,7 @@ def open_store(
 ) -> Store:
     """Open the store of what the backbone of `model` computes from `images`, which are given by split."""
     backbone, trainer = experiment.backbone, experiment.trainer
+    bits = {} if backbone.frozen_bits is None else {"frozen_bits": backbone.frozen_bits}
     return Store(
         experiment.features,
         model=model,
@@ -291,6 +292,7 @@ def open_store(
                 "pool": backbone.pool,
                 "preprocessing": model.recipe.preprocessing.record(),
                 "precision": trainer.arithmetic(world.device),
+                **bits,
             },
             method=experiment.choices["method"],
             augment=experiment.data.augment,

@@ -80,6 +80,16 @@ class ParameterFacts(Record):
     backbone: _Positive
 
 
+class QuantizedFacts(Record):
+    """The frozen matrices that were held in few bits: their bits, how many matrices and numbers there are, and the
+    bytes that these take with what scales them."""
+
+    bits: _Positive
+    matrices: _Positive
+    numbers: _Positive
+    num_bytes: _Positive
+
+
 class StoredSplit(Record):
     """The outcome of one split in the feature store, in the fields of its `SplitCacheStatus`."""
 
@@ -141,7 +151,7 @@ class Result(Record):
     `kept_rule`: the rule in words by which the epochs in `kept_epochs` were chosen, None where there are none, and in
     results of versions that took the first of equal accuracies; `peak_mib`: None where the system does not report it;
     `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`: None for accuracy; `predictions`: the checksum of
-    predictions.parquet, None for a run that kept none."""
+    predictions.parquet, None for a run that kept none; `quantized`: None where frozen matrices were as loaded."""
 
     name: Name
     identity: Name
@@ -171,6 +181,7 @@ class Result(Record):
     metrics_jsonl: _Short | None = None
     chosen_by: ChosenBy | None = None
     predictions: _Short | None = None
+    quantized: QuantizedFacts | None = None
 
     @property
     def metric(self) -> Metric:
@@ -188,8 +199,8 @@ class Result(Record):
 
     def written(self) -> dict[str, Any]:
         """Return the content of the file. The usual metric is not named, nor the rule where no epoch was chosen, nor
-        predictions where none are kept."""
-        optional = ("chosen_by", "kept_rule", "predictions")
+        predictions where none are kept, nor the bytes of matrices where none are quantized."""
+        optional = ("chosen_by", "kept_rule", "predictions", "quantized")
         return {key: value for key, value in dict(self).items() if key not in optional or value is not None}
 
     @classmethod

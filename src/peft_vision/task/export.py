@@ -120,14 +120,14 @@ def _untrained(saved: Saved) -> VisionTransformer:
 
 def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str]:
     """Return the folder, the logits of a model that was loaded from it, and the line that loads it. Backbone weights
-    that the hub does not have are saved in the folder too."""
+    that the hub does not have are saved in the folder too, matrices that were held in few bits as they computed."""
     path, backbone = folder / "peft", _backbone(saved)
     path.mkdir(exist_ok=True)
     vit, weights = _untrained(saved), path / _WEIGHTS
     with unwrapped(saved.model.encoder):
         tensors = saved.model.encoder.vit.state_dict()
     tensors = {name: tensors[name].contiguous() for name in vit.state_dict()}
-    of_hub = backbone.pretrained and backbone.checkpoint is None
+    of_hub = backbone.pretrained and backbone.checkpoint is None and backbone.frozen_bits is None
     (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
     said = {"name": backbone.name, "arguments": arguments}
     vit.load_state_dict(tensors)
@@ -136,7 +136,8 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     else:
         hf_peft.write(saved.model, path, timm=said)
         imported = hf_peft.Imported(path)
-        again = replace(saved.recipe, method=imported.method()).assemble(vit, seed=0)
+        on = {key: value for key, value in saved.recipe.backbone.items() if key != "frozen_bits"}
+        again = replace(saved.recipe, method=imported.method(), backbone=on).assemble(vit, seed=0)
         load_tuned(again, imported.tensors)
     if not of_hub:
         weights.write_bytes(save(tensors))

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import yaml
 
 from peft_vision.backbone.load import Backbone, load_backbone
-from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build, component, shortened
 from peft_vision.core.output import Console
@@ -37,13 +36,14 @@ class ImportPeft(Task):
         recipe = self._recipe(imported, backbone)
         backbone.check()
         vit = load_backbone(backbone, seed=config["seed"])
-        found, expected = weights_hash(vit), recipe.backbone["hash"]
+        held, expected = backbone.record(vit), recipe.backbone["hash"]
+        found = held["hash"]
         if expected not in (None, found):
             raise ConfigError(
                 f"file: {folder} was trained on other weights ({recipe.backbone['name']}, hash {expected[:12]}) than "
                 f"these (hash {found[:12]})\nchoose backbone=... and backbone.checkpoint=FILE to match"
             )
-        recipe.backbone.update(name=backbone.name, hash=found)
+        recipe.backbone.update(held)
         model = recipe.assemble(vit, seed=0)
         try:
             load_tuned(model, imported.tensors)
@@ -83,6 +83,10 @@ class ImportPeft(Task):
                 trained_on = {key: notes["backbone"][key] for key in ("name", "hash")}
             except (KeyError, ValueError) as error:
                 raise ConfigError(f"file: peft_vision.json: {error}; remove it to go without") from error
+            bits = notes["backbone"].get("frozen_bits")
+            if bits != backbone.frozen_bits:
+                meant, said = ("null" if one is None else one for one in (bits, backbone.frozen_bits))
+                raise ConfigError(f"file: it was trained with backbone.frozen_bits={meant}, and here that is {said}")
         classes = self.classes or classes
         if len(classes) != imported.num_classes:
             raise ConfigError(f"task.classes: {len(classes)} names for the {imported.num_classes} outputs of the head")

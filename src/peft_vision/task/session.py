@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from peft_vision.backbone.frozen_weights import frozen_bytes
 from peft_vision.backbone.load import load_backbone
-from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError
 from peft_vision.core.device_memory import needing_memory
 from peft_vision.core.distributed import World
@@ -98,7 +98,7 @@ class TrainingSession:
             objective=dict(experiment.config["objective"]),
             classes=self.splits.classes,
             preprocessing=preprocessing,
-            backbone={"name": experiment.backbone.name, "hash": weights_hash(vit)},
+            backbone=experiment.backbone.record(vit),
         )
         self.backbone_size = sum(parameter.numel() for parameter in vit.parameters())
         self.model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
@@ -272,6 +272,7 @@ class TrainingSession:
             environment=self.environment,
             config=self.experiment.config,
             chosen_by=None if (metric := self.model.criterion.metric) == ACCURACY else ChosenBy(**vars(metric)),
+            quantized=None if (held := frozen_bytes(self.model.encoder)) is None else vars(held),
         )
 
     def _announce(self) -> None:
@@ -285,6 +286,8 @@ class TrainingSession:
             "data": facts["data"]["source"],
             "trainable": f"{parameters.method:,} ({choices['method']}) + {parameters.head:,} (head)",
         }
+        if (held := frozen_bytes(model.encoder)) is not None:
+            lines["quantized"] = str(held)
         if len(model.phases) > 1:
             lines["phases"] = ", ".join(phase.name for phase in model.phases)
         if self.state.epochs:

@@ -42,7 +42,14 @@ MODELS = {family: (*VARIANTS[variant], size) for family, (variant, size) in OF_T
 def backbone(name: str, architecture: dict, **values) -> Backbone:
     """A backbone with random weights, but for `values`; what `architecture` says of sizes and pooling is left out."""
     kept = {key: value for key, value in architecture.items() if key not in ("img_size", "drop_path_rate")}
-    usual = {"pretrained": False, "checkpoint": None, "img_size": None, "in_chans": None, "drop_path": 0.0}
+    usual = {
+        "pretrained": False,
+        "checkpoint": None,
+        "img_size": None,
+        "in_chans": None,
+        "frozen_bits": None,
+        "drop_path": 0.0,
+    }
     usual |= {"normalization": "own", "interpolation": "own", "pool": kept.pop("global_pool", None)}
     return Backbone(name=name, architecture=kept, **{**usual, **values})
 
