@@ -103,10 +103,7 @@ class QuantizedLinear(nn.Linear, Parted):
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., I) to (..., rows), in the type of the tokens, or in that of autocast."""
-        device = tokens.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
-        bias = None if self.bias is None else self.bias[rows].to(dtype)
-        return _Product.apply(tokens.to(dtype), bias, self.packed, rows)
+        return _Product.apply(tokens, None if self.bias is None else self.bias[rows], self.packed, rows)
 
     def plain(self) -> nn.Linear:
         """Return a plain linear layer that computes the same."""
