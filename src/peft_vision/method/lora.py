@@ -184,7 +184,7 @@ class LowRankUpdate(Wrapper):
         cut = self._cut(rows)
         fixed = type(self.inner) in LINEAR and not any(p.requires_grad for p in self.inner.parameters())
         drops = self.training and self.dropout.p > 0
-        # in bf16 it is no faster, and errs more in the gradients of the inputs: benchmarks/lora_bf16.py
+        # in bf16 it errs more in the gradients of the inputs, and on q and v is no faster: benchmarks/lora_bf16.py
         if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
             updates = [item for target, up_rows, _ in cut for item in (self.down[target], self.up[target][up_rows])]
             weight = self.inner.weight[rows].flatten(1)
