@@ -113,12 +113,12 @@ def test_the_default_leaves_the_identity_as_it_was():
     [
         (
             ("method=full",),
-            r"backbone.frozen_bits: 4 is for matrices that do not train, and Full trains blocks.0.attn.qkv",
+            r"backbone.frozen_bits: 4 is for matrices that do not train, and the method trains blocks.0.attn.qkv",
         ),
         (("method=full", "optimizer=galore_adamw"), r"backbone.frozen_bits: 4 is for matrices that do not train"),
         (
             ("method=partial",),
-            r"and Full trains blocks.\d.attn.qkv; set frozen_bits=null, or choose a method such as lora",
+            r"and the method trains blocks.\d.attn.qkv; set frozen_bits=null, or choose a method such as lora",
         ),
         (("method=lora", "backbone.frozen_bits=2"), r"backbone.frozen_bits: got 2, should be 4 or 8"),
     ],

@@ -100,15 +100,15 @@ def round_matrices(encoder: Encoder, bits: Bits) -> dict[str, PackedMatrix]:
     return packed
 
 
-def hold_packed(encoder: Encoder, packed: Mapping[str, PackedMatrix], *, method: str) -> None:
+def hold_packed(encoder: Encoder, packed: Mapping[str, PackedMatrix]) -> None:
     """Let the linear layers hold the matrices that `round_matrices` returned, once the method is attached. Raise
-    ConfigError where it trains any of them. `method`: its name for that error."""
+    ConfigError where the method trains any of them."""
     layers = {path: encoder.places[path] for path in packed}
     for path, layer in layers.items():
         if layer.weight.requires_grad:
             bits = packed[path].bits
             raise ConfigError(
-                f"backbone.frozen_bits: {bits} is for matrices that do not train, and {method} trains {path}; set "
+                f"backbone.frozen_bits: {bits} is for matrices that do not train, and the method trains {path}; set "
                 "frozen_bits=null, or choose a method such as lora"
             )
     dropped = {layer.weight for layer in layers.values()}

@@ -270,7 +270,7 @@ def assemble(
         torch.manual_seed(seed)
         paces = method.attach_paced(encoder)
         encoder.freeze_pooling()
-        hold_packed(encoder, packed, method=type(method).__name__)
+        hold_packed(encoder, packed)
         pooled = head.reads == "features"
         readout = method.readout(encoder) if pooled else method.grid_readout(encoder, head.reads)
         new_head = partial(head.build, num_classes=criterion.num_outputs)
