@@ -24,6 +24,9 @@ from peft_vision.core.config import CONFIG_DIR
 from preloaded import SOURCES, Forked
 
 SMOKE = ("experiment=smoke", "method=linear")
+IN_THIS_PROCESS = "hydra/launcher=basic"
+ASKING = {"experiment", "task"}
+"""The groups of which an option may ask for a sweep."""
 COMPOSED_MODE = Hydra.get_mode
 
 
@@ -52,7 +55,7 @@ def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
     handlers, level = root.handlers[:], root.level
     out, err = StringIO(), StringIO()
     if arguments[:1] not in (("completion",), ("new",)) and "hydra/launcher=" not in " ".join(arguments):
-        arguments = (*arguments, "hydra/launcher=basic")
+        arguments = (*arguments, IN_THIS_PROCESS)
     GlobalHydra.instance().clear()
     try:
         with (
@@ -78,17 +81,26 @@ def call(*arguments: str, cwd: Path, reports: bool = False) -> Outcome:
 
 def known_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> RunMode | None:
     """Return the mode that the config asks for. Hydra composes the whole config for it, and then once more to run; here
-    that is done once for all commands with the same options of groups, since nothing else can ask for a mode."""
+    that is done once for all commands with the same task, experiment and options of Hydra: nothing else that is shipped
+    asks for a mode."""
     sources = {source.provider for source in hydra.config_loader.get_search_path().get_path()}
     if "command-line" in sources or any("searchpath" in word for word in overrides):
         return COMPOSED_MODE(hydra, config_name, overrides)
-    return mode_of_options(config_name, tuple(word for word in overrides if chooses_option(word)))
+    words = (word for word in overrides if chooses_option(word) and not is_shipped(word))
+    return mode_of_options(config_name, tuple(words))
 
 
 def chooses_option(word: str) -> bool:
     """Whether an override is of Hydra itself or names an option of a group."""
     key = word.partition("=")[0].lstrip("+~").partition("@")[0]
     return key.startswith("hydra") or (CONFIG_DIR / key).is_dir()
+
+
+@cache
+def is_shipped(word: str) -> bool:
+    """Whether an override chooses one option that is shipped and that cannot ask for a mode."""
+    group, _, option = word.partition("=")
+    return word == IN_THIS_PROCESS or (group not in ASKING and (CONFIG_DIR / group / f"{option}.yaml").is_file())
 
 
 @cache

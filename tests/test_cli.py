@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 
 import hydra
@@ -13,13 +14,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import peft_vision
-from command import call, command, start
+from command import ASKING, call, command, start
 from peft_vision.core.composition import all_options, complete
 from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.core.config_files import ConfigFiles
 from peft_vision.core.guide import FIRST_PAGE
 from peft_vision.ood.match import build_sets
-from peft_vision.runs.experiment import KINDS, Experiment
+from peft_vision.runs.experiment import KINDS
 from peft_vision.task.base import Task
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
@@ -34,7 +35,6 @@ OPEN = {  # values that only the user knows
     "out": "here",
     "task.repo": "me/lora",
 }
-METHODS = [option for group, option in OPTIONS if group == "method"]
 
 
 def composed(*overrides: str) -> dict:
@@ -170,17 +170,58 @@ def test_hydra_completes_groups_options_and_keys_too(typed, offered, tmp_path):
     assert sorted(out.split()) == sorted(offered)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=map("=".join, OPTIONS))
-def test_every_option_composes_and_builds(group, option):
-    folder = ("data=imagenet",) if group == "ood" else ()  # some sets lie in the same folder
-    config = composed(f"{group}={option}", *folder)
+READS = {"ood": "data", "optimizer": "method"}
+"""Groups whose values refer to those of another one: an option of one is chosen beside the usual one of the other."""
+SPELLED = {"combined": "method.parts", "several": "tracker.parts"}  # names, which the config spells out
+
+
+def sharing_lines() -> dict[tuple[str, str], dict[str, str]]:
+    """Each option, and all options of the command line that it is chosen on: one of each group, since to compose is
+    what takes the time. An experiment has a line of its own, for it chooses options of other groups."""
+    lines: dict[tuple[str, int], dict[str, str]] = {}
+    found = {}
+    for group in dict.fromkeys(group for group, _ in OPTIONS):
+        own = [option for other, option in OPTIONS if other == group]
+        first = sum(other == READS.get(group) for other, _ in OPTIONS)
+        for number, option in enumerate(own, first):
+            line = lines.setdefault(("experiment" if group == "experiment" else "", number), {})
+            line |= {group: option, **({"data": "imagenet"} if group == "ood" else {})}  # some lie in its folder
+            found[group, option] = line
+    return found
+
+
+LINES = sharing_lines()
+
+
+@cache
+def built(line: tuple[tuple[str, str], ...]) -> dict[str, set[str]]:
+    """The keys that Hydra composes of a line's options, all of which are built, and the keys that completion finds."""
+    chosen = dict(line)
+    config = composed(*map("=".join, line))
     for kind_of, kind in {**KINDS, "task": Task}.items():
         assert isinstance(build(config[kind_of], kind, kind_of), kind)
-    assert list(build_sets(config["ood"])) == ([option] if group == "ood" else [])
-    chosen = {group: option, **dict(word.split("=") for word in folder)}
-    spelled = {"combined": "method.parts", "several": "tracker.parts"}.get(option)  # names, which the config spells out
-    found = leaves(ConfigFiles([CONFIG_DIR]).composed(chosen).values) - {spelled}
-    assert found == {key for key in leaves(config) if not (spelled and key.startswith(f"{spelled}."))}
+    assert list(build_sets(config["ood"])) == ([chosen["ood"]] if "ood" in chosen else [])
+    spelled = {SPELLED[option] for option in chosen.values() if option in SPELLED}
+    found = leaves(ConfigFiles([CONFIG_DIR]).composed(chosen).values) - spelled
+    return {
+        "found": found,
+        "composed": {key for key in leaves(config) if not any(key.startswith(f"{key_of}.") for key_of in spelled)},
+    }
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=map("=".join, OPTIONS))
+def test_every_option_composes_and_builds(group, option):
+    line = LINES[group, option]
+    assert line[group] == option
+    keys = built(tuple(line.items()))
+    assert keys["found"] == keys["composed"]
+
+
+def test_no_option_asks_for_a_sweep_but_tasks_and_experiments():
+    """On which `command.py` relies."""
+    files = ConfigFiles([CONFIG_DIR])
+    found = {group for group, option in OPTIONS if files.composed({group: option}).at("hydra.mode")}
+    assert found == ASKING
 
 
 def leaves(values: dict, prefix: str = "") -> set[str]:
@@ -188,13 +229,6 @@ def leaves(values: dict, prefix: str = "") -> set[str]:
     inner = {f"{prefix}{key}": value for key, value in values.items() if prefix or key != "hydra"}
     nested = {key: leaves(value, f"{key}.") for key, value in inner.items() if isinstance(value, dict) and value}
     return {key for key in inner if key not in nested}.union(*nested.values())
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_passes_the_checks_of_the_smoke_experiment(method):
-    config = composed("experiment=smoke", f"method={method}")
-    choices = {"method": method, "backbone": "vit_micro", "data": "digits"}
-    assert Experiment.build(config, choices).name.startswith(f"{method}-vit_micro-digits-s0-")
 
 
 def test_flags_may_stand_between_overrides(tmp_path):

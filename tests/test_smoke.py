@@ -16,7 +16,10 @@ def test_one_command_runs_every_method_and_again_finds_them_done(tmp_path):
     outcome = command(*EVERY_METHOD, cwd=tmp_path, fresh=True)
     assert (outcome.code, outcome.err) == (0, "")
     found = results(tmp_path)
-    assert sorted(json.loads(path.read_text())["choices"]["method"] for path in found) == methods
+    choices = {path: json.loads(path.read_text())["choices"] for path in found}
+    assert sorted(chosen["method"] for chosen in choices.values()) == methods
+    for path, chosen in choices.items():
+        assert path.parent.name.startswith(f"{chosen['method']}-vit_micro-digits-s0-")
 
     written = [path.stat().st_mtime_ns for path in found]
     again = call(*EVERY_METHOD, cwd=tmp_path)

@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from peft_vision.backbone import merge
-from peft_vision.backbone.families.match import architecture, refuse_unusual, trunk_of
+from peft_vision.backbone.families.match import architecture, trunk_of
 from peft_vision.backbone.merge import plain_names, unmergeable
 from peft_vision.backbone.quantized import Bits
 from peft_vision.backbone.source import HUB
@@ -114,7 +114,7 @@ def adapt(
         raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
     if frozen_bits not in (None, *get_args(Bits)):
         raise ConfigError(f"frozen_bits: got {frozen_bits!r}, should be 4, 8 or None")
-    refuse_unusual(vit)
+    size = trunk_of(vit).image_size  # before anything is changed, since no family may match the model
     vit = copy.deepcopy(vit)
     vit.reset_classifier(0)
     head_values = _head_values(head)
@@ -125,7 +125,7 @@ def adapt(
         head=head_values,
         objective=component_values(objective or usual, Objective, "objective", {}),
         classes=classes or tuple(str(index) for index in range(num_classes)),
-        preprocessing=_preprocessing(vit),
+        preprocessing=_preprocessing(vit, size),
         backbone={"name": architecture(vit), "hash": weights_hash(vit)},
     )
     if frozen_bits is not None:
@@ -196,11 +196,11 @@ def _head_values(head: object) -> dict[str, Any]:
     return component_values(head, Head, "head", {})
 
 
-def _preprocessing(vit: VisionTransformer) -> Preprocessing:
-    """Return the preprocessing that timm resolves for this model."""
+def _preprocessing(vit: VisionTransformer, size: tuple[int, int] | None) -> Preprocessing:
+    """Return the preprocessing that timm resolves for this model, which takes images of `size`, or of any if None."""
     config = resolve_data_config({}, model=vit)
     found = Preprocessing(
-        size=one_size(*(trunk_of(vit).image_size or config["input_size"][1:])),
+        size=one_size(*(size or config["input_size"][1:])),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],

@@ -23,7 +23,8 @@ POINTS = [
     ["method=vqt", "data=digits", "tracker=none", "method.num_queries=4"],
     ["experiment=smoke", "method={_target_:peft_vision.method.linear.Linear}"],  # values of a group, not an option
     ["experiment=lp_ft_vs_ft", "data=digits", "ood=[stl10,cifar10_1]", "optimizer=adamw"],
-    ["experiment=demo", "+trainer.note=1", "~data.split_seed", "++seed=7"],
+    ["experiment=demo", "+trainer.note=1", "+note=2", "~data.split_seed", "++seed=7"],
+    ["experiment=demo", "trainer.epochs=2"],  # of which the values of the point before are no part
     ["task=cache"],
     ["experiment=smoke", "method=combined", "method.parts=[lora,vqt]"],
     ["experiment=demo", "head=mlp", "optimizer=galore_adamw", "optimizer.rank=2", "data.augment=flip_crop"],

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from low_rank_steps import gradient
 from peft_vision.core import bitsandbytes
 from peft_vision.core.config import CONFIG_DIR, NOT_HASHED, OnlyWith, build
+from peft_vision.core.config_files import ConfigFiles
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head
 from peft_vision.models.model import Model
@@ -34,6 +34,7 @@ KINDS = {
     "trainer": Trainer,
     "features": Features,
 }
+FILES = ConfigFiles([CONFIG_DIR])  # all processes that collect the tests read them, for which Hydra takes seconds
 SIZES = {"rank": 2, "gap": 2, "epochs": 2, "batch_size": 8, "eval_batch_size": 16, "precision": "fp32"}
 OTHER: dict[str, Any] = {
     "lr": 0.02,
@@ -72,8 +73,7 @@ COSTS = {"per_layer", "accumulate", "checkpointing", "compile"}
 @cache
 def shipped(group: str, name: str) -> Any:
     """The component, of the sizes of a tiny training."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        node = compose(f"{group}/{name}")[group]
+    node = FILES.composed({group: name}).values[group]
     roots = {"method": {"lr": {"sgd": 0.1, "adamw": 1e-2}}, "trainer": {"epochs": 2}}
     node = OmegaConf.to_container(OmegaConf.create({**roots, group: node}), resolve=True)[group]
     sizes = {**SIZES, "epochs": 12} if group == "schedule" else SIZES  # of which the first is the warm-up

@@ -5,6 +5,7 @@ They have no official test split: 20 % are drawn with a fixed seed, whatever the
 """
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,18 @@ def read_digits() -> Labelled:
     sklearn = Path(importlib.util.find_spec("sklearn").origin).parent
     file = sklearn / "datasets" / "data" / "digits.csv.gz"
     with reading(file, "the digits of scikit-learn, 65 numbers a line", key="data", remedy="install it again"):
-        table = np.loadtxt(file, delimiter=",").reshape(-1, 65)
-    values, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
+        table = _table(file)
+    values, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64].astype(np.int64)
     grey = np.round(values * (255 / 16)).astype(np.uint8)
     return labelled(Arrays(np.repeat(grey[..., None], 3, axis=-1)), labels)
+
+
+@cache  # a run reads it twice, to check it and to train, and each run of a sweep does
+def _table(file: Path) -> np.ndarray:
+    """Return one row for each digit: 64 grey values, then the label."""
+    table = np.loadtxt(file, delimiter=",").reshape(-1, 65)
+    table.flags.writeable = False
+    return table
 
 
 @component

@@ -33,8 +33,10 @@ ANY = {
 FIXED = ("CLIP's ResNet", "Hiera", "mixer", "MaxViT", "CoAtNet")  # which take images of one size
 
 
-def small_any(variant: str) -> nn.Module:
-    """The model of a variant, with random weights and statistics that are always the same and none at a constant."""
+def small_any(variant: str, *, recorded: bool = False) -> nn.Module:
+    """The model of a variant, with random weights and statistics that are always the same and none at a constant. It is
+    said to take images of 64 px; `recorded`: of the size of timm's own record, which it was not made for, so that each
+    module on top of it tries other sizes first."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = ANY[variant](num_classes=0)
@@ -42,4 +44,6 @@ def small_any(variant: str) -> nn.Module:
             if tensor.is_floating_point():
                 noise = 0.05 * torch.randn_like(tensor)
                 tensor.add_(noise.abs() if name.endswith("running_var") else noise)
+    if not recorded:
+        model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), "input_size": (3, 64, 64)}
     return model

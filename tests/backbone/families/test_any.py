@@ -32,9 +32,19 @@ def adapted(variant: str, method: str, **options: object) -> Model:
     return adapted_to(small_any(variant), method, **options)
 
 
+@pytest.mark.parametrize("variant", ["Hiera", "MaxViT"])
+def test_a_model_of_another_size_than_its_record_says_is_adapted_and_read_back(variant, tmp_path):
+    model = adapted_to(small_any(variant, recorded=True), "lora", rank=2).eval()
+    peft_vision.save(model, tmp_path / "adapter.safetensors")
+    again = peft_vision.load(tmp_path / "adapter.safetensors", small_any(variant, recorded=True))
+    assert again.encoder.image_size == model.encoder.image_size == model.preprocessing.sides
+    assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["64 px", "as recorded"])
 @pytest.mark.parametrize("variant", ANY)
-def test_features_are_timms_and_no_name_changes(variant):
-    model = small_any(variant).eval()
+def test_features_are_timms_and_no_name_changes(variant, recorded):
+    model = small_any(variant, recorded=recorded).eval()
     encoder = Encoder(copy.deepcopy(model))
     with torch.no_grad():
         assert torch.equal(encoder(IMAGES), model(IMAGES))

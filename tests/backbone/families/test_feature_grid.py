@@ -91,7 +91,7 @@ def test_layers_are_evenly_spread_and_the_last_is_among_them(depth, layers):
 
 @pytest.mark.parametrize("variant", MAPS)
 def test_the_last_features_of_any_other_model_are_a_grid_if_they_are_a_map(variant):
-    model, images = small_any(variant).eval(), torch.randn(2, 3, 64, 64)
+    model, images = small_any(variant, recorded=True).eval(), torch.randn(2, 3, 64, 64)
     encoder = showing(model, (64, 64))
     grid = encoder.observe(images, {"grid"}).grid
     with torch.no_grad():

@@ -86,6 +86,8 @@ class AnyTrunk(Trunk):
 
     def misfit_size(self, size: tuple[int, int]) -> str | None:
         """Return why the model cannot take images of `size`, height and width, or None."""
+        if size == self._pass.taken:
+            return None
         try:
             run_shapes(self.model, size)
         except UNUSABLE as error:

@@ -25,11 +25,12 @@ UNUSABLE = (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedE
 @dataclass(frozen=True)
 class Passed:
     """The record of a forward pass: `features` (1, D) without numbers; `called`, the paths of the linear layers,
-    convolutions and norms in the order in which timm's forward called them; `size`, height and width of the image, if
-    the model takes no image of the recorded size."""
+    convolutions and norms in the order in which timm's forward called them; `taken`, height and width of the image;
+    `size`, the same if the model takes no image of the recorded size, else None."""
 
     features: Tensor
     called: tuple[str, ...]
+    taken: tuple[int, int]
     size: tuple[int, int] | None
 
 
@@ -47,7 +48,7 @@ def passed(model: nn.Module) -> Passed:
             except UNUSABLE as error:
                 first = first or error
                 continue
-        return Passed(features, tuple(called), None if first is None else size)
+        return Passed(features, tuple(called), size, None if first is None else size)
     raise first
 
 
