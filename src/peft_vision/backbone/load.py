@@ -106,8 +106,6 @@ class Backbone:
         elif self.pretrained:
             source.check_weights()
         registered = outline_of(source.registered, repr({}))
-        if not registered.headless:
-            registered.require_family()
         self._check_architecture(registered)
         made = outline_of(source.registered, repr(self._arguments(source, registered)))
         made.require_family()
