@@ -73,6 +73,12 @@ def test_the_pixels_of_a_border_are_cut_off_however_patches_lie_on_it(thickness,
     torch.testing.assert_close(model(images), whole[:, :, within, within])
 
 
+def test_prompts_behind_the_patches_are_no_places_of_the_grid():
+    trunk = segmenting("vpt_shallow", head="multi_linear").encoder.trunk
+    tokens = torch.randn(2, trunk.num_tokens + 3, 32)
+    assert torch.equal(trunk.grid(tokens, 0), trunk.grid(tokens[:, : trunk.num_tokens], 0))
+
+
 def test_prompts_are_not_pooled_where_nothing_is():
     with pytest.raises(ConfigError, match=r"method\.pool_prompts: got true, but the head reads a grid.*=false"):
         segmenting("vpt_deep", architecture={"global_pool": "avg"}, pool_prompts=True, head="segment_linear")
