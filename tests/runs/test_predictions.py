@@ -67,7 +67,8 @@ KINDS = {
 
 def read(folder: Path) -> dict[str, KeptPredictions]:
     """What is read where the result names the checksum of the present file."""
-    return read_predictions(folder, predictions_checksum(folder / PREDICTIONS), COUNTS)
+    trained_on = sum(COUNTS.values())  # as many as all predictions that there are
+    return read_predictions(folder, predictions_checksum(folder / PREDICTIONS), {**COUNTS, "train": trained_on})
 
 
 def written(folder: Path, kind: str = "classes") -> dict[str, KeptPredictions]:
