@@ -23,11 +23,11 @@ PREFIXES = {
     "two that fork": ["sh", "-c", '"$@"; exit $?', "x", "timeout", "100"],
 }
 HOLDS = "from peft_vision.core.stopping import hold; hold()\n"
-SLEEPS = f"{HOLDS}import time; open('at-work', 'x'); time.sleep(100)"
+SLEEPS = f"{HOLDS}import time; open('at-work', 'x'); time.sleep(1000)"
 SAVES = f"""{HOLDS}
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (open('saved', 'x'), sys.exit(5)))
-open('at-work', 'x'); time.sleep(100)
+open('at-work', 'x'); time.sleep(1000)
 """
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEPS}"
 
@@ -113,7 +113,7 @@ def test_a_run_that_its_prefix_has_forked_and_not_yet_executed_is_waited_for(tmp
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_what_a_prefix_leaves_behind_is_killed_and_the_exit_code_is_the_runs(code, tmp_path):
-    leaves = ["sh", "-c", 'sleep 100 & (sleep 100 &) ; "$@"', "x"]
+    leaves = ["sh", "-c", 'sleep 1000 & (sleep 1000 &) ; "$@"', "x"]
     with carried_out(leaves, f"raise SystemExit({code})", tmp_path) as (sweep, _):
         assert sweep.communicate(timeout=120)[0] == f"exit code {code}\n"
         assert session(sweep.pid) == []

@@ -110,7 +110,7 @@ if __name__ == "__main__":
 
 def test_the_server_ends_with_a_sweep_that_is_killed_while_it_imports(tmp_path):
     (tmp_path / "sweep.py").write_text(SWEEP)
-    (tmp_path / "slow.py").write_text("import time; open('importing', 'x'); time.sleep(100)")
+    (tmp_path / "slow.py").write_text("import time; open('importing', 'x'); time.sleep(1000)")
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(peft_vision.__file__).parents[1])]),
