@@ -214,6 +214,14 @@ def test_what_is_no_plain_vit_takes_no_tokens_for_the_reason(name, architecture,
         encoder.require({"prompts"})
 
 
+def test_a_model_without_a_family_is_refused_before_weights_are_loaded(monkeypatch):
+    """timm has none; one of a later version may be."""
+    outline = load.outline_of("vit_tiny_patch16_224", "{}")
+    monkeypatch.setattr(load, "outline_of", lambda *_: replace(outline, refusal="no family matches it"))
+    with pytest.raises(ConfigError, match="^no family matches it$"):
+        backbone().check()
+
+
 def test_a_users_own_model_is_judged_by_the_same_rule():
     class Unusual(timm.models.vision_transformer.VisionTransformer):
         pass
