@@ -218,7 +218,7 @@ def test_a_model_without_a_family_is_refused_before_weights_are_loaded(monkeypat
     """timm has none; one of a later version may be."""
     outline = load.outline_of("vit_tiny_patch16_224", "{}")
     monkeypatch.setattr(load, "outline_of", lambda *_: replace(outline, refusal="no family matches it"))
-    with pytest.raises(ConfigError, match="^no family matches it$"):
+    with pytest.raises(ConfigError, match=r"^no family matches it$"):
         backbone().check()
 
 
