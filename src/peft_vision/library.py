@@ -5,7 +5,8 @@ one adapter or, in an `AdapterSet`, several on one backbone.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -91,10 +92,9 @@ def adapt(
     vit: VisionTransformer,
     *,
     method: str | Path | Method | type[Method],
-    num_classes: int,
+    num_classes: int | Sequence[str],
     head: Mapping[str, object] | str | Path | Head | type[Head] | None = None,
     objective: str | Path | Objective | None = None,
-    classes: tuple[str, ...] | None = None,
     seed: int = 0,
     frozen_bits: Bits | None = None,
     **options: object,
@@ -102,16 +102,16 @@ def adapt(
     """Return an `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the
     path of a YAML file like those, a class derived from `Method`, or an instance of one.
 
-    `options` override the method's values (`num_prompts=50`). `head` overrides values of `conf/head/linear.yaml`
-    (`{"norm": "batch"}`), or gives a head in one of the same four ways. `objective`: a name in `conf/objective/`, a
-    YAML file, or an `Objective`; None: `single_label`, or `segmentation` with a head that predicts pixels;
-    `model.criterion` is its loss and its metrics, and `model.criterion.fit(labels)` takes what it needs of the training
-    labels. Images are (B, C, H, W): uint8, or floats normalised as the backbone's own data config says. The drop rates
-    of `vit` (`drop_path_rate` and the like) act in training while anything besides the head trains. `frozen_bits`: 8 or
-    4, to hold the frozen matrices of the blocks in so many bits. `vit` itself is not changed. Raise ConfigError if an
-    option is wrong, and ValueError for an unknown name or a wrong number of `classes`."""
-    if type(num_classes) is not int or num_classes < 1:
-        raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more")
+    `num_classes`: how many, or their names. `options` override the method's values (`num_prompts=50`). `head`
+    overrides values of `conf/head/linear.yaml` (`{"norm": "batch"}`), or gives a head in one of the same four ways.
+    `objective`: a name in `conf/objective/`, a YAML file, or an `Objective`; None: `single_label`, or `segmentation`
+    with a head that predicts pixels; `model.criterion` is its loss and its metrics, and
+    `model.criterion.fit(labels)` takes what it needs of the training labels. Images are (B, C, H, W): uint8, or
+    floats normalised as the backbone's own data config says. The drop rates of `vit` (`drop_path_rate` and the like)
+    act in training while anything besides the head trains. `frozen_bits`: 8 or 4, to hold the frozen matrices of the
+    blocks in so many bits. `vit` itself is not changed. Raise ConfigError if an option is wrong, and ValueError for
+    an unknown name."""
+    classes = _class_names(num_classes, options)
     if frozen_bits not in (None, *get_args(Bits)):
         raise ConfigError(f"frozen_bits: got {frozen_bits!r}, should be 4, 8 or None")
     size = trunk_of(vit).image_size  # before anything is changed, since no family may match the model
@@ -124,14 +124,12 @@ def adapt(
         method=component_values(method, Method, "method", options),
         head=head_values,
         objective=component_values(objective or usual, Objective, "objective", {}),
-        classes=classes or tuple(str(index) for index in range(num_classes)),
+        classes=classes,
         preprocessing=_preprocessing(vit, size),
         backbone={"name": architecture(vit), "hash": weights_hash(vit)},
     )
     if frozen_bits is not None:
         recipe.backbone["frozen_bits"] = frozen_bits
-    if len(recipe.classes) != num_classes:
-        raise ValueError(f"{len(recipe.classes)} class names for num_classes={num_classes}")
     build(recipe.method, Method, "method").check()
     build(recipe.objective, Objective, "objective").check_head(built_head)
     return recipe.assemble(vit, seed=seed)
@@ -188,6 +186,22 @@ def merged(model: Model) -> Iterator[VisionTransformer]:
     with merge.merged(model.encoder):
         check_loadable(model.encoder.vit.state_dict().keys(), names)
         yield model.encoder.vit
+
+
+def _class_names(num_classes: int | Sequence[str], options: dict[str, object]) -> tuple[str, ...]:
+    """Return the names of the classes; the option `classes` of earlier versions, beside their number, still gives
+    them."""
+    named = num_classes if isinstance(num_classes, list | tuple) else None
+    if "classes" in options:
+        warnings.warn("adapt(classes=...) is now num_classes=...", DeprecationWarning, stacklevel=3)
+        named = options.pop("classes")
+        if named is not None and len(named) != num_classes:
+            raise ValueError(f"{len(named)} class names for num_classes={num_classes}")
+    if named:
+        return tuple(named)
+    if type(num_classes) is not int or num_classes < 1:
+        raise ConfigError(f"num_classes: got {num_classes!r}, should be a whole number, 1 or more, or names")
+    return tuple(map(str, range(num_classes)))
 
 
 def _head_values(head: object) -> dict[str, Any]:

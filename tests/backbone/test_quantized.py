@@ -100,6 +100,20 @@ def test_the_backward_pass_keeps_no_matrix(bits):
 
 
 @pytest.mark.parametrize("bits", BITS)
+def test_it_compiles_as_one_graph_with_the_same_gradients(bits):
+    torch.compiler.reset()
+    layers = [quantized(drawn(48, 16), bits) for _ in range(2)]
+    tokens = [torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2)]
+    plain = layers[0](tokens[0])
+    compiled = torch.compile(layers[1], backend="aot_eager", fullgraph=True)(tokens[1])
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
+    plain.square().sum().backward()
+    compiled.square().sum().backward()
+    torch.testing.assert_close(tokens[1].grad, tokens[0].grad, rtol=0, atol=0)
+    torch.testing.assert_close(layers[1].bias.grad, layers[0].bias.grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", BITS)
 def test_it_takes_few_bytes_and_moves_with_its_layer(bits):
     ours = quantized(drawn(256, 128), bits)
     assert dict(ours.named_parameters()).keys() == ours.state_dict().keys() == {"bias"}

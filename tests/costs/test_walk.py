@@ -14,7 +14,7 @@ from peft_vision.backbone.load import load_backbone
 from peft_vision.costs.expected import Expected, RunGroup, Stock, demands
 from peft_vision.costs.walk import Act, Anatomy, Tally, acts, anatomy, walk
 from peft_vision.features.store import TYPES
-from peft_vision.models.model import assemble
+from peft_vision.models.model import Parts, assemble
 from peft_vision.objective.single_label import OneClass
 from peft_vision.runs.experiment import Experiment
 
@@ -24,14 +24,8 @@ AUGMENTED = ("data.augment=flip_crop",)
 
 
 def parts(experiment: Experiment) -> tuple[Anatomy, RunGroup]:
-    model = assemble(
-        load_backbone(replace(experiment.backbone, pretrained=False), seed=0),
-        method=experiment.method,
-        head=experiment.head,
-        criterion=OneClass(10),
-        preprocessing=experiment.backbone.preprocessing(),
-        seed=0,
-    )
+    parts = Parts(experiment.method, experiment.head, OneClass(10), experiment.backbone.preprocessing())
+    model = assemble(load_backbone(replace(experiment.backbone, pretrained=False), seed=0), parts, seed=0)
     model.round_observations_to(TYPES[experiment.features.dtype])
     (demand,) = demands([Expected(experiment)])
     return anatomy(model, experiment), demand

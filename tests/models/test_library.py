@@ -42,7 +42,7 @@ def test_heads_of_every_kind_save_and_load(head, vit, images, tmp_path):
 
 
 def test_an_adapter_holds_class_names_and_recipe(vit, tmp_path):
-    model = peft_vision.adapt(vit, method="vpt_deep", num_classes=2, classes=("cat", "dog"), num_prompts=3)
+    model = peft_vision.adapt(vit, method="vpt_deep", num_classes=("cat", "dog"), num_prompts=3)
     peft_vision.save(model, tmp_path / "a.safetensors")
     adapter = read_adapter(tmp_path / "a.safetensors")
     recipe = adapter.recipe
@@ -76,9 +76,18 @@ def test_a_file_that_is_no_adapter_is_refused(content, vit, tmp_path):
         peft_vision.load(path, vit)
 
 
-@pytest.mark.parametrize("num_classes", [0, -3, 2.0, "10", True, None])
+def test_names_of_classes_beside_their_number_still_work_and_say_so(vit):
+    with pytest.warns(DeprecationWarning, match=r"adapt\(classes=\.\.\.\) is now num_classes=\.\.\."):
+        model = peft_vision.adapt(vit, method="linear", num_classes=2, classes=("cat", "dog"))
+    assert model.recipe.classes == ("cat", "dog")
+    deprecated = pytest.warns(DeprecationWarning, match="adapt")
+    with deprecated, pytest.raises(ValueError, match="1 class names for num_classes=2"):
+        peft_vision.adapt(vit, method="linear", num_classes=2, classes=("cat",))
+
+
+@pytest.mark.parametrize("num_classes", [0, -3, 2.0, "10", True, None, (), []])
 def test_a_number_of_classes_that_is_none_is_refused(vit, num_classes):
-    expected = f"num_classes: got {num_classes!r}, should be a whole number, 1 or more"
+    expected = f"num_classes: got {num_classes!r}, should be a whole number, 1 or more, or names"
     with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         peft_vision.adapt(vit, method="linear", num_classes=num_classes)
 
@@ -93,8 +102,6 @@ def test_a_wrong_option_is_refused_in_the_users_words(vit):
         peft_vision.adapt(vit, method="vpt_deep", num_classes=2, rank=4)
     with pytest.raises(ValueError, match="unknown method 'vpt_dep'; there are"):
         peft_vision.adapt(vit, method="vpt_dep", num_classes=2)
-    with pytest.raises(ValueError, match="1 class names for num_classes=2"):
-        peft_vision.adapt(vit, method="linear", num_classes=2, classes=("cat",))
 
 
 def test_what_maps_no_image_to_features_is_refused():

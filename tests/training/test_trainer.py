@@ -233,17 +233,17 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
 @pytest.mark.parametrize(
-    ("mode", "method", "options"),
+    ("mode", "method", "depth", "options"),
     [
-        (True, "vpt_deep", {}),
-        ("reduce-overhead", "vpt_deep", {}),
-        ("max-autotune", "vpt_deep", {}),
-        (True, "lora", {"frozen_bits": 4}),
+        (True, "vpt_deep", 2, {}),
+        ("reduce-overhead", "vpt_deep", 1, {}),
+        ("max-autotune", "vpt_deep", 1, {}),
+        (True, "lora", 1, {"frozen_bits": 4}),
     ],
     ids=str,
 )
-def test_compiling_trains_the_same_weights(mode, method, options):
-    plain, compiled = (adapted(method, **options) for _ in range(2))
+def test_compiling_trains_the_same_weights(mode, method, depth, options):  # each kernel takes a compiler's second
+    plain, compiled = (adapted(method, architecture={"depth": depth}, **options) for _ in range(2))
     fit(plain)
     fit(compiled, compile=mode)
     assert_same_weights(plain, compiled, rtol=1e-3, atol=1e-4)

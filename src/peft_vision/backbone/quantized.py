@@ -34,6 +34,24 @@ def check_bits(bits: Bits) -> None:
         raise ConfigError(f"backbone.frozen_bits: 4 takes bitsandbytes, which is not installed; {bitsandbytes.INSTALL}")
 
 
+@torch.library.custom_op("peft_vision::unpack_4bit", mutates_args=())
+def _unpack_4bit(
+    numbers: Tensor, scales: Tensor, scales_of_scales: Tensor, mean_scale: Tensor, shape: list[int]
+) -> Tensor:
+    """Return the fp32 matrix of this shape. It is one operation to `torch.compile`, which cannot trace the library's
+    own functions and would break each linear layer in two."""
+    code, state = bitsandbytes.dynamic_code(numbers.device, signed=True), bitsandbytes.library().QuantState
+    of_scales = state(scales_of_scales, code=code, blocksize=_BLOCK_OF_SCALES, dtype=torch.float32)
+    kind = {"blocksize": _BLOCK, "quant_type": _KIND, "dtype": torch.float32}
+    scaled = state(scales, torch.Size(shape), offset=mean_scale, state2=of_scales, **kind)
+    return bitsandbytes.library().dequantize_4bit(numbers, scaled)
+
+
+@_unpack_4bit.register_fake
+def _shaped(numbers: Tensor, scales: Tensor, scales_of_scales: Tensor, mean_scale: Tensor, shape: list[int]) -> Tensor:
+    return scales.new_empty(shape, dtype=torch.float32)
+
+
 @dataclass(frozen=True)
 class PackedMatrix:
     """A matrix (O, I) in few bits. `tensors`: its `numbers`, and what scales them."""
@@ -61,11 +79,8 @@ class PackedMatrix:
         held = self.tensors
         if self.bits == 8:
             return held["numbers"] * held["scales"]
-        code, state = bitsandbytes.dynamic_code(held["numbers"].device, signed=True), bitsandbytes.library().QuantState
-        of_scales = state(held["scales_of_scales"], code=code, blocksize=_BLOCK_OF_SCALES, dtype=torch.float32)
-        kind = {"blocksize": _BLOCK, "quant_type": _KIND, "dtype": torch.float32}
-        scaled = state(held["scales"], self.shape, offset=held["mean_scale"], state2=of_scales, **kind)
-        return bitsandbytes.library().dequantize_4bit(held["numbers"], scaled)
+        scales = held["scales"], held["scales_of_scales"], held["mean_scale"]
+        return _unpack_4bit(held["numbers"], *scales, [*self.shape])
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedMatrix":
         """Return the matrix on the device that `move` brings tensors to; their types stay as they are."""

@@ -21,7 +21,7 @@ from peft_vision.data.images import Images
 from peft_vision.features.store import TYPES, Features
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
-from peft_vision.models.model import Model, assemble
+from peft_vision.models.model import Model, Parts, assemble
 from peft_vision.objective.base import Criterion, Objective
 from peft_vision.optimizer.base import Stepper
 from peft_vision.training.trainer import Trainer
@@ -56,15 +56,14 @@ class BenchSetting:
 
     def model(self, method: Method) -> Model:
         """Return the model with which a run begins, on the device."""
-        model = assemble(
-            self.vit(),
+        parts = Parts(
             method=method,
             head=self.head,
             criterion=self.criterion(),
             preprocessing=self.backbone.preprocessing(),
-            seed=derive(self.seed, "initialisation"),
             frozen_bits=self.backbone.frozen_bits,
         )
+        model = assemble(self.vit(), parts, seed=derive(self.seed, "initialisation"))
         model.round_observations_to(TYPES[self.features.dtype], grid=TYPES[self.features.grid_dtype])
         return model.to(self.world.device)
 

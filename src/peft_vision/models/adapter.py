@@ -35,7 +35,7 @@ from peft_vision.core.trust import Bounded, TooLarge, check_targets
 from peft_vision.head.base import Head
 from peft_vision.method.base import Method
 from peft_vision.models.likeness import Likeness, likeness, unlike
-from peft_vision.models.model import Model, assemble
+from peft_vision.models.model import Model, Parts, assemble
 from peft_vision.objective.base import Objective
 from peft_vision.objective.single_label import ONE_CLASS
 
@@ -86,16 +86,14 @@ class Recipe:
 
     def assemble(self, vit: VisionTransformer, *, seed: int) -> Model:
         """Assemble the model around `vit`, which becomes part of it and is changed in place."""
-        return assemble(
-            vit,
+        parts = Parts(
             method=build(self.method, Method, "method"),
             head=build(self.head, Head, "head"),
             criterion=build(self.objective, Objective, "objective").criterion(self.classes),
             preprocessing=self.preprocessing,
-            seed=seed,
             frozen_bits=self.frozen_bits,
-            recipe=self,
         )
+        return assemble(vit, parts, seed=seed, recipe=self)
 
     def metadata(self) -> dict[str, str]:
         """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""

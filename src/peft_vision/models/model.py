@@ -242,30 +242,33 @@ class ParameterCounts:
     frozen: int
 
 
-def assemble(
-    vit: nn.Module,
-    *,
-    method: Method,
-    head: Head,
-    criterion: Criterion,
-    preprocessing: Preprocessing,
-    seed: int,
-    frozen_bits: Bits | None = None,
-    recipe: Any = None,
-) -> Model:
-    """Freeze `vit`, attach `method` and a new head, and return the model that `vit` is now part of. The new parameters
-    depend on `seed` only. `frozen_bits`: bits of the frozen matrices in the blocks, None for what they are. Raise
-    ConfigError where the backbone's family does not give what the method or the head needs, where the method does not
-    give what the head reads, and where it trains what is to be held in few bits."""
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of besides its backbone. `frozen_bits`: bits of the frozen matrices in the blocks, None for
+    what they are."""
+
+    method: Method
+    head: Head
+    criterion: Criterion
+    preprocessing: Preprocessing
+    frozen_bits: Bits | None = None
+
+
+def assemble(vit: nn.Module, parts: Parts, *, seed: int, recipe: Any = None) -> Model:
+    """Freeze `vit`, attach the method and a new head, and return the model that `vit` is now part of. The new
+    parameters depend on `seed` only. Raise ConfigError where the backbone's family does not give what the method or the
+    head needs, where the method does not give what the head reads, and where it trains what is to be held in few
+    bits."""
+    method, head, criterion = parts.method, parts.head, parts.criterion
     if thickness := method.border():
         make_room(vit, thickness)
     vit.requires_grad_(False)
-    encoder = Encoder(vit, preprocessing)
+    encoder = Encoder(vit, parts.preprocessing)
     encoder.require(method.needs())
     if head.reads != "features":
         encoder.show_grid()
         encoder.require({head.reads}, group="head")
-    packed = {} if frozen_bits is None else round_matrices(encoder, frozen_bits)
+    packed = {} if parts.frozen_bits is None else round_matrices(encoder, parts.frozen_bits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         paces = method.attach_paced(encoder)
@@ -276,7 +279,7 @@ def assemble(
         new_head = partial(head.build, num_classes=criterion.num_outputs)
         phases = method.phases(encoder)
         phases = (PROBE, *phases) if method.probe_first else phases
-        model = Model(encoder, readout, new_head, phases, preprocessing, criterion, recipe)
+        model = Model(encoder, readout, new_head, phases, parts.preprocessing, criterion, recipe)
     model.train_at(paces)
     model.begin_next_phase(seed=seed)
     return model
