@@ -10,6 +10,7 @@ from variants import small
 import peft_vision
 from conftest import tiny_vit
 from peft_vision.core.config import ConfigError
+from peft_vision.models import grad_cam as grad_cam_module
 from peft_vision.models.grad_cam import grad_cam
 
 
@@ -36,8 +37,7 @@ def test_behind_average_pooling_it_is_the_heads_weights_times_the_map(variant, i
 
 
 @pytest.mark.parametrize(("variant", "last"), [("ResNet", "layer4"), ("EfficientNet", "bn2"), ("RegNet", "s4")])
-def test_where_channels_come_first_it_is_captums(variant, last, images):
-    """Captum averages over all axes but two, and so has no map of a layer of tokens."""
+def test_where_channels_come_first_it_is_captums_of_timms_own_layer(variant, last, images):
     model = peft_vision.adapt(small_any(variant), method="full", num_classes=4).eval()
     images = model.normalize(F.interpolate(images, size=64))
     maps = LayerGradCam(model, model.encoder.vit.get_submodule(last))
@@ -63,6 +63,13 @@ def test_on_a_vit_it_is_of_the_last_patches_that_the_class_token_reads(images):
     assert torch.equal(grad_cam(model, images, of_class_1, layer=1), grad_cam(model, images, of_class_1, layer=None))
     with pytest.raises(ConfigError, match=r"^task.map: what leaves layer 2 of .* is \(1, 32\) of an"):
         grad_cam(model, images, of_class_1, layer=2)
+
+
+def test_a_missing_captum_comes_with_the_line_that_installs_it(images, monkeypatch):
+    monkeypatch.setattr(grad_cam_module.importlib.util, "find_spec", lambda name: None)
+    model = peft_vision.adapt(tiny_vit(), method="linear", num_classes=4)
+    with pytest.raises(ConfigError, match=r"^task\.map=grad_cam needs captum: pip install 'peft-vision\[explain\]'$"):
+        grad_cam(model, images, of_class_1, layer=None)
 
 
 @pytest.mark.parametrize(
