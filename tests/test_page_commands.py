@@ -1,12 +1,13 @@
 """The commands of the pages run: few pictures of two classes, a tiny backbone and one epoch stand for what they name.
 
 `ELSEWHERE` says which tests run what cannot run so. The pages of `test_objectives_page.py`, `test_extending.py`, the
-notebooks and docs/serving.md are run whole by tests of their own, and docs/results.md is what took hours.
+notebooks and docs/serving.md are run whole by tests of their own.
 """
 
 import re
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +19,32 @@ from test_docs import COMMANDS
 
 PAGES = (
     *("README.md", "backbones.md", "commands.md", "explain.md", "features.md", "hub.md", "index.md", "install.md"),
-    *("methods.md", "ood.md", "optimizers.md", "report.md", "runs.md", "sweeps.md", "trackers.md", "tuning.md"),
+    *("gpu.md", "methods.md", "ood.md", "optimizers.md", "report.md", "results.md", "runs.md", "slurm.md", "sweeps.md"),
+    *("trackers.md", "tuning.md"),
 )
 ELSEWHERE = {
     "--config-dir ": "tests/test_extending.py",
     "completion |peft-vision new": "tests/core",
-    "--help|--cfg|experiment=demo": "tests/test_cli.py and the target demo",
+    "--help|--cfg": "tests/test_cli.py",
     "data=(domainnet|fmow)|living17|in_chans": "tests/data and tests/ood, on miniature copies",
     "hf-hub:|local-dir:|task=push|run=imported|task=import": "tests/task and tests/backbone, with a hub of their own",
     "task.format=onnx": "tests/task/test_export_task.py",
     "task=bench": "tests/task/test_bench_task.py",
-    "=vtab/|pretrain_micro|lp_ft_vs_ft|galore_memory": "tests/experiment and tests/published",
+    "=vtab/|claims/|pretrain_micro|lp_ft_vs_ft|galore_memory": "tests/experiment and tests/published",
     r"hydra/launcher=|hydra\.launcher\.(devices|prefix)|\.\.\.": "tests/sweep/launch and tests/tracker",
     "task=serve": "tests/serve",
     "task=evaluate run=FOLDER data=cifar100": "tests/task/test_evaluate_task.py",
 }
+CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 TINY = ("backbone=vit_micro", "backbone.architecture.depth=6", "backbone.pretrained=false", "backbone.checkpoint=null")
 SMALL = (*TINY, "trainer.epochs=1", "trainer.batch_size=16")
-LINES = sorted({line for page, lines in COMMANDS.items() if page.name in PAGES for line in lines})
+LINES = sorted({" ".join(line.split()) for page, lines in COMMANDS.items() if page.name in PAGES for line in lines})
 RUN_HERE = [line for line in LINES if not any(re.search(pattern, line) for pattern in ELSEWHERE)]
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
-    """Holds pictures of two classes, photographs, and runs of two methods."""
+    """Holds pictures of two classes, a table and masks of them, photographs, and runs of two methods."""
     folder = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
     for name in (f"{kind}/{number:02}.jpg" for kind in ("cat", "dog") for number in range(20)):
@@ -52,6 +55,15 @@ def here(tmp_path_factory) -> Path:
     shutil.copytree(folder / "pictures/cat", folder / "photos/2024-05")
     for name in ("a.jpg", "b.jpg", "photos/cat.jpg"):
         shutil.copy(folder / "pictures/cat/00.jpg", folder / name)
+    for part, number in product(("train", "val", "test"), range(4)):
+        for kind in ("images", "masks"):
+            (folder / "camvid" / part / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / f"pictures/cat/{number:02}.jpg", folder / "camvid" / part / "images" / f"{number}.jpg")
+        mask = Image.fromarray(rng.integers(0, 12, (32, 32), dtype=np.uint8))
+        mask.save(folder / "camvid" / part / "masks" / f"{number}.png")
+    rows = [f"camvid/{part}/images/{number}.jpg,{part}" for part in ("train", "val", "test") for number in range(4)]
+    shown = [f"{row},{','.join(str((at + label) % 2) for label in range(11))}" for at, row in enumerate(rows)]
+    (folder / "labels.csv").write_text("\n".join([f"image,split,{','.join(CAMVID)}", *shown]))
     for method in ("linear", "lora"):
         words = ("data=image_folder", "data.path=pictures", f"method={method}", f"runs={method}", "tracker=none")
         assert call(*words, *SMALL, cwd=folder).code == 0
@@ -64,7 +76,7 @@ def test_what_runs_elsewhere_is_on_the_pages():
     assert len(RUN_HERE) > 50
 
 
-@pytest.mark.parametrize("line", RUN_HERE)
+@pytest.mark.parametrize("line", RUN_HERE, ids=str)
 def test_a_command_of_the_pages_runs(line, here, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     outcome = call(*words_here(line, here), cwd=here)
@@ -76,14 +88,18 @@ def words_here(line: str, here: Path) -> list[str]:
     (run,) = here.glob("lora/lora-*")
     stand_ins = {"runs=FOLDER": "runs=lora", "run=FOLDER": f"run={run}", "out=FOLDER": "out=out"}
     stand_ins |= {"images=PICTURES": "images=photos", "data.path=photos": "data.path=night"}
-    stand_ins |= {"ood.image_folder.path=photos": "ood.image_folder.path=art"}
+    stand_ins |= {"runs=runs/cifar": "runs=lora"}
     words = [stand_ins.get(word, word) for word in shlex.split(line)[1:]]
+    words = [re.sub(r"^(ood\.image_folder\.path=).*", r"\1art", word) for word in words]
     if any(word.startswith("task=") for word in words):
         return words
-    kept = [word for word in words if not re.match(r"backbone|data|trainer|ood=\[|ood=stl10|seed=", word)]
+    own = any(word in ("experiment=camvid", "data=table") for word in words)
+    left = "backbone|trainer|ood=\\[|ood=stl10|seed=" + "|data" * (not own)
+    kept = [word for word in words if not re.match(left, word)]
     sweeps = [re.sub(r"^([^,{\[(]+,[^,]+),.*", r"\1", word) for word in kept]  # two values of each
     trials = [re.sub(r"n_trials=\d+", "n_trials=2", word) for word in sweeps]
     trials += ["hydra.sweeper.n_trials=2"] * ("hydra/sweeper=optuna" in words)
     other = ["ood=image_folder", "ood.image_folder.path=art"] * any(re.match(r"ood=(\[|stl10)", word) for word in words)
     quiet = ["tracker=none"] * all("tracker" not in word for word in words)
-    return [*trials, *other, *quiet, "data=image_folder", "data.path=pictures", *SMALL]
+    sets = ("backbone.img_size=32",) if own else ("data=image_folder", "data.path=pictures", "data.train_size=null")
+    return [*trials, *other, *quiet, *sets, *SMALL]
