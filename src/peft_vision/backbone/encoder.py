@@ -106,7 +106,11 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to features (B, D): the final norm's output, pooled as the backbone
         does."""
-        return self.trunk.pool(self._through(self._stem(images), first=0))
+        return self.trunk.pool(self._through(self.stem(images), first=0))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, C, H, W) to what enters the first layer."""
+        return self.trunk.stem(images if self.border is None else self.border(images))
 
     def observe(
         self, images: Tensor, kinds: Set[Kind], *, depth: int = 0, contexts_of: Sequence[int] | None = None
@@ -117,12 +121,12 @@ class Encoder(nn.Module):
         the layers whose contexts are kept, in ascending order (None: all)."""
         if "tokens" in kinds:
             with torch.no_grad():
-                return Observation(tokens=self._through(self._stem(images), first=0, last=depth))
+                return Observation(tokens=self._through(self.stem(images), first=0, last=depth))
         with ExitStack() as held:
             if not self.trains:
                 held.enter_context(torch.no_grad())
             groups = held.enter_context(self._noted_intermediates()) if "intermediates" in kinds else None
-            seen = self._seen(self._stem(images), kinds, first=0, contexts_of=contexts_of)
+            seen = self._seen(self.stem(images), kinds, first=0, contexts_of=contexts_of)
         return seen if groups is None else replace(seen, intermediates=torch.cat([*groups, seen.features], dim=1))
 
     def resume(
@@ -248,10 +252,6 @@ class Encoder(nn.Module):
     def _way(self, index: int) -> list[nn.Module]:
         """Return layer `index` behind the modules that are before it alone."""
         return [*self.stages[index].before, self.layers[index]]
-
-    def _stem(self, images: Tensor) -> Tensor:
-        """Map normalised images to what enters the first layer."""
-        return self.trunk.stem(images if self.border is None else self.border(images))
 
     def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the modules that a method added. The backbone stays in evaluation mode, except the modules

@@ -131,6 +131,7 @@ class _Sample:
     def _step(self, source: Source) -> Call:
         setting = self._setting
         optimizer = self._experiment.optimizers[self._model.phase.group]
+        optimizer = optimizer.steppers()[0] if isinstance(optimizer, Grid) else optimizer
         stepper = optimizer.create(self._model, seed=setting.seed)
         update = setting.trainer.updates(self._model, stepper, setting.world)
         batches = endless(source, setting)

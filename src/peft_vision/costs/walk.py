@@ -18,18 +18,21 @@ from peft_vision.features.store import Features, entry_name
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Solver
 from peft_vision.runs.experiment import Experiment
+from peft_vision.training.probe import trains_together
 
 
 @dataclass(frozen=True)
 class PhaseFacts:
     """The facts of one phase that decide its cost. `frozen`: kinds of observation that can be stored, None if none can;
     `probe`: whether the head alone trains, on one vector of an image that is the same in every step; `first`: whether
-    it is the phase that fits the head before all else; `solved`: whether a solver fits it."""
+    it is the phase that fits the head before all else; `solved`: whether a solver fits it; `settings`: how many models
+    train in the same steps."""
 
     frozen: frozenset[Kind] | None
     probe: bool
     first: bool
     solved: bool
+    settings: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ def anatomy(model: Model, experiment: Experiment) -> Anatomy:
 
 def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
     optimizer = experiment.optimizers[model.phase.group]
+    together = trains_together(optimizer, model)
     return PhaseFacts(
         frozen=model.frozen,
         probe=model.phase.probe and not model.phase.live_readout and not model.segments,
         first=model.phase.group == "probe",
-        solved=isinstance(optimizer, Solver),
+        solved=isinstance(optimizer, Solver) and not together,
+        settings=optimizer.num_settings if together else 1,
     )
 
 
@@ -153,12 +158,13 @@ class _Walk:
 
     def _fit(self, phase: PhaseFacts, reads: dict[str, Reads]) -> None:
         reads = {split: self._probed(phase, split, source) for split, source in reads.items()}
-        epochs = self._experiment.trainer.epochs
-        self._step("step", reads["train"], self._counts["train"])
+        trainer = self._experiment.trainer
+        self._step("step", reads["train"], self._counts["train"], settings=phase.settings)
         if reads["train"] == "images":
-            self.tally.trained["train"] += epochs * self._counts["train"]
+            self.tally.trained["train"] += trainer.epochs * self._counts["train"]
         if "val" in reads:
-            self._look("val", reads["val"], times=epochs)
+            looks = trainer.epochs if phase.settings == 1 else 1 + trainer.epochs * (trainer.keep == "best")
+            self._look("val", reads["val"], times=phase.settings * looks)
 
     def _probed(self, phase: PhaseFacts, split: str, source: Reads) -> Reads:
         """Return what the phase reads of a split, and count a computation of the head's input if `phases.fit_phases`
@@ -188,10 +194,11 @@ class _Walk:
         if source == "images":
             self.tally.scored[split] += rows
 
-    def _step(self, what: Literal["step", "solve"], source: Reads, images: int) -> None:
+    def _step(self, what: Literal["step", "solve"], source: Reads, images: int, *, settings: int = 1) -> None:
+        """Count steps; each of several settings takes one of its own, as if they shared nothing."""
         trainer = self._experiment.trainer
-        steps = -(-images // trainer.batch_size)
-        self._act(what, source, images=trainer.epochs * images, calls=trainer.epochs * steps)
+        times, steps = trainer.epochs * settings, -(-images // trainer.batch_size)
+        self._act(what, source, images=times * images, calls=times * steps)
 
     def _act(self, what: str, source: Reads, *, images: int, calls: int) -> None:
         act = Act(what, self._number, source)

@@ -8,6 +8,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.source import HUB
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.output import one_line
@@ -142,11 +143,13 @@ class AdapterSet:
         if self._mixture is None:
             names = [name for name in self._models if name not in self.apart]
             names.sort(key=lambda name: repr(self._models[name].recipe.method))
-            mixture = Mixture(
-                self._vit, [self._models[name] for name in names], [self._changes[name] for name in names]
-            )
+            mixture = self._mixture_of([self._models[name] for name in names], [self._changes[name] for name in names])
             self._mixture = {name: number for number, name in enumerate(names)}, mixture
         return self._mixture
+
+    def _mixture_of(self, models: Sequence[Model], changes: Sequence[Changes]) -> Mixture:
+        encoder = Encoder(sharing(self._vit), models[0].encoder.preprocessing)
+        return Mixture(encoder, models, changes, self._shared)
 
     @torch.no_grad()
     def _otherwise(self, name: str) -> str | None:
@@ -158,7 +161,7 @@ class AdapterSet:
         tensors = [*model.parameters(), *model.buffers()]
         memory = [tensor.data for tensor in tensors]
         try:
-            mixture = Mixture(self._vit, [model, model], [self._changes[name]] * 2)
+            mixture = self._mixture_of([model, model], [self._changes[name]] * 2)
             mixed = torch.cat(mixture(images, [0, 1]))
         except Exception as error:  # a module of an author's own may fail in any way
             reason = f"its modules do not compute in a pass of several adapters ({type(error).__name__})"

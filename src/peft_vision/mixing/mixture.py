@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.attention import Layer
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.backbone.observation import Observation
+from peft_vision.backbone.observation import Kind, Observation
 from peft_vision.backbone.stage import Ports
 from peft_vision.mixing.places import MixedContext, MixedPlace, MixedPort
 from peft_vision.mixing.route import Route
@@ -127,14 +127,16 @@ def _strange(names: Sequence[str]) -> str | None:
 
 
 class Mixture:
-    """The adapters `models` on one backbone, whose tensors lie in the memory of `vit`."""
+    """The adapters `models` on one backbone: `encoder` is its own, to which no method has added anything, and whose
+    tensors are at the addresses `shared`."""
 
-    def __init__(self, vit: nn.Module, models: Sequence[Model], changes: Sequence[Changes]) -> None:
+    def __init__(
+        self, encoder: Encoder, models: Sequence[Model], changes: Sequence[Changes], shared: frozenset[int]
+    ) -> None:
         self.models = models
         self.route = Route()
-        self.encoder = Encoder(sharing(vit), models[0].encoder.preprocessing)
+        self.encoder = encoder
         self.contexts: dict[int, MixedContext] = {}
-        shared = addresses(vit)
         for path in dict.fromkeys(path for change in changes for path in change.places):
             inner = self.encoder.part(path)
             modules = [change.places.get(path, inner) for change in changes]
@@ -158,18 +160,48 @@ class Mixture:
     def __call__(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
         """Return for each run of equal `numbers`, which ascend, the predictions (B_a, C_a) of that model for its images
         among `images` (B, C, H, W)."""
+        parts = self._begin(numbers, images.device)
+        normalised = torch.cat([model.normalize(images[rows]) for model, rows in parts])
+        kinds, layers = self._read(parts)
+        seen = self.encoder.observe(normalised, kinds, contexts_of=layers)
+        return [model.logits(model.features(self._part(seen, model, rows, layers))) for model, rows in parts]
+
+    def let_train(self) -> None:
+        """Let the gradients of `of_all` reach the parameters that train in the models, where this sees them."""
+        for module in self.encoder.modules():
+            if isinstance(module, (MixedPlace, MixedPort)):
+                for stack in module.stacks():
+                    stack.let_train()
+        for context in self.contexts.values():
+            context.live = True
+
+    def of_all(self, seen: Tensor | Observation, *, depth: int) -> list[Tensor]:
+        """Return the predictions (B, C_a) of each model, in their order, for normalised images (B, C, H, W), or for
+        their tokens that enter layer `depth`, before which no model changes anything; with a gradient of what trains in
+        the models."""
+        entering = seen if isinstance(seen, Tensor) else seen.tokens
+        parts = self._begin([number for number in range(len(self.models)) for _ in entering], entering.device)
+        kinds, layers = self._read(parts)
+        repeated = entering.repeat(len(self.models), *[1] * (entering.ndim - 1))
+        tokens = self.encoder.stem(repeated) if isinstance(seen, Tensor) else repeated
+        seen = self.encoder.resume(tokens, kinds, depth=depth, contexts_of=layers)
+        return [model.logits(model.readout(self._own(seen, model, rows, layers))) for model, rows in parts]
+
+    def _begin(self, numbers: Sequence[int], device: torch.device) -> list[tuple[Model, slice]]:
+        """Prepare a pass of images of the models of these `numbers`, and return each model with its images."""
+        self.route.begin(numbers, device)
+        for index, context in self.contexts.items():
+            self.encoder.layers[index].context = context if context.most else None
         parts: list[tuple[Model, slice]] = []
         for number in dict.fromkeys(numbers):
             start = numbers.index(number)
             parts.append((self.models[number], slice(start, start + numbers.count(number))))
-        normalised = torch.cat([model.normalize(images[rows]) for model, rows in parts])
+        return parts
+
+    def _read(self, parts: Sequence[tuple[Model, slice]]) -> tuple[frozenset[Kind], list[int]]:
+        """Return the kinds of observation that any model of a pass reads, and the layers whose contexts any reads."""
         kinds = frozenset().union(*(model.readout.reads for model, _ in parts))
-        layers = sorted({index for model, _ in parts for index in self._contexts_of(model)})
-        self.route.begin(numbers, normalised.device)
-        for index, context in self.contexts.items():
-            self.encoder.layers[index].context = context if context.most else None
-        seen = self.encoder.observe(normalised, kinds, contexts_of=layers)
-        return [model.logits(model.features(self._part(seen, model, rows, layers))) for model, rows in parts]
+        return kinds, sorted({index for model, _ in parts for index in self._contexts_of(model)})
 
     def _contexts_of(self, model: Model) -> Sequence[int]:
         """Return the layers whose contexts a model reads."""
@@ -178,7 +210,12 @@ class Mixture:
         return range(len(self.encoder.layers)) if model.readout.contexts_of is None else model.readout.contexts_of
 
     def _part(self, seen: Observation, model: Model, rows: slice, layers: Sequence[int]) -> Observation:
-        """Return what a model would have observed of its own images."""
+        """Return what a model would have observed of its own images, rounded as that would be."""
+        part = self._own(seen, model, rows, layers)
+        return part if model.frozen is None else part.rounded(model.observed_type, grid=model.grid_type)
+
+    def _own(self, seen: Observation, model: Model, rows: slice, layers: Sequence[int]) -> Observation:
+        """Return the part of an observation that is of a model's own images."""
         contexts = None
         if "contexts" in model.readout.reads:
             contexts = tuple(
@@ -186,8 +223,7 @@ class Mixture:
                 for index in self._contexts_of(model)
             )
         part = replace(seen, contexts=None).each(lambda tensor: tensor[rows])
-        part = replace(part, contexts=contexts)
-        return part if model.frozen is None else part.rounded(model.observed_type, grid=model.grid_type)
+        return replace(part, contexts=contexts)
 
     def _own_context(self, context: Tensor, index: int, rows: slice) -> Tensor:
         """Return the context of a layer without the tokens that fill it up."""

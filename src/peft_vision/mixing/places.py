@@ -7,11 +7,12 @@ itself is an adapter's own, or a module does not say what it does before and aft
 own images.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peft_vision.backbone.linear import LINEAR, Around, Wrapper, part
 from peft_vision.mixing.route import ImageSpan, Route
@@ -30,13 +31,14 @@ class Kind:
 class OwnBias(Around):
     """The change of a bias that an adapter trained."""
 
-    def __init__(self, inner: nn.Module, bias: Tensor, base: Tensor) -> None:
+    def __init__(self, inner: nn.Module, bias: nn.Parameter, base: Tensor) -> None:
         super().__init__(inner)
-        self.shift = nn.Parameter(bias.detach() - base, requires_grad=False)
+        self.bias = bias
+        self._base = (base,)  # in a tuple, so that it is none of its own tensors
 
     def after(self, inputs: Tensor, outputs: Tensor, rows: slice) -> Tensor:
         """Return the outputs (..., rows), or (B, C, H, W) of a convolution, with the adapter's bias."""
-        shift = self.shift[rows]
+        shift = (self.bias - self._base[0])[rows]
         return outputs + (shift if isinstance(self.inner, LINEAR) else shift.view(-1, 1, 1))
 
 
@@ -60,6 +62,11 @@ class MixedPlace(Wrapper):
             else:
                 levels = zip(*(chains[number] for number in here), strict=True)
                 self.cells.append(Kind(levels=[Stack(level) for level in levels]))
+
+    def stacks(self) -> Iterator[Stack]:
+        """Yield the stacks of all kinds."""
+        for cell in self.cells:
+            yield from cell.levels if cell.whole is None else [cell.whole]
 
     def merged(self) -> nn.Module:
         raise NotImplementedError("a place of several adapters has no plain module")
@@ -91,6 +98,9 @@ class MixedPlace(Wrapper):
         read = [steps[number][-1] for number in ours]
         unchanged = len(ours) == len(spans) and all(steps[number][0] is steps[number][-1] for number in ours)
         whole = part(self.inner, tokens if unchanged else torch.cat(read), rows)
+        if len(ours) == 1:  # which may be changed in place, as a part of several may not
+            found[ours[0]] = whole
+            return found
         for number, outputs in zip(ours, whole.split([len(inputs) for inputs in read]), strict=True):
             found[number] = outputs
         return found
@@ -159,16 +169,20 @@ class MixedPort(nn.Module):
         self.route = route
         self.otherwise = otherwise
         self.kinds = _numbered(None if module is None else signature(module) for module in modules)
-        self.stacks: list[Stack | None] = []
+        self.of_kinds: list[Stack | None] = []
         for kind in range(len(set(self.kinds))):
             here = [module for module, of in zip(modules, self.kinds, strict=True) if of == kind]
-            self.stacks.append(None if here[0] is None else Stack(here))
+            self.of_kinds.append(None if here[0] is None else Stack(here))
+
+    def stacks(self) -> Iterator[Stack]:
+        """Yield the stacks of all kinds."""
+        yield from (stack for stack in self.of_kinds if stack is not None)
 
     def forward(self, *tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D), and perhaps their normed ones, to what the port gives, each image by its adapter."""
         outputs = []
         for span in self.route.spans(self.kinds):
-            stack, rows = self.stacks[span.kind], [span.of(part) for part in tokens]
+            stack, rows = self.of_kinds[span.kind], [span.of(part) for part in tokens]
             outputs.append(self.otherwise(rows[0]) if stack is None else stack.call(_call, span, *rows))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -179,19 +193,23 @@ def _call(module: nn.Module, *rows: Tensor) -> Tensor:
 
 class MixedContext(nn.Module):
     """The context tokens that adapters have in one layer, (P_a, D) of adapter a, filled up with zeros to the most that
-    an image of the pass has; `padding` hides these."""
+    an image of the pass has; `padding` hides these. `live`: whether they train, and so are read anew in each pass."""
 
     def __init__(self, contexts: Sequence[nn.Module | None], route: Route, width: int) -> None:
         super().__init__()
         self.route = route
-        tokens = [None if context is None else context(1)[0].detach() for context in contexts]
-        self.counts = tuple(0 if held is None else len(held) for held in tokens)
-        device = next(held.device for held in tokens if held is not None)
-        filled = torch.zeros(len(tokens), max(self.counts), width, device=device)
-        for row, held in zip(filled, tokens, strict=True):
-            if held is not None:
-                row[: len(held)] = held
-        self.register_buffer("tokens", filled, persistent=False)
+        self._contexts, self._width = tuple(contexts), width  # in a tuple, so that they are no children
+        self.counts = tuple(0 if context is None else len(context(1)[0]) for context in contexts)
+        self.live = False
+        self.register_buffer("tokens", self._filled().detach(), persistent=False)
+
+    def _filled(self) -> Tensor:
+        """Return the tokens (A, P, D) of all adapters."""
+        held = [None if context is None else context(1)[0] for context in self._contexts]
+        known = next(tokens for tokens in held if tokens is not None)
+        none = known.new_zeros(0, self._width)
+        rows = [none if tokens is None else tokens for tokens in held]
+        return torch.stack([F.pad(tokens, (0, 0, 0, max(self.counts) - len(tokens))) for tokens in rows])
 
     @property
     def most(self) -> int:
@@ -200,7 +218,8 @@ class MixedContext(nn.Module):
 
     def forward(self, batch: int) -> Tensor:
         """Return the tokens (B, P, D) of the images of the pass."""
-        return self.tokens[list(self.route.adapters), : self.most]
+        tokens = self._filled() if self.live else self.tokens
+        return tokens[list(self.route.adapters), : self.most]
 
     def padding(self, columns: int) -> Tensor | None:
         """Return what hides the filling, (B, 1, 1, columns): 0, or minus infinity; None where there is no filling."""

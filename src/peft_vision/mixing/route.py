@@ -1,5 +1,6 @@
 """This module divides a batch whose images belong to different adapters into spans that are computed alike."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class ImageSpan:
     """Neighbouring images of one kind. `start`, `stop`: the range of images in a batch of `batch`; `members` (n,): the
-    place of each one's adapter among those of this kind; `only`: that place where it is the same for all, else None."""
+    place of each one's adapter among those of this kind; `only`: that place where it is the same for all, else None;
+    `even`: the places in their order where equally many images have each, else None."""
 
     kind: int
     start: int
@@ -18,6 +20,7 @@ class ImageSpan:
     batch: int
     members: Tensor
     only: int | None
+    even: tuple[int, ...] | None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -56,6 +59,7 @@ class Route:
         spans = []
         for start, stop in zip(starts, [*starts[1:], len(of_images)], strict=True):
             members = [place[number] for number in self.adapters[start:stop]]
+            counts = Counter(members)  # in the order of the images
             spans.append(
                 ImageSpan(
                     kind=of_images[start],
@@ -63,7 +67,8 @@ class Route:
                     stop=stop,
                     batch=len(of_images),
                     members=torch.tensor(members, device=self._device),
-                    only=members[0] if len(set(members)) == 1 else None,
+                    only=members[0] if len(counts) == 1 else None,
+                    even=tuple(counts) if len(set(counts.values())) == 1 else None,
                 )
             )
         return spans

@@ -67,18 +67,47 @@ class Stack:
         named = [own_tensors(module, shared) for module in modules]
         for name in named[0]:
             tensors = [own[name] for own in named]
-            self.stacks[f"module.{name}"] = stacked = torch.stack([tensor.detach() for tensor in tensors])
+            self.stacks[f"module.{name}"] = stacked = _stacked([tensor.detach() for tensor in tensors])
             for tensor, row in zip(tensors, stacked, strict=True):
                 tensor.data = row
+
+    def let_train(self) -> None:
+        """Let the gradients of the parameters that train be rows of the stacks' gradients, so that optimizers of the
+        modules' own parameters step them."""
+        for name, stacked in self.stacks.items():
+            of_modules = [dict(module.named_parameters()) for module in self.modules]
+            tensors = [named.get(name.partition(".")[2]) for named in of_modules]
+            if all(tensor is not None and tensor.requires_grad for tensor in tensors):
+                gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
+                stacked.requires_grad_().grad = _stacked(gradients)
+                for tensor, row in zip(tensors, stacked.grad, strict=True):
+                    tensor.grad = row
 
     def call(self, function: Callable[..., Tensor], span: ImageSpan, *rows: Tensor) -> Tensor:
         """Return `function(module, *rows)`, where the rows are those of a span and `module` is each image's own."""
         if span.only is not None:
             return function(self.modules[span.only], *rows)
-        own = {name: stacked[span.members] for name, stacked in self.stacks.items()}
+        parts = len(span) if span.even is None else len(span.even)
+        whole = span.even == tuple(range(len(self.modules)))
+        members = span.members if span.even is None else list(span.even)
+        own = {name: stacked if whole else stacked[members] for name, stacked in self.stacks.items()}
         called = _Called(self.modules[0], function)
-        each = [part.unflatten(0, (len(span), len(part) // len(span))) for part in rows]
+        each = [part.unflatten(0, (parts, len(part) // parts)) for part in rows]
         return vmap(lambda tensors, *parts: functional_call(called, tensors, parts))(own, *each).flatten(0, 1)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors (...) as rows of one, (n, ...), in the memory that they lie in where they are such rows already:
+    those of modules that share them with others are."""
+    first, size = tensors[0], tensors[0].nbytes
+    storage = first.untyped_storage().data_ptr()
+    rows = all(
+        tensor.untyped_storage().data_ptr() == storage and tensor.data_ptr() == first.data_ptr() + number * size
+        for number, tensor in enumerate(tensors)
+    )
+    if rows and size and all(tensor.is_contiguous() for tensor in tensors):
+        return first.as_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
+    return torch.stack(list(tensors))
 
 
 def own_tensors(module: nn.Module, shared: Collection[int] | None) -> dict[str, Tensor]:

@@ -76,9 +76,11 @@ class Solution:
 class Solver(Optimizer, ABC):
     """An optimizer that solves for a linear head on features that do not change, for one setting or for several.
     Validation chooses the setting with the highest accuracy, of equal ones the lowest loss, then the first. `heeds`:
-    the options it uses of the groups trainer and schedule; their other options do not change the result."""
+    the options it uses of the groups trainer and schedule; their other options do not change the result.
+    `fits_methods`: whether it also fits what a method trains besides the head, by steps (`training/together.py`)."""
 
     heeds: ClassVar[str]
+    fits_methods: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -1,8 +1,9 @@
-"""This module fits every pair of learning rate and weight decay at once, as one batched problem on stored features.
+"""This module fits every pair of learning rate and weight decay at once. Validation chooses one of them.
 
-The heads of all settings are stacked, so a step is one product of the batch's features with all of them; each head then
-steps by its own rate and decay, as it would alone (batches, initial weights and schedule are the same for all).
-Validation chooses one of them.
+The heads of all settings are stacked, so a step on stored features is one product of the batch's features with all of
+them; each head then steps by its own rate and decay, as it would alone (batches, initial weights and schedule are the
+same for all). Where a method trains more than the head, `training/together.py` trains a model for each setting in the
+same way.
 """
 
 from itertools import product
@@ -17,7 +18,9 @@ from peft_vision.core.config import OnlyWith, component
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
 from peft_vision.models.observations import FeatureTable
-from peft_vision.optimizer.base import Beta, Fitting, Solution, Solver, merit_of_tried, validated
+from peft_vision.optimizer.base import SGD, AdamW, Beta, Fitting, Solution, Solver, Stepper, merit_of_tried, validated
+
+_EPS = 1e-8  # that of optimizer=adamw, and of torch
 
 
 @component
@@ -26,6 +29,7 @@ class Grid(Solver):
     (sgd)."""
 
     heeds: ClassVar[str] = "trainer.precision, epochs, batch_size and label_smoothing, and schedule"
+    fits_methods: ClassVar[bool] = True
 
     algorithm: Literal["adamw", "sgd"]
     lr: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
@@ -37,10 +41,21 @@ class Grid(Solver):
     def num_settings(self) -> int:
         return len(self.lr) * len(self.weight_decay)
 
+    def settings(self) -> list[tuple[float, float]]:
+        """Return the pairs of learning rate and weight decay, in order of rate, then of decay."""
+        return list(product(sorted(self.lr), sorted(self.weight_decay)))
+
+    def steppers(self) -> list[Stepper]:
+        """Return for each setting the optimizer by which a run of this setting alone would step."""
+        if self.algorithm == "sgd":
+            return [SGD(lr=lr, weight_decay=decay, momentum=self.momentum) for lr, decay in self.settings()]
+        options = {"betas": self.betas, "eps": _EPS, "decays": "matrices"}
+        return [AdamW(lr=lr, weight_decay=decay, **options) for lr, decay in self.settings()]
+
     def solve(self, head: nn.Linear, train: FeatureTable, val: FeatureTable | None, fitting: Fitting) -> Solution:
         """Return the best of the heads after the last epoch; where accuracy and loss are equal the first in order of
         rate, then of decay, and without validation the first."""
-        settings = list(product(sorted(self.lr), sorted(self.weight_decay)))
+        settings = self.settings()
         heads = Heads(head, len(settings))
         stepper = self._stepper(heads, settings)
         steps = -(-len(train.labels) // fitting.batch_size)

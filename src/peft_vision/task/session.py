@@ -41,7 +41,7 @@ from peft_vision.task.mirrored import mirrored, summary, tell_classes, tell_epoc
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.task.shown import told
 from peft_vision.tracker.trackers import Log, NoTracker
-from peft_vision.training.checks import check_mixed_inputs, check_whole_batch
+from peft_vision.training.checks import check_mixed_inputs, check_together, check_whole_batch
 from peft_vision.training.evaluate import metrics_of, predictions_of
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
@@ -107,6 +107,7 @@ class TrainingSession:
             self.model.criterion.fit(self.splits.train.labels)
         method, has_val = experiment.choices["method"], self.splits.val is not None
         check_model(experiment.optimizers, self.model, method=method, has_val=has_val)
+        check_together(experiment.optimizers, self.model, experiment.trainer, method=method, processes=here.size)
         check_whole_batch(self.model, experiment.trainer, processes=here.size)
         check_end(experiment, self.model, self.splits)
         self.state = resumed(self.model, self.splits, run, experiment, here)

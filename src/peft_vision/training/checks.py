@@ -17,7 +17,11 @@ from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
 from peft_vision.optimizer.base import Optimizer, Solver
+from peft_vision.training.probe import trains_together
 from peft_vision.training.trainer import Trainer
+
+ADVICE = "use hydra/sweeper=tune with optimizer=adamw"
+"""For settings that cannot train in the same steps."""
 
 _WHY = "and data.stage=final trains on the validation images"
 
@@ -94,3 +98,27 @@ def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None
     foreign = [name for name, part in norms.items() if not isinstance(part, BatchNorm)]
     if processes > 1 and foreign:
         raise ConfigError(f"{foreign[0]} normalises by the batch, of which each of {processes} processes sees a part")
+
+
+def check_together(
+    optimizers: Mapping[str, Optimizer], model: Model, trainer: Trainer, *, method: str, processes: int
+) -> None:
+    """Raise ConfigError where the settings of a grid cannot train in the same steps."""
+    if not trains_together(optimizers["optimizer"], model):
+        return
+    if len(model.phases) > 1:
+        raise ConfigError(f"optimizer: Grid trains one phase, and {method} has {len(model.phases)}; {ADVICE}")
+    if model.segments:
+        raise ConfigError(f"optimizer: Grid trains a method with a head on one vector of an image; {ADVICE}")
+    if model.frozen != model.readout.reads and not model.encoder.trunk.divides:
+        raise ConfigError(
+            f"optimizer: {model.encoder.name} is computed by timm's own forward, for one setting; {ADVICE}"
+        )
+    if trainer.compile:
+        raise ConfigError("trainer.compile: not of a grid's settings, which train in the same steps; set false")
+    if trainer.accumulate == "auto":
+        raise ConfigError(
+            "trainer.accumulate: auto, and a grid of settings is trained in parts of a fixed size; set a number"
+        )
+    if processes > 1:
+        raise ConfigError(f"optimizer: Grid trains a method's settings in one process, not in {processes}; {ADVICE}")

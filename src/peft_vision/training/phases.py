@@ -7,7 +7,8 @@ from peft_vision.data.images import Images, Source
 from peft_vision.models.model import Model
 from peft_vision.models.observations import Observed
 from peft_vision.optimizer.base import Optimizer, Solver
-from peft_vision.training.probe import head_input, solve
+from peft_vision.training.probe import head_input, solve, trains_together
+from peft_vision.training.together import fit_together
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.trainer import Trainer
 
@@ -59,7 +60,8 @@ def fit_phases(
         if state.epochs < model.begun * trainer.epochs:
             inputs = (sources("train"), sources("val"))
             if isinstance(optimizer, Solver):
-                state.selection = solve(model, *inputs, training, solver=optimizer, trainer=trainer)
+                fit = fit_together if trains_together(optimizer, model) else solve
+                state.selection = fit(model, *inputs, training, solver=optimizer, trainer=trainer)
                 state.epochs = model.begun * trainer.epochs
                 training.save(state)
             else:

@@ -93,7 +93,8 @@ def check_drops(model: Model, *, method: str) -> None:
 
 
 def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_val: bool) -> None:
-    if group == "optimizer" and (model.parameter_counts().method or len(model.phases) > 1):
+    together = group == "optimizer" and trains_together(solver, model)
+    if group == "optimizer" and not together and (model.parameter_counts().method or len(model.phases) > 1):
         name = type(solver).__name__
         raise ConfigError(f"{group}: {name} solves for a head alone, and {method} trains more; use {group}=adamw")
     if not has_val and solver.num_settings > 1:
@@ -101,7 +102,13 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
             f"{group}: {solver.num_settings} settings and no validation images to choose by; set data.val_fraction, "
             f"give one setting, or use {group}=adamw"
         )
-    check_linear(model, group=group)
+    if not together:
+        check_linear(model, group=group)
+
+
+def trains_together(optimizer: Optimizer, model: Model) -> bool:
+    """Return whether a solver is to fit what a method trains besides the head, which `fit_together` does."""
+    return isinstance(optimizer, Solver) and optimizer.fits_methods and bool(model.parameter_counts().method)
 
 
 def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augment: str, views: int) -> dict[str, str]:
@@ -113,6 +120,9 @@ def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augme
             "optimizer=grid chooses among many on validation, in about the same time, and lbfgs solves for the head"
         )
         return {"optimizer": f"one rate and decay for a probe, not tuned; {advice}"}
+    optimizer = optimizers["optimizer"]
+    if trains_together(optimizer, model):
+        return {"optimizer": f"{optimizer.num_settings} settings train in the same steps, as each would alone"}
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {

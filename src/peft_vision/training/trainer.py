@@ -168,10 +168,10 @@ class Trainer:
             rank = ranked(metrics, "val", model.criterion.metric)
             unknown = rank is None  # as where no image of validation has any class
             merit = Merit.of(-math.inf if unknown else rank, None if unknown else metrics.get("val/loss"))
-            self._remember_best(model, training.state, merit)
+            self.remember_best(model, training.state, merit)
         return training.record(metrics)
 
-    def _remember_best(self, model: Model, state: TrainState, merit: Merit) -> None:
+    def remember_best(self, model: Model, state: TrainState, merit: Merit) -> None:
         """Note the tuned tensors of the best epoch in `state`, if `keep` is best. `merit`: of the present epoch."""
         if self.keep == "best" and (state.best is None or merit > state.merit_of_best()):
             tuned = {name: tensor.to("cpu", copy=True) for name, tensor in model.tuned_state().items()}
