@@ -271,6 +271,13 @@ def test_bad_values_are_refused_in_one_line(values, message):
     assert refusal(**values) == message
 
 
+def test_what_a_models_own_size_has_beyond_its_last_patch_is_left_out_as_timm_does():
+    own = {"name": "vit_so400m_patch14_siglip_384.webli", "img_size": None, "architecture": {}, "pretrained": True}
+    backbone(**own).check()  # 384 is 27 patches of 14 px and 6 px more
+    assert "384 is no multiple of the 14 px patches" in refusal(**{**own, "img_size": 384})
+    assert "384 is no multiple of the 14 px patches" in refusal(**{**own, "architecture": {"depth": 2}})
+
+
 def test_unknown_tag_is_answered_with_the_tags_there_are():
     known = timm.list_pretrained("vit_huge_patch14_224.*")
     assert refusal(name="vit_huge_patch14_224.nonsense") == (

@@ -110,6 +110,23 @@ def test_each_setting_ends_as_it_would_alone(method):
     assert any(not torch.equal(a, b) for a, b in zip(singles[0].parameters(), singles[-1].parameters(), strict=True))
 
 
+def test_rates_of_parts_are_those_of_a_single_run():
+    factors = {"vpt_deep": 3.0, "lora": 0.3, "head": 0.5}
+    model, solver = adapted_to(tiny_vit(), "vpt_lora", lr_factors=factors), grid(decays=(0.0,))
+    for member, single in zip(together(copy.deepcopy(model), solver).members, alone(model, solver), strict=True):
+        assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+
+
+def test_layers_below_the_first_that_changes_are_computed_as_in_a_single_run():
+    """Their tokens are rounded as they would be in the store."""
+    model = adapted_to(tiny_vit(), "lora", layers="last-1")
+    model.round_observations_to(torch.float16)
+    assert model.frozen == {"tokens"}
+    solver = grid(decays=(0.0,))
+    for member, single in zip(together(copy.deepcopy(model), solver).members, alone(model, solver), strict=True):
+        assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize(("variant", "method"), [("DINOv3", "lora"), ("BEiT", "vpt_deep"), ("Swin", "lora")])
 def test_on_other_families_too(variant, method):
     options = {"dropout": 0.0} if method == "vpt_deep" else {}

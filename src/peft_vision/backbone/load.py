@@ -110,7 +110,8 @@ class Backbone:
         made = outline_of(source.registered, repr(self._arguments(source, registered)))
         made.require_family()
         size = self._preprocessing(source).size
-        if made.patch is not None:
+        if made.patch is not None and (self.img_size is not None or self.architecture):
+            # timm leaves out what a model's own size has beyond its last patch
             _require_tiled(size, made.patch, source.name)
         fixed = "img_size" in registered.takes  # such a model has just been built for a square
         if self.img_size is not None and not (fixed and isinstance(size, int)):
