@@ -30,10 +30,13 @@ OTHERS = {
     "partial on one": ("partial", {"layers": "last-1"}),
     "mlp head": ("adaptformer", {"head": {"hidden": [8], "norm": "batch"}}),
     "numbers": ("layer_norm", {"objective": "regression"}),
+    "8 bit": ("lora", {"frozen_bits": 8}),
     "pad": ("vpt_shallow", {"location": "pad", "num_prompts": 8}),
     "segments": ("lora", {"head": "segment_linear"}),
 }
-APART = {"full": "it trains", "lp_ft": "it trains", "pad": "a border", "segments": "its head reads a grid"}
+APART = {"full": "it trains", "lp_ft": "it trains", "pad": "a border", "segments": "its head reads a grid"} | {
+    "8 bit": "its frozen matrices are held in 8 bit"
+}
 CASES = {**{method: (method, {}) for method in METHODS}, **OTHERS}
 
 

@@ -1,11 +1,14 @@
 """A run on a backbone in few bits, through the command: what it says, stores, resumes, exports and refuses."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import peft_vision
@@ -63,6 +66,24 @@ def test_opened_again_it_computes_in_the_same_bits(lora, tmp_path):
     assert f"{accuracy:.2f}" in outcome.out
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(peft_vision.load(lora / "adapter.safetensors")(images), saved.model(images))
+
+
+def test_predictions_are_computed_in_the_same_bits(lora, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    outcome = call("task=predict", f"run={lora}", f"images={folder}", f"out={tmp_path}/out", cwd=tmp_path)
+    assert outcome.code == 0, outcome
+    (path,) = (tmp_path / "out").rglob("*.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    model = peft_vision.load(lora / "adapter.safetensors")
+    images = [np.asarray(Image.open(folder / f"{number}.png")) for number in range(3)]
+    with torch.no_grad():
+        expected = model(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).softmax(dim=1)
+    found = [float(row["probability"]) for row in rows]
+    assert found == pytest.approx(expected.max(dim=1).values.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])

@@ -136,6 +136,14 @@ def test_on_other_families_too(variant, method):
         assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_frozen_matrices_may_be_in_few_bits(bits):
+    pytest.importorskip("bitsandbytes")
+    model, solver = adapted_to(tiny_vit(), "lora", frozen_bits=bits), grid(decays=(0.0,))
+    for member, single in zip(together(copy.deepcopy(model), solver).members, alone(model, solver), strict=True):
+        assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+
+
 def test_adamw_steps_as_its_single_runs_do():
     model = adapted_to(tiny_vit(), "lora")
     solver = grid("adamw", rates=(1e-3, 1e-2))

@@ -85,7 +85,9 @@ class AdapterSet:
             self._models[name] = model
             self._changes[name] = Changes(model, self._shared)
             self._mixture = None
-            if (reason := self._changes[name].reason or self._otherwise(name)) is not None:
+            bits = model.recipe.frozen_bits
+            rounded = None if bits is None else f"its frozen matrices are held in {bits} bit, those of the set are not"
+            if (reason := self._changes[name].reason or rounded or self._otherwise(name)) is not None:
                 self.apart[name] = reason
         return model
 
