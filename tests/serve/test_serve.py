@@ -60,7 +60,7 @@ def service(tmp_path_factory) -> Service:
     folder, vit = tmp_path_factory.mktemp("served"), tiny_vit()
     adapters, served = AdapterSet(vit), {}
     for name, classes in CLASSES.items():
-        options = {"objective": OBJECTIVES[name], "num_classes": len(classes), "classes": classes}
+        options = {"objective": OBJECTIVES[name], "num_classes": classes}
         peft_vision.save(peft_vision.adapt(vit, method=METHODS[name], **options), folder / f"{name}.safetensors")
         model = adapters.add(name, folder / f"{name}.safetensors")
         saved = Saved(folder, model, {"data": {"resize": "squash"}}, home=folder)
