@@ -244,8 +244,8 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a model besides its backbone. `frozen_bits`: of the frozen matrices in the blocks, None for what they
-    are."""
+    """The parts of a model besides its backbone. `frozen_bits`: of the frozen matrices in the blocks, None for what
+    they are."""
 
     method: Method
     head: Head
