@@ -14,7 +14,7 @@ from peft_vision.core.stopping import Stopped
 from peft_vision.core.tensor_files import Damaged
 from peft_vision.models.model import Model
 from peft_vision.optimizer.grid import Grid
-from peft_vision.schedule.schedules import Constant
+from peft_vision.schedule.schedules import Cosine
 from peft_vision.training.checks import check_together
 from peft_vision.training.together import Together, fit_together
 from peft_vision.training.train_state import Training, TrainState
@@ -47,7 +47,7 @@ def grid(algorithm: str = "sgd", rates=RATES, decays=DECAYS) -> Grid:
 
 def training(state: TrainState | None = None, *, rows: list | None = None, save=lambda state: None) -> Training:
     return Training(
-        schedule=Constant(warmup=0.0),
+        schedule=Cosine(warmup=0.2),
         seed=0,
         workers=0,
         world=ALONE,
@@ -188,6 +188,9 @@ def test_a_training_that_stopped_goes_on_to_the_same_weights():
     found = fit_together(model, *images, training(copy.deepcopy(state)), solver=grid(), trainer=trainer)
     assert found == expected
     assert_same_weights(whole, model, rtol=0, atol=0)
+    state.optimizer["members"][0]["best"] = {"tuned": {}}
+    with pytest.raises(Damaged, match="the tensors of a setting's best epoch are of other names"):
+        fit_together(model, *images, training(copy.deepcopy(state)), solver=grid(), trainer=trainer)
     state.optimizer["members"].pop()
     with pytest.raises(Damaged, match="the settings of its grid"):
         fit_together(model, *images, training(state), solver=grid(), trainer=trainer)

@@ -82,13 +82,10 @@ class Update:
     parts: int = 1
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:
-        for group in self.stepper.param_groups:
-            group["lr"] = lr * group["lr_factor"] if "lr_factor" in group else lr
+        set_rates(self.stepper, lr)
         with self.arithmetic.products():
             loss = self._backward(batch) if self.release is None else self._backward_that_fits(batch)
-            if self.clip_norm is not None:
-                trained = [p for group in self.stepper.param_groups for p in group["params"]]
-                torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
+            clip(self.stepper, self.clip_norm)
             self.stepper.step()
         return loss
 
@@ -146,6 +143,19 @@ class Update:
     def _postponed(self) -> AbstractContextManager[None]:
         """Return a context in which processes do not share their gradients."""
         return self.compute.no_sync() if self.world.size > 1 else nullcontext()
+
+
+def set_rates(stepper: torch.optim.Optimizer, lr: float) -> None:
+    """Let the next step have this learning rate, times the factor of a group that has one."""
+    for group in stepper.param_groups:
+        group["lr"] = lr * group["lr_factor"] if "lr_factor" in group else lr
+
+
+def clip(stepper: torch.optim.Optimizer, norm: float | None) -> None:
+    """Shorten the gradient of all that the optimizer steps to a norm, if one is given."""
+    if norm is not None:
+        trained = [parameter for group in stepper.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, norm)
 
 
 def normalises_batches(model: nn.Module) -> bool:

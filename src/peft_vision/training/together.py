@@ -36,7 +36,7 @@ from peft_vision.optimizer.grid import Grid
 from peft_vision.optimizer.restore import restore
 from peft_vision.training.checks import ADVICE
 from peft_vision.training.inputs import Inputs
-from peft_vision.training.step import Batch, Part
+from peft_vision.training.step import Batch, Part, clip, set_rates
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.trainer import Trainer
 
@@ -68,6 +68,9 @@ class _Member:
         check_tensors(saved["tuned"], self.model.tuned_state(), "the tensors of a setting")
         self.model.load_state_dict(dict(saved["tuned"]), strict=False)
         restore(self.stepper, saved["stepper"])
+        if saved["best"] is not None:
+            tuned = saved["best"].get("tuned") if isinstance(saved["best"], Mapping) else None
+            check_tensors(tuned, self.model.tuned_state(), "the tensors of a setting's best epoch")
         self.best.best = saved["best"]
 
 
@@ -93,9 +96,7 @@ class Together:
         batch, (S,)."""
         arithmetic = self.trainer.autocast(self.training.world.device)
         for member in self.members:
-            for group in member.stepper.param_groups:
-                rate = member.optimizer.lr * self.model.phase.lr_factor * factor
-                group["lr"] = rate * group["lr_factor"] if "lr_factor" in group else rate
+            set_rates(member.stepper, member.optimizer.lr * self.model.phase.lr_factor * factor)
             member.stepper.zero_grad(set_to_none=False)  # gradients are rows of the mixture's
         with arithmetic.products():
             losses = torch.zeros(len(self.members), device=self.training.world.device)
@@ -106,9 +107,7 @@ class Together:
                 (sums.sum() / batch.size).backward()
                 losses += sums.detach() / batch.size
             for member in self.members:
-                if self.trainer.clip_norm is not None:
-                    trained = [p for group in member.stepper.param_groups for p in group["params"]]
-                    torch.nn.utils.clip_grad_norm_(trained, self.trainer.clip_norm)
+                clip(member.stepper, self.trainer.clip_norm)
                 member.stepper.step()
         return losses
 
