@@ -11,10 +11,11 @@ from torch import nn
 
 import peft_vision
 from conftest import tiny_vit
+from peft_vision.core.composition import option
 from peft_vision.exchange import hf_peft
 from peft_vision.models.adapter import load_tuned
 from reference import randomised
-from shipped import adapted, option
+from shipped import adapted
 
 VARIANTS = {
     "q and v": {},

@@ -9,14 +9,14 @@ import torch
 
 from composed import composed
 from peft_vision.backbone.observation import Observation
-from peft_vision.core.composition import complete
+from peft_vision.core.composition import complete, option
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import hashed
 from peft_vision.data.images import Images
 from peft_vision.features.fill import ObservationPass
 from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.models.model import Model
-from shipped import adapted, option
+from shipped import adapted
 
 segmenting = partial(adapted, objective="segmentation")
 SEGMENTS = "objective=segmentation"

@@ -342,7 +342,7 @@ def test_two_processes_that_fill_it_at_once_leave_one_whole_entry(tmp_path):
 @pytest.mark.slow
 def test_a_process_killed_while_it_fills_leaves_nothing_readable(tmp_path):
     store = tmp_path / "store"
-    large = ("data=digits", "data.train_size=1400", "backbone.architecture.depth=12")
+    large = ("data=digits", "data.train_size=700", "backbone.architecture.depth=6")
     slow = "trainer.eval_batch_size=1"
     run = start(*SMOKE, "method=vqt", *large, slow, cwd=tmp_path, PEFT_VISION_CACHE=str(store))
     while not list(store.glob(".*-contexts*unfinished")):

@@ -10,12 +10,12 @@ from torch.func import functional_call
 
 from conftest import tiny_vit
 from peft_vision.backbone.encoder import Encoder
-from peft_vision.core.composition import complete
+from peft_vision.core.composition import complete, option
 from peft_vision.core.config import build
 from peft_vision.method.base import Method
 from peft_vision.method.lora import LowRankUpdate
 from peft_vision.models.model import Model
-from shipped import adapted, option
+from shipped import adapted
 
 ARCHITECTURES = {
     "class token": {},

@@ -1,8 +1,6 @@
 """Every method that `conf/method/` ships, on the tiny backbone."""
 
-from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +8,6 @@ from torch.nn import functional as F
 
 import peft_vision
 from conftest import tiny_vit
-from peft_vision import library
-from peft_vision.core import composition
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.models.model import Model
 
@@ -21,8 +17,6 @@ METHODS = sorted(
 METHODS = [method.as_posix() for method in METHODS if not method.as_posix().startswith("hf_peft")]
 """All but those of another package, which `test_hf_peft.py` looks at."""
 
-option = cache(composition.option)  # Hydra takes longer than what is tested
-
 
 def adapted(method: str, *, architecture: dict | None = None, **options: object) -> Model:
     """`adapted_to` the tiny backbone, of this architecture."""
@@ -31,8 +25,7 @@ def adapted(method: str, *, architecture: dict | None = None, **options: object)
 
 def adapted_to(backbone: nn.Module, method: str, *, num_classes: int = 4, **options: object) -> Model:
     """A model, in training mode, behind a probe if there is one in front."""
-    with patch.object(composition, "option", option), patch.object(library, "option", option):
-        model = peft_vision.adapt(backbone, method=method, num_classes=num_classes, **options)
+    model = peft_vision.adapt(backbone, method=method, num_classes=num_classes, **options)
     if model.phase.group == "probe":
         model.begin_next_phase(seed=0)
     return model.train()

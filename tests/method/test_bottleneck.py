@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import tiny_vit
+from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build
 from peft_vision.method.bottleneck import AdapterLayer, Bottleneck
 from peft_vision.models.model import Model
@@ -18,7 +19,7 @@ from reference import (
     randomised,
     size_on_vit_b16,
 )
-from shipped import adapted, option
+from shipped import adapted
 
 PRESETS = ["adapter_houlsby", "adapter_pfeiffer", "adaptformer", "adapter_plus"]
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}

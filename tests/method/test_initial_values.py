@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from peft_vision.core.composition import option
 from peft_vision.method.fact import Factors
-from shipped import METHODS, adapted, option
+from shipped import METHODS, adapted
 
 WIDTH, RANK, PATCH, LAYERS = 64, 8, 8, 3
 ARCHITECTURE = {"embed_dim": WIDTH, "patch_size": PATCH, "depth": LAYERS}

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composed import composed
+from peft_vision.core.composition import option
 from peft_vision.core.config import NOT_HASHED, ConfigError, locate
 from peft_vision.method.selection import head_columns
-from shipped import METHODS, adapted, option
+from shipped import METHODS, adapted
 
 OTHER = {  # another right value for each
     "activation": lambda now: {"relu": "gelu", "gelu": "quick_gelu"}[now],

@@ -9,6 +9,7 @@ import torch
 import peft_vision
 from command import SMOKE, call, results
 from conftest import tiny_vit
+from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import hashed
 from peft_vision.method.base import Method
@@ -16,7 +17,7 @@ from peft_vision.optimizer.base import SGD, parameter_groups
 from peft_vision.training.step import Batch
 from peft_vision.training.train_state import TrainState
 from peft_vision.training.trainer import Trainer
-from shipped import adapted, option
+from shipped import adapted
 from test_galore import galore
 from test_trainer import ALONE, PLAIN, assert_same_weights, fit, random_images
 

@@ -54,7 +54,7 @@ def assert_same_run(folder, other):
 
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_left_alone(tmp_path):
-    arguments = (*RANDOM, "trainer.epochs=30")
+    arguments = (*RANDOM, "trainer.epochs=12")
     process = start(*arguments, cwd=tmp_path)
     while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))) or len(found[0].read_bytes().splitlines()) < 3:
         assert process.poll() is None, process.communicate()
@@ -70,7 +70,7 @@ def test_a_killed_run_ends_in_the_weights_of_one_that_was_left_alone(tmp_path):
     resumed = call(*arguments, cwd=tmp_path)
     assert "resumes   after epoch" in resumed.out
     assert call(*arguments, "runs=undisturbed", "data.workers=0", cwd=tmp_path).code == 0
-    assert [row["epoch"] for row in metrics(folder)] == list(range(1, 31))
+    assert [row["epoch"] for row in metrics(folder)] == list(range(1, 13))
     assert_same_run(folder, run_folder(tmp_path / "undisturbed"))
     assert not (folder / "state.pt").exists()
 
@@ -130,8 +130,11 @@ def undisturbed_phases(tmp_path_factory):
     return alone(PHASES, tmp_path_factory.mktemp("undisturbed_phases"))
 
 
-@pytest.mark.parametrize("survived", range(7))
-@pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
+STATES = [(number, True) for number in range(7)]
+"""After how many states a run ends, and that it has written the last of them."""
+
+
+@pytest.mark.parametrize(("survived", "after"), [*STATES, (0, False), (6, False)])
 def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(survived, after, undisturbed_phases, tmp_path):
     kill_and_go_on(PHASES, survived=survived, after=after, cwd=tmp_path)
     assert_same_run(run_folder(tmp_path / "runs"), undisturbed_phases)
@@ -154,8 +157,7 @@ def undisturbed_lp_ft(tmp_path_factory):
     return alone(LP_FT, tmp_path_factory.mktemp("undisturbed_lp_ft"))
 
 
-@pytest.mark.parametrize("survived", range(5))
-@pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
+@pytest.mark.parametrize(("survived", "after"), [*STATES[:5], (0, False), (3, False)])
 def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
     survived, after, undisturbed_lp_ft, tmp_path
 ):

@@ -70,7 +70,15 @@ def test_so_does_every_method_after_every_other(loader, sweep):
 def test_one_point_leaves_nothing_to_the_next(loader, sweep):
     composer = Composer(loader, sweep)
     first = composer.request(["experiment=demo", "method=lora"])
-    composer.request(["experiment=demo", "method=lora", "method.rank=99", "+trainer.note=1", "~seed"])
+    for values in (
+        ["method.rank=99", "+trainer.note=1", "~seed"],
+        ["method={rank:99}", "method.alpha=3", "+method.note={of:{more:1}}"],
+        ["method.targets=[q]", "~method.alpha", "++trainer.note.of=1"],
+    ):
+        composer.request(["experiment=demo", "method=lora", *values])
+        assert composer.request(["experiment=demo", "method=lora"]) == first
+    with pytest.raises(HydraException):
+        composer.request(["experiment=demo", "method=lora", "method.rank=99", "method.rnak=1"])
     assert composer.request(["experiment=demo", "method=lora"]) == first
 
 

@@ -4,8 +4,9 @@ request of a command.
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from operator import getitem
@@ -28,6 +29,18 @@ def option(group: str, name: str) -> dict[str, Any]:
 
     Raise ValueError if there is no such option.
     """
+    if GlobalHydra.instance().is_initialized():
+        return _composed(group, name)
+    return deepcopy(_shipped(group, name))
+
+
+@cache
+def _shipped(group: str, name: str) -> dict[str, Any]:
+    """Compose a shipped option once in a process, since Hydra takes longer than a small model does to adapt."""
+    return _composed(group, name)
+
+
+def _composed(group: str, name: str) -> dict[str, Any]:
     with _hydra():
         try:
             composed = compose(config_name=f"{group}/{name}")

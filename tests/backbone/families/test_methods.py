@@ -19,8 +19,8 @@ from shipped import METHODS, adapted_to, train
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(4)
-THOROUGH = ("DINOv3", "EVA-02 base (normed SwiGLU and attention)", "post-norm, rotary, apart")  # with every method
-FEW = ("lora", "ssf", "vpt_deep", "vqt")
+THOROUGH = ("DINOv3", "post-norm, rotary, apart")  # with every method
+FEW = ("ssf", "vpt_deep", "vqt_lora")
 SHIFTING = ("repadapter", "ssf")  # where a projection has no bias, timm's model has no place for what they add
 PAIRS = [(variant, method) for variant in THOROUGH for method in METHODS] + [
     (variant, method) for variant in TOKENS if variant not in THOROUGH for method in FEW
