@@ -142,6 +142,24 @@ def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("run", "path"), [("several", "night.csv"), ("numbers", "night.csv"), ("masks", "night")])
+def test_a_run_is_scored_on_data_of_its_kind_from_elsewhere(run, path, here, request):
+    """The same boxes at night."""
+    for kind in ("images", "masks"):
+        (here / "night" / kind).mkdir(parents=True, exist_ok=True)
+        for file in sorted((here / "scenes" / kind).glob("*.png")):
+            values = np.asarray(Image.open(file))
+            Image.fromarray(values // 8 if kind == "images" else values).save(here / "night" / kind / file.name)
+    (here / "night.csv").write_text((here / "labels.csv").read_text().replace("scenes/", "night/"))
+    folder = request.getfixturevalue(run)
+    outcome = call("task=evaluate", f"run={folder}", f"data.path={path}", f"out={run}-night", cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    (written,) = (here / f"{run}-night").glob("*.json")
+    metrics, expected = json.loads(written.read_text())["metrics"], result(folder)["metrics"]
+    assert metrics.keys() == {name for name in expected if name.startswith("test/")}
+    assert metrics["test/loss"] != pytest.approx(expected["test/loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
 def test_kept_predictions_are_those_that_predict_and_evaluate_make(run, here, request):
     folder = request.getfixturevalue(run)
@@ -222,7 +240,7 @@ def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers,
         ((*SEVERAL, "objective=multi_label", "optimizer=grid"), "optimizer: Grid solves for one class a picture"),
         ((*NUMBERS, "objective=regression", "trainer.label_smoothing=0.1"), "trainer.label_smoothing: got 0.1"),
         ((*MASKS, "objective=segmentation", "method=vqt"), "VQT makes one vector of it, so it cannot segment"),
-        ((*SEVERAL, "objective=multi_label", "ood=stl10"), "ood: it is for one class a picture"),
+        ((*SEVERAL, "objective=multi_label", "ood=stl10"), "task=evaluate run=FOLDER data.path=FOLDER scores a run on"),
         ((*MASKS, "objective=segmentation", "objective.stride=8"), "objective.stride: got 8, and data.resize=squash"),
         ((*MASKS, *WINDOWS[:-1], "objective=segmentation", "objective.stride=40"), "windows of 32 x 32 it leaves gaps"),
     ],

@@ -155,7 +155,8 @@ class Experiment:
         self.objective.check_resize(self.data.resize)
         if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
             group = "ood" if self.ood else "interpolation"
-            raise ConfigError(f"{group}: it is for one class a picture (objective=single_label)")
+            elsewhere = "; task=evaluate run=FOLDER data.path=FOLDER scores a run on other data" if self.ood else ""
+            raise ConfigError(f"{group}: it is for one class a picture (objective=single_label){elsewhere}")
 
     def _check_stage(self) -> None:
         check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)
