@@ -26,12 +26,6 @@ def computed(variant: str, method: str, dtype: torch.dtype) -> tuple[list[Tensor
 
 SHOWN = ("lora", "vpt_deep", "vqt_lora", "ssf", "full")
 """Methods that multiply, wrap, read and train in different places."""
-    "lora",
-    "vpt_deep",
-    "vqt_lora",
-    "ssf",
-    "full",
-)  # methods that multiply, wrap, read and train in different places
 CASES = [(variant, method) for variant, method in PAIRS if method in SHOWN or variant in ("DINOv3", PAIRS[0][0])]
 
 
