@@ -55,11 +55,11 @@ def compared(model: Model, batch: Batch, count: int, options: argparse.Namespace
     rates = tuple(1e-3 * 2**-number for number in range(count))
     grid = Grid(algorithm="adamw", lr=rates, weight_decay=(0.01,), betas=(0.9, 0.999), momentum=0.9)
     together = Together(model, grid, trainer, here)
-    together.check_same(batch)
+    together.check_same([batch])
     single = Together(model, grid, trainer, here).members[0].model  # a copy
     optimizer = AdamW(lr=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, decays="matrices")
     update = trainer.updates(single, optimizer.create(single, seed=0), here.world)
-    contenders = {"together": lambda: together.update(batch, 1.0), "alone": lambda: update(batch, 1e-3)}
+    contenders = {"together": lambda: together.update([batch], 1.0), "alone": lambda: update(batch, 1e-3)}
     clock = process_time if device.type == "cpu" else perf_counter
     found = medians(contenders, options.repeats, device, clock=clock)
     return found["together"], found["alone"]
