@@ -64,18 +64,14 @@ def test_tokens_that_are_computed_once_are_each_seeds_own():
 def test_the_model_and_the_state_have_the_chosen_setting_of_every_seed():
     models, state = begun("lora"), TrainState()
     trained = together(models[0], grid(**ONE_DECAY), initial=others(models), state=state, keep="best", epochs=3)
-    chosen = [member for member in trained.members if member.setting["lr"] == _chosen_rate(trained)]
-    for member in chosen:
-        tuned = models[0].tuned_state() if member.seed == 0 else state.of_seeds[member.seed]
-        assert all(torch.equal(tuned[name], tensor) for name, tensor in member.model.tuned_state().items())
+    tuned = {0: models[0].tuned_state(), **state.of_seeds}
 
+    def holds(member) -> bool:
+        return all(torch.equal(tuned[member.seed][name], tensor) for name, tensor in member.model.tuned_state().items())
 
-def _chosen_rate(trained) -> float:
-    rows = trained.training.record.__self__
-    means = {}
-    for row in rows:
-        means.setdefault(row["lr"], []).append((row["val/accuracy"], -row["val/loss"]))
-    return max(means, key=lambda lr: tuple(round(sum(part) / len(SEEDS), 12) for part in zip(*means[lr], strict=True)))
+    held = {member.setting["lr"]: holds(member) for member in trained.members}
+    assert sorted(held.values()) == [False, True]
+    assert [holds(member) for member in trained.members] == [*held.values()] * len(SEEDS)
 
 
 def test_a_setting_is_chosen_by_its_mean_over_the_seeds():
@@ -116,7 +112,7 @@ def test_a_setting_that_diverges_takes_no_seed_with_it():
     (expected,) = alone(copy.deepcopy(models[0]), grid(rates=(0.05,), decays=(0.0,)))
     together(models[0], solver, initial=others(models))
     assert_same_weights(expected, models[0], **CLOSE)
-    with pytest.raises(ConfigError, match="^the training loss of every setting of the grid became infinite with one s"):
+    with pytest.raises(ConfigError, match=r"^the training loss of every setting .* became infinite with one seed"):
         together(models[0], grid(rates=(1e30,), **ONE_DECAY), initial=others(models))
 
 
@@ -154,6 +150,23 @@ def test_the_seeds_of_single_runs_are_what_the_command_trains(tmp_path):
         assert {name: row[name] for name in metrics} == pytest.approx(metrics, rel=1e-3)
     assert result["metrics"] == {name: value for name, value in seeds[0].items() if name != "seed"}
     assert "over seeds 0, 7; this adapter is of seed 0" in outcome.out
+
+
+def test_a_run_that_is_killed_before_it_is_scored_has_all_seeds_still(tmp_path, monkeypatch):
+    words = ("experiment=smoke", "method=bitfit", "optimizer=grid", "optimizer.lr=[0.01]", "optimizer.seeds=[0,7]")
+    words += ("optimizer.weight_decay=[0]", "backbone.checkpoint=package:vit_micro.safetensors")
+    words += ("backbone.architecture.depth=6", "runs=whole")
+    assert call(*words, cwd=tmp_path).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("peft_vision.task.session.TrainingSession.finish", lambda session: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(*words[:-1], "runs=killed", cwd=tmp_path)
+    outcome = call(*words[:-1], "runs=killed", cwd=tmp_path)
+    assert outcome.code == 0, outcome
+    whole, killed = (json.loads(results(tmp_path / name)[0].read_text()) for name in ("whole", "killed"))
+    assert killed["seeds"] == whole["seeds"]
+    assert killed["selection"] == whole["selection"]
+    assert "chosen    lr=0.01, weight_decay=0: of 1 settings" in outcome.out
 
 
 def refusal(*words: str) -> str:
