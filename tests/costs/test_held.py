@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from command import call
-from costs.composed import composed
+from composed import composed
 from peft_vision.backbone.load import load_backbone
 from peft_vision.costs.held import HeldBytes
 from peft_vision.models.model import Model, Parts, assemble

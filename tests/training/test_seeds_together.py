@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from command import call, results
+from composed import composed
 from conftest import tiny_vit
-from costs.composed import composed
 from peft_vision.core.config import ConfigError
 from peft_vision.core.stopping import Stopped
 from peft_vision.models.model import Model
@@ -80,7 +81,7 @@ def test_a_setting_is_chosen_by_its_mean_over_the_seeds():
 
     of_seeds = [[row(0.9), row(0.7)], [row(0.5), row(0.8)]]
     assert best_setting([each for rows in of_seeds for each in rows], num_settings=2) == 1
-    assert best_setting([row(0.9, math.inf), row(0.1), row(0.9), row(0.1)], num_settings=2) == 1  # one seed diverged
+    assert best_setting([row(0.9), row(0.1), row(0.9, math.inf), row(0.1)], num_settings=2) == 1  # one seed diverged
     assert best_setting([row(0.5), row(0.5)], num_settings=2) == 0
 
 
@@ -148,6 +149,9 @@ def test_the_seeds_of_single_runs_are_what_the_command_trains(tmp_path):
         (path,) = results(tmp_path / f"alone{row['seed']}")
         metrics = json.loads(path.read_text())["metrics"]
         assert {name: row[name] for name in metrics} == pytest.approx(metrics, rel=1e-3)
+    kept, own = (load_file(results(tmp_path / name)[0].parent / "adapter.safetensors") for name in ("grid", "alone0"))
+    for name, tensor in own.items():
+        torch.testing.assert_close(kept[name], tensor, **CLOSE, msg=name)
     assert result["metrics"] == {name: value for name, value in seeds[0].items() if name != "seed"}
     assert "over seeds 0, 7; this adapter is of seed 0" in outcome.out
 
@@ -188,6 +192,8 @@ def test_seeds_that_are_no_seeds_of_single_runs_are_refused():
         "optimizer.seeds: data.split_seed follows the seed, so each seed has other images or settings; "
         "set data.split_seed=0, or give no seeds and write -m seed=0,1,2"
     )
+    kept = ("runs=runs/${seed}", "data.split_seed=3", "optimizer.seeds=['${seed}',1]")
+    composed("experiment=smoke", "method=lora", "optimizer=grid", loaded, *kept).check()
     assert "should name each seed once" in refusal("optimizer.seeds=[0,0]", loaded)
     composed("experiment=smoke", "method=lora", "optimizer=grid", "optimizer.seeds=[0,1]", loaded).check()
 

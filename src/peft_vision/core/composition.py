@@ -190,16 +190,21 @@ class Request:
         return cls(plain, chosen)
 
 
+_NO_TRAINING = ("seed", "runs", "device", "task", "tracker", "ood", "interpolation")
+"""Keys whose values change no training, and the seed itself."""
+
+
 def _check_seeds(config: DictConfig, plain: Mapping[str, Any]) -> None:
-    """Raise ConfigError if an optimizer has seeds and other values follow the run's seed: its runs would differ in them
-    too. `plain`: the config's resolved values."""
+    """Raise ConfigError if an optimizer has seeds and other values follow the run's seed, so that the runs of these
+    seeds would differ in them too. `plain`: the config's resolved values."""
     for group in ("optimizer", "probe"):
         node = plain.get(group)
-        if not isinstance(node, Mapping) or node.get("seeds") is None:
+        if not isinstance(node, Mapping) or "seeds" not in node or node["seeds"] is None:
             continue
         other = OmegaConf.merge(config, {"seed": 0 if str(plain["seed"]) != "0" else 1})
         values, others = map(dict, (_leaves(plain), _leaves(OmegaConf.to_container(other, resolve=True))))
-        followers = [key for key, value in others.items() if key != "seed" and value != values.get(key, value)]
+        differ = [key for key, value in others.items() if value != values.get(key, value) and key != f"{group}.seeds"]
+        followers = [key for key in differ if key.partition(".")[0] not in _NO_TRAINING]
         if followers:
             raise ConfigError(
                 f"{group}.seeds: {', '.join(followers)} follows the seed, so each seed has other images or settings; "
