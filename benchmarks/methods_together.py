@@ -4,8 +4,8 @@
                                           [--seeds 1]
 
 For each method and number of settings S it prints the time of one step of all together as a multiple of S steps of one
-setting, or, with K seeds, each with images of its own, of S x K steps. They take turns; medians of the CPU's seconds, or
-of the clock on a GPU.
+setting, or, with K seeds, each with images of its own, of S x K steps. They take turns; the times are medians of the
+CPU's seconds, or of the clock on a GPU.
 """
 
 import argparse
