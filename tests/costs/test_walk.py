@@ -48,6 +48,12 @@ def stored_bytes(folder: Path) -> int:
     return total
 
 
+FOUR_MODELS = (
+    *("optimizer.lr=[1e-3,1e-2]", "optimizer.weight_decay=[0]", "optimizer.seeds=[0,1]"),
+    *("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6"),
+)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -63,6 +69,8 @@ def stored_bytes(folder: Path) -> int:
         ("method=lora", "data.stage=peek"),
         ("method=vpt_deep", "method.layers=last-1"),
         ("method=vpt_deep", "method.layers=last-1", *NEVER),
+        ("method=lora", "optimizer=grid", *FOUR_MODELS, *NEVER),
+        ("method=lora", "method.layers=last-1", "optimizer=grid", "trainer.keep=best", *FOUR_MODELS),
         ("method=lp_ft", "data.stage=tune"),
         ("method=lp_ft", "probe=lbfgs", *NEVER),
     ],

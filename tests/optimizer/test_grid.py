@@ -58,7 +58,7 @@ def test_members_of_other_rates_end_elsewhere(tmp_path):
 def test_a_decay_is_of_the_matrix_and_not_of_the_bias(algorithm):
     """On features of zeros the bias is all there is, and the loss of each setting its own."""
     blank = FeatureTable(torch.arange(9) % 4 // 2, torch.zeros(9, 3))
-    grid = Grid(algorithm=algorithm, lr=(0.1,), weight_decay=(0.0, 5.0), betas=(0.9, 0.999), momentum=0.9)
+    grid = Grid(algorithm=algorithm, lr=(0.1,), weight_decay=(0.0, 5.0), betas=(0.9, 0.999), momentum=0.9, seeds=None)
     fitting = Fitting(epochs=10, batch_size=9, label_smoothing=0.0, schedule=Constant(warmup=0.0), seed=0)
     head = torch.nn.Linear(3, 2)
     solution = grid.solve(head, blank, None, fitting)

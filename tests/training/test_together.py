@@ -41,35 +41,38 @@ METHODS = {
 }
 
 
-def grid(algorithm: str = "sgd", rates=RATES, decays=DECAYS) -> Grid:
-    return Grid(algorithm=algorithm, lr=rates, weight_decay=decays, betas=(0.9, 0.999), momentum=0.9)
+def grid(algorithm: str = "sgd", rates=RATES, decays=DECAYS, seeds=None) -> Grid:
+    return Grid(algorithm=algorithm, lr=rates, weight_decay=decays, betas=(0.9, 0.999), momentum=0.9, seeds=seeds)
 
 
-def training(state: TrainState | None = None, *, rows: list | None = None, save=lambda state: None) -> Training:
+def training(
+    state: TrainState | None = None, *, rows: list | None = None, save=lambda state: None, seed: int = 0, **more
+) -> Training:
     return Training(
         schedule=Cosine(warmup=0.2),
-        seed=0,
+        seed=seed,
         workers=0,
         world=ALONE,
         state=state or TrainState(),
         record=(rows if rows is not None else []).append,
         save=save,
+        **more,
     )
 
 
-def alone(model: Model, solver: Grid, **options) -> list[Model]:
+def alone(model: Model, solver: Grid, *, seed: int = 0, **options) -> list[Model]:
     """The models of runs of one setting each."""
     found = []
     for stepper in solver.steppers():
         single = copy.deepcopy(model)
         Trainer(**{**PLAIN, **options}).fit(
-            single, random_images(21, augment="flip_crop"), random_images(8), training(), optimizer=stepper
+            single, random_images(21, augment="flip_crop"), random_images(8), training(seed=seed), optimizer=stepper
         )
         found.append(single)
     return found
 
 
-def together(model: Model, solver: Grid, **options) -> Together:
+def together(model: Model, solver: Grid, *, initial=None, state=None, **options) -> Together:
     """The same models, trained in the same steps; the images as `alone` has them."""
     made = []
 
@@ -86,7 +89,7 @@ def together(model: Model, solver: Grid, **options) -> Together:
                 model,
                 random_images(21, augment="flip_crop"),
                 random_images(8),
-                training(rows=rows),
+                training(state, rows=rows, initial=initial or {}),
                 solver=solver,
                 trainer=Trainer(**{**PLAIN, **options}),
             )
@@ -164,9 +167,11 @@ def test_what_is_frozen_lies_in_memory_once():
 
 def test_the_best_epoch_of_each_setting_is_kept_where_asked_for():
     model = adapted_to(tiny_vit(), "lora")
-    solver = grid(rates=(0.05, 5.0), decays=(0.0,))
+    solver = grid(rates=(0.2, 1.0), decays=(0.0,))
     singles = alone(copy.deepcopy(model), solver, keep="best", epochs=3)
-    for member, single in zip(together(model, solver, keep="best", epochs=3).members, singles, strict=True):
+    trained = together(model, solver, keep="best", epochs=3).members
+    assert min(member.best.best["epoch"] for member in trained) < 3
+    for member, single in zip(trained, singles, strict=True):
         assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
 
 

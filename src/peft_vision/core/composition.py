@@ -198,8 +198,40 @@ class Request:
         for group in ("method", "tracker"):
             if isinstance(plain.get(group), dict):
                 plain[group] = complete(plain[group], group)
+        _check_seeds(config, plain)
         chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
         return cls(plain, chosen)
+
+
+_NO_TRAINING = ("seed", "runs", "device", "task", "tracker", "ood", "interpolation")
+"""Keys whose values change no training, and the seed itself."""
+
+
+def _check_seeds(config: DictConfig, plain: Mapping[str, Any]) -> None:
+    """Raise ConfigError if an optimizer has seeds and other values follow the run's seed, so that the runs of these
+    seeds would differ in them too. `plain`: the config's resolved values."""
+    for group in ("optimizer", "probe"):
+        node = plain.get(group)
+        if not isinstance(node, Mapping) or "seeds" not in node or node["seeds"] is None:
+            continue
+        other = OmegaConf.merge(config, {"seed": 0 if str(plain["seed"]) != "0" else 1})
+        values, others = map(dict, (_leaves(plain), _leaves(OmegaConf.to_container(other, resolve=True))))
+        differ = [key for key, value in others.items() if value != values.get(key, value) and key != f"{group}.seeds"]
+        followers = [key for key in differ if key.partition(".")[0] not in _NO_TRAINING]
+        if followers:
+            raise ConfigError(
+                f"{group}.seeds: {', '.join(followers)} follows the seed, so each seed has other images or settings; "
+                f"set {followers[0]}={values[followers[0]]!r}, or give no seeds and write -m seed=0,1,2"
+            )
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of values that are no mappings, with the values."""
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:

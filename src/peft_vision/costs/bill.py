@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from peft_vision.core.table import Cell, Column, Table, terminal
 from peft_vision.costs.expected import RunGroup, Stock
+from peft_vision.costs.held import HeldBytes
 from peft_vision.costs.rates import Rates
 from peft_vision.costs.walk import Anatomy, Tally, walk
 from peft_vision.features.shelf import size
@@ -59,12 +60,13 @@ class Cost:
 @dataclass
 class CostEstimate:
     """The costs of all runs. `costs`: by method and backbone, without the filling of the store, which is in `shared`.
-    `longest`: seconds of the longest run. `unread`: data sets that are not here, so that the time to read their
-    pictures is unknown."""
+    `longest`: seconds of the longest run; `held`: what the largest model holds before its first step. `unread`: data
+    sets that are not here, so that the time to read their pictures is unknown."""
 
     costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
     shared: Cost = field(default_factory=Cost)
     longest: float = 0.0
+    held: HeldBytes = field(default_factory=HeldBytes)
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -106,6 +108,8 @@ def bill(priced: Sequence[Priced], stock: Stock, *, faster: float) -> CostEstima
         filling = _filling(first, later, item, faster)
         whole.shared += filling
         whole.longest = max(whole.longest, cost.seconds + filling.seconds)
+        held = item.anatomy.held.with_models(max(phase.settings for phase in item.anatomy.phases))
+        whole.held = max(whole.held, held, key=lambda bytes_held: bytes_held.total)
     return whole
 
 
@@ -190,6 +194,8 @@ def notes(bill: CostEstimate, *, ended: float, device: str, faster: float, disk_
         f"disk     {size(total.disk)} of runs; {size(total.store)} more in the store"
         + (f", which keeps {disk_gib:g} GiB (features.disk_gib)" if total.store > disk_gib * _GIB else ""),
     ]
+    if bill.held.total:
+        said.append(f"memory   {bill.held}, in the largest model; activations, gradients and optimizer come on top")
     if bill.unread:
         shown = ", ".join(bill.unread[:3]) + (f" and {len(bill.unread) - 3} more" if bill.unread[3:] else "")
         said.append(f"unknown  the time to read pictures of {shown}, which are not here")

@@ -14,6 +14,7 @@ import torch
 from peft_vision.backbone.observation import Kind
 from peft_vision.core.seeding import derive
 from peft_vision.costs.expected import RunGroup, Stock
+from peft_vision.costs.held import HeldBytes
 from peft_vision.features.store import Features, entry_name
 from peft_vision.models.model import Model
 from peft_vision.optimizer.base import Solver
@@ -26,32 +27,34 @@ class PhaseFacts:
     """The facts of one phase that decide its cost. `frozen`: kinds of observation that can be stored, None if none can;
     `probe`: whether the head alone trains, on one vector of an image that is the same in every step; `first`: whether
     it is the phase that fits the head before all else; `solved`: whether a solver fits it; `settings`: how many models
-    train in the same steps."""
+    train in the same steps, with `seeds` seeds."""
 
     frozen: frozenset[Kind] | None
     probe: bool
     first: bool
     solved: bool
     settings: int = 1
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """The facts of a model that decide its cost. `entries`: bytes of an image in the store, by kind; `names`: suffixes
     of the names of their files, by kind; `width`: of the features that the head reads; `trained`: number of trained
-    parameters, head included."""
+    parameters, head included; `held`: of what the model holds before its first step."""
 
     phases: tuple[PhaseFacts, ...]
     entries: Mapping[Kind, int]
     names: Mapping[Kind, str]
     width: int
     trained: int
+    held: HeldBytes = field(default_factory=HeldBytes)
 
 
 def anatomy(model: Model, experiment: Experiment) -> Anatomy:
     """Return the anatomy of a fresh `model`, which is in its last phase afterwards."""
     shapes = model.observed_shapes()
-    counts = model.parameter_counts()
+    counts, held = model.parameter_counts(), HeldBytes.of(model)
     phases = [_facts(model, experiment)]
     while model.begun < len(model.phases):
         model.begin_next_phase(seed=derive(experiment.seed, "initialisation"))
@@ -62,6 +65,7 @@ def anatomy(model: Model, experiment: Experiment) -> Anatomy:
         names={kind: entry_name(kind, model) for kind in shapes},
         width=model.readout.width,
         trained=counts.method + counts.head,
+        held=held,
     )
 
 
@@ -73,7 +77,8 @@ def _facts(model: Model, experiment: Experiment) -> PhaseFacts:
         probe=model.phase.probe and not model.phase.live_readout and not model.segments,
         first=model.phase.group == "probe",
         solved=isinstance(optimizer, Solver) and not together,
-        settings=optimizer.num_settings if together else 1,
+        settings=optimizer.num_models if together else 1,
+        seeds=optimizer.num_models // optimizer.num_settings if together else 1,
     )
 
 
@@ -149,7 +154,7 @@ class _Walk:
                 self._fit(phase, reads)
             if phase.first:
                 self._score()
-        self._score()
+        self._score(times=self._anatomy.phases[-1].seeds)
 
     def _solve(self, reads: dict[str, Reads]) -> None:
         for split, source in reads.items():
@@ -161,7 +166,7 @@ class _Walk:
         trainer = self._experiment.trainer
         self._step("step", reads["train"], self._counts["train"], settings=phase.settings)
         if reads["train"] == "images":
-            self.tally.trained["train"] += trainer.epochs * self._counts["train"]
+            self.tally.trained["train"] += trainer.epochs * self._counts["train"] * phase.seeds
         if "val" in reads:
             looks = trainer.epochs if phase.settings == 1 else 1 + trainer.epochs * (trainer.keep == "best")
             self._look("val", reads["val"], times=phase.settings * looks)
@@ -178,10 +183,10 @@ class _Walk:
         self._tabulate(split, source)
         return "table"
 
-    def _score(self) -> None:
+    def _score(self, *, times: int = 1) -> None:
         for split in ("val", "test"):
             if split in self._counts:
-                self._look(split, self._source(split), times=1)
+                self._look(split, self._source(split), times=times)
 
     def _look(self, split: str, source: Reads, *, times: int) -> None:
         self._act("score", source, images=times * self._counts[split], calls=times)

@@ -175,15 +175,15 @@ class Mixture:
         for context in self.contexts.values():
             context.live = True
 
-    def of_all(self, seen: Tensor | Observation, *, depth: int) -> list[Tensor]:
-        """Return the predictions (B, C_a) of each model, in their order, for normalised images (B, C, H, W), or for
-        their tokens that enter layer `depth`, before which no model changes anything; with a gradient of what trains in
-        the models."""
-        entering = seen if isinstance(seen, Tensor) else seen.tokens
-        parts = self._begin([number for number in range(len(self.models)) for _ in entering], entering.device)
+    def of_all(self, entering: Sequence[Tensor], *, depth: int) -> list[Tensor]:
+        """Return the predictions (B, C_a) of each model, in their order, for as many normalised images (B, C, H, W) of
+        its own where `depth` is 0, or else for tokens of them that enter that layer, before which no model changes
+        anything; with a gradient of what trains in the models."""
+        numbers = [number for number, inputs in enumerate(entering) for _ in inputs]
+        parts = self._begin(numbers, entering[0].device)
         kinds, layers = self._read(parts)
-        repeated = entering.repeat(len(self.models), *[1] * (entering.ndim - 1))
-        tokens = self.encoder.stem(repeated) if isinstance(seen, Tensor) else repeated
+        whole = torch.cat(list(entering))
+        tokens = self.encoder.stem(whole) if depth == 0 else whole
         seen = self.encoder.resume(tokens, kinds, depth=depth, contexts_of=layers)
         return [model.logits(model.readout(self._own(seen, model, rows, layers))) for model, rows in parts]
 

@@ -10,11 +10,11 @@ from itertools import product
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_vision.core.config import OnlyWith, component
+from peft_vision.core.config import HashDefault, OnlyWith, component
 from peft_vision.core.progress import Progress
 from peft_vision.data.images import shuffled
 from peft_vision.models.observations import FeatureTable
@@ -23,10 +23,20 @@ from peft_vision.optimizer.base import SGD, AdamW, Beta, Fitting, Solution, Solv
 _EPS = 1e-8  # that of optimizer=adamw, and of torch
 
 
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("should name each seed once")
+    return seeds
+
+
+_Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
 @component
 class Grid(Solver):
     """A solver that trains a head for each setting. `algorithm`: the update rule, with `betas` (adamw) or `momentum`
-    (sgd)."""
+    (sgd). `seeds`: where a method trains, each setting does with each of these, the run's own among them; None: with
+    that alone."""
 
     heeds: ClassVar[str] = "trainer.precision, epochs, batch_size and label_smoothing, and schedule"
     fits_methods: ClassVar[bool] = True
@@ -36,10 +46,16 @@ class Grid(Solver):
     weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
     betas: Annotated[tuple[Beta, Beta], OnlyWith("algorithm", "adamw")]
     momentum: Annotated[float, Field(ge=0, lt=1), OnlyWith("algorithm", "sgd")]
+    seeds: Annotated[_Seeds | None, HashDefault(None)]
 
     @property
     def num_settings(self) -> int:
         return len(self.lr) * len(self.weight_decay)
+
+    @property
+    def num_models(self) -> int:
+        """Return the number of models that train at once."""
+        return self.num_settings * len(self.seeds or (0,))
 
     def settings(self) -> list[tuple[float, float]]:
         """Return the pairs of learning rate and weight decay, in order of rate, then of decay."""

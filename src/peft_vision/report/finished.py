@@ -3,7 +3,7 @@ distribution, and choice.json where a sweep chose its setting."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
@@ -53,7 +53,8 @@ class RunRecord:
     interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a sweep chose the
     setting. `test_reads`: how often the test images were scored, 0 where this was not counted. `twins`: how many
     pictures of a split are in another too, by pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it,
-    None for runs of older versions; `predictions_checksum`: of the predictions it kept, None if it kept none."""
+    None for runs of older versions; `predictions_checksum`: of the predictions it kept, None if it kept none.
+    `of_seeds`: each `seed` that a grid trained in it with its metrics, its own among them; empty for one alone."""
 
     folder: Path
     method: str
@@ -79,6 +80,7 @@ class RunRecord:
     rows_checksum: str | None
     predictions_checksum: str | None
     origin: Origin
+    of_seeds: Sequence[Mapping[str, float]] = ()
 
     @property
     def name(self) -> str:
@@ -119,7 +121,7 @@ def read(folder: Path) -> RunRecord:
         _check_choice(choice.validation, result.metric)
     if choice is not None and choice.validation_loss is not None:
         _check_scores({"choice.json: validation/loss": choice.validation_loss})
-    for measured in (metrics, *curve.values()):
+    for measured in (metrics, *curve.values(), *(result.seeds or ())):
         _check_scores(measured)
     return RunRecord(
         folder=folder,
@@ -148,6 +150,7 @@ def read(folder: Path) -> RunRecord:
         twins=result.data.twins or {},
         rows_checksum=result.metrics_jsonl,
         predictions_checksum=result.predictions,
+        of_seeds=result.seeds or (),
         origin=Origin(
             version=result.environment.get("peft-vision", ""),
             commit=result.environment.get("git_commit") or "",

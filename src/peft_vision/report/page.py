@@ -18,7 +18,7 @@ from peft_vision.core.table import ON_TEST, Table
 from peft_vision.report.collect import LeftOut
 from peft_vision.report.finished import Origin, RunRecord
 from peft_vision.report.leaderboard import Leaderboard
-from peft_vision.report.page_tables import absent_table, left_out_table, runs_table, settings_table
+from peft_vision.report.page_tables import absent_table, left_out_table, runs_table, seeds_table, settings_table
 from peft_vision.report.per_class import ClassReport, class_table, pairs_table
 from peft_vision.report.pictures import SavedFigure
 
@@ -67,6 +67,7 @@ def page(
     empty = {name for name, found in {**tables, "figures": figures, "classes": of_classes}.items() if not found}
     gaps = [found for board in boards if (found := absent_table(board))]
     gaps += [left_out_table(left_out)] if left_out else []
+    settings = [settings_table(boards), *([table] if (table := seeds_table(runs)) else [])]
     on_test = any(line.on_test for board in boards for line in board.lines)
     # no name of a run is taken for markup: only what is Markup, or `safe` in the template, stays as it is
     environment = Environment(
@@ -81,7 +82,7 @@ def page(
         lead=_lead(boards, runs, left_out),
         warning=_WARNING if on_test else "",
         facts=_facts(boards, runs),
-        tables={**tables, "settings": settings_table(boards), "gaps": gaps, "runs": runs_table(runs, out)},
+        tables={**tables, "settings": settings, "gaps": gaps, "runs": runs_table(runs, out)},
         figures=_figures(figures),
         classes=of_classes,
         sources=_sources(boards),

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from urllib.parse import quote
 
 from peft_vision.core.table import ON_TEST, Cell, Column, Table
@@ -63,6 +64,30 @@ def settings_table(boards: Sequence[Leaderboard]) -> Table:
         if entry.setting
     ]
     return Table("Chosen settings", columns, rows, style="wide")
+
+
+def seeds_table(runs: Sequence[RunRecord]) -> Table | None:
+    """Return the table of the seeds that a grid trained in the same run; None where no run has any. All other tables
+    have such a run with its own seed alone."""
+    rows = [
+        [
+            *_texts(run.name, run.method, run.data, ", ".join(f"{row['seed']:g}" for row in run.of_seeds)),
+            *(_over_seeds(run, f"{split}/{run.metric.name}") for split in ("val", "test")),
+        ]
+        for run in runs
+        if run.of_seeds
+    ]
+    named = _heading(run.metric for run in runs if run.of_seeds)
+    columns = [*_words("folder", "method", "data", "seeds"), Column(f"val, {named}"), Column(f"test, {named}")]
+    title = "Seeds that trained in the same run, at its chosen setting: mean ± standard deviation (n - 1)"
+    return Table(title, columns, rows, style="wide") if rows else None
+
+
+def _over_seeds(run: RunRecord, name: str) -> Cell:
+    values = [row[name] for row in run.of_seeds if name in row]
+    if len(values) < 2:
+        return Cell("—")
+    return Cell(f"{run.metric.number(fmean(values))} ± {run.metric.number(stdev(values))}", fmean(values))
 
 
 def _setting(line: BoardLine, data: str, entry: BoardEntry) -> list[Cell]:

@@ -32,7 +32,7 @@ from peft_vision.runs.first_version import trained_otherwise
 from peft_vision.runs.run import Run
 from peft_vision.schedule.schedules import Schedule
 from peft_vision.tracker.trackers import Tracker
-from peft_vision.training.checks import check_mixing, check_stage
+from peft_vision.training.checks import check_mixing, check_seeds, check_stage
 from peft_vision.training.probe import check_head, check_objective
 from peft_vision.training.trainer import Trainer
 
@@ -139,6 +139,7 @@ class Experiment:
             ("features", "data"): partial(self.features.check, self.data.augment),
             ("optimizer", "probe", "method", "head", "objective", "trainer"): self._check_fitting,
             ("data", "trainer", "optimizer", "probe", "method", "interpolation"): self._check_stage,
+            ("seed", "backbone", "optimizer", "probe", "method"): self._check_seeds,
             ("tracker",): self.tracker.check,
         }
 
@@ -148,6 +149,9 @@ class Experiment:
                 check_head(optimizer, self.head, group=group)
                 check_objective(optimizer, self.objective, group=group)
         check_mixing(self.trainer, self.objective, self.fitting)
+
+    def _check_seeds(self) -> None:
+        check_seeds(self.fitting, self.backbone, self.seed)
 
     def _check_objective(self) -> None:
         self.objective.check_smoothing(self.trainer.label_smoothing)

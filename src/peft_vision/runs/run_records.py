@@ -151,7 +151,8 @@ class Result(Record):
     `kept_rule`: the rule in words by which the epochs in `kept_epochs` were chosen, None where there are none, and in
     results of versions that took the first of equal accuracies; `peak_mib`: None where the system does not report it;
     `metrics_jsonl`: the checksum of metrics.jsonl; `chosen_by`: None for accuracy; `predictions`: the checksum of
-    predictions.parquet, None for a run that kept none; `quantized`: None where frozen matrices were as loaded."""
+    predictions.parquet, None for a run that kept none; `quantized`: None where frozen matrices were as loaded;
+    `seeds`: where a grid trained several, each `seed` with the metrics of its model at the chosen setting."""
 
     name: Name
     identity: Name
@@ -182,6 +183,7 @@ class Result(Record):
     chosen_by: ChosenBy | None = None
     predictions: _Short | None = None
     quantized: QuantizedFacts | None = None
+    seeds: Annotated[list[_Metrics], Field(min_length=2, max_length=10_000)] | None = None
 
     @property
     def metric(self) -> Metric:
@@ -199,8 +201,8 @@ class Result(Record):
 
     def written(self) -> dict[str, Any]:
         """Return the content of the file. The usual metric is not named, nor the rule where no epoch was chosen, nor
-        predictions where none are kept, nor the bytes of matrices where none are quantized."""
-        optional = ("chosen_by", "kept_rule", "predictions", "quantized")
+        predictions where none are kept, nor the bytes of matrices where none are quantized, nor seeds but several."""
+        optional = ("chosen_by", "kept_rule", "predictions", "quantized", "seeds")
         return {key: value for key, value in dict(self).items() if key not in optional or value is not None}
 
     @classmethod

@@ -50,6 +50,8 @@ def resume(model: Model, splits: Splits, run: Run, experiment: Experiment) -> Tr
     check_tensors(state["tuned"], model.tuned_state(), "its tensors")
     if train_state.best is not None:
         check_tensors(train_state.best.get("tuned"), model.tuned_state(), "the tensors of its best epoch")
+    for tuned in train_state.of_seeds.values():
+        check_tensors(tuned, model.tuned_state(), "the tensors of another seed")
     _check_probe(train_state, run)
     load_tuned(model, state["tuned"])
     return train_state

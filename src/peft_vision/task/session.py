@@ -39,10 +39,11 @@ from peft_vision.runs.served import checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION
 from peft_vision.task.mirrored import mirrored, summary, tell_classes, tell_epochs
 from peft_vision.task.resuming import origin, resumed
-from peft_vision.task.shown import told
+from peft_vision.task.shown import told, untuned_rate
 from peft_vision.tracker.trackers import Log, NoTracker
 from peft_vision.training.checks import check_mixed_inputs, check_together, check_whole_batch
 from peft_vision.training.evaluate import metrics_of, predictions_of
+from peft_vision.training.other_seeds import initial_values, metrics_of_seeds, other_seeds
 from peft_vision.training.phases import fit_phases
 from peft_vision.training.probe import check_model, said
 from peft_vision.training.train_state import Training, TrainState
@@ -101,6 +102,7 @@ class TrainingSession:
             backbone=experiment.backbone.record(vit),
         )
         self.backbone_size = sum(parameter.numel() for parameter in vit.parameters())
+        self.initial = initial_values(recipe.assemble, vit, other_seeds(experiment.optimizer, experiment.seed))
         self.model = recipe.assemble(vit, seed=derive(experiment.seed, "initialisation"))
         experiment.objective.check_labels(self.splits.labels_are)
         if self.model.criterion.learns:
@@ -136,7 +138,7 @@ class TrainingSession:
             logger.warning("%-9s %s, byte for byte, such as %s", "twins", sentence, twins.example)
         shown = {"augment": experiment.data.augment, "views": experiment.features.views}
         lines = said(experiment.fitting, self.model, experiment.head, **shown)
-        if "optimizer" not in lines and (untuned := _untuned_rate(experiment)) is not None:
+        if "optimizer" not in lines and (untuned := untuned_rate(experiment)) is not None:
             lines = {**lines, "rate": untuned}
         for group, line in lines.items():
             logger.info("%-9s %s", group, line)
@@ -160,6 +162,7 @@ class TrainingSession:
             record=self._record,
             save=self._save,
             device_memory_gib={name: getattr(experiment, name).device_memory_gib for name in ("data", "features")},
+            initial=self.initial,
         )
         fit_phases(
             self.model,
@@ -179,7 +182,8 @@ class TrainingSession:
         self._fit_criterion()
         keeps = self.experiment.trainer.keep_predictions
         judged = self._judged(keeps=keeps)
-        result = self._result({**metrics_of(self.model, judged), **self.state.probe})
+        seeds = metrics_of_seeds(self.model, self.state.of_seeds, self._metrics)
+        result = self._result({**metrics_of(self.model, judged), **self.state.probe}, seeds)
         if self.log is not None:
             kept = predictions_of(self.model, judged) if keeps else {}
             sums = {"predictions": self._place_predictions(kept)}
@@ -219,6 +223,9 @@ class TrainingSession:
         trainer = self.experiment.trainer
         return {split: trainer.judged(self.model, source, split, **options) for split, source in sources.items()}
 
+    def _metrics(self) -> dict[str, float]:
+        return metrics_of(self.model, self._judged(keeps=False))
+
     def _place_predictions(self, kept: Mapping[str, KeptPredictions]) -> str | None:
         """Write the predictions by split, and return the file's checksum; None if there are none."""
         if not kept:
@@ -240,8 +247,7 @@ class TrainingSession:
         if self.here.is_main:
             self.run.place_probe(lambda path: write_probe(self.model, path))
         self.state.test_reads += self.splits.test is not None
-        metrics = metrics_of(self.model, self._judged(keeps=False))
-        self.state.probe = {f"probe/{name}": value for name, value in metrics.items()}
+        self.state.probe = {f"probe/{name}": value for name, value in self._metrics().items()}
 
     def _backbone_images(self) -> dict[str, int]:
         """Return how many images, or windows of them, of each split went through the backbone, over all processes and
@@ -250,9 +256,10 @@ class TrainingSession:
         earlier = self.earlier_images
         return {split: earlier.get(split, 0) + sum(share[split] for share in shares) for split in self.parts}
 
-    def _result(self, metrics: Mapping[str, float]) -> Result:
-        """Return the content of result.json."""
+    def _result(self, metrics: Mapping[str, float], seeds: Mapping[int, Mapping[str, float]]) -> Result:
+        """Return the content of result.json. `seeds`: metrics of the models of other seeds."""
         state, counts = self.state, self.model.parameter_counts()
+        each = sorted({**seeds, self.experiment.seed: metrics}.items())
         return Result(
             **self.facts,
             parameters={"method": counts.method, "head": counts.head, "backbone": self.backbone_size},
@@ -273,6 +280,7 @@ class TrainingSession:
             environment=self.environment,
             config=self.experiment.config,
             chosen_by=None if (metric := self.model.criterion.metric) == ACCURACY else ChosenBy(**vars(metric)),
+            seeds=[{"seed": seed, **found} for seed, found in each] if seeds else None,
             quantized=None if (held := frozen_bytes(self.model.encoder)) is None else vars(held),
         )
 
@@ -295,20 +303,6 @@ class TrainingSession:
             lines["resumes"] = f"after epoch {self.state.epochs}"
         for label, text in lines.items():
             logger.info("%-9s %s", label, text)
-
-
-def _untuned_rate(experiment: Experiment) -> str | None:
-    """Return a line that says how to choose a learning rate if the run has the method's default, which is one number
-    for all images and backbones; None if the rate was given, or if the run is part of a tuning."""
-    optimizer, method = experiment.optimizer, experiment.choices["method"]
-    rates = experiment.method.lr.values()
-    if not isinstance(optimizer, Stepper) or experiment.data.stage != "all" or optimizer.lr not in rates:
-        return None
-    tried = ",".join(f"{factor * optimizer.lr:.1g}" for factor in (0.3, 1, 3))
-    return (
-        f"{optimizer.lr:g} is the default of {method}, not chosen for these images; "
-        f"-m hydra/sweeper=tune optimizer.lr={tried} chooses on validation"
-    )
 
 
 def _features_read(model: Model) -> int:

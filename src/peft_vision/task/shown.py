@@ -8,12 +8,14 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from rich.table import Table
 
 from peft_vision.core.guide import fault
 from peft_vision.core.output import Console
 from peft_vision.data.twins import worded
+from peft_vision.optimizer.base import Stepper
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
 from peft_vision.report.id_ood import comparisons
@@ -150,6 +152,8 @@ def closing_lines(result: Result, folder: Path) -> list[str]:
         chosen = ", ".join(f"{key}={value:g}" for key, value in selection.chosen.items())
         lines.insert(1, f"chosen    {chosen}: of {selection.settings} settings, {selection.rule}")
     metric = result.metric
+    if result.seeds is not None:
+        lines.insert(2, f"seeds     {_over_seeds(result)}")
     before = [
         f"{split} {metric.shown(result.metrics[f'probe/{split}/{metric.name}'])}"
         for split in ("val", "test")
@@ -254,3 +258,28 @@ def _interpolation(interpolation: InterpolationRecord) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def _over_seeds(result: Result) -> str:
+    """Return mean and standard deviation of the metric over the seeds that trained together."""
+    metric, said = result.metric, []
+    for split in ("val", "test"):
+        values = [row[name] for row in result.seeds if (name := f"{split}/{metric.name}") in row]
+        if values:
+            said.append(f"{split} {metric.number(fmean(values))} ± {metric.shown(stdev(values))}")
+    seeds = ", ".join(str(row["seed"]) for row in result.seeds)
+    return f"{' and '.join(said)} (standard deviation) over seeds {seeds}; this adapter is of seed {result.seed}"
+
+
+def untuned_rate(experiment: Experiment) -> str | None:
+    """Return a line that says how to choose a learning rate if the run has the method's default, which is one number
+    for all images and backbones; None if the rate was given, or if the run is part of a tuning."""
+    optimizer, method = experiment.optimizer, experiment.choices["method"]
+    rates = experiment.method.lr.values()
+    if not isinstance(optimizer, Stepper) or experiment.data.stage != "all" or optimizer.lr not in rates:
+        return None
+    tried = ",".join(f"{factor * optimizer.lr:.1g}" for factor in (0.3, 1, 3))
+    return (
+        f"{optimizer.lr:g} is the default of {method}, not chosen for these images; "
+        f"-m hydra/sweeper=tune optimizer.lr={tried} chooses on validation"
+    )

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from peft_vision.backbone.load import Backbone
 from peft_vision.core.config import ConfigError
 from peft_vision.head.base import BatchNorm
 from peft_vision.interpolation.wise_ft import Interpolation
 from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
 from peft_vision.optimizer.base import Optimizer, Solver
+from peft_vision.optimizer.grid import Grid
 from peft_vision.training.probe import trains_together
 from peft_vision.training.trainer import Trainer
 
@@ -78,6 +80,24 @@ def _mixing(trainer: Trainer) -> str:
 def _off(trainer: Trainer) -> str:
     given = {"mixup_alpha": trainer.mixup_alpha, "cutmix_alpha": trainer.cutmix_alpha}
     return " ".join(f"trainer.{name}=0" for name, alpha in given.items() if alpha)
+
+
+def check_seeds(optimizers: Mapping[str, Optimizer], backbone: Backbone, seed: int) -> None:
+    """Raise ConfigError where a grid's seeds are not those of runs that differ by the seed alone. `optimizers`: those
+    that fit something, by config group; `seed`: the run's own."""
+    for group, optimizer in optimizers.items():
+        if not isinstance(optimizer, Grid) or optimizer.seeds is None:
+            continue
+        if seed not in optimizer.seeds:
+            raise ConfigError(
+                f"{group}.seeds: got {list(optimizer.seeds)}, without the run's own seed, {seed}, whose adapter is "
+                f"kept; add it, or set seed={optimizer.seeds[0]}"
+            )
+        if len(optimizer.seeds) > 1 and not (backbone.pretrained or backbone.checkpoint):
+            raise ConfigError(
+                f"{group}.seeds: each seed draws its own random weights of the backbone, and these models share one; "
+                "set backbone.pretrained=true or backbone.checkpoint, or write -m seed=0,1,2"
+            )
 
 
 def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None:

@@ -18,6 +18,7 @@ from peft_vision.models.model import Model
 from peft_vision.models.observations import FeatureTable
 from peft_vision.objective.base import ACCURACY, Objective, rule_in_words
 from peft_vision.optimizer.base import Fitting, Optimizer, Solver, Stepper
+from peft_vision.optimizer.grid import Grid
 from peft_vision.training.train_state import Training
 from peft_vision.training.trainer import Trainer
 
@@ -104,6 +105,11 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
         )
     if not together:
         check_linear(model, group=group)
+        if isinstance(solver, Grid) and solver.seeds:
+            raise ConfigError(
+                f"{group}.seeds: of a method, and {method} has no more than a head trained in steps of its own; give "
+                "none and write -m seed=0,1,2, whose runs share the stored features"
+            )
 
 
 def trains_together(optimizer: Optimizer, model: Model) -> bool:
@@ -122,7 +128,9 @@ def said(optimizers: Mapping[str, Optimizer], model: Model, head: Head, *, augme
         return {"optimizer": f"one rate and decay for a probe, not tuned; {advice}"}
     optimizer = optimizers["optimizer"]
     if trains_together(optimizer, model):
-        return {"optimizer": f"{optimizer.num_settings} settings train in the same steps, as each would alone"}
+        several = isinstance(optimizer, Grid) and optimizer.seeds
+        seeds = f" with each of {len(optimizer.seeds)} seeds" if several else ""
+        return {"optimizer": f"{optimizer.num_settings} settings{seeds} train in the same steps, as each would alone"}
     unseen = augment != "none" and not views
     images = f"; it reads the images as they are, without data.augment={augment}" if unseen else ""
     return {

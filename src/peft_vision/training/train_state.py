@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
+from torch import Tensor
+
 from peft_vision.core.device_memory import InputKind
 from peft_vision.core.distributed import World
 from peft_vision.objective.base import Merit
@@ -23,7 +25,8 @@ class TrainState:
     `footprint`: what the latest stepper holds and did besides stepping; `inputs`: where the inputs of the latest epoch
     lay, and what moved for a batch; `parts`: the parts of a batch that trainer.accumulate=auto found; `kept_epochs`:
     the best epoch of each phase that is over and keeps it; `best`: the present phase's best `epoch` so far, its
-    validation `accuracy`, or the rank of another metric, its `ease` (see `Merit`), and the `tuned` tensors.
+    validation `accuracy`, or the rank of another metric, its `ease` (see `Merit`), and the `tuned` tensors; `of_seeds`:
+    what the chosen setting of a grid tuned with each seed but the run's own.
     """
 
     epochs: int = 0
@@ -42,6 +45,7 @@ class TrainState:
     optimizer: dict[str, Any] | None = None
     kept_epochs: dict[str, int] = field(default_factory=dict)
     best: dict[str, Any] | None = None
+    of_seeds: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def count_epoch(self, seconds: float) -> None:
         """Add one epoch of steps that took so many seconds."""
@@ -60,7 +64,7 @@ class Training:
     """The parts of a training that all of its phases share. `workers`: threads or processes that read images. `record`
     gets the metrics of each epoch, or of each setting that a solver tried, and may return why to give up. `save` keeps
     the state, from which the run can go on. `device_memory_gib`: what inputs may take on the device, by config
-    group."""
+    group. `initial`: the tuned tensors with which the runs of other seeds begin, for a grid that trains several."""
 
     schedule: Schedule
     seed: int
@@ -72,3 +76,4 @@ class Training:
     device_memory_gib: Mapping[InputKind, float | Literal["auto"]] = field(
         default_factory=lambda: {"data": "auto", "features": "auto"}
     )
+    initial: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
