@@ -117,6 +117,19 @@ def test_a_setting_that_diverges_takes_no_seed_with_it():
         together(models[0], grid(rates=(1e30,), **ONE_DECAY), initial=others(models))
 
 
+def test_one_setting_needs_no_validation_images():
+    models, state = begun("lora"), TrainState()
+    solver = grid(rates=(0.2,), **ONE_DECAY)
+    expected = alone(models[0], solver)[0]
+    images = random_images(21, augment="flip_crop")
+    selection = fit_together(
+        models[0], images, None, training(state, initial=others(models)), solver=solver, trainer=Trainer(**PLAIN)
+    )
+    assert (selection["settings"], selection["rule"], len(selection["tried"])) == (1, "the only one", len(SEEDS))
+    assert_same_weights(expected, models[0], **CLOSE)
+    assert sorted(state.of_seeds) == [3, 5]
+
+
 def test_dropout_is_refused_as_for_one_seed():
     models = begun("adaptformer", dropout=0.1)
     with pytest.raises(ConfigError, match="set the rates of dropout and drop_path to 0"):

@@ -24,8 +24,7 @@ def initial_values(
 ) -> Mapping[int, Mapping[str, Tensor]]:
     """Return for each of the seeds the tuned tensors of the model with which its run begins. `assemble` makes such a
     model of a backbone, here of copies of `vit`, which shares its weights with them and has no method yet."""
-    models = {seed: assemble(sharing(vit), seed=derive(seed, "initialisation")) for seed in seeds}
-    return {seed: model.tuned_state() for seed, model in models.items()}
+    return {seed: assemble(sharing(vit), seed=derive(seed, "initialisation")).tuned_state() for seed in seeds}
 
 
 def metrics_of_seeds(
