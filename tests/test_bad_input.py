@@ -67,6 +67,7 @@ def pictures(folder, *, corrupt: int = 0):
         ("~optimizer.foo", "~optimizer.foo: there is no optimizer.foo"),
         ("method.num_prompts=many", "method.num_prompts: got 'many', should be a valid integer.*"),
         ("head.hidden=5", "head.hidden: got 5, should be a list"),
+        ("optimizer=grid optimizer.lr=[]", "optimizer.lr: got \\[\\], should have at least 1"),
         ("optimizer.lr=null", "optimizer.lr: got null, should be a valid number"),
         ("trainer.epochs=0", "trainer.epochs: got 0, should be greater than 0"),
         ("trainer.precision=fp16", "trainer.precision: got 'fp16', should be 'auto', 'fp32', 'bf16' or 'tf32'"),

@@ -214,4 +214,4 @@ def test_seeds_that_are_no_seeds_of_single_runs_are_refused():
 def test_the_seeds_of_a_probe_are_runs_of_their_own(tmp_path):
     words = ("experiment=smoke", "method=linear", "optimizer=grid", "optimizer.seeds=[0,1]")
     words += ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
-    assert call(*words, cwd=tmp_path).error.startswith("optimizer.seeds: of a method, and linear has no more than a ")
+    assert call(*words, cwd=tmp_path).error.startswith("optimizer.seeds: they are for methods that change the ")

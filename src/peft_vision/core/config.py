@@ -284,5 +284,6 @@ def _describe(fault: Mapping[str, Any], cls: type, where: str) -> str:
     if fault["type"] in ("missing", "missing_argument"):
         return f"{where}.{key}: missing; {cls.__name__} takes {', '.join(names)}"
     problem = re.sub(r"^(Input|Value error,) ", "", fault["msg"]).replace("a valid tuple", "a list")
+    problem = re.sub(r"^\w+ should have (at least|at most) (\d+) item.*", r"should have \1 \2", problem)
     got = "null" if fault["input"] is None else repr(fault["input"])
     return f"{where}.{key}: got {got}, {problem}" if key else f"{where}: {problem}"

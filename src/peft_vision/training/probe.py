@@ -107,8 +107,8 @@ def _check_phases(solver: Solver, model: Model, group: str, *, method: str, has_
         check_linear(model, group=group)
         if isinstance(solver, Grid) and solver.seeds:
             raise ConfigError(
-                f"{group}.seeds: of a method, and {method} has no more than a head trained in steps of its own; give "
-                "none and write -m seed=0,1,2, whose runs share the stored features"
+                f"{group}.seeds: they are for methods that change the backbone, and here it fits the head of {method}; "
+                "write -m seed=0,1,2 in their place, whose runs share the stored features"
             )
 
 
