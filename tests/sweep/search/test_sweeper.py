@@ -57,7 +57,8 @@ def test_it_runs_so_many_trials_in_all_and_names_the_best_and_its_command(tmp_pa
     assert whole["metrics"]["val/accuracy"] == best
 
 
-def test_of_equal_trials_the_one_of_the_lowest_loss_is_named():
+def test_of_equal_trials_the_one_of_the_lowest_loss_is_named(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["peft-vision"])  # whose flags the command that it names repeats
     space = SimpleNamespace(fixed=(), seeds=(), points=lambda params: [(f"optimizer.lr={params['lr']}",)])
     shown = SimpleNamespace(journal="study.log", space=space, is_exhausted=lambda: False)
     found = {}
