@@ -102,4 +102,5 @@ def words_here(line: str, here: Path) -> list[str]:
     other = ["ood=image_folder", "ood.image_folder.path=art"] * any(re.match(r"ood=(\[|stl10)", word) for word in words)
     quiet = ["tracker=none"] * all("tracker" not in word for word in words)
     sets = ("backbone.img_size=32",) if own else ("data=image_folder", "data.path=pictures", "data.train_size=null")
-    return [*trials, *other, *quiet, *sets, *SMALL]
+    weights = "backbone.checkpoint=package:vit_micro.safetensors"  # random ones are each seed's own
+    return [*trials, *other, *quiet, *sets, *SMALL, *[weights] * ("optimizer.seeds" in line)]

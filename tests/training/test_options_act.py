@@ -68,6 +68,8 @@ OTHER: dict[str, Any] = {
 """A value that no shipped option has; the other fields are choices, of which each other one is tried."""
 COSTS = {"per_layer", "accumulate", "checkpointing", "compile"}
 """Change what a run costs, which its result tells, and its numbers by rounding at most: tested where they are made."""
+OF_METHODS = {"seeds"}
+"""Are refused where a solver fits a head: `test_seeds_together.py`."""
 
 
 @cache
@@ -109,7 +111,7 @@ CASES = [
     for group in KINDS
     for path in sorted((Path(CONFIG_DIR) / group).glob("*.yaml"))
     for field in fields(shipped(group, path.stem))
-    if field.name not in COSTS and NOT_HASHED not in marks(shipped(group, path.stem), field.name)
+    if field.name not in COSTS | OF_METHODS and NOT_HASHED not in marks(shipped(group, path.stem), field.name)
 ]
 
 
