@@ -2,7 +2,8 @@
 
 python scripts/labels_of_masks.py FOLDER labels.csv sky building pole ...   classes in the order of their values from 0
 
-FOLDER holds images/ and masks/ below each of train/, val/ and test/. A picture shows the classes of its pixels.
+FOLDER holds images/ and masks/ below each of train/, val/ and test/, and the table lies in a folder above, to which its
+paths are relative. A picture shows the classes of its pixels.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 
-def rows(folder: Path, classes: list[str]) -> list[list[object]]:
+def rows(folder: Path, table: Path, classes: list[str]) -> list[list[object]]:
     """Return a row for each picture: its path, its split, and 0 or 1 for each class. Values that are no class's, such
     as that of void pixels, are passed over."""
     found = []
@@ -21,7 +22,8 @@ def rows(folder: Path, classes: list[str]) -> list[list[object]]:
         for picture in sorted((folder / split / "images").iterdir()):
             (mask,) = (folder / split / "masks").glob(f"{picture.stem}.*")
             shown = set(np.unique(np.asarray(Image.open(mask))).tolist())
-            found.append([picture.resolve(), split, *(int(value in shown) for value in range(len(classes)))])
+            path = picture.resolve().relative_to(table.resolve().parent).as_posix()
+            found.append([path, split, *(int(value in shown) for value in range(len(classes)))])
     return found
 
 
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("classes", nargs="+")
     asked = parser.parse_args()
     with asked.table.open("w", newline="") as file:
-        csv.writer(file).writerows([["image", "split", *asked.classes], *rows(asked.folder, asked.classes)])
+        csv.writer(file).writerows(
+            [["image", "split", *asked.classes], *rows(asked.folder, asked.table, asked.classes)]
+        )
 
 
 if __name__ == "__main__":
