@@ -33,10 +33,10 @@ from peft_vision.optimizer.grid import Grid
 from peft_vision.training.checks import ADVICE
 from peft_vision.training.inputs import Inputs
 from peft_vision.training.members import Member, best_setting
+from peft_vision.training.model_copies import drops, gradients_of, mixed, twin
 from peft_vision.training.step import Batch, Part, clip, set_rates
 from peft_vision.training.train_state import Training
 from peft_vision.training.trainer import Trainer
-from peft_vision.training.twins import drops, gradients_of, mixed, twin
 
 _TOLERANCE = 1e-3  # relative to the length of a gradient
 
