@@ -33,6 +33,7 @@ ELSEWHERE = {
     "=vtab/|claims/|pretrain_micro|lp_ft_vs_ft|galore_memory": "tests/experiment and tests/published",
     r"hydra/launcher=|hydra\.launcher\.(devices|prefix)|\.\.\.": "tests/sweep/launch and tests/tracker",
     "task=serve": "tests/serve",
+    "ood=elsewhere": "tests/task/test_objectives.py",
     "task=evaluate run=FOLDER data=cifar100": "tests/task/test_evaluate_task.py",
 }
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]

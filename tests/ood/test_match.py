@@ -42,6 +42,39 @@ def test_pictures_are_matched_by_the_name_of_their_class():
     assert str(found) == "5 images"
 
 
+def match_whole(classes: Sequence[str], labels: np.ndarray, **overrides: object) -> Matched:
+    """Match pictures with several labels or numbers each."""
+    shift = Shift(labelled(Arrays(painted([0] * len(labels), 4)), labels), tuple(classes))
+    return matched(shift, ood(**overrides), RUN, where="ood.own")
+
+
+def test_several_labels_are_matched_by_name_and_those_that_the_set_lacks_are_absent():
+    labels = np.array([[1, 0], [0, 1], [1, 1]], np.uint8)
+    found = match_whole(["dog", "bee"], labels)
+    assert found.labelled.labels.tolist() == [[0, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1]]
+    assert (found.missing, found.dropped) == (("ant", "cow"), ())
+    assert found.predictable.all()
+    assert match_whole(["hound", "bee"], labels, rename={"hound": "dog"}).labelled.labels.equal(found.labelled.labels)
+    dropped = match_whole(["dog", "elk"], labels, extra="drop")
+    assert dropped.labelled.labels[:, 3].tolist() == [1, 0, 1]
+    assert dropped.dropped == ("elk",)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "overrides", "message"),
+    [
+        (["dog", "elk"], np.ones((2, 2), np.uint8), {}, "1 of its labels are unknown to the run: 'elk'; the run has"),
+        (["elk"], np.ones((2, 1), np.uint8), {"extra": "drop"}, "1 of its labels are unknown to the run: 'elk'"),
+        (["dog"], np.ones((2, 1), np.uint8), {"missing": "error"}, "it has no label of 3 of the run's: 'ant', 'bee'"),
+        (["dog"], np.ones((2, 1), np.uint8), {"missing": "mask"}, "should be allow or error: the run says something"),
+        (RUN[::-1], np.ones((2, 4), np.float32), {}, "its classes are 'dog', 'cow', 'bee', ..., should be the run's"),
+    ],
+)
+def test_labels_and_targets_that_do_not_match_are_named(classes, labels, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        match_whole(classes, labels, **overrides)
+
+
 def test_a_class_of_another_name_is_renamed():
     found = match(["Bos taurus", "ant"], [1, 0], rename={"Bos taurus": "cow"})
     assert found.labelled.labels.tolist() == [0, 2]

@@ -46,7 +46,8 @@ def scored(
     model: Model, *, source: Source = IMAGES, predictable: Tensor = EVERY_CLASS, before: Tensor | None = None
 ) -> tuple[Predictions, dict[str, float]]:
     inference = InferencePass(batch_size=8, workers=0, world=ALONE, autocast=FP32, label="scoring")
-    return score(model, source, inference, predictable=predictable, before=before)
+    columns, distances = score(model, source, inference, predictable=predictable, before=before)
+    return Predictions(*columns), distances
 
 
 def evaluated(model: Model) -> dict[str, float]:

@@ -4,6 +4,7 @@ and reported by the commands that learn one class."""
 import csv
 import json
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ NUMBERS = ("data=table", "data.path=labels.csv", "data.labels_are=numbers", "dat
 MASKS = ("data=masks", "data.path=scenes", "data.classes=[ground,box]", "head=segment_linear")
 WINDOWS = ("data.resize=crop", "data.crop=0.5", "objective.stride=16")
 COUNT = 24
+WORDS = {
+    "several": (*SEVERAL, "objective=multi_label"),
+    "numbers": (*NUMBERS, "objective=regression"),
+    "masks": (*MASKS, "objective=segmentation"),
+    "windows": (*MASKS, *WINDOWS, "objective=segmentation"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +119,8 @@ def test_a_result_has_its_metrics_and_says_by_which_it_is_chosen(run, metric, ot
 
 @pytest.mark.parametrize("run", ["several", "numbers", "masks"])
 def test_the_same_command_again_finds_it_done(run, here, request):
-    arguments = {"several": (*SEVERAL, "objective=multi_label"), "numbers": (*NUMBERS, "objective=regression")}
-    words = arguments.get(run, (*MASKS, "objective=segmentation"))
     request.getfixturevalue(run)
-    outcome = call(*TINY, *words, f"runs={run}", cwd=here)
+    outcome = call(*TINY, *WORDS[run], f"runs={run}", cwd=here)
     assert "already finished" in outcome.out
 
 
@@ -142,15 +147,102 @@ def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("run", "path"), [("several", "night.csv"), ("numbers", "night.csv"), ("masks", "night")])
-def test_a_run_is_scored_on_data_of_its_kind_from_elsewhere(run, path, here, request):
-    """The same boxes at night."""
+@pytest.fixture(scope="module")
+def night(here) -> Path:
+    """The same boxes at night, in night/ and night.csv."""
     for kind in ("images", "masks"):
-        (here / "night" / kind).mkdir(parents=True, exist_ok=True)
+        (here / "night" / kind).mkdir(parents=True)
         for file in sorted((here / "scenes" / kind).glob("*.png")):
             values = np.asarray(Image.open(file))
             Image.fromarray(values // 8 if kind == "images" else values).save(here / "night" / kind / file.name)
     (here / "night.csv").write_text((here / "labels.csv").read_text().replace("scenes/", "night/"))
+    return here
+
+
+def copies_of_tested(here: Path, run: Path) -> str:
+    """The run's test pictures once more, elsewhere: the path of a folder of masks, or of a table."""
+    names = [
+        row["path"] for row in parquet.read_table(run / "predictions.parquet").to_pylist() if row["split"] == "test"
+    ]
+    copies = here / f"{run.parent.name}-again"
+    for kind in ("images", "masks"):
+        (copies / kind).mkdir(parents=True)
+        for name in names:
+            copy(here / "scenes" / kind / Path(name).name, copies / kind)
+    if result(run)["choices"]["data"] == "masks":
+        return copies.name
+    heading, *lines = (here / "labels.csv").read_text().splitlines()
+    kept = [line.replace("scenes", copies.name) for line in lines if line.split(",")[0] in names]
+    assert len(kept) == len(names)
+    (here / f"{copies.name}.csv").write_text("\n".join([heading, *kept]))
+    return f"{copies.name}.csv"
+
+
+@pytest.mark.parametrize("run", WORDS)
+def test_a_run_of_any_objective_is_scored_out_of_distribution(run, night, request):
+    folder, at_night = request.getfixturevalue(run), "night.csv" if run in ("several", "numbers") else "night"
+    again = copies_of_tested(night, folder)
+    sets = ("ood=elsewhere", f"ood.elsewhere.path={{again: {again}, night: {at_night}}}")
+    outcome = call(*TINY, *WORDS[run], f"runs={run}", *sets, cwd=night)
+    assert (outcome.code, outcome.err) == (0, "")
+    metric, test = result(folder)["chosen_by"], result(folder)["metrics"]
+    found = json.loads((folder / "ood.json").read_text())
+    assert found["images"] == {"elsewhere/again": result(folder)["data"]["images"]["test"], "elsewhere/night": COUNT}
+    scores = {
+        name.removeprefix("ood/elsewhere/again/"): value
+        for name, value in found["metrics"].items()
+        if name.startswith("ood/elsewhere/again/") and "distance" not in name
+    }
+    expected = {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")}
+    assert scores == pytest.approx(expected, rel=1e-4)
+    values = [found["metrics"][f"ood/elsewhere/{shift}/{metric['name']}"] for shift in ("again", "night")]
+    assert found["metrics"]["ood/worst/" + metric["name"]] == min(values)
+    assert found["metrics"]["ood/mean/" + metric["name"]] == pytest.approx(sum(values) / 2)
+    assert f"elsewhere/night ({COUNT} images)" in outcome.out
+    again = call(*TINY, *WORDS[run], f"runs={run}", *sets, cwd=night)
+    assert "scoring" not in again.out
+    report = call("task=report", f"runs={run}", f"out={run}-ood-report", cwd=night)
+    assert report.code == 0, report.err
+    (row,) = rows(night / f"{run}-ood-report/table.csv")
+    assert float(row[f"ood/elsewhere/{metric['name']} mean"]) == pytest.approx(sum(values) / 2)
+    assert "| elsewhere |" in (night / f"{run}-ood-report/table.md").read_text()
+
+
+@pytest.mark.parametrize("run", ["several", "numbers", "masks"])
+def test_weights_of_any_objective_are_interpolated(run, here):
+    words = ("method=lora", "interpolation=wise_ft", "interpolation.alphas=[0,0.5,1]", f"runs={run}-alphas")
+    outcome = call(*TINY, *WORDS[run], *words, cwd=here)
+    assert (outcome.code, outcome.err) == (0, "")
+    folder = run_folder(here / f"{run}-alphas")
+    metrics, found = result(folder)["metrics"], json.loads((folder / "ood.json").read_text())["interpolation"]
+    metric = result(folder)["chosen_by"]["name"]
+    last = {name: value for name, value in found["rows"][-1].items() if name != "alpha" and "distance" not in name}
+    assert last == pytest.approx({name: metrics[name] for name in last}, rel=1e-3)
+    best = max(found["rows"], key=lambda row: (row[f"val/{metric}"], -row["val/loss"]))
+    assert found["chosen"] == best["alpha"]
+    assert metric.replace("_", " ") in found["rule"]
+    if run == "numbers":  # the targets' mean and deviation are not those of an untrained model on the way there
+        assert found["rows"][0]["val/mae"] < 8
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "said"),
+    [
+        ("scenes", "rename={}", "ood.elsewhere: 14 of its 24 pictures are among the training data, such as"),
+        ("nowhere", "rename={}", "ood.elsewhere.path: no folder"),
+        ("night", "missing=mask", "ood.elsewhere.missing: got 'mask', should be allow or error: "),
+        ("night", "options={classes: [box, ground]}", "ood.elsewhere: its classes are 'box', 'ground', should be the"),
+        ("night", "options={colour: 1}", "unknown colour; Masks takes "),
+    ],
+)
+def test_what_cannot_be_scored_out_of_distribution_is_refused_before_training(path, more, said, night):
+    words = ("ood=elsewhere", f"ood.elsewhere.path={path}", f"++ood.elsewhere.{more}", "runs=refused")
+    assert said in call(*TINY, *WORDS["masks"], *words, cwd=night).error
+    assert not list((night / "refused").glob("*/result.json"))
+
+
+@pytest.mark.parametrize(("run", "path"), [("several", "night.csv"), ("numbers", "night.csv"), ("masks", "night")])
+def test_a_run_is_scored_on_data_of_its_kind_from_elsewhere(run, path, night, here, request):
     folder = request.getfixturevalue(run)
     outcome = call("task=evaluate", f"run={folder}", f"data.path={path}", f"out={run}-night", cwd=here)
     assert (outcome.code, outcome.err) == (0, "")
@@ -240,7 +332,7 @@ def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers,
         ((*SEVERAL, "objective=multi_label", "optimizer=grid"), "optimizer: Grid solves for one class a picture"),
         ((*NUMBERS, "objective=regression", "trainer.label_smoothing=0.1"), "trainer.label_smoothing: got 0.1"),
         ((*MASKS, "objective=segmentation", "method=vqt"), "VQT makes one vector of it, so it cannot segment"),
-        ((*SEVERAL, "objective=multi_label", "ood=stl10"), "task=evaluate run=FOLDER data.path=FOLDER scores a run on"),
+        ((*SEVERAL, "objective=multi_label", "ood=stl10"), "ood.stl10: its pictures have one class each (objective="),
         ((*MASKS, "objective=segmentation", "objective.stride=8"), "objective.stride: got 8, and data.resize=squash"),
         ((*MASKS, *WINDOWS[:-1], "objective=segmentation", "objective.stride=40"), "windows of 32 x 32 it leaves gaps"),
     ],

@@ -18,6 +18,7 @@ from peft_vision.data.pictures import Labelled
 from peft_vision.ood.base import OOD, Shift
 
 _NAMED = 3  # classes that a message names
+_EVERY_CLASS = "the run says something of every class"
 RESERVED = ("mean", "worst", "pooled")
 """Names in the metrics that no set and no shift may have."""
 
@@ -46,6 +47,8 @@ class Matched:
 def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> Matched:
     """Match a shift to `classes`, those of the run. ConfigError, which lists the classes, if they differ and `ood` does
     not allow it, or if none is common; `where` names the set in the message."""
+    if shift.labelled.labels_are != "classes":
+        return _matched_whole(shift, ood, classes, where=where)
     names = [ood.rename.get(name, name) for name in shift.classes]
     if len(set(names)) < len(names):
         twice = sorted(name for name in set(names) if names.count(name) > 1)
@@ -81,6 +84,35 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
         dropped,
         there if ood.missing == "mask" else torch.ones_like(there),
     )
+
+
+def _matched_whole(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> Matched:
+    """Match a shift whose pictures have something to say of every class: several labels, numbers or masks. Labels that
+    the set lacks are absent from its pictures, and those that the run does not know can be left out; the targets of
+    numbers and the classes of masks have to be the run's own."""
+    if ood.missing == "mask":
+        raise ConfigError(f"{where}.missing: got 'mask', should be allow or error: {_EVERY_CLASS}")
+    kind, labelled = shift.labelled.labels_are, shift.labelled
+    names = tuple(ood.rename.get(name, name) for name in shift.classes)
+    if kind != "several" and names != classes:
+        raise ConfigError(f"{where}: its classes are {listed(names)}, should be the run's: {listed(classes)}")
+    dropped = tuple(name for name in names if name not in classes)
+    if len(dropped) == len(names) or (dropped and ood.extra == "error"):
+        raise ConfigError(
+            f"{where}: {len(dropped)} of its labels are unknown to the run: {listed(dropped)}; "
+            f"the run has {listed(classes)}\n{where}.extra=drop leaves labels out, where others are the run's"
+        )
+    missing = ()
+    if kind == "several":
+        places = torch.tensor([classes.index(name) for name in names if name in classes])
+        known = torch.tensor([name in classes for name in names])
+        labels = torch.zeros(len(labelled), len(classes), dtype=labelled.labels.dtype)
+        labels[:, places] = labelled.labels[:, known]
+        labelled = Labelled(labelled.pictures, labelled.indices, labels)
+        missing = tuple(name for name in classes if name not in names)
+    if missing and ood.missing == "error":
+        raise ConfigError(f"{where}: it has no label of {len(missing)} of the run's: {listed(missing)}")
+    return Matched(labelled, missing, dropped, torch.ones(len(classes), dtype=torch.bool))
 
 
 def refuse_seen(shift: Labelled, seen: Iterable[Labelled], *, where: str) -> None:

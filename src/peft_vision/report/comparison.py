@@ -45,11 +45,11 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     compared = comparisons(
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )
-    of_classes = [one for one in compared if one.metric == ACCURACY]
+    shown = [one for one in compared if one.metric == ACCURACY or one.sets]
     boards = leaderboards(compared, runs, left_out, options)
     tables = {
         "leaderboard": [leaderboard_table(board) for board in boards],
-        "table": shift_tables(of_classes),
+        "table": shift_tables(shown),
         "published": published_tables(published_comparisons(boards, options.published)),
     }
     texts: dict[str, str] = {}
@@ -62,7 +62,7 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     from peft_vision.report.page import page
     from peft_vision.report.pictures import file_stems, pictures, save_figure
 
-    scored = [table for table, comparison in zip(tables["table"], of_classes, strict=True) if comparison.sets]
+    scored = [table for table, comparison in zip(tables["table"], shown, strict=True) if comparison.sets]
     on_page = {"leaderboard": tables["leaderboard"], "published": tables["published"], "shifts": scored}
     classes = class_report(boards, file_stems(boards))
     of_each_class = classes.files()
@@ -147,9 +147,9 @@ def _json(compared: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
 
 
 def draw(comparison: Comparison, out: Path, stem: str) -> list[str]:
-    """Draw the pictures to `<stem>-<picture>.png` in `out` and return the file names; none without a run scored out of
+    """Draw the pictures to `<stem>-<picture>.png` in `out` and return the file names; none without accuracies out of
     distribution."""
-    if not comparison.sets:
+    if not comparison.sets or comparison.metric != ACCURACY:
         return []
     # here, because the import takes most of a second
     from peft_vision.report.pictures import SHIFT_PICTURES, save_png

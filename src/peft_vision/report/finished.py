@@ -114,7 +114,7 @@ def read(folder: Path) -> RunRecord:
         raise ConfigError("result.json: data.images.test: Field required")
     if f"test/{result.metric.name}" not in metrics and not is_tuning(setting):
         raise ConfigError(f"result.json: metrics: no test/{result.metric.name}")
-    _check_sets(shifts)
+    _check_sets(shifts, result.metric)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
     choice: Choice | None = _optional(folder / "choice.json", Choice)
     if choice is not None and choice.validation is not None:
@@ -219,14 +219,15 @@ def _optional(path: Path, model: type) -> Any:
     return parsed(path, load(path), model) if exists(path) else None
 
 
-def _check_sets(shifts: ShiftScores) -> None:
-    """Raise ConfigError unless every set that has images has an accuracy, and vice versa."""
+def _check_sets(shifts: ShiftScores, metric: Metric) -> None:
+    """Raise ConfigError unless every set that has images has a value of the run's metric, and vice versa."""
     pictured = {shift.split("/")[0] for shift in shifts.images}
-    scored = {name.split("/")[1] for name in shifts.metrics if name.startswith("ood/") and name.endswith("/accuracy")}
+    of_metric = [name for name in shifts.metrics if name.startswith("ood/") and name.endswith(f"/{metric.name}")]
+    scored = {name.split("/")[1] for name in of_metric}
     if unpictured := sorted(scored - pictured - set(OVER_SETS)):
         raise ConfigError(f"ood.json: images: none of {unpictured[0]}")
-    if unscored := sorted(name for name in pictured if f"ood/{name}/accuracy" not in shifts.metrics):
-        raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/accuracy")
+    if unscored := sorted(name for name in pictured if f"ood/{name}/{metric.name}" not in shifts.metrics):
+        raise ConfigError(f"ood.json: metrics: no ood/{unscored[0]}/{metric.name}")
 
 
 def _check_choice(validation: float, metric: Metric) -> None:

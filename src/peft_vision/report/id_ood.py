@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from peft_vision.core.config import nearest
-from peft_vision.objective.base import Metric
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import MethodCell, Protocol, cell, protocol, titled
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.options import Transform
@@ -128,15 +128,17 @@ def _comparison(
     """Return the comparison of these runs. `found`: the protocols of each data set and backbone."""
     kept, sets, notes = comparable(runs)
     methods = sorted({run.method for run in kept}, key=rank)
-    images = {f"test/{runs[0].metric.name}": max(run.images["test"] for run in kept)}
-    images |= {f"ood/{name}/accuracy": sum(counts.values()) for name, counts in sets.items()}
-    images[f"{MEAN}/accuracy"] = sum(images[f"ood/{name}/accuracy"] for name in sets)
+    metric = runs[0].metric
+    images = {f"test/{metric.name}": max(run.images["test"] for run in kept)}
+    images |= {f"ood/{name}/{metric.name}": sum(counts.values()) for name, counts in sets.items()}
+    images[f"{MEAN}/{metric.name}"] = sum(images[f"ood/{name}/{metric.name}"] for name in sets)
     judges = tuple(methods if reference is None else reference)
     points = [run.metrics for run in kept if run.method in judges]
     unknown = [f"no run of {name}{nearest(name, methods)}" for name in judges if name not in methods]
     lines: dict[str, FittedLine] = {}
     no_line: dict[str, str] = {}
-    for target in [*(f"ood/{name}" for name in sets), *([MEAN] if sets else [])]:
+    targets = [*(f"ood/{name}" for name in sets), *([MEAN] if sets else [])]
+    for target in targets if metric == ACCURACY else []:  # the lines are of accuracies
         try:
             lines[target] = _line(points, f"{target}/accuracy", images, transform)
         except ValueError as error:

@@ -127,7 +127,7 @@ def pictures(boards: Sequence[Leaderboard], classes: ClassReport) -> Iterator[Pi
                 "curves": learning_curves(problem.chosen, look_of, title),
                 "response": response_plot(responses(problem), title),
             }
-            if problem.comparison and problem.comparison.sets:
+            if problem.comparison and problem.comparison.sets and board.metric == ACCURACY:
                 drawn |= {name: draws(problem.comparison, look_of) for name, draws in SHIFT_PICTURES.items()}
             stem, found = classes.of(problem)
             yield from _named(stem, title, board.metric, drawn)

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from peft_vision.core.table import Cell, Column, Table
-from peft_vision.report.choose import RULE
-from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow, Statistic
+from peft_vision.objective.base import ACCURACY, Metric
+from peft_vision.report.choose import rule_of
+from peft_vision.report.id_ood import MEAN, Comparison, ComparisonRow, Statistic
 
 _MISSING = "-"
 _PLACES = 2  # after the decimal point of a percentage
@@ -26,13 +27,14 @@ class ShiftColumn:
 
 def columns(comparison: Comparison) -> list[ShiftColumn]:
     """Return the columns for which some row has a statistic."""
-    sets = [ShiftColumn(name, f"ood/{name}/accuracy", "percent") for name in comparison.sets]
+    metric, unit = comparison.metric.name, "percent" if comparison.metric.is_fraction else "digits"
+    sets = [ShiftColumn(name, f"ood/{name}/{metric}", unit) for name in comparison.sets]
     every = [
-        ShiftColumn("ID val", "val/accuracy", "percent"),
-        ShiftColumn("ID test", ID, "percent"),
+        ShiftColumn("ID val", f"val/{metric}", unit),
+        ShiftColumn("ID test", f"test/{metric}", unit),
         *sets,
-        ShiftColumn("OOD mean", f"{MEAN}/accuracy", "percent"),
-        ShiftColumn("OOD worst", "ood/worst/accuracy", "percent"),
+        ShiftColumn("OOD mean", f"{MEAN}/{metric}", unit),
+        ShiftColumn("OOD worst", f"ood/worst/{metric}", unit),
         ShiftColumn("effective robustness", f"{MEAN}/effective_robustness", "points"),
         ShiftColumn("feature distance ID", "test/feature_distance", "digits"),
         ShiftColumn("feature distance OOD", f"{MEAN}/feature_distance", "digits"),
@@ -110,8 +112,8 @@ def remarks(comparison: Comparison) -> list[str]:
         else ""
     )
     said = [
-        f"accuracies and calibration errors in %{points}: mean ± standard deviation over seeds",
-        f"setting: {RULE}; tried: {tried}",
+        f"{_figures(comparison.metric)}{points}: mean ± standard deviation over seeds",
+        f"setting: {rule_of(comparison.metric)}; tried: {tried}",
         *(f"{cell.method}: {cell.undecided}" for cell in cells if cell.chosen is None),
         *(f"{cell.method}: chosen on test images" for cell in cells if cell.chosen and cell.chosen.on_test),
         *(f"{cell.method}: {cell.fewer} settings with fewer seeds did not compete" for cell in cells if cell.fewer),
@@ -128,6 +130,13 @@ def remarks(comparison: Comparison) -> list[str]:
     if not comparison.sets:
         said.append("no run was scored out of distribution")
     return [*said, *comparison.notes]
+
+
+def _figures(metric: Metric) -> str:
+    """Return what the figures of a table are, in words."""
+    if metric == ACCURACY:
+        return "accuracies and calibration errors in %"
+    return f"{metric.words}{' in %' if metric.is_fraction else ''}"
 
 
 def _seeds(row: ComparisonRow) -> int:

@@ -26,6 +26,7 @@ from peft_vision.models.model import Model
 from peft_vision.objective.base import Objective
 from peft_vision.objective.single_label import ONE_CLASS
 from peft_vision.ood.base import OOD
+from peft_vision.ood.elsewhere import Elsewhere
 from peft_vision.ood.match import build_sets, check_sets
 from peft_vision.optimizer.base import Optimizer, Solver
 from peft_vision.runs.first_version import trained_otherwise
@@ -157,10 +158,12 @@ class Experiment:
         self.objective.check_smoothing(self.trainer.label_smoothing)
         self.objective.check_head(self.head)
         self.objective.check_resize(self.data.resize)
-        if self.objective.labels_are != "classes" and (self.ood or self.interpolation.alphas):
-            group = "ood" if self.ood else "interpolation"
-            elsewhere = "; task=evaluate run=FOLDER data.path=FOLDER scores a run on other data" if self.ood else ""
-            raise ConfigError(f"{group}: it is for one class a picture (objective=single_label){elsewhere}")
+        own = [name for name, ood in self.ood.items() if isinstance(ood, Elsewhere)]
+        if self.objective.labels_are != "classes" and (others := sorted(self.ood.keys() - own)):
+            raise ConfigError(
+                f"ood.{others[0]}: its pictures have one class each (objective=single_label)\n"
+                "ood=elsewhere ood.elsewhere.path=FOLDER takes your own data of the run's kind"
+            )
 
     def _check_stage(self) -> None:
         check_stage(self.data.stage, trainer=self.trainer, optimizers=self.fitting, interpolation=self.interpolation)

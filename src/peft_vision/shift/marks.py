@@ -9,6 +9,7 @@ from statistics import fmean
 from peft_vision.core.config import hashed_fields, saved_name
 from peft_vision.core.identity import digest, hashed, located
 from peft_vision.models.adapter import read_adapter
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment
@@ -59,26 +60,36 @@ def _on_equal_images(experiment: Experiment, name: str, entries: Mapping[str, Sc
     return {split for split, entry in entries.items() if found.get(split) == entry.fingerprint}
 
 
-def summarised(scores: Mapping[str, Mapping[str, float]], images: Mapping[str, int]) -> dict[str, float]:
-    """Return the metrics above. `scores` and numbers of `images` are by shift: `set`, or `set/shift`."""
+def summarised(
+    scores: Mapping[str, Mapping[str, float]], images: Mapping[str, int], metric: Metric = ACCURACY
+) -> dict[str, float]:
+    """Return the metrics of shifts, sets and all sets. `scores` and numbers of `images` are by shift: `set`, or
+    `set/shift`; `metric`: that of the run's objective, of which the worst shift is told, and where it is accuracy that
+    of all images of a set."""
     sets: dict[str, list[str]] = {}
     for shift in scores:
         sets.setdefault(shift.split("/")[0], []).append(shift)
     metrics: dict[str, float] = {}
     for name, shifts in sets.items():
         if shifts != [name]:
-            metrics |= {f"ood/{shift}/{metric}": value for shift in shifts for metric, value in scores[shift].items()}
+            metrics |= {f"ood/{shift}/{key}": value for shift in shifts for key, value in scores[shift].items()}
         means = _means(scores[shift] for shift in shifts)
-        metrics |= {f"ood/{name}/{metric}": value for metric, value in means.items()}
+        metrics |= {f"ood/{name}/{key}": value for key, value in means.items()}
         if shifts != [name]:
+            metrics[f"ood/{name}/worst/{metric.name}"] = _worst((scores[shift] for shift in shifts), metric)
+        if shifts != [name] and metric == ACCURACY:
             right = sum(scores[shift]["accuracy"] * images[shift] for shift in shifts)
-            metrics[f"ood/{name}/worst/accuracy"] = min(scores[shift]["accuracy"] for shift in shifts)
             metrics[f"ood/{name}/pooled/accuracy"] = right / sum(images[shift] for shift in shifts)
     of_sets = [_means(scores[shift] for shift in shifts) for shifts in sets.values()]
-    metrics |= {f"ood/mean/{metric}": value for metric, value in _means(of_sets).items()}
-    return {**metrics, "ood/worst/accuracy": min(score["accuracy"] for score in scores.values())}
+    metrics |= {f"ood/mean/{key}": value for key, value in _means(of_sets).items()}
+    return {**metrics, f"ood/worst/{metric.name}": _worst(scores.values(), metric)}
+
+
+def _worst(rows: Iterable[Mapping[str, float]], metric: Metric) -> float:
+    return min((row[metric.name] for row in rows), key=metric.rank)
 
 
 def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means of the metrics that every row has: not all images define each of them."""
     rows = list(rows)
-    return {metric: fmean(row[metric] for row in rows) for metric in rows[0]}
+    return {key: fmean(row[key] for row in rows) for key in rows[0] if all(key in row for row in rows)}

@@ -18,10 +18,9 @@ from peft_vision.data.images import Source
 from peft_vision.interpolation.wise_ft import between, changed
 from peft_vision.models.adapter import Recipe, load_probe
 from peft_vision.models.model import Model
-from peft_vision.objective.single_label import Predictions, judge
 from peft_vision.runs.experiment import Experiment
 from peft_vision.runs.saved import Saved, open_saved
-from peft_vision.training.evaluate import InferencePass, columns
+from peft_vision.training.evaluate import InferencePass, columns, judged
 from peft_vision.training.phases import begin_next_phase
 
 FINAL, PROBE = "final", "probe"
@@ -67,7 +66,7 @@ class Models:
             self._before = {
                 name: tensor
                 for name, tensor in changed(start, self.final).items()
-                if goes_on or not name.startswith("head.")
+                if not name.startswith(("criterion.",) if goes_on else ("criterion.", "head."))
             }
         with between(self._before, self.final) as set_alpha:
             set_alpha(alpha)
@@ -101,9 +100,11 @@ class Models:
 
 def score(
     model: Model, source: Source, inference: InferencePass, *, predictable: Tensor, before: Tensor | None
-) -> tuple[Predictions, dict[str, float]]:
-    """Return the predictions among the classes that are `predictable`, (num_classes,) bool, and the mean distances from
-    the features `before`, (n, D), or no distances without them."""
+) -> tuple[tuple[Tensor, ...], dict[str, float]]:
+    """Return the columns of the model's criterion, computed among the classes that are `predictable`, (num_classes,)
+    bool, and the mean distances from the features `before`, (n, D), or no distances without them."""
+    if model.segments:
+        return judged(model, source, inference), {}
     kinds = model.readout.reads | {"features"}
     hidden = ~predictable.to(inference.world.device)
 
@@ -112,15 +113,15 @@ def score(
             seen = model.observe(seen, None if model.frozen else kinds)
         if seen.tokens is not None:
             seen = model.encoder.resume(seen.tokens, kinds, depth=model.depth)
-        logits = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
+        outputs = model.logits(model.readout(seen)).float().masked_fill(hidden, -torch.inf)
         image_distances = torch.zeros(len(labels))
         if before is not None and seen.features is not None:  # else the encoder is bare, so its features never move
             image_distances = (seen.features.float().cpu() - before[indices]).norm(dim=1)
-        return (*judge(logits, labels), image_distances)
+        return (*model.criterion.judge(outputs, labels), image_distances)
 
-    *predictions, distances = columns(model, source, look, inference)
+    *found, distances = columns(model, source, look, inference)
     if before is None:
-        return Predictions(*predictions), {}
+        return tuple(found), {}
     distance = distances.double().mean().item()
     length = before.double().norm(dim=1).mean().item()
-    return Predictions(*predictions), {"feature_distance": distance, "feature_distance_relative": distance / length}
+    return tuple(found), {"feature_distance": distance, "feature_distance_relative": distance / length}

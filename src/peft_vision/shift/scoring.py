@@ -15,9 +15,10 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.data.base import SPLITS
 from peft_vision.data.images import Images
+from peft_vision.data.windows import in_windows
 from peft_vision.features.fill import tabulated
 from peft_vision.models.model import Model
-from peft_vision.objective.base import ACCURACY, Merit, rule_in_words
+from peft_vision.objective.base import Merit, rule_in_words
 from peft_vision.ood.base import OOD
 from peft_vision.ood.match import opened
 from peft_vision.runs.experiment import Experiment, open_store
@@ -142,19 +143,27 @@ class _Scorer:
         entry = entry.model_copy(update={"reads": entry.reads + 1, "scores": dict(entry.scores)})
         self.record.splits[split] = entry
         self._write()
-        before = self._features(self.pretrained, split, images)
+        images = in_windows({split: images}, self.models.final.criterion.stride)[split]
+        before = None if self.models.final.segments else self._features(self.pretrained, split, images)
         for name, model in self._candidates(split):
             label = f"scoring {split}" if name == FINAL else f"scoring {split}, {name}"
             trainer, workers = self.experiment.trainer, self.experiment.data.workers
-            predictions, distances = score(
+            found, distances = score(
                 model,
                 self._source(model, split, images),
                 trainer.inference(label, workers=workers, world=self.world),
                 predictable=predictable,
                 before=before if name in (FINAL, PROBE) else None,
             )
-            entry.scores[name] = {**predictions.metrics(), **distances}
+            entry.scores[name] = {**self._defined(model.criterion.scores(found), split), **distances}
         self._write()
+
+    def _defined(self, scores: dict[str, float], split: str) -> dict[str, float]:
+        """Return the scores. ConfigError if the images of a split do not define the metric of the run's objective."""
+        metric = self.experiment.objective.metric
+        if metric.name not in scores:
+            raise ConfigError(f"ood: the labels of {split} define no {metric.words}; it is compared with nothing")
+        return scores
 
     def _candidates(self, split: str) -> Iterator[tuple[str, Model]]:
         wanted = self.wanted.get(split, self.wanted["ood"]) - _scored(self.record, split)
@@ -228,12 +237,13 @@ def _told(shifts: Mapping[str, Any]) -> Iterator[str]:
 
 def _summed_up(record: ShiftScores, experiment: Experiment, wanted: Mapping[str, frozenset[str]]) -> ShiftScores:
     """Return the record with the summary over the sets that this command asks for."""
-    splits = record.splits
+    splits, metric = record.splits, experiment.objective.metric
     shifts = [shift for name in experiment.ood for shift in _shifts_of(record, name)]
     images = {shift: splits[shift].images for shift in shifts}
 
     def over_sets(model: str) -> dict[str, float]:
-        return summarised({shift: splits[shift].scores[model] for shift in shifts}, images) if shifts else {}
+        scores = {shift: splits[shift].scores[model] for shift in shifts}
+        return summarised(scores, images, metric) if shifts else {}
 
     metrics = over_sets(FINAL) | _distances(splits["test"].scores[FINAL], "test")
     if PROBE in wanted["ood"]:
@@ -250,8 +260,8 @@ def _summed_up(record: ShiftScores, experiment: Experiment, wanted: Mapping[str,
                 for metric, value in splits[split].scores[at(alpha)].items()
             }
             rows.append({"alpha": alpha, **id_scores, **over_sets(at(alpha))})
-        best = max(rows, key=lambda row: Merit.of(row["val/accuracy"], row["val/loss"]))
-        rule = rule_in_words(ACCURACY, "smallest alpha")
+        best = max(rows, key=lambda row: Merit.of(metric.rank(row[f"val/{metric.name}"]), row["val/loss"]))
+        rule = rule_in_words(metric, "smallest alpha")
         interpolation = InterpolationRecord(rows=rows, chosen=best["alpha"], rule=rule)
     return record.model_copy(update={"metrics": metrics, "images": images, "interpolation": interpolation})
 

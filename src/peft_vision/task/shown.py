@@ -15,6 +15,7 @@ from rich.table import Table
 from peft_vision.core.guide import fault
 from peft_vision.core.output import Console
 from peft_vision.data.twins import worded
+from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.optimizer.base import Stepper
 from peft_vision.report.comparison import draw
 from peft_vision.report.finished import read
@@ -189,12 +190,12 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def print_shifts(record: ShiftScores, folder: Path) -> None:
+def print_shifts(record: ShiftScores, folder: Path, metric: Metric) -> None:
     """Print the table, and the lines below it, on standard output."""
     console = Console()
     metrics, images = record.metrics, record.images
     if images:
-        console.print(_shift_table(metrics, images))
+        console.print(_shift_table(metrics, images, metric))
     lines = []
     if "test/feature_distance" in metrics:
         moved = f"{metrics['test/feature_distance']:.3g} on test"
@@ -204,26 +205,28 @@ def print_shifts(record: ShiftScores, folder: Path) -> None:
             f"features  moved by {moved} ({_percent(metrics['test/feature_distance_relative'])} of their length)"
         )
     if record.interpolation is not None:
-        lines += _interpolation(record.interpolation)
+        lines += _interpolation(record.interpolation, metric)
     lines.append(f"saved     {folder}/ood.json")
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def _shift_table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Table:
-    """Return a table in percent with a row for each shift and the means, and a column for the first phase's head."""
+def _shift_table(metrics: Mapping[str, float], images: Mapping[str, int], metric: Metric) -> Table:
+    """Return a table, in percent where the metric is a fraction, with a row for each shift and the means, and a column
+    for the first phase's head."""
+    columns = _COLUMNS if metric == ACCURACY else {metric.name: metric.words}
     table = Table(title="out of distribution")
-    table.add_column("%")
-    for column in _COLUMNS.values():
+    table.add_column("%" if metric.is_fraction else "")
+    for column in columns.values():
         table.add_column(column, justify="right")
-    probed = "probe/ood/mean/accuracy" in metrics
+    probed = f"probe/ood/mean/{metric.name}" in metrics
     if probed:
-        table.add_column("accuracy of the probe", justify="right")
+        table.add_column(f"{metric.words} of the probe", justify="right")
 
     def add(label: str, prefix: str) -> None:
-        probe = [metrics.get(f"probe/{prefix}/accuracy")] if probed else []
-        values = [*(metrics.get(f"{prefix}/{metric}") for metric in _COLUMNS), *probe]
-        table.add_row(label, *("" if value is None else f"{100 * value:.2f}" for value in values))
+        probe = [metrics.get(f"probe/{prefix}/{metric.name}")] if probed else []
+        values = [*(metrics.get(f"{prefix}/{name}") for name in columns), *probe]
+        table.add_row(label, *("" if value is None else metric.number(value) for value in values))
 
     sets: dict[str, list[str]] = {}
     for shift in images:
@@ -241,18 +244,19 @@ def _shift_table(metrics: Mapping[str, float], images: Mapping[str, int]) -> Tab
     return table
 
 
-def _interpolation(interpolation: InterpolationRecord) -> list[str]:
-    """Return a line of each metric along alpha, and a line of the chosen alpha."""
+def _interpolation(interpolation: InterpolationRecord, metric: Metric) -> list[str]:
+    """Return a line of the metric along alpha for each split, and a line of the chosen alpha."""
     rows = interpolation.rows
-    metrics = {"val/accuracy": "val", "test/accuracy": "test", "ood/mean/accuracy": "ood"}
-    names = {metric: name for metric, name in metrics.items() if metric in rows[0]}
-    scales = {"alpha": ("alpha", 1), **{name: (metric, 100) for metric, name in names.items()}}
+    keys = {f"{split}/{metric.name}": name for split, name in {"val": "val", "test": "test", "ood/mean": "ood"}.items()}
+    names = {key: name for key, name in keys.items() if key in rows[0]}
+    digits = ".1f" if metric.is_fraction else ".4g"
+    scales = {"alpha": ("alpha", 1, ".1f"), **{name: (key, metric.scale, digits) for key, name in names.items()}}
     lines = [
-        f"{name:9} {' '.join(f'{scale * row[metric]:5.1f}' for row in rows)}"
-        for name, (metric, scale) in scales.items()
+        f"{name:9} {' '.join(f'{scale * row[key]:5{places}}' for row in rows)}"
+        for name, (key, scale, places) in scales.items()
     ]
     chosen = next(row for row in rows if row["alpha"] == interpolation.chosen)
-    scores = ", ".join(f"{name} {_percent(chosen[metric])}" for metric, name in names.items())
+    scores = ", ".join(f"{name} {metric.shown(chosen[key])}" for key, name in names.items())
     return [*lines, f"chosen    alpha={chosen['alpha']:g}: {scores}; {interpolation.rule}"]
 
 

@@ -81,7 +81,11 @@ class Train(Task):
             before = run.read_ood()
             shifts = score_shifts(experiment, result, here)
             if shifts is not None and here.is_main:
-                told("the scores out of distribution", partial(print_shifts, shifts, run.folder), run.folder)
+                told(
+                    "the scores out of distribution",
+                    partial(print_shifts, shifts, run.folder, result.metric),
+                    run.folder,
+                )
                 if shifts != before or not are_drawn(shifts, run):
                     told("their pictures", partial(show_pictures, experiment, run, shifts), run.folder)
         scores = (f"{split}/{result.metric.name}" for split in ID_SPLITS)

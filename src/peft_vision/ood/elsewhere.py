@@ -1,0 +1,67 @@
+"""This module has the sets of the user's own data that are read as a run's own are: a table, or pictures with masks."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator
+
+from peft_vision.core.config import FILE, ConfigError, build, component
+from peft_vision.core.identity import spelled
+from peft_vision.data.base import Data
+from peft_vision.data.pictures import Labelled
+from peft_vision.data.splits import LabelledSets
+from peft_vision.ood.base import OOD, Shift
+
+_ONE_TABLE = {"train": None, "val": None, "test": None, "split_column": None}  # every row is scored
+
+
+def _built(node: Any) -> Data:
+    return node if isinstance(node, Data) else build(node, Data, "data")
+
+
+@component
+class Elsewhere(OOD):
+    """A set of data of the kind that a run is trained on. `data`: the run's own data; `path`: what stands in the place
+    of their path, or that of each shift by name; `options`: of their other values those that are different here. Of
+    data that are divided the test split is scored, else every picture, and of a table every row."""
+
+    path: Annotated[str | dict[str, str], FILE]
+    options: dict[str, Any]
+    data: Annotated[Data, BeforeValidator(_built)]
+
+    def check(self) -> None:
+        self.open()
+
+    def open(self) -> Mapping[str, Shift]:
+        paths = {"": self.path} if isinstance(self.path, str) else self.path
+        return {name: self._shift(path, f"path.{name}" if name else "path") for name, path in paths.items()}
+
+    def _shift(self, path: str, key: str) -> Shift:
+        """Return the pictures that are scored. ConfigError, which begins with `key`, where they cannot be read."""
+        known = {field.name for field in fields(self.data)}
+        if "path" not in known:
+            raise ConfigError(f"{key}: the run's data are not read from a path, so that none stands in its place")
+        one_table = {name: value for name, value in _ONE_TABLE.items() if name in known}
+        try:
+            sets = build({**spelled(self.data), **one_table, **self.options, "path": path}, Data, "data").open()
+        except OSError as error:
+            raise ConfigError(f"{key}: {error.filename or path}: {error.strerror or error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {str(error).removeprefix('data.path: ')}") from error
+        return Shift(sets.test if _is_divided(sets) else _every(sets), sets.classes)
+
+
+def _is_divided(sets: LabelledSets) -> bool:
+    """Return whether the files name a test split; else it was drawn from the training pictures."""
+    return sets.test.pictures is not sets.train.pictures
+
+
+def _every(sets: LabelledSets) -> Labelled:
+    """Return the pictures of all splits, those that the test part was drawn from in their own order."""
+    indices = torch.cat([sets.train.indices, sets.test.indices])
+    labels = torch.cat([sets.train.labels, sets.test.labels])
+    order = indices.argsort()
+    drawn_from = Labelled(sets.train.pictures, indices[order], labels[order])
+    return drawn_from if sets.val is None else drawn_from.joined(sets.val)
