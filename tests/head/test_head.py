@@ -74,10 +74,11 @@ def test_near_ties_are_decided_by_what_is_larger_wherever_images_are_scored():
     trainer = Trainer(**{**PLAIN, "precision": "bf16"})
     inference = trainer.inference("", workers=0, world=ALONE)
     everything = torch.ones(4, dtype=torch.bool)
-    for found in (
-        Predictions(*judged(model, data, inference)),
+    for columns in (
+        judged(model, data, inference),
         score(model, data, inference, predictable=everything, before=None)[0],
     ):
+        found = Predictions(*columns)
         assert found.predicted.tolist() == [1] * 6
         assert (found.confidence - torch.tensor([5.0, 5.001, 0, 0]).softmax(0)[1]).abs().max() < 1e-6
 
