@@ -2,6 +2,8 @@
 
 import pytest
 
+from peft_vision.objective.base import Metric
+from peft_vision.objective.multi_label import MEAN_AP
 from peft_vision.shift.marks import summarised
 
 FOG = {"accuracy": 0.5, "loss": 2.0}
@@ -57,3 +59,23 @@ def test_equal_values_keep_their_mean_to_the_last_bit():
     scores = {f"weather/{number}": {"accuracy": 0.1} for number in range(10)}
     found = summarised(scores, dict.fromkeys(scores, 7))
     assert found["ood/weather/accuracy"] == found["ood/mean/accuracy"] == 0.1
+
+
+def test_the_worst_of_a_metric_is_the_highest_where_lower_is_better_and_nothing_is_pooled():
+    error = Metric("mae", higher_is_better=False, is_fraction=False)
+    rows = {"weather/fog": {"mae": 2.0, "loss": 1.0}, "weather/snow": {"mae": 5.0, "loss": 3.0}}
+    found = summarised(rows, dict.fromkeys(rows, 4), error)
+    assert found["ood/worst/mae"] == found["ood/weather/worst/mae"] == 5.0
+    assert found["ood/mean/mae"] == 3.5
+    assert not [name for name in found if "pooled" in name or "accuracy" in name]
+
+
+def test_a_metric_that_only_some_shifts_define_has_no_mean():
+    rows = {
+        "weather/fog": {"mean_average_precision": 0.5, "auroc": 0.75},
+        "weather/snow": {"mean_average_precision": 1},
+    }
+    found = summarised(rows, dict.fromkeys(rows, 4), MEAN_AP)
+    assert found["ood/weather/fog/auroc"] == 0.75
+    assert found["ood/mean/mean_average_precision"] == 0.75
+    assert "ood/mean/auroc" not in found
