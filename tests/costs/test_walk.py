@@ -10,9 +10,11 @@ from safetensors import safe_open
 
 from command import call, run_folder
 from composed import composed
+from ood_miniatures import class_folders
 from peft_vision.backbone.load import load_backbone
 from peft_vision.costs.expected import Expected, RunGroup, Stock, demands
 from peft_vision.costs.walk import Act, Anatomy, Tally, acts, anatomy, walk
+from peft_vision.data.images import Images
 from peft_vision.features.store import TYPES
 from peft_vision.models.model import Parts, assemble
 from peft_vision.objective.single_label import OneClass
@@ -83,6 +85,46 @@ def test_a_plan_counts_what_a_run_records(overrides, tmp_path):
     tally = counted(experiment, Stock(limit=experiment.features.shelf.limit_bytes, writable=True))
     assert +Counter(result["backbone_images"]) == tally.passes
     assert stored_bytes(tmp_path / "store") == tally.written
+
+
+@pytest.mark.parametrize("overrides", [("method=lora",), ("method=lp_ft", "probe=lbfgs"), ("method=linear",)])
+def test_a_plan_counts_the_passes_of_what_is_scored_after_the_training(overrides, tmp_path, monkeypatch):
+    """Each model that ood.json has scores of saw each image once, but for stored ones; and the bare backbone did."""
+    photos = class_folders(tmp_path / "photos", {"0": 1, "7": 2, "9": 3}, ["a.png", "b.png"])
+    later = ("ood=image_folder", f"ood.image_folder.path={{one: {photos}, two: {photos}}}", "interpolation=wise_ft")
+    words = (*SMOKE, *overrides, *later, "interpolation.alphas=[0,0.5,1]", *NEVER)
+    handed_out = Counter()
+    batches = Images.batches
+
+    def counting(images, index_batches, **given):
+        handed_out["all"] += sum(map(len, index_batches))
+        return batches(images, index_batches, **given)
+
+    monkeypatch.setattr(Images, "batches", counting)
+    assert call(*words, cwd=tmp_path).code == 0
+    folder = run_folder(tmp_path / "runs")
+    trained = sum(json.loads((folder / "result.json").read_text())["backbone_images"].values())
+    splits = json.loads((folder / "ood.json").read_text())["splits"].items()
+    scored = sum(entry["images"] * len(entry["scores"]) for _, entry in splits)
+    bare = sum(entry["images"] for split, entry in splits if split != "val")
+    tally = counted(composed(*words), Stock(limit=2**30, writable=True))
+    assert tally.passes.total() == trained + scored + bare == handed_out["all"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first", "again"),
+    [
+        (("method=lora",), 2 * (359 + 12), 359 + 12),  # of the bare backbone, whose features are compared, only once
+        (("method=linear",), 12, 0),  # nothing but the head changes
+        (("method=lora", "data.stage=tune"), 0, 0),
+    ],
+)
+def test_the_second_run_that_is_scored_on_a_set_finds_what_is_stored(overrides, first, again, tmp_path, stock):
+    photos = class_folders(tmp_path / "photos", {"0": 1, "7": 2, "9": 3}, ["a.png", "b.png", "c.png", "d.png"])
+    later = ("ood=image_folder", f"ood.image_folder.path={photos}")
+    plain = planned(*overrides, stock=stock).passes.total() * ("method=lora" in overrides)
+    found = [planned(*overrides, *later, stock=stock).passes.total() for _ in range(2)]
+    assert found == [plain + first, plain + again]
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def _of_a_run(tally: Tally, item: Priced, faster: float) -> Cost:
         trained=tally.trained.total(),
         scored=tally.scored.total() + tally.observed.total(),
         device=device / faster,
-        reading=elsewhere + (item.reading or 0.0) * sum(item.demand.images.values()),
+        reading=elsewhere + (item.reading or 0.0) * sum((*item.demand.images.values(), *item.demand.shifts.values())),
         starting=item.rates.setup + _START,
         disk=4 * item.anatomy.trained + _RECORDS,
         store=tally.written,

@@ -26,6 +26,7 @@ from peft_vision.features.entry import inspect
 from peft_vision.features.store import KEY_LENGTH, Features, Store
 from peft_vision.models.adapter import Recipe
 from peft_vision.models.model import Model
+from peft_vision.ood.match import check_sets
 from peft_vision.optimizer.base import Stepper
 from peft_vision.runs.experiment import Experiment, open_store
 
@@ -122,12 +123,16 @@ _FREE = ("lr", "weight_decay", "momentum", "betas")  # values of an optimizer th
 @dataclass
 class RunGroup:
     """The runs of one kind on the same images. `experiment`: one of them; `keys`: keys of the stored observations, by
-    split; `times`: how many runs are left, a fraction while it is unknown which of several kinds they will be."""
+    split and shift; `times`: how many runs are left, a fraction while it is unknown which of several kinds they will
+    be; `shifts`: the numbers of images out of distribution, by shift; `alphas`: how many interpolated models are
+    scored."""
 
     experiment: Experiment
     content: Content
     keys: Mapping[str, str]
     times: float = 0.0
+    shifts: Mapping[str, int] = field(default_factory=dict)
+    alphas: int = 0
 
     @property
     def images(self) -> Mapping[str, int]:
@@ -139,6 +144,7 @@ def demands(runs: Iterable[Expected]) -> list[RunGroup]:
     """Return the demands of the runs that have not ended, in their order. ConfigError if images are not here and their
     number is not known."""
     opened: dict[str, Content] = {}
+    shifted: dict[str, dict[str, Labelled]] = {}
     found: dict[str, RunGroup] = {}
     for run in runs:
         if run.ended:
@@ -146,13 +152,27 @@ def demands(runs: Iterable[Expected]) -> list[RunGroup]:
         data = _key(run.experiment.config["data"])
         if data not in opened:
             opened[data] = contents(run.experiment)
-        content = opened[data]
-        keys = content.keys(run.experiment)
-        name = _key({"kind": kind(run.experiment), "data": data, "keys": keys})
+        content, is_scored_later = opened[data], run.experiment.data.stage != "tune"
+        sets = _key(run.experiment.config["ood"] if is_scored_later else {})
+        if sets not in shifted:
+            shifted[sets] = _shifts(run.experiment) if is_scored_later else {}
+        shifts = shifted[sets]
+        seen = replace(content, marks={**content.marks, **{name: part.digest() for name, part in shifts.items()}})
+        keys, alphas = seen.keys(run.experiment), len(run.experiment.interpolation.alphas) * is_scored_later
+        name = _key({"kind": kind(run.experiment), "data": data, "keys": keys, "alphas": alphas})
         if name not in found:
-            found[name] = RunGroup(run.experiment, content, keys)
+            counts = {shift: len(part) for shift, part in shifts.items()}
+            found[name] = RunGroup(run.experiment, content, keys, shifts=counts, alphas=alphas)
         found[name].times += run.times
     return list(found.values())
+
+
+def _shifts(experiment: Experiment) -> dict[str, Labelled]:
+    """Return the pictures of each shift, those of classes that the run does not know included. ConfigError if a set is
+    not here."""
+    check_sets(experiment.ood)
+    opened = {name: ood.open() for name, ood in experiment.ood.items()}
+    return {f"ood/{name}/{shift}": one.labelled for name, shifts in opened.items() for shift, one in shifts.items()}
 
 
 def kind(experiment: Experiment) -> str:
@@ -184,7 +204,7 @@ def shelved(found: Sequence[RunGroup], world: World) -> dict[str, str]:
         if features.folder not in origins:
             origins[features.folder] = list(_origins(demand.experiment))
         here = origins[features.folder]
-        wanted = {split: key for split, key in demand.keys.items() if key not in looked}
+        wanted = {split: demand.keys[split] for split in demand.images if demand.keys[split] not in looked}
         looked.update(wanted.values())
         splits = [split for split in wanted if any(_may_be(demand, split, origin) for _, origin in here)]
         if splits and demand.content.parts is not None:

@@ -41,7 +41,8 @@ class PhaseFacts:
 class Anatomy:
     """The facts of a model that decide its cost. `entries`: bytes of an image in the store, by kind; `names`: suffixes
     of the names of their files, by kind; `width`: of the features that the head reads; `trained`: number of trained
-    parameters, head included; `held`: of what the model holds before its first step."""
+    parameters, head included; `held`: of what the model holds before its first step; `tunes`: whether more than the
+    head is trained; `dense`: whether the head reads grids."""
 
     phases: tuple[PhaseFacts, ...]
     entries: Mapping[Kind, int]
@@ -49,6 +50,8 @@ class Anatomy:
     width: int
     trained: int
     held: HeldBytes = field(default_factory=HeldBytes)
+    tunes: bool = True
+    dense: bool = False
 
 
 def anatomy(model: Model, experiment: Experiment) -> Anatomy:
@@ -66,6 +69,8 @@ def anatomy(model: Model, experiment: Experiment) -> Anatomy:
         width=model.readout.width,
         trained=counts.method + counts.head,
         held=held,
+        tunes=counts.method > 0,
+        dense=model.segments,
     )
 
 
@@ -138,7 +143,7 @@ class _Walk:
         self._features = features
         self._stock = stock
         self._experiment = demand.experiment
-        self._counts = demand.images
+        self._counts = {**demand.images, **demand.shifts}
         self._number = 0
         self._kinds: frozenset[Kind] | None = None
         self._sources: dict[str, Reads] = {}
@@ -155,6 +160,8 @@ class _Walk:
             if phase.first:
                 self._score()
         self._score(times=self._anatomy.phases[-1].seeds)
+        if self._demand.shifts or self._demand.alphas:
+            self._score_later()
 
     def _solve(self, reads: dict[str, Reads]) -> None:
         for split, source in reads.items():
@@ -187,6 +194,34 @@ class _Walk:
         for split in ("val", "test"):
             if split in self._counts:
                 self._look(split, self._source(split), times=times)
+
+    def _score_later(self) -> None:
+        """Count what `shift/scoring.py` does: test images and shifts are shown to the tuned, the first phase's and the
+        interpolated models, and validation images to the last, and features of the bare backbone are compared."""
+        alphas = self._demand.alphas * self._anatomy.tunes
+        splits = ["test", *self._demand.shifts]
+        for split in splits:
+            if not self._anatomy.dense:
+                self._bare(split)
+            self._look(split, self._source(split), times=1 + alphas)
+        if alphas:
+            self._look("val", self._source("val"), times=alphas)
+        if self._anatomy.phases[0].first:
+            self._number = 0
+            for split in splits:
+                self._look(split, self._source(split), times=1)
+
+    def _bare(self, split: str) -> None:
+        """Count the pass of the bare backbone, whose features are stored like those that a linear head reads."""
+        name = f"{self._demand.keys[split]}-{self._anatomy.names.get('features', 'features')}"
+        if name in self._stock.held:
+            return
+        rows = self._counts[split]
+        is_stored = self._features.use != "never" and self._stock.has_room(rows * self._anatomy.width * 4)
+        self._act("score", "images", images=rows, calls=1)
+        (self.tally.observed if is_stored else self.tally.scored)[split] += rows
+        if is_stored:
+            self._stock.add([name])
 
     def _look(self, split: str, source: Reads, *, times: int) -> None:
         self._act("score", source, images=times * self._counts[split], calls=times)

@@ -144,7 +144,9 @@ class _Scorer:
         self.record.splits[split] = entry
         self._write()
         images = in_windows({split: images}, self.models.final.criterion.stride)[split]
-        before = None if self.models.final.segments else self._features(self.pretrained, split, images)
+        # no features are compared where only interpolated models are scored
+        compared = self._due(split) & {FINAL, PROBE} and not self.models.final.segments
+        before = self._features(self.pretrained, split, images) if compared else None
         for name, model in self._candidates(split):
             label = f"scoring {split}" if name == FINAL else f"scoring {split}, {name}"
             trainer, workers = self.experiment.trainer, self.experiment.data.workers
@@ -166,7 +168,7 @@ class _Scorer:
         return scores
 
     def _candidates(self, split: str) -> Iterator[tuple[str, Model]]:
-        wanted = self.wanted.get(split, self.wanted["ood"]) - _scored(self.record, split)
+        wanted = self._due(split)
         for name in (FINAL, PROBE):
             if name in wanted:
                 yield name, self.models.named(name)
@@ -174,6 +176,10 @@ class _Scorer:
             if at(alpha) in wanted:
                 with self.models.interpolated(alpha) as model:
                     yield at(alpha), model
+
+    def _due(self, split: str) -> frozenset[str]:
+        """Return the names of the models that have not scored a split."""
+        return self.wanted.get(split, self.wanted["ood"]) - _scored(self.record, split)
 
     def _source(self, model: Model, split: str, images: Images) -> Any:
         """Return stored observations if the model's backbone never changes, else the images."""
