@@ -43,6 +43,26 @@ def test_settings_with_fewer_seeds_do_not_compete(tmp_path):
     assert (len(method_cell.settings), method_cell.fewer) == (2, 1)
 
 
+def write_divided(runs, *, seed: int, split_seed: int, lr: float) -> None:
+    data = {"_target_": "peft_vision.data.digits.Digits", "stage": "all", "split_seed": split_seed}
+    write_run(runs, seed=seed, lr=lr, config={"data": data})
+
+
+def test_a_division_that_each_seed_draws_is_no_setting_and_one_that_differs_otherwise_is(tmp_path):
+    for seed in range(3):
+        for lr in (0.1, 0.2):
+            write_divided(tmp_path / "own", seed=seed, split_seed=seed, lr=lr)
+        write_divided(tmp_path / "other", seed=seed, split_seed=seed % 2, lr=0.1)
+    assert [(setting.own, len(setting.runs)) for setting in chosen(tmp_path / "own").settings] == [
+        ({"optimizer.lr": 0.1}, 3),
+        ({"optimizer.lr": 0.2}, 3),
+    ]
+    assert [(setting.own, len(setting.runs)) for setting in chosen(tmp_path / "other").settings] == [
+        ({"data.split_seed": 0}, 2),
+        ({"data.split_seed": 1}, 1),
+    ]
+
+
 def test_of_equal_settings_the_smallest_learning_rate_wins(tmp_path):
     # sums of the same three figures in another order differ in their last bit
     for seed, values in enumerate([(0.1, 0.3, 0.2), (0.2, 0.1, 0.3), (0.3, 0.2, 0.1)]):

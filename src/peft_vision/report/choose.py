@@ -1,10 +1,10 @@
 """This module chooses the setting of each method, the one with the highest mean validation accuracy over its seeds, or
 the best of another objective's metric, and finds the protocol of its test figure.
 
-A setting is everything in a config that can change a result, except the seed. Only the settings with the most seeds
-compete; of equal ones the lowest mean validation loss wins, then the smallest optimizer.lr, then the first in the
-alphabetical order of their values. No test/ or ood/ metric is used; with data.stage=peek, however, the validation
-images are the test images (see `on_test`).
+A setting is everything in a config that can change a result, except the seed, and data.split_seed where every run has
+its seed there. Only the settings with the most seeds compete; of equal ones the lowest mean validation loss wins, then
+the smallest optimizer.lr, then the first in the alphabetical order of their values. No test/ or ood/ metric is used;
+with data.stage=peek, however, the validation images are the test images (see `on_test`).
 
 The protocol says which images were trained on, and which images chose the setting. It is an axis of a report, as the
 data set is: figures of two protocols are of the same test images, but can neither be compared nor averaged. Each
@@ -106,13 +106,18 @@ def rule_of(metric: Metric) -> str:
     return RULE.replace("highest mean validation accuracy", f"{best} mean validation {metric.words}")
 
 
+_SPLIT_SEED = "data.split_seed"  # no setting of its own where it is the seed of every run, as with ${seed}
+
+
 def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
     """Return the cell of all runs of this method, its settings sorted by the rule with the best first."""
-    grouped: dict[str, list[RunRecord]] = {}
+    runs, grouped = list(runs), {}
+    of_seed = _SPLIT_SEED if all(run.setting.get(_SPLIT_SEED) == run.seed for run in runs) else None
     for run in runs:
-        grouped.setdefault(_key(run.setting), []).append(run)
+        values = {key: value for key, value in run.setting.items() if key != of_seed}
+        grouped.setdefault(_key(values), []).append(run)
     groups = [sorted(members, key=lambda run: run.seed) for members in grouped.values()]
-    differing = _differing([members[0].setting for members in groups])
+    differing = _differing([members[0].setting for members in groups]) - {of_seed}
     settings = [
         Setting(tuple(members), {key: value for key, value in members[0].setting.items() if key in differing})
         for members in groups
