@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import BboxBase
 
+from peft_vision.core.output import one_line
 from peft_vision.core.records import Unreadable, exists, lines_checksum, read_json_lines
 from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import Setting
@@ -55,7 +56,7 @@ def curves(setting: Setting) -> dict[str, LearningCurve]:
     """Return the curves by metric, over the epochs that all runs which recorded the metric have in common."""
     files = [run.folder / "metrics.jsonl" for run in setting.runs]
     if gone := [file for file in files if not exists(file)]:  # for example, where only results were copied
-        _log.warning("no learning curve of %d runs: no %s", len(gone), gone[0])
+        _log.warning("no learning curve of %d runs: no %s", len(gone), one_line(gone[0]))
     recorded = _panels(setting.metric)
     runs = [
         _epochs(file, run.rows_checksum, recorded)
@@ -131,14 +132,16 @@ def _rows(path: Path, checksum: str | None) -> list[dict[str, Any]]:
         found, torn = read_json_lines(path)
         changed = checksum is not None and lines_checksum(path) != checksum
     except Unreadable as error:
-        _log.warning("no learning curve: %s", error)
+        _log.warning("no learning curve: %s", one_line(error))
         return []
     if changed:
-        _log.warning("learning curve of %s: metrics.jsonl is not as the run wrote it", path.parent.name)
+        _log.warning("learning curve of %s: metrics.jsonl is not as the run wrote it", one_line(path.parent.name))
     rows = [row for row in found if "lr" in row or "weight_decay" in row]
     torn += len(found) - len(rows)
     if torn:
-        _log.warning("learning curve of %s: metrics.jsonl has %d lines without a record", path.parent.name, torn)
+        _log.warning(
+            "learning curve of %s: metrics.jsonl has %d lines without a record", one_line(path.parent.name), torn
+        )
     return rows
 
 

@@ -196,7 +196,7 @@ def _test_predictions(setting: Setting) -> Iterator[tuple[int, KeptPredictions]]
         try:
             found = read_predictions(run.folder, run.predictions_checksum, run.images)
         except ConfigError as error:
-            _log.warning("no figures of each class: %s", str(error).partition("\n")[0])
+            _log.warning("no figures of each class: %s", one_line(str(error).partition("\n")[0]))
             continue
         if found is not None and "test" in found:
             yield run.seed, found["test"]
