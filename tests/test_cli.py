@@ -29,6 +29,7 @@ OPEN = {  # values that only the user knows
     "backbone.checkpoint": "vit-b-300ep.pth.tar",
     "data.path": "pictures",
     "ood.image_folder.path": "pictures",
+    "ood.elsewhere.path": "night",
     "run": "run",
     "images": "pictures",
     "file": "lora",
@@ -172,7 +173,8 @@ def test_hydra_completes_groups_options_and_keys_too(typed, offered, tmp_path):
 
 READS = {"ood": "data", "optimizer": "method"}
 """Groups whose values refer to those of another one: an option of one is chosen beside the usual one of the other."""
-SPELLED = {"combined": "method.parts", "several": "tracker.parts"}  # names, which the config spells out
+# keys of which completion knows the name, and whose values the config spells out
+SPELLED = {"combined": "method.parts", "several": "tracker.parts", "elsewhere": "ood.elsewhere.data"}
 
 
 def sharing_lines() -> dict[tuple[str, str], dict[str, str]]:
