@@ -63,7 +63,7 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize(("name", "count"), {"vqt_adds": 4, "lp_ft_pacs": 2, "pretrain": 7, "galore_paired": 2}.items())
+@pytest.mark.parametrize(("name", "count"), {"vqt_adds": 4, "lp_ft_pacs": 3, "pretrain": 7, "galore_paired": 2}.items())
 def test_it_runs_and_the_same_line_again_finds_what_is_done(name, count, tmp_path):
     root = write_digits(tmp_path)
     others = ["ood.image_folder.path=turned"] if name.startswith("lp_ft") else []
