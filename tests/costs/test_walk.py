@@ -127,6 +127,14 @@ def test_the_second_run_that_is_scored_on_a_set_finds_what_is_stored(overrides, 
     assert found == [plain + first, plain + again]
 
 
+def test_a_plan_is_made_before_a_set_is_fetched_and_for_a_run_that_cannot_choose_an_alpha(stock, caplog):
+    words = ("method=lora", "ood=stl10", "interpolation=wise_ft", "data.val_fraction=0")
+    assert planned(*words, "interpolation.alphas=[]", stock=stock).passes["test"] == 359
+    # then the tuned model once more, the interpolated one and the bare backbone
+    assert planned(*words, "interpolation.alphas=[0.5]", stock=stock).passes["test"] == 359 + 3 * 359
+    assert "scoring on stl10 is not counted: ood.stl10.path: " in caplog.text
+
+
 @pytest.fixture
 def stock() -> Stock:
     return Stock(limit=2**30, writable=True)

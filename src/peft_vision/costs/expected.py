@@ -9,6 +9,7 @@ entry that agrees with it in all but the pixels, if there is only one.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,6 +63,7 @@ def _told(experiment: Experiment, also: tuple[Kind, ...]) -> Experiment:
     return replace(experiment, features=replace(experiment.features, also=also), config=config)
 
 
+_log = logging.getLogger("peft_vision")
 _DIVIDES = ("stage", "augment")  # keys of data that do not change which pictures there are
 _ROLES = {
     "all": {"train": "train", "val": "val", "test": "test"},
@@ -168,11 +170,18 @@ def demands(runs: Iterable[Expected]) -> list[RunGroup]:
 
 
 def _shifts(experiment: Experiment) -> dict[str, Labelled]:
-    """Return the pictures of each shift, those of classes that the run does not know included. ConfigError if a set is
-    not here."""
-    check_sets(experiment.ood)
-    opened = {name: ood.open() for name, ood in experiment.ood.items()}
-    return {f"ood/{name}/{shift}": one.labelled for name, shifts in opened.items() for shift, one in shifts.items()}
+    """Return the pictures of each shift, those of classes that the run does not know included. A set that is not here
+    is said to be left out of the plan, which may be made before anything is fetched."""
+    found: dict[str, Labelled] = {}
+    for name, ood in experiment.ood.items():
+        try:
+            check_sets({name: ood})
+            shifts = ood.open()
+        except ConfigError as error:
+            _log.warning("%-9s scoring on %s is not counted: %s", "plan", name, str(error).partition("\n")[0])
+            continue
+        found |= {f"ood/{name}/{shift}": one.labelled for shift, one in shifts.items()}
+    return found
 
 
 def kind(experiment: Experiment) -> str:

@@ -204,7 +204,7 @@ class _Walk:
             if not self._anatomy.dense:
                 self._bare(split)
             self._look(split, self._source(split), times=1 + alphas)
-        if alphas:
+        if alphas and "val" in self._counts:  # without, the run refuses to choose an alpha
             self._look("val", self._source("val"), times=alphas)
         if self._anatomy.phases[0].first:
             self._number = 0
