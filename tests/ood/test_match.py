@@ -65,6 +65,7 @@ def test_several_labels_are_matched_by_name_and_those_that_the_set_lacks_are_abs
     [
         (["dog", "elk"], np.ones((2, 2), np.uint8), {}, "1 of its labels are unknown to the run: 'elk'; the run has"),
         (["elk"], np.ones((2, 1), np.uint8), {"extra": "drop"}, "1 of its labels are unknown to the run: 'elk'"),
+        (["dog", "ant"], np.zeros((2, 2), np.uint8), {}, "none of its 2 pictures shows a label of the run, 'ant'"),
         (["dog"], np.ones((2, 1), np.uint8), {"missing": "error"}, "it has no label of 3 of the run's: 'ant', 'bee'"),
         (["dog"], np.ones((2, 1), np.uint8), {"missing": "mask"}, "should be allow or error: the run says something"),
         (RUN[::-1], np.ones((2, 4), np.float32), {}, "its classes are 'dog', 'cow', 'bee', ..., should be the run's"),

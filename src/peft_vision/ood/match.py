@@ -108,6 +108,10 @@ def _matched_whole(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: s
         known = torch.tensor([name in classes for name in names])
         labels = torch.zeros(len(labelled), len(classes), dtype=labelled.labels.dtype)
         labels[:, places] = labelled.labels[:, known]
+        if not labels.any():
+            raise ConfigError(
+                f"{where}: none of its {len(labels)} pictures shows a label of the run, {listed(classes)}"
+            )
         labelled = Labelled(labelled.pictures, labelled.indices, labels)
         missing = tuple(name for name in classes if name not in names)
     if missing and ood.missing == "error":
