@@ -114,7 +114,7 @@ def test_a_plan_counts_the_passes_of_what_is_scored_after_the_training(overrides
 @pytest.mark.parametrize(
     ("overrides", "first", "again"),
     [
-        (("method=lora",), 2 * (359 + 12), 359 + 12),  # of the bare backbone, whose features are compared, only once
+        (("method=lora",), 2 * (40 + 12), 40 + 12),  # of the bare backbone, whose features are compared, only once
         (("method=linear",), 12, 0),  # nothing but the head changes
         (("method=lora", "data.stage=tune"), 0, 0),
     ],
@@ -129,9 +129,9 @@ def test_the_second_run_that_is_scored_on_a_set_finds_what_is_stored(overrides, 
 
 def test_a_plan_is_made_before_a_set_is_fetched_and_for_a_run_that_cannot_choose_an_alpha(stock, caplog):
     words = ("method=lora", "ood=stl10", "interpolation=wise_ft", "data.val_fraction=0")
-    assert planned(*words, "interpolation.alphas=[]", stock=stock).passes["test"] == 359
+    assert planned(*words, "interpolation.alphas=[]", stock=stock).passes["test"] == 40
     # then the tuned model once more, the interpolated one and the bare backbone
-    assert planned(*words, "interpolation.alphas=[0.5]", stock=stock).passes["test"] == 359 + 3 * 359
+    assert planned(*words, "interpolation.alphas=[0.5]", stock=stock).passes["test"] == 40 + 3 * 40
     assert "scoring on stl10 is not counted: ood.stl10.path: " in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_what_one_run_stored_the_next_one_finds(stock):
 def test_what_fits_nowhere_is_passed_each_time_and_what_fits_in_memory_alone_once_a_run():
     for limit, writable in ((0, True), (2**30, False)):
         nowhere = Stock(limit, writable)
-        for memory, passes in (("0", 2 * 29 + 3 * 7 + 359), ("1", 36 + 359)):
+        for memory, passes in (("0", 2 * 29 + 3 * 7 + 40), ("1", 36 + 40)):
             words = ("method=linear", f"features.memory_gib={memory}")
             assert [planned(*words, stock=nowhere).passes.total() for _ in range(2)] == [passes, passes]
         assert nowhere.held == set()

@@ -30,6 +30,11 @@ def test_what_is_not_the_benchmarks_is_not_known(make, asked):
         make("vtab/dtd", root="nowhere", **asked).extent()
 
 
+def test_at_most_so_many_test_images_are_known_to_be_scored(make):
+    for size, scored in ((100, 100), (5000, 1880)):
+        assert make("vtab/dtd", root="nowhere", test_size=size).extent().images["test"] == scored
+
+
 def test_what_is_here_is_counted(make):
     extent = make("digits", stage="final").extent()
     assert (extent.images, extent.classes) == ({"train": 1438, "test": 359}, 10)

@@ -34,6 +34,7 @@ def test_digits_are_not_mirrored_unasked(make, option: str):
         ({"val_fraction": 1.0}, "data.val_fraction: got 1.0"),
         ({"val_fraction": -0.1}, "data.val_fraction"),
         ({"train_size": 0}, "data.train_size: got 0"),
+        ({"test_size": 0}, "data.test_size: got 0"),
         ({"train_size": "many"}, "data.train_size"),
         ({"augment": "flip"}, "data.augment: got 'flip'.*flip_crop"),
         ({"resize": "stretch"}, "data.resize"),
@@ -77,6 +78,23 @@ def test_sizes_are_exact_and_parts_disjoint(make, preprocessing):
     assert torch.cat([part.indices for part in parts.values()]).unique().numel() == 80 + 20 + 359
     assert torch.bincount(parts["train"].labels).tolist() == [8] * 10
     assert sets.classes == tuple("0123456789")
+
+
+def test_at_most_so_many_test_images_are_scored_in_the_shares_of_their_labels(make, preprocessing):
+    whole = make("digits").parts()
+    for stage in ("all", "final", "peek"):
+        part = make("digits", test_size=50, split_seed=3, stage=stage).parts()["test"]
+        assert torch.bincount(part.labels).tolist() == [5] * 10
+        assert torch.isin(part.indices, whole["test"].indices).all()
+    assert torch.equal(make("digits", test_size=50).parts()["test"].indices, part.indices)
+    assert len(make("digits", test_size=50, stage="peek").parts()["val"]) == 50
+    assert torch.equal(make("digits", test_size=50).parts()["train"].indices, whole["train"].indices)
+    assert (
+        "50 of 359 test images are scored (data.test_size)" in make("digits", test_size=50).load(preprocessing).source
+    )
+    for size in (359, 10**6):
+        splits = make("digits", test_size=size).load(preprocessing)
+        assert (len(splits.test), splits.source) == (359, make("digits").load(preprocessing).source)
 
 
 def test_the_split_seed_moves_training_images_but_not_the_test_images(make):

@@ -13,7 +13,7 @@ from peft_vision.features import fill
 from test_bad_input import no_file_larger_than
 
 SMOKE = ("experiment=smoke", "trainer.epochs=3", "optimizer=adamw", "data.workers=0")
-IMAGES = {"train": 36, "val": 4, "test": 359}
+IMAGES = {"train": 36, "val": 4, "test": 40}
 NONE = dict.fromkeys(IMAGES, 0)
 CLOSE = {"rel": 1e-5, "abs": 1e-6}
 
@@ -61,7 +61,7 @@ def test_16_bit_runs_are_the_same_stored_and_uncached(dtype, tmp_path):
     stored, uncached = result(tmp_path, *options), result(tmp_path, *options, "features.use=never")
     assert_same(stored, uncached, rtol=1e-3)  # other batches, other last bits before the rounding
     sizes = [path.stat().st_size for path in (tmp_path / "store").glob("*-contexts.safetensors")]
-    assert sum(sizes) == pytest.approx(399 * 2 * 17 * 128 * 2, rel=0.01)
+    assert sum(sizes) == pytest.approx(80 * 2 * 17 * 128 * 2, rel=0.01)
 
 
 def test_queries_in_few_layers_store_the_contexts_of_these_alone(tmp_path):
@@ -183,7 +183,7 @@ def test_stored_views_differ_and_each_epoch_draws_among_them(tmp_path):
 def test_a_method_that_trains_the_backbone_says_why_it_cannot_use_the_store(method, tmp_path):
     trained = result(tmp_path, f"method={method}")
     assert f"not stored: {method} works inside the backbone from its first layer on" in trained["said"]
-    assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 40}
     outcome = call(*SMOKE, f"method={method}", "features.use=always", "runs=asked", cwd=tmp_path)
     assert outcome.error.startswith(f"features.use=always: {method} works inside the backbone")
     assert results(tmp_path / "asked") == []
@@ -208,7 +208,7 @@ def test_what_enters_the_first_changed_layer_is_computed_once(method, tmp_path):
     stored = result(tmp_path, *method)
     assert_same(stored, uncached)
     assert stored["backbone_images"] == IMAGES
-    assert uncached["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    assert uncached["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 40}
     assert stored["store"]["splits"]["train"]["num_bytes"] == 36 * 17 * 128 * 4
 
 
@@ -244,7 +244,7 @@ def test_tokens_of_16_bit_are_the_same_stored_and_uncached(tmp_path):
 def test_queries_that_look_at_layers_before_the_changed_one_are_not_stored_and_the_log_says_why(tmp_path):
     apart = result(tmp_path, "method=combined", "method.parts={lora:{layers:last-1},vqt:{}}")
     assert "not stored: combined works inside the backbone before the last layer that the head reads" in apart["said"]
-    assert apart["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 359}
+    assert apart["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 40}
     assert list((tmp_path / "store").glob("*.safetensors")) == []
 
 

@@ -15,7 +15,9 @@ from peft_vision.report.comparison import compare
 from peft_vision.report.published_comparison import published_comparisons
 
 VTAB = BENCHMARKS["vtab"]
-MINIATURE = {"data": {"_target_": "peft_vision.data.digits.Digits", "miniature": True, "source": "processed"}}
+MINIATURE = {
+    "data": {"_target_": "peft_vision.data.digits.Digits", "miniature": True, "source": "processed", "test_size": 40}
+}
 
 
 def write(runs, method, data, accuracies=(0.6, 0.62), **values):
@@ -104,6 +106,7 @@ def test_a_report_tells_how_the_runs_differ_and_that_miniatures_prove_nothing(tm
     assert f"- {words}\n" in said
     assert "- measured with the weights vit_tiny_patch16_224, published with vit_base_patch16_224.orig_in21k\n" in said
     assert "- measured on images of data.source=processed, published on: TensorFlow Datasets, lossless\n" in said
+    assert "- tested on at most 40 images of a data set; published: all\n" in said
     assert "- no run here of full, linear, bitfit, vpt_shallow\n" in said
     (line,) = [line for line in said.splitlines() if line.startswith("CIFAR-100 ")]
     assert line.split() == ["CIFAR-100", "78.8", "61.00", "±", "1.41", "-17.80"]

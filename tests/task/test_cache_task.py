@@ -31,8 +31,8 @@ def test_it_lists_what_there_is_in_any_width_of_terminal(filled, monkeypatch):
         assert "vit_tiny_patch16_224" in line
         assert line.rstrip().endswith("not verified")
     assert {line.split()[2] for line in lines[1:4]} == {"train", "val", "test"}
-    assert {line.split()[3] for line in lines[1:4]} == {"36", "4", "359"}
-    assert lines[-1].startswith("3 entries, 0.2 MiB of at most 50 GiB, in ")
+    assert {line.split()[3] for line in lines[1:4]} == {"36", "4", "40"}
+    assert lines[-1].startswith("3 entries, 0.0 MiB of at most 50 GiB, in ")
 
 
 def test_verifying_reads_every_byte_and_removes_what_is_broken(filled):

@@ -155,7 +155,7 @@ def test_observations_are_rounded_as_in_the_run(tmp_path):
 
 def test_it_prints_a_table_and_says_where_the_scores_are(run):
     outcome = call("task=evaluate", f"run={run}", *SMOKE, "out=scores", cwd=run.parent)
-    assert "test (359 images)" in outcome.out
+    assert "test (40 images)" in outcome.out
     (path,) = (run.parent / "scores").glob("*.json")
     accuracy = json.loads(path.read_text())["metrics"]["test/accuracy"]
     assert f"{100 * accuracy:.2f}" in outcome.out
@@ -165,11 +165,12 @@ def test_it_prints_a_table_and_says_where_the_scores_are(run):
 def test_classes_are_matched_by_name(run, monkeypatch):
     (run.parent / "own_data.py").write_text(OWN_DATA)
     monkeypatch.syspath_prepend(run.parent)
-    whole = evaluate(run)["metrics"]
-    turned = evaluate(run, "data._target_=own_data.Reversed")["metrics"]
+    tested = "data.test_size=null"
+    whole = evaluate(run, tested)["metrics"]
+    turned = evaluate(run, tested, "data._target_=own_data.Reversed")["metrics"]
     assert turned["test/accuracy"] == whole["test/accuracy"] > 0
     assert turned["test/loss"] == pytest.approx(whole["test/loss"])
-    low, high = (evaluate(run, f"data._target_=own_data.{part}") for part in ("Low", "High"))
+    low, high = (evaluate(run, tested, f"data._target_=own_data.{part}") for part in ("Low", "High"))
     assert (low["classes"], high["classes"]) == ({"data": 4, "adapter": 10}, {"data": 6, "adapter": 10})
     correct = sum(part["metrics"]["test/accuracy"] * part["images"]["test"] for part in (low, high))
     assert correct == pytest.approx(whole["test/accuracy"] * 359)
@@ -228,7 +229,7 @@ def test_weights_that_lie_elsewhere_are_found_by_checkpoint(tmp_path):
     said = refused(run, cwd=tmp_path)
     assert said[0] == f"backbone.checkpoint: no file {tmp_path}/there.safetensors"
     assert said[1].startswith("checkpoint=FILE says where ")
-    found = evaluate(run, f"checkpoint={tmp_path}/here.safetensors")
+    found = evaluate(run, f"checkpoint={tmp_path}/here.safetensors", "data.test_size=null")
     known = json.loads((run / "result.json").read_text())
     assert found["metrics"] == pytest.approx({key: known["metrics"][key] for key in found["metrics"]}, rel=ROUNDING)
     assert found["backbone"] == known["backbone"]

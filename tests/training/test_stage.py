@@ -36,7 +36,7 @@ def test_a_setting_that_is_tuned_leaves_the_test_images_alone(more, tmp_path):
 def test_what_was_chosen_trains_on_the_validation_images_and_is_tested(more, tmp_path):
     found = result("data.stage=final", *more, cwd=tmp_path)
     assert scored(found) <= {"test", "probe/test"}
-    assert found["data"]["images"] == {"train": 40, "test": 359}
+    assert found["data"]["images"] == {"train": 40, "test": 40}
 
 
 def test_the_stages_are_runs_of_their_own_and_say_what_they_left_alone(tmp_path):
@@ -44,7 +44,7 @@ def test_the_stages_are_runs_of_their_own_and_say_what_they_left_alone(tmp_path)
         outcome = call(*SMOKE, f"data.stage={stage}", cwd=tmp_path)
         assert outcome.code == 0
         assert ("left alone while settings are tuned" in outcome.out) == (stage == "tune")
-        assert ("test (359 images)" in outcome.out) == (stage != "tune")
+        assert ("test (40 images)" in outcome.out) == (stage != "tune")
     assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3
 
 
@@ -54,7 +54,7 @@ def test_peeking_chooses_by_the_test_images_and_says_so(tmp_path):
     folder = run_folder(tmp_path / "runs")
     found = json.loads((folder / "result.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert found["data"]["images"] == {"train": 40, "val": 359, "test": 359}
+    assert found["data"]["images"] == {"train": 40, "val": 40, "test": 40}
     assert found["metrics"]["test/accuracy"] == max(row["val/accuracy"] for row in rows)
     assert found["metrics"]["test/accuracy"] == found["metrics"]["val/accuracy"]
     assert found["test_reads"] == 5 + 1  # after each epoch, and in the end

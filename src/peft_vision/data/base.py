@@ -21,7 +21,7 @@ from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.preprocessing import Preprocessing, sides_of
 from peft_vision.data.augment import AUGMENTS, MOVE_MASKS, OF_WHOLES, known
 from peft_vision.data.decode import Geometry, Misfit, format_of, worded_formats
-from peft_vision.data.divide import divided, refuse_unlearnable, without_images
+from peft_vision.data.divide import divided, refuse_unlearnable, tested_on, without_images
 from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
 from peft_vision.data.images import Images, MaskedImages, UncroppedImages, Undecoded, usable
 from peft_vision.data.pictures import Labelled
@@ -42,6 +42,7 @@ class Data(ABC):
     `train_size`: the total number of labelled images a run may use: its training images and the validation part carved
     from them. A data set's official validation split is used whole and in addition, and `val_fraction` is then ignored.
     `shots`: instead, the number of training images per class, the same in every stage (divide.py).
+    `test_size`: the most test images to score, drawn from all of them, the same for every `split_seed`; None: all.
     `stage`: all: all splits; tune: no test images; final: the validation images are trained on, unless `shots` is set;
     peek: as final, and the test images are the validation images too.
     `device_memory_gib`: how much of a device's memory decoded images that are read in every epoch may take.
@@ -51,6 +52,7 @@ class Data(ABC):
 
     train_size: Annotated[int, Field(ge=2)] | None
     shots: Annotated[Annotated[int, Field(ge=1)] | None, HashDefault(None)]
+    test_size: Annotated[Annotated[int, Field(ge=1)] | None, HashDefault(None)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
     stage: Annotated[Literal["all", "tune", "final", "peek"], HashDefault("all")]
@@ -97,7 +99,7 @@ class Data(ABC):
             known = self.known()
             if known is None or self.shots is not None or self.train_size is not None:
                 raise
-            return known.at(self.stage)
+            return known.tested_on(self.test_size).at(self.stage)
         return Extent({split: len(part) for split, part in parts.items()}, len(sets.classes))
 
     def known(self) -> Extent | None:
@@ -217,6 +219,8 @@ class Data(ABC):
             raise ConfigError(f"data.augment: {self.augment} does not move masks; {', '.join(MOVE_MASKS)} do")
         if sets.val is not None and not len(sets.val):
             sets = replace(sets, val=None)
+        if self.test_size is not None:
+            sets = tested_on(sets, self.test_size)
         parts = divided(
             sets,
             train_size=self.train_size,

@@ -8,6 +8,7 @@ for 4 shots and 16.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from peft_vision.data.splits import LabelledSets
 from peft_vision.data.strata import draw_part, most_to_draw
 
 TEST_SEED = 0
-"""Seed of the test part drawn for data sets without one: fixed, so every `split_seed` is tested on the same images."""
+"""Seed of what is drawn of test images: fixed, so every `split_seed` is tested on the same images."""
 MOST_TO_VALIDATE = 4
 _NOT_COUNTED = {
     "several": "whose pictures have several labels each",
@@ -44,6 +45,16 @@ def test_part(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
 
 def _left(labelled: Labelled) -> str:
     return "every class an image" if labelled.labels_are == "classes" else "an image"
+
+
+def tested_on(sets: LabelledSets, count: int) -> LabelledSets:
+    """Return the sets with at most `count` of the test images, drawn in the shares of their labels."""
+    available = len(sets.test)
+    if count >= available:
+        return sets
+    test, _ = draw_part(sets.test, count, seed=TEST_SEED)
+    remark = f"{count} of {available} test images are scored (data.test_size)"
+    return replace(sets, test=test, remark="; ".join(filter(None, (sets.remark, remark))))
 
 
 def divided(

@@ -19,6 +19,10 @@ class Extent:
     images: Mapping[str, int]
     classes: int
 
+    def tested_on(self, count: int | None) -> "Extent":
+        """Return the extent where at most `count` test images are scored; None: all."""
+        return self if count is None else Extent({**self.images, "test": min(count, self.images["test"])}, self.classes)
+
     def at(self, stage: str) -> "Extent":
         """Return the extent that `data.stage` reads, of an extent with train, val and test."""
         train, val, test = (self.images[split] for split in ("train", "val", "test"))

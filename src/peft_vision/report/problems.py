@@ -14,7 +14,8 @@ from peft_vision.report.id_ood import Comparison, ComparisonRow, backbone_label,
 from peft_vision.report.options import Options
 
 _STAGE = "data.stage"
-_AMOUNTS = ("data.train_size", "data.shots", "data.val_fraction")  # how many of the images are used, not which data set
+_AMOUNTS = ("data.train_size", "data.shots", "data.test_size", "data.val_fraction")
+"""How many of the images are used, not which data set."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,6 +162,9 @@ def _differs(published_table: PublishedTable, line: BoardLine) -> list[str]:
         words = {"own": "the weights' own", "imagenet": "mean and std of ImageNet", "none": "none"}
         measured = ", ".join(words.get(name, name) for name in normalization)
         said.append(f"normalised by {measured}; published: {published_table.content.normalization}")
+    sizes = sorted({size for run in runs if (size := run.setting.get("data.test_size")) is not None})
+    if sizes:
+        said.append(f"tested on at most {', '.join(map(str, sizes))} images of a data set; published: all")
     if line.on_test:
         said.append("measured with settings or epochs that test images chose, so its figures are too good")
     return said

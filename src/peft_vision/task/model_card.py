@@ -202,7 +202,10 @@ def _protocol(saved: Saved, results: Sequence[Result]) -> str:
             rows[group] = results[0].choices[group]
         if group in saved.config and isinstance(saved.config[group], Mapping):
             rows |= {f"{group}.{key}": value for key, value in _flat(saved.config[group]).items()}
-    asked = {key: saved.says("data", key) for key in ("train_size", "shots", "val_fraction", "augment", "resize")}
+    asked = {
+        key: saved.says("data", key)
+        for key in ("train_size", "shots", "test_size", "val_fraction", "augment", "resize")
+    }
     rows |= {f"data.{key}": value for key, value in asked.items() if value is not None}
     lines = []
     if results:
