@@ -71,7 +71,7 @@ def test_a_run_of_it_is_scored_again_as_it_was_trained(stranger, tmp_path):
     chosen = written(tmp_path, "method", "vera", _target_="stranger_parts.Vera", rank=4, **BASE)
     assert call("experiment=smoke", *chosen, "seed=3", cwd=tmp_path).code == 0
     (run,) = results(tmp_path)
-    outcome = call("task=evaluate", f"run={run.parent}", "data=digits", cwd=tmp_path)
+    outcome = call("task=evaluate", f"run={run.parent}", "data=digits", "data.test_size=40", cwd=tmp_path)
     assert outcome.code == 0, outcome
     (again,) = (run.parent / "evaluations").glob("*.json")
     accuracy = json.loads(run.read_text())["metrics"]["test/accuracy"]

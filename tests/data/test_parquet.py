@@ -9,6 +9,7 @@ import torch
 
 from command import call, run_folder
 from peft_vision.core.config import ConfigError
+from peft_vision.data.divide import with_test_part
 from peft_vision.data.parquet_rows import ParquetRows
 from vtab_miniatures import encoded, parquet
 
@@ -111,7 +112,7 @@ def test_labels_may_be_names(make, tmp_path: Path):
 
 def test_a_test_part_is_drawn_where_there_is_none(make, tmp_path: Path):
     parquet(tmp_path / "train.parquet", [0, 1] * 10)
-    sets = make("parquet", path=str(tmp_path), test=None, test_fraction=0.3).open()
+    sets = with_test_part(make("parquet", path=str(tmp_path), test=None, test_fraction=0.3).open())
     assert (len(sets.train), len(sets.test), sets.remark) == (14, 6, "test part drawn, 0.3 of each class")
 
 

@@ -59,6 +59,12 @@ def test_a_run_with_a_table_for_each_split_is_scored_on_one_table(tmp_path):
     assert shift.labelled.labels.tolist() == [1] * 4 + [0] * 6
 
 
+def test_a_table_of_one_picture_is_scored(tmp_path):
+    data = option("data", "table") | {"path": "day.csv", "labels_are": "numbers", "label_columns": ["height"]}
+    shift = only(elsewhere(data, table(tmp_path / "night.csv", ["a.png,0,7,-"])).open())
+    assert shift.labelled.labels.tolist() == [[7.0]]
+
+
 def test_of_masks_that_are_divided_the_test_split_is_scored_else_every_picture(streets, tmp_path):
     divided = masked(tmp_path / "divided", {"train": 5, "val": 3, "test": 4})
     untested = masked(tmp_path / "untested", {"train": 5, "val": 3})

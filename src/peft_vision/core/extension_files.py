@@ -74,7 +74,6 @@ import numpy as np
 from peft_vision.config import component
 from peft_vision.data.arrays import Arrays
 from peft_vision.data.base import Data
-from peft_vision.data.divide import test_part
 from peft_vision.data.pictures import labelled
 from peft_vision.data.splits import LabelledSets
 
@@ -91,14 +90,14 @@ class $name(Data):
         stripes = np.where(np.arange(32) % 8 < 4, 150, 0)
         bright = np.where(labels[:, None, None] == 0, stripes[None, None, :], stripes[None, :, None])
         pictures = Arrays((noise + bright[..., None]).astype(np.uint8))  # (n, H, W, 3); files: data.pictures.Files
-        train, test = test_part(labelled(pictures, labels), 0.2)
         return LabelledSets(
             name="$option",
-            train=train,
+            train=labelled(pictures, labels),
             val=None,  # no split of its own: val_fraction of train
-            test=test,
+            test=None,  # nor for testing: test_fraction of all
             classes=("upright", "lying"),
             remark="",
+            test_fraction=0.2,
         )
 '''
 

@@ -21,7 +21,7 @@ from peft_vision.core.device_memory import DeviceGiB
 from peft_vision.core.preprocessing import Preprocessing, sides_of
 from peft_vision.data.augment import AUGMENTS, MOVE_MASKS, OF_WHOLES, known
 from peft_vision.data.decode import Geometry, Misfit, format_of, worded_formats
-from peft_vision.data.divide import divided, refuse_unlearnable, tested_on, without_images
+from peft_vision.data.divide import divided, refuse_unlearnable, tested_on, with_test_part, without_images
 from peft_vision.data.fill import decode, decode_whole, glance, left_out, verify, whole_bytes
 from peft_vision.data.images import Images, MaskedImages, UncroppedImages, Undecoded, usable
 from peft_vision.data.pictures import Labelled
@@ -212,7 +212,7 @@ class Data(ABC):
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
         try:
-            sets = self.open()
+            sets = with_test_part(self.open())
         except OSError as error:
             raise ConfigError(f"data: {error.filename or type(self).__name__}: {error.strerror or error}") from error
         if sets.labels_are == "masks" and self.augment not in MOVE_MASKS:

@@ -47,6 +47,16 @@ def _left(labelled: Labelled) -> str:
     return "every class an image" if labelled.labels_are == "classes" else "an image"
 
 
+def with_test_part(sets: LabelledSets) -> LabelledSets:
+    """Return the sets with a test part, drawn from the training pictures if the files name none."""
+    if sets.test is not None:
+        return sets
+    train, test = test_part(sets.train, sets.test_fraction)
+    of_what = "of each class" if sets.labels_are == "classes" else "of all"
+    remark = f"test part drawn, {sets.test_fraction:g} {of_what}"
+    return replace(sets, train=train, test=test, remark="; ".join(filter(None, (remark, sets.remark))))
+
+
 def tested_on(sets: LabelledSets, count: int) -> LabelledSets:
     """Return the sets with at most `count` of the test images, drawn in the shares of their labels."""
     available = len(sets.test)

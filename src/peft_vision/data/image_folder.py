@@ -17,7 +17,6 @@ from pydantic import Field
 from peft_vision.core.config import FILE, ConfigError, HashDefault, component
 from peft_vision.core.output import shown
 from peft_vision.data.base import Data
-from peft_vision.data.divide import test_part
 from peft_vision.data.folders import are_splits, class_files, splits_among, sub_folders
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import located
@@ -44,9 +43,8 @@ class ImageFolder(Data):
         divided = are_splits(root, folders, key=_KEY, option=_OPTION) if self.divided is None else self.divided
         if not divided:
             classes = _classes(root)
-            train, test = test_part(_pictures(root, root, classes), self.test_fraction)
-            remark = f"test part drawn, {self.test_fraction:g} of each class"
-            return LabelledSets(name=shown(root), train=train, val=None, test=test, classes=classes, remark=remark)
+            whole = _pictures(root, root, classes)
+            return LabelledSets(shown(root), whole, None, None, classes, remark="", test_fraction=self.test_fraction)
         splits = splits_among(folders, key=_KEY)
         if missing := {"train", "test"} - splits.keys():
             raise ConfigError(f"{_OPTION}: got true, but {root} holds no {' and no '.join(sorted(missing))}")

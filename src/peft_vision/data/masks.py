@@ -23,7 +23,6 @@ from peft_vision.core.config import FILE, ConfigError, OnlyWith, component
 from peft_vision.core.output import shown
 from peft_vision.data.augment import MOVE_MASKS
 from peft_vision.data.base import Data
-from peft_vision.data.divide import test_part
 from peft_vision.data.folders import splits_among, sub_folders
 from peft_vision.data.mask_files import IGNORED, MOST_CLASSES, MaskCode
 from peft_vision.data.mask_layouts import LAYOUTS, SplitFolders, masked_part
@@ -82,16 +81,14 @@ class Masks(Data):
             root = home(root, *layout.homes)
             places, code, remark, source = layout.places, layout.code(root, _KEY), layout.remark, layout.source
         parts = {split: masked_part(root, place, code, key=_KEY, source=source) for split, place in places.items()}
-        if "test" not in parts:
-            parts["train"], parts["test"] = test_part(parts["train"], self.test_fraction)
-            remark = "; ".join(filter(None, [f"test part drawn, {self.test_fraction:g} of all", remark]))
         return LabelledSets(
             name=shown(root),
             train=parts["train"],
             val=parts.get("val"),
-            test=parts["test"],
+            test=parts.get("test"),
             classes=code.classes,
             remark=remark,
+            test_fraction=self.test_fraction,
             gaps=True,
         )
 

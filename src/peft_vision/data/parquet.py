@@ -19,7 +19,6 @@ from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.base import Data
-from peft_vision.data.divide import test_part
 from peft_vision.data.download import fetch_from_hub
 from peft_vision.data.folders import files_below
 from peft_vision.data.parquet_rows import ParquetLabels, ParquetRows, classes_of, read_labels
@@ -201,17 +200,14 @@ class Parquet(Stored, Data):
             raise ConfigError("data: set data.path to a folder of parquet files, or data.hub to a data set's name")
         folder = None if self.path is None else self._folder(self.path)
         opened = read_splits(self, folder, prefix="data.")
-        train, test, remark = opened.train, opened.test, ""
-        if test is None:
-            train, test = test_part(train, self.test_fraction)
-            remark = f"test part drawn, {self.test_fraction:g} of each class"
         return LabelledSets(
             name=self.hub or str(folder),
-            train=train,
+            train=opened.train,
             val=opened.val,
-            test=test,
+            test=opened.test,
             classes=opened.classes,
-            remark=remark,
+            remark="",
+            test_fraction=self.test_fraction,
             provenance={"source": f"{self.hub} on the Hugging Face hub" if self.hub else "parquet files"},
         )
 

@@ -39,7 +39,8 @@ class Extent:
 class LabelledSets:
     """The pictures and labels of each split before any is decoded.
 
-    `val`: the data set's official validation split, if it has one. `remark`: what the user should know about the
+    `val`: the data set's official validation split, if it has one. `test`: None if its files name no test split, and
+    `test_fraction` of the training pictures is drawn. `remark`: what the user should know about the
     splits. `gaps`: classes may lack training images. `group`: the group of data sets whose results are averaged with
     this one's. `provenance`: where the data are from, as short texts by topic. `files`: the files that define splits
     and labels, whose checksums belong to the provenance. If the labels are numbers, `classes` holds the names of their
@@ -49,9 +50,10 @@ class LabelledSets:
     name: str
     train: Labelled
     val: Labelled | None
-    test: Labelled
+    test: Labelled | None
     classes: tuple[str, ...]
     remark: str
+    test_fraction: float | None = None
     gaps: bool = False
     group: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -25,7 +25,6 @@ from pydantic import Field, model_validator
 from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.core.output import shown
 from peft_vision.data.base import Data
-from peft_vision.data.divide import test_part
 from peft_vision.data.folders import SPLIT_NAMES, split_named
 from peft_vision.data.pictures import Files, labelled
 from peft_vision.data.reading import first_few, is_inside, located, missing_among, quoted, short
@@ -101,19 +100,15 @@ class ImageTable(Data):
         classes, labels = self._labels(splits)
         pictures = _pictures(splits, self.image_column, None if self.root is None else located(self.root))
         parts = {split: labelled(pictures[split], labels[split]) for split in splits}
-        remark = ""
-        if "test" not in parts:
-            parts["train"], parts["test"] = test_part(parts["train"], self.test_fraction)
-            of_what = "of each class" if self.labels_are == "classes" else "of all"
-            remark = f"test part drawn, {self.test_fraction:g} {of_what}"
         files = tuple(dict.fromkeys(rows.file.path for rows in splits.values()))
         return LabelledSets(
             name=shown(files[0]),
             train=parts["train"],
             val=parts.get("val"),
-            test=parts["test"],
+            test=parts.get("test"),
             classes=classes,
-            remark=remark,
+            remark="",
+            test_fraction=self.test_fraction,
             provenance={"source": "table"},
             files=files,
         )

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
-import torch
 from pydantic import BeforeValidator
 
 from peft_vision.core.config import FILE, ConfigError, build, component
 from peft_vision.core.identity import spelled
 from peft_vision.data.base import Data
-from peft_vision.data.pictures import Labelled
-from peft_vision.data.splits import LabelledSets
 from peft_vision.ood.base import OOD, Shift
 
 _ONE_TABLE = {"train": None, "val": None, "test": None, "split_column": None}  # every row is scored
@@ -50,18 +47,5 @@ class Elsewhere(OOD):
             raise ConfigError(f"{key}: {error.filename or path}: {error.strerror or error}") from error
         except ConfigError as error:
             raise ConfigError(f"{key}: {str(error).removeprefix('data.path: ')}") from error
-        return Shift(sets.test if _is_divided(sets) else _every(sets), sets.classes)
-
-
-def _is_divided(sets: LabelledSets) -> bool:
-    """Return whether the files name a test split; else it was drawn from the training pictures."""
-    return sets.test.pictures is not sets.train.pictures
-
-
-def _every(sets: LabelledSets) -> Labelled:
-    """Return the pictures of all splits, those that the test part was drawn from in their own order."""
-    indices = torch.cat([sets.train.indices, sets.test.indices])
-    labels = torch.cat([sets.train.labels, sets.test.labels])
-    order = indices.argsort()
-    drawn_from = Labelled(sets.train.pictures, indices[order], labels[order])
-    return drawn_from if sets.val is None else drawn_from.joined(sets.val)
+        every = sets.train if sets.val is None else sets.train.joined(sets.val)
+        return Shift(every if sets.test is None else sets.test, sets.classes)
