@@ -3,8 +3,8 @@
 Most commands of the tests choose the same options and set other values, and to compose the options takes Hydra most of
 a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With files
 of the user's own it composes anew. Another choice shares most of its files with those before: each text is parsed once,
-and the names of all choices are only gathered where a file refers to one. Copies are made by pickle, in a third of the
-time of deepcopy.
+each reference to another value, too, and the names of all choices are only gathered where a file refers to one. Copies
+are made by pickle, in a third of the time of deepcopy.
 """
 
 import pickle
@@ -25,7 +25,7 @@ from hydra._internal.defaults_list import DefaultsList
 from hydra.core import utils
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, omegaconf
+from omegaconf import DictConfig, base, omegaconf
 from omegaconf._utils import get_yaml_loader
 
 from peft_vision.core.config import CONFIG_DIR
@@ -33,6 +33,7 @@ from peft_vision.core.config import CONFIG_DIR
 LIST_OF = config_loader_impl.create_defaults_list
 CONFIG_OF = ConfigLoaderImpl._compose_config_from_defaults_list
 NAMES_OF = defaults_list._create_interpolation_map
+TREE_OF = base.parse
 MOST = 300  # configs of a third of a MiB, packed in a fifteenth of that
 T = TypeVar("T")
 LISTS: dict[tuple, DefaultsList] = {}
@@ -102,6 +103,7 @@ def copied(whole: T) -> T:
     return pickle.loads(pickle.dumps(whole, pickle.HIGHEST_PROTOCOL))
 
 
+tree_of = cache(TREE_OF)
 COPIES = SimpleNamespace(copy=copy, deepcopy=copied)
 
 
@@ -113,6 +115,7 @@ def composed_once() -> Iterator[None]:
             mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", config_of),
             mock.patch.object(defaults_list, "_create_interpolation_map", names_of),
             mock.patch.object(omegaconf, "yaml", SimpleNamespace(load=parsed, dump=yaml.dump)),
+            mock.patch.object(base, "parse", tree_of),
             mock.patch.object(utils, "copy", COPIES),
             mock.patch.object(config_repository, "copy", COPIES),
         ):
@@ -128,5 +131,6 @@ def composed_anew() -> Iterator[None]:
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", CONFIG_OF),
         mock.patch.object(defaults_list, "_create_interpolation_map", NAMES_OF),
         mock.patch.object(omegaconf, "yaml", yaml),
+        mock.patch.object(base, "parse", TREE_OF),
     ):
         yield
