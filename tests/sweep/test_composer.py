@@ -33,7 +33,7 @@ POINTS = [
 
 @pytest.fixture
 def loader():
-    with composed_anew(), initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+    with composed_anew(parses=False), initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
