@@ -23,8 +23,8 @@ def faults(monkeypatch):
 @pytest.mark.parametrize("name", ["train", "resume"])
 def test_nothing_is_lost_wrong_or_stuck(name, faults, tmp_path, capsys):
     scenes = [scene for scene in faults.SCENES if scene.name == name]
-    tally = faults.campaign(scenes, sample=2, seed=0, flips=1, scratch=tmp_path)
-    assert sum(count for (_, what), count in tally.items() if what == "cases") == 2
+    tally = faults.campaign(scenes, sample=3, seed=0, flips=1, scratch=tmp_path)
+    assert sum(count for (_, what), count in tally.items() if what == "cases") == 3
     assert sum(count for (_, what), count in tally.items() if what == "failures") == 0, capsys.readouterr().out
 
 

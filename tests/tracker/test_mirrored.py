@@ -13,8 +13,6 @@ from unittest import mock
 
 import pytest
 import yaml
-from wandb import wandb_agent
-from wandb.cli.cli import cli
 
 from command import SMOKE, call, results, run_folder, start
 from peft_vision.core.config import ConfigError
@@ -23,9 +21,8 @@ from wandb_server import ServedRun, WandbServer
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:.*name='sweep.yaml':pytest.PytestUnraisableExceptionWarning"
-    ),  # left open by W&B
+    # W&B leaves it open
+    pytest.mark.filterwarnings("ignore:.*name='sweep.yaml':pytest.PytestUnraisableExceptionWarning"),
 ]
 MIRRORED = (*SMOKE, "tracker=wandb", "trainer.epochs=3", "trainer.save_seconds=0")
 ALL = [1, 2, 3]
@@ -156,6 +153,8 @@ def test_a_run_without_a_tracker_has_an_attempt_too(tmp_path):
 def agents_commands(tmp_path, monkeypatch) -> Iterator[list[list[str]]]:
     """The commands that W&B's own agent starts, in forked processes. It asks for them five times a second, for once in
     five seconds."""
+    from wandb import wandb_agent
+
     commands, processes = [], []
 
     def fork(words: list[str], *, env: dict[str, str], **_):
@@ -176,6 +175,8 @@ def test_the_sweep_of_the_page_on_trackers_is_run_by_wandbs_own_agent(
     server, variables, agents_commands, tmp_path, monkeypatch
 ):
     """By the commands of the page; the sweep's own ask for less."""
+    from wandb.cli.cli import cli
+
     page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
     sweep = yaml.safe_load(re.search(r"```yaml\n# sweep.yaml\n(.*?)```", page, re.DOTALL)[1])
     assert (sweep["metric"]["name"], sweep["command"][1:3]) == ("val/accuracy", ["method=lora", "data=cifar100"])
