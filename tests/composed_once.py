@@ -2,9 +2,9 @@
 
 Most commands of the tests choose the same options and set other values, and to compose the options takes Hydra most of
 a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With other
-texts in files of the user's own it composes anew. Another choice shares most of its files with those before: each text and each
-reference to another value is parsed once, and the names of all choices are only gathered where a file refers to one.
-Copies are made by pickle, in a third of the time of deepcopy.
+texts in files of the user's own it composes anew. Another choice shares most of its files with those before: each text
+and each reference to another value is parsed once, and the names of all choices are only gathered where a file refers
+to one. Copies are made by pickle, in a third of the time of deepcopy.
 """
 
 import pickle
