@@ -28,6 +28,7 @@ IN_THIS_PROCESS = "hydra/launcher=basic"
 ASKING = {"experiment", "task"}
 """The groups of which an option may ask for a sweep."""
 COMPOSED_MODE = Hydra.get_mode
+MODES: dict[tuple[str, ...], RunMode] = {}
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,13 @@ def known_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> RunMode 
     sources = {source.provider for source in hydra.config_loader.get_search_path().get_path()}
     if "command-line" in sources or any("searchpath" in word for word in overrides):
         return COMPOSED_MODE(hydra, config_name, overrides)
-    words = (word for word in overrides if chooses_option(word) and not is_shipped(word))
-    return mode_of_options(config_name, tuple(words))
+    words = (config_name, *(word for word in overrides if chooses_option(word) and not is_shipped(word)))
+    if words not in MODES:
+        mode = COMPOSED_MODE(hydra, config_name, overrides)
+        if mode is None:  # of a config that does not compose
+            return None
+        MODES[words] = mode
+    return MODES[words]
 
 
 def chooses_option(word: str) -> bool:
@@ -101,11 +107,6 @@ def is_shipped(word: str) -> bool:
     """Whether an override chooses one option that is shipped and that cannot ask for a mode."""
     group, _, option = word.partition("=")
     return word == IN_THIS_PROCESS or (group not in ASKING and (CONFIG_DIR / group / f"{option}.yaml").is_file())
-
-
-@cache
-def mode_of_options(config_name: str, overrides: tuple[str, ...]) -> RunMode | None:
-    return COMPOSED_MODE(GlobalHydra.instance().hydra, config_name, list(overrides))
 
 
 COMMAND = ("-m", "peft_vision.cli")

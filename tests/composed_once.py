@@ -1,10 +1,10 @@
 """What options of groups alone decide of a config, composed once for all tests of a process.
 
 Most commands of the tests choose the same options and set other values, and to compose the options takes Hydra most of
-a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With files
-of the user's own it composes anew. Another choice shares most of its files with those before: each text is parsed once,
-and the names of all choices are only gathered where a file refers to one. Copies are made by pickle, in a third of the
-time of deepcopy.
+a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With other
+texts in files of the user's own it composes anew. Another choice shares most of its files with those before: each text
+and each reference to another value is parsed once, and the names of all choices are only gathered where a file refers
+to one. Copies are made by pickle, in a third of the time of deepcopy.
 """
 
 import pickle
@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, TypeVar
 from unittest import mock
@@ -25,7 +26,7 @@ from hydra._internal.defaults_list import DefaultsList
 from hydra.core import utils
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, omegaconf
+from omegaconf import DictConfig, base, omegaconf
 from omegaconf._utils import get_yaml_loader
 
 from peft_vision.core.config import CONFIG_DIR
@@ -33,6 +34,7 @@ from peft_vision.core.config import CONFIG_DIR
 LIST_OF = config_loader_impl.create_defaults_list
 CONFIG_OF = ConfigLoaderImpl._compose_config_from_defaults_list
 NAMES_OF = defaults_list._create_interpolation_map
+TREE_OF = base.parse
 MOST = 300  # configs of a third of a MiB, packed in a fifteenth of that
 T = TypeVar("T")
 LISTS: dict[tuple, DefaultsList] = {}
@@ -48,15 +50,17 @@ def list_of(
     skip_missing: bool,
 ) -> DefaultsList:
     """Return the files of a config and the overrides that are values."""
-    sources = {source.provider: source.path for source in repo.get_sources()}
-    if sources.keys() != {"hydra", "main", "schema"} or sources["main"].removeprefix("file://") != str(CONFIG_DIR):
+    sources = {source.provider: source.path.removeprefix("file://") for source in repo.get_sources()}
+    if sources.get("main") != str(CONFIG_DIR):
         return LIST_OF(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+    own = [path for provider, path in sources.items() if provider not in ("hydra", "main", "schema")]
+    texts = [(file, file.read_bytes()) for path in own for file in sorted(Path(path).rglob("*.yaml"))]
     chosen, values = [], []
     for override in overrides_list:
         if not override.is_sweep_override():
             is_value = isinstance(override.value(), dict) or not repo.group_exists(override.key_or_group)
             (values if is_value else chosen).append(override)
-    key = (config_name, tuple(override.input_line for override in chosen), prepend_hydra, skip_missing)
+    key = (config_name, tuple(override.input_line for override in chosen), prepend_hydra, skip_missing, *own, *texts)
     if key not in LISTS:
         if len(LISTS) == MOST:
             LISTS.clear()
@@ -102,6 +106,7 @@ def copied(whole: T) -> T:
     return pickle.loads(pickle.dumps(whole, pickle.HIGHEST_PROTOCOL))
 
 
+tree_of = cache(TREE_OF)
 COPIES = SimpleNamespace(copy=copy, deepcopy=copied)
 
 
@@ -113,6 +118,7 @@ def composed_once() -> Iterator[None]:
             mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", config_of),
             mock.patch.object(defaults_list, "_create_interpolation_map", names_of),
             mock.patch.object(omegaconf, "yaml", SimpleNamespace(load=parsed, dump=yaml.dump)),
+            mock.patch.object(base, "parse", tree_of),
             mock.patch.object(utils, "copy", COPIES),
             mock.patch.object(config_repository, "copy", COPIES),
         ):
@@ -121,12 +127,17 @@ def composed_once() -> Iterator[None]:
 
 
 @contextmanager
-def composed_anew() -> Iterator[None]:
-    """In the block Hydra does all by itself, for tests of what stands in its place."""
-    with (
-        mock.patch.object(config_loader_impl, "create_defaults_list", LIST_OF),
-        mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", CONFIG_OF),
-        mock.patch.object(defaults_list, "_create_interpolation_map", NAMES_OF),
-        mock.patch.object(omegaconf, "yaml", yaml),
-    ):
+def composed_anew(*, parses: bool = True) -> Iterator[None]:
+    """In the block Hydra does all by itself, for tests of what stands in its place; unless it `parses`, texts are still
+    parsed once."""
+    with ExitStack() as patches:
+        for patch in (
+            mock.patch.object(config_loader_impl, "create_defaults_list", LIST_OF),
+            mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", CONFIG_OF),
+            mock.patch.object(defaults_list, "_create_interpolation_map", NAMES_OF),
+        ):
+            patches.enter_context(patch)
+        if parses:
+            patches.enter_context(mock.patch.object(omegaconf, "yaml", yaml))
+            patches.enter_context(mock.patch.object(base, "parse", TREE_OF))
         yield

@@ -64,3 +64,12 @@ def test_values_make_no_config_of_options():
         before = len(LISTS), len(CONFIGS)
         composed(["method=bitfit", "seed=1", "optimizer.lr=0.3"])
     assert (len(LISTS), len(CONFIGS)) == before
+
+
+def test_a_file_of_the_users_own_that_was_edited_is_read_again(tmp_path):
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "method=own"]
+    (tmp_path / "method").mkdir()
+    with composed_once():
+        for rank in (2, 3, 3):
+            (tmp_path / "method" / "own.yaml").write_text(f"defaults: [lora, _self_]\nrank: {rank}\n")
+            assert composed(words).method.rank == rank

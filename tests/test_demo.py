@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 import peft_vision
-from command import command, results, run_folder
+from command import call, results, run_folder
 from peft_vision.backbone.load import Backbone
 from peft_vision.core.config import CONFIG_DIR, build
 from peft_vision.data.base import Data
@@ -17,9 +17,9 @@ CHANCE = 0.1
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A demo of two epochs, started as a person starts it."""
+    """A demo of two epochs."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    outcome = command("experiment=demo", "trainer.epochs=2", cwd=elsewhere, fresh=True)
+    outcome = call("experiment=demo", "trainer.epochs=2", cwd=elsewhere)
     assert outcome.code == 0, outcome
     assert "vpt_deep on digits, vit_micro, seed 0" in outcome.out
     assert len(results(elsewhere)) == 1

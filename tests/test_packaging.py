@@ -44,9 +44,10 @@ def wheel(tmp_path_factory) -> Path:
 def scripts(wheel, tmp_path_factory) -> Path:
     """bin/ of a fresh venv that holds the wheel, and borrows everything else from the running environment."""
     venv = tmp_path_factory.mktemp("venv")
-    output_of(sys.executable, "-m", "venv", venv, folder=venv)
+    output_of(sys.executable, "-m", "venv", "--without-pip", venv, folder=venv)
     scripts = venv / "bin"
-    output_of(scripts / "python", "-m", "pip", "install", "--no-index", "--no-deps", wheel, folder=venv)
+    pip = (sys.executable, "-m", "pip", "--python", scripts / "python")
+    output_of(*pip, "install", "--no-index", "--no-deps", wheel, folder=venv)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = output_of(scripts / "python", "-c", where, folder=venv)
     borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}

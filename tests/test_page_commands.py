@@ -93,13 +93,15 @@ def words_here(line: str, here: Path) -> list[str]:
     words = [stand_ins.get(word, word) for word in shlex.split(line)[1:]]
     words = [re.sub(r"^(ood\.image_folder\.path=).*", r"\1art", word) for word in words]
     if any(word.startswith("task=") for word in words):
-        return words
+        return [*words, *["runs=lora"] * ("task=report" in words and "runs=" not in line)]
     own = any(word in ("experiment=camvid", "data=table") for word in words)
     left = "backbone|trainer|ood=\\[|ood=stl10|seed=" + "|data" * (not own)
     kept = [word for word in words if not re.match(left, word)]
-    sweeps = [re.sub(r"^([^,{\[(]+,[^,]+),.*", r"\1", word) for word in kept]  # two values of each
+    one_seed = [re.sub(r"^(seed=\d+),.*", r"\1", word) for word in kept]
+    sweeps = [re.sub(r"^([^,{\[(]+,[^,]+),.*", r"\1", word) for word in one_seed]  # two values of each
     trials = [re.sub(r"n_trials=\d+", "n_trials=2", word) for word in sweeps]
     trials += ["hydra.sweeper.n_trials=2"] * ("hydra/sweeper=optuna" in words)
+    trials += ["hydra.sweeper.seeds=[0]"] * ("hydra/sweeper=tune" in words)
     other = ["ood=image_folder", "ood.image_folder.path=art"] * any(re.match(r"ood=(\[|stl10)", word) for word in words)
     quiet = ["tracker=none"] * all("tracker" not in word for word in words)
     sets = ("backbone.img_size=32",) if own else ("data=image_folder", "data.path=pictures", "data.train_size=null")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from command import call, command, results
+from command import call, results
 from peft_vision.core.config import CONFIG_DIR
 
 EVERY_METHOD = ("-m", "experiment=smoke", "method=glob(*)")
@@ -13,7 +13,7 @@ EVERY_METHOD = ("-m", "experiment=smoke", "method=glob(*)")
 @pytest.mark.slow
 def test_one_command_runs_every_method_and_again_finds_them_done(tmp_path):
     methods = sorted(path.stem for path in CONFIG_DIR.glob("method/*.yaml"))
-    outcome = command(*EVERY_METHOD, cwd=tmp_path, fresh=True)
+    outcome = call(*EVERY_METHOD, cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     found = results(tmp_path)
     choices = {path: json.loads(path.read_text())["choices"] for path in found}

@@ -17,15 +17,15 @@ def names(server: WandbServer) -> dict[str, str]:
 
 
 def test_a_sweep_is_a_group_and_its_report_a_run_of_it(server, tmp_path):
-    assert call(*SWEEP, "seed=0,1", cwd=tmp_path, reports=True).code == 0
-    assert sorted(names(server).values()) == ["sweep", "train", "train"]
+    assert call(*SWEEP, "seed=0", cwd=tmp_path, reports=True).code == 0
+    assert sorted(names(server).values()) == ["sweep", "train"]
     (group,) = {run.group for run in server.runs.values()}
     assert names(server)[group] == "sweep"
 
     # more values
-    assert call(*SWEEP, "seed=0,1,2", cwd=tmp_path, reports=True).code == 0
+    assert call(*SWEEP, "seed=0,1", cwd=tmp_path, reports=True).code == 0
     assert {run.group for run in server.runs.values()} == {group}
-    assert sorted(names(server).values()) == ["sweep", "train", "train", "train"]
+    assert sorted(names(server).values()) == ["sweep", "train", "train"]
 
 
 def test_its_leaderboard_and_pictures_are_sent_when_there_is_something_new(variables, tmp_path):
@@ -44,12 +44,12 @@ def test_its_leaderboard_and_pictures_are_sent_when_there_is_something_new(varia
 
 def test_another_sweep_is_another_group_and_a_group_of_the_users_stays(variables, tmp_path):
     offline = (*SWEEP, "tracker.mode=offline")
-    for others in (["seed=0,1"], ["seed=2,3", "optimizer.lr=0.05"], ["seed=4,5", "tracker.group=mine"]):
+    for others in (["seed=0,1"], ["seed=2", "optimizer.lr=0.05"], ["seed=3", "tracker.group=mine"]):
         assert call(*offline, *others, cwd=tmp_path).code == 0
     configs = [json.loads(path.read_text())["config"] for path in results(tmp_path)]
     groups = [config["tracker"]["group"] for config in sorted(configs, key=lambda config: config["seed"])]
-    first, second, third = groups[::2]
-    assert groups == [first, first, second, second, third, third]
+    first, again, second, third = groups
+    assert again == first
     assert first.startswith("smoke-")
     assert second.startswith("smoke-")
     assert first != second

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from composed_once import composed_anew
+from composed_once import composed_anew, composed_once
 from peft_vision.core.composition import Request
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.sweep.point import Composer
@@ -33,7 +33,7 @@ POINTS = [
 
 @pytest.fixture
 def loader():
-    with composed_anew(), initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+    with composed_anew(parses=False), initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
@@ -64,7 +64,8 @@ def test_so_does_every_method_after_every_other(loader, sweep):
     composer = Composer(loader, sweep)
     for path in sorted(CONFIG_DIR.glob("method/*.yaml")):
         overrides = ["experiment=smoke", f"method={path.stem}", "optimizer.lr=0.1"]
-        assert composer.request(overrides) == whole(loader, sweep, overrides)
+        with composed_once():
+            assert composer.request(overrides) == whole(loader, sweep, overrides)
 
 
 def test_one_point_leaves_nothing_to_the_next(loader, sweep):

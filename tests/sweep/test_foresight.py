@@ -17,10 +17,10 @@ def passes(folder) -> dict[str, int]:
 
 
 def test_all_settings_of_a_probe_and_vqt_cost_one_pass_and_equal_uncached_runs(tmp_path):
-    sweep = (*SWEEP, "method=linear,vqt", "optimizer.lr=0.3,0.01,1e-4", "method.lr.adamw=1e-3")
+    sweep = (*SWEEP, "method=linear,vqt", "optimizer.lr=0.3,1e-4", "method.lr.adamw=1e-3")
     assert call(*sweep, cwd=tmp_path).code == 0
     stored = results(tmp_path / "runs")
-    assert len(stored) == 6
+    assert len(stored) == 4
     assert passes(tmp_path / "runs") == IMAGES
     assert call(*sweep, "runs=uncached", "features.use=never", cwd=tmp_path).code == 0
     for path, other in zip(stored, results(tmp_path / "uncached"), strict=True):

@@ -207,5 +207,5 @@ def test_a_terminal_breaks_texts_behind_their_labels():
 
 
 def test_weights_at_an_address_are_named_by_it(tmp_path):
-    text = shown(tmp_path, "backbone=timm", "backbone.name=gcvit_xxtiny.in1k")
-    assert re.search(r"^weights +the file at https://\S+gcvit_xxtiny\S+\.pth$", text, re.M)
+    text = shown(tmp_path, "backbone=timm", "backbone.name=legacy_seresnet18.in1k")
+    assert re.search(r"^weights +the file at https://\S+seresnet18\S+\.pth$", text, re.M)

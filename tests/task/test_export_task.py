@@ -39,6 +39,21 @@ def runs(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def traced_once():
+    """ONNX's program of the one run that asks for this, of which the tracing takes seconds."""
+    trace, programs = torch.onnx.export, []
+
+    def traced(*arguments, **options):
+        if not programs:
+            programs.append(trace(*arguments, **options))
+        return programs[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", traced)
+        yield
+
+
 def export(run: str, kind: str, folder) -> Outcome:
     return call("task=export", f"run={run}", f"task.format={kind}", f"out={folder}/out", cwd=folder)
 
@@ -47,7 +62,7 @@ def export(run: str, kind: str, folder) -> Outcome:
     ("kind", "written"),
     [("timm", "timm.safetensors"), ("peft", "peft"), ("onnx", "model.onnx"), ("adapter", "adapter.safetensors")],
 )
-def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs, tmp_path):
+def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs, traced_once, tmp_path):
     outcome = export(runs("lora"), kind, tmp_path)
     assert outcome.code == 0, outcome
     assert (tmp_path / "out" / written).exists()
@@ -56,7 +71,7 @@ def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs
 
 
 @pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])
-def test_a_full_disk_is_said_and_leaves_nothing_half(kind, runs, tmp_path):
+def test_a_full_disk_is_said_and_leaves_nothing_half(kind, runs, traced_once, tmp_path):
     run = runs("lora")
     with no_file_larger_than(100):
         outcome = export(run, kind, tmp_path)
@@ -94,23 +109,23 @@ def printed(outcome: Outcome) -> str:
     return line.removeprefix("loads by  ")
 
 
-@pytest.mark.parametrize(("kind", "method"), [("timm", "ssf"), ("peft", "lora")])
-def test_the_lines_that_are_printed_load_exports_with_nothing_of_ours(kind, method, tmp_path):
-    if kind == "peft":
-        pytest.importorskip("peft", reason="Hugging Face's peft, which the line is for, is not installed")
+def test_the_lines_that_are_printed_load_exports_with_nothing_of_ours(runs, tmp_path):
+    pytest.importorskip("peft", reason="Hugging Face's peft, which two of the lines are for, is not installed")
     lines, images, expected = [], [], []
-    for name, backbone in {"smoke": (), "shaped": SHAPED}.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        assert call(*SMOKE, f"method={method}", *backbone, cwd=folder).code == 0
-        run = str(run_folder(folder / "runs"))
-        lines.append(printed(export(run, kind, folder)))
-        saved = open_saved(run, checkpoint=None, device=torch.device("cpu"))
-        size = saved.recipe.preprocessing.size
-        pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
-        images.append(saved.model.normalize(pixels))
-        with torch.no_grad():
-            expected.append(saved.model(pixels))
+    for kind, method in (("timm", "ssf"), ("peft", "lora")):
+        shaped = tmp_path / kind
+        shaped.mkdir()
+        assert call(*SMOKE, f"method={method}", *SHAPED, cwd=shaped).code == 0
+        for run in (runs(method), str(run_folder(shaped / "runs"))):
+            folder = tmp_path / str(len(lines))
+            folder.mkdir()
+            lines.append(printed(export(run, kind, folder)))
+            saved = open_saved(run, checkpoint=None, device=torch.device("cpu"))
+            size = saved.recipe.preprocessing.size
+            pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
+            images.append(saved.model.normalize(pixels))
+            with torch.no_grad():
+                expected.append(saved.model(pixels))
     for found, wanted in zip(in_plain_python(lines, images, tmp_path), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 

@@ -19,7 +19,7 @@ TABLE = (
     "data.source=processed",
     *("data.miniature=true", "backbone=vit_micro", "backbone.architecture.depth=2", "backbone.checkpoint=null"),
     *("method.num_prompts=2", "optimizer.lr=0.1", "optimizer.weight_decay=0", "trainer.batch_size=8"),
-    *("trainer.epochs=8", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
+    *("trainer.epochs=3", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
 )
 TASKS = ("DTD", "SVHN")
 PROVES_NOTHING = "miniature data: these figures prove nothing about accuracy"

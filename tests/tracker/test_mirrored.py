@@ -5,18 +5,25 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import yaml
 
-from command import SMOKE, call, results, run_folder
+from command import SMOKE, call, results, run_folder, start
 from peft_vision.core.config import ConfigError
 from peft_vision.runs.run import Run, attempt, mirrored_as
 from wandb_server import ServedRun, WandbServer
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning"),
+    # W&B leaves it open
+    pytest.mark.filterwarnings("ignore:.*name='sweep.yaml':pytest.PytestUnraisableExceptionWarning"),
+]
 MIRRORED = (*SMOKE, "tracker=wandb", "trainer.epochs=3", "trainer.save_seconds=0")
 ALL = [1, 2, 3]
 
@@ -142,17 +149,34 @@ def test_a_run_without_a_tracker_has_an_attempt_too(tmp_path):
     assert len(attempt(run_folder(tmp_path / "runs"), anew=False)) == 8
 
 
-POLLING = """
-import sys
-from wandb import wandb_agent
-from wandb.cli.cli import cli
-wandb_agent.Agent.POLL_INTERVAL = 0.2  # s, for 5
-cli(sys.argv[1:])
-"""
+@pytest.fixture
+def agents_commands(tmp_path, monkeypatch) -> Iterator[list[list[str]]]:
+    """The commands that W&B's own agent starts, in forked processes. It asks for them five times a second, for once in
+    five seconds."""
+    from wandb import wandb_agent
+
+    commands, processes = [], []
+
+    def fork(words: list[str], *, env: dict[str, str], **_):
+        process = start(*words[1:], cwd=tmp_path, **{"WANDB_MODE": "online", **env})
+        process.stdin = StringIO()
+        commands.append(words)
+        processes.append(process)
+        return process
+
+    monkeypatch.setattr(wandb_agent, "subprocess", SimpleNamespace(Popen=fork, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(wandb_agent.Agent, "POLL_INTERVAL", 0.2)
+    yield commands
+    for process in processes:
+        process.communicate()
 
 
-def test_the_sweep_of_the_page_on_trackers_is_run_by_wandbs_own_agent(server, variables, tmp_path):
+def test_the_sweep_of_the_page_on_trackers_is_run_by_wandbs_own_agent(
+    server, variables, agents_commands, tmp_path, monkeypatch
+):
     """By the commands of the page; the sweep's own ask for less."""
+    from wandb.cli.cli import cli
+
     page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
     sweep = yaml.safe_load(re.search(r"```yaml\n# sweep.yaml\n(.*?)```", page, re.DOTALL)[1])
     assert (sweep["metric"]["name"], sweep["command"][1:3]) == ("val/accuracy", ["method=lora", "data=cifar100"])
@@ -161,17 +185,13 @@ def test_the_sweep_of_the_page_on_trackers_is_run_by_wandbs_own_agent(server, va
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     server.points = [{"optimizer.lr": 0.01, "method.rank": 4}, {"optimizer.lr": 0.02, "method.rank": 8}]
     assert all(point.keys() == sweep["parameters"].keys() for point in server.points)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     begin, go_on = re.findall(r"^    wandb (sweep|agent) (\S+)$", page, re.M)
-    for words in (begin, (go_on[0], go_on[1].replace("SWEEP", "sw33p"))):
-        subprocess.run(
-            [sys.executable, "-c", POLLING, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "WANDB_PROJECT": "peft-vision"},
-            check=True,
-            capture_output=True,
-            timeout=240,
-        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_PROJECT", "peft-vision")
+    with mock.patch.dict(os.environ):
+        for words in (begin, (go_on[0], go_on[1].replace("SWEEP", "sw33p"))):
+            cli(words, standalone_mode=False)
+    assert [words[:3] for words in agents_commands] == [["peft-vision", "experiment=smoke", "tracker=wandb"]] * 2
     assert yaml.safe_load(server.sweep)["parameters"].keys() == sweep["parameters"].keys()
     assert {state for states in server.sweep_states for state in states} == {"point-1", "point-0"}
     for run_id, lr, rank in (("point-1", 0.01, 4), ("point-0", 0.02, 8)):

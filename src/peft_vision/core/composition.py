@@ -3,7 +3,7 @@ request of a command.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, reduce
@@ -182,11 +182,14 @@ class Request:
     choices: dict[str, str]
 
     @classmethod
-    def of(cls, config: DictConfig, choices: Mapping[str, str | None]) -> "Request":
-        """Resolve `config` and keep the `choices` of groups that are not Hydra's own. Raise ConfigError if several
-        values are missing, or the task is; a single missing value raises OmegaConf's own error."""
+    def of(
+        cls, config: DictConfig, choices: Mapping[str, str | None], settled: Mapping[str, Any] | None = None
+    ) -> "Request":
+        """Resolve `config` and keep the `choices` of groups that are not Hydra's own. `settled`: the plain values of
+        keys that the caller knows already. Raise ConfigError if several values are missing, or the task is; a single
+        missing value raises OmegaConf's own error."""
         try:
-            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            plain = _resolved(config, settled or {})
         except OmegaConfBaseException as error:  # of the first key only
             missing = list(_missing(OmegaConf.to_container(config)))
             if len(missing) < 2:
@@ -201,6 +204,18 @@ class Request:
         _check_seeds(config, plain)
         chosen = {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
         return cls(plain, chosen)
+
+
+def _resolved(config: DictConfig, settled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of all keys of `config`, those of `settled` as they are."""
+    with suppress(OmegaConfBaseException):  # which the whole config raises in other words than a part of it
+        values = {key: settled[key] if key in settled else config[key] for key in config}
+        return {key: _plain(value) if OmegaConf.is_config(value) else value for key, value in values.items()}
+    return _plain(config)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 _NO_TRAINING = ("seed", "runs", "device", "task", "tracker", "ood", "interpolation")

@@ -12,6 +12,7 @@ from peft_vision.runs.run import Run
 
 TUNE = ("-m", "hydra/sweeper=tune", "experiment=smoke", "data.train_size=100", "hydra.sweeper.seeds=[0,1]")
 GRID = ("method=linear,bitfit", "optimizer.lr=1e-4,1e-2")
+FAILING = ("method=linear,bitfit", "optimizer=sgd", "optimizer.lr=0.01,1e+30", "hydra.sweeper.seeds=[0]")
 
 
 def tune(*arguments: str, cwd: Path) -> Outcome:
@@ -155,9 +156,9 @@ def test_grids_are_tuned_each_with_its_values(tmp_path):
 
 
 def test_what_fails_is_listed_and_the_rest_is_chosen_from(tmp_path):
-    outcome = call(*TUNE, "optimizer=sgd", "method=linear,bitfit", "optimizer.lr=0.01,1e+30", cwd=tmp_path)
+    outcome = call(*TUNE, *FAILING, cwd=tmp_path)
     assert outcome.code == 1
-    assert "2 of the sweep's 8 points failed" in outcome.err
+    assert "2 of the sweep's 6 points failed" in outcome.err
     assert {run["lr"] for run in found(tmp_path, stage="final")} == {0.01}
     assert {run["choice"]["settings"] for run in found(tmp_path, stage="final")} == {2}
 
@@ -202,26 +203,27 @@ def test_what_cannot_end_well_is_refused_before_anything_is_trained(arguments, c
     assert results(tmp_path) == []
 
 
-SEARCH = (*TUNE, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=3", "hydra.sweeper.pruner=none")
+SEARCH = (*TUNE, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=2", "hydra.sweeper.pruner=none")
 
 
 def test_each_cell_is_searched_where_there_is_a_number_of_trials(tmp_path):
-    outcome = call(*SEARCH, "method=linear,bitfit", cwd=tmp_path)
+    search = (*SEARCH, "method=linear,bitfit", "hydra.sweeper.seeds=[0]")
+    outcome = call(*search, cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     assert len(list((tmp_path / "runs" / ".studies").glob("*.log"))) == 2
     for method in ("linear", "bitfit"):
         tuned = found(tmp_path, stage="tune", method=method)
         finals = found(tmp_path, stage="final", method=method)
-        assert len({run["lr"] for run in tuned}) == 3
+        assert len({run["lr"] for run in tuned}) == 2
         assert {run["lr"] for run in finals} == {best(tmp_path, method)["lr"]}
-        assert {(run["choice"]["settings"], run["choice"]["runs"]) for run in finals} == {(3, 3)}
+        assert {(run["choice"]["settings"], run["choice"]["runs"]) for run in finals} == {(2, 2)}
     before = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
-    assert call(*SEARCH, "method=linear,bitfit", cwd=tmp_path).code == 0
+    assert call(*search, cwd=tmp_path).code == 0
     assert {path: path.stat().st_mtime_ns for path in results(tmp_path)} == before
 
 
 def test_settings_that_are_searched_may_have_several_seeds(tmp_path):
-    assert call(*SEARCH, "method=linear", "hydra.sweeper.n_trials=2", "seed=5,6", cwd=tmp_path).code == 0
+    assert call(*SEARCH, "method=linear", "seed=5,6", cwd=tmp_path).code == 0
     assert sorted(run["seed"] for run in found(tmp_path, stage="tune")) == [5, 5, 6, 6]
     assert [run["seed"] for run in found(tmp_path, stage="final")] == [0, 1]
 
