@@ -1,13 +1,12 @@
 """VPT on Swin and ConvNeXt computes what the paper defines, written out with timm's own modules, and their layers of
 several widths and grids are described as they are."""
 
-import copy
 import math
 
 import pytest
 import timm
 import torch
-from test_methods import IMAGES, LABELS, adapted
+from test_methods import IMAGES, LABELS, adapted, assert_checkpointing_changes_no_gradient
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch.nn import functional as F
 from variants import CONVNEXT, SWIN, VARIANTS, small
@@ -170,7 +169,7 @@ def test_layers_of_one_width_share_a_projection():
     model = adapted("Swin", "vpt_deep", projection=5)
     contexts = [layer.context for layer in model.encoder.layers]
     assert contexts[0].project is contexts[1].project
-    assert [context.project.out_features for context in contexts] == [16, 16, 32, 64, 64]
+    assert [context.project.out_features for context in contexts] == [16, 16, 32, 64]
 
 
 def surrounded(model: Model, images: torch.Tensor) -> torch.Tensor:
@@ -223,13 +222,17 @@ def test_lora_updates_the_mlps_where_there_is_no_attention():
 
 
 COMPILED = {"Swin": "vpt_shallow", "Swin-V2": "vpt_deep", "ConvNeXt-V2, 1x1 convolutions": "adapter_houlsby"}
+FEW_LAYERS = {
+    "Swin": {"depths": (1, 1), "num_heads": (1, 2)},
+    "Swin-V2": {"depths": (2,), "num_heads": (1,)},
+    "ConvNeXt-V2, 1x1 convolutions": {"depths": (1, 1, 1, 1)},
+}
 
 
 @pytest.mark.parametrize("variant", COMPILED)
 def test_compiling_changes_nothing(variant):
-    """Two stages, of which the first is a window and a shifted one."""
-    two_stages = {"depths": (2, 1), **({"num_heads": (1, 2)} if variant in SWIN else {"depths": (1, 1, 1, 1)})}
-    model = adapted_to(small(variant, **two_stages), COMPILED[variant]).eval()
+    """A stage that is merged to the next, and one of a window and a shifted one."""
+    model = adapted_to(small(variant, **FEW_LAYERS[variant]), COMPILED[variant]).eval()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
 
 
@@ -267,7 +270,7 @@ GRIDS = ("Swin", "Swin-V2", "Swin, windows of 3 that do not tile", "ConvNeXt", "
 
 
 @pytest.mark.parametrize("variant", GRIDS)
-@pytest.mark.parametrize("depth", range(6))
+@pytest.mark.parametrize("depth", range(5))
 def test_the_shape_of_stored_tokens_is_known_before_they_are_made(variant, depth):
     encoder = Encoder(small(variant).requires_grad_(False)).eval()
     depth = min(depth, len(encoder.layers))
@@ -301,18 +304,14 @@ def test_head2toe_reads_every_layer_of_every_width(variant):
     assert seen.intermediates.shape[1] == model.encoder.observed_shapes()["intermediates"][0] > sum(widths)
 
 
-@pytest.mark.parametrize("variant", [*SWIN, *CONVNEXT])
-@pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "adapter_houlsby"])
+RECOMPUTED = {"vpt_deep": SWIN, "vpt_shallow": SWIN, "pad": ("ConvNeXt",), "adapter_houlsby": ("Swin", *CONVNEXT)}
+
+
+@pytest.mark.parametrize(
+    ("variant", "method"), [(variant, method) for method, variants in RECOMPUTED.items() for variant in variants]
+)
 def test_checkpointing_changes_no_gradient(variant, method):
-    pixels = {"deep": False, "location": "pad"} if variant in CONVNEXT and method.startswith("vpt") else {}
-    plain = adapted(variant, method, **pixels)
-    recomputed = copy.deepcopy(plain)
-    recomputed.encoder.set_checkpointing(True)
-    for model in (plain, recomputed):
-        torch.manual_seed(0)
-        F.cross_entropy(model(IMAGES), LABELS).backward()
-    for name, parameter in plain.trained().items():
-        torch.testing.assert_close(recomputed.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert_checkpointing_changes_no_gradient(adapted(variant, method), IMAGES)
 
 
 BAD = {
@@ -320,7 +319,7 @@ BAD = {
     "a query in convolutions": ("ConvNeXt", "vqt", {}, "convnext_tiny is convolutional, .*head2toe"),
     "prompts without tokens": ("ConvNeXt", "vpt_shallow", {}, "no tokens to append to; method.location=pad"),
     "a matrix that is not there": ("ConvNeXt", "lora", {"targets": ["q"]}, "layer 0 has no q; it has fc1, fc2"),
-    "a layer that is not there": ("Swin", "lora", {"layers": [7]}, "has 5 layers, 0 to 4"),
+    "a layer that is not there": ("Swin", "lora", {"layers": [7]}, "has 4 layers, 0 to 3"),
     "one factor for all widths": ("Swin", "fact_tt", {}, "one width, and those chosen have 16 and 32 and 64"),
     "a deep border": ("ConvNeXt", "vpt_deep", {"location": "pad"}, "set method.deep=false"),
     "a border in layers": ("Swin", "vpt_shallow", {"location": "pad", "layers": "last-1"}, "method.layers=all"),
