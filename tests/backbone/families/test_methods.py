@@ -21,6 +21,8 @@ FEW = ("ssf", "vpt_deep", "vqt_lora")
 APART = ("adapter_houlsby", "bitfit", "convpass", "fact_tk", "full", "layer_norm", "lora", "repadapter", *FEW)
 SHIFTING = ("repadapter", "ssf")  # where a projection has no bias, timm's model has no place for what they add
 TOKEN_METHODS = {"DINOv3": METHODS, "post-norm, rotary, apart": APART}
+SAVED = ("fact_tk", "full", "lora", "pad", "ssf", "vpt_shallow", "vqt_lora")
+"""Methods that share, replace, wrap and surround what a family has: of the others a file is not another one there."""
 PAIRS = [(variant, method) for variant in TOKENS for method in TOKEN_METHODS.get(variant, FEW)]
 GRIDS = ("Swin", "ConvNeXt-V2, 1x1 convolutions")  # with every method that they do not lack
 MORE = {
@@ -59,9 +61,10 @@ def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(
     assert moved == set(model.tuned_state())
     model.eval()
     with torch.no_grad():
-        logits = model(IMAGES)
-        peft_vision.save(model, tmp_path / "adapter.safetensors")
-        assert torch.equal(peft_vision.load(tmp_path / "adapter.safetensors", small(variant))(IMAGES), logits)
+        if method in SAVED:
+            logits = model(IMAGES)
+            peft_vision.save(model, tmp_path / "adapter.safetensors")
+            assert torch.equal(peft_vision.load(tmp_path / "adapter.safetensors", small(variant))(IMAGES), logits)
         if model.encoder.added() and not unmergeable(model.encoder):
             features = model.encoder(IMAGES)
             with merged(model.encoder):
