@@ -169,7 +169,7 @@ def test_layers_of_one_width_share_a_projection():
     model = adapted("Swin", "vpt_deep", projection=5)
     contexts = [layer.context for layer in model.encoder.layers]
     assert contexts[0].project is contexts[1].project
-    assert [context.project.out_features for context in contexts] == [16, 16, 32, 64]
+    assert [context.project.out_features for context in contexts] == [16, 16, 32, 64, 64]
 
 
 def surrounded(model: Model, images: torch.Tensor) -> torch.Tensor:
@@ -270,7 +270,7 @@ GRIDS = ("Swin", "Swin-V2", "Swin, windows of 3 that do not tile", "ConvNeXt", "
 
 
 @pytest.mark.parametrize("variant", GRIDS)
-@pytest.mark.parametrize("depth", range(5))
+@pytest.mark.parametrize("depth", range(6))
 def test_the_shape_of_stored_tokens_is_known_before_they_are_made(variant, depth):
     encoder = Encoder(small(variant).requires_grad_(False)).eval()
     depth = min(depth, len(encoder.layers))
@@ -319,7 +319,7 @@ BAD = {
     "a query in convolutions": ("ConvNeXt", "vqt", {}, "convnext_tiny is convolutional, .*head2toe"),
     "prompts without tokens": ("ConvNeXt", "vpt_shallow", {}, "no tokens to append to; method.location=pad"),
     "a matrix that is not there": ("ConvNeXt", "lora", {"targets": ["q"]}, "layer 0 has no q; it has fc1, fc2"),
-    "a layer that is not there": ("Swin", "lora", {"layers": [7]}, "has 4 layers, 0 to 3"),
+    "a layer that is not there": ("Swin", "lora", {"layers": [7]}, "has 5 layers, 0 to 4"),
     "one factor for all widths": ("Swin", "fact_tt", {}, "one width, and those chosen have 16 and 32 and 64"),
     "a deep border": ("ConvNeXt", "vpt_deep", {"location": "pad"}, "set method.deep=false"),
     "a border in layers": ("Swin", "vpt_shallow", {"location": "pad", "layers": "last-1"}, "method.layers=all"),

@@ -77,7 +77,7 @@ _SWIN = {
     "img_size": 32,
     "window_size": 4,
     "embed_dim": 16,
-    "depths": (2, 1, 1),
+    "depths": (2, 1, 2),
     "num_heads": (1, 2, 4),
     "drop_path_rate": 0.0,
 }
@@ -100,7 +100,7 @@ SWIN = {
         {**_SWIN, "qkv_bias": False, "window_size": 2},
     ),
 }
-_CR = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 1, 1), "num_heads": (1, 2, 4)}
+_CR = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 1, 2), "num_heads": (1, 2, 4)}
 SWIN |= {
     "Swin-V2Cr": ("swinv2_cr_tiny_ns_224", {**_CR, "window_size": 3}),
     "Swin-V2Cr, norms in between": ("swinv2_cr_tiny_224", {**_CR, "extra_norm_period": 1, "drop_path_rate": 0.2}),
