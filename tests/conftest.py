@@ -1,8 +1,10 @@
 """A backbone that is small enough to train in milliseconds, and a machine on which nobody has used W&B."""
 
+import copy
 import gc
 import os
 import signal
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -12,10 +14,21 @@ from timm.models.vision_transformer import VisionTransformer
 
 from command import SMOKE, call, run_folder
 from composed_once import composed_once
-from peft_vision.testing import tiny_backbone as tiny_vit
+from module_copies import copied_quickly
+from peft_vision.testing import tiny_backbone
 from wandb_server import KEY, WandbServer
 
 STORES = count()
+
+
+@cache
+def _tiny_vit(**architecture: object) -> VisionTransformer:
+    return tiny_backbone(**architecture)
+
+
+def tiny_vit(**architecture: object) -> VisionTransformer:
+    """A copy of the backbone of this architecture, which is made once."""
+    return copy.deepcopy(_tiny_vit(**architecture))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,6 +47,22 @@ def ctrl_c_is_heard():
 @pytest.fixture(autouse=True, scope="session")
 def configs_composed_once():
     with composed_once():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_seeds_for_devices_that_are_not_there():
+    """torch keeps one for each kind, with the stack of its caller, which takes 2 ms within a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu, torch.mtia):
+            if not kind.is_available():
+                patch.setattr(kind, "manual_seed_all", lambda seed: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def modules_copied_quickly():
+    with copied_quickly():
         yield
 
 

@@ -16,9 +16,9 @@ BF16 = Trainer(**{**PLAIN, "precision": "bf16"})
 
 
 def steps(model: nn.Module, *, once: bool, world: World = ALONE) -> tuple[list[torch.Tensor], set[str]]:
-    """The losses of three steps and of scoring, and the names of what was rounded."""
+    """The losses of two steps and of scoring, and the names of what was rounded."""
     stepper = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    images = random_images(21, augment="flip_crop")
+    images = random_images(13, augment="flip_crop")
     trainer = BF16 if once else Trainer(**PLAIN)
     torch.manual_seed(0)
     with trainer.rounded_once(model, world.device):

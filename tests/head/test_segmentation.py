@@ -19,6 +19,7 @@ from shipped import adapted
 
 SETR = SetrPup(norm="batch", hidden=(8, 6), dropout=0.0, std=0.05)
 HEADS = {"segment_linear": "segment_linear", "multi_linear": "multi_linear", "setr_pup": SETR}
+LAYERS = {"multi_linear": 2, "setr_pup": 1}  # as few as show what they do
 PIXELS = torch.arange(5 * 32 * 32).view(5, 32, 32) % 4
 
 
@@ -125,9 +126,9 @@ def test_stored_grids_of_16_bit_give_nearly_the_logits_of_images(head, images):
     torch.testing.assert_close(model(seen), expected, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("head", ["multi_linear", "setr_pup"])
-def test_onnxruntime_computes_the_same_logits_of_pixels(head, tmp_path):
-    model = random_head(segmenting("lora", head=HEADS[head]))
+@pytest.mark.parametrize(("head", "depth"), LAYERS.items())
+def test_onnxruntime_computes_the_same_logits_of_pixels(head, depth, tmp_path):
+    model = random_head(segmenting("lora", head=HEADS[head], architecture={"depth": depth}))
     onnx_model.write(model, tmp_path / "model.onnx")
     (output,) = onnx.load(tmp_path / "model.onnx").graph.output
     assert [axis.dim_value for axis in output.type.tensor_type.shape.dim][1:] == [4, 32, 32]
@@ -140,9 +141,9 @@ def test_timm_has_no_form_of_it():
         timm_state(segmenting("lora", head="segment_linear"))
 
 
-@pytest.mark.parametrize("head", ["multi_linear", "setr_pup"])
-def test_compiling_changes_nothing(head, images):
-    model = random_head(segmenting("vpt_deep", head=HEADS[head]))
+@pytest.mark.parametrize(("head", "depth"), LAYERS.items())
+def test_compiling_changes_nothing(head, depth, images):
+    model = random_head(segmenting("vpt_deep", head=HEADS[head], architecture={"depth": depth}))
     compiled = torch.compile(model, backend="aot_eager")(images)
     torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-5 * compiled.abs().max().item())
 

@@ -11,12 +11,20 @@ import peft_vision
 from conftest import tiny_vit
 from peft_vision.core.config_files import CONFIG_DIR, ConfigFiles
 from peft_vision.models.model import Model
-from peft_vision.testing import METHOD_CHECKS
+from peft_vision.testing import METHOD_CHECKS, a_copy_trains_apart, every_pooling_works, the_seed_alone_decides
 from shipped import METHODS, adapted
 
 FILES = ConfigFiles([CONFIG_DIR])  # which takes a tenth of the time of Hydra, for all processes that collect the tests
 OWN = [(method, FILES.composed({"method": method}).at("method.layers")) for method in METHODS]
-IN_LAYERS = list(dict.fromkeys([*OWN, *((method, "last-1") for method in METHODS if method != "linear")]))
+ANYWHERE = (the_seed_alone_decides, a_copy_trains_apart, every_pooling_works)
+"""Checks that layers do not matter to: one set of them is enough."""
+CASES = [(check, *own) for check in METHOD_CHECKS for own in OWN]
+CASES += [
+    (check, method, "last-1")
+    for check in METHOD_CHECKS
+    for method, layers in OWN
+    if method != "linear" and layers != "last-1" and check not in ANYWHERE
+]
 
 
 def train_steps(model: Model, images: torch.Tensor, labels: torch.Tensor, *, steps: int = 2) -> None:
@@ -28,8 +36,7 @@ def train_steps(model: Model, images: torch.Tensor, labels: torch.Tensor, *, ste
         optimizer.step()
 
 
-@pytest.mark.parametrize(("method", "layers"), IN_LAYERS)
-@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("check", "method", "layers"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_a_shipped_method_passes_the_checks_for_own_ones(check, method, layers):
     check(partial(adapted, method, layers=layers))
 

@@ -1,6 +1,7 @@
 """LP-FT, and a probe in front of any other method."""
 
 import json
+from functools import cache, partial
 
 import pytest
 import torch
@@ -15,6 +16,12 @@ from shipped import adapted
 SMOKE = ("experiment=smoke", "data.train_size=60", "data.val_fraction=0.2", "data.workers=0")
 SOLVED = ("probe=lbfgs", "probe.C=[1e-4,1e-2]")
 IMAGES = {"train": 48, "val": 12, "test": 40}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that returns the result of a run with a probe of two settings, which is trained once."""
+    return cache(partial(result, tmp_path_factory.mktemp("probed")))
 
 
 def result(folder, *arguments: str) -> dict:
@@ -37,10 +44,10 @@ def test_the_head_trains_alone_first_and_all_goes_on_from_it():
     assert model.head is head
 
 
-def test_the_first_phase_is_the_probe_of_a_linear_run(tmp_path):
+def test_the_first_phase_is_the_probe_of_a_linear_run(trained):
     """Solved on the same stored features; its scores stay in the result, beside those of the whole."""
-    both = result(tmp_path, "method=lp_ft")
-    probe = result(tmp_path, "method=linear", "optimizer=lbfgs", "optimizer.C=[1e-4,1e-2]")
+    both = trained("method=lp_ft")
+    probe = trained("method=linear", "optimizer=lbfgs", "optimizer.C=[1e-4,1e-2]")
     assert {name: both["metrics"][f"probe/{name}"] for name in probe["metrics"]} == pytest.approx(probe["metrics"])
     assert both["selection"] == {**probe["selection"], "group": "probe"}
     assert both["test_reads"] == 2
@@ -64,9 +71,18 @@ def test_a_rate_of_almost_nothing_leaves_what_the_probe_was_worth(tmp_path):
         assert found[name] == pytest.approx(found[f"probe/{name}"], rel=1e-5)
 
 
-@pytest.mark.parametrize("probe", ["adamw", "sgd", "grid", "lbfgs"])
-def test_any_optimizer_may_fit_the_probe(probe, tmp_path):
-    outcome = call(*SMOKE, "method=lp_ft", f"probe={probe}", "data.augment=flip_crop", "runs=runs", cwd=tmp_path)
+FITS = {
+    "adamw": ("head=mlp", "data.val_fraction=0"),
+    "sgd": (),
+    "grid": ("probe.lr=[1e-3,1e-2]",),
+    "lbfgs": ("probe.C=[1e-2]",),
+}
+
+
+@pytest.mark.parametrize("probe", FITS)
+def test_any_optimizer_may_fit_the_probe_and_one_that_steps_any_head(probe, tmp_path):
+    values = ("method=lp_ft", f"probe={probe}", *FITS[probe], "data.augment=flip_crop", "trainer.epochs=1")
+    outcome = call(*SMOKE, *values, cwd=tmp_path)
     assert outcome.code == 0, outcome
     solves = "solves for the head" in outcome.out
     assert solves == ("alone; it reads the images as they are, without data.augment=flip_crop" in outcome.out)
@@ -74,16 +90,16 @@ def test_any_optimizer_may_fit_the_probe(probe, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "vpt_deep", "vqt", "bitfit"])
-def test_any_method_may_have_a_probe_in_front(method, tmp_path):
-    found = result(tmp_path, f"method={method}", "method.probe_first=true")
+def test_any_method_may_have_a_probe_in_front(method, trained):
+    found = trained(f"method={method}", "method.probe_first=true")
     assert {"probe/test/accuracy", "test/accuracy"} <= found["metrics"].keys()
     once = {split: found["backbone_images"][split] % IMAGES[split] for split in IMAGES}
     assert once == dict.fromkeys(IMAGES, 0)
 
 
-def test_a_probe_before_an_identity_is_that_of_the_bare_backbone(tmp_path):
-    lora = result(tmp_path, "method=lora", "method.probe_first=true")["metrics"]
-    full = result(tmp_path, "method=lp_ft")["metrics"]
+def test_a_probe_before_an_identity_is_that_of_the_bare_backbone(trained):
+    lora = trained("method=lora", "method.probe_first=true")["metrics"]
+    full = trained("method=lp_ft")["metrics"]
     for name in ("probe/val/loss", "probe/test/loss"):
         assert lora[name] == pytest.approx(full[name], rel=1e-4)
 
@@ -104,8 +120,3 @@ def test_drop_path_is_off_in_evaluation_mode_even_though_all_trains(images):
 )
 def test_a_probe_that_cannot_be_solved_is_refused(arguments, message, tmp_path):
     assert call(*SMOKE, *SOLVED, "method=lp_ft", *arguments, cwd=tmp_path).error.startswith(message)
-
-
-def test_a_probe_that_is_stepped_may_have_any_head(tmp_path):
-    outcome = call(*SMOKE, "method=lp_ft", "probe=adamw", "head=mlp", "data.val_fraction=0", cwd=tmp_path)
-    assert outcome.code == 0, outcome

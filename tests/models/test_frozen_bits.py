@@ -22,6 +22,9 @@ pytest.importorskip("bitsandbytes")
 TRAIN_MATRICES = ("full", "lp_ft", "partial")
 KEEP_MATRICES = [method for method in METHODS if method not in TRAIN_MATRICES]
 MORE = [("lora", {"dora": True}), ("lora", {"targets": ("qkv", "fc2"), "dropout": 0.3}), ("hf_peft", {})]
+CASES = [(8, method, {}) for method in KEEP_MATRICES]
+CASES += [(4, method, {}) for method in ("adapter_houlsby", "bitfit", "fact_tk", "lora", "ssf", "vpt_deep", "vqt_lora")]
+CASES += [(bits, *more) for bits in (8, 4) for more in MORE]
 
 
 def rounded(vit: nn.Module, bits: int) -> nn.Module:
@@ -41,9 +44,8 @@ def step(model: Model, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {"logits": logits.detach(), **{name: p.grad for name, p in model.trained().items() if p.requires_grad}}
 
 
-@pytest.mark.parametrize(("method", "options"), [*((method, {}) for method in KEEP_MATRICES), *MORE], ids=str)
-@pytest.mark.parametrize("bits", [8, 4])
-def test_every_method_computes_on_the_rounded_matrices(method, options, bits, images, labels):
+@pytest.mark.parametrize(("bits", "method", "options"), CASES, ids=str)
+def test_every_method_computes_on_the_rounded_matrices(bits, method, options, images, labels):
     vit = tiny_vit()
     ours = adapted_to(vit, method, frozen_bits=bits, **options)
     other = adapted_to(rounded(vit, bits), method, **options)

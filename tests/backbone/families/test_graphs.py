@@ -10,13 +10,14 @@ from peft_vision.exchange import onnx_model
 from peft_vision.models.model import Model
 from shipped import adapted_to
 
-COMPILED = [("DINOv3", "ssf"), ("BEiT", "lora"), ("relative", "vpt_deep")]
+BOTH = {"parts": {"ssf": {}, "vpt_deep": {}}}
+COMPILED = [("DINOv3", "combined", BOTH), ("BEiT", "lora", {}), ("relative", "vpt_deep", {})]
 EXPORTED = [("DINOv3", "lora"), ("BEiT", "vpt_deep"), ("relative", "ssf")]
 
 
-def adapted(variant: str, method: str) -> Model:
+def adapted(variant: str, method: str, **options: object) -> Model:
     """Of one layer, since what compiles is compiled for every layer."""
-    return adapted_to(small(variant, depth=1), method)
+    return adapted_to(small(variant, depth=1), method, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -24,23 +25,17 @@ def _nothing_compiled_before():
     torch._dynamo.reset()
 
 
-IN_PARTS = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, which asks for .grad where a graph is cut
-
-
-@IN_PARTS
-@pytest.mark.parametrize(("variant", "method"), COMPILED)
-def test_compiling_changes_nothing(variant, method):
-    model = adapted(variant, method).eval()
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
-
-
-@IN_PARTS
-def test_gradients_of_a_compiled_model_are_the_same():
-    model = adapted("DINOv3", "vpt_deep").eval()
-    model(IMAGES).square().sum().backward()
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, which asks for .grad where a graph is cut
+@pytest.mark.parametrize(("variant", "method", "options"), COMPILED, ids=["DINOv3", "BEiT", "relative"])
+def test_compiling_changes_neither_logits_nor_gradients(variant, method, options):
+    model = adapted(variant, method, **options).eval()
+    logits = model(IMAGES)
+    logits.square().sum().backward()
     expected = {name: parameter.grad for name, parameter in model.trained().items()}
     model.zero_grad(set_to_none=True)
-    torch.compile(model, backend="aot_eager")(IMAGES).square().sum().backward()
+    compiled = torch.compile(model, backend="aot_eager")(IMAGES)
+    torch.testing.assert_close(compiled, logits, rtol=1e-5, atol=1e-5)
+    compiled.square().sum().backward()
     for name, parameter in model.trained().items():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
 

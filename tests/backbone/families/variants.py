@@ -1,5 +1,8 @@
 """Small random models of every variant of a family, by timm's own architectures."""
 
+import copy
+from functools import cache
+
 import timm
 import torch
 from timm.models.vision_transformer_relpos import ResPostRelPosBlock
@@ -102,7 +105,7 @@ SWIN |= {
     "Swin-V2Cr": ("swinv2_cr_tiny_ns_224", {**_CR, "window_size": 3}),
     "Swin-V2Cr, norms in between": ("swinv2_cr_tiny_224", {**_CR, "extra_norm_period": 1, "drop_path_rate": 0.2}),
 }
-_CONVNEXT = {"depths": (2, 1, 2, 1), "dims": (16, 32, 48, 64)}
+_CONVNEXT = {"depths": (2, 1, 1, 1), "dims": (16, 32, 48, 64)}
 CONVNEXT = {
     "ConvNeXt": ("convnext_tiny", _CONVNEXT),
     "ConvNeXt, 1x1 convolutions": ("convnext_atto", _CONVNEXT),
@@ -124,9 +127,14 @@ VARIANTS = {**TOKENS, **SWIN, **CONVNEXT}
 
 def small(variant: str, **options: object) -> nn.Module:
     """The model of a variant, with random weights that are always the same and nothing left at a constant."""
-    name, arguments = VARIANTS[variant]
-    if "img_size" not in arguments:  # it takes images of any size
+    if "img_size" not in VARIANTS[variant][1]:  # it takes images of any size
         options.pop("img_size", None)
+    return copy.deepcopy(_made(variant, **options))
+
+
+@cache
+def _made(variant: str, **options: object) -> nn.Module:
+    name, arguments = VARIANTS[variant]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = timm.create_model(name, num_classes=0, **{**arguments, **options})
