@@ -140,10 +140,9 @@ def test_the_pass_that_filled_it_is_listed_apart_from_training(first_run, tmp_pa
     assert first["features"] == 128 * 3
 
 
-def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
-    pretrained = ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
-    assert result(tmp_path, "method=linear", *pretrained)["backbone_images"] == IMAGES
-    assert result(tmp_path, "method=linear", *pretrained, "seed=1")["backbone_images"] == NONE
+def test_another_seed_of_pretrained_weights_finds_it_too(pretrained, tmp_path):
+    assert result(tmp_path, "method=linear", pretrained)["backbone_images"] == IMAGES
+    assert result(tmp_path, "method=linear", pretrained, "seed=1")["backbone_images"] == NONE
 
 
 @pytest.mark.parametrize(
