@@ -40,6 +40,7 @@ class Life:
     would have left there."""
 
     arguments: tuple[str, ...]
+    said: str
     folder: Path
     left: Path
 
@@ -79,8 +80,9 @@ def live(arguments: tuple[str, ...], folder: Path) -> Life:
 
     watched = {name: copying(name, getattr(Run, name)) for name in WRITES}
     with mock.patch.multiple(Run, **watched):
-        assert call(*arguments, cwd=folder).code == 0
-    return Life(arguments, run_folder(folder / "runs"), folder / "left")
+        outcome = call(*arguments, cwd=folder)
+    assert outcome.code == 0, outcome
+    return Life(arguments, outcome.out, run_folder(folder / "runs"), folder / "left")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def assert_same_run(folder, other):
 
 
 HALTED = """
-import signal
+import time
 from pathlib import Path
 from peft_vision import cli
 from peft_vision.runs.run import Run
@@ -113,11 +115,12 @@ def append_and_halt(run, row):
     rows.append(row)
     if len(rows) == 3:
         Path("halted").touch()
-        signal.pause()
+        while not Path("go").exists():
+            time.sleep(0.01)
 Run.append_metrics = append_and_halt
 cli.main()
 """
-"""The command, which halts when it has written the metrics of three epochs."""
+"""The command, which halts when it has written the metrics of three epochs, until it is told to go on."""
 
 
 @pytest.mark.slow
