@@ -174,7 +174,7 @@ def stepped(optimizer: Optimizer) -> list[Tensor]:
     """By made-up gradients, long enough for subspaces to turn and gaps to double."""
     model = copy.deepcopy(small())
     stepper = optimizer.create(model, seed=0)
-    trains = list(model.parameters())
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(14):
         for place, parameter in enumerate(trains):
             parameter.grad = slope(step, place).clone()
@@ -182,14 +182,22 @@ def stepped(optimizer: Optimizer) -> list[Tensor]:
     return [parameter.detach() for parameter in trains]
 
 
+TRAINS = ("pos_embed", "patch_embed.proj.weight", "fc1.weight", "fc2.weight", "fc2.bias", "head.0.weight")
+
+
 @cache
 def small() -> Model:
-    return adapted("full", architecture={"depth": 1})
+    """Trains some tensors of each kind: matrices that are wide, tall, large and of the head, positions and a bias."""
+    model = adapted("full", architecture={"depth": 1})
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(TRAINS))
+    return model
 
 
 @cache
 def slope(step: int, place: int) -> Tensor:
-    return gradient(list(small().parameters())[place], step, place)
+    trains = [parameter for parameter in small().parameters() if parameter.requires_grad]
+    return gradient(trains[place], step, place)
 
 
 def weights(model: Model, **options: Any) -> list[Tensor]:
