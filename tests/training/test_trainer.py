@@ -238,7 +238,7 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights():
     [
         (True, "vpt_deep", 2, {}),
         ("reduce-overhead", "vpt_deep", 1, {}),
-        ("max-autotune", "linear", 1, {}),
+        ("max-autotune", "vpt_deep", 1, {}),
         (True, "lora", 1, {"frozen_bits": 4}),
     ],
     ids=str,
