@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from command import SMOKE, call, run_folder
 from composed_once import composed_once
 from module_copies import copied_quickly
+from peft_vision.backbone import load
 from peft_vision.testing import tiny_backbone
 from wandb_server import KEY, WandbServer
 
@@ -118,6 +120,16 @@ def trained(nobodys_store, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     assert call(*SMOKE, "trainer.epochs=5", cwd=folder).code == 0
     return run_folder(folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory) -> str:
+    """What gives the backbone of `experiment=smoke` weights that no seed changes: the shipped ones, of two layers."""
+    whole = load_file(Path(load.__file__).with_name("vit_micro.safetensors"))
+    kept = {name: tensor for name, tensor in whole.items() if name.partition("blocks.")[2][:1] not in set("2345")}
+    path = tmp_path_factory.mktemp("pretrained") / "two_layers.safetensors"
+    save_file(kept, path)
+    return f"backbone.checkpoint={path}"
 
 
 @pytest.fixture

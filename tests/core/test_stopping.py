@@ -1,19 +1,17 @@
 """Being asked to stop, in a process and as a user does it."""
 
-import json
 import os
 import signal
-import time
 
 import pytest
 import torch
 
-from command import call, results, run_folder, start
+from command import call, results, run_folder, start, wait_for
 from peft_vision.core.stopping import Stopped, at_once, when_ready
-from test_resume import assert_same_run
+from test_resume import HALTED, Life, assert_same_run, live, metrics
 
 RANDOM = ("experiment=smoke", "method=vpt_deep", "method.dropout=0.2", "optimizer=adamw", "data.augment=flip_crop")
-LONG = (*RANDOM, "trainer.epochs=25", "trainer.save_seconds=1e6")
+RANDOM += ("trainer.epochs=5", "trainer.save_seconds=1e6")
 
 
 def ask(number: int = signal.SIGUSR2) -> None:
@@ -58,24 +56,27 @@ def test_what_a_signal_did_before_it_does_again():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Life:
+    return live(RANDOM, tmp_path_factory.mktemp("undisturbed"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_it_saves_the_epoch_that_it_is_in_and_goes_on_to_the_same_weights(number, tmp_path):
-    process = start(*LONG, cwd=tmp_path)
-    while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))) or len(found[0].read_bytes().splitlines()) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def test_it_saves_the_epoch_that_it_is_in_and_goes_on_to_the_same_weights(number, undisturbed, tmp_path):
+    process = start(*RANDOM, cwd=tmp_path, program=("-c", HALTED))
+    wait_for((tmp_path / "halted").exists, process)
     process.send_signal(number)
+    (tmp_path / "go").touch()
     _, err = process.communicate(timeout=30)
     assert err.splitlines()[-1] == "peft-vision: stopped; the same command goes on from the last saved epoch"
     assert process.returncode == 128 + number
     folder = run_folder(tmp_path / "runs")
     assert results(tmp_path) == []
     assert not (folder / "failed.json").exists()
-    epochs = [json.loads(row)["epoch"] for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert torch.load(folder / "state.pt", weights_only=True)["standing"]["epochs"] == epochs[-1] < 25
+    epochs = [row["epoch"] for row in metrics(folder)]
+    assert torch.load(folder / "state.pt", weights_only=True)["standing"]["epochs"] == epochs[-1] < 5
 
-    again = call(*LONG, cwd=tmp_path)
+    again = call(*RANDOM, cwd=tmp_path)
     assert f"resumes   after epoch {epochs[-1]}" in again.out
-    assert call(*LONG, "runs=undisturbed", cwd=tmp_path).code == 0
-    assert_same_run(folder, run_folder(tmp_path / "undisturbed"))
+    assert_same_run(folder, undisturbed.folder)

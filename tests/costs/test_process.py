@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from multiprocessing import active_children
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import peft_vision
+from command import start, wait_for
 from peft_vision.core.stopping import Stopped, at_once
 from peft_vision.costs.measure import Failure, apart
 from preloaded import measured_in_forks
@@ -67,30 +65,21 @@ def test_sigterm_ends_both_processes():
     assert active_children() == []
 
 
-KILLED = """
+MEASURED = """
 import os, time
 from pathlib import Path
-from peft_vision.costs.measure import apart
-
-def measured():
-    Path("pid").write_text(f"{os.getpid()}\\n")
-    time.sleep(100)
-
-if __name__ == "__main__":
-    apart(measured)
+Path("pid").write_text(f"{os.getpid()}\\n")
+time.sleep(100)
 """
+KILLED = f"from peft_vision.costs.measure import apart; apart(exec, {MEASURED!r})"
 
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
-    (tmp_path / "killed.py").write_text(KILLED)
-    environment = {**os.environ, "PYTHONPATH": str(Path(peft_vision.__file__).parents[1])}
-    parent = subprocess.Popen([sys.executable, "killed.py"], cwd=tmp_path, env=environment, start_new_session=True)
+    parent = start(cwd=tmp_path, program=("-c", KILLED))
     file = tmp_path / "pid"
-    while not (file.exists() and file.read_text().endswith("\n")):
-        assert parent.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: file.exists() and file.read_text().endswith("\n"), parent)
     parent.kill()
-    parent.wait()
+    parent.communicate(timeout=20)  # until both have closed what they write to
     deadline = time.monotonic() + 20
     while Path(f"/proc/{file.read_text().strip()}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

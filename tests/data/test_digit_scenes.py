@@ -1,11 +1,14 @@
 """data=digit_scenes: pictures of several digits, drawn."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from peft_vision.data.digit_scenes import COUNTS, Scenes, _digits_of_splits
 from peft_vision.data.digits import read_digits
+from peft_vision.data.pictures import Labelled
 from peft_vision.testing import check_data
 
 
@@ -28,6 +31,21 @@ def test_no_digit_is_in_two_splits():
     assert sum(map(len, parts)) == len(read_digits()) == len(torch.cat([part.indices for part in parts]).unique())
 
 
+@pytest.fixture(scope="module")
+def drawn_once():
+    """Scenes of one seed and number, of which the same digits are drawn each time."""
+    draw, known = Scenes.drawn, {}
+
+    def drawn(digits: Labelled, count: int, *, seed: int) -> Scenes:
+        if (count, seed) not in known:
+            known[count, seed] = draw(digits, count, seed=seed)
+        return known[count, seed]
+
+    with mock.patch.object(Scenes, "drawn", drawn):
+        yield
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize(("labels_are", "classes"), [("masks", 11), ("several", 10), ("numbers", 2)])
 def test_it_is_a_data_set_with_each_kind_of_labels(make, preprocessing, labels_are, classes):
     splits = make("digit_scenes", labels_are=labels_are).load(preprocessing)

@@ -1,14 +1,14 @@
 """What a run reads of the store is what it would compute, however and whenever it was stored."""
 
+import functools
 import json
-import signal
-import time
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import call, results, run_folder, start
+from command import call, results, run_folder, start, wait_for
 from peft_vision.features import fill
 from test_bad_input import no_file_larger_than
 
@@ -28,6 +28,30 @@ def result(folder, *arguments: str) -> dict:
     return {**found, "said": outcome.out, "rows": rows, "adapter": load_file(run_folder(runs) / "adapter.safetensors")}
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """For a method, what its run found in an empty store, and the store that it left. Nothing may change them."""
+
+    @functools.cache
+    def filled_by(method: str):
+        folder = tmp_path_factory.mktemp(method)
+        return result(folder, f"method={method}", f"features.folder={folder}/store"), folder / "store"
+
+    return filled_by
+
+
+@pytest.fixture
+def first_run(filled, tmp_path):
+    """For a method, what its run found in an empty store; a copy of what it left there is the store of the test."""
+
+    def of(method: str) -> dict:
+        found, store = filled(method)
+        shutil.copytree(store, tmp_path / "store")
+        return found
+
+    return of
+
+
 def assert_same(found: dict, expected: dict, *, rtol: float = 1e-5) -> None:
     """The same curve, scores and weights, to rounding."""
     assert len(found["rows"]) == len(expected["rows"]) > 0
@@ -43,11 +67,11 @@ METHODS = [("linear",), ("vqt",), ("vqt", "method.num_queries=3", "method.keep_f
 
 
 @pytest.mark.parametrize("method", METHODS, ids=" ".join)
-def test_stored_runs_equal_uncached_ones(method, tmp_path):
-    method = (f"method={method[0]}", *method[1:])
-    uncached = result(tmp_path, *method, "features.use=never")
-    first = result(tmp_path, *method)
-    again = result(tmp_path, *method)
+def test_stored_runs_equal_uncached_ones(method, first_run, tmp_path):
+    method, *options = method
+    first = result(tmp_path, f"method={method}", *options) if options else first_run(method)
+    again = result(tmp_path, f"method={method}", *options)
+    uncached = result(tmp_path, f"method={method}", *options, "features.use=never")
     assert_same(first, uncached)
     assert_same(again, first)
     assert first["backbone_images"] == IMAGES
@@ -64,7 +88,7 @@ def test_16_bit_runs_are_the_same_stored_and_uncached(dtype, tmp_path):
     assert sum(sizes) == pytest.approx(80 * 2 * 17 * 128 * 2, rel=0.01)
 
 
-def test_queries_in_few_layers_store_the_contexts_of_these_alone(tmp_path):
+def test_queries_in_few_layers_store_the_contexts_of_these_alone(filled, tmp_path):
     few = ("method=vqt", "method.layers=last-1")
     first, uncached = result(tmp_path, *few), result(tmp_path, *few, "features.use=never")
     sizes = {path.name.partition("-")[2]: path.stat().st_size for path in (tmp_path / "store").glob("*-contexts*")}
@@ -72,15 +96,16 @@ def test_queries_in_few_layers_store_the_contexts_of_these_alone(tmp_path):
     assert first["store"]["splits"]["train"]["num_bytes"] == IMAGES["train"] * (17 * 128 + 128) * 4
     assert_same(first, uncached)
     assert result(tmp_path, *few)["backbone_images"] == NONE
-    store = f"features.folder={tmp_path}/whole"
-    assert result(tmp_path, "method=vqt", store)["backbone_images"] == IMAGES
-    within = result(tmp_path, *few, store)
+    whole, store = filled("vqt")
+    assert whole["backbone_images"] == IMAGES
+    shutil.copytree(store, tmp_path / "whole")
+    within = result(tmp_path, *few, f"features.folder={tmp_path}/whole")
     assert within["backbone_images"] == NONE  # those of all layers hold these
     assert_same(within, first)
 
 
-def test_memory_mapped_rows_and_rows_in_memory_are_the_same(tmp_path):
-    in_memory = result(tmp_path, "method=vqt")
+def test_memory_mapped_rows_and_rows_in_memory_are_the_same(first_run, tmp_path):
+    in_memory = first_run("vqt")
     mapped = result(tmp_path, "method=vqt", "features.memory_gib=0")
     filled = result(tmp_path, "method=vqt", "features.memory_gib=0", f"features.folder={tmp_path}/other")
     assert_same(mapped, in_memory)
@@ -89,13 +114,10 @@ def test_memory_mapped_rows_and_rows_in_memory_are_the_same(tmp_path):
     assert "memory-mapped" in mapped["said"]
 
 
-def test_one_store_serves_every_setting_seed_and_query_count_and_the_probe(tmp_path):
-    assert result(tmp_path, "method=vqt")["backbone_images"] == IMAGES
+def test_one_store_serves_every_setting_seed_and_query_count_and_the_probe(first_run, tmp_path):
+    assert first_run("vqt")["backbone_images"] == IMAGES
     for options in (
-        ("method=vqt", "optimizer.lr=0.1"),
-        ("method=vqt", "method.num_queries=4"),
-        ("method=vqt", "method.dropout=0"),
-        ("method=linear",),
+        ("method=vqt", "optimizer.lr=0.1", "method.num_queries=4", "method.dropout=0"),
         ("method=linear", "optimizer=lbfgs", "optimizer.C=[0.1,1]"),
         ("method=linear", "optimizer=grid"),
         ("method=linear", "head=mlp", "trainer.batch_size=7"),
@@ -103,8 +125,8 @@ def test_one_store_serves_every_setting_seed_and_query_count_and_the_probe(tmp_p
         assert result(tmp_path, *options)["backbone_images"] == NONE, options
 
 
-def test_the_pass_that_filled_it_is_listed_apart_from_training(tmp_path):
-    first, again = result(tmp_path, "method=vqt"), result(tmp_path, "method=vqt")
+def test_the_pass_that_filled_it_is_listed_apart_from_training(first_run, tmp_path):
+    first, again = first_run("vqt"), result(tmp_path, "method=vqt")
     for found, computed in ((first, ["contexts", "features"]), (again, [])):
         train = found["store"]["splits"]["train"]
         assert sorted(train["computed"]) == computed
@@ -118,10 +140,9 @@ def test_the_pass_that_filled_it_is_listed_apart_from_training(tmp_path):
     assert first["features"] == 128 * 3
 
 
-def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
-    pretrained = ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
-    assert result(tmp_path, "method=linear", *pretrained)["backbone_images"] == IMAGES
-    assert result(tmp_path, "method=linear", *pretrained, "seed=1")["backbone_images"] == NONE
+def test_another_seed_of_pretrained_weights_finds_it_too(pretrained, tmp_path):
+    assert result(tmp_path, "method=linear", pretrained)["backbone_images"] == IMAGES
+    assert result(tmp_path, "method=linear", pretrained, "seed=1")["backbone_images"] == NONE
 
 
 @pytest.mark.parametrize(
@@ -137,8 +158,8 @@ def test_another_seed_of_pretrained_weights_finds_it_too(tmp_path):
         ("trainer.batch_size=9", set()),
     ],
 )
-def test_whatever_changes_what_the_backbone_shows_is_computed_anew(change, computed, tmp_path):
-    result(tmp_path, "method=linear")
+def test_whatever_changes_what_the_backbone_shows_is_computed_anew(change, computed, first_run, tmp_path):
+    first_run("linear")
     changed = result(tmp_path, "method=linear", change)
     assert {split for split, count in changed["backbone_images"].items() if count} - computed == set()
     assert {"train"} & computed == {"train"} & {s for s, count in changed["backbone_images"].items() if count}
@@ -168,7 +189,7 @@ def test_augmented_images_are_not_stored_and_the_log_says_why(tmp_path):
     assert augmented["store"]["splits"]["train"]["reason"] is not None
 
 
-def test_stored_views_differ_and_each_epoch_draws_among_them(tmp_path):
+def test_stored_views_differ_and_each_epoch_draws_among_them(filled, tmp_path):
     options = ("method=linear", "data.augment=flip_crop", "features.views=3")
     viewed = result(tmp_path, *options)
     assert viewed["backbone_images"] == {**IMAGES, "train": 3 * IMAGES["train"]}
@@ -176,14 +197,17 @@ def test_stored_views_differ_and_each_epoch_draws_among_them(tmp_path):
     (path,) = (tmp_path / "store").glob(f"{viewed['store']['splits']['train']['key'][:16]}-features.safetensors")
     views = load_file(path)["rows"].view(3, 36, 128)
     assert not torch.equal(views[0], views[1])
-    assert viewed["rows"] != result(tmp_path, "method=linear")["rows"]
+    assert viewed["rows"] != filled("linear")[0]["rows"]
+
+
+def test_a_method_that_trains_the_backbone_says_why_it_does_not_use_the_store(tmp_path):
+    trained = result(tmp_path, "method=lora")
+    assert "not stored: lora works inside the backbone from its first layer on" in trained["said"]
+    assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 40}
 
 
 @pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "full", "lora"])
-def test_a_method_that_trains_the_backbone_says_why_it_cannot_use_the_store(method, tmp_path):
-    trained = result(tmp_path, f"method={method}")
-    assert f"not stored: {method} works inside the backbone from its first layer on" in trained["said"]
-    assert trained["backbone_images"] == {"train": 3 * 36, "val": 4 * 4, "test": 40}
+def test_a_method_that_trains_the_backbone_cannot_be_made_to_use_the_store(method, tmp_path):
     outcome = call(*SMOKE, f"method={method}", "features.use=always", "runs=asked", cwd=tmp_path)
     assert outcome.error.startswith(f"features.use=always: {method} works inside the backbone")
     assert results(tmp_path / "asked") == []
@@ -212,15 +236,9 @@ def test_what_enters_the_first_changed_layer_is_computed_once(method, tmp_path):
     assert stored["store"]["splits"]["train"]["num_bytes"] == 36 * 17 * 128 * 4
 
 
-def test_another_learning_rate_reads_what_enters_the_first_changed_layer(tmp_path):
-    first, again = (result(tmp_path, *BOTH, LAST, f"optimizer.lr={lr}") for lr in (0.001, 0.02))
-    assert (first["backbone_images"], again["backbone_images"]) == (IMAGES, NONE)
-    assert again["rows"] != first["rows"]
-
-
 def test_methods_that_begin_in_the_same_layer_share_what_enters_it(tmp_path):
     assert result(tmp_path, "method=lora", LAST)["backbone_images"] == IMAGES
-    for other in (("method=ssf", "method.layers=[1]"), ("method=vqt_vpt", LAST), ("method=fact_tt", LAST)):
+    for other in (("method=ssf", "method.layers=[1]"), (*BOTH, LAST, "optimizer.lr=0.02"), ("method=fact_tt", LAST)):
         assert result(tmp_path, *other)["backbone_images"] == NONE, other
     assert len(list((tmp_path / "store").glob("*-tokens1.safetensors"))) == len(IMAGES)
 
@@ -248,18 +266,18 @@ def test_queries_that_look_at_layers_before_the_changed_one_are_not_stored_and_t
     assert list((tmp_path / "store").glob("*.safetensors")) == []
 
 
-def test_parts_that_leave_the_backbone_alone_read_what_the_method_itself_reads(tmp_path):
-    methods = (("method=vqt",), ("method=combined", "method.parts=[vqt]"))
-    alone, part = (result(tmp_path, *method, "optimizer.lr=0.01") for method in methods)
+def test_parts_that_leave_the_backbone_alone_read_what_the_method_itself_reads(first_run, tmp_path):
+    alone = first_run("vqt")
+    part = result(tmp_path, "method=combined", "method.parts=[vqt]", "optimizer.lr=0.01")  # that of VQT
     assert part["backbone_images"] == NONE
     assert_same(part, alone)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "another version"])
-def test_a_damaged_store_is_rebuilt_with_a_line(damage, tmp_path):
-    sound = result(tmp_path, "method=vqt")
-    for path in (tmp_path / "store").glob("*.safetensors"):
-        content = path.read_bytes()
+def test_a_damaged_store_is_rebuilt_with_a_line(damage, first_run, tmp_path):
+    sound = first_run("vqt")
+    contents = {path: path.read_bytes() for path in (tmp_path / "store").glob("*.safetensors")}
+    for path, content in contents.items():
         match damage:
             case "truncated":
                 path.write_bytes(content[:-100])
@@ -273,12 +291,12 @@ def test_a_damaged_store_is_rebuilt_with_a_line(damage, tmp_path):
     assert rebuilt["said"].count("is not usable") == 6
     assert rebuilt["backbone_images"] == IMAGES
     assert_same(rebuilt, sound)
-    assert result(tmp_path, "method=vqt")["backbone_images"] == NONE
+    assert {path: path.read_bytes() for path in contents} == contents
 
 
 @pytest.mark.parametrize("memory_gib", [8, 0])
-def test_a_full_disk_is_a_warning_and_the_run_ends_right(memory_gib, tmp_path, monkeypatch):
-    sound = result(tmp_path, "method=vqt")
+def test_a_full_disk_is_a_warning_and_the_run_ends_right(memory_gib, filled, tmp_path, monkeypatch):
+    sound, _ = filled("vqt")
     monkeypatch.setattr(fill, "_BATCH_BYTES", 2**16)  # so that the disk is full midway
     with no_file_larger_than(200_000):
         full = result(tmp_path, "method=vqt", f"features.folder={tmp_path}/full", f"features.memory_gib={memory_gib}")
@@ -291,7 +309,7 @@ def test_a_full_disk_is_a_warning_and_the_run_ends_right(memory_gib, tmp_path, m
     assert [path.name for path in left if "unfinished" in path.name] == []
 
 
-def test_a_store_that_fits_nowhere_streams(tmp_path):
+def test_a_store_that_fits_nowhere_streams(filled, tmp_path):
     nowhere = ("features.memory_gib=0", "features.disk_gib=0")
     streamed = result(tmp_path, "method=vqt", *nowhere)
     assert streamed["backbone_images"]["train"] == 3 * IMAGES["train"]
@@ -299,11 +317,11 @@ def test_a_store_that_fits_nowhere_streams(tmp_path):
     refused = call(*SMOKE, "method=vqt", *nowhere, "features.use=always", "runs=always", cwd=tmp_path)
     assert refused.code == 1
     assert "features.use=always: it fits neither in memory nor on disk" in refused.err
-    assert_same(streamed, result(tmp_path, "method=vqt"))
+    assert_same(streamed, filled("vqt")[0])
 
 
-def test_kinds_that_others_will_read_and_that_fit_nowhere_are_left_out(tmp_path):
-    result(tmp_path, "method=linear")
+def test_kinds_that_others_will_read_and_that_fit_nowhere_are_left_out(first_run, tmp_path):
+    first_run("linear")
     found = result(tmp_path, "method=linear", "features.also=[contexts]", "features.disk_gib=0")
     assert found["backbone_images"] == NONE
     assert "contexts.safetensors is not written" in found["said"]
@@ -339,21 +357,35 @@ def test_two_processes_that_fill_it_at_once_leave_one_whole_entry(tmp_path):
     assert result(tmp_path, "method=vqt")["backbone_images"] == NONE
 
 
+HALTED = """
+import signal
+from pathlib import Path
+from peft_vision import cli
+from peft_vision.features.fill import FeatureWriter
+write, calls = FeatureWriter.write, []
+def write_and_halt(*arguments):
+    write(*arguments)
+    calls.append(arguments)
+    if len(calls) == 4:
+        Path("halted").touch()
+        signal.pause()
+FeatureWriter.write = write_and_halt
+cli.main()
+"""
+"""The command, which halts when it has stored two kinds of two batches."""
+
+
 @pytest.mark.slow
 def test_a_process_killed_while_it_fills_leaves_nothing_readable(tmp_path):
     store = tmp_path / "store"
-    large = ("data=digits", "data.train_size=700", "backbone.architecture.depth=6")
-    slow = "trainer.eval_batch_size=1"
-    run = start(*SMOKE, "method=vqt", *large, slow, cwd=tmp_path, PEFT_VISION_CACHE=str(store))
-    while not list(store.glob(".*-contexts*unfinished")):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
+    arguments = (*SMOKE, "method=vqt", "trainer.eval_batch_size=5")
+    run = start(*arguments, cwd=tmp_path, program=("-c", HALTED), PEFT_VISION_CACHE=str(store))
+    wait_for((tmp_path / "halted").exists, run)
+    run.kill()
     run.communicate()
     assert list(store.glob("*.safetensors")) == []
-    assert list(store.glob(".*unfinished")) != []
-    outcome = call(*SMOKE, "method=vqt", *large, cwd=tmp_path)
-    assert outcome.code == 0
+    assert len(list(store.glob(".*unfinished"))) == 2
+    assert result(tmp_path, "method=vqt")["backbone_images"] == IMAGES
     assert list(store.glob(".*unfinished")) == []
 
 

@@ -1,6 +1,7 @@
 """The pictures of a comparison: what they show is what was measured, and no word lies on another."""
 
 import random
+from functools import cache
 from itertools import combinations, pairwise
 from statistics import NormalDist, fmean, stdev
 
@@ -61,6 +62,7 @@ def drawn(request, tmp_path_factory) -> dict[str, Figure]:
     return {draw.__name__: draw(comparison) for draw in PICTURES}
 
 
+@cache
 def words(figure: Figure) -> list[tuple[str, Bbox]]:
     """All that is written, and where; not at ticks that lie beyond their axis, which are never drawn."""
     figure.draw_without_rendering()

@@ -63,7 +63,7 @@ def share_called_worse(over: Over, *, seeds: int, fixed: bool, gap: float = 0.0,
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["mean", "mean of groups"])
-@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("seeds", [1, 5])
 def test_equal_methods_on_drawn_data_sets_differ_no_more_often_than_the_level_says(seeds, grouped):
     """With one seed it is the only question there is."""
     low, high = bounds(LEVEL)
@@ -71,7 +71,7 @@ def test_equal_methods_on_drawn_data_sets_differ_no_more_often_than_the_level_sa
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["mean", "mean of groups"])
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [2, 5])
 def test_equal_methods_on_the_same_data_sets_differ_no_more_often_than_the_level_says(seeds, grouped):
     low, high = bounds(LEVEL)
     assert low <= share_called_worse("seeds", seeds=seeds, fixed=True, grouped=grouped) <= high

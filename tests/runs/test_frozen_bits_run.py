@@ -16,7 +16,7 @@ from command import call, run_folder
 from composed import composed
 from peft_vision.core import bitsandbytes
 from peft_vision.runs.saved import open_saved
-from test_resume import assert_same_run, kill_and_go_on
+from test_resume import Life, live
 
 pytest.importorskip("bitsandbytes")
 FOUR = ("experiment=smoke", "backbone.frozen_bits=4", "trainer.save_seconds=0")
@@ -24,13 +24,16 @@ LORA = (*FOUR, "method=lora")
 
 
 @pytest.fixture(scope="module")
-def lora(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory) -> Life:
+    life = live(LORA, tmp_path_factory.mktemp("lora"))
+    assert "quantized 8 frozen matrices in 4 bit, 0.16 MiB for 1.25 MiB in fp32" in life.said
+    return life
+
+
+@pytest.fixture(scope="module")
+def lora(undisturbed) -> Path:
     """The folder of a run that nothing stopped."""
-    folder = tmp_path_factory.mktemp("lora")
-    outcome = call(*LORA, cwd=folder)
-    assert outcome.code == 0, outcome
-    assert "quantized 8 frozen matrices in 4 bit, 0.16 MiB for 1.25 MiB in fp32" in outcome.out
-    return run_folder(folder / "runs")
+    return undisturbed.folder
 
 
 def result_of(folder: Path) -> dict:
@@ -50,9 +53,8 @@ def test_the_result_counts_the_bytes_of_the_matrices(lora):
     assert result_of(lora)["backbone"]["frozen_bits"] == 4
 
 
-def test_a_run_killed_after_any_epoch_ends_in_the_same_bits(lora, tmp_path):
-    kill_and_go_on(LORA, survived=0, after=True, cwd=tmp_path)
-    assert_same_run(run_folder(tmp_path / "runs"), lora)
+def test_a_run_killed_after_any_epoch_ends_in_the_same_bits(undisturbed, lora, tmp_path):
+    undisturbed.is_lived_again_from("write_state", 0, after=True, cwd=tmp_path)
     tensors = load_file(lora / "adapter.safetensors")
     assert {name.rpartition(".")[0].rpartition(".")[2] for name in tensors} == {"down", "up", "0"}
 

@@ -1,15 +1,17 @@
 """A run that was stopped goes on to the same end, and a run that is done stays as it is."""
 
 import json
-import signal
-import time
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import SMOKE, call, results, run_folder, start
+from command import SMOKE, Outcome, call, results, run_folder, start, wait_for
 from peft_vision.core.tensor_files import write_state
 from peft_vision.runs.run import Run
 from peft_vision.task import train
@@ -21,7 +23,6 @@ RANDOM = (
     "method.dropout=0.2",
     "optimizer=adamw",
     "data.augment=rand_augment",
-    "data.workers=2",
     "trainer.save_seconds=0",
 )
 
@@ -30,12 +31,63 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+WRITES = ("append_metrics", "write_state", "place_adapter", "write_result")
+
+
+@dataclass(frozen=True)
+class Life:
+    """A run that nothing stopped, and copies of what was on the disk before and after each of its writes: what a kill
+    would have left there."""
+
+    arguments: tuple[str, ...]
+    said: str
+    folder: Path
+    left: Path
+
+    def start_from(self, write: str, number: int, *, after: bool, cwd: Path) -> Path:
+        """Puts what a kill left there into `cwd`; the folder of the run."""
+        shutil.copytree(self.left / f"{write}{number}{after}", cwd / "runs")
+        return run_folder(cwd / "runs")
+
+    def go_on(self, cwd: Path) -> Outcome:
+        saved = (run_folder(cwd / "runs") / "state.pt").exists()
+        outcome = call(*self.arguments, cwd=cwd)
+        assert outcome.code == 0, outcome
+        assert ("resumes   after" in outcome.out) == saved, outcome
+        return outcome
+
+    def is_lived_again_from(self, write: str, number: int, *, after: bool, cwd: Path) -> None:
+        """A run that was killed there has the same end."""
+        folder = self.start_from(write, number, after=after, cwd=cwd)
+        self.go_on(cwd)
+        assert_same_run(folder, self.folder)
+
+
+def live(arguments: tuple[str, ...], folder: Path) -> Life:
+    """Trains in a `folder` with a store of its own, which nobody filled with other last bits."""
+    arguments = (*arguments, "data.workers=0", f"features.folder={folder}/store")
+    calls = dict.fromkeys(WRITES, 0)
+
+    def copying(name: str, write: Callable) -> Callable:
+        def written(run: Run, *given: object) -> None:
+            for after in (False, True):
+                if after:
+                    write(run, *given)
+                shutil.copytree(run.folder.parent, folder / "left" / f"{name}{calls[name]}{after}")
+            calls[name] += 1
+
+        return written
+
+    watched = {name: copying(name, getattr(Run, name)) for name in WRITES}
+    with mock.patch.multiple(Run, **watched):
+        outcome = call(*arguments, cwd=folder)
+    assert outcome.code == 0, outcome
+    return Life(arguments, outcome.out, run_folder(folder / "runs"), folder / "left")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of a run that nothing stopped."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert call(*RANDOM, cwd=folder).code == 0
-    return run_folder(folder / "runs")
+    return live(RANDOM, tmp_path_factory.mktemp("undisturbed"))
 
 
 def metrics(folder) -> list[dict]:
@@ -52,14 +104,31 @@ def assert_same_run(folder, other):
     assert scores == expected_scores
 
 
+HALTED = """
+import time
+from pathlib import Path
+from peft_vision import cli
+from peft_vision.runs.run import Run
+append, rows = Run.append_metrics, []
+def append_and_halt(run, row):
+    append(run, row)
+    rows.append(row)
+    if len(rows) == 3:
+        Path("halted").touch()
+        while not Path("go").exists():
+            time.sleep(0.01)
+Run.append_metrics = append_and_halt
+cli.main()
+"""
+"""The command, which halts when it has written the metrics of three epochs, until it is told to go on."""
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_left_alone(tmp_path):
-    arguments = (*RANDOM, "trainer.epochs=12")
-    process = start(*arguments, cwd=tmp_path)
-    while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))) or len(found[0].read_bytes().splitlines()) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    arguments = (*RANDOM, "data.workers=2", "trainer.epochs=5")
+    process = start(*arguments, cwd=tmp_path, program=("-c", HALTED))
+    wait_for((tmp_path / "halted").exists, process)
+    process.kill()
     process.communicate()
     folder = run_folder(tmp_path / "runs")
     assert results(tmp_path) == []
@@ -70,42 +139,14 @@ def test_a_killed_run_ends_in_the_weights_of_one_that_was_left_alone(tmp_path):
     resumed = call(*arguments, cwd=tmp_path)
     assert "resumes   after epoch" in resumed.out
     assert call(*arguments, "runs=undisturbed", "data.workers=0", cwd=tmp_path).code == 0
-    assert [row["epoch"] for row in metrics(folder)] == list(range(1, 13))
+    assert [row["epoch"] for row in metrics(folder)] == list(range(1, 6))
     assert_same_run(folder, run_folder(tmp_path / "undisturbed"))
     assert not (folder / "state.pt").exists()
 
 
-@pytest.mark.parametrize("place", ["append_metrics", "write_state", "place_adapter", "write_result"])
-def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(place, undisturbed, tmp_path, monkeypatch):
-    def killed(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, place, killed)
-        with pytest.raises(Killed):
-            call(*RANDOM, cwd=tmp_path)
-    assert results(tmp_path) == []
-    assert call(*RANDOM, cwd=tmp_path).code == 0
-    assert_same_run(run_folder(tmp_path / "runs"), undisturbed)
-
-
-def kill_and_go_on(arguments: tuple[str, ...], *, survived: int, after: bool, cwd) -> None:
-    """Ends the run at the state after `survived` others, once it is written or before; then starts it again."""
-    write, states = Run.write_state, []
-
-    def killed(run, state):
-        if len(states) == survived:
-            if after:
-                write(run, state)
-            raise Killed
-        states.append(state)
-        write(run, state)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "write_state", killed)
-        with pytest.raises(Killed):
-            call(*arguments, cwd=cwd)
-    assert call(*arguments, cwd=cwd).code == 0
+@pytest.mark.parametrize("write", WRITES)
+def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(write, undisturbed, tmp_path):
+    undisturbed.is_lived_again_from(write, 0, after=False, cwd=tmp_path)
 
 
 PHASES = (
@@ -118,16 +159,10 @@ PHASES = (
 )
 
 
-def alone(arguments: tuple[str, ...], folder: Path) -> Path:
-    """The folder of a run that nothing stopped, whose store nobody filled with other last bits."""
-    assert call(*arguments, f"features.folder={folder}/store", cwd=folder).code == 0
-    return run_folder(folder / "runs")
-
-
 @pytest.fixture(scope="module")
 def undisturbed_phases(tmp_path_factory):
     """A run of three phases."""
-    return alone(PHASES, tmp_path_factory.mktemp("undisturbed_phases"))
+    return live(PHASES, tmp_path_factory.mktemp("undisturbed_phases"))
 
 
 STATES = [(number, True) for number in range(7)]
@@ -136,8 +171,7 @@ STATES = [(number, True) for number in range(7)]
 
 @pytest.mark.parametrize(("survived", "after"), [*STATES, (0, False), (6, False)])
 def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(survived, after, undisturbed_phases, tmp_path):
-    kill_and_go_on(PHASES, survived=survived, after=after, cwd=tmp_path)
-    assert_same_run(run_folder(tmp_path / "runs"), undisturbed_phases)
+    undisturbed_phases.is_lived_again_from("write_state", survived, after=after, cwd=tmp_path)
 
 
 LP_FT = (
@@ -154,15 +188,14 @@ LP_FT = (
 @pytest.fixture(scope="module")
 def undisturbed_lp_ft(tmp_path_factory):
     """A run with a probe in front."""
-    return alone(LP_FT, tmp_path_factory.mktemp("undisturbed_lp_ft"))
+    return live(LP_FT, tmp_path_factory.mktemp("undisturbed_lp_ft"))
 
 
 @pytest.mark.parametrize(("survived", "after"), [*STATES[:5], (0, False), (3, False)])
 def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
     survived, after, undisturbed_lp_ft, tmp_path
 ):
-    kill_and_go_on(LP_FT, survived=survived, after=after, cwd=tmp_path)
-    assert_same_run(run_folder(tmp_path / "runs"), undisturbed_lp_ft)
+    undisturbed_lp_ft.is_lived_again_from("write_state", survived, after=after, cwd=tmp_path)
 
 
 GALORE = (
@@ -177,17 +210,15 @@ GALORE = (
 
 
 @pytest.mark.parametrize("option", [(), ("optimizer.bits=8", "optimizer.per_layer=true", "optimizer.basis=power")])
-@pytest.mark.parametrize("survived", [0, 1])
-def test_a_killed_run_in_subspaces_goes_on_in_them(option, survived, tmp_path):
-    arguments = (*GALORE, *option)
-    kill_and_go_on(arguments, survived=survived, after=True, cwd=tmp_path)
-    assert call(*arguments, "runs=undisturbed", cwd=tmp_path).code == 0
-    folder, other = run_folder(tmp_path / "runs"), run_folder(tmp_path / "undisturbed")
-    assert_same_run(folder, other)
-    refreshes, expected = (
-        json.loads((path / "result.json").read_text())["optimizer"]["refreshes"] for path in (folder, other)
-    )
-    assert refreshes == expected > 24
+def test_a_killed_run_in_subspaces_goes_on_in_them(option, tmp_path):
+    undisturbed = live((*GALORE, *option), tmp_path)
+    expected = json.loads((undisturbed.folder / "result.json").read_text())["optimizer"]["refreshes"]
+    assert expected > 24
+    for survived in range(2):
+        again = tmp_path / str(survived)
+        undisturbed.is_lived_again_from("write_state", survived, after=True, cwd=again)
+        result = json.loads((run_folder(again / "runs") / "result.json").read_text())
+        assert result["optimizer"]["refreshes"] == expected
 
 
 @pytest.mark.parametrize("method", ["vera", "pissa"])
@@ -195,37 +226,20 @@ def test_a_killed_run_of_another_packages_method_goes_on_to_the_same_weights(met
     """VeRA has matrices that are drawn and not trained; PiSSA takes a part out of the frozen weights."""
     pytest.importorskip("peft")
     arguments = ("experiment=smoke", f"method=hf_peft/{method}", "trainer.epochs=3", "trainer.save_seconds=0")
-    kill_and_go_on(arguments, survived=1, after=True, cwd=tmp_path)
-    assert call(*arguments, "runs=undisturbed", cwd=tmp_path).code == 0
-    assert_same_run(run_folder(tmp_path / "runs"), run_folder(tmp_path / "undisturbed"))
+    live(arguments, tmp_path).is_lived_again_from("write_state", 1, after=True, cwd=tmp_path / "again")
 
 
-@pytest.mark.parametrize(("place", "reads"), [("append_metrics", 1), ("place_adapter", 2), ("write_result", 2)])
-def test_the_result_counts_how_often_the_test_set_was_scored(place, reads, tmp_path, monkeypatch):
-    def killed(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, place, killed)
-        with pytest.raises(Killed):
-            call(*SMOKE, cwd=tmp_path)
-    assert call(*SMOKE, cwd=tmp_path).code == 0
-    assert json.loads((run_folder(tmp_path / "runs") / "result.json").read_text())["test_reads"] == reads
+def test_the_result_counts_how_often_the_test_set_was_scored(tmp_path):
+    undisturbed = live(SMOKE, tmp_path)
+    for write, reads in {"append_metrics": 1, "place_adapter": 2, "write_result": 2}.items():
+        folder = undisturbed.start_from(write, 0, after=False, cwd=tmp_path / write)
+        undisturbed.go_on(tmp_path / write)
+        assert json.loads((folder / "result.json").read_text())["test_reads"] == reads
 
 
-def stopped_after_an_epoch(cwd) -> Path:
+def stopped_after_an_epoch(undisturbed: Life, cwd: Path) -> Path:
     """The state of a run that was killed then."""
-    write = Run.write_state
-
-    def killed(run, state):
-        write(run, state)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "write_state", killed)
-        with pytest.raises(Killed):
-            call(*RANDOM, cwd=cwd)
-    return run_folder(cwd / "runs") / "state.pt"
+    return undisturbed.start_from("write_state", 0, after=True, cwd=cwd) / "state.pt"
 
 
 def changed(path: Path, change) -> None:
@@ -263,25 +277,25 @@ def of_another_type(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [flip, in_half_precision, with_another_moment, beyond_its_end, of_another_type])
 def test_from_a_damaged_state_a_run_begins_anew_and_ends_as_if_it_had_not_been(spoil, undisturbed, tmp_path):
-    state = stopped_after_an_epoch(tmp_path)
+    state = stopped_after_an_epoch(undisturbed, tmp_path)
     spoil(state)
     spoiled = state.read_bytes()
-    again = call(*RANDOM, cwd=tmp_path)
+    again = call(*undisturbed.arguments, cwd=tmp_path)
     assert again.code == 0, again
     assert "state.pt is damaged: " in again.out
     assert "resumes" not in again.out.rpartition("begins anew")[2]
-    assert_same_run(state.parent, undisturbed)
+    assert_same_run(state.parent, undisturbed.folder)
     assert (state.parent / "state.pt.damaged").read_bytes() == spoiled
     assert not (state.parent / "failed.json").exists()
 
 
 def test_a_state_of_the_first_version_is_gone_on_from(undisturbed, tmp_path):
-    path = stopped_after_an_epoch(tmp_path)
+    path = stopped_after_an_epoch(undisturbed, tmp_path)
     state = torch.load(path, weights_only=True)
     del state["metrics_crc32"]
     torch.save(state, path)  # as it was written there
-    assert "resumes   after epoch 1" in call(*RANDOM, cwd=tmp_path).out
-    assert_same_run(path.parent, undisturbed)
+    assert "resumes   after epoch 1" in undisturbed.go_on(tmp_path).out
+    assert_same_run(path.parent, undisturbed.folder)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -310,10 +324,18 @@ def test_a_finished_run_is_told_and_not_trained_again(tmp_path, monkeypatch):
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
 
-def test_what_can_change_a_result_makes_another_run(tmp_path):
+def test_what_can_change_a_result_makes_another_run(tmp_path, monkeypatch):
+    folders = []
+
+    def begun(_: object, run: Run, *__: object, **___: object) -> None:
+        folders.append(run.folder)
+        raise Killed
+
+    monkeypatch.setattr(train, "_to_the_end", begun)
     for change in ("seed=0", "seed=1", "optimizer.lr=0.2", "head.std=0.02", "data.train_size=41"):
-        assert "already finished" not in call(*SMOKE, change, cwd=tmp_path).out
-    assert len(results(tmp_path)) == 5
+        with pytest.raises(Killed):
+            call(*SMOKE, change, cwd=tmp_path)
+    assert len({*folders}) == 5
 
 
 def test_a_run_whose_data_have_changed_does_not_go_on(tmp_path, monkeypatch):

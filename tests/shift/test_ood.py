@@ -77,6 +77,12 @@ def copied_linear(linear, tmp_path) -> Path:
     return shutil.copytree(linear, tmp_path / "copied")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, which take longer than the scores, are drawn but for the runs that tests share."""
+    monkeypatch.setattr(train, "show_pictures", lambda *_: None)
+
+
 def only(root: Path) -> Path:
     """The folder of the one run in there."""
     return run_folder(root / "runs")
@@ -219,6 +225,7 @@ def chosen(root: Path, accuracies: list[float], losses: Sequence[float] = (1.0, 
     return found
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_chooses_alpha_of_equal_ones_the_lowest_loss_then_the_smallest(copied):
     rows = record(copied)["interpolation"]["rows"]
     expected = max(rows, key=lambda row: (row["val/accuracy"], -row["val/loss"], -row["alpha"]))["alpha"]
@@ -258,6 +265,7 @@ def test_the_same_command_again_scores_nothing(copied, monkeypatch):
     assert {path.name: path.read_bytes() for path in only(copied).iterdir()} == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_neither_sets_nor_alphas_are_part_of_what_a_run_is(copied, monkeypatch):
     monkeypatch.setattr(train, "_train", None)
     monkeypatch.setattr(scoring, "_Scorer", None)
@@ -301,6 +309,7 @@ def test_a_set_that_is_added_is_the_only_one_that_is_scored(own, monkeypatch):
     assert entry["images"] == 2 * (SHIFTED - 1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_alphas_that_are_added_are_the_only_ones_that_are_scored(copied):
     before = record(copied)["splits"]
     done(*LP_FT, "interpolation.alphas=[0,0.25,0.5,1]", cwd=copied)
@@ -311,6 +320,7 @@ def test_alphas_that_are_added_are_the_only_ones_that_are_scored(copied):
         assert {model: entry["scores"][model] for model in before[split]["scores"]} == before[split]["scores"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_set_of_other_pictures_is_scored_anew(copied):
     done(*LP_FT, "ood.image_folder.path={inverted: turned, turned: inverted}", cwd=copied)
     assert record(copied)["images"] == {
@@ -320,6 +330,7 @@ def test_a_set_of_other_pictures_is_scored_anew(copied):
     assert reads(copied) == dict.fromkeys(reads(copied), 1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_two_models_are_compared_on_different_pictures(copied):
     """A picture came into one of the folders between two commands."""
     (first, *_) = sorted((copied / "turned" / "0").iterdir())
@@ -347,6 +358,7 @@ def test_a_run_killed_between_training_and_scoring_is_scored_without_training(li
     assert without_places(record(root)) == without_places(record(linear))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("calls", "again"), [(0, "val"), (5, "test"), (8, "image_folder/inverted"), (17, None)])
 def test_scoring_that_was_killed_goes_on_where_it_was(calls, again, copied, monkeypatch):
     known = record(copied)
@@ -370,6 +382,7 @@ def test_scoring_that_was_killed_goes_on_where_it_was(calls, again, copied, monk
     assert (found["metrics"], found["interpolation"]) == (known["metrics"], known["interpolation"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_data_that_have_changed_since_the_training_are_refused(copied_linear):
     shutil.rmtree(copied_linear / "runs")  # of the pictures that these are a copy of
     done(*LINEAR, *SHIFTS, cwd=copied_linear)
@@ -387,6 +400,7 @@ def test_data_that_have_changed_since_the_training_are_refused(copied_linear):
     assert record(copied_linear)["metrics"] == known["metrics"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_images_that_were_left_out_are_no_change(tmp_path):
     root = write_digits(tmp_path)
     next((root / "digits" / "train" / "0").iterdir()).write_bytes(b"no picture")
@@ -394,6 +408,7 @@ def test_training_images_that_were_left_out_are_no_change(tmp_path):
     assert reads(root).keys() == {"test", "image_folder/inverted", "image_folder/turned"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_of_a_shift_that_cannot_be_read_are_refused_or_left_out(copied_linear):
     for number, picture in enumerate(sorted(copied_linear.glob("turned/*/*.png"))):
         picture.write_bytes(b"no picture" if number else picture.read_bytes())
@@ -408,10 +423,26 @@ def test_pictures_of_a_shift_that_cannot_be_read_are_refused_or_left_out(copied_
     assert said == "ood.image_folder: no picture of image_folder can be read"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_views_that_only_a_probe_can_store_do_not_stop_the_scoring(tmp_path):
     root = write_digits(tmp_path)
     done(*TRAINED, *SHIFTS, "data.augment=flip_crop", "features.views=2", cwd=root)
     assert "probe/ood/mean/accuracy" in record(root)["metrics"]
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory) -> Path:
+    """With sets that cannot be scored."""
+    root = write_digits(tmp_path_factory.mktemp("spoiled"))
+    for folder, name in (("strange", "cat"), ("strange", "dog"), ("mixed", "cat"), ("mixed", "1")):
+        (root / folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (9, 0, 0)).save(root / folder / name / "0.png")
+    shutil.copytree(root / "mixed" / "1", root / "broken" / "1")
+    (root / "none" / "1").mkdir(parents=True)
+    for folder in ("broken", "none"):
+        (root / folder / "1" / "1.jpg").write_text("no picture")
+        os.mkfifo(root / folder / "1" / "2.jpg")
+    return root
 
 
 @pytest.mark.parametrize(
@@ -449,20 +480,11 @@ def test_views_that_only_a_probe_can_store_do_not_stop_the_scoring(tmp_path):
         (("trainer.epochs=0", "ood.image_folder.missing=0"), "trainer.epochs: got 0, should be greater than 0\nood."),
     ],
 )
-def test_what_cannot_be_scored_is_refused_before_the_training(arguments, message, tmp_path):
-    root = write_digits(tmp_path)
-    for folder, name in (("strange", "cat"), ("strange", "dog"), ("mixed", "cat"), ("mixed", "1")):
-        (root / folder / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), (9, 0, 0)).save(root / folder / name / "0.png")
-    shutil.copytree(root / "mixed" / "1", root / "broken" / "1")
-    (root / "none" / "1").mkdir(parents=True)
-    for folder in ("broken", "none"):
-        (root / folder / "1" / "1.jpg").write_text("no picture")
-        os.mkfifo(root / folder / "1" / "2.jpg")
+def test_what_cannot_be_scored_is_refused_before_the_training(arguments, message, spoiled):
     if not any(argument.startswith("ood.image_folder.path") for argument in arguments):
         arguments = ("ood.image_folder.path=turned", *arguments)
-    said = call(*DATA, "method=linear", "ood=image_folder", *arguments, cwd=root).error
-    assert said.startswith(message.format(root=root)), said
+    said = call(*DATA, "method=linear", "ood=image_folder", *arguments, cwd=spoiled).error
+    assert said.startswith(message.format(root=spoiled)), said
     assert len(said.splitlines()) <= 2
-    assert results(root) == []
-    assert list(root.glob("runs/*/metrics.jsonl")) == []
+    assert results(spoiled) == []
+    assert list(spoiled.glob("runs/*/metrics.jsonl")) == []

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from command import call, run_folder
 from peft_vision.training.train_state import TrainState
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
-from test_resume import assert_same_run, kill_and_go_on, metrics
+from test_resume import Life, live, metrics
 from test_trainer import assert_same_weights, fit
 
 # far too fast: all images soon are of one class, whichever, and a tenth of those that validate are of each
@@ -22,6 +23,7 @@ COLLAPSING = (
     "data.val_fraction=0.5",
     "trainer.epochs=5",
     "trainer.save_seconds=0",
+    "trainer.keep=best",
 )
 
 
@@ -94,16 +96,18 @@ def test_a_fit_that_stopped_before_or_behind_its_best_epoch_ends_in_it(epochs, j
     assert_same_weights(through, fresh, rtol=0, atol=0)
 
 
+def kept_epochs(folder: Path) -> dict[str, int]:
+    return json.loads((folder / "result.json").read_text())["kept_epochs"]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a run that nothing stopped and whose best epoch is not its last."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert call(*COLLAPSING, "trainer.keep=best", cwd=folder).code == 0
-    return run_folder(folder / "runs")
+def undisturbed(tmp_path_factory) -> Life:
+    """Of a run whose best epoch is not its last."""
+    return live(COLLAPSING, tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_run_is_scored_at_its_best_epoch(undisturbed):
-    result, rows = json.loads((undisturbed / "result.json").read_text()), metrics(undisturbed)
+    result, rows = json.loads((undisturbed.folder / "result.json").read_text()), metrics(undisturbed.folder)
     best = max(rows, key=lambda row: (row["val/accuracy"], -row["val/loss"]))
     assert best["epoch"] < 5
     assert result["kept_epochs"] == {"train": best["epoch"]}
@@ -115,19 +119,16 @@ def test_a_run_is_scored_at_its_best_epoch(undisturbed):
 @pytest.mark.parametrize("survived", range(5))
 @pytest.mark.parametrize("after", [True, False], ids=["after writing", "before writing"])
 def test_a_killed_run_ends_in_the_best_epoch_of_all(survived, after, undisturbed, tmp_path):
-    kill_and_go_on((*COLLAPSING, "trainer.keep=best"), survived=survived, after=after, cwd=tmp_path)
-    folder = run_folder(tmp_path / "runs")
-    assert_same_run(folder, undisturbed)
-    kept = [json.loads((path / "result.json").read_text())["kept_epochs"] for path in (folder, undisturbed)]
-    assert kept[0] == kept[1]
+    undisturbed.is_lived_again_from("write_state", survived, after=after, cwd=tmp_path)
+    assert kept_epochs(run_folder(tmp_path / "runs")) == kept_epochs(undisturbed.folder)
 
 
 def test_it_makes_another_run(undisturbed, tmp_path):
-    assert call(*COLLAPSING, cwd=tmp_path).code == 0
+    assert call(*COLLAPSING, "trainer.keep=last", cwd=tmp_path).code == 0
     folder = run_folder(tmp_path / "runs")
-    assert folder.name != undisturbed.name
-    assert json.loads((folder / "result.json").read_text())["kept_epochs"] == {}
-    assert metrics(folder) == metrics(undisturbed)
+    assert folder.name != undisturbed.folder.name
+    assert kept_epochs(folder) == {}
+    assert metrics(folder) == metrics(undisturbed.folder)
 
 
 def test_each_phase_goes_on_from_its_own_best_epoch(tmp_path):
@@ -148,7 +149,7 @@ def test_each_phase_goes_on_from_its_own_best_epoch(tmp_path):
 def test_a_phase_that_is_solved_has_no_epochs_to_choose_from(tmp_path):
     arguments = ("experiment=smoke", "method=lp_ft", "probe=lbfgs", "probe.C=[1e-2]", "trainer.keep=best")
     assert call(*arguments, cwd=tmp_path).code == 0
-    assert json.loads((run_folder(tmp_path / "runs") / "result.json").read_text())["kept_epochs"].keys() == {"train"}
+    assert kept_epochs(run_folder(tmp_path / "runs")).keys() == {"train"}
 
 
 def test_without_validation_images_there_is_no_best_epoch(tmp_path):

@@ -82,6 +82,10 @@ def shipped(group: str, name: str) -> Any:
     return build({key: sizes.get(key, value) for key, value in node.items()}, KINDS[group], group)
 
 
+def one_layer(method: str, **options: Any) -> Model:
+    return adapted(method, architecture={"depth": 1}, **options)
+
+
 def marks(component: Any, field: str) -> tuple[Any, ...]:
     return getattr(get_type_hints(type(component), include_extras=True)[field], "__metadata__", ())
 
@@ -139,11 +143,11 @@ def trained(component: Any) -> list[Tensor]:
         case Head() if component.reads != "features":
             return outputs(component)
         case Head():
-            return weights(adapted("linear", head=vars(component)))
+            return weights(one_layer("linear", head=vars(component)))
         case Schedule():
             return [torch.tensor([component.factor(step, 12) for step in range(12)])]
         case Trainer():
-            return weights(adapted("linear"), lr=3.0, **vars(component))
+            return weights(one_layer("linear"), lr=3.0, **vars(component))
         case Features():
             return shown(component)
 
@@ -174,7 +178,7 @@ def stepped(optimizer: Optimizer) -> list[Tensor]:
     """By made-up gradients, long enough for subspaces to turn and gaps to double."""
     model = copy.deepcopy(small())
     stepper = optimizer.create(model, seed=0)
-    trains = list(model.parameters())
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(14):
         for place, parameter in enumerate(trains):
             parameter.grad = slope(step, place).clone()
@@ -182,14 +186,22 @@ def stepped(optimizer: Optimizer) -> list[Tensor]:
     return [parameter.detach() for parameter in trains]
 
 
+TRAINS = ("pos_embed", "patch_embed.proj.weight", "fc1.weight", "fc2.weight", "fc2.bias", "head.0.weight")
+
+
 @cache
 def small() -> Model:
-    return adapted("full", architecture={"depth": 1})
+    """Trains some tensors of each kind: matrices that are wide, tall, large and of the head, positions and a bias."""
+    model = one_layer("full")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(TRAINS))
+    return model
 
 
 @cache
 def slope(step: int, place: int) -> Tensor:
-    return gradient(list(small().parameters())[place], step, place)
+    trains = [parameter for parameter in small().parameters() if parameter.requires_grad]
+    return gradient(trains[place], step, place)
 
 
 def weights(model: Model, **options: Any) -> list[Tensor]:
@@ -199,7 +211,7 @@ def weights(model: Model, **options: Any) -> list[Tensor]:
 
 def outputs(head: Head) -> list[Tensor]:
     """The logits of a head for segmentation in training, and what it learned of the batch."""
-    model = adapted("linear", head=head, objective="segmentation")
+    model = one_layer("linear", head=head, objective="segmentation")
     torch.manual_seed(0)
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return [model(images), *model.tuned_state().values()]
@@ -210,7 +222,7 @@ def shown(features: Features) -> list[Tensor]:
     images = random_images(9, augment="flip_crop")
     source = Views(images, features.views) if features.views else images
     (pixels, _) = next(source.batches([torch.arange(9)], seed=3, workers=0))
-    models = adapted("linear"), adapted("linear", head="segment_linear", objective="segmentation")
+    models = one_layer("linear"), one_layer("linear", head="segment_linear", objective="segmentation")
     for model in models:
         model.round_observations_to(TYPES[features.dtype], grid=TYPES[features.grid_dtype])
     return [model.features(pixels) for model in models]

@@ -19,32 +19,32 @@ from peft_vision.training.together import fit_together
 from peft_vision.training.train_state import TrainState
 from peft_vision.training.trainer import Trainer
 from shipped import adapted_to
-from test_together import METHODS, alone, grid, together, training
+from test_together import METHODS, RATES, alone, grid, together, training
 from test_trainer import PLAIN, assert_same_weights, random_images
 
 SEEDS = (3, 0, 5)
 ONE_DECAY = {"decays": (0.0,), "seeds": SEEDS}
-OWN = {"lora": {}, "vpt_deep": {"dropout": 0.0}, "bitfit": {}, "vqt": METHODS["vqt"], "fact_tt": METHODS["fact_tt"]}
+OWN = {"vpt_deep": {"dropout": 0.0}, "bitfit": {}, "vqt": METHODS["vqt"], "fact_tt": METHODS["fact_tt"]}
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
 def begun(method: str, **options) -> dict[int, Model]:
     """The models with which the run of each seed begins."""
-    return {seed: adapted_to(tiny_vit(), method, seed=seed, **options) for seed in SEEDS}
+    return {seed: adapted_to(tiny_vit(depth=2), method, seed=seed, **options) for seed in SEEDS}
 
 
 def others(models: dict[int, Model]) -> dict[int, dict[str, torch.Tensor]]:
     return {seed: copy.deepcopy(model.tuned_state()) for seed, model in models.items() if seed}
 
 
-@pytest.mark.parametrize("method", OWN)
-def test_each_setting_of_each_seed_ends_as_its_run_alone_would(method):
-    models, solver = begun(method, **OWN[method]), grid(**ONE_DECAY)
+@pytest.mark.parametrize(("method", "rates"), [("lora", RATES), *((each, RATES[:1]) for each in OWN)])
+def test_each_setting_of_each_seed_ends_as_its_run_alone_would(method, rates):
+    models, solver = begun(method, **OWN.get(method, {})), grid(rates=rates, **ONE_DECAY)
     state = TrainState()
     trained = together(copy.deepcopy(models[0]), solver, initial=others(models), state=state, accumulate=2)
     singles = [single for seed in SEEDS for single in alone(models[seed], solver, seed=seed, accumulate=2)]
     assert [(member.seed, member.setting["lr"]) for member in trained.members] == [
-        (seed, lr) for seed in SEEDS for lr in (0.05, 0.2)
+        (seed, lr) for seed in SEEDS for lr in rates
     ]
     for member, single in zip(trained.members, singles, strict=True):
         assert_same_weights(single, member.model, **CLOSE)
@@ -136,11 +136,10 @@ def test_dropout_is_refused_as_for_one_seed():
         together(models[0], grid(**ONE_DECAY), initial=others(models))
 
 
-def test_the_seeds_of_single_runs_are_what_the_command_trains(tmp_path):
+def test_the_seeds_of_single_runs_are_what_the_command_trains(pretrained, tmp_path):
     """Their results are those of the runs alone, on the test images too."""
-    words = ("experiment=smoke", "method=lora", "optimizer.algorithm=sgd", "data.augment=flip_crop")
-    words += ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
-    solved = ("optimizer=grid", "optimizer.lr=[0.02,0.1]", "optimizer.weight_decay=[0]")
+    words = ("experiment=smoke", "method=lora", "data.augment=flip_crop", pretrained)
+    solved = ("optimizer=grid", "optimizer.algorithm=sgd", "optimizer.lr=[0.02,0.1]", "optimizer.weight_decay=[0]")
     outcome = call(*words, *solved, "optimizer.seeds=[0,7]", "runs=grid", cwd=tmp_path)
     assert outcome.code == 0, outcome
     assert "2 settings with each of 2 seeds train in the same steps, as each would alone" in outcome.out
@@ -156,8 +155,7 @@ def test_the_seeds_of_single_runs_are_what_the_command_trains(tmp_path):
     single = ("optimizer=sgd", rate, "optimizer.weight_decay=0")
     assert [row["seed"] for row in seeds] == [0, 7]
     for row in seeds:
-        alone = call(*[word for word in words if "algorithm" not in word], *single, f"seed={row['seed']}",
-                     f"runs=alone{row['seed']}", cwd=tmp_path)  # fmt: skip
+        alone = call(*words, *single, f"seed={row['seed']}", f"runs=alone{row['seed']}", cwd=tmp_path)
         assert alone.code == 0, alone
         (path,) = results(tmp_path / f"alone{row['seed']}")
         metrics = json.loads(path.read_text())["metrics"]
@@ -169,16 +167,15 @@ def test_the_seeds_of_single_runs_are_what_the_command_trains(tmp_path):
     assert "over seeds 0, 7; this adapter is of seed 0" in outcome.out
 
 
-def test_a_run_that_is_killed_before_it_is_scored_has_all_seeds_still(tmp_path, monkeypatch):
+def test_a_run_that_is_killed_before_it_is_scored_has_all_seeds_still(pretrained, tmp_path, monkeypatch):
     words = ("experiment=smoke", "method=bitfit", "optimizer=grid", "optimizer.lr=[0.01]", "optimizer.seeds=[0,7]")
-    words += ("optimizer.weight_decay=[0]", "backbone.checkpoint=package:vit_micro.safetensors")
-    words += ("backbone.architecture.depth=6", "runs=whole")
-    assert call(*words, cwd=tmp_path).code == 0
+    words += ("optimizer.weight_decay=[0]", pretrained)
+    assert call(*words, "runs=whole", cwd=tmp_path).code == 0
     with monkeypatch.context() as patch:
         patch.setattr("peft_vision.task.session.TrainingSession.finish", lambda session: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            call(*words[:-1], "runs=killed", cwd=tmp_path)
-    outcome = call(*words[:-1], "runs=killed", cwd=tmp_path)
+            call(*words, "runs=killed", cwd=tmp_path)
+    outcome = call(*words, "runs=killed", cwd=tmp_path)
     assert outcome.code == 0, outcome
     whole, killed = (json.loads(results(tmp_path / name)[0].read_text()) for name in ("whole", "killed"))
     assert killed["seeds"] == whole["seeds"]
@@ -211,7 +208,6 @@ def test_seeds_that_are_no_seeds_of_single_runs_are_refused():
     composed("experiment=smoke", "method=lora", "optimizer=grid", "optimizer.seeds=[0,1]", loaded).check()
 
 
-def test_the_seeds_of_a_probe_are_runs_of_their_own(tmp_path):
-    words = ("experiment=smoke", "method=linear", "optimizer=grid", "optimizer.seeds=[0,1]")
-    words += ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
+def test_the_seeds_of_a_probe_are_runs_of_their_own(pretrained, tmp_path):
+    words = ("experiment=smoke", "method=linear", "optimizer=grid", "optimizer.seeds=[0,1]", pretrained)
     assert call(*words, cwd=tmp_path).error.startswith("optimizer.seeds: they are for methods that change the ")

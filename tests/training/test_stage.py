@@ -22,7 +22,10 @@ def scored(found: dict[str, Any]) -> set[str]:
     return {name.removesuffix("/accuracy") for name in found["metrics"] if name.endswith("/accuracy")}
 
 
-@pytest.mark.parametrize("more", [(), ("method=lp_ft", "probe=lbfgs"), SOLVED], ids=["linear", "lp_ft", "lbfgs"])
+PROBED = ("method=lp_ft", "probe=lbfgs", "probe.C=[0.1,1]")
+
+
+@pytest.mark.parametrize("more", [(), PROBED, SOLVED], ids=["linear", "lp_ft", "lbfgs"])
 def test_a_setting_that_is_tuned_leaves_the_test_images_alone(more, tmp_path):
     found = result("data.stage=tune", *more, cwd=tmp_path)
     assert scored(found) <= {"val", "probe/val"}

@@ -78,8 +78,9 @@ def fit(
 
 
 def assert_same_weights(first: Model, second: Model, **tolerance: float) -> None:
+    found = second.tuned_state()
     for name, tensor in first.tuned_state().items():
-        torch.testing.assert_close(second.tuned_state()[name], tensor, msg=name, **tolerance)
+        torch.testing.assert_close(found[name], tensor, msg=name, **tolerance)
 
 
 def test_a_step_is_the_textbooks():
