@@ -1,11 +1,13 @@
 """Processes in which the command's imports, some five seconds of them, are done before it starts.
 
 A server has imported them once for all tests of a worker, and forks. The command has a process of its own, with
-arguments, folder, variables, pipes, signals and an exit code; only the start of Python is not repeated, so that a test
-of that needs a fresh process. Linux only, as the sockets are that keep messages apart.
+arguments, folder, variables, pipes, signals and an exit code; only the start of Python is not repeated, neither for it
+nor for the server that forks the runs of its sweep, so that a test of that needs a fresh process. Linux only, as the
+sockets are that keep messages apart.
 """
 
 import atexit
+import fcntl
 import json
 import os
 import runpy
@@ -16,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, util
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import NoReturn
 from unittest import mock
 
 import peft_vision
@@ -179,9 +182,50 @@ def keep(asked: dict) -> None:
     sys.path[:0] = [folder for folder in os.environ["PYTHONPATH"].split(os.pathsep) if folder not in sys.path]
 
 
+def fork_in_time() -> None:
+    """Fork a process that becomes the server of multiprocessing once this one starts it, in place of one that imports
+    for itself: with its code, files, variables and folder. It ends with this process if it is never asked."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    spawned, pid = util.spawnv_passfds, os.fork()
+    if not pid:
+        ours.close()
+        become(theirs)
+    theirs.close()
+
+    def spawn(path: bytes, words: list, files: list[int]) -> int:
+        if "multiprocessing.forkserver" not in str(words[-1]):
+            return spawned(path, words, files)
+        util.spawnv_passfds = spawned
+        variables, code = dict(os.environ), os.fsdecode(words[-1])
+        asked = {"code": code, "places": list(files), "variables": variables, "cwd": os.getcwd()}
+        socket.send_fds(ours, [json.dumps(asked).encode()], files)
+        return pid
+
+    util.spawnv_passfds = spawn
+
+
+def become(channel: socket.socket) -> NoReturn:
+    """Wait for code and run it, with the files that it names by their numbers."""
+    message, files, _, _ = socket.recv_fds(channel, 1 << 20, 16)
+    if message:
+        asked = json.loads(message)
+        apart = [fcntl.fcntl(file, fcntl.F_DUPFD, 500) for file in files]  # beyond all numbers that are asked for
+        os.closerange(3, 500)
+        for file, place in zip(apart, asked["places"], strict=True):
+            os.dup2(file, place)
+            os.close(file)
+        os.chdir(asked["cwd"])
+        os.environ.clear()
+        os.environ.update(asked["variables"])
+        with suppress(SystemExit):
+            exec(asked["code"], {"__name__": "__main__"})
+    os._exit(0)
+
+
 def main() -> None:
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
     keep(asked)
+    fork_in_time()
     flag, named, *arguments = asked["words"]
     if flag == "-m":
         sys.argv = [named, *arguments]

@@ -109,7 +109,7 @@ def test_two_processes_that_are_killed_go_on_to_the_same_bits(tmp_path):
     wait_for(lambda: [*folders["killed"].glob("runs/*/state.pt")], process)
     process.kill()
     process.communicate(timeout=60)  # its processes end with it
-    outcome = under_torchrun(*arguments, cwd=folders["killed"])
+    outcome = as_two_ranks(*arguments, cwd=folders["killed"])
     assert outcome.code == 0, outcome.err
     assert "resumes   after epoch" in outcome.out
     runs = [run_folder(folder / "runs") for folder in folders.values()]
