@@ -37,7 +37,7 @@ ELSEWHERE = {
     "task=evaluate run=FOLDER data=cifar100": "tests/task/test_evaluate_task.py",
 }
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-TINY = ("backbone=vit_micro", "backbone.architecture.depth=6", "backbone.pretrained=false", "backbone.checkpoint=null")
+TINY = ("backbone=vit_micro", "backbone.architecture.depth=3", "backbone.pretrained=false", "backbone.checkpoint=null")
 SMALL = (*TINY, "trainer.epochs=1", "trainer.batch_size=16")
 LINES = sorted({" ".join(line.split()) for page, lines in COMMANDS.items() if page.name in PAGES for line in lines})
 RUN_HERE = [line for line in LINES if not any(re.search(pattern, line) for pattern in ELSEWHERE)]
@@ -89,7 +89,7 @@ def words_here(line: str, here: Path) -> list[str]:
     (run,) = here.glob("lora/lora-*")
     stand_ins = {"runs=FOLDER": "runs=lora", "run=FOLDER": f"run={run}", "out=FOLDER": "out=out"}
     stand_ins |= {"images=PICTURES": "images=photos", "data.path=photos": "data.path=night"}
-    stand_ins |= {"runs=runs/cifar": "runs=lora"}
+    stand_ins |= {"runs=runs/cifar": "runs=lora", "task.layer=5": "task.layer=2"}
     words = [stand_ins.get(word, word) for word in shlex.split(line)[1:]]
     words = [re.sub(r"^(ood\.image_folder\.path=).*", r"\1art", word) for word in words]
     if any(word.startswith("task=") for word in words):
@@ -105,5 +105,6 @@ def words_here(line: str, here: Path) -> list[str]:
     other = ["ood=image_folder", "ood.image_folder.path=art"] * any(re.match(r"ood=(\[|stl10)", word) for word in words)
     quiet = ["tracker=none"] * all("tracker" not in word for word in words)
     sets = ("backbone.img_size=32",) if own else ("data=image_folder", "data.path=pictures", "data.train_size=null")
-    weights = "backbone.checkpoint=package:vit_micro.safetensors"  # random ones are each seed's own
-    return [*trials, *other, *quiet, *sets, *SMALL, *[weights] * ("optimizer.seeds" in line)]
+    weights = ("backbone.checkpoint=package:vit_micro.safetensors", "backbone.architecture.depth=6")
+    seeds = "optimizer.seeds" in line  # for which random weights, each seed's own, are refused
+    return [*trials, *other, *quiet, *sets, *SMALL, *weights * seeds]
