@@ -15,6 +15,7 @@ from torch import nn
 
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.match import trunk_of
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.core.composition import complete, option
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.output import say
@@ -32,7 +33,7 @@ def method(name: str) -> Method:
 
 def built(name: str) -> nn.Module:
     """Return timm's model of an architecture without numbers."""
-    with torch.device("meta"):
+    with shapes_alone():
         return timm.create_model(name, num_classes=0).eval()
 
 

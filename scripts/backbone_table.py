@@ -25,6 +25,7 @@ import torch
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.match import FAMILIES
 from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.backbone.source import find
 from peft_vision.core.composition import compared_methods, complete, option
 from peft_vision.core.config import ConfigError, build
@@ -91,7 +92,7 @@ class Kind:
 
 def kind_of(architecture: str) -> Kind:
     """Return the kind of an architecture."""
-    with torch.device("meta"):
+    with shapes_alone():
         model = timm.create_model(architecture, num_classes=0)
     named = next((family for family in FAMILIES if type(model) is family.builds), None)
     family = "any" if named is None or named.misfit(model) is not None else COLUMNS.get(named.family, named.family)

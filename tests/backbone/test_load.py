@@ -19,6 +19,7 @@ from peft_vision.backbone import hub, load, source
 from peft_vision.backbone.encoder import Encoder
 from peft_vision.backbone.families.match import refuse_unusual, trunk_of
 from peft_vision.backbone.load import Backbone
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.preprocessing import Preprocessing
@@ -100,6 +101,22 @@ def test_every_option_is_the_model_and_the_preprocessing_of_timm(path, tmp_path,
     assert (shown.mean, shown.std) == (record["mean"], record["std"])
     assert (shown.interpolation, shown.crop) == (record["interpolation"], record["crop_pct"])
     assert built.pretrained == bool(record.get("hf_hub_id")) or built.checkpoint
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "swin_tiny_patch4_window7_224", "resnet50"])
+def test_of_shapes_alone_a_model_is_built_as_ever_and_nothing_initialises_it(name):
+    with torch.device("meta"):
+        expected = timm.create_model(name)
+    with shapes_alone():
+        found = timm.create_model(name)
+        kept = torch.full((3,), 7.0, device="cpu").mul_(2)
+    assert kept.tolist() == [14.0] * 3
+    shapes = [
+        {key: (tensor.shape, tensor.dtype, tensor.device) for key, tensor in vit.state_dict().items()}
+        for vit in (expected, found)
+    ]
+    assert shapes[0] == shapes[1]
+    assert repr(expected) == repr(found)
 
 
 def test_vit_micro_has_the_promised_size():
@@ -207,7 +224,7 @@ def test_variants_of_the_plain_vit_are_accepted(architecture):
     ],
 )
 def test_what_is_no_plain_vit_takes_no_tokens_for_the_reason(name, architecture, reason):
-    with torch.device("meta"):
+    with shapes_alone():
         encoder = Encoder(timm.create_model(name, num_classes=0, **architecture))
     assert encoder.trunk.family == "any"
     with pytest.raises(ConfigError, match=f"it needs tokens .*; {name} .*{reason}"):

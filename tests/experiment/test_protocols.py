@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import timm
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from asked_runs import ON_OTHER_WEIGHTS, PROTOCOLS, RELEASED_FILE, asked, needs_a_file
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.backbone.source import find
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.costs.expected import kind
@@ -91,7 +91,7 @@ def test_prompts_of_a_protocol_find_their_place_in_its_backbone(name):
     (experiment, times), *_ = asked(name, f"method={method}", *ONE_SETTING)
     assert (times, experiment.method.num_prompts) == (1, 10)
     source = find(experiment.backbone.name)
-    with torch.device("meta"):
+    with shapes_alone():
         arguments = experiment.backbone.in_timm()[1]
         vit = timm.create_model(source.registered, num_classes=0, **arguments)
         encoder = Encoder(vit, experiment.backbone.preprocessing())

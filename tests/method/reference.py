@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from conftest import tiny_vit
 from peft_vision.backbone.encoder import Encoder
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.core.composition import complete, option
 from peft_vision.core.config import build
 from peft_vision.method.base import Method
@@ -129,7 +130,7 @@ def lora_weights(model: Model, architecture: dict, *, scale: float) -> dict[str,
 
 def size_on_vit_b16(method: str, **options: object) -> int:
     """Trained parameters beside the head's, counted on a ViT-B/16 without memory."""
-    with torch.device("meta"):
+    with shapes_alone():
         vit = timm.create_model("vit_base_patch16_224", num_classes=0).requires_grad_(False)
         encoder = Encoder(vit)
         build(complete({**option("method", method), **options}), Method, "method").attach(encoder)

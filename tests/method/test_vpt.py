@@ -6,6 +6,7 @@ import torch
 
 import peft_vision
 from conftest import tiny_vit
+from peft_vision.backbone.outline import shapes_alone
 from peft_vision.models.model import Model
 from shipped import adapted
 
@@ -77,7 +78,7 @@ def test_parameters_are_layers_times_prompts_times_width(deep, count):
 
 @pytest.mark.parametrize(("prompts", "count"), [(10, 92_160), (100, 921_600)])
 def test_parameters_on_vit_b16_are_the_papers(prompts, count):
-    with torch.device("meta"):
+    with shapes_alone():
         vit = timm.create_model("vit_base_patch16_224", num_classes=0)
     vit = vit.to_empty(device="cpu")
     model = peft_vision.adapt(vit, method="vpt_deep", num_classes=100, num_prompts=prompts)

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from peft_vision.backbone.families.match import refuse_size, trunk_of
-from peft_vision.backbone.outline import Outline, created, outline_of
+from peft_vision.backbone.outline import Outline, created, outline_of, shapes_alone
 from peft_vision.backbone.quantized import Bits, check_bits
 from peft_vision.backbone.source import FOLDER, ModelSource, absolute_name, find
 from peft_vision.backbone.weights import load_weights, recorded_preprocessing, weights_hash
@@ -155,7 +155,7 @@ class Backbone:
         """Return the model without any numbers, on the meta device. ConfigError if timm cannot build it."""
         source = find(self.name)
         arguments = self._arguments(source, outline_of(source.registered, repr({})))
-        with torch.device("meta"):
+        with shapes_alone():
             return created(source.registered, arguments, **source.built_with())
 
     def in_timm(self) -> tuple[str, dict[str, Any]]:

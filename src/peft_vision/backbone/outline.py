@@ -3,14 +3,16 @@ weights."""
 
 import inspect
 from ast import literal_eval
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from peft_vision.backbone.families.match import refuse_unusual
 from peft_vision.backbone.families.shapes import is_headless
@@ -40,11 +42,32 @@ class Outline:
             raise ConfigError(self.refusal)
 
 
+_OF_VALUES = {
+    getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+}
+"""What the initialisations of models are made of, and what changes no shape."""
+
+
+class _WithoutValues(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return args[0] if function in _OF_VALUES and args[0].is_meta else function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """In the block tensors have shapes and no values, and nothing initialises them, which torch would do in Python and
+    which takes most of the time in which a model is built."""
+    with torch.device("meta"), _WithoutValues():
+        yield
+
+
 @lru_cache(maxsize=256)
 def outline_of(name: str, arguments: str) -> Outline:
     """Return the outline of a model with these arguments of timm, in Python's notation. A model of shapes alone
     suffices, which takes no memory and no download. ConfigError if timm cannot build it."""
-    with torch.device("meta"):
+    with shapes_alone():
         vit = created(name, literal_eval(arguments))
     refusal = None
     try:
