@@ -25,8 +25,10 @@ def test_every_line_stands_once_where_the_list_says_and_can_be_broken(listed):
 
 
 def test_every_test_that_it_names_is_there(listed):
-    tests = {words.partition("::")[0] for mutant in listed.mutants() for words in mutant.tests}
-    assert [name for name in tests if not (listed.ROOT / name).exists()] == []
+    named = {words.partition("::")[::2] for mutant in listed.mutants() for words in mutant.tests}
+    assert [file for file, _ in named if not (listed.ROOT / file).exists()] == []
+    functions = [(listed.ROOT / file, test.partition("[")[0]) for file, test in named if test]
+    assert [test for file, test in functions if f"def {test}(" not in file.read_text()] == []
 
 
 def test_there_are_enough_in_every_package(listed):
