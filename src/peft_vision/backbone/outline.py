@@ -45,10 +45,12 @@ class Outline:
 _OF_VALUES = {
     getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
 }
-"""What the initialisations of models are made of, and what changes no shape."""
+"""The in-place functions by which models initialise their weights. None of them changes a shape."""
 
 
 class _WithoutValues(TorchFunctionMode):
+    """A mode in which these functions leave tensors of shapes alone, which have no values, as they are."""
+
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

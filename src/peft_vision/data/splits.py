@@ -53,7 +53,7 @@ class LabelledSets:
     test: Labelled | None
     classes: tuple[str, ...]
     remark: str
-    test_fraction: float | None = None
+    test_fraction: float = 0.2
     gaps: bool = False
     group: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
