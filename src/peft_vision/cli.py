@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from peft_vision.core.collector import imports_unscanned
 from peft_vision.core.completion import SHELLS, answer, script
 from peft_vision.core.composition import Request
 from peft_vision.core.config import CONFIG_DIR, Busy, ConfigError, Pruned, build
@@ -45,8 +46,6 @@ USAGE_ERROR = 2  # argparse's exit code, after it has printed its own message
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def run(config: DictConfig) -> float | None:
     """Run the task of one config, which comes from the command line or is one point of a sweep."""
-    from peft_vision.task.base import Task
-
     logger = logging.getLogger("peft_vision")
     logger.addFilter(PRINTABLE)
     logger.setLevel(logging.INFO if speaks() else logging.WARNING)
@@ -55,7 +54,10 @@ def run(config: DictConfig) -> float | None:
     try:
         ranks()  # raises ConfigError for incomplete variables, whatever the task
         asked = Request.of(config, settings.runtime.choices)
-        task = build(asked.config["task"], Task, "task").placed(in_sweep=sweeps)
+        with imports_unscanned():
+            from peft_vision.task.base import Task
+
+            task = build(asked.config["task"], Task, "task").placed(in_sweep=sweeps)
         if sweeps:
             check_alone("a sweep starts its runs itself")
         if not task.shares_work:

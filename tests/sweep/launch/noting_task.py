@@ -1,5 +1,6 @@
 """A task that writes down where it runs, or ends badly."""
 
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ class Note(Task):
             "dtype": str(torch.get_default_dtype()),
             "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "mark": os.environ.get("MARK"),
+            "collects": gc.isenabled() and gc.get_freeze_count() > 100_000,
         }
         print(f"notes {self.act}")
         Path(f"{self.act}.json").write_text(json.dumps(facts))

@@ -46,6 +46,7 @@ def test_every_run_has_a_process_of_its_own_that_knows_nothing_of_another(swept)
     found = notes(swept[0])
     assert len(found) == len({facts["pid"] for facts in found.values()}) == 8
     assert {facts["dtype"] for facts in found.values()} == {"torch.float32"}
+    assert all(facts["collects"] for facts in found.values())  # garbage, but of none of torch's own objects
 
 
 def test_each_sees_one_of_the_devices_and_has_its_threads(swept):

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
+from peft_vision.core.collector import leave_out
 from peft_vision.core.config import ConfigError, component
 from peft_vision.core.stopping import follow_parent
 from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher, checked
@@ -86,6 +87,7 @@ def work(
     says: Connection, job: Job, device: int | str | None, threads: int | None, at_once: int, prefix: Sequence[str]
 ) -> None:
     """Run the job in the new process, send the exit code to `says`, and exit with it."""
+    leave_out()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep too, which ends its runs
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
