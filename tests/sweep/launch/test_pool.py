@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from halting import CHOSEN, PYTHONPATH, halted, write_option
 
-import peft_vision
 from command import Outcome, command, results, start, wait_for
 from peft_vision.sweep.launch.pool import PoolLauncher
 from peft_vision.sweep.launch.process_launcher import Job
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
-LONG = ("-m", "experiment=smoke", "method=linear", "trainer.epochs=150", "trainer.save_seconds=0", "seed=0,1,2")
-LONG = (*LONG, "hydra.launcher.jobs=2")
+THREE = ("-m", *CHOSEN, "experiment=smoke", "method=linear", "trainer.epochs=5", "trainer.save_seconds=0", "seed=0,1,2")
+THREE = (*THREE, "hydra.launcher.jobs=2")
 
 
 def sweep(folder: Path, acts: str, *arguments: str) -> Outcome:
@@ -26,9 +25,8 @@ def sweep(folder: Path, acts: str, *arguments: str) -> Outcome:
     options = folder / "mine" / "task"
     options.mkdir(parents=True, exist_ok=True)
     (options / "note.yaml").write_text("_target_: noting_task.Note\nact: note\n")
-    path = os.pathsep.join([str(HERE), str(Path(peft_vision.__file__).parents[1])])
     given = ("-m", "--config-dir", "mine", "task=note", f"task.act={acts}", *arguments)
-    return command(*given, cwd=folder, PYTHONPATH=path)
+    return command(*given, cwd=folder, PYTHONPATH=PYTHONPATH)
 
 
 def notes(folder: Path) -> dict[str, dict]:
@@ -108,24 +106,26 @@ def wait_until_gone(pid: int, *, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def alone(folder: Path) -> subprocess.Popen:
-    """The long sweep in a session of its own, once two of its runs are at work."""
-    process = start(*LONG, cwd=folder, program=("-c", LEADS))
-    wait_for(lambda: len(list(folder.glob("runs/*/state.pt"))) == 2, process)
-    return process
-
-
 LEADS = "import os; os.setsid(); from peft_vision.cli import main; main()"
+
+
+def alone(folder: Path) -> subprocess.Popen:
+    """A sweep in a session of its own, once two of its runs have halted in the middle."""
+    write_option(folder)
+    process = start(*THREE, cwd=folder, program=("-c", LEADS), PYTHONPATH=PYTHONPATH)
+    wait_for(lambda: halted(folder) == 2, process)
+    return process
 
 
 def finish(folder: Path) -> None:
     """The same command ends what was begun, and each epoch is there once."""
-    outcome = command(*LONG, cwd=folder)
+    (folder / "go").touch()
+    outcome = command(*THREE, cwd=folder, PYTHONPATH=PYTHONPATH)
     assert (outcome.code, outcome.err) == (0, "")
     assert len(results(folder)) == 3
     for path in results(folder):
         epochs = [json.loads(line)["epoch"] for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-        assert epochs == list(range(1, 151))
+        assert epochs == list(range(1, 6))
     assert sum("resumes   after epoch" in path.read_text() for path in folder.rglob("run.log")) == 2
 
 

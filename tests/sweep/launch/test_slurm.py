@@ -6,14 +6,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from halting import CHOSEN, PYTHONPATH, halted, write_option
 from one_node import OneNode, one_node, wait_for
 
 from command import call, results, start
 from test_resume import assert_same_run
 
-TRAINING = ("experiment=smoke", "method=linear", "trainer.epochs=400", "trainer.save_seconds=0.1")
+TRAINING = ("experiment=smoke", "method=linear", "trainer.epochs=30", "trainer.save_seconds=0.1")
 SWEEP = (
     "-m",
+    *CHOSEN,
     *TRAINING,
     "seed=0,1",
     "hydra/launcher=slurm",
@@ -35,21 +37,19 @@ def folder(cwd: Path, seed: int) -> Path:
     return found
 
 
-def trains(cwd: Path, seed: int) -> bool:
-    """Some epochs of that run have ended."""
-    return any(len(file.read_bytes().splitlines()) > 9 for file in cwd.glob(f"runs/*-s{seed}-*/metrics.jsonl"))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: OneNode, tmp_path):
-    sweep = start(*SWEEP, cwd=tmp_path, **slurm.variables)
-    wait_for(lambda: trains(tmp_path, 0), sweep)
+    write_option(tmp_path)
+    variables = slurm.variables | {"PYTHONPATH": PYTHONPATH}
+    sweep = start(*SWEEP, cwd=tmp_path, **variables)
+    wait_for(lambda: halted(tmp_path) == 1, sweep)
     array = slurm.at_work()[0].partition("_")[0]
     (process,) = slurm.processes(f"{array}_0")
     os.kill(process, signal.SIGKILL)
-    wait_for(lambda: trains(tmp_path, 1), sweep)
+    wait_for(lambda: halted(tmp_path) == 2, sweep)
     slurm.ask("scancel", "--signal=USR2", f"{array}_1")
+    (tmp_path / "go").touch()
     out, err = sweep.communicate(timeout=200)
     assert sweep.returncode == 1, out
     *_, account, failed = err.splitlines()
@@ -60,7 +60,7 @@ def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: O
     assert "peft-vision: stopped; the same command goes on" in log
     assert "resumes   after epoch" in log
 
-    again = start(*SWEEP, cwd=tmp_path, **slurm.variables)
+    again = start(*SWEEP, cwd=tmp_path, **variables)
     out, err = again.communicate(timeout=200)
     assert again.returncode == 0, err
     assert re.search("1/2  before  seed=1 .*\n.*2/2  done    seed=0 ", out, flags=re.DOTALL)
