@@ -252,6 +252,40 @@ def spoilt(ending):
     }[ending]
 
 
+@pytest.mark.parametrize("written", [{}, {"planes": True}, {"deflate": True}], ids=["rows", "planes", "deflated"])
+def test_colours_of_sixteen_bits_in_a_tiff_are_not_cut_to_eight(tmp_path, written):
+    """Pillow would, and knows no planes of 16 bits; photometric 2 says that they are colours."""
+    deep = values(1, 3, np.uint16) % 3000
+    (tmp_path / "a.tif").write_bytes(tiff(deep, t262=2, **written))
+    np.save(tmp_path / "b.npy", deep)
+    geometry = Geometry(16, "squash", 1, "bicubic", full_scale=3000)
+    tif, array = (Files(tmp_path, [name]).shaped(0, geometry) for name in ("a.tif", "b.npy"))
+    assert np.array_equal(tif, array)
+    assert tif.max() > 200
+
+
+@pytest.mark.parametrize("mode", ["P", "YCbCr", "CMYK", "1", "L"])
+def test_a_tiff_that_has_other_values_than_intensities_is_read_by_pillow(tmp_path, mode):
+    colours = Image.fromarray(values(2, 3))
+    colours.convert(mode).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as image:
+        expected = image.convert("RGB")
+    assert np.array_equal(np.asarray(picture_of((tmp_path / "a.tif").read_bytes(), 3)), np.asarray(expected))
+    if mode == "CMYK":  # not red, green, blue and transparency
+        with pytest.raises(ConfigError, match="has 3 channels, and the backbone takes 4"):
+            Files(tmp_path, ["a.tif"]).shaped(0, Geometry(16, "squash", 1, "bicubic", 4))
+
+
+def test_changed_pictures_are_told_where_one_of_many_channels_is_left_out(make, tmp_path):
+    root = folder(tmp_path, 5)
+    (root / "train/sea/1.npy").write_bytes(b"torn")
+    data = make("image_folder", path=str(root), on_corrupt="skip", val_fraction=0.0)
+    kept = data.load(expecting(5))
+    assert data.fingerprint(skipped=kept.skipped) == kept.fingerprint
+    np.save(root / "train/sea/0.npy", values(3, 5, height=9))
+    assert data.fingerprint(skipped=kept.skipped) != kept.fingerprint
+
+
 @pytest.mark.parametrize(
     "kind", ["truncated", "two", "objects", "floats", "long", "lzma", "empty", "text", "lzw", "short"]
 )

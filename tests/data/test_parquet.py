@@ -4,13 +4,17 @@ import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from command import call, run_folder
 from peft_vision.core.config import ConfigError
+from peft_vision.data.decode import Geometry
 from peft_vision.data.divide import with_test_part
 from peft_vision.data.parquet_rows import ParquetRows
+from peft_vision.data.pictures import Files
 from vtab_miniatures import encoded, parquet
 
 CATS = ("lynx", "manul", "ocelot")
@@ -228,6 +232,23 @@ def test_files_that_do_not_fit_are_refused(make, folder: Path, spoil):
 def test_one_place_must_be_named(make, places: dict):
     with pytest.raises(ConfigError, match=r"data: set data\.path to a folder of parquet files, or data\.hub to a"):
         make("parquet", **places).check()
+
+
+def test_pictures_of_sixteen_bits_and_with_transparency_are_those_of_files(make, folder: Path, tmp_path: Path):
+    import pyarrow
+    import pyarrow.parquet
+
+    deep = np.random.default_rng(0).integers(0, 3000, (20, 20)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 20, 4), np.uint8)).save(tmp_path / "clear.png")
+    file = folder / "data" / "test-00000-of-00001.parquet"
+    rows = [{"bytes": (tmp_path / name).read_bytes()} for name in ("deep.png", "clear.png")]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [0, 1]}), file)
+    stored = make("parquet", path=str(folder)).open().test.pictures
+    files = Files(tmp_path, ["deep.png", "clear.png"])
+    for index, channels in enumerate((3, 4)):
+        geometry = Geometry(16, "squash", 1, "bicubic", channels, full_scale=3000)
+        assert np.array_equal(stored.shaped(index, geometry), files.shaped(index, geometry))
 
 
 @pytest.mark.parametrize("broken", [None, b"\x89PNG\r\n\x1a\nno more"])

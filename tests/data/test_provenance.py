@@ -65,6 +65,17 @@ def test_contents_are_those_of_the_pictures_in_their_order(tmp_path: Path):
     assert list(part.contents()) == [b"b", b"a"]
 
 
+def test_files_of_one_name_have_each_their_sum(make, folder: Path, tmp_path: Path, preprocessing):
+    for split, pictures in {"train": ("0", "1", "2", "3"), "val": ("4",), "test": ("5",)}.items():
+        rows = [f"{name}/{number}.png,{name}" for name in ("cat", "dog") for number in pictures]
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    tables = {split: str(tmp_path / split / "labels.csv") for split in ("train", "val", "test")}
+    columns = {"image_column": "path", "label_columns": ["label"], "root": str(folder / "train")}
+    found = make("table", **tables, **columns).load(preprocessing).provenance
+    assert {name for name in found if "labels" in name} == {f"{split}/labels.csv" for split in tables}
+
+
 def test_checksums_are_sha256(tmp_path: Path):
     (tmp_path / "list.txt").write_bytes(b"abc")
     found = file_sum(tmp_path / "list.txt")

@@ -1,5 +1,7 @@
+import shutil
 import socket
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.error
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from miniatures import WRITERS
+from nobody import as_nobody
 from peft_vision.core.config import ConfigError
 from peft_vision.data import download
 from peft_vision.data.torchvision_table import TABLE
@@ -176,6 +179,24 @@ def test_data_that_are_damaged_are_not_overwritten_but_named(make, tmp_path, pic
         make("cifar10", root=str(tmp_path / "sets")).open()
     assert f"cifar10 in {tmp_path / 'sets'} is damaged" in str(error.value)
     assert "remove cifar-10-batches-py there" in str(error.value)
+
+
+def test_data_in_a_folder_that_may_only_be_read_need_no_lock(picture):
+    root = Path(tempfile.mkdtemp())
+    WRITERS["dtd"](root, picture)
+    root.chmod(0o555)
+    as_nobody(lambda: download.fetch("dtd", TABLE["dtd"], root))
+    assert not (root / ".dtd.lock").exists()
+    root.chmod(0o755)
+    shutil.rmtree(root)
+
+
+def test_the_fingerprint_of_a_folder_with_a_missing_picture_is_another(make, tmp_path, picture):
+    WRITERS["dtd"](tmp_path / "sets", picture)
+    data = make("dtd", root=str(tmp_path / "sets"))
+    before = data.fingerprint(skipped=0)
+    (tmp_path / "sets" / "dtd" / "dtd" / "images" / "texture05" / "train1.jpg").unlink()
+    assert data.fingerprint(skipped=0) != before
 
 
 def test_a_picture_that_is_missing_is_named(make, tmp_path, picture, preprocessing):

@@ -6,12 +6,12 @@ import stat
 import tempfile
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
 
+from nobody import as_nobody
 from peft_vision.features.entry import CacheEntry, Writer, file_bytes
 from peft_vision.features.shelf import CacheDir
 
@@ -165,26 +165,6 @@ def test_an_unfinished_entry_is_as_long_as_the_finished_one_will_be(tmp_path):
     writer.write(ROW)
     writer.place()
     assert entry.path.stat().st_size == length == file_bytes(entry, {"images": 7})
-
-
-def as_nobody(work) -> None:
-    """Does `work` in a process that owns nothing and may do what anyone may, or in this one where it is such."""
-    if os.getuid():
-        work()
-        return
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from command import call, results, run_folder, start, wait_for
 from peft_vision.features import fill
+from peft_vision.features.entry import CacheEntry
+from peft_vision.features.shelf import CacheDir
 from test_bad_input import no_file_larger_than
 
 SMOKE = ("experiment=smoke", "trainer.epochs=3", "optimizer=adamw", "data.workers=0")
@@ -102,6 +104,18 @@ def test_queries_in_few_layers_store_the_contexts_of_these_alone(filled, tmp_pat
     within = result(tmp_path, *few, f"features.folder={tmp_path}/whole")
     assert within["backbone_images"] == NONE  # those of all layers hold these
     assert_same(within, first)
+
+
+def test_entries_of_any_layers_are_counted_and_cleared(tmp_path):
+    shelf = CacheDir(tmp_path, limit_bytes=10**6)
+    for name in ("tokens", "contexts", "contexts1", "contexts9_10_11", "grid2"):
+        entry = CacheEntry(path=shelf.path(f"{'a' * 16}-{name}"), key="a" * 64, shape=(1, 3), dtype=torch.float32)
+        writer = shelf.writer(entry, {})
+        writer.write(torch.zeros(1, 3))
+        writer.place()
+    assert len(shelf.held()) == 5
+    assert shelf.clear() == 5
+    assert list(tmp_path.glob("*.safetensors")) == []
 
 
 def test_memory_mapped_rows_and_rows_in_memory_are_the_same(first_run, tmp_path):

@@ -28,8 +28,9 @@ from conftest import tiny_vit
 from digit_folders import write_digits
 from peft_vision import AdapterSet
 from peft_vision.core.config import ConfigError
+from peft_vision.data.pictures import Files
 from peft_vision.runs.saved import Saved
-from peft_vision.serve.pictures import ServedAdapter, Service, image_of
+from peft_vision.serve.pictures import Refused, ServedAdapter, Service, image_of
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 app = pytest.importorskip("peft_vision.serve.app", reason="the extra serve is not installed")
@@ -113,6 +114,18 @@ def test_each_adapter_answers_by_what_it_learned(address, service):
     assert set(several["present"]) == {name for name, share in shares.items() if share >= several["threshold"]}
     alone = dict(zip(CLASSES["numbers"], logits["numbers"].tolist(), strict=True))
     assert numbers["values"] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "YCbCr", "L", "I;16"])
+def test_a_tiff_is_the_image_that_training_sees(service, tmp_path, mode):
+    colours = Image.open(io.BytesIO(picture())).convert("RGB")
+    deep = Image.fromarray(np.asarray(colours.convert("L")).astype(np.uint16) * 200)
+    (deep if mode == "I;16" else colours.convert(mode)).save(tmp_path / "a.tif")
+    geometry = service.served["one"].geometry
+    answered = image_of((tmp_path / "a.tif").read_bytes(), geometry, most_pixels=10_000)
+    assert np.array_equal(answered.numpy(), Files(tmp_path, ["a.tif"]).shaped(0, geometry))
+    with pytest.raises(Refused, match="at most 10 are taken"):
+        image_of((tmp_path / "a.tif").read_bytes(), geometry, most_pixels=10)
 
 
 def test_it_says_what_it_serves_and_how_it_is(address):

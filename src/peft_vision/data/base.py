@@ -153,7 +153,9 @@ class Data(ABC):
         pictures that are known to be readable."""
         sampled = chain.from_iterable(part.sampled(_SAMPLE).contents() for part in seen)
         encoding = worded_formats(Counter(map(format_of, sampled)))
-        return {**sets.provenance, "encoding": encoding, **{file.name: file_sum(file) for file in sets.files}}
+        names = Counter(file.name for file in sets.files)
+        sums = {"/".join(file.parts[-1 if names[file.name] == 1 else -2 :]): file_sum(file) for file in sets.files}
+        return {**sets.provenance, "encoding": encoding, **sums}
 
     def load_other(self, part: Labelled, preprocessing: Preprocessing, *, label: str) -> tuple[Labelled, Images, int]:
         """Read pictures of another source with this data set's geometry and without augmentation. Return the readable

@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Size, sides_of
@@ -149,6 +149,10 @@ def picture_of(content: bytes, channels: int | None) -> Image.Image | Bands:
     """Return the picture in the file `content` upright, for a backbone that takes `channels`: RGB for 1 and 3, and with
     its own channels otherwise, as for None. Arrays and grey values of 16 bits keep their own. Raises the errors that
     `decode.UNREADABLE` lists."""
+    if channels in (1, 3):
+        with suppress(UnidentifiedImageError), open_bytes(content) as image:
+            if not _is_deep(image):
+                return rgb(image)
     unknown = None
     if is_array(content):
         try:
@@ -160,6 +164,12 @@ def picture_of(content: bytes, channels: int | None) -> Image.Image | Bands:
             return _channels_of(image, channels)
     except UnidentifiedImageError as error:
         raise unknown or error from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether a picture has 16 bits, which Pillow cuts to 8, and for which there may be a full scale."""
+    in_colours = isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "RGB"
+    return image.mode.startswith("I") or (in_colours and max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) > 8)
 
 
 def _channels_of(image: Image.Image, channels: int | None) -> Image.Image | Bands:

@@ -65,6 +65,8 @@ def reachable(site: str) -> bool:
 
 def fetch(name: str, entry: TorchvisionEntry, root: Path) -> None:
     """Download and unpack the missing contents; archives already under `root` are used. ConfigError if that fails."""
+    if present(entry, root):  # in a folder that may only be read no lock can be taken
+        return
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):

@@ -6,7 +6,7 @@ Corrupt pictures raise an error that names one and counts the rest, or are left 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 
 import numpy as np
@@ -83,7 +83,8 @@ def verify(images: Labelled, *, threads: int, label: str, geometry: Geometry | N
 
     def attempt(position: int) -> None:
         if geometry is None or geometry.channels == 3:
-            with named(images, indices[position]):
+            # one of other channels is whole, which is all that is asked without a geometry
+            with suppress(OtherChannels) if geometry is None else named(images, indices[position]):
                 images.pictures.verify(indices[position])
         else:
             images.pictures.shaped(indices[position], geometry, whole=True)

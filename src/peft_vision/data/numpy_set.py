@@ -28,6 +28,7 @@ from peft_vision.data.splits import LabelledSets
 
 _KEY = "data.path"
 _SPLITS = ("train", "val", "test")
+_NAMES = {f"{split}_{kind}.npy" for split in _SPLITS for kind in ("images", "labels")}
 _LARGEST = 2**36  # bytes of an array; the file itself says how much it holds
 _MOST_CLASSES = 2**20
 
@@ -80,11 +81,10 @@ class NumpyArrays(Data):
 
 
 def _in_folder(root: Path) -> dict[str, np.ndarray]:
-    return {path.stem: load_array(path, key=_KEY) for path in sorted(root.glob("*.npy"))}
+    return {path.stem: load_array(path, key=_KEY) for path in sorted(root.glob("*.npy")) if path.name in _NAMES}
 
 
 def _in_archive(root: Path) -> dict[str, np.ndarray]:
-    names = {f"{split}_{kind}.npy" for split in _SPLITS for kind in ("images", "labels")}
     if not root.exists():
         raise ConfigError(f"{_KEY}: no file or folder {shown(root)}")
     found = {}
@@ -94,7 +94,7 @@ def _in_archive(root: Path) -> dict[str, np.ndarray]:
         zipfile.ZipFile(binary) as archive,
     ):
         for member in archive.infolist():
-            if member.filename in names:
+            if member.filename in _NAMES:
                 with archive.open(member) as stream:
                     values = read_values(stream, size=member.file_size, largest=_LARGEST)
                 found[member.filename.removesuffix(".npy")] = values

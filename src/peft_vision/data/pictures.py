@@ -39,22 +39,36 @@ class EncodedPictures(Pictures):
         return open_bytes(self.content(index))
 
     def read(self, index: int) -> Image.Image:
-        with self.opened(index) as image:
-            return rgb(image)
+        picture = self.with_channels(index, 3)
+        return picture.preview() if isinstance(picture, Bands) else picture
+
+    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
+        return picture_of(self.content(index), channels)
 
     def sides(self, index: int) -> tuple[int, int]:
-        with self.opened(index) as image:
-            return image.size
+        try:
+            with self.opened(index) as image:
+                return image.size
+        except UnidentifiedImageError:  # an array, or nothing that is known
+            return picture_of(self.content(index), None).size
 
     def upright_sides(self, index: int) -> tuple[int, int]:
-        with self.opened(index) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
-            return image.size[::-1] if turned else image.size
+        try:
+            with self.opened(index) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
+                return image.size[::-1] if turned else image.size
+        except UnidentifiedImageError:
+            return picture_of(self.content(index), None).size
 
     def verify(self, index: int) -> None:
-        with self.opened(index) as image:
-            image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
-            rgb(image)
+        try:
+            with self.opened(index) as image:
+                image.draft("RGB", (1, 1))  # JPEG only: an eighth of the pixels, yet every byte of the file is read
+                rgb(image)
+        except UnidentifiedImageError:
+            picture = picture_of(self.content(index), 3)
+            if isinstance(picture, Bands):
+                picture.with_channels(3, full_scale=None)
 
 
 class Files(EncodedPictures):
@@ -76,44 +90,10 @@ class Files(EncodedPictures):
     def opened(self, index: int) -> AbstractContextManager[Image.Image]:
         return open_file(self.root / self.paths[index])
 
-    def read(self, index: int) -> Image.Image:
-        picture = self.with_channels(index, 3)
-        return picture.preview() if isinstance(picture, Bands) else picture
-
-    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
-        if channels in (1, 3):
-            try:
-                with self.opened(index) as image:
-                    if not image.mode.startswith("I"):
-                        return rgb(image)
-            except UnidentifiedImageError:  # an array, or nothing that is known
-                pass
-        return picture_of(self.content(index), channels)
-
-    def sides(self, index: int) -> tuple[int, int]:
-        try:
-            return super().sides(index)
-        except UnidentifiedImageError:
-            return picture_of(self.content(index), None).size
-
-    def upright_sides(self, index: int) -> tuple[int, int]:
-        try:
-            return super().upright_sides(index)
-        except UnidentifiedImageError:
-            return picture_of(self.content(index), None).size
-
-    def verify(self, index: int) -> None:
-        try:
-            super().verify(index)
-        except UnidentifiedImageError:
-            picture = picture_of(self.content(index), 3)
-            if isinstance(picture, Bands):
-                picture.with_channels(3, full_scale=None)
-
     def identify(self, indices: Tensor) -> Iterable[bytes]:
         for index in indices.tolist():
             path = self.root / self.paths[index]
-            name = f"{Path(self.paths[index]).as_posix()}\0{path.stat().st_size}\0"
+            name = f"{Path(self.paths[index]).as_posix()}\0{_size(path)}\0"
             yield name.encode(errors="surrogateescape")  # keeps the bytes of a name that is not UTF-8
 
     def marks(self, indices: Tensor) -> Iterable[str]:
@@ -128,6 +108,14 @@ class Files(EncodedPictures):
 
     def middle(self, index: int) -> bytes:
         return read_middle(self.root / self.paths[index], 0, self.length(index))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, -1 if it is gone: what reads it says so, or leaves it out."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True)

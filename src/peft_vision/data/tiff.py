@@ -30,7 +30,8 @@ _ORIENTATION, _PLANES, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TI
     324,
     325,
 )
-_SAMPLE_FORMAT = 339
+_SAMPLE_FORMAT, _PHOTOMETRIC = 339, 262
+_DARK_ZERO, _RGB = 1, 2
 _PLAIN, _DEFLATED = 1, (8, 32946)
 
 
@@ -114,6 +115,8 @@ def _layout(tags: dict[int, tuple[int, ...]]) -> _Layout:
         raise ValueError(f"{samples} samples in {width} x {height} pixels")
     if len(bits) > 1 or not bits <= {8, 16} or forms != {1}:
         raise UnknownTiff("samples that are no whole numbers of 8 or 16 bits")
+    if one(_PHOTOMETRIC, _DARK_ZERO) not in (_DARK_ZERO, _RGB):
+        raise UnknownTiff("values that are neither intensities nor red, green and blue")
     if one(_ORIENTATION, 1) != 1:
         raise UnknownTiff("another orientation than the usual one")
     if (compression := one(_COMPRESSION, _PLAIN)) not in (_PLAIN, *_DEFLATED):

@@ -19,7 +19,7 @@ from peft_vision.features.entry import UNFINISHED, Broken, CacheEntry, Writer, f
 _log = logging.getLogger("peft_vision")
 _GIB = 2**30
 _SUFFIX = ".safetensors"
-_NAME = rf"([0-9a-f]+)-[a-z]+\d*{re.escape(_SUFFIX)}"
+_NAME = rf"([0-9a-f]+)-[a-z]+[\d_]*{re.escape(_SUFFIX)}"
 _OURS = re.compile(_NAME)  # other files in the folder are not touched
 _LEFT = re.compile(rf"\.{_NAME}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 _SPARE_BYTES = 2 * _GIB  # of the disk stay free for other programs

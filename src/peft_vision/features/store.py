@@ -240,6 +240,8 @@ class Store:
             held.reason = "it fits neither in memory nor on disk, so the backbone runs each time"
             if self._features.use == "always" and split == "train":
                 raise ConfigError(f"features.use=always: {held.reason}; see features.memory_gib and features.disk_gib")
+            self._memory_left += held.bytes_in_memory
+            held.bytes_in_memory = 0
             return self._unstored(split)
         held.num_bytes = sum(entries[kind].num_bytes for kind in needed)
         view_labels = labels_of_views(images, views)

@@ -5,15 +5,17 @@ known before its pixels are read, and one with too many is refused.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line
-from peft_vision.data.bands import OtherChannels, counted, is_array
+from peft_vision.data.bands import OtherChannels, counted
 from peft_vision.data.decode import UNREADABLE, Geometry, open_bytes, picture_of
 from peft_vision.mixing.adapter_set import AdapterSet
 from peft_vision.objective.base import Objective
@@ -87,9 +89,8 @@ def _is_finite(value: float) -> bool:
 def image_of(content: bytes, geometry: Geometry, *, most_pixels: int) -> Tensor:
     """Return a picture as a model's image, uint8 (C, H, W). Raise Refused for what is no picture, or one too large."""
     try:
-        if not is_array(content):  # arrays are bounded by their own reader
-            with open_bytes(content) as opened:
-                _check_size(opened.size, most_pixels)
+        with suppress(UnidentifiedImageError), open_bytes(content) as opened:  # arrays are bounded by their own reader
+            _check_size(opened.size, most_pixels)
         picture = picture_of(content, geometry.channels)
         _check_size(picture.size, most_pixels)
         return torch.from_numpy(geometry.apply(picture).copy())
