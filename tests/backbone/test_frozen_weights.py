@@ -32,7 +32,9 @@ def steps(model: nn.Module, *, once: bool, world: World = ALONE) -> tuple[list[t
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_computes_the_same_bits(method):
     models = [adapted(method) for _ in range(2)]
+    later = models[0].trained()  # by another phase
     frozen = {name: p.detach().clone() for name, p in models[0].named_parameters() if not p.requires_grad}
+    frozen = {name: weight for name, weight in frozen.items() if name not in later}
     (once, rounded), (anew, none) = steps(models[0], once=True), steps(models[1], once=False)
     assert all(torch.equal(first, second) for first, second in zip(once, anew, strict=True))
     assert not none

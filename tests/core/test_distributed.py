@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 
 from command import Outcome, call, results, run_folder, start, wait_for
@@ -45,6 +46,9 @@ def assert_close(folder, expected_folder):
     result, expected_result = (json.loads((path / "result.json").read_text()) for path in (folder, expected_folder))
     assert result["data"] == expected_result["data"]
     assert result["data"]["images"]["train"] % 8 == 1
+    kept, expected_kept = (read_table(path / "predictions.parquet") for path in (folder, expected_folder))
+    for column in ("split", "index", "truth"):  # of each picture its own, though two processes score them
+        assert kept[column].to_pylist() == expected_kept[column].to_pylist()
     assert result["metrics"] == pytest.approx(expected_result["metrics"], abs=1e-4)
     epochs, expected_epochs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -137,3 +137,14 @@ def test_another_norm_that_does_not_look_at_other_processes_is_refused_there():
     with pytest.raises(ConfigError, match=r"head\.1 normalises by the batch, of which each of 2 processes sees a part"):
         check_whole_batch(model, Trainer(**PLAIN), processes=2)
     check_whole_batch(adapted("linear", head={"norm": "batch"}), Trainer(**PLAIN), processes=2)
+
+
+def test_another_norm_that_would_see_a_part_or_a_single_last_image_is_refused():
+    model, trainer = adapted("linear"), Trainer(**{**PLAIN, "batch_size": 8})
+    model.head.append(nn.BatchNorm1d(4))
+    check_whole_batch(model, trainer, processes=1, images=18)
+    with pytest.raises(ConfigError, match=r"^trainer.batch_size: got 8, and head\.1 .* the last of 17 images has one"):
+        check_whole_batch(model, trainer, processes=1, images=17)
+    check_whole_batch(adapted("linear", head={"norm": "batch"}), trainer, processes=1, images=17)
+    with pytest.raises(ConfigError, match=r"2 parts of it one by one; set trainer\.accumulate=1$"):
+        check_whole_batch(model, Trainer(**{**PLAIN, "accumulate": 2}), processes=1)

@@ -198,6 +198,22 @@ def test_a_run_killed_before_or_behind_its_probe_ends_as_if_it_had_not_been(
     undisturbed_lp_ft.is_lived_again_from("write_state", survived, after=after, cwd=tmp_path)
 
 
+def test_a_killed_probe_in_bf16_goes_on_and_the_backbone_trains_in_fp32_after_it(tmp_path):
+    words = ("experiment=smoke", "method=lp_ft", "probe=adamw", "trainer.precision=bf16", "trainer.epochs=2")
+    undisturbed = live((*words, "trainer.save_seconds=0"), tmp_path)
+    undisturbed.is_lived_again_from("write_state", 0, after=True, cwd=tmp_path / "again")
+
+
+def test_a_run_killed_while_its_probe_is_scored_scores_it_again_and_counts_both(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("peft_vision.task.session.TrainingSession._metrics", lambda session: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(*LP_FT, cwd=tmp_path)
+    outcome = call(*LP_FT, cwd=tmp_path)
+    assert outcome.code == 0, outcome
+    assert json.loads((run_folder(tmp_path / "runs") / "result.json").read_text())["test_reads"] == 3
+
+
 GALORE = (
     "experiment=smoke",
     "method=full",

@@ -165,6 +165,7 @@ def test_the_seeds_of_single_runs_are_what_the_command_trains(pretrained, tmp_pa
         torch.testing.assert_close(kept[name], tensor, **CLOSE, msg=name)
     assert result["metrics"] == {name: value for name, value in seeds[0].items() if name != "seed"}
     assert "over seeds 0, 7; this adapter is of seed 0" in outcome.out
+    assert result["test_reads"] == 2  # once by each model
 
 
 def test_a_run_that_is_killed_before_it_is_scored_has_all_seeds_still(pretrained, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -171,6 +172,26 @@ def test_the_best_epoch_of_each_setting_is_kept_where_asked_for():
     assert min(member.best.best["epoch"] for member in trained) < 3
     for member, single in zip(trained, singles, strict=True):
         assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+
+
+def test_a_signal_in_the_last_epoch_loses_none(monkeypatch):
+    model, saved = adapted_to(tiny_vit(), "lora"), []
+
+    def note(state: TrainState) -> None:
+        saved.append((state.epochs, copy.deepcopy(state.selection)))
+
+    @contextmanager
+    def asked():
+        yield lambda: 0
+        raise Stopped(15)
+
+    monkeypatch.setattr("peft_vision.training.together.when_ready", asked)
+    images, trainer = (random_images(21), random_images(8)), Trainer(**{**PLAIN, "epochs": 1})
+    with pytest.raises(Stopped):
+        fit_together(model, *images, training(save=note), solver=grid(), trainer=trainer)
+    ((epochs, selection),) = saved
+    assert epochs == 1
+    assert len(selection["tried"]) == 4
 
 
 def test_a_training_that_stopped_goes_on_to_the_same_weights():

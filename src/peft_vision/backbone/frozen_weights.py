@@ -7,7 +7,7 @@ that does not train it is the same every time, so rounding it before the first s
 stored of it, and a run that is opened again see the rounded matrices. Only matrices of the blocks are rounded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,17 +24,21 @@ _KNOWN = ("peft_vision", "timm", "torch")  # packages whose modules read such we
 
 
 @contextmanager
-def rounded_once(encoder: Encoder, dtype: torch.dtype, *, biases_of_qkv: bool) -> Iterator[None]:
+def rounded_once(
+    encoder: Encoder, dtype: torch.dtype, *, biases_of_qkv: bool, but: Iterable[nn.Parameter] = ()
+) -> Iterator[None]:
     """Hold the frozen weights and biases of the backbone's linear layers in `dtype` within the block, where autocast to
     `dtype` is on whenever the encoder is called; after it they are what they were. On a GPU the originals wait in the
     CPU's memory meanwhile. fp32 changes nothing. `biases_of_qkv`: whether those of the attention's projections, too,
-    are added in products alone.
+    are added in products alone. `but`: parameters that stay as they are.
     """
     originals: list[tuple[nn.Parameter, torch.Tensor]] = []
+    kept = set(but)
     if dtype != torch.float32:
         for name, module in _multiplied(encoder):
             whole = biases_of_qkv or not name.endswith("qkv")
-            originals += [(p, p.data) for p in (module.weight, module.bias if whole else None) if _is_frozen(p)]
+            parameters = (module.weight, module.bias if whole else None)
+            originals += [(p, p.data) for p in parameters if _is_frozen(p) and p not in kept]
     places = [original.device for _, original in originals]
     originals = [(p, original.to("cpu") if original.is_cuda else original) for p, original in originals]
     try:

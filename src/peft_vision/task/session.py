@@ -110,7 +110,8 @@ class TrainingSession:
         method, has_val = experiment.choices["method"], self.splits.val is not None
         check_model(experiment.optimizers, self.model, method=method, has_val=has_val)
         check_together(experiment.optimizers, self.model, experiment.trainer, method=method, processes=here.size)
-        check_whole_batch(self.model, experiment.trainer, processes=here.size)
+        images = len(self.splits.train)
+        check_whole_batch(self.model, experiment.trainer, processes=here.size, images=images)
         check_end(experiment, self.model, self.splits)
         self.state = resumed(self.model, self.splits, run, experiment, here)
         self.started = started - self.state.wall_seconds
@@ -174,7 +175,7 @@ class TrainingSession:
             score_probe=self._score_probe,
         )
         self.peak = most_mib(here.gather(peak_mib(here.device)))
-        self.state.test_reads += self.splits.test is not None
+        self.state.test_reads += (self.splits.test is not None) * (1 + len(self.state.of_seeds))
         self._save(self.state)  # before the test set is scored: a run killed there scores it again, and counts both
 
     def finish(self) -> Result:
@@ -247,6 +248,7 @@ class TrainingSession:
         if self.here.is_main:
             self.run.place_probe(lambda path: write_probe(self.model, path))
         self.state.test_reads += self.splits.test is not None
+        self._save(self.state)  # as `fit` does
         self.state.probe = {f"probe/{name}": value for name, value in self._metrics().items()}
 
     def _backbone_images(self) -> dict[str, int]:

@@ -100,22 +100,31 @@ def check_seeds(optimizers: Mapping[str, Optimizer], backbone: Backbone, seed: i
             )
 
 
-def check_whole_batch(model: Model, trainer: Trainer, *, processes: int) -> None:
-    """Raise ConfigError if the statistics of a batch would be those of a part of it, or of a single image."""
+def check_whole_batch(model: Model, trainer: Trainer, *, processes: int, images: int | None = None) -> None:
+    """Raise ConfigError if the statistics of a batch would be those of a part of it, or of a single image. `images`:
+    how many there are to train on, None where this is not known; the package's own norm of the head normalises a last
+    batch of one image by its running averages, others do not."""
     held = set(model.encoder.held())
     norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and part not in held}
     if not norms:
         return
-    what = f"{next(iter(norms))} (head.norm=batch) normalises by the batch"
+    name, first = next(iter(norms.items()))
+    of_head = isinstance(first, BatchNorm)
+    what = f"{name}{' (head.norm=batch)' if of_head else ''} normalises by the batch"
     if trainer.batch_size == 1:
         raise ConfigError(f"trainer.batch_size: {what}, and one image has no spread; it takes 2 or more")
     if trainer.accumulate != 1:
         seen = "parts" if trainer.accumulate == "auto" else f"{trainer.accumulate} parts"
         raise ConfigError(
             f"trainer.accumulate: {what}, and would see {seen} of it one by one; "
-            "set trainer.accumulate=1 or head.norm=layer"
+            f"set trainer.accumulate=1{' or head.norm=layer' if of_head else ''}"
         )
     foreign = [name for name, part in norms.items() if not isinstance(part, BatchNorm)]
+    if foreign and images is not None and images % trainer.batch_size == 1:
+        raise ConfigError(
+            f"trainer.batch_size: got {trainer.batch_size}, and {foreign[0]} normalises by the batch, of which the "
+            f"last of {images} images has one; set another size"
+        )
     if processes > 1 and foreign:
         raise ConfigError(f"{foreign[0]} normalises by the batch, of which each of {processes} processes sees a part")
 

@@ -80,7 +80,7 @@ def _judged_in_windows(model: Model, source: Source, inference: InferencePass) -
             mask = source.whole_mask(place)
             labels = windows.resized(mask).to(logits.device)
             rows.append(model.criterion.judge_whole(logits[None], labels[None], [torch.from_numpy(mask)]))
-    return _gathered(rows, world, most=len(places))
+    return _gathered(rows, torch.tensor(places, dtype=torch.long), world)
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def columns(
     inference: InferencePass,
 ) -> tuple[Tensor, ...]:
     """Return what `look` computes from each input, its label and its place in `source`, with `model` in evaluation
-    mode: tensors (n, ...), all in the same order. Each process computes a part, and all get the whole."""
+    mode: tensors (n, ...), in the order of `source`. Each process computes a part, and all get the whole."""
     world = inference.world
     batches = [world.share(batch) for batch in torch.arange(len(source)).split(inference.batch_size * world.size)]
     rows: list[tuple[Tensor, ...]] = []
@@ -100,7 +100,7 @@ def columns(
         for (seen, labels), indices in zip(inputs, batches, strict=True):
             rows.append(look(seen, labels, indices))
             progress.advance(len(labels) * world.size)
-    return _gathered(rows, world)
+    return _gathered(rows, torch.cat(batches), world)
 
 
 @contextmanager
@@ -114,7 +114,12 @@ def _evaluating(model: nn.Module, total: int, inference: InferencePass, *, unit:
     model.train(was_training)
 
 
-def _gathered(rows: list[tuple[Tensor, ...]], world: World, *, most: int | None = None) -> tuple[Tensor, ...]:
-    """Return the columns of all processes, of each process's rows at most so many."""
-    process_columns = tuple(torch.cat(column)[:most].cpu() for column in zip(*rows, strict=True))
-    return tuple(torch.cat(column) for column in zip(*world.gather(process_columns), strict=True))
+def _gathered(rows: list[tuple[Tensor, ...]], places: Tensor, world: World) -> tuple[Tensor, ...]:
+    """Return the columns of all processes in the order of the source, of which the first rows of this process are those
+    at `places` (n,)."""
+    own = tuple(torch.cat(column)[: len(places)].cpu() for column in zip(*rows, strict=True))
+    if world.size == 1:
+        return own
+    all_places, *found = (torch.cat(column) for column in zip(*world.gather((places, *own)), strict=True))
+    order = all_places.argsort()
+    return tuple(column[order] for column in found)

@@ -139,7 +139,7 @@ class Together:
         for number, (member, loss) in enumerate(zip(self.members, losses.tolist(), strict=True)):
             member.take_best()
             seed = {"seed": member.seed} if several else {}
-            row = {**member.setting, **seed, "train/loss": loss, **self._validated(member, val)}
+            row = {**member.setting, **seed, "train/loss": loss, **({} if val is None else self._scored(member, val))}
             self.training.record({"epoch": number + 1, **row})  # one line for each model
             rows.append(row)
         best = best_setting(rows, num_settings=self.num_settings)
@@ -168,16 +168,12 @@ class Together:
         means = f", both as means over {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
         return rule_in_words(ACCURACY, "first") + means
 
-    def _validated(self, member: Member, val: Inputs | None) -> dict[str, float]:
-        return {} if val is None else self._scored(member, val)
-
     def _scored(self, member: Member, val: Inputs) -> dict[str, float]:
         """Score a model on the validation images; one that diverged has no right answers, and no loss."""
         if not all(bool(tensor.isfinite().all()) for tensor in member.model.tuned_state().values()):
             return {"val/accuracy": 0.0, "val/loss": math.nan}
         workers, world = self.training.workers, self.training.world
         found = self.trainer.evaluate(member.model, val, "val", workers=workers, world=world)
-        member.model.train()
         return {name: found[name] for name in ("val/accuracy", "val/loss")}
 
     def saved(self) -> dict[str, Any]:
@@ -278,5 +274,6 @@ def fit_together(
                 saved_at = monotonic()
                 if asked_by():
                     raise Stopped(asked_by())
-    state.optimizer = None
-    return together.chosen(losses, val)
+        state.optimizer, state.selection = None, together.chosen(losses, val)
+        training.save(state)  # here, where a signal that came in the last epoch has not ended the run yet
+    return state.selection

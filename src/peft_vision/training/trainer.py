@@ -195,7 +195,8 @@ class Trainer:
     def rounded_once(self, model: Model, device: torch.device) -> AbstractContextManager[None]:
         """Return a context in which frozen weights are held in the type that matrices are multiplied in."""
         read_as_terms = "contexts" in model.readout.reads  # whose queries add the bias of values by themselves
-        return rounded_once(model.encoder, self.computes_in(device), biases_of_qkv=not read_as_terms)
+        later = model.trained().values()  # a state that is saved meanwhile holds what a later phase trains
+        return rounded_once(model.encoder, self.computes_in(device), biases_of_qkv=not read_as_terms, but=later)
 
     def updates(
         self,
