@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from variants import small
 
 import peft_vision
 from conftest import tiny_vit
@@ -15,7 +16,7 @@ from peft_vision.core.composition import option
 from peft_vision.exchange import hf_peft
 from peft_vision.models.adapter import load_tuned
 from reference import randomised
-from shipped import adapted
+from shipped import adapted, adapted_to
 
 VARIANTS = {
     "q and v": {},
@@ -125,6 +126,31 @@ def test_what_peft_would_compute_otherwise_is_refused(tmp_path):
     model.encoder.layers[2].attn.qkv.inner.weight.data[7] = 0
     with pytest.raises(ValueError, match=r"blocks\.2\.attn\.qkv has a row of zeros, which peft divides by"):
         hf_peft.write(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("BEiT", r"timm reads blocks\.0\.attn\.qkv\.weight past what peft puts around that module"),
+        ("EVA", r"timm reads blocks\.0\.attn\.qkv\.weight past what peft puts around that module"),
+        ("DINOv3 with biases", r"timm reads blocks\.0\.attn\.qkv\.weight past what peft puts around that module"),
+        ("distilled DeiT", "this backbone classifies by head and head_dist"),
+    ],
+)
+def test_what_timm_itself_would_not_compute_is_refused(variant, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        hf_peft.write(adapted_to(small(variant), "lora"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("variant", "targets"), [("BEiT", ("proj", "fc1")), ("EVA", ("fc2",)), ("DINOv3", ("q", "v"))])
+def test_peft_computes_our_logits_on_other_backbones(variant, targets, images, tmp_path):
+    model = adapted_to(small(variant), "lora", targets=targets, initial="backbone").eval()
+    hf_peft.write(model, tmp_path)
+    base = small(variant)
+    base.reset_classifier(4)
+    peft_model = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(peft_model(images), model(images), **PRECISE)
 
 
 @pytest.fixture

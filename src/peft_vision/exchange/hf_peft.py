@@ -10,21 +10,21 @@ timm's module `head`.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from peft_vision.backbone.quantized import Bits
 from peft_vision.core.composition import option
 from peft_vision.core.records import Name, Record, Unreadable, exists, read_record
 from peft_vision.core.tensor_files import read_header
 from peft_vision.exchange.hf_config import Settings
-from peft_vision.exchange.timm_weights import plain_head
+from peft_vision.exchange.timm_weights import classifiers, plain_head
 from peft_vision.method.lora import LowRankUpdate
 from peft_vision.models.model import Model
 from peft_vision.runs.run import place
@@ -37,9 +37,11 @@ _A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.f
 
 
 def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) -> None:
-    """Write the folder's files. Raise ValueError where the model is more than a LoRA with a linear head. `timm`: the
-    name and arguments with which timm creates the backbone, for the notes."""
+    """Write the folder's files. Raise ValueError where the model is more than a LoRA with a linear head, and where
+    timm would compute something else with it. `timm`: the name and arguments with which timm creates the backbone, for
+    the notes."""
     chains = _chains(model)
+    _check_called(model.encoder.vit, chains)
     weight, bias = plain_head(model)
     tensors, ranks, alphas, dora = {f"{_HEAD}.weight": weight, f"{_HEAD}.bias": bias}, {}, {}, False
     for name, chain in chains.items():
@@ -104,6 +106,25 @@ def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:
             outer = outer.removesuffix(".inner")
         chains.setdefault(outer, []).append(wrapper)
     return chains
+
+
+def _check_called(vit: nn.Module, paths: Iterable[str]) -> None:
+    """Raise ValueError where timm's own forward pass would not run what `peft` puts around a module, or would run a
+    classifier that the format does not save."""
+    if (names := classifiers(vit)) != ("head",):
+        raise ValueError(
+            f"the format saves timm's module head, and this backbone classifies by {' and '.join(names)}; "
+            "task.format=timm and onnx take it"
+        )
+    for path in paths:
+        above, _, last = path.rpartition(".")
+        attention = vit.get_submodule(above)
+        has_own_bias = last == "qkv" and getattr(attention, "q_bias", None) is not None
+        if has_own_bias and not attention.qkv_bias_separate:
+            raise ValueError(
+                f"timm reads {path}.weight past what peft puts around that module; task.format=timm merges it in, "
+                "and of the other targets (proj, fc1, fc2) a LoRA can be written"
+            )
 
 
 def _fused(name: str, chain: list[LowRankUpdate]) -> tuple[Tensor, Tensor, Tensor | None]:
