@@ -197,10 +197,41 @@ def scores(run: str, folder) -> dict[str, float]:
 
 def test_a_lora_comes_back_from_peft_and_scores_the_same(runs, tmp_path):
     run = runs("lora")
-    assert imported(run, tmp_path).code == 0
+    outcome = imported(run, tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
     assert scores(f"{tmp_path}/imported", tmp_path) == pytest.approx(scores(run, tmp_path), rel=1e-6)
     again = export(f"{tmp_path}/imported", "peft", tmp_path)
     assert again.code == 0, again
+
+
+def test_an_import_reads_pictures_as_its_run_did(runs, tmp_path):
+    run = shutil.copytree(runs("lora"), tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for said, words, expected in (
+        ({"resize": "squash", "full_scale": 10_000}, (), ("squash", 10_000)),
+        ({"resize": "squash"}, ("task.resize=crop",), ("crop", None)),
+        ({}, (), ("crop", None)),
+    ):
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": said}))
+        assert imported(str(run), tmp_path, *words).code == 0
+        saved = open_saved(f"{tmp_path}/imported", checkpoint=None, device=torch.device("cpu"))
+        geometry = saved.geometry(None)
+        assert (geometry.resize, geometry.full_scale) == expected
+
+
+def test_an_import_replaces_no_run(runs, tmp_path):
+    run = shutil.copytree(runs("linear"), tmp_path / "imported")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    said = f"out: {run} is the folder of a run, whose adapter would be replaced; name another"
+    assert imported(runs("lora"), tmp_path).error == said
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("head", ["head.dropout=0.1", "head.norm=batch"])
+def test_a_lora_with_any_head_that_is_linear_in_the_end_goes_to_peft(head, tmp_path):
+    assert call(*SMOKE, "method=lora", head, cwd=tmp_path).code == 0
+    outcome = export(str(run_folder(tmp_path / "runs")), "peft", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
 
 
 def test_a_lora_for_another_backbone_is_refused_with_both_hashes(runs, tmp_path):

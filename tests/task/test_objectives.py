@@ -303,6 +303,16 @@ def test_masks_are_palette_pictures_of_the_size_of_their_pictures(here, masks):
     assert (out / "contact_sheet.png").is_file()
 
 
+@pytest.mark.parametrize("run", ["several", "numbers"])
+def test_a_run_of_several_labels_or_numbers_is_exported_and_not_read_back_as_one_class(run, here):
+    folder = trained(here, f"{run}-lora", *WORDS[run], "method=lora")
+    for kind in ("timm", "peft"):
+        outcome = call("task=export", f"run={folder}", f"task.format={kind}", cwd=here)
+        assert (outcome.code, outcome.err) == (0, "")
+    words = ("task=import", f"file={folder}/export/peft", "out=imported", *TINY[:4])
+    assert f"labels_are is {run}, and imports have one class a picture" in call(*words, cwd=here).error
+
+
 def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers, masks):
     outcome = call("task=report", "runs=[several,numbers,masks]", "out=report", cwd=here)
     assert outcome.code == 0, outcome.err

@@ -12,21 +12,25 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from peft_vision.backbone.quantized import Bits
 from peft_vision.core.composition import option
+from peft_vision.core.config import build
 from peft_vision.core.records import Name, Record, Unreadable, exists, read_record
 from peft_vision.core.tensor_files import read_header
+from peft_vision.data.splits import LabelKind
 from peft_vision.exchange.hf_config import Settings
 from peft_vision.exchange.timm_weights import classifiers, plain_head
 from peft_vision.method.lora import LowRankUpdate
 from peft_vision.models.model import Model
+from peft_vision.objective.base import Objective
 from peft_vision.runs.run import place
 
 CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "peft_vision.json"
@@ -36,10 +40,9 @@ _TARGETS = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2":
 _A_LAYER = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
 
 
-def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) -> None:
+def write(model: Model, folder: Path, **said: Mapping[str, Any]) -> None:
     """Write the folder's files. Raise ValueError where the model is more than a LoRA with a linear head, and where
-    timm would compute something else with it. `timm`: the name and arguments with which timm creates the backbone, for
-    the notes."""
+    timm would compute something else with it. `said`: as for `notes`."""
     chains = _chains(model)
     _check_called(model.encoder.vit, chains)
     weight, bias = plain_head(model)
@@ -69,7 +72,7 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     files = {
-        NOTES: notes(model, timm=timm),
+        NOTES: notes(model, **said),
         WEIGHTS: save(tensors, {"format": "pt"}),
         CONFIG: f"{json.dumps(config, indent=2)}\n".encode(),  # last: without it a folder is not an adapter
     }
@@ -79,15 +82,17 @@ def write(model: Model, folder: Path, *, timm: Mapping[str, Any] | None = None) 
         place(folder / name, lambda path, content=content: path.write_bytes(content), key="out")
 
 
-def notes(model: Model, *, timm: Mapping[str, Any] | None) -> bytes:
-    """Return the content of peft_vision.json, which says what `peft` has no place for."""
-    said = {
+def notes(model: Model, **said: Mapping[str, Any]) -> bytes:
+    """Return the content of peft_vision.json, which says what `peft` has no place for. `said`: `timm`, the name and
+    arguments with which timm creates the backbone, and `data`, how the data were read, where they are known."""
+    content = {
+        "labels_are": build(model.recipe.objective, Objective, "objective").labels_are,
         "classes": list(model.recipe.classes),
         "preprocessing": model.recipe.preprocessing.record(),
         "backbone": model.recipe.backbone,
-        **({} if timm is None else {"timm": timm}),
+        **said,
     }
-    return f"{json.dumps(said, indent=2)}\n".encode()
+    return f"{json.dumps(content, indent=2)}\n".encode()
 
 
 def _chains(model: Model) -> dict[str, list[LowRankUpdate]]:
@@ -152,7 +157,14 @@ def _fused(name: str, chain: list[LowRankUpdate]) -> tuple[Tensor, Tensor, Tenso
     return down, up, magnitude
 
 
+class _Reading(Record):
+    resize: Literal["squash", "crop"] | None = None
+    full_scale: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
 class _Notes(Record):
+    labels_are: LabelKind = "classes"
+    data: _Reading = _Reading()
     classes: list[Name]
     preprocessing: dict[str, Any]
     backbone: dict[Literal["name", "hash", "frozen_bits"], Name | Bits | None]
@@ -160,7 +172,7 @@ class _Notes(Record):
 
 class Imported:
     """A LoRA read from a folder of `peft`. `tensors`: by the names of our model. `notes`: what a folder written here
-    records of classes, preprocessing and backbone; empty for others."""
+    records of labels, data, classes, preprocessing and backbone; empty for others."""
 
     def __init__(self, folder: Path) -> None:
         """Read the folder. Raise ValueError where it holds no LoRA, or one that cannot be rebuilt."""

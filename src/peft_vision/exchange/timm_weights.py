@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peft_vision.backbone.merge import merged, plain_names, unmergeable
 from peft_vision.method.base import Pooled
 from peft_vision.models.model import Model
+from peft_vision.objective.regression import Numbers
 
 
 def timm_state(model: Model) -> dict[str, Tensor]:
@@ -45,8 +46,8 @@ def check_loadable(merged_names: Set[str], names: Set[str]) -> None:
 
 
 def plain_head(model: Model) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the single linear layer that equals the head in evaluation. Raise ValueError where the
-    head is more than that."""
+    """Return weight and bias of the single linear layer that equals the head in evaluation, in the units of the targets
+    where it learned numbers. Raise ValueError where the head is more than that."""
     if model.segments:
         raise ValueError("its head segments, and timm's models end in a head on one vector; task.format=onnx takes any")
     if not isinstance(model.readout, Pooled):
@@ -58,6 +59,9 @@ def plain_head(model: Model) -> tuple[Tensor, Tensor]:
             raise ValueError(f"its head holds a {type(module).__name__}, and timm's is one linear layer")
         weight = weight / torch.sqrt(module.running_var + module.eps)
         bias = bias - weight @ module.running_mean.double()
+    if isinstance(model.criterion, Numbers):  # timm's model answers in the targets' own units, as ours does
+        mean, std = model.criterion.mean.double(), model.criterion.std.double()
+        weight, bias = weight * std[:, None], bias * std + mean
     return weight.to(last.weight), bias.to(last.bias)
 
 

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from peft_vision.backbone.load import Backbone
 from peft_vision.backbone.merge import unwrapped
 from peft_vision.backbone.source import resolved
+from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build, component
 from peft_vision.core.output import Console
 from peft_vision.exchange import hf_peft, onnx_model, peft_tuners
 from peft_vision.exchange.timm_weights import of_peft, of_timm, timm_state
 from peft_vision.models.adapter import load_tuned
+from peft_vision.objective.single_label import ONE_CLASS
 from peft_vision.runs.run import place, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
@@ -129,15 +131,19 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     tensors = {name: tensors[name].contiguous() for name in vit.state_dict()}
     of_hub = backbone.pretrained and backbone.checkpoint is None and backbone.frozen_bits is None
     (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
-    said = {"name": backbone.name, "arguments": arguments}
+    said = {
+        "timm": {"name": backbone.name, "arguments": arguments},
+        "data": {key: saved.says("data", key) for key in ("resize", "full_scale")},
+    }
     vit.load_state_dict(tensors)
     if peft_tuners.is_tuned_by_peft(saved.model):
         again = _by_peft(saved, path, vit, said)
     else:
-        hf_peft.write(saved.model, path, timm=said)
+        hf_peft.write(saved.model, path, **said)
         imported = hf_peft.Imported(path)
         on = {key: value for key, value in saved.recipe.backbone.items() if key != "frozen_bits"}
-        again = replace(saved.recipe, method=imported.method(), backbone=on).assemble(vit, seed=0)
+        plain = {"head": option("head", "linear"), "objective": dict(ONE_CLASS)}  # all that the folder's logits need
+        again = replace(saved.recipe, method=imported.method(), backbone=on, **plain).assemble(vit, seed=0)
         load_tuned(again, imported.tensors)
     if not of_hub:
         weights.write_bytes(save(tensors))
@@ -146,14 +152,14 @@ def _peft(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     return path, again.eval()(saved.model.normalize(images)), line
 
 
-def _by_peft(saved: Saved, folder: Path, vit: VisionTransformer, said: Mapping[str, Any]) -> nn.Module:
+def _by_peft(saved: Saved, folder: Path, vit: VisionTransformer, said: Mapping[str, Mapping[str, Any]]) -> nn.Module:
     """Let `peft` write a model that was tuned by a method of its own, and return what it loads again from the folder.
     `vit`: timm's model with the backbone's weights."""
     peft_tuners.check_installed()
     vit.reset_classifier(len(saved.recipe.classes))
     untouched = copy.deepcopy(vit)
     peft_tuners.write(saved.model, vit, folder)
-    (folder / hf_peft.NOTES).write_bytes(hf_peft.notes(saved.model, timm=said))
+    (folder / hf_peft.NOTES).write_bytes(hf_peft.notes(saved.model, **said))
     return peft_tuners.read(folder, untouched)
 
 

@@ -11,6 +11,7 @@ from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build, component, shortened
 from peft_vision.core.output import Console
 from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.core.records import exists
 from peft_vision.exchange.hf_peft import Imported
 from peft_vision.models.adapter import Recipe, load_tuned, write_adapter
 from peft_vision.runs.run import place, writing
@@ -20,14 +21,16 @@ from peft_vision.task.base import Task
 @component
 class ImportPeft(Task):
     """A task that imports a LoRA of `peft`. `classes`: their names, in the order of the logits; None: as the folder
-    says, else numbers. `resize`: how images are resized, for task=predict."""
+    says, else numbers. `resize`: how images are resized; None: as the folder says, else crop."""
 
     classes: tuple[str, ...] | None
-    resize: Literal["squash", "crop"]
+    resize: Literal["squash", "crop"] | None
 
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         """Import the LoRA that was trained on `backbone`. ConfigError if the folder names other weights by hash."""
-        folder = Path(str(config["file"])).expanduser().absolute()
+        folder, out = (Path(str(config[key])).expanduser().absolute() for key in ("file", "out"))
+        if any(exists(out / name) for name in ("result.json", "state.pt")):
+            raise ConfigError(f"out: {out} is the folder of a run, whose adapter would be replaced; name another")
         backbone: Backbone = build(config["backbone"], Backbone, "backbone")
         try:
             imported = Imported(folder)
@@ -49,15 +52,15 @@ class ImportPeft(Task):
             load_tuned(model, imported.tensors)
         except ValueError as error:
             raise ConfigError(f"file: {folder} does not fit {backbone.name}: {error}") from error
-        out = Path(str(config["out"])).expanduser().absolute()
         with writing(out, key="out"):
             out.mkdir(parents=True, exist_ok=True)
         place(out / "adapter.safetensors", lambda path: write_adapter(model, path), key="out")
+        reading = imported.notes.get("data", {})
         kept = shortened(
             {
                 "backbone": config["backbone"],
                 "method": recipe.method,
-                "data": {"resize": self.resize},
+                "data": {**reading, "resize": self.resize or reading.get("resize") or "crop"},
                 "seed": config["seed"],
             }
         )
@@ -77,6 +80,8 @@ class ImportPeft(Task):
         classes = tuple(str(index) for index in range(imported.num_classes))
         preprocessing, trained_on = backbone.preprocessing(), {"name": backbone.name, "hash": None}
         if notes:
+            if (kind := notes["labels_are"]) != "classes":
+                raise ConfigError(f"file: peft_vision.json: labels_are is {kind}, and imports have one class a picture")
             try:
                 classes = tuple(notes["classes"])
                 preprocessing = Preprocessing.restore(notes["preprocessing"])
