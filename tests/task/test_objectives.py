@@ -252,6 +252,14 @@ def test_a_run_is_scored_on_data_of_its_kind_from_elsewhere(run, path, night, he
     assert metrics["test/loss"] != pytest.approx(expected["test/loss"], rel=1e-3)
 
 
+def test_a_run_is_not_scored_on_labels_of_another_kind(here, several):
+    for number, kind in enumerate(("red", "tall") * 6):
+        (here / "kinds" / kind).mkdir(parents=True, exist_ok=True)
+        copy(here / f"scenes/images/{number}.png", here / "kinds" / kind)
+    outcome = call("task=evaluate", f"run={several}", "data=image_folder", "data.path=kinds", cwd=here)
+    assert outcome.error.startswith("objective: it learns several classes a picture (objective=multi_label), and the")
+
+
 @pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
 def test_kept_predictions_are_those_that_predict_and_evaluate_make(run, here, request):
     folder = request.getfixturevalue(run)

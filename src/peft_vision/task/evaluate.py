@@ -118,6 +118,7 @@ class Evaluate(Task):
             trainer = saved.trainer(config["trainer"])
             with _saying(of_run):
                 sets = data.open()
+                saved.objective.check_labels(sets.labels_are)
                 positions = _positions(sets.classes, saved.recipe.classes)
                 if sets.labels_are != "classes" and len(positions) != len(saved.recipe.classes):
                     raise ConfigError(
