@@ -162,6 +162,14 @@ def test_it_prints_a_table_and_says_where_the_scores_are(run):
     assert not (run / "evaluations").exists()
 
 
+def test_several_runs_have_their_scores_in_one_folder(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other" / run.name)
+    for each in (run, other, run):
+        assert call("task=evaluate", f"run={each}", *SMOKE, "out=scores", cwd=tmp_path).code == 0
+    for ending in ("json", "parquet", "png"):
+        assert len(list((tmp_path / "scores").glob(f"{run.name}-digits-test-*.{ending}"))) == 2
+
+
 def test_classes_are_matched_by_name(run, monkeypatch):
     (run.parent / "own_data.py").write_text(OWN_DATA)
     monkeypatch.syspath_prepend(run.parent)

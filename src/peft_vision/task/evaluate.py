@@ -92,7 +92,7 @@ def _name(folder: Path) -> str:
 _log = logging.getLogger("peft_vision")
 _NAMED = 3  # classes that an error names
 _WORST = 5  # classes that are printed
-_LONGEST = 100  # at most this many characters of a data set's name are in a file name
+_LONGEST = 100  # at most this many characters of the name of a data set, and of a run, are in a file name
 
 
 @component
@@ -155,9 +155,11 @@ class Evaluate(Task):
                     "environment": environment(here.device, here.size),
                 }
                 shown = {"resize": data.resize, "crop": preprocessing.crop}
+                named, whose = re.sub(r"[^\w.-]", "_", name)[:_LONGEST], ""
+                if config["out"] is not None:  # where other runs may have their scores too
+                    shown["run"], whose = str(saved.home), f"{saved.home.name[-_LONGEST:]}-"
                 mark = digest({"fingerprint": splits.fingerprint, **shown})[:12]
-                named = re.sub(r"[^\w.-]", "_", name)[:_LONGEST]
-                stem = folder / f"{named}-{self.split}-{mark}"
+                stem = folder / f"{whose}{named}-{self.split}-{mark}"
                 _report(facts, stem, data=named)
                 if kept := predictions_of(saved.model, judged):
                     told("each image", partial(self._show, saved, trainer, kept, seen, splits, stem), folder)
