@@ -191,7 +191,9 @@ def _data(saved: Saved, results: Sequence[Result]) -> str:
 
 
 def _without_paths(text: str) -> str:
-    """Return a text with the last part alone of each absolute path in it."""
+    """Return a text with the last part alone of each absolute path in it, and of the data's own before their numbers of
+    images, whatever signs it has."""
+    text = re.sub(r"\A~?/.*/(?=[^/]+: \d+ train)", "", text)
     return re.sub(r"(?<![\w.:/])~?/(?:[^\s/,;]+/)*([^\s/,;]+)", r"\1", text)
 
 
