@@ -18,7 +18,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.models.on_hub import fetched
 from peft_vision.runs.run import Run
 from peft_vision.runs.saved import open_saved, open_several
-from peft_vision.task.model_card import BackboneOrigin, CardFacts, backbone_origin, escaped, model_card
+from peft_vision.task.model_card import BackboneOrigin, CardFacts, backbone_origin, escaped, model_card, results_of
 from peft_vision.task.push import FILES, without_places
 from peft_vision.task.serve import named_runs
 
@@ -268,6 +268,36 @@ def test_a_place_of_this_machine_is_its_last_part():
         "rate": 0.1,
         "win": "b",
     }
+
+
+def test_seeds_that_divide_the_images_each_by_itself_are_of_one_setting(trained, tmp_path):
+    """As with data.split_seed=${seed}; the last has its own seed, and the split of another."""
+    for seed, split_seed in ((0, 0), (1, 1), (2, 2), (3, 0)):
+        folder = shutil.copytree(trained, tmp_path / trained.name.replace("-s0-", f"-s{seed}-"))
+        result = Run(folder).read_result()
+        data = {**result.config["data"], "split_seed": split_seed}
+        Run(folder).write_result(result.model_copy(update={"seed": seed, "config": {**result.config, "data": data}}))
+    assert [result.seed for result in results_of(tmp_path / trained.name)] == [0, 3]
+    shutil.rmtree(folder)
+    assert [result.seed for result in results_of(tmp_path / trained.name)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/Ann Lee/secret project/my pets: 4 train", "my pets: 4 train"),
+        ("/home/me: 3 test, b/a;c/pets: 4 train + 1 test images", "pets: 4 train + 1 test images"),
+        ("~/a b/labels.csv: 4 train", "labels.csv: 4 train"),
+        ("digits: 4 train; a/b, and 5/6 of /data/x", "digits: 4 train; a/b, and 5/6 of x"),
+    ],
+)
+def test_a_card_names_no_folder_above_the_data(source, shown, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / trained.name)
+    result = Run(run).read_result()
+    Run(run).write_result(result.model_copy(update={"data": result.data.model_copy(update={"source": source})}))
+    saved = open_saved(str(run), checkpoint=None, device=torch.device("cpu"))
+    facts = CardFacts("run", "x", "import x", results_of(run), backbone_origin(saved))
+    assert f"\n\n{escaped(shown)}.\n\n" in model_card(saved, facts)
 
 
 def test_what_is_escaped_reads_as_before():

@@ -106,21 +106,26 @@ def rule_of(metric: Metric) -> str:
     return RULE.replace("highest mean validation accuracy", f"{best} mean validation {metric.words}")
 
 
-_SPLIT_SEED = "data.split_seed"  # no setting of its own where it is the seed of every run, as with ${seed}
+def without_split_seeds(runs: Sequence[tuple[Mapping[str, Any], int]]) -> list[dict[str, Any]]:
+    """Return the setting of each run, given with its seed: without data.split_seed, which is no setting of its own,
+    where that is the seed of every run, as with ${seed}."""
+    key = "data.split_seed"
+    of_seed = key if all(setting.get(key) == seed for setting, seed in runs) else None
+    return [{name: value for name, value in setting.items() if name != of_seed} for setting, _ in runs]
 
 
 def cell(method: str, runs: Iterable[RunRecord]) -> MethodCell:
     """Return the cell of all runs of this method, its settings sorted by the rule with the best first."""
     runs, grouped = list(runs), {}
-    of_seed = _SPLIT_SEED if all(run.setting.get(_SPLIT_SEED) == run.seed for run in runs) else None
-    for run in runs:
-        values = {key: value for key, value in run.setting.items() if key != of_seed}
-        grouped.setdefault(_key(values), []).append(run)
-    groups = [sorted(members, key=lambda run: run.seed) for members in grouped.values()]
-    differing = _differing([members[0].setting for members in groups]) - {of_seed}
+    for run, values in zip(runs, without_split_seeds([(run.setting, run.seed) for run in runs]), strict=True):
+        grouped.setdefault(_key(values), (values, []))[1].append(run)
+    differing = _differing([values for values, _ in grouped.values()])
     settings = [
-        Setting(tuple(members), {key: value for key, value in members[0].setting.items() if key in differing})
-        for members in groups
+        Setting(
+            tuple(sorted(members, key=lambda run: run.seed)),
+            {key: value for key, value in values.items() if key in differing},
+        )
+        for values, members in grouped.values()
     ]
     settings.sort(key=_order)
     if len(settings) > 1 and any(setting.validation is None for setting in settings):

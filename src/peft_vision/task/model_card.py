@@ -21,6 +21,7 @@ from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.output import one_line
 from peft_vision.core.records import Unreadable
+from peft_vision.report.choose import without_split_seeds
 from peft_vision.report.finished import settled
 from peft_vision.runs.run import Run
 from peft_vision.runs.run_records import FRACTIONS, ID_SPLITS, Result
@@ -87,15 +88,18 @@ def results_of(folder: Path) -> list[Result]:
     if result is None:
         return []
     named = _NAME.fullmatch(folder.name)
-    setting = settled(result.config)
-    others: dict[int, Result] = {}
+    beside: list[Result] = []
     for path in sorted(folder.parent.glob(f"{named['stem']}-s*")) if named else ():
         try:
-            other = Run(path).read_result()
-            if other is not None and other.seed != result.seed and settled(other.config) == setting:
-                others.setdefault(other.seed, other)
+            found = Run(path).read_result()
         except (ConfigError, Unreadable):
             continue  # a report names such a run; the card is of the runs that can be read
+        beside += [] if found is None else [found]
+    own, *settings = without_split_seeds([(settled(found.config), found.seed) for found in (result, *beside)])
+    others: dict[int, Result] = {}
+    for found, setting in zip(beside, settings, strict=True):
+        if found.seed != result.seed and setting == own:
+            others.setdefault(found.seed, found)
     return [result, *(others[seed] for seed in sorted(others))]
 
 
