@@ -1,5 +1,6 @@
 """`task=serve`: adapters on one backbone, asked over HTTP as clients ask them."""
 
+import asyncio
 import io
 import json
 import re
@@ -192,6 +193,39 @@ def test_a_body_that_never_ends_and_one_that_never_comes(address):
     assert (answer.status, json.load(answer)["error"]) == (408, "the body did not arrive within 1 seconds")
     for ended in (connection, slow):
         ended.close()
+
+
+def test_a_client_that_leaves_before_its_body_has_arrived_is_no_fault_of_the_server(service):
+    messages = iter([{"type": "http.request", "body": b"few", "more_body": True}])
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "http_version": "1.1"}
+    sent = []
+
+    async def receive() -> dict:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(app.application(service, LIMITS)({**scope, "headers": [(b"host", b"LocalHost:80")]}, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]) == (
+        400,
+        "the client left before its body had arrived",
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "allowed", "refused"),
+    [
+        ("127.0.0.1", ("Models.Lab",), {"127.0.0.1", "localhost", "[::1]", "models.lab"}, {"evil.example"}),
+        ("10.0.0.7", ("models.lab",), {"127.0.0.1", "localhost", "10.0.0.7", "models.lab"}, {"evil.example"}),
+        ("fd00::7", ("models.lab",), {"localhost", "[fd00::7]", "models.lab"}, {"evil.example"}),
+    ],
+)
+def test_further_names_are_beside_those_of_this_machine(host, named, allowed, refused):
+    names = app.host_names(host, named)
+    assert names >= allowed
+    assert not names & refused
+    assert app.host_names("0.0.0.0", ()) == frozenset()  # any
 
 
 def test_a_fault_of_the_server_is_not_told_to_clients(address, service, monkeypatch):

@@ -24,6 +24,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from peft_vision import __version__
@@ -55,9 +56,11 @@ class Limits:
 
 def host_names(host: str, named: tuple[str, ...]) -> frozenset[str]:
     """Return the names by which a server bound to `host` may be called: where only this machine reaches it, those of
-    this machine, so that no page of the web can reach it by a name of its own; otherwise any, unless some are named."""
-    local = host in _OWN_NAMES
-    return frozenset({*_OWN_NAMES, host, *named}) if local else frozenset(named)
+    this machine, so that no page of the web can reach it by a name of its own; otherwise any, unless some are named,
+    which then are further ones."""
+    if host not in _OWN_NAMES and not named:
+        return frozenset()
+    return frozenset(name.lower() for name in (*_OWN_NAMES, host, f"[{host}]", *named))
 
 
 def application(service: Service, limits: Limits, ready: Callable[[], None] = lambda: None) -> FastAPI:
@@ -149,6 +152,8 @@ class _Answers:
                         raise too_large
         except TimeoutError as error:
             raise Refused(408, f"the body did not arrive within {self.limits.seconds:g} seconds") from error
+        except ClientDisconnect as error:
+            raise Refused(400, "the client left before its body had arrived") from error
         if not content:
             raise Refused(400, "the body is empty; it should be a picture")
         return bytes(content)
@@ -168,7 +173,7 @@ def _guard(app: FastAPI, limits: Limits) -> None:
 
     @app.middleware("http")
     async def check(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+        host = re.sub(r":\d+$", "", request.headers.get("host", "")).lower()
         if limits.hosts and host not in limits.hosts:
             return _error(421, f"this server is not called {one_line(host, longest=100)!r}; task.hosts names others")
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method != "GET":
