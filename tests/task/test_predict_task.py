@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from command import call
+from peft_vision.task.answers import stems
 from peft_vision.task.contact_sheet import COLUMNS, TILE
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -269,3 +270,21 @@ def test_what_is_missing_is_said(here):
     assert call("task=predict", "run=run", "images=empty", cwd=here).error.startswith(
         f"images: no picture in {here}/empty; "
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b/a.jpg", "c/a.jpg", "d.e.png"], ["b/a", "c/a", "d.e"]),
+        (["a.jpg", "a.png", "b.png"], ["a.jpg", "a.png", "b"]),
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg", "a.png", "a.jpg.png"]),
+        (["a", "a.jpg", "b"], ["a", "a.jpg", "b"]),
+    ],
+)
+def test_each_picture_has_a_mask_of_its_own_name(names, expected):
+    assert stems(iter(names)) == expected
+
+
+def test_the_names_of_many_masks_take_no_time():
+    names = [f"{number}.jpg" for number in range(100_000)]  # comparing each with each would take minutes
+    assert stems(names) == [str(number) for number in range(100_000)]

@@ -2,6 +2,7 @@
 picture; and masks, with a class for each pixel, as files."""
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -197,6 +198,12 @@ def shares_table(counts: Tensor, classes: Sequence[str]) -> Table:
 
 
 def stems(names: Iterable[str]) -> list[str]:
-    """Return the name of the mask of each picture: its path without its ending, or with it where two would be equal."""
-    bare = [Path(name).with_suffix("").as_posix() for name in names]
-    return [stem if bare.count(stem) == 1 else Path(name).as_posix() for stem, name in zip(bare, names, strict=True)]
+    """Return the name of the mask of each picture: its path without its ending, or with it where that is the name of
+    another too."""
+    paths = [Path(name) for name in names]
+    whole, bare = [path.as_posix() for path in paths], [path.with_suffix("").as_posix() for path in paths]
+    counts, taken = Counter(bare), set(whole)
+    return [
+        stem if counts[stem] == 1 and (stem == path or stem not in taken) else path
+        for stem, path in zip(bare, whole, strict=True)
+    ]
