@@ -282,7 +282,7 @@ def test_what_is_missing_is_said(here):
     ],
 )
 def test_each_picture_has_a_mask_of_its_own_name(names, expected):
-    assert stems(iter(names)) == expected
+    assert stems(names) == expected
 
 
 def test_the_names_of_many_masks_take_no_time():
