@@ -19,6 +19,7 @@ from peft_vision.core.output import one_line, write_csv
 from peft_vision.data.splits import LabelKind
 from peft_vision.objective.segmentation import IGNORED
 from peft_vision.runs.run import place
+from peft_vision.runs.saved import Saved
 
 FEW = 12  # at most this many pictures get a row each
 _NEXT = 2  # runner-up classes shown for each picture
@@ -36,6 +37,13 @@ class Answers:
     values: Tensor
     labels_are: LabelKind
     threshold: float
+
+    @classmethod
+    def of(cls, saved: Saved, names: Sequence[str], outputs: Tensor) -> "Answers":
+        """Return the answers of a saved run from its model's outputs (n, C), in fp32 on the CPU."""
+        criterion, labels_are = saved.model.criterion, saved.objective.labels_are
+        threshold = float(getattr(criterion, "threshold", 0.5))
+        return cls(names, saved.recipe.classes, criterion.answers(outputs), labels_are, threshold)
 
     def write(self, path: Path) -> None:
         """Write a row for each picture: its path below the folder; its class and probability, or its classes divided by
@@ -67,12 +75,7 @@ class Answers:
         if self.labels_are == "several":
             least = float((values - self.threshold).abs().min())
             return ", ".join(self.present(number)) or "none", f"{100 * least:.1f} points from the threshold"
-        single = len(self.classes) == 1
-        said = [
-            f"{value:.4g}" if single else f"{name} {value:.4g}"
-            for name, value in zip(self.classes, values, strict=True)
-        ]
-        return ", ".join(said), ""
+        return numbers_in_words(self.classes, values.tolist()), ""
 
     def ends(self) -> tuple[tuple[str, str], Tensor]:
         """Return the headings of both ends of an order of the pictures, and the number by which they are ordered, (n,):
@@ -144,6 +147,12 @@ class Answers:
                 one_line(name), *(f"{float(value):.4g}" for value in (column.min(), column.mean(), column.max()))
             )
         return table
+
+
+def numbers_in_words(targets: Sequence[str], values: Iterable[float]) -> str:
+    """Return the number of each target, with its name where there are several."""
+    said = [f"{value:.4g}" for value in values]
+    return said[0] if len(targets) == 1 else ", ".join(map(" ".join, zip(map(one_line, targets), said, strict=True)))
 
 
 def mask_of(logits: Tensor, sides: tuple[int, int], part: tuple[slice, slice] | None) -> np.ndarray:

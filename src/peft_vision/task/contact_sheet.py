@@ -12,6 +12,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.core.output import one_line
 from peft_vision.data.pictures import LabelKind, Labelled
 from peft_vision.objective.predictions import KeptPredictions
+from peft_vision.task.answers import numbers_in_words
 
 TILE = 160  # px, the longer side of every picture
 COLUMNS = 6
@@ -182,14 +183,7 @@ def truth_and_prediction(found: KeptPredictions, place: int) -> tuple[str, str]:
     """Return what is true of an image without a mask, and what was predicted."""
     truth, prediction = found.truth[place], found.prediction[place]
     if found.labels_are == "numbers":
-        single = len(found.classes) == 1
-        said = [
-            ", ".join(
-                f"{value:.4g}" if single else f"{one_line(name)} {value:.4g}"
-                for name, value in zip(found.classes, values, strict=True)
-            )
-            for values in (truth, prediction)
-        ]
+        said = [numbers_in_words(found.classes, values) for values in (truth, prediction)]
     elif found.labels_are == "several":
         named = [[one_line(found.classes[label]) for label in np.flatnonzero(marks)] for marks in (truth, prediction)]
         said = [", ".join(names) or "none" for names in named]

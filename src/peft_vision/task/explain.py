@@ -111,15 +111,12 @@ class Explain(Task):
     ) -> Iterator[tuple[tuple[str, str, str, str], Tensor]]:
         """Yield the captions of each picture and of its overlay, a name and a remark each, and the map (h, w)."""
         trainer = saved.trainer(config["trainer"])
-        criterion, classes = saved.model.criterion, saved.recipe.classes
         size, workers = min(_AT_ONCE, trainer.eval_batch_size), config["data"]["workers"]
         room = needing_memory(f"a pass of {size} images", device, SMALLER_PASS)
         with Progress(label="explaining", total=len(images), unit="images") as progress, room:
             for pixels, _ in on_device(images.in_order(batch_size=size, workers=workers), device):
                 found = explain(pixels)
-                values = criterion.answers(found.outputs.float().cpu())
-                threshold = float(getattr(criterion, "threshold", 0.5))
-                answers = Answers([""] * len(values), classes, values, saved.objective.labels_are, threshold)
+                answers = Answers.of(saved, [""] * len(pixels), found.outputs.float().cpu())
                 for number, places in enumerate(found.values.cpu()):
                     share = "" if found.shares is None else f"{100 * float(found.shares[number]):.0f} % on patches"
                     yield (*answers.words(number), share, ""), places

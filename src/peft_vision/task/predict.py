@@ -137,14 +137,7 @@ class Predict(Task):
         self, saved: Saved, pictures: Labelled, names: Sequence[str], outputs: Tensor, out: Path
     ) -> tuple[str, dict[str, list[Tile]]]:
         """Write and show the answers from the model's outputs (n, C); return the file's name, and the sheet's tiles."""
-        criterion = saved.model.criterion
-        answers = Answers(
-            names,
-            saved.recipe.classes,
-            criterion.answers(outputs),
-            saved.objective.labels_are,
-            float(getattr(criterion, "threshold", 0.5)),
-        )
+        answers = Answers.of(saved, names, outputs)
         place(out / "predictions.csv", answers.write, key="out")
         Console().print(answers.table())
         return "predictions.csv", self._sections(pictures, answers)
