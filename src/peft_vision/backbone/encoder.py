@@ -109,7 +109,8 @@ class Encoder(nn.Module):
         return self.trunk.pool(self._through(self.stem(images), first=0))
 
     def stem(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, C, H, W) to what enters the first layer."""
+        """Map normalised images (B, C, H, W), of the size that the model takes, to what enters the first layer."""
+        self.trunk.check_size(tuple(images.shape[-2:]), self.image_size)
         return self.trunk.stem(images if self.border is None else self.border(images))
 
     def observe(

@@ -41,6 +41,17 @@ def test_features_of_another_shape_are_timms(variant):
     assert_is_timms(small(variant, img_size=(height, width)), pictures(height, width))
 
 
+@pytest.mark.parametrize("variant", ["ViT", "any size"])
+def test_images_of_another_size_are_refused_where_timm_would_adapt_to_each(variant):
+    model = small(variant, dynamic_img_size=True, img_size=(32, 48)).eval()
+    assert model(pictures(40, 24)).shape == (3, 32)
+    message = r"^these images are 40 x 24 px, and the model takes 32 x 48 px; .*img_size=\(40, 24\)\) makes one"
+    with pytest.raises(ValueError, match=message):
+        Encoder(copy.deepcopy(model))(pictures(40, 24))
+    model.set_input_size(img_size=(40, 24))
+    assert_is_timms(model, pictures(40, 24))
+
+
 @pytest.mark.parametrize("variant", ["DINOv3", "EVA-02", "EVA", "PE core"])
 def test_a_gate_is_honoured(variant):
     assert_is_timms(gated(small(variant)), pictures(32, 32))

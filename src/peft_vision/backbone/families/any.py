@@ -94,6 +94,9 @@ class AnyTrunk(Trunk):
             return _first_line(error)
         return None
 
+    def check_size(self, found: tuple[int, int], taken: tuple[int, int] | None) -> None:
+        """Check nothing: timm's own forward takes images of other sizes or refuses them."""
+
     def show_grid(self, image_size: tuple[int, int]) -> None:
         """Note the shape of the model's last features, which can be found as long as its modules are timm's own, or in
         `lacks` why they are no map of the image."""

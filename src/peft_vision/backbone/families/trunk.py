@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.stage import Need, Stage, Tap
 from peft_vision.core.config import ConfigError
+from peft_vision.core.preprocessing import one_size, size_in_words
 
 DROPS_PATCHES = "it drops patches (patch_drop_rate), so that the number of tokens changes"
 
@@ -121,6 +122,16 @@ class Trunk(ABC):
         """Return why the model cannot take images of this height and width, where the family finds out; otherwise
         None."""
         return None
+
+    def check_size(self, found: tuple[int, int], taken: tuple[int, int] | None) -> None:
+        """Raise ValueError where images are of another size than those that are `taken`. timm's own forward takes them
+        with dynamic_img_size; here positions, rows that are computed and grids are of the size that is taken."""
+        if taken is not None and found != taken:
+            found_said, taken_said = (size_in_words(one_size(*size)) for size in (found, taken))
+            raise ValueError(
+                f"these images are {found_said}, and the model takes {taken_said}; "
+                f"timm.create_model(..., img_size={found}) makes one that takes them"
+            )
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
