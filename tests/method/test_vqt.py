@@ -90,9 +90,14 @@ def test_folding_the_projections_equals_keys_and_values_on_a_real_size():
             assert (other - found[2]).abs().max() <= 1e-5 * found[2].abs().max()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"architecture": {"qk_norm": True}}, {"frozen_bits": 8}],
+    ids=["folded keys", "normed keys", "keys by a quantized layer"],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
-def test_16_bit_observations_change_logits_by_their_rounding(dtype, tolerance, images):
-    model = adapted("vqt", num_queries=3).eval()
+def test_16_bit_observations_change_logits_by_their_rounding(dtype, tolerance, options, images):
+    model = adapted("vqt", num_queries=3, **options).eval()
     exact = model(images)
     model.round_observations_to(dtype)
     rounded = model(images)

@@ -53,7 +53,8 @@ def test_each_picture_has_an_overlay_and_a_place_on_the_sheet(arguments, said, h
 
 
 def test_the_queries_of_vqt_are_shown_by_themselves(here):
-    assert call("experiment=smoke", "method=vqt", "method.layers=first-1", cwd=here).code == 0
+    stored = "features.dtype=fp16"  # in which contexts stay, whatever reads them
+    assert call("experiment=smoke", "method=vqt", "method.layers=first-1", stored, cwd=here).code == 0
     run = run_folder(here / "runs")
     assert "by attention of the queries, layer 0\n" in explain(here, f"run={run}")
     said = call("task=explain", f"run={run}", "images=photos", "task.layer=1", cwd=here).error

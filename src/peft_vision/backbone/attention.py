@@ -170,7 +170,7 @@ def look(layer: Layer, queries: Tensor, context: Tensor, positions: Tensor | Non
     if bare and not context.requires_grad and not torch.compiler.is_exporting():
         mixed = _mix_folded(layer.attn.scale, q, context, *weights)
     else:  # a norm or a rotation of keys, dropped weights or a wrapper of unknown effect prevents folding
-        key, value = layer.heads(context, first=1, last=3)
+        key, value = layer.heads(context.to(queries.dtype), first=1, last=3)  # a stored one may be of 16 bit
         key = layer.positioned(layer.key_norm(key), positions)
         mixed = _mix(layer, q.expand(context.shape[0], -1, -1, -1), key, value, None)
     return finish(layer, queries, normed, mixed, apart=True)
