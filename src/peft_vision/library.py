@@ -175,7 +175,9 @@ def _run_of(path: str | Path) -> str:
 @contextmanager
 def merged(model: Model) -> Iterator[VisionTransformer]:
     """Merge the weights of `model` within the block, so that it is as fast as its backbone, and yield its timm model,
-    whose `state_dict` is then plain timm's; afterwards everything is bit for bit as it was.
+    which maps normalised images to features and whose `state_dict` is then plain timm's; afterwards everything is bit
+    for bit as it was. What else timm's class computes (`forward_intermediates` and the like), a model of timm's does
+    that has loaded the `state_dict`.
 
     Raise ValueError, and leave the model as it was, if what was added is not a change of weights, or changes weights
     that timm's model lacks.
@@ -185,7 +187,9 @@ def merged(model: Model) -> Iterator[VisionTransformer]:
     names = plain_names(model.encoder)
     with merge.merged(model.encoder):
         check_loadable(model.encoder.vit.state_dict().keys(), names)
-        yield model.encoder.vit
+        plain = copy.copy(model.encoder.vit)
+        plain.forward = model.encoder.forward  # timm's own does not know the layers in the places of its blocks
+        yield plain
 
 
 def _class_names(num_classes: int | Sequence[str], options: dict[str, object]) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ def test_a_method_trains_what_it_tunes_and_nothing_else_and_is_saved_and_merged(
                 with peft_vision.merged(model) as plain:
                     timms = small(variant)
                     timms.load_state_dict(plain.state_dict())
+                    torch.testing.assert_close(plain(IMAGES), features, rtol=1e-4, atol=1e-4)
                 torch.testing.assert_close(timms.eval()(IMAGES), features, rtol=1e-4, atol=1e-4)
 
 
