@@ -99,8 +99,8 @@ def adapt(
     frozen_bits: Bits | None = None,
     **options: object,
 ) -> Model:
-    """Return an `nn.Module`, images to logits, that tunes a copy of `vit` by `method`: a name in `conf/method/`, the
-    path of a YAML file like those, a class derived from `Method`, or an instance of one.
+    """Return an `nn.Module`, images to logits, that tunes a copy of `vit`, on its device, by `method`: a name in
+    `conf/method/`, the path of a YAML file like those, a class derived from `Method`, or an instance of one.
 
     `num_classes`: how many, or their names. `options` override the method's values (`num_prompts=50`). `head`
     overrides values of `conf/head/linear.yaml` (`{"norm": "batch"}`), or gives a head in one of the same four ways.
@@ -132,7 +132,8 @@ def adapt(
         recipe.backbone["frozen_bits"] = frozen_bits
     build(recipe.method, Method, "method").check()
     build(recipe.objective, Objective, "objective").check_head(built_head)
-    return recipe.assemble(vit, seed=seed)
+    device = next(vit.parameters()).device
+    return recipe.assemble(vit, seed=seed).to(device)
 
 
 def save(model: Model, path: str | Path) -> None:

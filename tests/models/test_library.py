@@ -26,6 +26,15 @@ def test_uint8_images_are_normalised_and_floats_are_taken_as_they_are(vit):
     torch.testing.assert_close(model(pixels), model((pixels / 255 - mean) / std))
 
 
+@pytest.mark.parametrize(
+    "device", ["meta", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def test_what_is_added_is_where_the_backbone_is(device, monkeypatch):
+    monkeypatch.setattr("peft_vision.library.weights_hash", lambda _: "0" * 64)  # of shapes alone there is none
+    model = peft_vision.adapt(tiny_vit().to(device), method="vpt_lora", num_classes=4)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {device}
+
+
 def test_a_head_on_the_backbone_is_replaced(images):
     vit = tiny_vit()
     vit.reset_classifier(1000)
