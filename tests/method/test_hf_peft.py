@@ -12,6 +12,7 @@ import peft_vision
 from command import call, run_folder
 from conftest import tiny_vit
 from peft_vision.backbone.merge import merged
+from peft_vision.core.composition import option
 from peft_vision.core.config import CONFIG_DIR, ConfigError
 from peft_vision.exchange import peft_tuners
 from peft_vision.method.hf_peft import HFPeft, TunedByPeft
@@ -113,17 +114,30 @@ REFUSED = {
     "a strange key": ({"peft_type": "HRA", "rank": 4}, "HRAConfig of peft has no rank"),
     "a key of ours": ({"peft_type": "HRA", "layers_to_transform": [1]}, "method.layers chooses the layers"),
     "a bad value": ({"peft_type": "BOFT", "boft_block_size": 5}, "BOFT of peft refuses it: "),
+    "a butterfly": (
+        {"peft_type": "BOFT", "boft_n_butterfly_factor": 2},
+        r"^method\.config\.boft_n_butterfly_factor: got 2, and peft computes 1 without its CUDA extension, .*; set 1$",
+    ),
     "no matrix": ({"peft_type": "HRA", "target_modules": ["q_proj"]}, "no matrix of .* is named q_proj; its matrices"),
     "no targets": ({"peft_type": "HRA", "target_modules": []}, "should name matrices in target_modules"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_in_a_line(case):
+def test_what_cannot_be_is_refused_in_a_line(case, monkeypatch):
     config, message = REFUSED[case]
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: None)
     with pytest.raises(ConfigError, match=message) as caught:
         adapted("hf_peft", config={"target_modules": ["qkv"], **config})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("config", "rotations"), [({}, 1), ({"boft_n_butterfly_factor": 2}, 2)])
+def test_boft_has_the_rotations_that_its_config_says_with_the_extension(config, rotations, monkeypatch):
+    """As shipped it is the same model as without, which is tested above."""
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", object)
+    model = adapted("hf_peft/boft", config={**option("method", "hf_peft/boft")["config"], **config})
+    assert model.parameter_counts().method == 3 * (rotations * 2 * 32 * 4 + 96 + 32)
 
 
 def test_without_the_package_a_line_says_what_to_install(monkeypatch):

@@ -89,9 +89,15 @@ class HFPeft(Method):
     config: Annotated[dict[str, Any], AfterValidator(_plain)]
 
     def check(self, where: str = "method") -> None:
-        """Raise ConfigError if `peft` is not installed, does not know the type or one of its values, or if the type is
-        not one that could work here."""
-        self.settings(["blocks.0.attn.qkv"], where)
+        """Raise ConfigError if `peft` is not installed, does not know the type or one of its values, if the type is not
+        one that could work here, or if `peft` would compute with another value on this machine."""
+        made = self.settings(["blocks.0.attn.qkv"], where)
+        factor = getattr(made, "boft_n_butterfly_factor", 1)
+        if factor != 1 and not _has_butterflies():
+            raise ConfigError(
+                f"{where}.config.boft_n_butterfly_factor: got {one_line(factor)}, and peft computes 1 without its CUDA "
+                "extension, which it cannot build here; set 1"
+            )
 
     def settings(self, targets: Sequence[str], where: str = "method") -> Any:
         """Return the config of `peft` for matrices at these paths; raise ConfigError as `check` does."""
@@ -166,6 +172,14 @@ class HFPeft(Method):
                 f"are {there}"
             )
         return found
+
+
+def _has_butterflies() -> bool:
+    """Return whether `peft` can build its CUDA extension, without which BOFT has one factor, whatever its config."""
+    from peft.tuners.boft.layer import get_fbd_cuda
+
+    with warnings.catch_warnings(action="ignore"):
+        return bool(get_fbd_cuda())
 
 
 def _check_keys(given: Mapping[str, Any], made: type, key: str) -> None:
