@@ -267,3 +267,11 @@ def test_a_class_of_the_users_own_runs_and_one_of_the_wrong_kind_is_refused(tmp_
     assert refused(*words, "method=path", cwd=tmp_path) == ["method: Path is not a Method"]
     assert call(*words, "method=norms", cwd=tmp_path).code == 0
     assert json.loads(results(tmp_path)[0].read_text())["parameters"]["method"] == 2 * 128
+
+
+def test_a_config_file_that_is_no_utf_8_is_named(tmp_path):
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    text = "# Größe\ndefaults: [lora, _self_]\n"
+    (tmp_path / "mine" / "method" / "own.yaml").write_bytes(text.encode("latin-1"))
+    (line,) = refused("--config-dir", "mine", "method=own", cwd=tmp_path)
+    assert line.startswith("cannot read a config: 'utf-8' codec can't decode byte 0xf6")

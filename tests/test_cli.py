@@ -251,6 +251,10 @@ def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "ada"))
     arguments = ("data=image_folder", "data.path=~/pictures", "--cfg", "job")
     assert f"path: {tmp_path}/ada/pictures" in call(*arguments, cwd=tmp_path).out
+    (tmp_path / "ada" / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "ada" / "conf" / "method" / "mine.yaml").write_text("defaults: [lora, _self_]\nrank: 5\n")
+    outcome = call("--config-dir=~/conf", "method=mine", "--cfg", "job", cwd=tmp_path)
+    assert "rank: 5" in outcome.out, outcome
 
 
 def test_a_reader_who_leaves_early_is_no_error(tmp_path):

@@ -102,6 +102,25 @@ def test_commands_are_found():
     assert with_some > {"README.md", "commands.md", "extending.md", "install.md", "explain.md", "first_run.md"}
 
 
+def test_a_shell_reads_every_command_as_it_stands():
+    """zsh takes a bare bracket for a pattern that nothing matches."""
+    lines = sorted({line for found in COMMANDS.values() for line in found})
+    read = subprocess.run(["bash", "-n"], input="\n".join(lines), capture_output=True, text=True)
+    assert read.stderr == ""
+    assert [line for line in lines if "[" in re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)] == []
+
+
+def test_yaml_files_on_the_pages_compose(tmp_path):
+    blocks = [block for text in PAGES.values() for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    named = {found[1]: block for block in blocks if (found := re.search(r"myconf/(experiment/\w+)\.yaml", block))}
+    assert named
+    for name, block in named.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(block)
+        outcome = call("--config-dir", str(tmp_path), name.replace("/", "="), "--cfg", "job", cwd=tmp_path)
+        assert outcome.code == 0, outcome
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if COMMANDS[page]], ids=lambda page: page.name)
 def test_commands_name_options_and_keys_that_there_are(page):
     """Hydra's grammar reads them. A test in test_cli.py shows that the keys are those that Hydra composes."""

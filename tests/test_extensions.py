@@ -1,6 +1,7 @@
 """What a stranger adds trains what it says, or is refused with its name."""
 
 import copy
+import importlib
 import json
 import shutil
 import subprocess
@@ -161,6 +162,29 @@ def test_an_edited_formula_is_another_run(stranger, tmp_path):
     assert first["metrics"] != second["metrics"]
 
 
+def test_code_that_is_imported_within_a_function_is_part_of_a_run_too(tmp_path, monkeypatch):
+    """Before it is imported as well as after, so that nothing is said to be edited that was not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = tmp_path / "lazy_parts" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "lazy_parts" / "__init__.py").write_text("")
+    (inner / "__init__.py").write_text("")
+    (inner / "b.py").write_text("SCALE = 2.0\n")
+    head = "import sys\n\n\ndef scaled(x):\n    from lazy_parts.inner.b import SCALE\n\n    return SCALE * x\n"
+    (tmp_path / "lazy_parts" / "a.py").write_text(head)
+    importlib.import_module("lazy_parts.a")
+    before = _digest("lazy_parts.a")
+    assert "lazy_parts.inner" not in sys.modules
+    sys.modules["lazy_parts.a"].scaled(1)
+    _digest.cache_clear()
+    assert _digest("lazy_parts.a") == before
+    for name in [name for name in sys.modules if name.startswith("lazy_parts.inner")]:
+        monkeypatch.delitem(sys.modules, name)
+    (inner / "b.py").write_text("SCALE = 3.0\n")
+    _digest.cache_clear()
+    assert _digest("lazy_parts.a") != before
+
+
 def test_a_run_notes_the_commit_of_the_users_checkout_and_whether_it_was_edited(stranger, tmp_path):
     def git(*words: str) -> str:
         named = ("-c", "user.name=A", "-c", "user.email=a@b.c")
@@ -199,6 +223,13 @@ def test_adapt_takes_a_class_a_component_or_a_file(given, stranger, images, tmp_
     assert {gate.item() for name, gate in model.named_parameters() if name.endswith(".gate")} == {0.25}
     peft_vision.save(model, tmp_path / "a.safetensors")
     assert torch.equal(peft_vision.load(tmp_path / "a.safetensors", tiny_vit())(images), model.eval()(images))
+
+
+def test_a_file_that_begins_from_others_is_for_commands(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("defaults: [lora, _self_]\nrank: 4\n")
+    with pytest.raises(ConfigError, match=r"^method: .*mine.yaml begins from other files \(defaults\)"):
+        peft_vision.adapt(tiny_vit(), method=file, num_classes=4)
 
 
 def test_adapt_takes_a_head_of_ones_own(stranger, images):

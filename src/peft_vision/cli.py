@@ -99,7 +99,7 @@ def main() -> None:
             run()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _fail(reword(error), getattr(error, "exit_code", 1))
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         _fail(f"cannot read a config: {' '.join(str(error).split())}")
     except RuntimeError as error:
         if not is_homeless(error):
@@ -179,9 +179,10 @@ def _readable(arguments: list[str]) -> list[str]:
         _name_hidden(Path(parsed.config_dir).expanduser())
     flags = [word for word in arguments if word not in parsed.overrides]
     home = os.path.expanduser("~")
-    if home == "~" and any("=~/" in word for word in parsed.overrides):
+    if home == "~" and any("=~/" in word for word in arguments):
         raise ConfigError(HOMELESS)
-    return flags + [re.sub("(?<==)~(?=/)", home, word) for word in _of_own_data(_of_peft(_several(parsed.overrides)))]
+    words = [*flags, *_of_own_data(_of_peft(_several(parsed.overrides)))]
+    return [re.sub("(?<==)~(?=/)", home, word) for word in words]
 
 
 def _several(overrides: list[str]) -> list[str]:

@@ -46,13 +46,19 @@ def component_values(given: object, kind: type, group: str, options: Mapping[str
     """Return the values, `_target_` among them, of the `kind` that `given` stands for, overridden by `options`.
 
     `given`: the name of a file in conf/<group>/, the path of a user's YAML file, a component, or its class; a class
-    takes the values that every `kind` has from a shipped option. Raise ConfigError if it is none of these or its class
-    cannot be found again by its name, which is what a saved adapter holds; raise ValueError for an unknown name.
+    takes the values that every `kind` has from a shipped option. Raise ConfigError if it is none of these, a file that
+    begins from others, or its class cannot be found again by its name, which is what a saved adapter holds; raise
+    ValueError for an unknown name.
     """
     if isinstance(given, str) and not given.endswith(_YAML):
         return complete({**option(group, given), **options})
     if isinstance(given, str | Path):
         values = read_yaml(Path(given).expanduser())
+        if isinstance(values, dict) and "defaults" in values:
+            raise ConfigError(
+                f"{group}: {given} begins from other files (defaults), which only a command composes; write its values "
+                "out, or give the class with its values"
+            )
         if not isinstance(values, dict) or "_target_" not in values:
             raise ConfigError(f"{group}: {given} holds no _target_, the class to build")
     elif isinstance(given, type):
@@ -100,7 +106,8 @@ def adapt(
     **options: object,
 ) -> Model:
     """Return an `nn.Module`, images to logits, that tunes a copy of `vit`, on its device, by `method`: a name in
-    `conf/method/`, the path of a YAML file like those, a class derived from `Method`, or an instance of one.
+    `conf/method/`, the path of a YAML file like those with all values in it (no `defaults`), a class derived from
+    `Method`, or an instance of one.
 
     `num_classes`: how many, or their names. `options` override the method's values (`num_prompts=50`). `head`
     overrides values of `conf/head/linear.yaml` (`{"norm": "batch"}`), or gives a head in one of the same four ways.

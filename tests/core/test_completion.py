@@ -80,6 +80,12 @@ def test_what_is_offered(typed, offered, here):
     assert completions(typed.split(" ")) == [word if "=" in word else f"{stem}{word}" for word in offered]
 
 
+def test_own_files_in_the_home_folder_are_offered(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    assert completions(["--config-dir", "~/mine", "method=ow"]) == ["method=own"]
+    assert completions(["--config-dir=~/mine", "method=own", "method.str"]) == ["method.strength="]
+
+
 @pytest.mark.parametrize(
     ("line", "words", "completed", "written"),
     [

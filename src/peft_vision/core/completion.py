@@ -4,6 +4,7 @@ and values that the remark on a key lists.
 It answers one key press, so it imports neither Hydra nor anything else that takes long.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +115,7 @@ def completions(words: Sequence[str]) -> list[str]:
         return [f"--config-dir={path}" for path in _paths(word.removeprefix("--config-dir="), folders=True)]
     if word.startswith("-"):
         return _beginning(FLAGS, word)
-    files = ConfigFiles([CONFIG_DIR, *map(Path, _own_folders(before))])
+    files = ConfigFiles([CONFIG_DIR, *(Path(os.path.expanduser(name)) for name in _own_folders(before))])
     added = word[: len(word) - len(word.lstrip("+~"))]
     key, equals, value = word[len(added) :].partition("=")
     if not equals:

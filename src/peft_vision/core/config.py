@@ -199,7 +199,10 @@ def build(node: Mapping[str, Any], kind: type, where: str) -> Any:
     if not issubclass(cls, kind):
         raise ConfigError(f"{where}: {cls.__name__} is not a {kind.__name__}")
     if inspect.isabstract(cls):
-        raise ConfigError(f"{where}._target_: {cls.__name__} is abstract; name a class that derives from it")
+        lacks = ", ".join(sorted(cls.__abstractmethods__))
+        raise ConfigError(
+            f"{where}._target_: {cls.__name__} is abstract; name a class that derives from it and has {lacks}"
+        )
     try:
         return cls(**{**_neutral(cls), **values})
     except ValidationError as error:

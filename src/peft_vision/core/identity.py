@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,24 @@ def _digest(module: str) -> str | None:
 
 
 def _file(module: str) -> Path | None:
-    path = getattr(sys.modules.get(module), "__file__", None)
+    """Return the source file of a module, also of one that is imported later, within a function."""
+    if module in sys.modules:
+        path = getattr(sys.modules[module], "__file__", None)
+    else:
+        path = getattr(_spec(module), "origin", None)
     return Path(path) if path and Path(path).is_file() else None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Return where a module would be imported from, without importing it or what it lies in."""
+    parent = module.rpartition(".")[0]
+    if not parent:
+        return PathFinder.find_spec(module)
+    if parent in sys.modules:
+        within = getattr(sys.modules[parent], "__path__", None)
+    else:
+        within = getattr(_spec(parent), "submodule_search_locations", None)
+    return None if within is None else PathFinder.find_spec(module, within)
 
 
 def _belongs(other: str, file: Path, module: str, first: Path) -> bool:
