@@ -11,7 +11,7 @@ from command import call
 from peft_vision.cli import complain
 from peft_vision.core.config import ConfigError
 from peft_vision.core.guide import fault, reword
-from peft_vision.core.output import PRINTABLE, Console, one_line, printable, say
+from peft_vision.core.output import PRINTABLE, Console, first_line, one_line, printable, say
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,14 @@ def test_what_a_terminal_obeys_is_stripped(text, shown):
 
 def test_one_line_is_short():
     assert one_line("ab\n" * 1000, longest=5) == "ab ab ..."
+
+
+@pytest.mark.parametrize(
+    ("message", "said"), [("\n no route\nto host", "no route"), ("", "OSError"), (" \n", "OSError")]
+)
+def test_an_error_without_a_message_is_named_by_its_class(message, said):
+    """As those of a connection that is reset may be."""
+    assert first_line(OSError(message)) == said
 
 
 HOSTILE = "\x1b[2Jcat\x07"

@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.output import first_line
 from peft_vision.core.progress import Progress
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names, in order of preference
@@ -70,7 +71,7 @@ def _download(name: str, repository: str, revision: str | None, files: Sequence[
         except errors.RevisionNotFoundError as error:
             raise ConfigError(f"backbone: cannot get {name}: {where} has no revision {revision!r}") from error
         except (OSError, errors.HTTPError) as error:
-            raise _refusal(name, f"{where} failed: {str(error).splitlines()[0]}") from error
+            raise _refusal(name, f"{where} failed: {first_line(error)}") from error
     raise _refusal(name, f"{where} has neither {' nor '.join(files)}" if files[1:] else f"{where} has no {files[0]}")
 
 
@@ -88,7 +89,7 @@ def address_file(name: str, url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, path)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _refusal(name, f"{url} failed: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        raise _refusal(name, f"{url} failed: {first_line(error)}") from error
     return path
 
 

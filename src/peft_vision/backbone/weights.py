@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from peft_vision.backbone.conversion import converted, read_npz
 from peft_vision.core.config import ConfigError
+from peft_vision.core.output import first_line
 from peft_vision.core.preprocessing import Preprocessing
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")  # by preference
@@ -54,7 +55,7 @@ def load_weights(vit: nn.Module, path: Path, *, in_chans: int = 3, from_chans: i
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of how timm resamples tables
             state = converted(state, vit)
     except (RuntimeError, ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{_title(vit, path)}: {_first_line(error)}") from error
+        raise ConfigError(f"{_title(vit, path)}: {first_line(error)}") from error
     expected = vit.state_dict()
     left_out = _LEFT_OUT if getattr(vit, "attn_pool", None) is not None else (*_LEFT_OUT, "attn_pool.")
     left_out += tuple(f"{name}." for name in _listed_names(vit, "classifier"))
@@ -221,8 +222,4 @@ def _title(vit: nn.Module, path: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"backbone.checkpoint: cannot read {path}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return ConfigError(f"backbone.checkpoint: cannot read {path}: {first_line(error)}")

@@ -21,7 +21,7 @@ from omegaconf.errors import (
 from peft_vision import __version__
 from peft_vision.core.composition import all_options, keys_of_every_run, owners
 from peft_vision.core.config import CONFIG_DIR, ConfigError, nearest
-from peft_vision.core.output import printable
+from peft_vision.core.output import first_line, printable
 from peft_vision.core.records import read_yaml
 
 _TASKS = CONFIG_DIR / "task"
@@ -187,8 +187,3 @@ def _group_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             yield from _group_keys(child, f"{prefix}{key}.")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]

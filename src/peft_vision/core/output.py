@@ -41,6 +41,11 @@ def one_line(value: object, *, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def shown(path: Path) -> str:
     """Return a path as an error names it."""
     return one_line(path, longest=4096)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.device_memory import DeviceRoom
 from peft_vision.core.environment import forget_peak, peak_mib
-from peft_vision.core.guide import first_line
+from peft_vision.core.output import first_line
 from peft_vision.core.preprocessing import Normalize
 from peft_vision.core.seeding import derive
 from peft_vision.core.stopping import follow_parent

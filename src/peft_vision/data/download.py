@@ -23,6 +23,7 @@ from filelock import FileLock
 from huggingface_hub import constants, errors, snapshot_download
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.output import first_line
 from peft_vision.data.torchvision_table import TorchvisionEntry
 
 PROBE_SECONDS = 6
@@ -128,7 +129,7 @@ def fetch_from_hub(repository: str, subset: str | None, *, enough: Callable[[Pat
     except errors.RepositoryNotFoundError as error:
         raise _refusal(repository, f"{constants.ENDPOINT} has no such data set, or keeps it private") from error
     except (OSError, errors.HTTPError) as error:
-        raise _refusal(repository, f"{constants.ENDPOINT} failed: {str(error).strip().splitlines()[0]}") from error
+        raise _refusal(repository, f"{constants.ENDPOINT} failed: {first_line(error)}") from error
 
 
 def _snapshot(repository: str, subset: str | None, *, local: bool) -> Path:

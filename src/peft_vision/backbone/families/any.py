@@ -30,6 +30,7 @@ from peft_vision.backbone.families.shapes import (
 from peft_vision.backbone.families.trunk import Trunk
 from peft_vision.backbone.stage import Need, Stage
 from peft_vision.core.config import ConfigError
+from peft_vision.core.output import first_line
 
 _HAVE = ("forward_features", "forward_head")
 _TOKENS = "is computed by timm's own forward, in which no tokens can be added or read; use lora, ssf, bitfit or partial"
@@ -79,7 +80,7 @@ class AnyTrunk(Trunk):
         try:
             shape = self._pass.features.shape
         except UNUSABLE as error:
-            return f"timm's {type(self.model).__name__} maps no image to features: {_first_line(error)}"
+            return f"timm's {type(self.model).__name__} maps no image to features: {first_line(error)}"
         if len(shape) != 2:
             return f"its features are {tuple(shape)} for one image, where one vector of an image is needed"
         return None
@@ -91,7 +92,7 @@ class AnyTrunk(Trunk):
         try:
             run_shapes(self.model, size)
         except UNUSABLE as error:
-            return _first_line(error)
+            return first_line(error)
         return None
 
     def check_size(self, found: tuple[int, int], taken: tuple[int, int] | None) -> None:
@@ -268,7 +269,3 @@ class AnyTrunk(Trunk):
 
 def _is_pointwise(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.groups == 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
