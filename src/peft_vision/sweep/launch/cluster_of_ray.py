@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from peft_vision.core.config import ConfigError
+from peft_vision.core.output import first_line
 from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher
 
 _DIED = 1
@@ -48,7 +49,7 @@ class RayLauncher(ProcessLauncher):
                     try:
                         exit_code = ray.get(ended)
                     except ray.exceptions.RayError as error:
-                        jobs[number].say(f"Ray: {str(error).strip().splitlines()[0]}")
+                        jobs[number].say(f"Ray: {first_line(error)}")
                         exit_code = _DIED
                     yield number, exit_code
         finally:
