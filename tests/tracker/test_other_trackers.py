@@ -209,6 +209,16 @@ def test_a_run_is_mirrored_to_several_and_a_server_that_is_down_is_a_line(tmp_pa
     assert json.loads(results(tmp_path)[0].read_text())["choices"]["tracker"] == "several"
 
 
+def test_no_epoch_is_taken_for_one_of_the_settings_that_a_solver_tried_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(NoTracker, "open", lambda self, **values: Recording().open(**values))
+    monkeypatch.setattr(Recording, "noted", [])
+    words = ("method=lp_ft", "probe=lbfgs", "probe.C=[0.01,0.1,1,10,100]", "trainer.epochs=2", "tracker=none")
+    assert call(*SMOKE, *words, cwd=tmp_path).code == 0
+    rows = [json.loads(line) for line in (run_folder(tmp_path / "runs") / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 3, 4]
+    assert Recording.noted[1:-1] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -36,6 +36,7 @@ from peft_vision.report.figures import (
     titled_width,
 )
 from peft_vision.report.id_ood import ID, MEAN, Comparison, ComparisonRow
+from peft_vision.runs.run import is_epoch
 
 _log = logging.getLogger("peft_vision")
 _LOSS = "train/loss"
@@ -117,7 +118,7 @@ def _epochs(path: Path, checksum: str | None, recorded: Iterable[str]) -> dict[s
     found: dict[str, dict[int, float]] = {metric: {} for metric in recorded}
     for row in _rows(path, checksum):
         epoch = row.get("epoch")
-        if "lr" not in row or "weight_decay" in row or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
+        if not is_epoch(row) or type(epoch) is not int or not 0 < epoch <= _LAST_EPOCH:
             continue
         for metric in found:
             value = row.get(metric)

@@ -298,6 +298,11 @@ def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
         raise DiskFault(f"cannot write {path.absolute()}: {cause.strerror or cause}\n{remedy}") from error
 
 
+def is_epoch(row: Mapping[str, Any]) -> bool:
+    """Return whether a line of metrics.jsonl is of an epoch; a solver's are of settings, which it counts from 1."""
+    return "lr" in row and "weight_decay" not in row
+
+
 _NAME = ".attempt"
 _LARGEST = 64  # bytes of the file
 

@@ -1,7 +1,7 @@
 """This module mirrors a run in its tracker; a tracker that fails costs a warning, and never the run."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import isnan
@@ -14,7 +14,7 @@ from peft_vision.core.records import Unreadable, read_json_lines
 from peft_vision.objective.predictions import ALL_CLASSES, KeptPredictions
 from peft_vision.report.per_class import class_counts, class_scores
 from peft_vision.runs.experiment import Experiment
-from peft_vision.runs.run import Run, mirrored_as
+from peft_vision.runs.run import Run, is_epoch, mirrored_as
 from peft_vision.runs.run_records import Result
 from peft_vision.tracker.several import forgiving
 from peft_vision.tracker.trackers import Log
@@ -44,6 +44,13 @@ def mirrored(experiment: Experiment, run: Run, *, anew: bool = False) -> Iterato
 _COSTS = ("images_per_second", "peak_mib", "train_seconds", "wall_seconds")
 
 
+def tell_row(log: Log, row: Mapping[str, Any]) -> None:
+    """Log a row of metrics. Of a run of several phases only epochs are logged: their count goes on from phase to phase,
+    and a tracker would take the settings of a solver, counted from 1, for later epochs that it has already."""
+    if "phase" not in row or is_epoch(row):
+        log.metrics(row, step=int(row["epoch"]))
+
+
 def tell_epochs(log: Log, experiment: Experiment) -> None:
     """Log the epochs that metrics.jsonl already holds if a W&B agent waits: the agent's own run lacks them."""
     if not experiment.tracker.is_awaited():
@@ -55,7 +62,7 @@ def tell_epochs(log: Log, experiment: Experiment) -> None:
         rows = []
     for row in rows:
         if isinstance(row.get("epoch"), int):
-            log.metrics(row, step=row["epoch"])
+            tell_row(log, row)
 
 
 def tell_again(experiment: Experiment, run: Run, result: Result) -> None:

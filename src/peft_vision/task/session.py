@@ -37,7 +37,7 @@ from peft_vision.runs.run import PREDICTIONS, Run
 from peft_vision.runs.run_records import ID_SPLITS, ChosenBy, Result
 from peft_vision.runs.served import checkpoint_sum
 from peft_vision.shift.scoring import NO_VALIDATION
-from peft_vision.task.mirrored import mirrored, summary, tell_classes, tell_epochs
+from peft_vision.task.mirrored import mirrored, summary, tell_classes, tell_epochs, tell_row
 from peft_vision.task.resuming import origin, resumed
 from peft_vision.task.shown import told, untuned_rate
 from peft_vision.tracker.trackers import Log, NoTracker
@@ -206,7 +206,7 @@ class TrainingSession:
         if self.log is None:
             return None
         self.run.append_metrics(metrics)
-        self.log.metrics(metrics, step=int(metrics["epoch"]))
+        tell_row(self.log, metrics)
         return None if self.pruner is None else _verdict(self.pruner, metrics, self.experiment, self.model)
 
     def _save(self, state: TrainState) -> None:
