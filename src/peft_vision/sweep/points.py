@@ -125,7 +125,12 @@ class PointSweeper(Sweeper):
         """Run each point once, wherever the launcher starts it, and return how each ended. ConfigError before anything
         starts if some are wrong. `names`: labels for the user; None: the overrides that distinguish each point. `of`:
         what the points belong to, if it is not the sweep."""
-        before, prepared = self.prepared(points, names)
+        return self.run_prepared(*self.prepared(points, names), of=of)
+
+    def run_prepared(
+        self, before: Mapping[int, PointResult], prepared: Sequence[Point], *, of: str
+    ) -> list[PointResult]:
+        """Run the points that `prepared` returned, other than those that ended `before`, and return how each ended."""
         ended = dict(before)
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]

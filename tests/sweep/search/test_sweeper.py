@@ -110,6 +110,17 @@ def test_a_trial_that_fails_stops_no_other_and_is_listed(tmp_path):
     assert "best      val" in outcome.out
 
 
+def test_trials_that_a_launcher_could_not_start_are_run_by_the_corrected_command(tmp_path, monkeypatch):
+    words = (LR, "hydra.sweeper.n_trials=2", "hydra.sweeper.batch=2", "hydra.sweeper.pruner=none")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert call(*SEARCH, *words, "hydra/launcher=slurm", cwd=tmp_path).error.startswith("hydra/launcher: no sbatch")
+    drawn = [trial.params for trial in trials(tmp_path)]
+    search(*words, cwd=tmp_path)
+    assert [trial.params for trial in trials(tmp_path)] == drawn
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -92,11 +92,12 @@ class Search:
                 names.append(f"trial {trial.number + 1}/{study.total}: {varied}")
                 owners.append(trial.number)
         try:
-            ended = self.sweep.run(points, names, of="the batch")
+            before, prepared = self.sweep.prepared(points, names)
         except ConfigError:  # values that cannot be combined
             for trial in drawn:
                 study.tell(trial.number, value=None, pruned=False)
             raise
+        ended = self.sweep.run_prepared(before, prepared, of="the batch")
         for trial in drawn:
             outcomes = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
             if not any(end.is_busy() or isinstance(end.fault, NotStarted) for end in outcomes):
