@@ -76,6 +76,10 @@ class NotStarted(Exception):
     """The error of a point that was not started because the sweep stopped before."""
 
 
+class FailedTrial(ConfigError):
+    """The error of a run of a trial that failed. A search counts the trial, so task.retry does not try it again."""
+
+
 @dataclass
 class Limit:
     """A limit on the failures of a sweep. `most`: failures that stop the sweep, or None for no limit; `failures`: those

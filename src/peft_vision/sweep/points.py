@@ -28,7 +28,7 @@ from peft_vision.costs.expected import Expected, together
 from peft_vision.published.tables import table
 from peft_vision.report.options import Options
 from peft_vision.runs.served import Served
-from peft_vision.sweep.closing import Limit, NotStarted, close
+from peft_vision.sweep.closing import FailedTrial, Limit, NotStarted, close
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
 from peft_vision.sweep.point import (
     Composer,
@@ -164,7 +164,7 @@ class PointSweeper(Sweeper):
         said = [fault(outcome.fault).splitlines() for outcome in failed]
         lines += [f"  {outcome.point.label}: {first}" for outcome, (first, *_) in zip(failed, said, strict=True)]
         lines += dict.fromkeys(line for _, *rest in said for line in rest)  # remedies, which many share
-        if any(outcome.point.has_failed() for outcome in failed):
+        if any(outcome.point.has_failed() and not isinstance(outcome.fault, FailedTrial) for outcome in failed):
             lines.append("task.retry=true tries again what failed by itself")
         lines += self.limit.said()
         try:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from command import SMOKE, Outcome, call, results, run_folder, start, wait_for
 from made_up_runs import made_up_result
+from peft_vision.runs.run_records import Result
 from peft_vision.sweep.search.search import account
 from peft_vision.sweep.search.study import open_journal
 
@@ -58,16 +59,32 @@ def test_it_runs_so_many_trials_in_all_and_names_the_best_and_its_command(tmp_pa
 
 
 def test_of_equal_trials_the_one_of_the_lowest_loss_is_named(monkeypatch):
+    losses = [(0.8, 0.9), (0.8, 0.7), (0.7, 0.1), (0.8, None)]
+    results_of_trials = [
+        None if loss is None else made_up_result(metrics={"val/accuracy": value, "val/loss": loss})
+        for value, loss in losses
+    ]
+    lines = lines_on_trials([value for value, _ in losses], results_of_trials, monkeypatch)
+    assert [line.split("lr=")[1][0] for line in lines] == ["1", "0", "3", "2"]
+
+
+def test_a_trial_is_shown_by_the_metric_that_chooses(monkeypatch):
+    mae = {"name": "mae", "higher_is_better": False, "is_fraction": False}
+    results_of_trials = [made_up_result(metrics={"val/mae": value}, chosen_by=mae) for value in (3.2, 4.5)]
+    lines = lines_on_trials([-3.2, -4.5], results_of_trials, monkeypatch)
+    assert lines == ["best      val 3.2  optimizer.lr=0  (trial 1)", "          val 4.5  optimizer.lr=1  (trial 2)"]
+
+
+def lines_on_trials(values: list[float], of_runs: list[Result | None], monkeypatch) -> list[str]:
+    """What the summary says of whole trials of one run each, the best one first. `values`: ranks of the metric."""
     monkeypatch.setattr("sys.argv", ["peft-vision"])  # whose flags the command that it names repeats
     space = SimpleNamespace(fixed=(), seeds=(), points=lambda params: [(f"optimizer.lr={params['lr']}",)])
     shown = SimpleNamespace(journal="study.log", space=space, is_exhausted=lambda: False)
     found = {}
-    for number, (value, loss) in enumerate([(0.8, 0.9), (0.8, 0.7), (0.7, 0.1), (0.8, None)]):
+    for number, (value, result) in enumerate(zip(values, of_runs, strict=True)):
         trial = SimpleNamespace(number=number, value=value, state=TrialState.COMPLETE, params={"lr": number})
-        result = None if loss is None else made_up_result(metrics={"val/accuracy": value, "val/loss": loss})
         found[number] = (trial, [SimpleNamespace(result=result)])
-    named = [line.split("lr=")[1][0] for line in account(shown, found) if "(trial" in line]
-    assert named == ["1", "0", "3", "2"]
+    return [line for line in account(shown, found) if "(trial" in line]
 
 
 def rate(trial: FrozenTrial) -> float:
@@ -108,6 +125,10 @@ def test_a_trial_that_fails_stops_no_other_and_is_listed(tmp_path):
     assert outcome.code == 1
     assert "peft-vision: 1 of the sweep's 2 points failed" in outcome.err
     assert "best      val" in outcome.out
+    assert "task.retry" not in outcome.err  # it is counted, and not tried again
+    again = call(*SEARCH, *grid, "task.retry=true", cwd=tmp_path)
+    assert again.error == outcome.err.rpartition("peft-vision: ")[2].removesuffix("\n")
+    assert "optimizer.lr=1e+30: failed before: the model's logits of " in again.error
 
 
 def test_trials_that_a_launcher_could_not_start_are_run_by_the_corrected_command(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
-from peft_vision.objective.base import Merit
+from peft_vision.objective.base import ACCURACY, Merit
 from peft_vision.runs.experiment import Experiment
-from peft_vision.sweep.closing import NotStarted
+from peft_vision.sweep.closing import FailedTrial, NotStarted
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked, config_flags
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper
@@ -118,9 +118,18 @@ class Search:
         before, prepared = self.sweep.prepared([point for _, point in points])
         found: Trials = {trial.number: (trial, []) for trial in trials}
         for number, (trial, _) in enumerate(points):
-            outcome = before[number] if number in before else _unfinished(prepared[number], trial)
+            outcome = before[number] if number in before else self._unfinished(prepared[number], trial)
+            if outcome.fault is not None and not isinstance(outcome.fault, Pruned):
+                outcome = replace(outcome, fault=FailedTrial(str(outcome.fault)))
             found[trial.number][1].append(outcome)
         return found
+
+    def _unfinished(self, point: Point, trial: FrozenTrial) -> PointResult:
+        """Return the outcome of a run of a trial that is over, where the run has no result or is to be tried again."""
+        if trial.state is TrialState.PRUNED:
+            return PointResult(point, None, Pruned("given up"))
+        known = replace(point, retry=False).ended_before(self.sweep.served)
+        return known or PointResult(point, None, ConfigError("failed before"))
 
     def _experiment(self, overrides: Sequence[str]) -> Experiment:
         request = self.sweep.composer.request(overrides)
@@ -146,11 +155,6 @@ def _merit(trial: FrozenTrial, ended: Sequence[PointResult]) -> Merit:
     merits = [outcome.result.merit("val") for outcome in ended if outcome.result is not None]
     known = len(merits) == len(ended) > 0 and None not in merits
     return Merit(trial.value, Merit.mean(merits).ease if known else -inf)
-
-
-def _unfinished(point: Point, trial: FrozenTrial) -> PointResult:
-    pruned = trial.state is TrialState.PRUNED
-    return PointResult(point, None, Pruned("given up") if pruned else ConfigError("failed before"))
 
 
 def _check_pruner(space: Space, options: SearchOptions) -> None:
@@ -246,7 +250,9 @@ def account(study: Study, trials: Trials) -> list[str]:
     best = [trials[number][0] for number in ranking[:_SHOWN]]
     for trial in best:
         values, word = " ".join(_own(study, trial.params)), "best" if trial is best[0] else ""
-        lines.append(f"{word:9} val {100 * trial.value:.2f} %  {values}  (trial {trial.number + 1})")
+        metric = next((end.result.metric for end in trials[trial.number][1] if end.result is not None), ACCURACY)
+        value = metric.shown(metric.rank(trial.value))
+        lines.append(f"{word:9} val {value}  {values}  (trial {trial.number + 1})")
     if best:
         fixed = [word for word in study.space.fixed if word != _STAGE]
         words = [*fixed, *_own(study, best[0].params), *study.space.seeds[:1]]
