@@ -1,6 +1,7 @@
 """What a sweep does before its first run, and what it leaves out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,11 @@ def test_a_sweep_can_be_extended(tmp_path, trainings):
 
 
 def test_two_points_that_are_one_run_are_run_once(tmp_path, trainings):
-    assert call(*SWEEP, "optimizer.lr=0.1,1e-1,0.10", "trainer.save_seconds=1,2", cwd=tmp_path).code == 0
-    assert trainings == [0]
+    outcome = call(*SWEEP, "optimizer.lr=0.1,1e-1,0.10", "trainer.save_seconds=1,2", cwd=tmp_path)
+    assert (outcome.code, trainings) == (0, [0])
+    (line,) = re.findall(r"^run +\d+/.*", outcome.out, re.M)
+    assert line.startswith("run 1/1  done    trainer.save_seconds=1 ")
+    assert "left)" not in line
 
 
 def test_a_run_by_itself_counts_for_the_sweep(tmp_path, trainings):

@@ -41,10 +41,10 @@ def point(folder: Path, label: str) -> Point:
     return Point((label,), label, experiment, retry=False)
 
 
-def row(sweep_point: Point, epoch: int, accuracy: float) -> None:
+def row(sweep_point: Point, epoch: int, accuracy: float, **others: float | str) -> None:
     """One more line of its metrics."""
     with (sweep_point.experiment.run.folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"epoch": epoch, "val/accuracy": accuracy}) + "\n")
+        file.write(json.dumps({"epoch": epoch, **others, "val/accuracy": accuracy}) + "\n")
 
 
 def done(sweep_point: Point, val: float, test: float) -> PointResult:
@@ -104,6 +104,24 @@ def test_the_table_shows_what_is_done_what_runs_the_best_and_the_time_left(point
         ]
         shown.ended(1, PointResult(points[1], None, ConfigError("no")), skipped=False)
         assert drawn(shown)[0] == "1 of 4 runs done, 1 failed, 1 running, best val 50.00 % (seed=0), 1:00 left"
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"epoch": 5, "lr": 0.1, "phase": "probe"}, "epoch 5/20"),
+        ({"epoch": 15, "lr": 0.1, "phase": "tune"}, "epoch 15/20"),
+        ({"epoch": 25, "lr": 0.1, "phase": "last"}, "epoch 25/30"),
+        ({"epoch": 4, "C": 0.1, "phase": "probe"}, "epoch 10/20"),  # the fourth setting of a solver
+        ({"epoch": 50, "C": 0.1}, "epoch 50/50"),
+    ],
+)
+def test_the_phases_of_a_run_are_counted_together(last, said, points, clock):
+    row(points[0], accuracy=0.5, **last)
+    epoch, total = map(int, said.removeprefix("epoch ").split("/"))
+    with View(points) as shown:
+        shown.started(0)
+        assert shown._standing(0) == (epoch / total, f"{said}  val 50.00 %")
 
 
 def test_a_line_that_is_being_written_is_passed_over(points, clock):

@@ -135,7 +135,7 @@ class PointSweeper(Sweeper):
         first = {point.folder() or number: number for number, point in reversed(list(enumerate(prepared)))}
         todo = [number for number in sorted(first.values()) if number not in ended]
         extra = also_read([prepared[number] for number in todo])
-        with out_of_sight(), View(prepared, of) as view:
+        with out_of_sight(), View(prepared, of, total=len(before) + len(todo)) as view:
             for number in sorted(before):
                 view.ended(number, before[number], skipped=True)
             for number, outcome in self._launched(prepared, todo, extra, view):

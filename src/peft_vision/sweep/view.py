@@ -1,10 +1,10 @@
 """This module shows the progress of a sweep: a line for each run that ends and, on a terminal, a table of the runs in
 progress."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 from rich.live import Live
@@ -16,6 +16,7 @@ from peft_vision.core.guide import fault
 from peft_vision.core.output import Console
 from peft_vision.core.progress import clock, terminal
 from peft_vision.core.records import LINES, Record, Unreadable, parse_json, read_bytes, validated
+from peft_vision.runs.run import is_epoch
 from peft_vision.sweep.point import Point, PointResult
 
 _FRAMES_PER_SECOND = 2
@@ -29,10 +30,11 @@ class _Row(Record, extra="allow"):
 
 class View:
     """A display that is told of each run that starts or ends. `of`: what the points belong to, if it is not the
-    sweep."""
+    sweep. `total`: how many of the points will end; None: all. Of points that are one run, one does."""
 
-    def __init__(self, points: Sequence[Point], of: str = "") -> None:
+    def __init__(self, points: Sequence[Point], of: str = "", *, total: int | None = None) -> None:
         self._points = points
+        self._total = len(points) if total is None else total
         self._of = f" of {of}" if of else ""
         self._running: dict[int, float] = {}  # start time by the point's number
         self._ended: dict[int, PointResult] = {}
@@ -69,8 +71,8 @@ class View:
         word = _word(outcome, skipped=skipped)
         figures = fault(outcome.fault).splitlines()[0] if outcome.fault else _figures(outcome)
         took = "" if since is None else f"  {clock(monotonic() - since)}"
-        place = f"run {len(self._ended):{len(str(len(self._points)))}}/{len(self._points)}{self._of}  "
-        if self._of and len(self._points) == 1:  # its label is enough
+        place = f"run {len(self._ended):{len(str(self._total))}}/{self._total}{self._of}  "
+        if self._of and self._total == 1:  # its label is enough
             place = ""
         line = f"{place}{word:6}  {outcome.point.label:{self._wide}}  {figures}{took}".rstrip()
         self._say(line if self._live or skipped else f"{line}{self._outlook()}")
@@ -89,7 +91,7 @@ class View:
         are left or too little is done."""
         finished = len(self._ended) - self._skipped
         done = finished + sum(fraction for fraction, _ in map(self._standing, self._running))
-        open_ = len(self._points) - len(self._ended)
+        open_ = self._total - len(self._ended)
         if not open_ or done < 0.05:
             return None
         return (monotonic() - self._began) / done * (open_ - (done - finished))
@@ -100,16 +102,16 @@ class View:
         row = None if experiment is None else _last_row(experiment.run.folder / "metrics.jsonl")
         if row is None:
             return 0.0, "begins"
-        epochs = max(experiment.trainer.epochs, int(row["epoch"]))
-        words = f"epoch {row['epoch']}/{epochs}"
+        epoch, epochs = _progress(row, experiment.trainer.epochs)
+        words = f"epoch {epoch}/{epochs}"
         metric = experiment.objective.metric
         if isinstance(value := row.get(f"val/{metric.name}"), float | int):
             words += f"  val {metric.shown(value)}"
-        return row["epoch"] / epochs, words
+        return epoch / epochs, words
 
     def _table(self) -> Table:
         failed = sum(_word(outcome, skipped=False) == "failed" for outcome in self._ended.values())
-        parts = [f"{len(self._ended) - failed} of {len(self._points)} runs{self._of} done"]
+        parts = [f"{len(self._ended) - failed} of {self._total} runs{self._of} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(self._running)} running"]
         parts += [f"best val {self._best[1]}"] if self._best else []
@@ -134,6 +136,15 @@ class View:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _progress(row: Mapping[str, Any], each: int) -> tuple[int, int]:
+    """Return the epoch that a run is at, and how many it has at least. `each`: epochs of one phase. Rows of a run of
+    several phases, most often two, name theirs, and their epochs go on counting."""
+    if "phase" not in row:
+        return int(row["epoch"]), max(each, int(row["epoch"]))
+    epoch = int(row["epoch"]) if is_epoch(row) else each  # a solver's settings come at the end of its phase
+    return epoch, each * max(2, -(-epoch // each))
 
 
 def _word(outcome: PointResult, *, skipped: bool) -> str:
