@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 from types import SimpleNamespace
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from PIL import Image
 
@@ -22,11 +21,13 @@ LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
 WAY_OUT = """add one: '+hydra.sweeper.grids.{0}={{method: {0}, optimizer.lr: "1e-3,1e-2"}}'"""
 
 
-def points(grids: Mapping[str, Mapping[str, object]], *overrides: str) -> list[str]:
+def points(
+    grids: Mapping[str, Mapping[str, object]], *overrides: str, params: Mapping[str, object] | None = None
+) -> list[str]:
     """What a sweep over them runs."""
-    sweeper = SweepOfGrids(grids, params=None, report=None)
+    sweeper = SweepOfGrids(grids, params=params, report=None)
     sweeper.hydra_context = SimpleNamespace(config_loader=None)
-    return [" ".join(point) for point in sweeper.points(OverridesParser.create().parse_overrides(list(overrides)))]
+    return [" ".join(point) for point in sweeper.points(sweeper.asked(overrides))]
 
 
 def test_each_grid_has_values_of_its_own_and_the_command_lines_are_crossed_with_all():
@@ -39,6 +40,13 @@ def test_each_grid_has_values_of_its_own_and_the_command_lines_are_crossed_with_
         "method=lp_ft optimizer.lr=0.3 trainer.epochs=3 seed=0 data=digits",
         "method=lp_ft optimizer.lr=0.3 trainer.epochs=3 seed=1 data=digits",
     ]
+
+
+def test_a_null_of_a_config_file_is_none_in_the_runs_too():
+    """As a text it would be refused."""
+    found = points({"full": {**FULL, "trainer.clip_norm": None}}, params={"data.train_size": None, "seed": 1})
+    rest = "data.train_size=null seed=1"
+    assert found == [f"method=full optimizer.lr={lr} trainer.clip_norm=null {rest}" for lr in (0.1, 0.2)]
 
 
 def test_a_value_of_the_command_line_replaces_the_grids():

@@ -75,7 +75,11 @@ def _paths() -> Mapping[str, Mapping[str, str]]:
 
 
 component = partial(
-    dataclass, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    dataclass,
+    frozen=True,
+    kw_only=True,
+    # results and reports are JSON, which has no infinite values and no NaN
+    config=ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False),
 )
 
 NOT_HASHED = "cannot change a result, so it is no part of a run's identity"

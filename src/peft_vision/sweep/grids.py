@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from peft_vision.sweep.points import PointSweeper
+from peft_vision.sweep.points import PointSweeper, written
 
 _CHOOSES = "method"
 
@@ -56,7 +56,7 @@ class SweepOfGrids(PointSweeper):
         crossings = []
         offered: set[str] = set()
         for grid in self.grids.values():
-            grid_overrides = self.parsed([f"{key}={'null' if value is None else value}" for key, value in grid.items()])
+            grid_overrides = self.parsed(written(grid))
             methods = _methods(grid_overrides)
             offered |= methods or wanted  # a grid that names no method takes any
             chosen = methods & wanted if methods and wanted else methods or wanted

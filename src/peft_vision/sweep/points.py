@@ -49,6 +49,11 @@ _ASIDE = ("experiment=", "runs=", "task.", "tracker", "seed", "device=")  # keys
 _LARGE = 100  # points; looking at that many takes about a second
 
 
+def written(values: Mapping[str, object]) -> list[str]:
+    """Return values of a config file, by key, as overrides."""
+    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+
+
 class PointSweeper(Sweeper):
     """A sweeper of Hydra's that checks, launches and reports the points of a sweep. `params`: overrides by key, in
     addition to those of the command line. `report`: options of the report, or None for no report. `max_failures`:
@@ -113,8 +118,7 @@ class PointSweeper(Sweeper):
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
         """Return the overrides of `params` followed by those of the command line; of equal keys the last counts."""
-        given = [f"{key}={value}" for key, value in self.params.items()]
-        return self.parsed([*given, *arguments])
+        return self.parsed([*written(self.params), *arguments])
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
