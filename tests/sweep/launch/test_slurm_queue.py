@@ -152,6 +152,12 @@ def test_the_job_asks_for_what_the_options_say(slurm, tmp_path):
     assert " --cpus-per-task=2 " in text.splitlines()[-1]  # of srun
 
 
+@pytest.mark.parametrize("minutes", [None, 0, 1.5, "1:00"])
+def test_a_job_needs_a_time_limit_in_minutes(minutes, tmp_path):
+    with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.timeout_min: got {minutes!r}, should be whole minutes"):
+        launcher(tmp_path, timeout_min=minutes)
+
+
 @pytest.mark.parametrize(
     ("changes", "script", "message"),
     [

@@ -242,6 +242,12 @@ def test_pruned_trials_count_and_are_cheaper(tmp_path):
     assert "\npruned  trial " in outcome.out
 
 
+@pytest.mark.parametrize("name", ["2024", "null", "true"])
+def test_a_study_may_have_a_name_that_reads_as_another_value(name, tmp_path):
+    search(LR, "hydra.sweeper.n_trials=1", f"hydra.sweeper.study='{name}'", cwd=tmp_path)
+    assert study(tmp_path).study_name == name
+
+
 def test_runs_may_lie_anywhere(tmp_path):
     search(LR, "hydra.sweeper.n_trials=1", r"runs='it\'s, {mine}: $HOME'", cwd=tmp_path)
     assert len(trials(tmp_path / "it's, {mine}: $HOME")) == 1

@@ -28,8 +28,8 @@ _LATE_POLLS = 3  # a shared file system may show what a job wrote at its end tha
 class SlurmOptions:
     """The options of the launcher. `folder`: for submitit's files, which all nodes have to see. `poll_seconds`: between
     two looks at the queue. `max_num_timeout`: how often a job is queued again when its time is up. `cancel`: whether
-    the jobs end with the sweep. `sbatch`: further options of sbatch, under submitit's names. None stands for Slurm's
-    default."""
+    the jobs end with the sweep. `timeout_min`: the time limit of a job, which submitit always sets. `sbatch`: further
+    options of sbatch, under submitit's names. None stands for Slurm's default. ConfigError without a time limit."""
 
     folder: str
     poll_seconds: float
@@ -42,6 +42,12 @@ class SlurmOptions:
     name: str
     setup: Sequence[str]
     sbatch: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if type(self.timeout_min) is not int or self.timeout_min < 1:
+            raise ConfigError(
+                f"hydra.launcher.timeout_min: got {self.timeout_min!r}, should be whole minutes, from 1 on"
+            )
 
     def for_submitit(self) -> dict[str, Any]:
         """Return the options of each job as submitit names them."""

@@ -173,7 +173,7 @@ def _pruner(study: Study, trial: FrozenTrial) -> tuple[str, ...]:
     values = {
         "_target_": "peft_vision.sweep.search.study.TrialPruner",
         "journal": _quoted(str(study.journal)),
-        "study": study.name,
+        "study": _quoted(study.name),
         "trial": trial.number,
         "name": options.pruner,
         "startup_trials": options.startup_trials,
