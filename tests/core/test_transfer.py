@@ -94,6 +94,23 @@ def test_numbers_are_those_of_each_batch_and_few_transfers_carry_them(size):
     assert len(moved) <= 3
 
 
+class Measured(Tensor):
+    """A batch of indices; `lengths` counts how often one is asked for its length."""
+
+    lengths = 0
+
+    def __len__(self) -> int:
+        Measured.lengths += 1
+        return self.shape[0]
+
+
+def test_numbers_of_many_small_batches_cost_a_fixed_time_each(monkeypatch):
+    monkeypatch.setattr(Measured, "lengths", 0)
+    batches = torch.arange(500).as_subclass(Measured).split(1)
+    assert len([*numbers_on(CPU, batches, lambda indices: indices[None], lambda num_bytes: None)]) == 500
+    assert Measured.lengths <= 4 * 500
+
+
 def test_inputs_take_what_their_group_allows():
     room = DeviceRoom(CPU, {"data": 10 / 2**30, "features": "auto"})
     assert [room.take("data", size) for size in (6, 5, 4, 1)] == [True, False, True, False]

@@ -169,11 +169,13 @@ def numbers_on(
     """Yield for each (B,) of indices the numbers (K, B) int64 that `numbers` computes from it, on `device`. Those of
     thousands of images are computed and moved at once; `moved` is told the bytes."""
     waiting: list[Tensor] = []
+    count = 0
     for place, batch in enumerate(index_batches):
         waiting.append(batch)
-        if sum(map(len, waiting)) < _CHUNK and place + 1 < len(index_batches):
+        count += len(batch)
+        if count < _CHUNK and place + 1 < len(index_batches):
             continue
         columns = numbers(torch.cat(waiting))
         moved(columns.nbytes)
         yield from sent(columns, device).split([*map(len, waiting)], dim=1)
-        waiting = []
+        waiting, count = [], 0
