@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from halting import CHOSEN, PYTHONPATH, halted, write_option
 from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 
@@ -102,15 +103,17 @@ def test_two_processes_train_what_one_does(alone, started, tmp_path):
 @pytest.mark.slow
 def test_two_processes_that_are_killed_go_on_to_the_same_bits(tmp_path):
     """With weights that are rounded once, and the images of each process where it computes."""
-    arguments = (*ONE_LEFT, *PROMPTS, "trainer.epochs=12", "trainer.precision=bf16", "data.device_memory_gib=1")
+    arguments = (*ONE_LEFT, *PROMPTS, "trainer.epochs=5", "trainer.precision=bf16", "data.device_memory_gib=1")
     folders = {}
     for name in ("through", "killed"):
         folders[name] = tmp_path / name
         folders[name].mkdir()
     outcome = as_two_ranks(*arguments, cwd=folders["through"])
     assert outcome.code == 0, outcome.err
-    process = start(*arguments, "trainer.save_seconds=0", cwd=folders["killed"], program=TORCHRUN)
-    wait_for(lambda: [*folders["killed"].glob("runs/*/state.pt")], process)
+    write_option(folders["killed"])
+    killed = (*CHOSEN, *arguments, "trainer.save_seconds=0")
+    process = start(*killed, cwd=folders["killed"], program=TORCHRUN, PYTHONPATH=PYTHONPATH)
+    wait_for(lambda: halted(folders["killed"]), process)
     process.kill()
     process.communicate(timeout=60)  # its processes end with it
     outcome = as_two_ranks(*arguments, cwd=folders["killed"])

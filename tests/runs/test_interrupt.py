@@ -1,21 +1,19 @@
 """Ctrl-C."""
 
 import signal
-import time
 
 import pytest
 
-from command import call, results, run_folder, start
+from command import SMOKE, call, results, run_folder, start, wait_for
+from test_resume import HALTED
 
-LONG = ("experiment=smoke", "method=linear", "trainer.epochs=150", "trainer.save_seconds=0")
+FIVE = (*SMOKE, "trainer.epochs=5", "trainer.save_seconds=0")
 
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
-    process = start(*LONG, cwd=tmp_path)
-    while not list(tmp_path.glob("runs/*/state.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = start(*FIVE, cwd=tmp_path, program=("-c", HALTED))
+    wait_for((tmp_path / "halted").exists, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     said = [line for line in err.splitlines() if not line.startswith("training ")]
@@ -23,7 +21,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
     assert process.returncode == 1
     assert results(tmp_path) == []
 
-    again = call(*LONG, cwd=tmp_path)
+    again = call(*FIVE, cwd=tmp_path)
     assert again.code == 0
-    assert "resumes   after epoch" in again.out
-    assert len((run_folder(tmp_path / "runs") / "metrics.jsonl").read_text().splitlines()) == 150
+    assert "resumes   after epoch 2" in again.out
+    assert len((run_folder(tmp_path / "runs") / "metrics.jsonl").read_text().splitlines()) == 5

@@ -15,6 +15,7 @@ from made_up_runs import made_up_result
 from peft_vision.runs.run_records import Result
 from peft_vision.sweep.search.search import account
 from peft_vision.sweep.search.study import open_journal
+from test_resume import HALTED
 
 SEARCH = ("-m", "hydra/sweeper=optuna", *SMOKE, "data.val_fraction=0.5", "tracker=none")
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
@@ -255,12 +256,8 @@ def test_runs_may_lie_anywhere(tmp_path):
 
 # the search itself trains: what becomes of a pool's runs is told in tests/sweep/launch/test_pool.py
 ALONE = ("hydra.sweeper.pruner=none", "hydra/launcher=basic")
-LONG = ("trainer.epochs=150", "trainer.save_seconds=0")
-
-
-def unfinished(folder: Path) -> list[Path]:
-    """The runs that have saved a state, and no result."""
-    return [path.parent for path in folder.rglob("state.pt") if not (path.parent / "result.json").exists()]
+HALTED_IN_THE_SECOND = HALTED.replace("== 3", "== 5")
+"""The command, which halts in the second epoch of the second run, where each has three."""
 
 
 def complaints(err: str) -> list[str]:
@@ -270,27 +267,26 @@ def complaints(err: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_where_its_runs_stood(tmp_path):
-    arguments = (*SEARCH, LR, "hydra.sweeper.n_trials=3", *LONG, *ALONE)
-    first = start(*arguments, cwd=tmp_path)
-    wait_for(lambda: results(tmp_path) and unfinished(tmp_path), first)
+    arguments = (*SEARCH, LR, "hydra.sweeper.n_trials=3", "trainer.epochs=3", "trainer.save_seconds=0", *ALONE)
+    first = start(*arguments, cwd=tmp_path, program=("-c", HALTED_IN_THE_SECOND))
+    wait_for((tmp_path / "halted").exists, first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.RUNNING]
     before = [trial.params for trial in trials(tmp_path)]
-    second = start(*arguments, cwd=tmp_path)
-    out, err = second.communicate(timeout=240)
-    assert (second.returncode, complaints(err)) == (0, [])
+    second = call(*arguments, cwd=tmp_path)
+    assert (second.code, second.err) == (0, "")
     found = trials(tmp_path)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
     assert [trial.params for trial in found[:2]] == before
     assert len(results(tmp_path)) == 3
-    assert out.count("resumes   after epoch") == 1
-    assert "3 trials, 3 whole" in out
+    assert second.out.count("resumes   after epoch 1") == second.out.count("resumes   ") == 1
+    assert "3 trials, 3 whole" in second.out
 
 
 @pytest.mark.slow
 def test_searches_started_together_share_the_trials(tmp_path):
-    arguments = (*SEARCH, LR, "hydra.sweeper.n_trials=5", "trainer.epochs=30", *ALONE)
+    arguments = (*SEARCH, LR, "hydra.sweeper.n_trials=5", "trainer.epochs=5", *ALONE)
     workers = [start(*arguments, cwd=tmp_path) for _ in range(2)]
     ended = [(*worker.communicate(timeout=240), worker.returncode) for worker in workers]
     assert [(code, complaints(err)) for _, err, code in ended] == [(0, [])] * 2
