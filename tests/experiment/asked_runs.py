@@ -1,5 +1,6 @@
 """The runs that the protocols in conf/experiment ask for, composed once for all tests of a process."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,6 +8,8 @@ from unittest import mock
 
 from command import call
 from peft_vision.runs.experiment import Experiment
+from peft_vision.sweep.point import Point, PointResult
+from peft_vision.sweep.points import PointSweeper
 
 # by method, on one data set: settings that are tried, then final runs
 PROTOCOLS = {
@@ -63,13 +66,41 @@ def needs_a_file(name: str) -> bool:
     return "moco" in name or "resnet50" in name
 
 
+CROSSED = ("optimizer.lr=", "optimizer.weight_decay=")
+STANDING = PointSweeper.standing
+
+
+def without_the_cross(sweeper: PointSweeper, points: Sequence[Sequence[str]]) -> list[tuple[Point, PointResult | None]]:
+    """Look at the first rate with every decay and at the first decay with every rate, and count the other points as
+    the first: hundreds take long to compose, and no test depends on both at a time."""
+    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for point in dict.fromkeys(map(tuple, points)):
+        alike.setdefault(apart_from_the_cross(point), []).append(point)
+    looked, counted = [], []
+    for key, (first, *others) in alike.items():
+        near = [point for point in others if len({*point} - {*first}) == 1]
+        looked += [first, *near]
+        counted += [key] * (len(others) - len(near))
+    standing = STANDING(sweeper, looked)
+    of = {apart_from_the_cross(found[0].overrides): found for found in reversed(standing)}
+    return [*standing, *(of[key] for key in counted)]
+
+
+def apart_from_the_cross(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if not word.startswith(CROSSED))
+
+
 @cache
-def asked(name: str, *words: str, everywhere: bool = False) -> tuple[tuple[Experiment, float], ...]:
-    """The experiments and how often each would run, on one data set or `everywhere` that the protocol names."""
-    with mock.patch("peft_vision.task.plan.Plan.tell") as tell, TemporaryDirectory() as folder:
-        data = () if everywhere else (ONE.get(name.partition("/")[0], "data=digits"),)
+def asked(name: str, *words: str) -> tuple[tuple[Experiment, float], ...]:
+    """The experiments and how often each would run, on one data set."""
+    with (
+        mock.patch("peft_vision.task.plan.Plan.tell") as tell,
+        mock.patch.object(PointSweeper, "standing", without_the_cross),
+        TemporaryDirectory() as folder,
+    ):
+        data = ONE.get(name.partition("/")[0], "data=digits")
         file = (RELEASED_FILE,) if needs_a_file(name) else ()
-        outcome = call("task=plan", f"experiment={name}", *data, *file, *words, cwd=Path(folder))
+        outcome = call("task=plan", f"experiment={name}", data, *file, *words, cwd=Path(folder))
     assert (outcome.code, outcome.err) == (0, "")
     ((runs,), _) = tell.call_args
     return tuple((run.experiment, run.times) for run in runs)
