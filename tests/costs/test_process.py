@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import preloaded
 from command import start, wait_for
 from peft_vision.core.stopping import Stopped, at_once
 from peft_vision.costs.measure import Failure, apart
-from preloaded import measured_in_forks
+from preloaded import SOURCES, measured_in_forks
+
+PYTHONPATH = os.pathsep.join([str(Path(preloaded.__file__).parent), SOURCES])
 
 
 @pytest.fixture
@@ -71,11 +74,16 @@ from pathlib import Path
 Path("pid").write_text(f"{os.getpid()}\\n")
 time.sleep(100)
 """
-KILLED = f"from peft_vision.costs.measure import apart; apart(exec, {MEASURED!r})"
+KILLED = f"""
+from peft_vision.costs.measure import apart
+from preloaded import measured_in_forks
+with measured_in_forks():
+    apart(exec, {MEASURED!r})
+"""
 
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
-    parent = start(cwd=tmp_path, program=("-c", KILLED))
+    parent = start(cwd=tmp_path, program=("-c", KILLED), PYTHONPATH=PYTHONPATH)
     file = tmp_path / "pid"
     wait_for(lambda: file.exists() and file.read_text().endswith("\n"), parent)
     parent.kill()

@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
-from command import call
+from command import call, start
 from made_up_runs import write_attempt, write_run
 
 
@@ -145,11 +143,12 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, said, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["begun", "empty", "killed", "metrics.jsonl"]
 
 
-def test_what_draws_and_tests_is_imported_only_then():
+def test_what_draws_and_tests_is_imported_only_then(tmp_path):
     script = (
         "import sys, peft_vision.task.report; print({'matplotlib', 'scipy.special', 'scipy.stats'} & {*sys.modules})"
     )
-    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
+    out, _ = start(cwd=tmp_path, program=("-c", script)).communicate(timeout=60)
+    assert out == "set()\n"
 
 
 def visible(folder):
