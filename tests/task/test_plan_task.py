@@ -49,7 +49,7 @@ def test_a_tuning_is_planned_with_its_final_runs_and_what_the_store_saves(tmp_pa
 
 
 def test_what_is_done_is_not_counted(tmp_path):
-    sweep = ("-m", *DEMO, "method=linear", "tracker=none")
+    sweep = ("-m", *SMOKE, "method=linear")
     assert call(*sweep, "seed=0,1", cwd=tmp_path).code == 0
     outcome = call("task=plan", *QUICK, *sweep, "seed=0,1,2", cwd=tmp_path)
     assert line(outcome, "runs") == "runs     1 to do; 2 are done and not counted"
@@ -57,12 +57,12 @@ def test_what_is_done_is_not_counted(tmp_path):
 
 
 def test_final_runs_that_are_done_are_known_though_their_setting_was_not(tmp_path):
-    tune = ("-m", "hydra/sweeper=tune", *DEMO, "method=linear", "optimizer.lr=1e-3,1e-2", "hydra.sweeper.seeds=[0,1]")
-    assert call(*tune, "tracker=none", cwd=tmp_path).code == 0
-    outcome = call("task=plan", *QUICK, *tune, "hydra.sweeper.seeds=[0,1,2]", "tracker=none", cwd=tmp_path)
+    tune = ("-m", "hydra/sweeper=tune", *SMOKE, "method=linear", "optimizer.lr=1e-3,1e-2", "hydra.sweeper.seeds=[0,1]")
+    assert call(*tune, cwd=tmp_path).code == 0
+    outcome = call("task=plan", *QUICK, *tune, "hydra.sweeper.seeds=[0,1,2]", cwd=tmp_path)
     assert line(outcome, "runs") == "runs     1 to do; 4 are done and not counted"
     # with a third rate it is open again which one they will be of
-    outcome = call("task=plan", *QUICK, *tune, "optimizer.lr=1e-3,1e-2,0.1", "tracker=none", cwd=tmp_path)
+    outcome = call("task=plan", *QUICK, *tune, "optimizer.lr=1e-3,1e-2,0.1", cwd=tmp_path)
     assert line(outcome, "runs") == "runs     3 to do; 2 are done and not counted"
 
 
