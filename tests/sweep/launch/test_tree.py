@@ -69,12 +69,20 @@ def carried_out(
         sweep.communicate()
 
 
-@pytest.mark.parametrize("whom", ["the sweep", "its process"])
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
-def test_nothing_is_left_of_a_run_whose_sweep_is_killed(prefix, whom, tmp_path):
+def test_nothing_is_left_of_a_run_whose_process_is_killed(prefix, tmp_path):
     with carried_out(prefix, SLEEPS, tmp_path) as (sweep, process_id):
         wait_until((tmp_path / "at-work").exists)
-        os.kill(sweep.pid if whom == "the sweep" else process_id, signal.SIGKILL)
+        os.kill(process_id, signal.SIGKILL)
+        sweep.wait(timeout=120)
+        wait_until(lambda: session(sweep.pid) == [])
+
+
+def test_nor_of_one_that_heeds_no_signal_if_its_sweep_is_killed(tmp_path):
+    """Of runs that save when told to end, the next test asks it."""
+    with carried_out(PREFIXES["a shell that forks"], SLEEPS, tmp_path) as (sweep, _):
+        wait_until((tmp_path / "at-work").exists)
+        sweep.kill()
         sweep.wait(timeout=120)
         wait_until(lambda: session(sweep.pid) == [])
 
