@@ -234,20 +234,31 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
 @pytest.mark.parametrize(
-    ("mode", "method", "depth", "options"),
+    ("method", "depth", "options"),
     [
-        (True, "vpt_deep", 2, {}),
-        ("reduce-overhead", "vpt_deep", 1, {}),
-        ("max-autotune", "vpt_deep", 1, {}),
-        (True, "lora", 1, {"frozen_bits": 4}),
+        ("vpt_deep", 2, {}),
+        ("lora", 1, {"frozen_bits": 4}),
     ],
     ids=str,
 )
-def test_compiling_trains_the_same_weights(mode, method, depth, options):  # each kernel takes a compiler's second
+def test_compiling_trains_the_same_weights(method, depth, options):  # each kernel takes a compiler's second
     plain, compiled = (adapted(method, architecture={"depth": depth}, **options) for _ in range(2))
     fit(plain)
-    fit(compiled, compile=mode)
+    fit(compiled, compile=True)
     assert_same_weights(plain, compiled, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_another_mode_of_the_compiler_is_handed_to_torch(mode, monkeypatch):
+    """With sizes that are fixed. On a CPU it compiles as without a mode, which is tested above."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda compute, **options: asked.append(options) or compute)
+    plain, compiled = (adapted("linear") for _ in range(2))
+    fit(plain)
+    fit(compiled, compile=mode)
+    assert_same_weights(plain, compiled, rtol=0, atol=0)
+    assert asked
+    assert all(options == {"mode": mode, "dynamic": False} for options in asked)
 
 
 def test_each_epoch_records_its_metrics():
