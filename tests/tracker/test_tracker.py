@@ -45,7 +45,7 @@ def rows(run) -> list[dict[str, float]]:
 
 
 def test_a_run_arrives_with_all_that_belongs_to_it(server, tmp_path, capfd):
-    this = tracker(project="my-project", tags=["mine", "t" * 99])
+    this = tracker(project="my-project", group="mine", tags=["mine", "t" * 99])
     with opened(this, tmp_path, config={"seed": 0, "method": {"rank": 8}}) as log:
         for epoch in range(3):
             log.metrics({"train/loss": 1 / (epoch + 1), "val/accuracy": epoch / 4}, step=epoch)
@@ -56,44 +56,33 @@ def test_a_run_arrives_with_all_that_belongs_to_it(server, tmp_path, capfd):
     ]
     assert run.summary["test/accuracy"] == 0.5
     assert run.summary["val/accuracy"] == 0.5
-    assert (run.project, run.display_name, run.group) == ("my-project", "digits/linear/s0", "sweep")
+    assert (run.project, run.display_name, run.group) == ("my-project", "digits/linear/s0", "mine")
     assert run.job_type == "train"
     assert run.tags == ["linear", "mine", "t" * 64]
     assert run.config["method"]["value"] == {"rank": 8}
     assert run.exit_code == 0
+    assert axes(run) == ["epoch"]
     assert capfd.readouterr() == ("", "")
 
 
-def test_pictures_are_kept_with_the_run(client, tmp_path):
+def axes(run) -> list[str]:
+    """The axes that W&B was told of for every metric."""
+    defined = run.config["_wandb"]["value"]["m"]
+    name, glob, step_index = "1", "2", "5"  # the fields of W&B's protocol; the index counts from one
+    return [defined[entry[step_index] - 1][name] for entry in defined if entry.get(glob) == "*"]
+
+
+def test_pictures_and_tables_are_kept_with_the_run(client, tmp_path):
     Image.new("RGB", (4, 3), "red").save(tmp_path / "red.png")
     with opened(tracker(mode="offline"), tmp_path) as log:
         log.pictures({"ood-shifts": tmp_path / "red.png"})
+        log.table("leaderboard", ["method", "accuracy"], [["lora", 0.75], ["full", None]])
     (kept,) = tmp_path.glob("wandb/offline-run-*/files/media/images/ood-shifts*.png")
     assert kept.read_bytes() == (tmp_path / "red.png").read_bytes()
-
-
-def test_epochs_are_the_axis_of_every_metric(server, tmp_path):
-    with opened(tracker(), tmp_path) as log:
-        log.metrics({"train/loss": 1.0}, step=7)
-    defined = server.runs["abc12345"].config["_wandb"]["value"]["m"]
-    name, glob, step_index = "1", "2", "5"  # the fields of W&B's protocol; the index counts from one
-    steps = [defined[entry[step_index] - 1][name] for entry in defined if entry.get(glob) == "*"]
-    assert steps == ["epoch"]
-
-
-def test_a_table_is_kept_with_the_run(client, tmp_path):
-    with opened(tracker(mode="offline"), tmp_path) as log:
-        log.table("leaderboard", ["method", "accuracy"], [["lora", 0.75], ["full", None]])
     (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/leaderboard*.table.json")
     table = json.loads(path.read_text())
     assert table["columns"] == ["method", "accuracy"]
     assert table["data"] == [["lora", 0.75], ["full", None]]
-
-
-def test_the_group_of_the_config_wins(server, tmp_path):
-    with opened(tracker(group="mine"), tmp_path):
-        pass
-    assert server.runs["abc12345"].group == "mine"
 
 
 def test_runs_of_one_process_stay_separate(server, tmp_path):
@@ -184,7 +173,7 @@ def test_auto_without_a_server_goes_on_offline_and_can_be_uploaded(client, close
         run = server.runs["abc12345"]
     assert rows(run) == [{"train/loss": 1.0, "epoch": 0}]
     assert run.summary["test/accuracy"] == 0.5
-    assert run.group == "sweep"
+    assert run.group == "sweep"  # the run's own, where the config has none
 
 
 def sync(line: str, **variables: str) -> None:
