@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import peft_vision
+from peft_vision.sweep.launch import tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its processes")
 PREFIXES = {
@@ -78,7 +80,7 @@ def test_nothing_is_left_of_a_run_whose_process_is_killed(prefix, tmp_path):
         wait_until(lambda: session(sweep.pid) == [])
 
 
-def test_nor_of_one_that_heeds_no_signal_if_its_sweep_is_killed(tmp_path):
+def test_nor_of_one_without_a_handler_whose_sweep_is_killed(tmp_path):
     """Of runs that save when told to end, the next test asks it."""
     with carried_out(PREFIXES["a shell that forks"], SLEEPS, tmp_path) as (sweep, _):
         wait_until((tmp_path / "at-work").exists)
@@ -108,6 +110,30 @@ def test_a_run_that_does_not_end_is_killed(prefix, tmp_path):
         os.kill(process_id, signal.SIGTERM)
         assert sweep.communicate(timeout=120)[0] in ("exit code -9\n", "exit code 137\n")
         assert session(sweep.pid) == []
+
+
+def test_a_look_at_the_processes_that_takes_long_is_not_interrupted_by_the_next(monkeypatch):
+    """Looks within looks would come to an end where Python allows no deeper calls, and the exit code be lost."""
+    looks, within = [], []
+
+    def slow() -> dict[int, list[int]]:
+        within.append(looks)
+        looks.append(len(within))
+        if len(within) > 1:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(3 * tree._AGAIN_SECONDS)
+        within.pop()
+        return {0: [0]}  # nothing of ours
+
+    monkeypatch.setattr(tree, "_children", slow)
+    before = signal.signal(signal.SIGALRM, lambda *_: tree._kill(SimpleNamespace(pid=0)))
+    try:
+        tree._kill_within(0.001)
+        wait_until(lambda: len(looks) > 1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert set(looks) == {1}
 
 
 def test_a_run_that_its_prefix_has_forked_and_not_yet_executed_is_waited_for(tmp_path):

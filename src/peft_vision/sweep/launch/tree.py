@@ -67,17 +67,19 @@ def _tell(process: Popen, run: Sequence[str]) -> None:
 
 
 def _kill_within(seconds: float) -> None:
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _kill(process: Popen) -> None:
-    """Kill all descendants of this process, or the process group where the system does not list them."""
+    """Kill all descendants of this process, or the process group where the system does not list them, and do so again
+    until there are none: after each time, not at intervals, in which a slow machine cannot list its processes."""
     children = _children()
     for pid in _below(os.getpid(), children):
         _send(pid, signal.SIGKILL)
     if not children:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+    _kill_within(_AGAIN_SECONDS)
 
 
 def _send(pid: int, signum: int) -> None:
