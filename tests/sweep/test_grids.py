@@ -15,6 +15,7 @@ from PIL import Image
 from command import call, experiment, results
 from digit_folders import DATA, write_digits
 from peft_vision.sweep.grids import SweepOfGrids
+from peft_vision.task import train
 
 FULL = {"method": "full", "optimizer.lr": "0.1,0.2"}
 LP_FT = {"method": "lp_ft", "optimizer.lr": "0.3", "trainer.epochs": 3}
@@ -152,9 +153,11 @@ def compared(nobodys_store, tmp_path_factory) -> Path:
     root = write_digits(tmp_path_factory.mktemp("compared"))
     tuned = ("method=full,lp_ft", "optimizer.lr=1e-3", "seed=0,1")
     solved = ("method=linear", "optimizer=lbfgs", "optimizer.C=[1e-2,1]", "seed=0,1")
-    for arguments in (tuned, solved, ("method=lora", "seed=0")):
-        outcome = call(*PAPER, *arguments, cwd=root, reports="method=lora" in arguments)  # of all that has run
-        assert (outcome.code, outcome.err) == (0, ""), outcome
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "show_pictures", lambda *_: None)  # of each run, which nobody looks at here
+        for arguments in (tuned, solved, ("method=lora", "seed=0")):
+            outcome = call(*PAPER, *arguments, cwd=root, reports="method=lora" in arguments)  # of all that has run
+            assert (outcome.code, outcome.err) == (0, ""), outcome
     (root / "said").write_text(outcome.out)
     return root
 

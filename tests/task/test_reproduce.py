@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command import call, results, start, wait_for
+from command import IN_THIS_PROCESS, call, results, start, wait_for
 from digit_folders import write_digits
 from peft_vision.core.config import CONFIG_DIR
 from peft_vision.sweep.point import Composer
@@ -19,7 +19,7 @@ TABLE = (
     "data.source=processed",
     *("data.miniature=true", "backbone=vit_micro", "backbone.architecture.depth=2", "backbone.checkpoint=null"),
     *("method.num_prompts=2", "optimizer.lr=0.1", "optimizer.weight_decay=0", "trainer.batch_size=8"),
-    *("trainer.epochs=3", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
+    *("trainer.epochs=1", "hydra.sweeper.seeds=[0,1]", "tracker=none"),
 )
 TASKS = ("DTD", "SVHN")
 PROVES_NOTHING = "miniature data: these figures prove nothing about accuracy"
@@ -102,7 +102,7 @@ def test_every_test_set_was_read_once_and_by_final_runs_alone(whole):
 @pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_same_table(whole, tmp_path):
     copy(tmp_path)
-    killed = start(*TABLE, cwd=tmp_path)
+    killed = start(*TABLE, IN_THIS_PROCESS, cwd=tmp_path)
     wait_for(lambda: len(results(tmp_path)) >= 5, killed)  # a final run or two are done
     killed.kill()
     killed.communicate()
