@@ -4,17 +4,20 @@
 notebooks and docs/serving.md are run whole by tests of their own.
 """
 
+import os
 import re
 import shlex
 import shutil
+from functools import cache
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from command import call
+from command import Outcome, call
 from test_docs import COMMANDS
 
 PAGES = (
@@ -40,6 +43,7 @@ CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence"
 TINY = ("backbone=vit_micro", "backbone.architecture.depth=3", "backbone.pretrained=false", "backbone.checkpoint=null")
 SMALL = (*TINY, "trainer.epochs=1", "trainer.batch_size=16")
 LINES = sorted({" ".join(line.split()) for page, lines in COMMANDS.items() if page.name in PAGES for line in lines})
+LIST = r"^[^,{\[(]+,"  # of a word that sweeps; not of a list within brackets
 RUN_HERE = [line for line in LINES if not any(re.search(pattern, line) for pattern in ELSEWHERE)]
 
 
@@ -77,11 +81,34 @@ def test_what_runs_elsewhere_is_on_the_pages():
     assert len(RUN_HERE) > 50
 
 
+def test_the_options_of_a_command_are_kept_and_lists_are_shortened(here):
+    options = ["data.augment=flip_crop", "backbone.frozen_bits=null,8", "trainer.keep=best"]
+    line = " ".join(["peft-vision -m data=cifar10 data.path=cifar10 seed=0,1 trainer.epochs=9", *options])
+    words = words_here(f"{line},last optimizer.lr=1,2", here)
+    assert {*options[:2], "trainer.keep=best,last", "optimizer.lr=1", "data.path=pictures"} <= {*words}
+    assert [word for word in words if word.startswith("trainer.epochs=")] == ["trainer.epochs=1"]
+
+
 @pytest.mark.parametrize("line", RUN_HERE, ids=str)
-def test_a_command_of_the_pages_runs(line, here, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    outcome = call(*words_here(line, here), cwd=here)
+def test_a_command_of_the_pages_runs(line, here):
+    outcome = outcome_of(tuple(words_here(line, here)), here)
     assert outcome.code == 0, outcome
+
+
+@cache
+def outcome_of(words: tuple[str, ...], here: Path) -> Outcome:
+    """Run a command once, though several on the pages are the same here."""
+    with mock.patch.dict(os.environ, WANDB_MODE="offline"):
+        return call(*words, cwd=here)
+
+
+def shorter(words: list[str]) -> list[str]:
+    """Leave two values of each list that is swept, but one of rates beside another list, and one of each but the last
+    where settings are chosen: sweeps are tested in tests/sweep."""
+    swept = [word for word in words if re.match(LIST, word)]
+    rates = [word for word in swept if word.startswith("optimizer.lr=") and len(swept) > 1]
+    single = swept[:-1] if "hydra/sweeper=tune" in words else rates
+    return [",".join(word.split(",")[: 1 if word in single else 2]) if word in swept else word for word in words]
 
 
 def words_here(line: str, here: Path) -> list[str]:
@@ -91,14 +118,13 @@ def words_here(line: str, here: Path) -> list[str]:
     stand_ins |= {"images=PICTURES": "images=photos", "data.path=photos": "data.path=night"}
     stand_ins |= {"runs=runs/cifar": "runs=lora", "task.layer=5": "task.layer=2"}
     words = [stand_ins.get(word, word) for word in shlex.split(line)[1:]]
-    words = [re.sub(r"^(ood\.image_folder\.path=).*", r"\1art", word) for word in words]
+    words = [re.sub(r"^(ood\.image_folder\.path=)[^{].*", r"\1art", word) for word in words]
     if any(word.startswith("task=") for word in words):
         return [*words, *["runs=lora"] * ("task=report" in words and "runs=" not in line)]
     own = any(word in ("experiment=camvid", "data=table") for word in words)
-    left = "backbone|trainer|ood=\\[|ood=stl10|seed=" + "|data" * (not own)
-    kept = [word for word in words if not re.match(left, word)]
-    one_seed = [re.sub(r"^(seed=\d+),.*", r"\1", word) for word in kept]
-    sweeps = [re.sub(r"^([^,{\[(]+,[^,]+),.*", r"\1", word) for word in one_seed]  # two values of each
+    left = r"backbone(?!\.frozen_bits)|trainer\.(epochs|batch_size)|ood=\[|ood=stl10|seed="
+    left += r"|data(?!\.(resize|augment|val_fraction)=)" * (not own)
+    sweeps = shorter([word for word in words if not re.match(left, word)])
     trials = [re.sub(r"n_trials=\d+", "n_trials=2", word) for word in sweeps]
     trials += ["hydra.sweeper.n_trials=2"] * ("hydra/sweeper=optuna" in words)
     trials += ["hydra.sweeper.seeds=[0]"] * ("hydra/sweeper=tune" in words)
