@@ -109,7 +109,7 @@ class Run:
 
     def _entered(self, lock: Lock, *, wait: bool, last: bool) -> bool:
         """Create the folder and take its lock. If another process removed the folder meanwhile, return False, or raise
-        FileNotFoundError in the `last` try."""
+        the error in the `last` try."""
         with writing(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Run:
                         raise Busy(f"another process is working on this run: {self.folder}")
                     logger.info("waiting for another process that is working on %s", self.folder)
                     lock.acquire(wait=True)
-            except FileNotFoundError:
+            except (FileExistsError, FileNotFoundError):  # mkdir found the folder, and then it was not there
                 if last:
                     raise
                 return False

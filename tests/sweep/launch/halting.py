@@ -39,6 +39,6 @@ def write_option(folder: Path) -> None:
     (folder / "mine" / "tracker" / "halt.yaml").write_text("_target_: halting.Halt\n")
 
 
-def halted(folder: Path) -> int:
-    """How many runs have halted there so far."""
-    return len(list(folder.glob("halted-*")))
+def halted(folder: Path) -> list[int]:
+    """The processes of the runs that have halted there so far."""
+    return [int(path.name.removeprefix("halted-")) for path in folder.glob("halted-*")]

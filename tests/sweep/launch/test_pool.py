@@ -113,7 +113,7 @@ def alone(folder: Path) -> subprocess.Popen:
     """A sweep in a session of its own, once two of its runs have halted in the middle."""
     write_option(folder)
     process = start(*THREE, cwd=folder, program=("-c", LEADS), PYTHONPATH=PYTHONPATH)
-    wait_for(lambda: halted(folder) == 2, process)
+    wait_for(lambda: len(halted(folder)) == 2, process)
     return process
 
 

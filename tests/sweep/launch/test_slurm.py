@@ -43,11 +43,17 @@ def test_a_killed_and_a_requeued_run_end_as_if_they_had_been_left_alone(slurm: O
     write_option(tmp_path)
     variables = slurm.variables | {"PYTHONPATH": PYTHONPATH}
     sweep = start(*SWEEP, cwd=tmp_path, **variables)
-    wait_for(lambda: halted(tmp_path) == 1, sweep)
+    wait_for(lambda: halted(tmp_path), sweep)
     array = slurm.at_work()[0].partition("_")[0]
-    (process,) = slurm.processes(f"{array}_0")
+
+    def halted_run(seed: int) -> list[int]:
+        """Its process; both may be at work at a time."""
+        return [process for process in slurm.processes(f"{array}_{seed}") if process in halted(tmp_path)]
+
+    wait_for(lambda: halted_run(0), sweep)
+    (process,) = halted_run(0)
     os.kill(process, signal.SIGKILL)
-    wait_for(lambda: halted(tmp_path) == 2, sweep)
+    wait_for(lambda: halted_run(1), sweep)
     slurm.ask("scancel", "--signal=USR2", f"{array}_1")
     (tmp_path / "go").touch()
     out, err = sweep.communicate(timeout=200)
