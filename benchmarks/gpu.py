@@ -8,7 +8,7 @@ It prints Markdown, in images per second in bf16 (medians, and the lowest and hi
   images lie on the device, or come from the CPU; `idle`: the share of an epoch in which no kernel runs;
 - `peft`: Hugging Face's LoRA of the same rank on the same matrices, its step alone and its epochs with a DataLoader of
   worker processes and pinned memory, which crops and flips as the run does; `concatenation`: VPT-deep with prompts that
-  are concatenated in front of every timm block;
+  are concatenated in front of every timm block; `here`: plain steps, and on a GPU those that are one CUDA graph;
 - the modes of trainer.compile; and whether weights are the same, bit for bit, wherever images lie, which is tried with
   deterministic kernels in a process of its own.
 
@@ -60,6 +60,9 @@ class Bench:
         self.device = torch.device(options.device)
         self.world = World(rank=0, size=1, device=self.device)
         self.size = 32 if options.tiny else 224
+        self.steps = {"here": {}}
+        if self.device.type == "cuda":
+            self.steps["here, `cuda_graph`"] = {"compile": "cuda_graph"}
         self.gib = {place: 1.0 if gib == "auto" and self.device.type == "cpu" else gib for place, gib in GIB.items()}
         generator = torch.Generator().manual_seed(0)
         shape = (options.images, 3, self.size, self.size)
@@ -111,9 +114,10 @@ class Bench:
             update = trainer.updates(model, stepper, self.world)
             return self.rates(lambda: [update(batch, 1e-4) for _ in range(steps)], steps * self.options.batch)
 
-    def run(self, model: Model, place: str) -> list[float]:
-        """Return the rates of the epochs of a run, after two to warm up, as its own clock tells them."""
-        trainer, state, seconds = self.trainer(epochs=self.options.rounds + 2), TrainState(), []
+    def run(self, model: Model, place: str, **changed: object) -> list[float]:
+        """Return the rates of the epochs of a run, after two to warm up, as its own clock tells them. `changed`:
+        options of the trainer."""
+        trainer, state, seconds = self.trainer(epochs=self.options.rounds + 2, **changed), TrainState(), []
         training = Training(
             schedule=Constant(warmup=0.0),
             seed=0,
@@ -181,7 +185,7 @@ def repeated(act: Callable[..., object], *arguments: object, times: int) -> None
 
 def others_table(bench: Bench, name: str) -> Iterator[str]:
     """Yield the rows against Hugging Face's peft and against concatenation."""
-    yield "| | step alone | epochs | peak MiB |"
+    yield "| | step alone | epochs, of the step's rate | peak MiB |"
     yield "|---|---|---|---|"
     vit, batch = bench.vit(name), bench.batch()
     inputs, labels = batch.parts[0]
@@ -203,10 +207,14 @@ def others_table(bench: Bench, name: str) -> Iterator[str]:
         )
         epochs = bench.rates(lambda loop=loop, loader=loader: loop.epoch(loader), len(bench.images))
         yield f"| `{method}`, {label} | {shown(alone)} | {shown(epochs)} | {peak:,.0f} |"
-        here_alone = bench.alone(bench.model(name, method), bench.trainer())
-        here = bench.run(bench.model(name, method), "device")
-        gains = [f"{median(a) / median(b):.2f}" for a, b in ((here_alone, alone), (here, epochs))]
-        yield f"| `{method}`, here | {shown(here_alone)}, {gains[0]} times | {shown(here)}, {gains[1]} times | |"
+        for label, changed in bench.steps.items():
+            forget_peak(bench.device)
+            here_alone = bench.alone(bench.model(name, method), bench.trainer(**changed))
+            peak = peak_mib(bench.device)
+            here = bench.run(bench.model(name, method), "device", **changed)
+            times = [f"{median(a) / median(b):.2f} times" for a, b in ((here_alone, alone), (here, epochs))]
+            shares = f"{shown(here_alone)}, {times[0]} | {shown(here)}, {times[1]}"
+            yield f"| `{method}`, {label} | {shares}, {100 * median(here) / median(here_alone):.0f} % | {peak:,.0f} |"
 
 
 def compile_table(bench: Bench, name: str) -> Iterator[str]:

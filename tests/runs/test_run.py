@@ -255,6 +255,19 @@ def test_however_often_the_folder_goes_one_at_a_time_is_in_it(tmp_path):
     assert not run.folder.exists()
 
 
+def test_a_folder_that_goes_just_after_it_was_found_is_made_again(tmp_path, monkeypatch):
+    run, made, faults = Run(tmp_path / "runs" / "one"), Path.mkdir, [FileExistsError("File exists")]
+
+    def mkdir(path: Path, *arguments, **options) -> None:
+        if path == run.folder and faults:
+            raise faults.pop()
+        made(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with run.locked(wait=True):
+        assert names(run) == [".lock"]
+
+
 def test_a_place_where_no_folder_can_be_made_is_said_at_last():
     run = Run(Path("/proc/nowhere/one"))
     with pytest.raises(DiskFault, match=r"^cannot write /proc/nowhere/one: No such file or directory"):

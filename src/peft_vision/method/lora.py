@@ -181,16 +181,21 @@ class LowRankUpdate(Wrapper):
 
     def part(self, tokens: Tensor, rows: slice) -> Tensor:
         """Map (..., I) to (..., rows)."""
+        if not self._merges(tokens):
+            return self.after(tokens, part(self.inner, tokens, rows), rows)
         cut = self._cut(rows)
-        fixed = type(self.inner) in LINEAR and not any(p.requires_grad for p in self.inner.parameters())
-        drops = self.training and self.dropout.p > 0
+        updates = [item for target, up_rows, _ in cut for item in (self.down[target], self.up[target][up_rows])]
+        weight = self.inner.weight[rows].flatten(1)
+        bias = None if self.inner.bias is None else self.inner.bias[rows]
+        return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
+
+    def _merges(self, tokens: Tensor) -> bool:
+        """Return whether the product of the updated matrix is computed, in place of one product for each summand."""
         # in bf16 it errs more in the gradients of the inputs, and on q and v is no faster: benchmarks/lora_bf16.py
-        if fixed and not drops and not self.magnitude and not torch.is_autocast_enabled(tokens.device.type):
-            updates = [item for target, up_rows, _ in cut for item in (self.down[target], self.up[target][up_rows])]
-            weight = self.inner.weight[rows].flatten(1)
-            bias = None if self.inner.bias is None else self.inner.bias[rows]
-            return Updated.apply(tokens, weight, bias, self.scale, [here for _, _, here in cut], *updates)
-        return self.after(tokens, part(self.inner, tokens, rows), rows)
+        if torch.is_autocast_enabled(tokens.device.type) or self.magnitude or type(self.inner) not in LINEAR:
+            return False
+        drops = self.training and self.dropout.p > 0
+        return not drops and not any(parameter.requires_grad for parameter in self.inner.parameters())
 
     @property
     def batches(self) -> bool:
@@ -202,14 +207,17 @@ class LowRankUpdate(Wrapper):
         # a linear layer's output is not shared and its backward pass does not need it, so it may change in place
         own = type(self.inner) in (*LINEAR, QuantizedLinear)
         outputs = plain if own and not self.magnitude else plain.clone()
-        dropped = self.dropout(inputs)
+        dropped = self.dropout(inputs) if self.dropout.p else inputs
         for target, up_rows, here in self._cut(rows):
-            update = F.linear(self.scale * F.linear(dropped, self.down[target]), self.up[target][up_rows])
+            down, up = self.down[target], self.up[target]
+            up = up if len(up) == up_rows.stop - up_rows.start else up[up_rows]
+            update = F.linear(self.scale * F.linear(dropped, down), up)
             if self.magnitude:
                 factor = self._factor(target)[up_rows]
                 bias = 0 if self.inner.bias is None else self.inner.bias[rows][here]
                 update = (factor - 1) * (plain[..., here] - bias) + factor * update
-            outputs[..., here].add_(update)
+            # a change of a view costs a copy of the whole gradient in the backward pass
+            (outputs if update.shape == outputs.shape else outputs[..., here]).add_(update)
         return outputs
 
     def merged(self) -> nn.Linear:
