@@ -1,9 +1,9 @@
 """Processes in which the command's imports, some five seconds of them, are done before it starts.
 
 A server has imported them once for all tests of a worker, and forks. The command has a process of its own, with
-arguments, folder, variables, pipes, signals and an exit code; only the start of Python is not repeated, neither for it
-nor for the server that forks the runs of its sweep, so that a test of that needs a fresh process. Linux only, as the
-sockets are that keep messages apart.
+arguments, folder, variables, pipes, signals and an exit code; only the start of Python and what `composed_once.py`
+keeps are not repeated, neither for it nor for the server that forks the runs of its sweep, so that a test of that needs
+a fresh process. Linux only, as the sockets are that keep messages apart.
 """
 
 import atexit
@@ -28,10 +28,18 @@ from types import SimpleNamespace
 from typing import NoReturn
 from unittest import mock
 
+from hydra import compose, initialize_config_dir
+
 import peft_vision
+from composed_once import composed_once
+from peft_vision.core.config import CONFIG_DIR
 
 SOURCES = str(Path(peft_vision.__file__).parents[1])
-IMPORTED = ("torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.composition", "peft_vision.task.train")
+IMPORTED = (
+    *("torch", "torchvision", "timm", "wandb", "hydra"),
+    *("peft_vision.core.composition", "peft_vision.task.train", "peft_vision.sweep.points"),
+    *("sklearn.metrics", "scipy.special", "peft_vision.report.page", "peft_vision.sweep.search.search"),
+)
 
 
 class Forked:
@@ -132,6 +140,12 @@ def serve(channel: socket.socket) -> dict:
     channel is closed."""
     for module in IMPORTED:
         import_module(module)
+    composed_once().__enter__()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        for option in ("basic", "pool"):
+            compose(
+                "config", ["experiment=smoke", "method=linear", f"hydra/launcher={option}"], return_hydra_config=True
+            )
     assert len(os.listdir("/proc/self/task")) == 1  # a process of several threads may not be forked
     while True:
         message, files, _, _ = socket.recv_fds(channel, 1 << 20, 3)
