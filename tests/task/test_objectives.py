@@ -3,6 +3,7 @@ and reported by the commands that learn one class."""
 
 import csv
 import json
+import re
 from pathlib import Path
 from shutil import copy
 
@@ -338,6 +339,23 @@ def test_a_report_shows_each_objective_by_its_own_metric(here, several, numbers,
     (overlaps,) = [found for found in of_classes.values() if "iou" in found[0]]
     assert np.mean([float(row["iou"]) for row in overlaps]) == pytest.approx(metrics["mean_iou"])
     assert len(of_classes) == 2
+
+
+class GivesUp:
+    """A pruner that wants no second epoch."""
+
+    def __call__(self, epoch: int, rank: float) -> str:
+        assert rank < 0  # less is better
+        return f"given up after epoch {epoch}"
+
+
+def test_a_run_of_numbers_that_is_given_up_says_the_error_it_came_to(here, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    pruner = "task.pruner={_target_:test_objectives.GivesUp}"
+    chosen = ("objective=regression", "objective.choose_by=rmse")
+    outcome = call(*TINY, *NUMBERS, *chosen, pruner, "runs=given_up", cwd=here)
+    assert outcome.code == 76
+    assert re.fullmatch(r"peft-vision: given up after epoch 1, with rmse \d+\.\d+ on validation\n", outcome.err)
 
 
 @pytest.mark.parametrize(

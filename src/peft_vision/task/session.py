@@ -314,13 +314,16 @@ def _features_read(model: Model) -> int:
 
 
 def _verdict(pruner: Pruner, metrics: Mapping[str, float], experiment: Experiment, model: Model) -> str | None:
-    """Return the pruner's reason to stop after an epoch, or None; earlier phases do not predict the final accuracy."""
+    """Return why to stop after an epoch if the pruner says so, or None; earlier phases do not predict the final
+    accuracy."""
     ahead = (len(model.phases) - 1) * experiment.trainer.epochs
     steps = isinstance(experiment.optimizers[model.phase.group], Stepper)
-    rank = ranked(metrics, "val", model.criterion.metric)
+    metric = model.criterion.metric
+    rank = ranked(metrics, "val", metric)
     if not steps or model.begun < len(model.phases) or rank is None:
         return None
-    return pruner(int(metrics["epoch"]) - ahead, rank)
+    reason = pruner(int(metrics["epoch"]) - ahead, rank)
+    return reason and f"{reason}, with {metric.words} {metric.shown(metrics[f'val/{metric.name}'])} on validation"
 
 
 def _facts(experiment: Experiment, model: Model, splits: Splits) -> dict[str, Any]:

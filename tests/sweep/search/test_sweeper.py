@@ -185,7 +185,7 @@ def test_a_hopeless_run_is_given_up_and_a_plain_command_finishes_it(tmp_path):
     override = pruned_by_others(tmp_path, accuracy=1.0)
     outcome = call(*RUN, override, cwd=tmp_path)
     assert outcome.code == 76
-    assert outcome.err.startswith("peft-vision: given up after epoch 2 of 6, at ")
+    assert outcome.err.startswith("peft-vision: given up after epoch 2 of 6, with accuracy ")
     folder = run_folder(tmp_path / "runs")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert {path.name for path in folder.iterdir()} >= {"state.pt"}
@@ -218,7 +218,7 @@ def test_epochs_done_again_after_a_kill_are_told_once(tmp_path):
 def test_only_the_epochs_of_the_last_phase_count(tmp_path):
     override = pruned_by_others(tmp_path, accuracy=1.0)
     outcome = call(*RUN, "method=lp_ft", override, cwd=tmp_path)
-    assert outcome.err.startswith("peft-vision: given up after epoch 2 of 6, at ")
+    assert outcome.err.startswith("peft-vision: given up after epoch 2 of 6, with ")
     assert len((run_folder(tmp_path / "runs") / "metrics.jsonl").read_text().splitlines()) == 8
 
 

@@ -226,7 +226,7 @@ class TrialPruner:
         if epoch > last:
             self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, rank)
         if epoch >= last and self._study.pruner.prune(self._study, self._trial()):
-            return f"given up after epoch {epoch} of {self.epochs}, at {rank:.4g} on validation"
+            return f"given up after epoch {epoch} of {self.epochs}"
         return None
 
     @cached_property
