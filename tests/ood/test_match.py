@@ -69,6 +69,7 @@ def test_several_labels_are_matched_by_name_and_those_that_the_set_lacks_are_abs
         (["dog"], np.ones((2, 1), np.uint8), {"missing": "error"}, "it has no label of 3 of the run's: 'ant', 'bee'"),
         (["dog"], np.ones((2, 1), np.uint8), {"missing": "mask"}, "should be allow or error: the run says something"),
         (RUN[::-1], np.ones((2, 4), np.float32), {}, "its classes are 'dog', 'cow', 'bee', ..., should be the run's"),
+        (["dog", "wolf"], np.eye(2, dtype="u1"), {"rename": {"wolf": "dog"}}, "two classes of the set become 'dog'"),
     ],
 )
 def test_labels_and_targets_that_do_not_match_are_named(classes, labels, overrides, message):

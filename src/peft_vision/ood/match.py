@@ -47,12 +47,12 @@ class Matched:
 def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> Matched:
     """Match a shift to `classes`, those of the run. ConfigError, which lists the classes, if they differ and `ood` does
     not allow it, or if none is common; `where` names the set in the message."""
-    if shift.labelled.labels_are != "classes":
-        return _matched_whole(shift, ood, classes, where=where)
-    names = [ood.rename.get(name, name) for name in shift.classes]
+    names = tuple(ood.rename.get(name, name) for name in shift.classes)
     if len(set(names)) < len(names):
         twice = sorted(name for name in set(names) if names.count(name) > 1)
         raise ConfigError(f"{where}.rename: two classes of the set become {listed(twice)}")
+    if shift.labelled.labels_are != "classes":
+        return _matched_whole(shift.labelled, names, ood, classes, where=where)
     known = {name: index for index, name in enumerate(classes)}
     ids = torch.tensor([known.get(name, -1) for name in names], dtype=torch.int64)
     labels = ids[shift.labelled.labels]
@@ -86,14 +86,15 @@ def matched(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> 
     )
 
 
-def _matched_whole(shift: Shift, ood: OOD, classes: tuple[str, ...], *, where: str) -> Matched:
-    """Match a shift whose pictures have something to say of every class: several labels, numbers or masks. Labels that
-    the set lacks are absent from its pictures, and those that the run does not know can be left out; the targets of
-    numbers and the classes of masks have to be the run's own."""
+def _matched_whole(
+    labelled: Labelled, names: tuple[str, ...], ood: OOD, classes: tuple[str, ...], *, where: str
+) -> Matched:
+    """Match pictures that have something to say of every class: several labels, numbers or masks. `names`: the set's
+    classes as the run calls them. Labels that the set lacks are absent from its pictures, and those that the run does
+    not know can be left out; the targets of numbers and the classes of masks have to be the run's own."""
     if ood.missing == "mask":
         raise ConfigError(f"{where}.missing: got 'mask', should be allow or error: {_EVERY_CLASS}")
-    kind, labelled = shift.labelled.labels_are, shift.labelled
-    names = tuple(ood.rename.get(name, name) for name in shift.classes)
+    kind = labelled.labels_are
     if kind != "several" and names != classes:
         raise ConfigError(f"{where}: its classes are {listed(names)}, should be the run's: {listed(classes)}")
     dropped = tuple(name for name in names if name not in classes)
