@@ -14,13 +14,14 @@ import numpy as np
 import PIL
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Size, sides_of
 from peft_vision.core.seeding import derive
 from peft_vision.data.augment import OF_WHOLES, augmented, crop_flip, scale_crop_flip
 from peft_vision.data.decode import Geometry, middle
+from peft_vision.data.loader import by_processes
 from peft_vision.data.pictures import Labelled
 from peft_vision.data.sequences import Pictures
 
@@ -164,7 +165,7 @@ class Images(Source):
         # from memory, indexing and windows cost less than sending a batch between processes
         augment = "none" if seed is None else self.augment
         here = processes == 0 or (not isinstance(self.pixels, Undecoded) and augment in ON_CPU_OR_DEVICE)
-        loaded = (fetch[i] for i in range(len(fetch))) if here else _by_processes(fetch, processes)
+        loaded = (fetch[i] for i in range(len(fetch))) if here else by_processes(fetch, processes)
         for indices, pixels in zip(index_batches, loaded, strict=True):
             self.handed_out += len(indices)
             yield parted(pixels) if self.masked else (pixels, self.labels[indices])
@@ -227,36 +228,6 @@ class MaskedImages(Images):
 def parted(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images uint8 (B, C, H, W) and the masks (B, H, W) of pixels (B, C + 1, H, W)."""
     return pixels[:, :-1].contiguous(), pixels[:, -1].contiguous()
-
-
-def _by_processes(fetch: "_Batches", processes: int) -> Iterator[Tensor]:
-    """Yield the batches, loaded by `processes` processes. ConfigError if one of them is killed."""
-    loader = DataLoader(
-        fetch,
-        batch_size=None,  # an item is a batch
-        collate_fn=_sent,
-        num_workers=processes,
-        generator=torch.Generator(),  # else the loader draws its base seed from the global generator
-        multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares pixels uncopied
-    )
-    try:
-        yield from map(torch.as_tensor, loader)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise ConfigError(
-            "data.workers: a process that decodes pictures was killed, as happens where memory runs out\n"
-            f"start the same command again, with data.workers below {processes}; 0 decodes without processes"
-        ) from error
-
-
-def _sent(pixels: Tensor) -> Tensor | np.ndarray:
-    """Return the pixels in shared memory or, if that is too small, as in many containers, as an array, which is sent
-    through a pipe. PyTorch alone would lose the batch, and its receiver would wait forever."""
-    try:
-        return pixels.share_memory_()
-    except RuntimeError:
-        return pixels.numpy()
 
 
 def shuffled(count: int, *, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
