@@ -85,6 +85,14 @@ def test_one_pass_stores_what_several_heads_will_read(tmp_path):
     torch.testing.assert_close(model(seen), model(PIXELS[[4, 1]]), rtol=1e-5, atol=1e-5)
 
 
+def test_what_a_run_reads_takes_the_room_before_what_others_will_read(tmp_path):
+    room = COUNT * 3 * GRID * 2 + 2_000  # of grids, and of grid alone
+    features = settings(tmp_path, also=["grid", "grids"], disk_gib=room / 2**30)
+    _, filled = read(segmenting("linear", head="multi_linear"), features)
+    assert filled.record()["train"]["computed"] == ("grids",)
+    assert [path.stem.split("-")[1] for path in (tmp_path / "store").glob("*.safetensors")] == ["gridsfp16"]
+
+
 def test_numbers_that_a_type_does_not_hold_are_refused_before_anything_trains(tmp_path):
     model = segmenting("linear", head="segment_linear")
     model.encoder.vit.norm.weight.data.mul_(1e6)

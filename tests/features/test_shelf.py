@@ -54,6 +54,17 @@ def test_a_disk_without_room_is_named(tmp_path, monkeypatch):
     assert "the disk of" in CacheDir(tmp_path, limit_bytes=10**12).refusal(1_000)
 
 
+def test_room_on_the_disk_that_is_promised_to_one_entry_is_not_given_to_another(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 2 * 2**30 + 1_500_000))
+    shelf = CacheDir(tmp_path, limit_bytes=10**12)
+    entries = [CacheEntry(shelf.path(f"{name}-features"), name, (1, 250_000), torch.float32) for name in "ab"]
+    with shelf.alone("a"), shelf.alone("b"):
+        first, second = (shelf.writer(entry, {}) for entry in entries)
+    assert second is None
+    assert "b-features.safetensors is not written: 1.0 MiB, and the disk of" in caplog.text
+    first.discard()
+
+
 def test_a_broken_entry_is_removed_and_said(tmp_path, caplog):
     shelf = CacheDir(tmp_path, limit_bytes=10**6)
     entry = put(shelf, "a", used=1)

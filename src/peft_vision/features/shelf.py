@@ -23,6 +23,7 @@ _NAME = rf"([0-9a-f]+)-[a-z]+[\d_]*{re.escape(_SUFFIX)}"
 _OURS = re.compile(_NAME)  # other files in the folder are not touched
 _LEFT = re.compile(rf"\.{_NAME}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 _SPARE_BYTES = 2 * _GIB  # of the disk stay free for other programs
+_BLOCK = 512  # bytes; the unit of st_blocks on any file system
 
 
 def size(num_bytes: float) -> str:
@@ -83,7 +84,8 @@ class CacheDir:
         """Return why this many bytes cannot be written, or None after removing entries to make room for them."""
         if num_bytes > self.limit_bytes:
             return f"{size(num_bytes)}, more than features.disk_gib={self.limit_bytes / _GIB:g}"
-        coming = num_bytes + sum(self._unfinished())
+        unfinished = [*self._unfinished()]
+        coming = num_bytes + sum(status.st_size for status in unfinished)
         if coming > self.limit_bytes:
             return f"{size(num_bytes)}, and with what is being written more than {self.limit_bytes / _GIB:g} GiB"
         held = self.held()
@@ -95,14 +97,16 @@ class CacheDir:
             total -= num_held if removal(path) else 0
         if total > self.limit_bytes:
             return f"{size(num_bytes)}, and nothing that lies there can be removed to keep within features.disk_gib"
-        free = shutil.disk_usage(self.folder).free
+        promised = sum(max(0, status.st_size - _BLOCK * status.st_blocks) for status in unfinished)
+        free = max(0, shutil.disk_usage(self.folder).free - promised)
         if num_bytes + _SPARE_BYTES > free:
             spare = f"{size(free)} left, of which {size(_SPARE_BYTES)} stay free"
             return f"{size(num_bytes)}, and the disk of {self.folder} has {spare}"
         return None
 
-    def _unfinished(self) -> Iterator[int]:
-        """Yield the final size of each file that a process is writing; files of killed processes are removed."""
+    def _unfinished(self) -> Iterator[os.stat_result]:
+        """Yield the status of each file that a process is writing, which has its final size and takes the room on the
+        disk bit by bit; files of killed processes are removed."""
         for path in self.folder.glob(f".*{UNFINISHED}"):
             if (name := _LEFT.fullmatch(path.name)) is None:
                 continue
@@ -110,7 +114,7 @@ class CacheDir:
                 removal(path)
                 continue
             with suppress(OSError):  # it was placed in the meantime
-                yield path.stat().st_size
+                yield path.stat()
 
     def _is_at_work(self, name: str) -> bool:
         """Return whether a process, this one included, is computing an entry of this name; True where it is unknown."""
@@ -151,7 +155,7 @@ class CacheDir:
         """Remove every entry that can be removed, and unfinished files of killed processes. Return the number of
         entries removed."""
         removed = sum(removal(path) for path, _ in self.held())
-        sum(self._unfinished())
+        list(self._unfinished())  # removes them
         return removed
 
     @contextmanager

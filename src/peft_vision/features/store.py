@@ -297,7 +297,7 @@ class Store:
                 shape=(count, *shapes[kind]),
                 dtype=self._model.type_of(kind),
             )
-            for kind in sorted(needed | also)
+            for kind in sorted(needed | also, key=lambda kind: (kind not in needed, kind))  # as they take the room
         }
 
     def origin(self, split: str) -> dict[str, Any]:
