@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -315,9 +316,9 @@ def unknown_split(folder: Path) -> str:
 
 
 def one_class(folder: Path) -> str:
-    for name in ("cat", "dog"):
-        shutil.rmtree(folder / "train" / name)
-    return f"one class folder, 'bird', in {folder}/train"
+    for name, split in product(("cat", "dog"), ("train", "test")):
+        shutil.rmtree(folder / split / name)
+    return f"data: {folder} has one class, 'bird'; at least two are needed"
 
 
 @pytest.mark.parametrize(

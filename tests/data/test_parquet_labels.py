@@ -64,6 +64,13 @@ def test_classes_that_only_a_test_file_names_matter_where_a_row_shows_one(make, 
         make("parquet", path=str(tmp_path / "b")).open()
 
 
+def test_one_class_is_opened_and_not_learned(make, tmp_path: Path):
+    data = make("parquet", path=str(write(tmp_path, train=[(None, ["lynx"] * 4)], test=[(None, ["lynx"])])))
+    assert data.open().classes == ("lynx",)
+    with pytest.raises(ConfigError, match=r"^data: .* has one class, 'lynx'; at least two are needed"):
+        data.check()
+
+
 @pytest.mark.parametrize(
     ("train", "complaint"),
     [

@@ -209,7 +209,7 @@ BROKEN = {
     "a quote that does not end": ('image,label\n"images/0.png,a\n', 1, {}, "row 2: unexpected end of data"),
     "a huge cell": ('image,label\nimages/0.png,"' + "a" * 140_000, 1, {}, "row 2: field larger than field limit"),
     "null bytes": ("image,label\nimages/0.png,\0", 1, {}, "null bytes"),
-    "one class": (rows(["a", "a"]), 2, {}, "have only 'a' in column 'label'"),
+    "one class": (rows(["a", "a"]), 2, {}, "table.csv has one class, 'a'; at least two are needed"),
     "a name that is none": (rows(["a", "b" * 300]), 2, {}, "should be the name of a class, of at most 255"),
     "one picture twice": (
         "image,label\nimages/0.png,a\nimages/1.png,b\n./images/0.png,a",
@@ -224,7 +224,7 @@ BROKEN = {
         {"labels_are": "several"},
         "row 4 has value '2' in column 'label', should be 0 or 1; data.separator divides",
     ),
-    "no label at all": (rows(["", ";"]), 2, {"labels_are": "several", "separator": ";"}, "have no label in column"),
+    "no label at all": (rows(["", ";"]), 2, {"labels_are": "several", "separator": ";"}, "has no label in column"),
     "a number that is none": (
         rows([1, "3,5".replace(",", "-"), 2]),
         3,

@@ -12,6 +12,7 @@ from peft_vision.core.config import ConfigError
 from peft_vision.ood.base import Shift
 from peft_vision.ood.elsewhere import Elsewhere
 from shift_miniatures import make_ood
+from vtab_miniatures import parquet
 
 HEAD = "image,red,height,part"
 
@@ -63,6 +64,23 @@ def test_a_table_of_one_picture_is_scored(tmp_path):
     data = option("data", "table") | {"path": "day.csv", "labels_are": "numbers", "label_columns": ["height"]}
     shift = only(elsewhere(data, table(tmp_path / "night.csv", ["a.png,0,7,-"])).open())
     assert shift.labelled.labels.tolist() == [[7.0]]
+
+
+def test_a_shift_may_have_one_class_alone(tmp_path):
+    tabular = option("data", "table") | {"path": "day.csv", "label_columns": ["red"]}
+    of_table = only(elsewhere(tabular, table(tmp_path / "night.csv", ["a.png,yes,0,-", "b.png,yes,0,-"])).open())
+    assert (of_table.classes, of_table.labelled.labels.tolist()) == (("yes",), [0, 0])
+    (tmp_path / "night" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "night" / "cat" / "a.png")
+    of_folder = only(elsewhere(option("data", "image_folder") | {"path": "day"}, str(tmp_path / "night")).open())
+    assert (of_folder.classes, of_folder.labelled.labels.tolist()) == (("cat",), [0])
+
+
+def test_parquet_files_keep_the_names_of_their_splits(tmp_path):
+    for split, labels in {"train": ["cat", "dog"], "test": ["dog"]}.items():
+        parquet(tmp_path / f"{split}-00000-of-00001.parquet", labels)
+    shift = only(elsewhere(option("data", "parquet") | {"path": "day"}, str(tmp_path)).open())
+    assert (shift.classes, shift.labelled.labels.tolist()) == (("cat", "dog"), [1])
 
 
 def test_of_masks_that_are_divided_the_test_split_is_scored_else_every_picture(streets, tmp_path):

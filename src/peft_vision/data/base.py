@@ -214,9 +214,12 @@ class Data(ABC):
 
     def _divide(self) -> tuple[LabelledSets, dict[str, Labelled]]:
         try:
-            sets = with_test_part(self.open())
+            sets = self.open()
         except OSError as error:
             raise ConfigError(f"data: {error.filename or type(self).__name__}: {error.strerror or error}") from error
+        if sets.labels_are == "classes" and len(sets.classes) == 1:
+            raise ConfigError(f"data: {sets.name} has one class, {sets.classes[0]!r}; at least two are needed")
+        sets = with_test_part(sets)
         if sets.labels_are == "masks" and self.augment not in MOVE_MASKS:
             raise ConfigError(f"data.augment: {self.augment} does not move masks; {', '.join(MOVE_MASKS)} do")
         if sets.val is not None and not len(sets.val):

@@ -65,8 +65,6 @@ def _classes(folder: Path) -> tuple[str, ...]:
     classes = tuple(path.name for path in sub_folders(folder, key=_KEY))
     if not classes:
         raise ConfigError(f"data.path: no class folders in {folder}; each class is a folder of its pictures")
-    if len(classes) == 1:
-        raise ConfigError(f"data.path: one class folder, {classes[0]!r}, in {folder}; at least two are needed")
     return classes
 
 

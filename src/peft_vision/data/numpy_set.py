@@ -75,8 +75,6 @@ class NumpyArrays(Data):
             if len(strange):
                 of = "the training labels" if self.classes is None else f"0 to {len(ids) - 1}, as data.classes says"
                 raise ConfigError(f"{_KEY}: {split}_labels in {shown(root)} has {strange[0]}, which is not among {of}")
-        if len(ids) < 2:
-            raise ConfigError(f"{_KEY}: all training labels in {shown(root)} are {ids[0]}; two classes are needed")
         return ids
 
 

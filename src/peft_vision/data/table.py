@@ -174,14 +174,11 @@ class ImageTable(Data):
 
 
 def _names(train: SplitRows, named: Sequence[tuple[str, ...]], column: str) -> tuple[str, ...]:
-    """Return the names in training, sorted; by their values if all are whole numbers. ConfigError for fewer than two,
-    and for what is no name."""
+    """Return the names in training, sorted; by their values if all are whole numbers. ConfigError for none, and for
+    what is no name."""
     found = {name for names in named for name in names}
-    if len(found) < 2:
-        only = f"only {quoted(*found)}" if found else "no label"
-        raise ConfigError(
-            f"data.label_columns: the training rows of {shown(train.file.path)} have {only} in column {short(column)!r}"
-        )
+    if not found:
+        raise ConfigError(f"data.label_columns: {shown(train.file.path)} has no label in column {short(column)!r}")
     if strange := [name for name in found if not name.isprintable() or len(name) > _LONGEST_NAME]:
         raise ConfigError(
             f"data.label_columns: {shown(train.file.path)} has {quoted(strange[0])} in column {short(column)!r}, "

@@ -11,7 +11,8 @@ from peft_vision.core.identity import spelled
 from peft_vision.data.base import Data
 from peft_vision.ood.base import OOD, Shift
 
-_ONE_TABLE = {"train": None, "val": None, "test": None, "split_column": None}  # every row is scored
+_ONE_TABLE = {"train": None, "val": None, "test": None, "split_column": None}
+"""Values of a table that is not divided, of which every row is scored."""
 
 
 def _built(node: Any) -> Data:
@@ -40,7 +41,7 @@ class Elsewhere(OOD):
         known = {field.name for field in fields(self.data)}
         if "path" not in known:
             raise ConfigError(f"{key}: the run's data are not read from a path, so that none stands in its place")
-        one_table = {name: value for name, value in _ONE_TABLE.items() if name in known}
+        one_table = _ONE_TABLE if "split_column" in known else {}  # other data call their splits by these keys
         try:
             sets = build({**spelled(self.data), **one_table, **self.options, "path": path}, Data, "data").open()
         except OSError as error:
