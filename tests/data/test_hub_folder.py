@@ -60,6 +60,16 @@ def test_what_is_cached_in_part_is_fetched(make, hub, tmp_path: Path):
     assert hub["requests"] == 1
 
 
+def test_a_fingerprint_is_of_what_is_cached_and_nothing_is_fetched_for_it(make, hub, folder: Path, preprocessing):
+    data = make("parquet", hub="us/cats", val_fraction=0)
+    with pytest.raises(ConfigError, match=r"^data: cannot get us/cats: not, or not whole, in "):
+        data.fingerprint(skipped=0)
+    assert hub["requests"] == 0
+    hub.update(cached=folder)
+    assert data.fingerprint(skipped=0) == data.load(preprocessing).fingerprint
+    assert hub["requests"] == 0
+
+
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_the_ways_out_are_told(make, hub, monkeypatch, offline: bool):
     hub.update(network=False)

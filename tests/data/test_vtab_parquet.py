@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peft_vision.core.config import ConfigError
+from peft_vision.data import download
 from vtab_miniatures import FOLDERS, HIGHEST, labels, parquet
 
 PLACES = {
@@ -48,6 +50,17 @@ def test_a_whole_data_set_is_drawn_of(make, tmp_path: Path):
     assert sets.train.labels.tolist() == [place % 10 for place in shown(sets.train)]
     assert not set(shown(sets.train)) & set(shown(sets.val))
     assert sets.provenance["index list"] == "not the official one, drawn with data.split_seed=0"
+
+
+def test_nothing_is_fetched_from_the_hub_for_a_fingerprint(make, tmp_path: Path, monkeypatch):
+    def snapshot(repository, *, local_files_only, **_):
+        assert local_files_only
+        raise LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(download, "snapshot_download", snapshot)
+    monkeypatch.setattr(download, "reachable", lambda site: True)
+    with pytest.raises(ConfigError, match=r"^data: cannot get us/svhn: not, or not whole, in "):
+        mini(make, tmp_path, "svhn", hub="us/svhn").fingerprint(skipped=0)
 
 
 def test_names_of_classes_are_kept(make, tmp_path: Path):

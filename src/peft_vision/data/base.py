@@ -86,8 +86,8 @@ class Data(ABC):
         self._divide()
 
     def without_download(self) -> "Data":
-        """Return this data set in a form that raises ConfigError instead of downloading, if it has one; by default
-        itself."""
+        """Return this data set in a form that raises ConfigError instead of downloading, or raise it at once; by
+        default itself."""
         return self
 
     def extent(self) -> Extent:

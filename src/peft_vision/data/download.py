@@ -115,11 +115,7 @@ def _stall_timeout() -> Iterator[None]:
 def fetch_from_hub(repository: str, subset: str | None, *, enough: Callable[[Path], bool]) -> Path:
     """Return the folder of the files of `subset`, or of all files. Cached files are used without a request if `enough`
     accepts them, because an interrupted download leaves only some. ConfigError if they cannot be fetched."""
-    try:
-        cached = _snapshot(repository, subset, local=True)
-    except OSError:  # nothing or only some files are cached
-        cached = None
-    if cached is not None and enough(cached):
+    if (cached := _cached(repository, subset, enough)) is not None:
         return cached
     obstacle = _obstacle()
     if obstacle is not None:
@@ -130,6 +126,20 @@ def fetch_from_hub(repository: str, subset: str | None, *, enough: Callable[[Pat
         raise _refusal(repository, f"{constants.ENDPOINT} has no such data set, or keeps it private") from error
     except (OSError, errors.HTTPError) as error:
         raise _refusal(repository, f"{constants.ENDPOINT} failed: {first_line(error)}") from error
+
+
+def require_cached(repository: str, subset: str | None, *, enough: Callable[[Path], bool]) -> None:
+    """Raise ConfigError where `fetch_from_hub` would have to fetch files."""
+    if _cached(repository, subset, enough) is None:
+        raise _refusal(repository, f"not, or not whole, in {constants.HF_HUB_CACHE}")
+
+
+def _cached(repository: str, subset: str | None, enough: Callable[[Path], bool]) -> Path | None:
+    try:
+        folder = _snapshot(repository, subset, local=True)
+    except OSError:  # nothing or only some files are cached
+        return None
+    return folder if enough(folder) else None
 
 
 def _snapshot(repository: str, subset: str | None, *, local: bool) -> Path:

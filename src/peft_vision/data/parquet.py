@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.base import Data
-from peft_vision.data.download import fetch_from_hub
+from peft_vision.data.download import fetch_from_hub, require_cached
 from peft_vision.data.folders import files_below
 from peft_vision.data.parquet_rows import ParquetLabels, ParquetRows, classes_of, read_labels
 from peft_vision.data.pictures import Labelled, labelled
@@ -149,7 +149,7 @@ class Opened:
 def read_splits(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
     """Read the splits in `folder`, or from the hub if `stored.hub` is set. `prefix` precedes config keys in messages,
     such as "data."."""
-    names = {"train": stored.train, "val": stored.val, "test": stored.test}
+    names = _split_names(stored)
     if stored.hub is not None:
         folder = fetch_from_hub(stored.hub, stored.subset, enough=lambda folder: _whole(folder, names.values()))
     elif stored.subset is not None:
@@ -171,6 +171,17 @@ def read_splits(stored: Stored, folder: Path | None, *, prefix: str) -> Opened:
         classes=classes,
         files=tuple(labels.path for file_labels in splits.values() for labels in file_labels),
     )
+
+
+def require_on_disk(stored: Stored) -> None:
+    """Raise ConfigError where `read_splits` would have to download files."""
+    if stored.hub is not None:
+        names = _split_names(stored)
+        require_cached(stored.hub, stored.subset, enough=lambda folder: _whole(folder, names.values()))
+
+
+def _split_names(stored: Stored) -> dict[str, str | None]:
+    return {"train": stored.train, "val": stored.val, "test": stored.test}
 
 
 def _labelled(files: Sequence[ParquetLabels], classes: tuple[str, ...], stored: Stored, key: str) -> Labelled:
@@ -210,6 +221,11 @@ class Parquet(Stored, Data):
             test_fraction=self.test_fraction,
             provenance={"source": f"{self.hub} on the Hugging Face hub" if self.hub else "parquet files"},
         )
+
+    def without_download(self) -> Self:
+        """Return this data set if no file of it has to be downloaded, else raise ConfigError."""
+        require_on_disk(self)
+        return self
 
     def _folder(self, path: str) -> Path:
         folder = located(path)

@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from peft_vision.core.config import FILE, ConfigError, component
 from peft_vision.data.benchmark import TASKS, TRAIN, VAL, WAY_OUT, BenchmarkData, BenchmarkSet, Release, refuse_shared
 from peft_vision.data.decode import format_of, worded_formats
 from peft_vision.data.divide import without_images
-from peft_vision.data.parquet import Stored, read_splits
+from peft_vision.data.parquet import Stored, read_splits, require_on_disk
 from peft_vision.data.pictures import Files, Labelled, labelled
 from peft_vision.data.reading import is_inside, located, quoted, read_lines, require, require_listed
 from peft_vision.data.splits import LabelledSets
@@ -164,6 +164,12 @@ class Vtab(BenchmarkData):
     source: Literal["processed", "original", "tfds", "parquet"]
     index_file: Annotated[str | None, FILE]
     parquet: Stored
+
+    def without_download(self) -> Self:
+        """Return this data set if no file of it has to be downloaded, else raise ConfigError."""
+        if self.source == "parquet":
+            require_on_disk(self.parquet)
+        return self
 
     def entry(self) -> BenchmarkSet:
         return TASKS[self.task]
