@@ -52,6 +52,17 @@ def columns(source, batch_size: int = 4) -> tuple[torch.Tensor, ...]:
     return judged(Bright(), source, InferencePass(batch_size, 0, ALONE, FP32, "scoring"))
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff"])
+def test_the_upright_sides_of_a_picture_are_those_that_are_read(tmp_path, ending, orientation):
+    picture = Image.new("RGB", (30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / f"a.{ending}", exif=exif)
+    files = Files(tmp_path, [f"a.{ending}"])
+    assert files.upright_sides(0) == files.read(0).size == ((20, 30) if orientation == 6 else (30, 20))
+
+
 @pytest.mark.parametrize(("length", "window", "stride"), [(16, 16, 5), (17, 16, 16), (40, 16, 10), (48, 16, 16)])
 def test_windows_begin_where_mmsegmentations_do(length, window, stride):
     expected = []

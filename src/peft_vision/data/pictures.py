@@ -55,7 +55,8 @@ class EncodedPictures(Pictures):
     def upright_sides(self, index: int) -> tuple[int, int]:
         try:
             with self.opened(index) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
+                # of a TIFF Pillow says the upright size at once
+                turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
                 return image.size[::-1] if turned else image.size
         except UnidentifiedImageError:
             return picture_of(self.content(index), None).size
