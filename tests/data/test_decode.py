@@ -69,6 +69,13 @@ def test_palette_transparency_shows_white():
     assert list(rgb(opened).get_flattened_data()) == [(255, 255, 255), (0, 255, 0)]
 
 
+def test_a_colour_that_is_transparent_shows_white():
+    image = Image.new("RGB", (2, 1), (9, 9, 9))
+    image.putpixel((1, 0), (0, 255, 0))
+    opened = reopened(image, "PNG", transparency=(9, 9, 9))
+    assert list(rgb(opened).get_flattened_data()) == [(255, 255, 255), (0, 255, 0)]
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped():
     image = Image.fromarray(np.array([[0, 128 << 8, 65535]], dtype=np.uint16))
     assert list(rgb(reopened(image, "PNG")).get_flattened_data()) == [(0,) * 3, (128,) * 3, (255,) * 3]

@@ -118,7 +118,7 @@ def rgb(image: Image.Image) -> Image.Image:
     beyond 16 bits.
     """
     _upright(image)
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:  # a PNG may say that one colour is transparent
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
