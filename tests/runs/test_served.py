@@ -171,6 +171,19 @@ def test_weights_that_have_changed_under_their_name_are_not_served(tmp_path):
     weights.unlink()
 
 
+def test_other_weights_are_another_run_and_those_of_a_path_that_leads_nowhere_are_none(tmp_path):
+    shipped = (Path(backbone.__file__).parent / "vit_micro.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(shipped)
+    (tmp_path / "b.safetensors").write_bytes(shipped[:-4] + b"\0\0\0\0")
+    words = (*AS_WRITTEN, "trainer.epochs=1", "method=linear")
+    assert TRAINED_AGAIN in call(*words, cwd=tmp_path).out
+    for name in ("a", "b"):
+        assert TRAINED_AGAIN in call(*words, f"backbone.checkpoint={name}.safetensors", cwd=tmp_path).out
+    assert call(*words, "backbone.checkpoint=c.safetensors", cwd=tmp_path).error.startswith("backbone.checkpoint: no ")
+    (tmp_path / "a.safetensors").rename(tmp_path / "c.safetensors")
+    assert TRAINED_AGAIN not in call(*words, "backbone.checkpoint=c.safetensors", cwd=tmp_path).out
+
+
 def test_each_data_set_is_looked_at_once(tmp_path, monkeypatch):
     lay("linear-vit_micro-digits-s0", tmp_path)
     experiment, served = composed(*LINEAR, f"runs={tmp_path}"), Served()

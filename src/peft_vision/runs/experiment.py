@@ -17,6 +17,7 @@ from peft_vision.core.identity import CODE, digest, files, first_identity, hashe
 from peft_vision.core.trust import check_targets
 from peft_vision.data.base import Data
 from peft_vision.data.images import Images
+from peft_vision.data.reading import file_sum
 from peft_vision.features.fill import ObservationPass
 from peft_vision.features.store import Features, RunFacts, Store
 from peft_vision.head.base import Head
@@ -275,11 +276,16 @@ class Experiment:
 
     def _is_on_the_same_files(self, run: Run) -> bool:
         other = Experiment.of(run.read_config(), self.choices)
-        if not any(Path(name).exists() for group in KINDS for name in files(getattr(other, group))):
-            return True
-        result = run.read_result()
-        skipped = 0 if result is None else result.data.corrupt_images_skipped
-        return result is not None and result.data.fingerprint == self.data.fingerprint(skipped=skipped)
+        ours, theirs = ({group: files(getattr(each, group)) for group in _TRAINING} for each in (self, other))
+        if any(len(ours[group]) != len(theirs[group]) for group in _TRAINING):
+            return False  # such as a weights file in place of the weights of this package
+        result, own = run.read_result(), self.backbone.own_file()
+        weights = file_sum(own) if own is not None and own.is_file() else None
+        if not any(Path(name).exists() for names in theirs.values() for name in names):
+            return result is None or None in (weights, result.checkpoint) or weights == result.checkpoint
+        if result is None or weights != result.checkpoint:
+            return False
+        return result.data.fingerprint == self.data.fingerprint(skipped=result.data.corrupt_images_skipped)
 
 
 def open_store(
