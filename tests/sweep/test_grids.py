@@ -115,6 +115,15 @@ def test_a_value_of_what_grids_choose_is_for_the_grids_that_name_it():
     ]
 
 
+def test_a_key_with_a_plus_is_the_same_key():
+    """Such as those of method.config, before which the command itself writes `++`."""
+    grids = {"linear": {"method": "linear"}, "lora": {"method": "lora", "method.rank": "4,8"}}
+    assert points(grids, "++method.rank=16") == ["method=linear", "method=lora ++method.rank=16"]
+    grids = {"lora": {"method": "lora", "+method.config.r": "4,8"}}
+    assert points(grids, "method.config.r=16") == ["method=lora +method.config.r=16"]
+    assert points({}, "++seed=1", params={"seed": "2,3"}) == ["++seed=1"]
+
+
 @pytest.mark.parametrize("grids", [3, {"full": 3}, ["full"]])
 def test_what_is_no_grid_is_refused(grids):
     with pytest.raises(HydraException, match=r"^hydra.sweeper.grids: got .*, should be overrides by name"):

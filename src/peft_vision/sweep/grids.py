@@ -4,10 +4,10 @@
       full:  { method: full, optimizer.lr: "1e-4,1e-3" }
       lp_ft: { method: lp_ft, optimizer.lr: "1e-6,1e-5" }
 
-Overrides of the command line (seed=0,1,2) are crossed with each grid and replace the grid's value of the same key.
-There are two exceptions. `method=full` selects among the grids. And if any grid chooses an option of a group, a value
-of that group (optimizer.rank=8) applies only to the grids that name its key, if any does, because the options that the
-other grids choose may not have it.
+Overrides of the command line (seed=0,1,2) are crossed with each grid and replace the grid's value of the same key, with
+`+` or without. There are two exceptions. `method=full` selects among the grids. And if any grid chooses an option of a
+group, a value of that group (optimizer.rank=8) applies only to the grids that name its key, if any does, because the
+options that the other grids choose may not have it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from peft_vision.sweep.overrides import key_of, last_of_each
 from peft_vision.sweep.points import PointSweeper, written
 
 _CHOOSES = "method"
@@ -52,7 +53,7 @@ class SweepOfGrids(PointSweeper):
                 f"hydra.sweeper.grids: got {self.grids}, should be overrides by name, as in experiment/lp_ft_vs_ft.yaml"
             )
         wanted = _methods(overrides)
-        crossed = [override for override in overrides if override.get_key_element() != _CHOOSES]
+        crossed = [override for override in overrides if key_of(override) != _CHOOSES]
         crossings = []
         offered: set[str] = set()
         for grid in self.grids.values():
@@ -64,7 +65,7 @@ class SweepOfGrids(PointSweeper):
                 continue
             method = self.parsed([f"{_CHOOSES}={','.join(sorted(chosen))}"] if chosen else [])
             concerning = [override for override in crossed if self._concerns(override, grid)]
-            crossings.append([*grid_overrides, *concerning, *method])
+            crossings.append(last_of_each([*grid_overrides, *concerning, *method]))
         if unknown := wanted - offered:
             known = ", ".join(sorted(offered))
             raise HydraException(
@@ -74,11 +75,10 @@ class SweepOfGrids(PointSweeper):
         return crossings
 
     def _concerns(self, override: Override, grid: Mapping[str, object]) -> bool:
-        key = override.get_key_element()
+        key = key_of(override)
         group, _, rest = key.partition(".")
-        chosen = any(group in other for other in self.grids.values())
-        named = any(key in other for other in self.grids.values())
-        return not (rest and chosen and named) or key in grid
+        named = {name.lstrip("+") for other in self.grids.values() for name in other}
+        return not (rest and {group, key} <= named) or key in {name.lstrip("+") for name in grid}
 
 
 def _example(method: str) -> str:
@@ -94,7 +94,7 @@ def _methods(overrides: Iterable[Override]) -> set[str]:
     """Return the methods that the overrides choose, swept or not."""
     found: set[str] = set()
     for override in overrides:
-        if override.get_key_element() == _CHOOSES:
+        if key_of(override) == _CHOOSES:
             swept = override.is_sweep_override()
             found |= set(override.sweep_string_iterator()) if swept else {override.get_value_element_as_str()}
     return found

@@ -30,6 +30,7 @@ from peft_vision.report.options import Options
 from peft_vision.runs.served import Served
 from peft_vision.sweep.closing import FailedTrial, Limit, NotStarted, close
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
+from peft_vision.sweep.overrides import last_of_each
 from peft_vision.sweep.point import (
     Composer,
     Point,
@@ -118,7 +119,7 @@ class PointSweeper(Sweeper):
 
     def asked(self, arguments: Sequence[str]) -> list[Override]:
         """Return the overrides of `params` followed by those of the command line; of equal keys the last counts."""
-        return self.parsed([*written(self.params), *arguments])
+        return last_of_each(self.parsed([*written(self.params), *arguments]))
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))

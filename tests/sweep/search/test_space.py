@@ -30,6 +30,12 @@ def test_hydras_words_for_a_sweep_become_distributions(sweep, distribution):
     assert space(f"key={sweep}").swept == {"key": distribution}
 
 
+def test_the_last_of_equal_keys_counts_with_a_plus_or_without():
+    found = space("method.rank=2,4", "++method.rank=16", "+optimizer.extra=1", "optimizer.extra=3,5")
+    assert found.fixed == ("++method.rank=16",)
+    assert found.swept == {"+optimizer.extra": CategoricalDistribution(("3", "5"))}
+
+
 def test_seeds_are_no_part_of_what_is_searched_but_runs_of_each_trial():
     found = space("method=lora", "optimizer.lr=interval(0.1,0.2)", "method.rank=4,8", "seed=0,1")
     assert found.points({"optimizer.lr": 0.15, "method.rank": "8"}) == [

@@ -23,6 +23,7 @@ from peft_vision.objective.base import ACCURACY, Merit
 from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.closing import FailedTrial, NotStarted
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked, config_flags
+from peft_vision.sweep.overrides import key_of
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper
 from peft_vision.sweep.search.space import SearchOptions, Space
@@ -232,7 +233,7 @@ class SweepOfTrials(PointSweeper):
         return runs
 
     def _space(self, overrides: Sequence[Override]) -> Space:
-        own_stage = any(override.get_key_element() == "data.stage" for override in overrides)
+        own_stage = any(key_of(override) == "data.stage" for override in overrides)
         return Space.of([*overrides, *([] if own_stage else self.parsed([_STAGE]))])
 
 

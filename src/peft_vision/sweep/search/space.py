@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from peft_vision.core.config import ConfigError, component
+from peft_vision.sweep.overrides import key_of, last_of_each
 
 _DIGITS = 4  # significant digits of a drawn number; more would only be hard to read
 
@@ -36,9 +37,10 @@ class Space:
     def of(cls, overrides: Sequence[Override]) -> "Space":
         """Return the space of these overrides; the last of equal keys counts. ConfigError where there is nothing to
         vary."""
-        last = {override.get_key_element(): override for override in overrides}
+        last = {key_of(override): override for override in last_of_each(overrides)}
         seeds = last.pop("seed", None)
-        swept = {key: _distribution(key, override) for key, override in last.items() if override.is_sweep_override()}
+        varied = {override.get_key_element(): override for override in last.values() if override.is_sweep_override()}
+        swept = {key: _distribution(key, override) for key, override in varied.items()}
         if not swept:
             raise ConfigError(
                 "nothing to search; write what may vary, such as optimizer.lr=tag(log,interval(1e-5,1e-1))"
