@@ -184,6 +184,13 @@ def test_choosing_by_test_is_labelled_and_retrains_nothing(fraction, tmp_path):
     assert len({run["lr"] for run in labelled}) == 1
 
 
+@pytest.mark.parametrize(("of_command", "seeds"), [((), [1]), (("seed=2,3",), [2, 3])])
+def test_seeds_of_choosing_by_test_replace_those_that_an_experiment_brings(of_command, seeds, tmp_path):
+    brought = ("+hydra.sweeper.params.seed='0,1'", "hydra.sweeper.seeds=[1]", *of_command)
+    tune("method=linear", "hydra.sweeper.selection=test", *brought, cwd=tmp_path)
+    assert sorted(run["seed"] for run in found(tmp_path)) == seeds
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

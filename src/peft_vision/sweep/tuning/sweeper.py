@@ -20,6 +20,7 @@ from peft_vision.costs.expected import Expected, together
 from peft_vision.sweep.grids import SweepOfGrids
 from peft_vision.sweep.launch.deferred import check_optuna
 from peft_vision.sweep.launch.process_launcher import checked
+from peft_vision.sweep.overrides import key_of, last_of_each
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper, expected
 from peft_vision.sweep.tuning.cells import SHOWN, Decision, Selection, by_cell, decisions, images_and_model, unknown
@@ -64,11 +65,11 @@ class Tuning(SweepOfGrids):
         if self.searches and self.selection == "test":
             raise ConfigError("hydra.sweeper.n_trials: a search goes by validation; it takes selection=validation")
         overrides = super().asked(arguments)
-        keys = {override.get_key_element().lstrip("+") for override in overrides}
-        if "data.stage" in keys:
+        if any(key_of(override) == "data.stage" for override in overrides):
             raise ConfigError("data.stage: hydra/sweeper=tune sets it")
-        if self.selection == "test" and "seed" not in keys:
-            overrides += self.parsed([f"seed={','.join(map(str, self.seeds))}"])
+        if self.selection == "test" and not any(key_of(override) == "seed" for override in self.parsed(arguments)):
+            seeds = self.parsed([f"seed={','.join(map(str, self.seeds))}"])
+            return last_of_each([*overrides, *seeds])
         return overrides
 
     def carry_out(self, overrides: Sequence[Override]) -> list[PointResult]:
@@ -150,7 +151,7 @@ class Tuning(SweepOfGrids):
             varied = [
                 override for override in crossing if override.is_sweep_override() and not _tells_cells_apart(override)
             ]
-            if all(override.get_key_element() == "seed" for override in varied):
+            if all(key_of(override) == "seed" for override in varied):
                 plain += PointSweeper.points(self, crossing)
                 continue
             for cell in PointSweeper.points(self, [override for override in crossing if override not in varied]):
@@ -197,8 +198,7 @@ class Tuning(SweepOfGrids):
 def _tells_cells_apart(override: Override) -> bool:
     """Return whether the values belong to different cells, since accuracies of different methods or images do not
     compare."""
-    key = override.get_key_element()
-    group, _, rest = key.lstrip("+").partition(".")
+    group, _, rest = key_of(override).partition(".")
     return (not rest and group in ("method", "backbone", "data")) or (group == "data" and rest not in SHOWN)
 
 
