@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from command import SMOKE, Outcome, call, results, run_folder, start, wait_for
 from made_up_runs import made_up_result
+from peft_vision.core.config import ConfigError
+from peft_vision.data.digits import Digits
 from peft_vision.runs.run_records import Result
 from peft_vision.sweep.search.search import account
-from peft_vision.sweep.search.study import open_journal
+from peft_vision.sweep.search.study import Study, open_journal
 from test_resume import HALTED
 
 SEARCH = ("-m", "hydra/sweeper=optuna", *SMOKE, "data.val_fraction=0.5", "tracker=none")
@@ -112,6 +115,13 @@ def test_a_search_ends_when_all_settings_that_there_are_were_tried(tmp_path):
         assert "2 trials, 2 whole\n          all of the 2 settings that there are\n" in outcome.out
 
 
+def test_searches_that_differ_in_a_value_of_an_option_that_they_vary_are_two(tmp_path):
+    varied = ("optimizer=adamw,sgd", "hydra.sweeper.n_trials=1", "hydra.sweeper.pruner=none")
+    for decay in (0.1, 0.2):
+        search(*varied, f"optimizer.weight_decay={decay}", cwd=tmp_path)
+    assert len(results(tmp_path)) == len(list(tmp_path.rglob(".studies/*.log"))) == 2
+
+
 def test_a_trial_of_several_seeds_is_worth_their_mean(tmp_path):
     search(LR, "seed=0,1", "hydra.sweeper.n_trials=1", "hydra.sweeper.pruner=none", cwd=tmp_path)
     values = [json.loads(path.read_text())["metrics"]["val/accuracy"] for path in results(tmp_path)]
@@ -130,6 +140,40 @@ def test_a_trial_that_fails_stops_no_other_and_is_listed(tmp_path):
     again = call(*SEARCH, *grid, "task.retry=true", cwd=tmp_path)
     assert again.error == outcome.err.rpartition("peft-vision: ")[2].removesuffix("\n")
     assert "optimizer.lr=1e+30: failed before: the model's logits of " in again.error
+
+
+def test_a_combination_that_does_not_work_is_one_failed_trial_and_stops_no_other(tmp_path):
+    grid = ("optimizer=adamw,lbfgs", "trainer.mixup_alpha=0,0.2", "features.use=never", "hydra.sweeper.pruner=none")
+    for batch in (4, 1):  # the second finds all trials over
+        outcome = search(*grid, "hydra.sweeper.n_trials=4", f"hydra.sweeper.batch={batch}", cwd=tmp_path)
+        assert sorted(trial.state.name for trial in trials(tmp_path)) == ["COMPLETE"] * 3 + ["FAIL"]
+        assert "\nbest      val" in outcome.out
+        said = r"^failed    trial \d/4: optimizer=lbfgs trainer.mixup_alpha=0.2: optimizer: LBFGS solves on images as"
+        assert len(re.findall(said, outcome.out, re.M)) == 1
+    assert len(results(tmp_path)) == 3
+
+
+def test_a_batch_whose_data_are_gone_leaves_its_trials_to_the_same_command(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "draw", gone_after(Study.draw, patch))
+        said = call(*SEARCH, LR, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    assert said.error == "data: gone"
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.RUNNING]
+    search(LR, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 2
+
+
+def gone_after(draw: Callable, patch: pytest.MonkeyPatch) -> Callable:
+    """A way to draw trials after which the data of all runs are gone."""
+
+    def check(_: Digits) -> None:
+        raise ConfigError("data: gone")
+
+    def draws(study: Study, count: int) -> list[FrozenTrial]:
+        patch.setattr(Digits, "check", check)
+        return draw(study, count)
+
+    return draws
 
 
 def test_trials_that_a_launcher_could_not_start_are_run_by_the_corrected_command(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peft_vision.core.config import ConfigError, Pruned
 from peft_vision.core.identity import digest
+from peft_vision.core.output import first_line
 from peft_vision.costs.expected import Expected, evenly
 from peft_vision.objective.base import ACCURACY, Merit
 from peft_vision.runs.experiment import Experiment
@@ -29,6 +30,7 @@ from peft_vision.sweep.points import PointSweeper
 from peft_vision.sweep.search.space import SearchOptions, Space
 from peft_vision.sweep.search.study import Study, at_work
 
+logger = logging.getLogger("peft_vision")
 _POLL_SECONDS = 1.0  # between two looks at the trials that other searches are running
 Trials = dict[int, tuple[FrozenTrial, list[PointResult]]]
 
@@ -80,24 +82,36 @@ class Search:
 
     def _study(self) -> tuple[str, dict[str, Any]]:
         """Return the name of the study, and a record of the space and of the values that the search does not vary."""
-        experiment = self._experiment(self.space.examples()[0])
+        examples = self.space.examples()
+        experiment = self._experiment(examples[0])
         record = {"space": self.space.record(), "setting": _without(experiment.setting, self.space.swept)}
+        values = {key for key in self.space.swept if "." in key}
+        if values < self.space.swept.keys():  # it varies options, whose other values count too
+            record["options"] = [digest(_without(self._experiment(each).setting, values)) for each in examples]
         return self.options.study or "-".join([*_names(experiment), digest(record)[:8]]), record
 
     def _run(self, study: Study, drawn: Sequence[FrozenTrial]) -> None:
+        """Run the trials and record their outcomes. A combination of values that is refused is a failed trial; a fault
+        that the examples have too, such as images that are gone meanwhile, is raised, and the trials are left."""
         points, names, owners = [], [], []
         for trial in drawn:
             for point in study.space.points(trial.params):
                 points.append((*point, *_pruner(study, trial)))
-                varied = " ".join(word for word in point if word not in study.space.fixed)
-                names.append(f"trial {trial.number + 1}/{study.total}: {varied}")
+                names.append(f"trial {trial.number + 1}/{study.total}: {self._varied(point)}")
                 owners.append(trial.number)
         try:
             before, prepared = self.sweep.prepared(points, names)
-        except ConfigError:  # values that cannot be combined
-            for trial in drawn:
-                study.tell(trial.number, value=None, pruned=False)
-            raise
+        except ConfigError:
+            for example in self.space.examples():
+                self._experiment(example).check()
+            refused = [trial.number for trial in drawn if self._refusal(trial) is not None]
+            if not refused:
+                raise
+            for number in refused:
+                study.tell(number, value=None, pruned=False)
+            if left := [trial for trial in drawn if trial.number not in refused]:
+                self._run(study, left)
+            return
         ended = self.sweep.run_prepared(before, prepared, of="the batch")
         for trial in drawn:
             outcomes = [end for end, owner in zip(ended, owners, strict=True) if owner == trial.number]
@@ -114,8 +128,19 @@ class Search:
 
     def _ended(self, study: Study, trials: Sequence[FrozenTrial]) -> Trials:
         """Return the trials by number with the outcomes of their runs, read from the runs' folders, whichever process
-        ran them."""
-        points = [(trial, point) for trial in trials for point in study.space.points(trial.params)]
+        ran them. Those of values that cannot be combined have none; a line says why."""
+        refused = {
+            trial.number: why
+            for trial in trials
+            if trial.state is TrialState.FAIL and (why := self._refusal(trial)) is not None
+        }
+        for trial in trials:
+            if trial.number in refused:
+                values = self._varied(self.space.points(trial.params)[0])
+                line = f"trial {trial.number + 1}/{study.total}: {values}: {refused[trial.number]}"
+                logger.info("%-9s %s", "failed", line)
+        runnable = [trial for trial in trials if trial.number not in refused]
+        points = [(trial, point) for trial in runnable for point in study.space.points(trial.params)]
         before, prepared = self.sweep.prepared([point for _, point in points])
         found: Trials = {trial.number: (trial, []) for trial in trials}
         for number, (trial, _) in enumerate(points):
@@ -124,6 +149,17 @@ class Search:
                 outcome = replace(outcome, fault=FailedTrial(str(outcome.fault)))
             found[trial.number][1].append(outcome)
         return found
+
+    def _refusal(self, trial: FrozenTrial) -> str | None:
+        """Return why the values of a trial cannot be combined, in a line, or None if they can."""
+        try:
+            self.sweep.prepared(self.space.points(trial.params))
+        except ConfigError as error:
+            return first_line(error)
+        return None
+
+    def _varied(self, point: Sequence[str]) -> str:
+        return " ".join(word for word in point if word not in self.space.fixed)
 
     def _unfinished(self, point: Point, trial: FrozenTrial) -> PointResult:
         """Return the outcome of a run of a trial that is over, where the run has no result or is to be tried again."""
@@ -194,7 +230,7 @@ def _names(experiment: Experiment) -> list[str]:
     return [experiment.choices[group].replace("/", "_") for group in ("method", "backbone", "data")]
 
 
-def _without(setting: Mapping[str, Mapping[str, Any]], keys: Mapping[str, object]) -> dict[str, Any]:
+def _without(setting: Mapping[str, Mapping[str, Any]], keys: Collection[str]) -> dict[str, Any]:
     """Return the setting without the values that the search varies; a group whose option it varies is left out
     whole."""
     kept = {group: dict(values) for group, values in setting.items() if group not in keys}
@@ -205,7 +241,6 @@ def _without(setting: Mapping[str, Mapping[str, Any]], keys: Mapping[str, object
     return kept
 
 
-logger = logging.getLogger("peft_vision")
 _STAGE = "data.stage=tune"  # a search looks at validation alone, unless it is told otherwise
 _SHOWN = 5  # best trials in the summary
 
