@@ -5,6 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from peft_vision.core.config import ConfigError
 from peft_vision.sweep.launch import cluster_of_ray
 from peft_vision.sweep.launch.cluster_of_ray import RayLauncher
 from peft_vision.sweep.launch.process_launcher import Job
@@ -63,6 +64,16 @@ def test_closing_it_cancels_what_has_not_ended(ray, tmp_path):
     assert next(ending) == (0, 0)
     ending.close()
     assert ray.cancelled == jobs[1:]
+
+
+def test_a_ray_that_does_not_start_is_said_in_a_line(ray, tmp_path, monkeypatch):
+    def init() -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nin detail")
+
+    monkeypatch.setattr(ray, "init", init)
+    said = r"^hydra\.launcher: Ray does not start: Could not find any running Ray instance\.$"
+    with pytest.raises(ConfigError, match=said):
+        next(RayLauncher({}, {}).carry_out([Job.of(["0"], tmp_path / "run.log")], lambda number: True))
 
 
 def test_a_log_of_earlier_attempts_is_no_sign_that_this_one_has_begun(tmp_path):

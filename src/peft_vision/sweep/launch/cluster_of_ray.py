@@ -29,10 +29,14 @@ class RayLauncher(ProcessLauncher):
 
     def carry_out(self, jobs: Sequence[Job], starts: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         if find_spec("ray") is None:
-            raise ConfigError("hydra/launcher: this one needs Ray; pip install ray")
+            raise ConfigError("hydra/launcher: this one needs Ray; pip install 'peft-vision[ray]'")
         import ray  # here, because other launchers do without
 
-        ray.init(**self.init)
+        try:
+            ray.init(**self.init)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            ray.shutdown()
+            raise ConfigError(f"hydra.launcher: Ray does not start: {first_line(error)}") from error
         # max_calls: runs that share a process leak state into each other
         begin = ray.remote(max_calls=1, **self.task)(Job.__call__).options(name="peft-vision").remote
         waiting = {begin(job): number for number, job in enumerate(jobs)}
