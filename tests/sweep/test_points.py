@@ -84,6 +84,14 @@ def test_two_points_that_are_one_run_are_run_once(tmp_path, trainings):
     assert "left)" not in line
 
 
+def test_runs_that_cannot_be_written_are_said_before_a_process_is_started(tmp_path):
+    (tmp_path / "taken").touch()
+    said = call(*SWEEP, "seed=0,1", "runs=taken", "hydra/launcher=pool", cwd=tmp_path).error.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"cannot write {tmp_path}/taken/linear-vit_micro-digits-s0-")
+    assert said[1] == "set runs=FOLDER to a folder that can be made and written"
+
+
 def test_a_run_by_itself_counts_for_the_sweep(tmp_path, trainings):
     assert call(*SMOKE, "optimizer=sgd", "seed=1", cwd=tmp_path).code == 0
     assert call(*SWEEP, "seed=0,1", cwd=tmp_path).code == 0

@@ -27,6 +27,7 @@ from peft_vision.core.process_variables import check_alone, out_of_sight
 from peft_vision.costs.expected import Expected, together
 from peft_vision.published.tables import table
 from peft_vision.report.options import Options
+from peft_vision.runs.run import writing
 from peft_vision.runs.served import Served
 from peft_vision.sweep.closing import FailedTrial, Limit, NotStarted, close
 from peft_vision.sweep.launch.process_launcher import ProcessLauncher, checked
@@ -271,6 +272,8 @@ class PointSweeper(Sweeper):
                     yield number, points[number].ended(None if job.status is JobStatus.COMPLETED else job._return_value)
             return
         folders = [points[number].folder() or self.launcher.folder / str(number) for number in numbers]
+        with writing(folders[0]):  # before a process needs it that could not say so
+            folders[0].mkdir(parents=True, exist_ok=True)
         jobs = [self.launcher.job(command, folder) for command, folder in zip(commands, folders, strict=True)]
         meanwhile: dict[int, PointResult] = {}
         at_work: set[int] = set()

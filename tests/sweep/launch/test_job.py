@@ -52,6 +52,12 @@ def test_all_is_well_without_a_reason(tmp_path):
     assert ended(tmp_path, "peft-vision: said\n").fault(0) is None
 
 
+def test_a_log_that_cannot_be_written_is_said_in_a_line(tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert Job.of(["seed=0"], tmp_path / "taken" / "run.log")() == 1
+    assert capsys.readouterr().err.startswith(f"peft-vision: cannot write {tmp_path}/taken/run.log: ")
+
+
 def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_READ_BYTES", 20)
     assert str(ended(tmp_path, f"peft-vision: early\n{'x' * 100}\nlast words\n").fault(3)) == "last words"

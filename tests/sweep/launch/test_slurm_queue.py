@@ -35,7 +35,7 @@ def slurm(tmp_path, monkeypatch):
     return does
 
 
-def launcher(folder: Path, **changes: object) -> SlurmLauncher:
+def launcher(folder: Path, /, **changes: object) -> SlurmLauncher:
     options = {"folder": folder / "slurm", "poll_seconds": 0.01, "max_num_timeout": 3, "cancel": True, "timeout_min": 5}
     options |= {"cpus_per_task": 2, "tasks_per_node": 1, "mem_gb": 1.5, "name": "test", "setup": [], "partition": None}
     return SlurmLauncher(**{**options, "array_parallelism": 4, **changes})
@@ -169,6 +169,21 @@ def test_what_slurm_does_not_take_is_said_in_its_words(changes, script, message,
     slurm("sbatch", script)
     with pytest.raises(ConfigError, match=message):
         launcher(tmp_path, **changes)._submit(jobs(tmp_path, 1))
+
+
+@pytest.mark.parametrize("folder", ["slurm", "slurm/below"])
+def test_a_folder_that_cannot_be_made_is_named(folder, slurm, tmp_path):
+    (tmp_path / "slurm").touch()
+    said = rf"cannot write {tmp_path}/{folder}: .*\nset hydra.launcher.folder=FOLDER to a folder"
+    with pytest.raises(ConfigError, match=said):
+        launcher(tmp_path, folder=tmp_path / folder)._submit(jobs(tmp_path, 1))
+
+
+def test_files_of_jobs_may_lie_in_the_home_folder(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "bin")
+    launcher(tmp_path, folder="~/runs/.slurm")._submit(jobs(tmp_path, 1))
+    assert (tmp_path / "runs" / ".slurm" / "7_submission.sh").is_file()
 
 
 def test_where_there_is_no_slurm_it_says_so(tmp_path, monkeypatch):

@@ -25,8 +25,10 @@ from peft_vision.core.stopping import follow_parent
 from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher, checked
 from peft_vision.sweep.launch.tree import carried_out
 
-_IMPORTED = ["torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.composition", "peft_vision.task.train"]
-_IMPORTED = ["peft_vision.sweep.launch.server", *_IMPORTED]
+_IMPORTED = [
+    "peft_vision.sweep.launch.server",  # first, to end with the sweep during the other imports
+    *("torch", "torchvision", "timm", "wandb", "hydra", "peft_vision.core.composition", "peft_vision.task.train"),
+]
 _STARTS = 3  # tries to start a process, since the server may die meanwhile
 _SERVER_DIED = 255  # multiprocessing's exit code for a process whose server died; the process may still be at work
 
@@ -92,10 +94,10 @@ def work(
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
     if prefix:
-        job.take_output()
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(threads)
-        code = carried_out(prefix, [sys.executable, "-m", "peft_vision.cli", *job.arguments])
+        run = [sys.executable, "-m", "peft_vision.cli", *job.arguments]
+        code = carried_out(prefix, run) if job.takes_output() else 1
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         follow_parent()

@@ -47,7 +47,8 @@ class Job:
         """Run the command in this process, which can do nothing else afterwards, and return the exit code."""
         from peft_vision.cli import main  # here, because the process that starts others does not need it
 
-        self.take_output()
+        if not self.takes_output():
+            return 1
         sys.argv = ["peft-vision", *self.arguments]
         try:
             main()
@@ -65,13 +66,19 @@ class Job:
         """Return whether this attempt has written to the log or, with a log of its own, has opened it."""
         return self.log.exists() and (self.begins == 0 or self.log.stat().st_size > self.begins)
 
-    def take_output(self) -> None:
-        """Redirect all further output of this process, and of those it starts, to `log`."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    def takes_output(self) -> bool:
+        """Redirect all further output of this process, and of those it starts, to `log`. Where that cannot be written,
+        say so on standard error and return False."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            complain(f"{_SAID}cannot write {self.log}: {error.strerror}")
+            return False
         for stream in (1, 2):
             os.dup2(descriptor, stream)
         os.close(descriptor)
+        return True
 
     def say(self, message: str) -> None:
         """Append a final message to the log of a run that ended without one."""

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from peft_vision.core.config import ConfigError
+from peft_vision.runs.run import writing
 from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher
 from peft_vision.sweep.launch.slurm_queue import Queue, Submitted, cancel, largest_array, noted
 
@@ -77,7 +78,7 @@ class SlurmLauncher(ProcessLauncher):
         own = {name: value for name, value in options.items() if name in _OWN}
         sbatch = {name: value for name, value in options.items() if name not in _OWN}
         self.options = SlurmOptions(**own, sbatch=sbatch)
-        self.submits_to = Path(self.options.folder).absolute()
+        self.submits_to = Path(self.options.folder).expanduser().absolute()
         given = self.options.for_submitit()
         self.parameters = {name: _plain(value) for name, value in given.items() if value is not None}
 
@@ -104,6 +105,8 @@ class SlurmLauncher(ProcessLauncher):
 
         from peft_vision.sweep.launch.slurm_job import SlurmJob
 
+        with writing(self.submits_to, key="hydra.launcher.folder"):
+            self.submits_to.mkdir(parents=True, exist_ok=True)
         executor = SlurmExecutor(self.submits_to, max_num_timeout=self.options.max_num_timeout)
         submitted: list[Submitted] = []
         size = largest_array()
@@ -117,7 +120,7 @@ class SlurmLauncher(ProcessLauncher):
                 submitted += [Submitted(submitit_job.job_id, self.submits_to, job) for submitit_job, job in pairs]
                 number = submitted[-1].job_id.partition("_")[0]
                 logger.info("Slurm's job %s: %d runs; squeue --jobs=%s shows them", number, len(part), number)
-        except (FailedJobError, FailedSubmissionError, TypeError, ValueError) as error:
+        except (FailedJobError, FailedSubmissionError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"hydra.launcher: {str(error).strip()}") from error
         finally:
             if len(submitted) < len(jobs):
