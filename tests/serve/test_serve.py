@@ -117,6 +117,11 @@ def test_each_adapter_answers_by_what_it_learned(address, service):
     assert numbers["values"] == pytest.approx(alone, abs=1e-5)
 
 
+def test_without_a_name_all_answer_however_many_there_are(address, monkeypatch):
+    monkeypatch.setattr(app, "_MOST_NAMES", 1)
+    assert len(asked(f"{address}/predict", picture())[1]["answers"]) == len(CLASSES)
+
+
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "YCbCr", "L", "I;16"])
 def test_a_tiff_is_the_image_that_training_sees(service, tmp_path, mode):
     colours = Image.open(io.BytesIO(picture())).convert("RGB")

@@ -35,7 +35,7 @@ from peft_vision.serve.pictures import Refused, ServedAdapter, Service, image_of
 _PAGE = Path(__file__).with_name("page.html")
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
 _READERS = 2  # threads that decode pictures
-_MOST_NAMES = 64  # adapters of one request
+_MOST_NAMES = 64  # adapters that one request names
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
@@ -120,7 +120,7 @@ class _Answers:
     async def of(self, request: Request, names: list[str] | None, top: int) -> list[dict]:
         """Return the answer of each adapter named, by default of all, with the `top` likeliest classes. Raise Refused
         for a request that cannot be answered."""
-        chosen = [self.service.of(name) for name in dict.fromkeys(names or list(self.service.served)[:_MOST_NAMES])]
+        chosen = [self.service.of(name) for name in dict.fromkeys(names or self.service.served)]
         if self.present >= self.limits.most_requests:
             raise Refused(503, "too many requests at once; try again in a moment")
         self.present += 1
