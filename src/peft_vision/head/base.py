@@ -35,6 +35,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _over_processes(self, features: Tensor) -> Tensor:
         """Normalise by the statistics of all processes; gradients pass through them to the images of every process."""
+        given, features = features.dtype, features.float()  # 8 bits of bf16 count no more than 256 images
         count = _summed(features.new_tensor(len(features)))
         mean = _summed(features.sum(dim=0)) / count
         var = _summed((features - mean).square().sum(dim=0)) / count
@@ -45,7 +46,7 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(var * count / (count - 1).clamp(min=1), share)
             self.num_batches_tracked += several
         mean, var = torch.where(several, mean, self.running_mean), torch.where(several, var, self.running_var)
-        return (features - mean) / (var + self.eps).sqrt()
+        return ((features - mean) / (var + self.eps).sqrt()).to(given)
 
 
 def _processes() -> int:
