@@ -38,6 +38,10 @@ def test_its_weights_spread_as_asked():
     assert weight(0.05, 10).std().item() == pytest.approx(0.05, rel=0.02)
 
 
+def test_a_spread_of_nothing_is_all_zeros():
+    assert not weight(0, 10).any()
+
+
 @pytest.mark.parametrize(("num_classes", "std"), [(2, 1.0), (8, 0.5), (200, 0.1)])
 def test_fan_out_is_what_the_codes_of_vpt_and_vqt_do(num_classes, std):
     assert weight("fan_out", num_classes).std().item() == pytest.approx(std, rel=0.02)

@@ -106,6 +106,8 @@ class Head:
         classifier = nn.Linear(width, num_classes)
         if self.std == "fan_out":
             nn.init.kaiming_normal_(classifier.weight, mode="fan_out")
+        elif self.std == 0:
+            nn.init.zeros_(classifier.weight)
         else:
             nn.init.trunc_normal_(classifier.weight, std=self.std)
         nn.init.zeros_(classifier.bias)
