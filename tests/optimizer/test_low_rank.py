@@ -298,6 +298,21 @@ def test_what_is_outside_the_subspace_moves_as_far_as_the_rule_moves_the_inside(
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("update", ["low_rank", "fira", "apollo"])
+def test_a_matrix_waits_for_a_gradient_that_shows_a_subspace(update, weight_decay):
+    """As LoRA's `down`, whose gradient is zero while `up` is; until then it is decayed only."""
+    options = {"update": update, "weight_decay": weight_decay, "gap": 100}
+    waiting, begun = (optimizer(parameters(), **options) for _ in range(2))
+    for matrix in waiting.param_groups[0]["params"]:
+        matrix.grad = torch.zeros_like(matrix)
+    waiting.step()
+    for matrix in begun.param_groups[0]["params"]:
+        matrix.data *= 1 - 0.01 * weight_decay
+    assert_same(run(waiting, 5), run(begun, 5), rtol=0, atol=0)
+    assert footprint(waiting)["skipped_gradients"] == 0
+
+
 @pytest.mark.parametrize("update", ["fira", "apollo"])
 def test_the_part_of_full_rank_grows_by_a_hundredth_a_step_at_most(update):
     stepper = optimizer(parameters([(12, 8)]), update=update, gap=100)
@@ -309,3 +324,16 @@ def test_the_part_of_full_rank_grows_by_a_hundredth_a_step_at_most(update):
         norms.append(float(stepper.state[matrix]["full_rank_norm"]))
     growth = [second / first for first, second in pairwise(norms)]
     assert max(growth) <= 1.0101
+
+
+@pytest.mark.parametrize("update", ["fira", "apollo"])
+def test_a_gradient_of_zero_between_others_holds_nothing_back(update):
+    stepper = optimizer(parameters([(12, 8)]), update=update, gap=100)
+    (matrix,) = stepper.param_groups[0]["params"]
+    norms = []
+    for scale in (1.0, 0.0, 1.0):
+        matrix.grad = gradient(matrix, 0, 0) * scale
+        stepper.step()
+        norms.append(float(stepper.state[matrix]["full_rank_norm"]))
+    assert norms[1] == norms[0]
+    assert norms[2] > norms[0] / 2

@@ -166,6 +166,9 @@ class LowRankProjection(torch.optim.Optimizer):
             self._decayed(parameter, group, lambda: parameter.add_(direction, alpha=-group["lr"]))
             return
         gradient = gradient.flatten(1)
+        if state["step"] == 0 and not gradient.any():  # shows no subspace, and a norm of zero could not grow
+            self._decayed(parameter, group, lambda: None)
+            return
         if state["step"] == state.setdefault("next_refresh", 0) and not self._refresh(parameter, state, gradient):
             state["skipped"] += 1
             return

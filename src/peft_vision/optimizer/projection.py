@@ -237,7 +237,7 @@ def full_rank_part(
     gradient: Tensor, low: Tensor, direction: Tensor, projection: Projection, *, update: Update, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the part (m, n) and its norm. `direction`: the rule's direction for `low`; `before`: the norm at the
-    previous step."""
+    previous step whose gradient was not zero."""
     rank_axis = 0 if projection.right is None else 1
     phi = direction.norm(dim=rank_axis, keepdim=True) / (low.norm(dim=rank_axis, keepdim=True) + _EPS)
     part = gradient.clone()
@@ -248,4 +248,4 @@ def full_rank_part(
     if before is None:
         return part, norm
     too_much = (norm / (before + _EPS)).clamp_min(_GROWTH) / _GROWTH
-    return part / too_much, norm / too_much
+    return part / too_much, torch.where(norm > 0, norm / too_much, before)  # from zero it could not grow again
