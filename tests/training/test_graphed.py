@@ -1,7 +1,9 @@
 """Steps that are replayed as a graph train what plain steps train. On a CPU a function stands in for the graph."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ def replays(monkeypatch) -> list[int]:
     """Let a CPU pass for a device with graphs; the list grows by the number of each replay."""
     counted: list[int] = []
 
-    def recorded(act: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def recorded(act: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
         returned = torch.zeros(())
 
         def replay() -> None:
@@ -73,6 +75,28 @@ def test_stored_observations_are_replayed_too(replays):
                 update(batch, 0.1 / (1 + epoch))
     assert_same_weights(*models, rtol=0, atol=0)
     assert len(replays) == 6
+
+
+def test_a_graph_is_recorded_on_the_gpu_of_the_run(monkeypatch):
+    streams, current = [], ["cuda:0"]
+
+    @contextmanager
+    def device(chosen):
+        current.append(str(chosen))
+        yield
+        current.pop()
+
+    @contextmanager
+    def graph(_, *, stream, **options):
+        streams.append((stream, current[-1]))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
+    monkeypatch.setattr(torch.cuda, "Stream", str)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    graphed.recorded(lambda: torch.zeros(()), torch.device("cuda:1"))
+    assert streams == [("cuda:1", "cuda:1")]
 
 
 def test_a_cpu_has_no_graphs():

@@ -26,15 +26,16 @@ Compile = Annotated[Mode, AfterValidator(lambda mode: True if mode == "default" 
 _PLAIN = 3  # updates of a shape before it is recorded
 _CAN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
-Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], Any]]]
-"""A function that records what another one does on the device, without doing it, and returns the tensor that it will
+Record = Callable[[Callable[[], Tensor], torch.device], tuple[Tensor, Callable[[], Any]]]
+"""A function that records what another one does on a device, without doing it, and returns the tensor that it will
 return, and what does it."""
 
 
-def recorded(act: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Any]]:
+def recorded(act: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], Any]]:
     """Record a CUDA graph; other threads may go on copying batches meanwhile."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    stream = torch.cuda.Stream(device)  # torch's own is of the GPU that was the current one at the first graph
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         returned = act()
     return returned, graph.replay
 
@@ -83,7 +84,7 @@ class GraphedUpdate:
         self._shapes = shapes
         self._batch = Batch([(_clone(inputs), labels.clone()) for inputs, labels in batch.parts], batch.size)
         self._lr = torch.zeros((), device=self.update.world.device)
-        self._loss, self._replay = self.record(lambda: self.update(self._batch, self._lr))
+        self._loss, self._replay = self.record(lambda: self.update(self._batch, self._lr), self.update.world.device)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
