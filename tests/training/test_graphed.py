@@ -12,13 +12,16 @@ from torch import Tensor
 from peft_vision.core.config import ConfigError
 from peft_vision.core.distributed import World
 from peft_vision.models.observations import Observed
-from peft_vision.optimizer.base import SGD
+from peft_vision.optimizer.base import SGD, AdamW
+from peft_vision.optimizer.restore import restore
 from peft_vision.training import graphed
+from peft_vision.training.step import Batch
 from peft_vision.training.trainer import Trainer
 from shipped import adapted
 from test_trainer import ALONE, PLAIN, assert_same_weights, fit, random_images
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+ADAMW = AdamW(lr=0.1, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, decays="matrices")
 GRAPHED = {**PLAIN, "compile": "cuda_graph"}
 
 
@@ -50,6 +53,17 @@ def test_replayed_steps_train_the_same_bits(method, parts, replays):
     assert_same_weights(*models, rtol=0, atol=0)
     assert rows[0] == rows[1]  # losses too, each of which is its own
     assert len(replays) == 4 * 2 - 3
+
+
+def test_plain_and_replayed_steps_have_the_same_rate():
+    """So that a run that goes on, whose first steps are plain ones again, ends in the same bits."""
+    rates = []
+    noted = Mock(side_effect=lambda batch, lr: rates.append(float(lr)), world=ALONE)
+    noted.stepper.param_groups = []
+    update = graphed.GraphedUpdate(noted, record=lambda act, device: (torch.zeros(()), act))
+    for lr in (0.1, 0.2, 0.3, 0.4, 0.5):
+        update(Batch([(torch.zeros(2, 3), torch.zeros(2))], 2), lr)
+    assert rates == torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]).tolist()
 
 
 def test_dropout_draws_anew_in_each_replay(replays):
@@ -143,3 +157,22 @@ def test_a_gpu_replays_what_it_computes(momentum):
             for batch in trainer.batches(random_images(21), 0, epoch, 0, world):
                 update(batch, 0.1)
     assert_same_weights(*models, rtol=1e-4, atol=1e-5)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, weight_decay=0.0, momentum=0.9), ADAMW], ids=["sgd", "adamw"])
+def test_a_gpu_goes_on_to_the_same_bits(optimizer):
+    """With plain steps where replays would have been."""
+    world = World(rank=0, size=1, device=torch.device("cuda"))
+    models = [adapted("linear").to(world.device) for _ in range(2)]
+    for model, halts in zip(models, (False, True), strict=True):
+        trainer, stepper = Trainer(**GRAPHED), optimizer.create(model, seed=0)
+        update = trainer.updates(model, stepper, world)
+        for epoch in range(6):
+            if halts and epoch == 3:
+                saved, stepper = stepper.state_dict(), optimizer.create(model, seed=0)
+                restore(stepper, saved)
+                update = trainer.updates(model, stepper, world)
+            for batch in trainer.batches(random_images(21), 0, epoch, 0, world):
+                update(batch, 0.1 / (1 + epoch))
+    assert_same_weights(*models, rtol=0, atol=0)

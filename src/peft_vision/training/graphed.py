@@ -3,7 +3,7 @@
 A graph fixes shapes and addresses: a batch is copied into the tensors that the graph reads, and the learning rate is a
 tensor. The first updates are plain ones, in which optimizer and libraries allocate what they keep; then the update of a
 batch of this shape is recorded once. Batches of another shape, such as an epoch's last one, stay plain updates of the
-same weights. Random numbers continue in each replay, and torch.manual_seed acts as usual.
+same weights, by the same rounded rate. Random numbers continue in each replay, and torch.manual_seed acts as usual.
 """
 
 from collections import Counter
@@ -65,25 +65,25 @@ class GraphedUpdate:
         for group in self.update.stepper.param_groups:
             if "capturable" in group:
                 group["capturable"] = True
+        self._lr = torch.zeros((), device=self.update.world.device)
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:
+        self._lr.fill_(lr)
         shapes = (batch.size, *(tensor.shape for tensor in _tensors(batch)))
         if self._shapes is None:
             self._seen[shapes] += 1
             if self._seen[shapes] > _PLAIN:
                 self._capture(batch, shapes)
         if shapes != self._shapes:
-            return self.update(batch, lr)
+            return self.update(batch, self._lr)
         for fixed, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
             fixed.copy_(given, non_blocking=True)
-        self._lr.fill_(lr)
         self._replay()
         return self._loss.clone()
 
     def _capture(self, batch: Batch, shapes: tuple) -> None:
         self._shapes = shapes
         self._batch = Batch([(_clone(inputs), labels.clone()) for inputs, labels in batch.parts], batch.size)
-        self._lr = torch.zeros((), device=self.update.world.device)
         self._loss, self._replay = self.record(lambda: self.update(self._batch, self._lr), self.update.world.device)
 
 

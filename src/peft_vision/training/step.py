@@ -81,7 +81,7 @@ class Update:
     release: Callable[[], bool] | None
     parts: int = 1
 
-    def __call__(self, batch: Batch, lr: float) -> Tensor:
+    def __call__(self, batch: Batch, lr: float | Tensor) -> Tensor:
         set_rates(self.stepper, lr)
         with self.arithmetic.products():
             loss = self._backward(batch) if self.release is None else self._backward_that_fits(batch)
@@ -145,7 +145,7 @@ class Update:
         return self.compute.no_sync() if self.world.size > 1 else nullcontext()
 
 
-def set_rates(stepper: torch.optim.Optimizer, lr: float) -> None:
+def set_rates(stepper: torch.optim.Optimizer, lr: float | Tensor) -> None:
     """Let the next step have this learning rate, times the factor of a group that has one."""
     for group in stepper.param_groups:
         group["lr"] = lr * group["lr_factor"] if "lr_factor" in group else lr
