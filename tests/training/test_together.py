@@ -10,6 +10,7 @@ from variants import small
 
 from command import SMOKE, call, results
 from conftest import tiny_vit
+from peft_vision.backbone.encoder import Encoder
 from peft_vision.core.config import ConfigError
 from peft_vision.core.stopping import Stopped
 from peft_vision.core.tensor_files import Damaged
@@ -17,6 +18,7 @@ from peft_vision.models.model import Model
 from peft_vision.optimizer.grid import Grid
 from peft_vision.schedule.schedules import Cosine
 from peft_vision.training.checks import check_together
+from peft_vision.training.step import Batch
 from peft_vision.training.together import Together, fit_together
 from peft_vision.training.train_state import Training, TrainState
 from peft_vision.training.trainer import Trainer
@@ -127,6 +129,20 @@ def test_layers_below_the_first_that_changes_are_computed_as_in_a_single_run():
     solver = grid(decays=(0.0,))
     for member, single in zip(together(copy.deepcopy(model), solver).members, alone(model, solver), strict=True):
         assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+
+
+def test_a_step_passes_the_backbone_once_where_no_setting_changes_it(monkeypatch):
+    passes, stem = [], Encoder.stem
+
+    def counted(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
+        passes.append(len(images))
+        return stem(encoder, images)
+
+    monkeypatch.setattr(Encoder, "stem", counted)
+    images, model = random_images(8), adapted_to(tiny_vit(), "vqt", dropout=0.0).train()
+    trained = Together(model, grid(), Trainer(**PLAIN), training(initial={}))
+    trained.update([Batch([(images.pixels, images.labels)], 8)], 1.0)
+    assert passes == [8]
 
 
 @pytest.mark.parametrize(("variant", "method"), [("DINOv3", "lora"), ("BEiT", "vpt_deep"), ("Swin", "lora")])

@@ -98,12 +98,12 @@ class Together:
 
     def outputs(self, inputs: Sequence[Tensor | Observation]) -> list[Tensor]:
         """Return the predictions (B, C) of each model, for the images of each seed or what is stored of them."""
-        if self.mixture is None:
-            return [member.model(inputs[member.group]) for member in self.members]
         if self.model.frozen is None:
             entering = [self.model.normalize(images) for images in inputs]
             return self.mixture.of_all([entering[member.group] for member in self.members], depth=0)
         seen = [each if isinstance(each, Observation) else self.model.observe(each) for each in inputs]
+        if self.mixture is None:
+            return [member.model(seen[member.group]) for member in self.members]
         tokens = [each.tokens for each in seen]
         return self.mixture.of_all([tokens[member.group] for member in self.members], depth=self.model.depth)
 
