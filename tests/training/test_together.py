@@ -122,13 +122,17 @@ def test_rates_of_parts_are_those_of_a_single_run():
 
 
 def test_layers_below_the_first_that_changes_are_computed_as_in_a_single_run():
-    """Their tokens are rounded as they would be in the store."""
+    """Their tokens are rounded as they would be in the store, those of validation images too."""
     model = adapted_to(tiny_vit(), "lora", layers="last-1")
-    model.round_observations_to(torch.float16)
+    model.round_observations_to(torch.bfloat16)
     assert model.frozen == {"tokens"}
-    solver = grid(decays=(0.0,))
+    solver, trainer, val = grid(decays=(0.0,)), Trainer(**PLAIN), random_images(8)
     for member, single in zip(together(copy.deepcopy(model), solver).members, alone(model, solver), strict=True):
         assert_same_weights(single, member.model, rtol=1e-4, atol=2e-5)
+        found, expected = (
+            trainer.evaluate(each, val, "val", workers=0, world=ALONE)["val/loss"] for each in (member.model, single)
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_step_passes_the_backbone_once_where_no_setting_changes_it(monkeypatch):

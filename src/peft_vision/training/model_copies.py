@@ -33,6 +33,8 @@ def mixed(model: Model, twins: Sequence[Model]) -> Mixture:
     for each in twins:
         each.round_observations_to(torch.float32)  # tokens that a pass goes on from are rounded before
     changes = [Changes(each, shared) for each in twins]
+    for each in twins:  # by itself, each is scored as its run alone would be
+        each.round_observations_to(model.observed_type, grid=model.grid_type)
     if (reason := changes[0].reason) is not None:
         raise ConfigError(
             f"optimizer: Grid trains its settings in the same steps, and {reason}; use hydra/sweeper=tune"
