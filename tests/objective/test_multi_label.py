@@ -86,6 +86,7 @@ def test_weights_of_presence_are_absent_by_present_pictures():
     )
     loss = weighted.loss(logits, labels, label_smoothing=0.0).item()
     assert loss == pytest.approx(expected.mean(dim=1).sum().item(), rel=1e-5)
+    assert torch.equal(weighted.judge(logits, labels)[0], criterion(3).judge(logits, labels)[0])
 
 
 def test_focal_loss_reduces_what_is_certain():

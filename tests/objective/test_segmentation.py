@@ -62,13 +62,14 @@ def test_the_loss_is_a_mean_over_labelled_pixels_and_a_sum_over_images(drawn):
 
 
 def test_weights_of_classes_average_one_over_the_training_pixels(drawn):
-    _, labels = drawn
+    logits, labels = drawn
     weighted = criterion(4, class_weights="balanced")
     weighted.fit(labels)
     counted = labels[labels != 255].long()
     assert weighted.weights[counted].mean().item() == pytest.approx(1, rel=1e-5)
     shares = [(weighted.weights[label] * (counted == label).sum()).item() for label in range(4)]
     assert max(shares) == pytest.approx(min(shares), rel=1e-5)
+    assert torch.equal(weighted.judge(logits, labels)[0], criterion(4).judge(logits, labels)[0])
 
 
 def test_dice_by_hand():

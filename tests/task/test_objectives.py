@@ -81,6 +81,11 @@ def windows(here) -> Path:
     return trained(here, "windows", *MASKS, *WINDOWS, "objective=segmentation")
 
 
+@pytest.fixture(scope="module")
+def balanced_masks(here) -> Path:
+    return trained(here, "balanced_masks", *WORDS["masks"], "objective.class_weights=balanced")
+
+
 def trained(here: Path, runs: str, *arguments: str) -> Path:
     outcome = call(*TINY, *arguments, f"runs={runs}", cwd=here)
     assert (outcome.code, outcome.err) == (0, "")
@@ -137,7 +142,7 @@ def test_a_sweep_of_rates_of_a_head_for_pixels_runs_the_backbone_once_an_image(h
         assert {split: sum(each["backbone_images"][split] for each in found) for split in images} == scored
 
 
-@pytest.mark.parametrize("run", ["several", "numbers", "masks", "windows"])
+@pytest.mark.parametrize("run", [*WORDS, "balanced_masks"])
 def test_a_saved_run_is_scored_again_to_the_same_figures(run, here, request):
     folder = request.getfixturevalue(run)
     outcome = call("task=evaluate", f"run={folder}", cwd=here)

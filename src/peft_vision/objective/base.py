@@ -224,8 +224,8 @@ def checked_losses(losses: Tensor) -> Tensor:
 
 
 ClassWeights = Literal["balanced"] | tuple[float, ...] | None
-"""Weights of classes in the loss: given, `balanced` (inverse to their frequency in training, 1 on average over the
-training labels), or None for equal ones."""
+"""Weights of classes in the loss of training images: given, `balanced` (inverse to their frequency there, 1 on average
+over the labels), or None for equal ones."""
 
 
 def checked_weights(weights: ClassWeights, classes: Sequence[str], key: str) -> None:

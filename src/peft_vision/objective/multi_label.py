@@ -29,7 +29,7 @@ MEAN_AP = Metric("mean_average_precision")
 class MultiLabel(Objective):
     """An objective of several classes a picture, chosen by the mean over the classes of the average precision.
 
-    `positive_weights`: how much more the presence of each class counts in the loss than its absence; balanced: absent /
+    `positive_weights`: how much more the presence of each class counts in training than its absence; balanced: absent /
     present training images. `focal_gamma`: as for one class a picture, for each class by itself. `threshold`: the
     probability from which a class counts as present, or validation: the one with the highest micro F1 there."""
 
@@ -75,12 +75,14 @@ class SeveralClasses(Criterion):
             self.threshold.fill_(best_threshold(labels.flatten(), probabilities.flatten()))
 
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
-        return self._losses(outputs, labels, label_smoothing).sum()
+        return self._losses(outputs, labels, label_smoothing, self.weights).sum()
 
-    def _losses(self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def _losses(
+        self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the mean over the classes for each image, (B,)."""
         goal = labels.to(outputs.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        losses = F.binary_cross_entropy_with_logits(outputs, goal, pos_weight=self.weights, reduction="none")
+        losses = F.binary_cross_entropy_with_logits(outputs, goal, pos_weight=weights, reduction="none")
         if self._gamma:
             probabilities = outputs.sigmoid()
             certain = torch.where(labels > 0, probabilities, 1 - probabilities)

@@ -30,10 +30,10 @@ MEAN_IOU = Metric("mean_iou")
 @component
 class Segmentation(Objective):
     """An objective of a class for each pixel. The loss of an image is the mean cross-entropy of its labelled pixels,
-    weighted by `class_weights`, plus `dice_weight` times the Dice loss: 1 minus the mean over the image's classes of
-    2 |P T| / (|P| + |T|), with probabilities P and truth T (Milletari et al., 2016, arXiv:1606.04797, with |.| for the
-    sums of squares there). `stride`: how many pixels apart the windows lie in which whole pictures are scored and
-    predicted (data/windows.py); None: what the model sees of a picture at once is scored."""
+    in training weighted by `class_weights`, plus `dice_weight` times the Dice loss: 1 minus the mean over the image's
+    classes of 2 |P T| / (|P| + |T|), with probabilities P and truth T (Milletari et al., 2016, arXiv:1606.04797, with
+    |.| for the sums of squares there). `stride`: how many pixels apart the windows lie in which whole pictures are
+    scored and predicted (data/windows.py); None: what the model sees of a picture at once is scored."""
 
     labels_are: ClassVar[LabelKind] = "masks"
     dense: ClassVar[bool] = True
@@ -66,18 +66,20 @@ class Pixels(WeightedClasses):
         self._dice_weight = dice_weight
 
     def loss(self, outputs: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
-        losses = self._losses(outputs, labels, label_smoothing)
+        losses = self._losses(outputs, labels, label_smoothing, self.weights)
         if self._dice_weight:
             losses = losses + self._dice_weight * dice_losses(outputs.softmax(dim=1), labels)
         return losses.sum()
 
-    def _losses(self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def _losses(
+        self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the mean cross-entropy over the labelled pixels of each image, (B,); 0 for one without any."""
         losses = F.cross_entropy(
             outputs, labels.long(), ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="none"
         )
-        if self.weights is not None:
-            losses = losses * self.weights[labels.long().clamp(max=self.num_outputs - 1)]
+        if weights is not None:
+            losses = losses * weights[labels.long().clamp(max=self.num_outputs - 1)]
         labelled = (labels != IGNORED).flatten(1).sum(dim=1)
         return losses.flatten(1).sum(dim=1) / labelled.clamp(min=1)
 
