@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pyarrow import parquet
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from command import call, run_folder
 
@@ -212,6 +214,35 @@ def test_a_run_of_any_objective_is_scored_out_of_distribution(run, night, reques
     (row,) = rows(night / f"{run}-ood-report/table.csv")
     assert float(row[f"ood/elsewhere/{metric['name']} mean"]) == pytest.approx(sum(values) / 2)
     assert "| elsewhere |" in (night / f"{run}-ood-report/table.md").read_text()
+
+
+def of_the_head_alone(path: Path) -> None:
+    """Make of a probe's file what older versions wrote."""
+    with safe_open(path, framework="pt") as file:
+        metadata, names = file.metadata(), file.keys()
+        tensors = {name: file.get_tensor(name) for name in names if name.startswith("head.")}
+    del metadata["crc32"]
+    assert len(tensors) < len(names)
+    save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(("run", "older"), [("several", False), ("numbers", False), ("numbers", True)])
+def test_a_probe_is_scored_as_a_linear_run_out_of_distribution_too(run, older, night, request):
+    runs = f"{run}-probed-{older}"
+    words = (*TINY, *WORDS[run], "method=lp_ft", f"runs={runs}")
+    outcome = call(*words, cwd=night)
+    assert (outcome.code, outcome.err) == (0, "")
+    folder = run_folder(night / runs)
+    if older:
+        of_the_head_alone(folder / "probe.safetensors")
+    again = copies_of_tested(night, folder)
+    outcome = call(*words, "ood=elsewhere", f"ood.elsewhere.path={again}", cwd=night)
+    assert (outcome.code, outcome.err) == (0, "")
+    metrics = json.loads((folder / "ood.json").read_text())["metrics"]
+    linear = result(request.getfixturevalue(run))["metrics"]
+    expected = {name.removeprefix("test/"): value for name, value in linear.items() if name.startswith("test/")}
+    for scores, prefix in ((result(folder)["metrics"], "probe/test/"), (metrics, "probe/ood/elsewhere/")):
+        assert {name: scores[prefix + name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("run", ["several", "numbers", "masks"])

@@ -154,8 +154,10 @@ def write_adapter(model: Model, path: str | Path) -> None:
 
 
 def write_probe(model: Model, path: str | Path) -> None:
-    """Write the head alone, with the recipe of `model`: enough to restore a phase that trained nothing else."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if _of_head(name)}
+    """Write the head and what the criterion holds, with the recipe of `model`: enough to restore a phase that trained
+    nothing else."""
+    kept = ("head.", "criterion.")
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items() if name.startswith(kept)}
     _write(tensors, {**model.recipe.metadata(), "phases": str(model.begun)}, path)
 
 
@@ -174,7 +176,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_probe(model: Model, path: str | Path) -> None:
-    """Load a head that `write_probe` wrote into `model`, which must be in its first phase."""
+    """Load what `write_probe` wrote, of old the head alone, into `model`, which must be in its first phase."""
     load_tuned(model, {**model.tuned_state(), **read_adapter(path).tensors})
 
 

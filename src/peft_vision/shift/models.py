@@ -87,6 +87,8 @@ class Models:
         the first phase if it was fitted on its own."""
         experiment = self._experiment
         model = self.recipe.assemble(self._backbone(), seed=derive(experiment.seed, "initialisation"))
+        if not model.criterion.chooses:  # older files of a probe lack what is learned of training labels
+            model.criterion.load_state_dict(self.final.criterion.state_dict())
         if experiment.run.probe.is_file():
             try:
                 load_probe(model, experiment.run.probe)

@@ -245,6 +245,7 @@ class TrainingSession:
 
     def _score_probe(self) -> None:
         """Save and score the head as it is before anything else trains."""
+        self._fit_criterion()
         if self.here.is_main:
             self.run.place_probe(lambda path: write_probe(self.model, path))
         self.state.test_reads += self.splits.test is not None
