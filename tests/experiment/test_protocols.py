@@ -1,6 +1,7 @@
 """The papers' protocols in conf/experiment: what each file tells, and how many runs of what it asks for."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -20,9 +21,16 @@ from peft_vision.costs.expected import kind
 
 PAPER = [name for name in PROTOCOLS if name.endswith("_paper")]
 FILES = [*PROTOCOLS, *ON_OTHER_WEIGHTS, "lp_ft_vs_ft", "lp_ft_resnet50"]
+LP_FT = ["lp_ft_vs_ft", "lp_ft_vs_ft_paper", "lp_ft_resnet50", "lp_ft_resnet50_paper"]
 PUBLISHED = {name: f"vpt_vtab_{name.removeprefix('vtab/vpt_').removesuffix('_paper')}" for name in ON_OTHER_WEIGHTS}
 MAE_PROBE = "[200,100,40,20,10,4,2,1,0.4,0.2,0.1,0.02,0.01]"  # tune_vtab.py: linear_mae
 ONE_SETTING = ("method.num_prompts=10", "optimizer.lr=1", "optimizer.weight_decay=0", "hydra.sweeper.seeds=[42]")
+
+
+def commands(name: str) -> list[str]:
+    """The commands in the head of an experiment's file, each in one line."""
+    text = (CONFIG_DIR / "experiment" / f"{name}.yaml").read_text().replace(" \\\n#", "")
+    return re.findall(r"^#   (peft-vision .*)", text, re.M)
 
 
 @cache
@@ -139,3 +147,20 @@ def test_lp_ft_on_a_resnet_moves_statistics_in_fine_tuning_alone():
     evaluates = {experiment.choices["method"]: getattr(experiment.method, "eval_mode", True) for experiment, _ in runs}
     assert evaluates == {"linear": True, "full": False, "lp_ft": True}
     assert sum(times for _, times in runs) == 3 * (1 + 6 + 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, line) for name in LP_FT for line in commands(name) if "data=living17" in line]
+)
+def test_commands_for_living_17_show_its_images_as_the_code_of_lp_ft_does(name, line):
+    swept = ("method=", "backbone.checkpoint=")
+    words = [word for word in shlex.split(line)[1:] if not word.startswith(swept)]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        data = compose("config", words).data
+    assert words[0] == f"experiment={name}"
+    assert (data.resize, data.crop, data.augment) == ("crop", 224 / 256, "crop_flip")
+
+
+@pytest.mark.parametrize("name", LP_FT)
+def test_every_head_of_lp_ft_has_a_command_for_living_17(name):
+    assert ["data=living17" in line for line in commands(name)] == [False, True]

@@ -160,6 +160,7 @@ def test_a_users_own_table_is_read(tmp_path):
         ("benchmark: fgvc", "benchmark: mine", "benchmark: Input should be 'vtab', 'fgvc' or 'lp_ft'"),
         ("title: mine", "titel: mine", "title: Field required"),
         ("title: mine", "title: [", "mine.yaml: "),
+        ("title: mine", "title: mine\nshown: {car: {resize: crop}}", "shown: tasks has no car; did you mean cars?"),
         ("[50, 60]", "[50, 60], not_seen: [mean]", "rows.full: Value error, not_seen: the row has no mean"),
     ],
 )

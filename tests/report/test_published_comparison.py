@@ -125,6 +125,26 @@ def test_a_report_tells_how_the_runs_differ_and_that_miniatures_prove_nothing(tm
     assert 'id="published"' in page
 
 
+@pytest.mark.parametrize(
+    ("data", "resize", "augment", "nearest"),
+    [
+        ("living17", "squash", "none", "resize=crop, data.augment=crop_flip"),
+        ("living17", "crop", "crop_flip", None),
+        ("cifar10", "crop", "crop_flip", "resize=squash, data.augment=none"),
+        ("cifar10", "squash", "none", None),
+        ("imagenet", "squash", "none", None),  # nobody knows how its images were shown
+    ],
+)
+def test_images_that_are_shown_otherwise_than_published_are_marked(data, resize, augment, nearest, tmp_path):
+    shown = {"data": {"_target_": "Breeds", "resize": resize, "augment": augment}}
+    write(tmp_path, "full", data, config=shown)
+    (found,) = published_comparisons(boards(tmp_path), ["lp_ft"])
+    title = BENCHMARKS["lp_ft"].titles[data]
+    own = f"images of {title} shown by data.resize={resize}, data.augment={augment}"
+    expected = [f"{own}; nearest to the paper's code: data.{nearest}"] if nearest else []
+    assert [words for words in found.differs if words.startswith("images of")] == expected
+
+
 def test_without_a_table_a_report_has_nothing_of_it(tmp_path):
     write(tmp_path / "runs", "vpt_deep", "vtab/cifar100")
     compare([tmp_path / "runs"], tmp_path / "out", options())

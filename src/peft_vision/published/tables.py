@@ -91,7 +91,9 @@ class PublishedRow(BaseModel):
 
 class TableContent(BaseModel):
     """The contents of a table's file. `read_in`: where these figures were read, and how certain they are.
-    `weights_like`: timm's name of the weights, where `weights` is a longer description. `rows`: by method."""
+    `weights_like`: timm's name of the weights, where `weights` is a longer description. `shown`: the values of data.
+    that come nearest to how the images of a task were shown, where these differ from task to task. `rows`: by
+    method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -106,6 +108,7 @@ class TableContent(BaseModel):
     selection: str
     seeds: str
     tasks: tuple[str, ...]
+    shown: Mapping[str, Mapping[str, str]] = {}
     rows: Mapping[str, PublishedRow]
 
     @model_validator(mode="after")
@@ -114,6 +117,8 @@ class TableContent(BaseModel):
         known = {data.removeprefix(benchmark.folder) for data in benchmark.titles}
         if strangers := [task for task in self.tasks if task not in known]:
             raise ValueError(f"tasks: {self.benchmark} has no {strangers[0]}{nearest(strangers[0], sorted(known))}")
+        if strangers := [task for task in self.shown if task not in self.tasks]:
+            raise ValueError(f"shown: tasks has no {strangers[0]}{nearest(strangers[0], self.tasks)}")
         for method, row in self.rows.items():
             if row.values is not None and len(row.values) != len(self.tasks):
                 raise ValueError(f"rows.{method}: {len(row.values)} values for {len(self.tasks)} tasks")
@@ -138,6 +143,11 @@ class PublishedTable:
 
     def weights_of(self, method: str) -> str:
         return self.content.rows[method].weights or self.weights
+
+    def shown(self, data: str) -> Mapping[str, str]:
+        """Return the values of data. that show a data set, named as data= takes it, most like the paper; empty where
+        this is not known."""
+        return self.content.shown.get(data.removeprefix(self.benchmark.folder), {})
 
     def values(self, method: str) -> dict[str, float]:
         """Return the accuracies in % by data set, named as data= takes it; empty where only means are known."""

@@ -11,6 +11,7 @@ from peft_vision.core.table import Cell, Column, Table
 from peft_vision.objective.base import ACCURACY
 from peft_vision.published.tables import PublishedTable, table
 from peft_vision.report.choose import Protocol
+from peft_vision.report.finished import RunRecord
 from peft_vision.report.leaderboard import BoardEntry, BoardLine, Leaderboard
 from peft_vision.report.leaderboard_table import figure
 from peft_vision.report.significance import Score, Strata, mean_score
@@ -165,9 +166,26 @@ def _differs(published_table: PublishedTable, line: BoardLine) -> list[str]:
     sizes = sorted({size for run in runs if (size := run.setting.get("data.test_size")) is not None})
     if sizes:
         said.append(f"tested on at most {', '.join(map(str, sizes))} images of a data set; published: all")
+    said += _shown_otherwise(published_table, runs)
     if line.on_test:
         said.append("measured with settings or epochs that test images chose, so its figures are too good")
     return said
+
+
+def _shown_otherwise(published_table: PublishedTable, runs: Sequence[RunRecord]) -> list[str]:
+    """Return a note for each data set whose images the runs show in another way than the paper's code."""
+    said: dict[str, None] = {}
+    for run in runs:
+        published = published_table.shown(run.data)
+        own = {key: str(run.setting[f"data.{key}"]) for key in published if f"data.{key}" in run.setting}
+        if any(value != published[key] for key, value in own.items()):
+            title = published_table.benchmark.titles[run.data]
+            said[f"images of {title} shown by {_words(own)}; nearest to the paper's code: {_words(published)}"] = None
+    return sorted(said)
+
+
+def _words(values: Mapping[str, str]) -> str:
+    return ", ".join(f"data.{key}={value}" for key, value in values.items())
 
 
 def _is_miniature(line: BoardLine) -> bool:
