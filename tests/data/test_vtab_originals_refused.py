@@ -1,5 +1,6 @@
 """Copies of natural and specialized tasks that are not as they were published, and what the user is told."""
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,6 +22,20 @@ def test_a_missing_data_set_is_told_with_its_files_and_where_it_is(tmp_path: Pat
     assert first.startswith(f"data.root: {tmp_path} lacks ")
     assert " is at " in second
     assert "." in second.split(" is at ")[1]
+
+
+def test_a_message_tells_the_size_that_the_page_tells(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs" / "vtab_originals.md").read_text()
+    told = {}
+    for task in sorted(READERS):
+        with pytest.raises(ConfigError) as error:
+            READERS[task](tmp_path)
+        told[task] = re.findall(r"[\d.]+ [GM]B", str(error.value))
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    assert sum(map(len, told.values())) > 4
+    for task, sizes in told.items():
+        row = next(line for line in lines if f"`{task}`" in line.split("|")[1])
+        assert [size for size in sizes if size not in row] == []
 
 
 def replaced(path: Path, old: str, new: str) -> None:

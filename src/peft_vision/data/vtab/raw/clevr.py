@@ -38,7 +38,7 @@ def read(task: str, root: Path) -> Release:
         folder,
         [*(f"{_FOLDER}/images/{split}" for split in scenes), *scenes.values()],
         what="parts of CLEVR",
-        source="CLEVR is at cs.stanford.edu/people/jcjohns/clevr (CLEVR_v1.0.zip, 18 GB)",
+        source="CLEVR is at cs.stanford.edu/people/jcjohns/clevr (CLEVR_v1.0.zip, 19 GB)",
     )
     train, test = (_split(root, folder / _FOLDER / "images" / split, folder / scenes[split], task) for split in scenes)
     train = tfds_order(train, "train", [Path(path).name for path in train.pictures.paths])

@@ -44,7 +44,7 @@ def read(root: Path) -> Release:
         folder,
         ["train", _TRAIN, "test", _SOLUTION],
         what="parts of Diabetic Retinopathy",
-        source="Diabetic Retinopathy is at www.kaggle.com/c/diabetic-retinopathy-detection/data, 83 GB to be unpacked; "
+        source="Diabetic Retinopathy is at www.kaggle.com/c/diabetic-retinopathy-detection/data, 88 GB to be unpacked; "
         f"{_SOLUTION} in its forum",
     )
     rows = _rows(folder / _TRAIN, ("image", "level"), folder / "train")

@@ -48,7 +48,7 @@ def read(task: str, root: Path) -> Release:
         folder,
         [f"{name}-{part}.mat*" for name in _FILES.values() for part in ("dat", "info")],
         what="parts of SmallNORB",
-        source="SmallNORB is at cs.nyu.edu/~ylclab/data/norb-v1.0-small (six .mat.gz, 0.3 GB; packed or not)",
+        source="SmallNORB is at cs.nyu.edu/~ylclab/data/norb-v1.0-small (six .mat.gz, 263 MB; packed or not)",
     )
     infos = {split: _either(folder, f"{name}-info.mat") for split, name in _FILES.items()}
     train, test = (
