@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import yaml
 
 from command import SMOKE, call, results
+from peft_vision.core.config import CONFIG_DIR
 from wandb_server import WandbServer
 
 SWEEP = ("-m", *SMOKE, "optimizer=sgd", "tracker=wandb")
@@ -59,6 +61,13 @@ def test_another_sweep_is_another_group_and_a_group_of_the_users_stays(variables
 def test_a_sweep_without_a_report_makes_none(tmp_path):
     assert call("-m", *SMOKE, "seed=0,1", "hydra.sweeper.report=null", cwd=tmp_path, reports=True).code == 0
     assert not (tmp_path / "runs" / "report").exists()
+
+
+def test_the_report_of_a_sweep_has_the_values_of_a_report_by_itself():
+    """So that task=report writes the same files again."""
+    sweeper = yaml.safe_load((CONFIG_DIR / "hydra/sweeper/grids.yaml").read_text())
+    task = yaml.safe_load((CONFIG_DIR / "task/report.yaml").read_text())["task"]
+    assert sweeper["report"] == {key: value for key, value in task.items() if key != "_target_"}
 
 
 def test_options_of_the_report_are_checked_before_anything_starts(tmp_path):
