@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
@@ -52,7 +53,9 @@ def refusal(**values):
 
 
 def option(path):
-    node = OmegaConf.load(path)
+    """The backbone of a file, whose open values are those of some weights."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        node = compose("config", [f"backbone={path.stem}"]).backbone
     if OmegaConf.is_missing(node, "name"):
         node.name = "vit_small_patch14_reg4_dinov2.lvd142m"
     if OmegaConf.is_missing(node, "checkpoint"):
@@ -322,7 +325,7 @@ def test_impossible_architecture_is_refused_with_timms_reason():
     [{"drop_path": 1.0}, {"drop_path": -0.1}, {"img_size": 0}, {"pool": "mean"}, {"pretrained": "often"}],
 )
 def test_values_out_of_range_do_not_build(fault):
-    values = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "backbone/vit_b16_in21k.yaml"))
+    values = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "backbone/vit_micro.yaml"))
     with pytest.raises(ConfigError, match=rf"^backbone\.{next(iter(fault))}: got "):
         build({**values, **fault}, Backbone, "backbone")
 
