@@ -227,6 +227,14 @@ def test_an_import_replaces_no_run(runs, tmp_path):
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
+def test_a_copy_of_an_adapter_replaces_that_of_no_other_run(runs, tmp_path):
+    run = shutil.copytree(runs("linear"), tmp_path / "out")
+    before = (run / "adapter.safetensors").read_bytes()
+    said = f"out: {run} is the folder of a run, whose adapter would be replaced; name another"
+    assert export(runs("lora"), "adapter", tmp_path).error == said
+    assert (run / "adapter.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize("head", ["head.dropout=0.1", "head.norm=batch"])
 def test_a_lora_with_any_head_that_is_linear_in_the_end_goes_to_peft(head, tmp_path):
     assert call(*SMOKE, "method=lora", head, cwd=tmp_path).code == 0

@@ -93,6 +93,14 @@ def test_a_run_goes_to_the_hub_and_comes_back(run, hub, tmp_path, monkeypatch):
     ).read_bytes()
 
 
+def test_a_push_replaces_no_run(run, tmp_path):
+    twin = run.with_name(run.name.replace("-s0-", "-s1-"))
+    before = {path: path.read_bytes() for path in twin.iterdir() if path.is_file()}
+    outcome = call(*PUSH, f"run={run}", f"out={twin}", "task.dry_run=true", cwd=tmp_path)
+    assert outcome.error == f"out: {twin} is the folder of a run, whose adapter would be replaced; name another"
+    assert {path: path.read_bytes() for path in twin.iterdir() if path.is_file()} == before
+
+
 def test_a_run_on_the_hub_is_an_adapter_among_others(run, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pushed(run).code == 0

@@ -298,6 +298,14 @@ def writing(path: Path, *, key: str = "runs") -> Iterator[None]:
         raise DiskFault(f"cannot write {path.absolute()}: {cause.strerror or cause}\n{remedy}") from error
 
 
+def refuse_run(out: Path, *, own: Path | None = None) -> None:
+    """Raise ConfigError if `out` is the folder of a run, whose adapter would be replaced, other than `own`."""
+    if own is not None and out.resolve() == own.resolve():
+        return
+    if any(exists(out / name) for name in ("result.json", "state.pt")):
+        raise ConfigError(f"out: {out} is the folder of a run, whose adapter would be replaced; name another")
+
+
 def is_epoch(row: Mapping[str, Any]) -> bool:
     """Return whether a line of metrics.jsonl is of an epoch; a solver's are of settings, which it counts from 1."""
     return "lr" in row and "weight_decay" not in row

@@ -26,7 +26,7 @@ from peft_vision.exchange import hf_peft, onnx_model, peft_tuners
 from peft_vision.exchange.timm_weights import of_peft, of_timm, timm_state
 from peft_vision.models.adapter import load_tuned
 from peft_vision.objective.single_label import ONE_CLASS
-from peft_vision.runs.run import place, writing
+from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
 from peft_vision.task.model_card import CARD, CardFacts, backbone_origin, model_card, results_of
@@ -50,6 +50,8 @@ class Export(Task):
             raise ConfigError(f"task.format=onnx needs {', '.join(missing)}: pip install 'peft-vision[onnx]'")
         saved = open_saved(str(config["run"]), checkpoint=config["checkpoint"], device=torch.device("cpu"))
         folder = saved.output(config["out"], "export")
+        if self.format == "adapter":
+            refuse_run(folder, own=saved.folder)
         shape = (_CHECKED, *saved.recipe.preprocessing.shape)
         images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         images = images.to(torch.uint8)

@@ -11,10 +11,9 @@ from peft_vision.core.composition import option
 from peft_vision.core.config import ConfigError, build, component, shortened
 from peft_vision.core.output import Console
 from peft_vision.core.preprocessing import Preprocessing
-from peft_vision.core.records import exists
 from peft_vision.exchange.hf_peft import Imported
 from peft_vision.models.adapter import Recipe, load_tuned, write_adapter
-from peft_vision.runs.run import place, writing
+from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.task.base import Task
 
 
@@ -29,8 +28,7 @@ class ImportPeft(Task):
     def run(self, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         """Import the LoRA that was trained on `backbone`. ConfigError if the folder names other weights by hash."""
         folder, out = (Path(str(config[key])).expanduser().absolute() for key in ("file", "out"))
-        if any(exists(out / name) for name in ("result.json", "state.pt")):
-            raise ConfigError(f"out: {out} is the folder of a run, whose adapter would be replaced; name another")
+        refuse_run(out)
         backbone: Backbone = build(config["backbone"], Backbone, "backbone")
         try:
             imported = Imported(folder)

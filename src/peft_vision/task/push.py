@@ -20,7 +20,7 @@ from peft_vision.core.config import ConfigError, component
 from peft_vision.core.output import Console
 from peft_vision.models.adapter import write_adapter
 from peft_vision.models.on_hub import ADAPTER, CONFIG, check_access, check_repository, push
-from peft_vision.runs.run import place, writing
+from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
 from peft_vision.task.model_card import CARD, BackboneOrigin, CardFacts, backbone_origin, model_card, results_of
@@ -51,6 +51,7 @@ class Push(Task):
         folder = saved.output(config["out"], "hub")
         if folder.resolve() == saved.folder.resolve():
             raise ConfigError(f"out: {folder} is the run itself; set another folder for the files that are pushed")
+        refuse_run(folder)
         _write(saved, folder, self.repo)
         console = Console(soft_wrap=True)
         console.print(f"saved     {folder}: {', '.join(FILES)}")
