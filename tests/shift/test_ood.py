@@ -312,7 +312,8 @@ def test_a_set_that_is_added_is_the_only_one_that_is_scored(own, monkeypatch):
 @pytest.mark.usefixtures("undrawn")
 def test_alphas_that_are_added_are_the_only_ones_that_are_scored(copied):
     before = record(copied)["splits"]
-    done(*LP_FT, "interpolation.alphas=[0,0.25,0.5,1]", cwd=copied)
+    said = done(*LP_FT, "interpolation.alphas=[0,0.25,0.5,1]", cwd=copied)
+    assert "alpha         0  0.25   0.5     1\n" in said
     found = record(copied)["splits"]
     assert set(reads(copied).values()) == {2}
     for split, entry in found.items():

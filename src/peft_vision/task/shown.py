@@ -250,7 +250,7 @@ def _interpolation(interpolation: InterpolationRecord, metric: Metric) -> list[s
     keys = {f"{split}/{metric.name}": name for split, name in {"val": "val", "test": "test", "ood/mean": "ood"}.items()}
     names = {key: name for key, name in keys.items() if key in rows[0]}
     digits = ".1f" if metric.is_fraction else ".4g"
-    scales = {"alpha": ("alpha", 1, ".1f"), **{name: (key, metric.scale, digits) for key, name in names.items()}}
+    scales = {"alpha": ("alpha", 1, "g"), **{name: (key, metric.scale, digits) for key, name in names.items()}}
     lines = [
         f"{name:9} {' '.join(f'{scale * row[key]:5{places}}' for row in rows)}"
         for name, (key, scale, places) in scales.items()
