@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from command import Outcome, call, run_folder
 from peft_vision.exchange import hf_peft, onnx_model
@@ -60,7 +62,7 @@ def export(run: str, kind: str, folder) -> Outcome:
 
 @pytest.mark.parametrize(
     ("kind", "written"),
-    [("timm", "timm.safetensors"), ("peft", "peft"), ("onnx", "model.onnx"), ("adapter", "adapter.safetensors")],
+    [("timm", "timm.safetensors"), ("peft", "peft"), ("onnx", "model.onnx")],
 )
 def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs, traced_once, tmp_path):
     outcome = export(runs("lora"), kind, tmp_path)
@@ -68,6 +70,17 @@ def test_a_lora_goes_into_every_format_and_computes_the_same(kind, written, runs
     assert (tmp_path / "out" / written).exists()
     difference, largest = re.search(r"differ by (\S+) at most, of (\S+)", outcome.out).groups()
     assert float(difference) <= 1e-5 * max(1, float(largest))
+
+
+def test_a_copy_of_an_adapter_is_compared_with_it(runs, tmp_path, monkeypatch):
+    outcome = export(runs("lora"), "adapter", tmp_path)
+    assert "checked   the copy has the bytes of the run's own file\n" in outcome.out
+    copy = tmp_path / "out" / "adapter.safetensors"
+    assert copy.read_bytes() == (Path(runs("lora")) / copy.name).read_bytes()
+    copy.unlink()
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: target.write_bytes(source.read_bytes()[:-1]))
+    assert "the copy differs from " in export(runs("lora"), "adapter", tmp_path).error
+    assert not copy.exists()
 
 
 @pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])
@@ -165,6 +178,29 @@ def test_weights_of_the_hub_are_named_and_not_copied(runs, tmp_path):
     assert "library_name: peft\n" in card
     assert "from_pretrained(vit, '.')" in card
     assert str(tmp_path) not in card
+
+
+def test_an_export_from_a_folder_of_weights_has_them_and_names_no_folder_of_this_machine(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    record = {"input_size": [3, 32, 32], "fixed_input_size": True, "mean": [0.5] * 3, "std": [0.5] * 3}
+    held = {"architecture": "vit_tiny_patch16_224", "model_args": sizes, "pretrained_cfg": record}
+    (own / "config.json").write_text(json.dumps(held))
+    vit = timm.create_model("vit_tiny_patch16_224", **sizes, img_size=32)
+    save_file(vit.state_dict(), own / "model.safetensors")
+    words = ("backbone=timm", f"backbone.name=local-dir:{own}", "backbone.pretrained=true")
+    assert call(*SMOKE, "method=lora", *words, "backbone.architecture.depth=2", cwd=tmp_path).code == 0
+    outcome = export(str(run_folder(tmp_path / "runs")), "peft", tmp_path)
+    assert outcome.code == 0, outcome
+    folder = tmp_path / "out" / "peft"
+    assert "timm.create_model('vit_tiny_patch16_224', num_classes=0, " in printed(outcome)
+    weights = load_file(folder / "backbone.safetensors")
+    assert torch.equal(weights["cls_token"], vit.cls_token)
+    for path in (hf_peft.CONFIG, hf_peft.NOTES, "README.md"):
+        text = (folder / path).read_text()
+        assert str(tmp_path) not in text
+        assert "local-dir:own" in text.replace("\\", "")
 
 
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(runs, tmp_path):

@@ -18,8 +18,16 @@ from peft_vision.core.config import ConfigError
 from peft_vision.models.on_hub import fetched
 from peft_vision.runs.run import Run
 from peft_vision.runs.saved import open_saved, open_several
-from peft_vision.task.model_card import BackboneOrigin, CardFacts, backbone_origin, escaped, model_card, results_of
-from peft_vision.task.push import FILES, without_places
+from peft_vision.task.model_card import (
+    BackboneOrigin,
+    CardFacts,
+    backbone_origin,
+    escaped,
+    model_card,
+    results_of,
+    without_places,
+)
+from peft_vision.task.push import FILES
 from peft_vision.task.serve import named_runs
 
 # the hub's client hands files to its own library in a way that this one will not take for ever

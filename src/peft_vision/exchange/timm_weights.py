@@ -32,7 +32,7 @@ def timm_state(model: Model) -> dict[str, Tensor]:
 
 def classifiers(vit: nn.Module) -> tuple[str, ...]:
     """Return timm's name of the classifier; a distilled model has two, whose logits it averages."""
-    names = getattr(vit, "pretrained_cfg", {}).get("classifier", "head")
+    names = getattr(vit, "pretrained_cfg", {}).get("classifier") or "head"  # a folder's config.json may name none
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -5,8 +5,6 @@ tracker, the device and the folders of runs are left out.
 """
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from peft_vision.backbone.source import FOLDER, HUB
+from peft_vision.backbone.source import HUB
 from peft_vision.core.config import ConfigError, component
 from peft_vision.core.output import Console
 from peft_vision.models.adapter import write_adapter
@@ -23,11 +21,18 @@ from peft_vision.models.on_hub import ADAPTER, CONFIG, check_access, check_repos
 from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
-from peft_vision.task.model_card import CARD, BackboneOrigin, CardFacts, backbone_origin, model_card, results_of
+from peft_vision.task.model_card import (
+    CARD,
+    BackboneOrigin,
+    CardFacts,
+    backbone_origin,
+    model_card,
+    results_of,
+    without_places,
+)
 
 NOTES = "peft_vision.json"
 FILES = (CARD, NOTES, CONFIG, ADAPTER)
-_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _LEFT_OUT = ("tracker", "runs", "device", "task", "run", "checkpoint", "out")
 
 
@@ -98,21 +103,6 @@ def _write(saved: Saved, folder: Path, repository: str) -> None:
     else:
         saved.model.recipe = replace(saved.recipe, backbone=without_places(saved.recipe.backbone))
         place(folder / ADAPTER, lambda path: write_adapter(saved.model, path), key="out")
-
-
-def without_places(value: Any) -> Any:
-    """Return a value of a config, at any depth, with only the last part of absolute paths and of those in the home
-    folder."""
-    if isinstance(value, Mapping):
-        return {key: without_places(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    prefix = FOLDER if value.startswith(FOLDER) else ""
-    path = value.removeprefix(prefix)
-    is_place = os.path.isabs(path) or path.startswith("~") or _OF_WINDOWS.match(path)
-    return prefix + re.split(r"[\\/]", path.rstrip("\\/"))[-1] if is_place else value
 
 
 def _loads(repository: str, origin: BackboneOrigin) -> str:
