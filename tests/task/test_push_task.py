@@ -298,6 +298,18 @@ def test_seeds_that_divide_the_images_each_by_itself_are_of_one_setting(trained,
     assert [result.seed for result in results_of(tmp_path / trained.name)] == [0, 1, 2]
 
 
+def test_a_run_of_an_unknown_class_is_on_no_card_but_its_own(trained, tmp_path):
+    """As where the extension of a neighbour is not installed here."""
+    for seed in range(3):
+        folder = shutil.copytree(trained, tmp_path / trained.name.replace("-s0-", f"-s{seed}-"))
+        result = Run(folder).read_result()
+        unknown = {"method": {**result.config["method"], "_target_": "nobody.has.This"}} if seed == 2 else {}
+        config = {**result.config, **unknown}
+        Run(folder).write_result(result.model_copy(update={"seed": seed, "config": config}))
+    assert [result.seed for result in results_of(tmp_path / trained.name)] == [0, 1]
+    assert [result.seed for result in results_of(folder)] == [2]
+
+
 @pytest.mark.parametrize(
     ("source", "shown"),
     [

@@ -105,16 +105,20 @@ def results_of(folder: Path) -> list[Result]:
     if result is None:
         return []
     named = _NAME.fullmatch(folder.name)
-    beside: list[Result] = []
+    try:
+        own = settled(result.config)
+    except ConfigError:  # of a class that is not installed here: no other run can be compared with it
+        return [result]
+    beside: list[tuple[Result, dict[str, Any]]] = []
     for path in sorted(folder.parent.glob(f"{named['stem']}-s*")) if named else ():
         try:
             found = Run(path).read_result()
+            beside += [] if found is None else [(found, settled(found.config))]
         except (ConfigError, Unreadable):
             continue  # a report names such a run; the card is of the runs that can be read
-        beside += [] if found is None else [found]
-    own, *settings = without_split_seeds([(settled(found.config), found.seed) for found in (result, *beside)])
+    own, *settings = without_split_seeds([(own, result.seed), *((values, found.seed) for found, values in beside)])
     others: dict[int, Result] = {}
-    for found, setting in zip(beside, settings, strict=True):
+    for (found, _), setting in zip(beside, settings, strict=True):
         if found.seed != result.seed and setting == own:
             others.setdefault(found.seed, found)
     return [result, *(others[seed] for seed in sorted(others))]
