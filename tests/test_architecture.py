@@ -18,8 +18,8 @@ FLOORS = """
 peft_vision
 core
 config data backbone head schedule
-ood method published objective tracker
-models
+ood method published objective
+models tracker
 interpolation features mixing optimizer
 training
 runs

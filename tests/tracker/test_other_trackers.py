@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import yaml
 from PIL import Image
 
 from command import SMOKE, call, results, run_folder
+from peft_vision.core.composition import option as composed_option
 from peft_vision.core.config import CONFIG_DIR, ConfigError, build
+from peft_vision.core.stopping import Stopped
 from peft_vision.runs.run import Run
 from peft_vision.tracker.several import forgiving
 from peft_vision.tracker.trackers import Log, NoTracker, Tracker
@@ -29,11 +32,15 @@ def tracker(option: str, **changes) -> Tracker:
     return build(node | changes, Tracker, "tracker")
 
 
+def log_of(this: Tracker, folder: Path, run_id: str = "abc-1234", **config) -> AbstractContextManager[Log]:
+    values = {"name": "lora-vit-digits-s0-abc", "group": "sweep", "job_type": "train", "tags": ["lora"]}
+    return this.open(run_id=run_id, folder=folder, config={**CONFIG, **config}, **values)
+
+
 def mirrored(this: Tracker, folder: Path, epochs=EPOCHS, *, summary: bool = True, run_id: str = "abc-1234") -> None:
     """Sends the epochs, the summary, a picture and a table of a run."""
     Image.new("RGB", (4, 3), "red").save(folder / "red.png")
-    values = {"name": "lora-vit-digits-s0-abc", "group": "sweep", "job_type": "train", "tags": ["lora"]}
-    with this.open(run_id=run_id, folder=folder, config=CONFIG, **values) as log:
+    with log_of(this, folder, run_id) as log:
         for epoch in epochs:
             log.metrics({"train/loss": LOSSES[epoch], "epoch": epoch}, step=epoch)
         if summary:
@@ -72,6 +79,19 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_goes_on(tmp_path):
     assert len(events(tmp_path / "all" / "lora-vit-digits-s0-abc").Scalars("epoch")) == 3
 
 
+def test_tensorboard_compares_runs_by_the_metric_of_their_objective(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data
+
+    for option, metric in (("single_label", "accuracy"), ("regression", "r2"), ("segmentation", "mean_iou")):
+        folder = tmp_path / option
+        with log_of(tracker("tensorboard"), folder, objective=composed_option("objective", option)):
+            pass
+        content = events(folder / "tensorboard").SummaryMetadata("_hparams_/experiment").plugin_data.content
+        declared = [info.name.tag for info in parse_experiment_plugin_data(content).metric_infos]
+        assert declared == [f"val/{metric}", f"test/{metric}"]
+
+
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")  # of SQLAlchemy, about MLflow's own queries
 def test_mlflow_has_one_run_with_each_epoch_once(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="MLflow is not installed")
@@ -93,6 +113,10 @@ def test_mlflow_has_one_run_with_each_epoch_once(tmp_path, monkeypatch):
     history = client.get_metric_history(run.info.run_id, "epoch")
     assert [point.step for point in history] == list(EPOCHS)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"red.png", "leaderboard.json"}
+    for error, status in ((Stopped(signal.SIGTERM), "KILLED"), (ValueError(), "FAILED")):
+        with pytest.raises(type(error)), log_of(this, tmp_path):
+            raise error
+        assert client.get_run(run.info.run_id).info.status == status
 
 
 @pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from peft_vision.core.config import ConfigError, component
+from peft_vision.core.stopping import Stopped
 from peft_vision.tracker.trackers import Log, Tracker, flat, numbers, require
 
 _TAG = "peft_vision.run"
@@ -68,7 +69,7 @@ class MlflowTracker(Tracker):
             try:
                 yield _MlflowLog(client, found[0])
                 status = "FINISHED"
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Stopped):
                 status = "KILLED"
                 raise
             finally:

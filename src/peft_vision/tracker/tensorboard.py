@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft_vision.core.config import component
+from peft_vision.core.config import build, component
 from peft_vision.core.table import Cell, Column, Table, markdown
 from peft_vision.data.decode import open_file
+from peft_vision.objective.base import ACCURACY, Objective
 from peft_vision.tracker.trackers import Log, Tracker, flat, numbers, require
 
 _FOLDER = "tensorboard"
@@ -87,13 +88,14 @@ class _EventLog(Log):
 
 
 def _write_config(writer: Any, config: Mapping[str, Any]) -> None:
-    """Write the config for the page of hyperparameters, which compares runs."""
+    """Write the config for the page of hyperparameters, which compares runs by the metric of their objective."""
     from torch.utils.tensorboard.summary import hparams
 
     values = {
         key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(config).items()
     }
-    for part in hparams(values, {"val/accuracy": 0.0, "test/accuracy": 0.0}):
+    metric = build(config["objective"], Objective, "objective").metric if "objective" in config else ACCURACY
+    for part in hparams(values, {f"val/{metric.name}": 0.0, f"test/{metric.name}": 0.0}):
         writer.file_writer.add_summary(part)
     writer.flush()
 

@@ -1,7 +1,8 @@
 """This module mirrors a run to trackio: a database on this machine that `trackio show` displays, or a page of the
 Hugging Face hub.
 
-A run that goes on continues the run of the same name, and an epoch that is there already is not sent again.
+A run that goes on continues the run of the same name, and an epoch that is in the database already is not sent again;
+what a page of the hub has is not known here.
 """
 
 import io
