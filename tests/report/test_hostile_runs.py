@@ -31,7 +31,8 @@ VALUES = {
     "a huge number": 10**30,
     "a large float": 1e308,
     "nan": math.nan,
-    "infinity": -math.inf,
+    "minus infinity": -math.inf,
+    "infinity": math.inf,
     "a list": [],
     "an object": {},
     "a deep one": DEEP,
@@ -134,6 +135,40 @@ def test_a_name_that_tries_everything_makes_a_report(tmp_path):
     assert not any("\x1b" in text for text in written.values())
     assert "<script>../.." not in report.page.read_text()
     assert {path.parent for path in report.pictures.values()} == {tmp_path / "out"}
+
+
+R2 = {"name": "r2", "higher_is_better": True, "is_fraction": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("val/r2", math.nan), ("test/r2", math.inf), ("test/mean_iou", 71.2), ("val/pixel_accuracy", math.nan)],
+)
+def test_a_score_that_none_can_have_leaves_the_run_out(name, value, tmp_path):
+    write_run(tmp_path)
+    path = write_run(tmp_path, seed=1) / "result.json"
+    record = json.loads(path.read_text())
+    metrics = {"val/r2": 0.5, "test/r2": 0.5}
+    path.write_text(json.dumps({**record, "chosen_by": R2, "metrics": metrics}))
+    assert [run.metric.name for run in collect(tmp_path)[0]] == ["accuracy", "r2"]
+    path.write_text(json.dumps({**record, "chosen_by": R2, "metrics": {**metrics, name: value}}))
+    _, (other,) = collect(tmp_path)
+    assert other.reason.startswith(f"{name} is {value:g}, should be ")
+
+
+def test_runs_of_an_infinite_setting_and_of_scores_without_a_value_make_a_report(tmp_path):
+    """An earlier version took trainer.clip_norm=inf."""
+    trainer = {"_target_": "Trainer", "epochs": 3, "eval_batch_size": 256}
+    for lr, clip_norm in ((0.1, math.inf), (0.2, 1.0)):
+        folder = write_run(tmp_path, lr=lr, config={"trainer": {**trainer, "clip_norm": clip_norm}})
+        record = json.loads((folder / "result.json").read_text())
+        record["metrics"]["test/feature_distance"] = math.nan
+        (folder / "result.json").write_text(json.dumps(record))
+    compare([tmp_path], tmp_path / "out", options())
+    (found,) = json.loads((tmp_path / "out" / "table.json").read_text())["comparisons"]
+    tried = found["rows"][0]["tried"]
+    assert {setting["setting"]["trainer.clip_norm"] for setting in tried} == {None, 1.0}
+    assert found["rows"][0]["metrics"]["test/feature_distance"] == {"mean": None, "std": None, "values": [None]}
 
 
 def test_a_line_of_metrics_that_is_none_is_no_epoch(tmp_path):

@@ -17,6 +17,7 @@ from hub_server import READER, WRITER, HubServer, ServedRepository
 from peft_vision.core.config import ConfigError
 from peft_vision.models.on_hub import fetched
 from peft_vision.runs.run import Run
+from peft_vision.runs.run_records import Result
 from peft_vision.runs.saved import open_saved, open_several
 from peft_vision.task.model_card import (
     BackboneOrigin,
@@ -308,6 +309,17 @@ def test_a_run_of_an_unknown_class_is_on_no_card_but_its_own(trained, tmp_path):
         Run(folder).write_result(result.model_copy(update={"seed": seed, "config": config}))
     assert [result.seed for result in results_of(tmp_path / trained.name)] == [0, 1]
     assert [result.seed for result in results_of(folder)] == [2]
+
+
+def test_every_fraction_on_a_card_is_in_percent(trained):
+    saved = open_saved(str(trained), checkpoint=None, device=torch.device("cpu"))
+    result = Run(trained).read_result()
+    masks = {"name": "mean_iou", "higher_is_better": True, "is_fraction": True}
+    metrics = {"test/loss": 0.25, "test/mean_iou": 0.5, "test/pixel_accuracy": 0.93}
+    judged = Result(**{**result.written(), "chosen_by": masks, "metrics": metrics})
+    text = model_card(saved, CardFacts("run", "x", "import x", [judged], backbone_origin(saved)))
+    shown = dict(re.findall(r"\| (test/\S+) \| (.+) \|", text.replace("\\", "")))
+    assert shown == {"test/loss": "0.25", "test/mean_iou": "50.00 %", "test/pixel_accuracy": "93.00 %"}
 
 
 @pytest.mark.parametrize(

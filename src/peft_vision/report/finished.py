@@ -19,12 +19,13 @@ from peft_vision.objective.base import Metric
 from peft_vision.runs.experiment import ADDED, KINDS, LATER
 from peft_vision.runs.run import Run
 from peft_vision.runs.run_records import (
-    FRACTIONS,
+    ID_SPLITS,
     Choice,
     InterpolationRecord,
     Result,
     ShiftScores,
     SolverSelection,
+    check_fractions,
 )
 
 _SAME = {"fingerprint", "missing_are_predictable"}  # fields of a shift, equal where accuracies are of the same images
@@ -52,9 +53,10 @@ class RunRecord:
     and classes. `solved`: the settings that its solver tried, None without a solver. `curve`: metrics along the
     interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a sweep chose the
     setting. `test_reads`: how often the test images were scored, 0 where this was not counted. `twins`: how many
-    pictures of a split are in another too, by pair of splits. `rows_checksum`: of metrics.jsonl as the run wrote it,
-    None for runs of older versions; `predictions_checksum`: of the predictions it kept, None if it kept none.
-    `of_seeds`: each `seed` that a grid trained in it with its metrics, its own among them; empty for one alone."""
+    pictures of a split are in another too, by pair of splits; `skipped`: how many corrupt ones were left out.
+    `rows_checksum`: of metrics.jsonl as the run wrote it, None for runs of older versions; `predictions_checksum`: of
+    the predictions it kept, None if it kept none. `of_seeds`: each `seed` that a grid trained in it with its metrics,
+    its own among them; empty for one alone."""
 
     folder: Path
     method: str
@@ -77,6 +79,7 @@ class RunRecord:
     choice: Choice | None
     test_reads: int
     twins: Mapping[str, int]
+    skipped: int
     rows_checksum: str | None
     predictions_checksum: str | None
     origin: Origin
@@ -123,6 +126,7 @@ def read(folder: Path) -> RunRecord:
         _check_scores({"choice.json: validation/loss": choice.validation_loss})
     for measured in (metrics, *curve.values(), *(result.seeds or ())):
         _check_scores(measured)
+        _check_choosing(measured, result.metric)
     return RunRecord(
         folder=folder,
         method=result.choices["method"],
@@ -148,6 +152,7 @@ def read(folder: Path) -> RunRecord:
         choice=choice,
         test_reads=result.test_reads,
         twins=result.data.twins or {},
+        skipped=result.data.corrupt_images_skipped,
         rows_checksum=result.metrics_jsonl,
         predictions_checksum=result.predictions,
         of_seeds=result.seeds or (),
@@ -258,15 +263,25 @@ def _solved(selection: SolverSelection | None) -> SolverSelection | None:
 
 
 def _check_scores(metrics: Mapping[str, float]) -> None:
+    """Raise ConfigError for a value that no score or cost has."""
+    try:
+        check_fractions(metrics)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for name, value in metrics.items():
         score = name.rpartition("/")[2]
-        if score in FRACTIONS and not 0 <= value <= 1:  # false for NaN too
-            raise ConfigError(f"{name} is {value:g}, should be a fraction from 0 to 1")
         too_much = _LARGEST < abs(value) < math.inf or value == -math.inf
         if too_much or (score == "loss" and not math.isfinite(value)):
             raise ConfigError(f"{name} is {value:g}, should be a number")
         if name.startswith("cost/") and not 0 <= value < math.inf:
             raise ConfigError(f"{name} is {value:g}, should be a number, 0 or more")
+
+
+def _check_choosing(metrics: Mapping[str, float], metric: Metric) -> None:
+    """Raise ConfigError unless the metric that chooses is a number where it was measured."""
+    for name in (f"{split}/{metric.name}" for split in ID_SPLITS):
+        if name in metrics and not math.isfinite(metrics[name]):
+            raise ConfigError(f"{name} is {metrics[name]:g}, should be a number")
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:

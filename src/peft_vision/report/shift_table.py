@@ -166,7 +166,7 @@ def _significant(value: float, digits: int = 3) -> int:
 
 def record(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as plain values: every metric of a row, and every setting's validation accuracy."""
-    return {
+    values = {
         "data": comparison.data,
         "backbone": comparison.backbone,
         "protocol": comparison.protocol,
@@ -179,6 +179,7 @@ def record(comparison: Comparison) -> dict[str, Any]:
         "notes": comparison.notes,
         "rows": [_row_record(row) for row in comparison.rows],
     }
+    return _finite(values)
 
 
 def _row_record(row: ComparisonRow) -> dict[str, Any]:
@@ -192,13 +193,15 @@ def _row_record(row: ComparisonRow) -> dict[str, Any]:
         "setting": row.cell.chosen.own if row.cell.chosen else None,
         "runs": [run.name for run in row.cell.chosen.runs] if row.cell.chosen else [],
         "parameters": row.parameters,
-        "metrics": {metric: _finite(asdict(row.statistic(metric))) for metric in metrics},
+        "metrics": {metric: asdict(row.statistic(metric)) for metric in metrics},
         "tried": tried,
     }
 
 
-def _finite(statistic: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the statistic with None for NaN and infinity, which JSON does not have."""
-    mean, std, values = statistic["mean"], statistic["std"], statistic["values"]
-    plain = [None if value is None or not math.isfinite(value) else value for value in (mean, std, *values)]
-    return {"mean": plain[0], "std": plain[1], "values": plain[2:]}
+def _finite(value: Any) -> Any:
+    """Return a value, at any depth, with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

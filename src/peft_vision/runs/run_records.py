@@ -25,7 +25,8 @@ from peft_vision.objective.base import ACCURACY, Merit, Metric, ranked
 ID_SPLITS = ("val", "test")
 _COMPARED = ("method", "backbone", "data")
 FRACTIONS = ("accuracy", "accuracy_top5", "accuracy_per_class", "calibration_error")
-_OTHER_FRACTIONS = (
+ALL_FRACTIONS = (
+    *FRACTIONS,
     *("mean_average_precision", "auroc", "f1_micro", "f1_macro"),
     *("mean_iou", "mean_accuracy", "pixel_accuracy"),
 )
@@ -337,7 +338,7 @@ class FailureRecord(Record):
 def check_fractions(metrics: Mapping[str, float]) -> None:
     """Raise ValueError for an accuracy or a calibration error that is not a fraction from 0 to 1."""
     for name, value in metrics.items():
-        if name.rpartition("/")[2] in (*FRACTIONS, *_OTHER_FRACTIONS) and not 0 <= value <= 1:  # NaN is not in it
+        if name.rpartition("/")[2] in ALL_FRACTIONS and not 0 <= value <= 1:  # NaN is not in it
             raise ValueError(f"{name} is {value:g}, should be a fraction from 0 to 1")
 
 

@@ -25,7 +25,7 @@ from peft_vision.core.records import Unreadable
 from peft_vision.report.choose import without_split_seeds
 from peft_vision.report.finished import settled
 from peft_vision.runs.run import Run
-from peft_vision.runs.run_records import FRACTIONS, ID_SPLITS, Result
+from peft_vision.runs.run_records import ALL_FRACTIONS, ID_SPLITS, Result
 from peft_vision.runs.saved import Saved
 
 CARD = "README.md"
@@ -262,7 +262,7 @@ def _figures(results: Sequence[Result]) -> str:
     for name in names:
         values = [result.metrics[name] for result in results if name in result.metrics]
         last = name.rpartition("/")[2]
-        percent = last in FRACTIONS or (last == first.metric.name and first.metric.is_fraction)
+        percent = last in ALL_FRACTIONS or (last == first.metric.name and first.metric.is_fraction)
         rows.append((name, _figure(values, percent=percent)))
     seeds = f"mean ± standard deviation over {len(results)} seeds" if len(results) > 1 else "one seed"
     return _table(("metric", seeds), rows)
