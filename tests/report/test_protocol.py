@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 
@@ -157,3 +158,51 @@ def test_data_sets_of_one_name_that_differ_in_more_have_a_mean(tmp_path):
         data = {"_target_": "peft_vision.data.digits.Digits", "stage": "all", "shots": shots, "split_seed": number}
         write_run(tmp_path, lr=shots / 1000, config={"data": data}, source=f"digits: {10 * shots} train images")
     assert [column.label for column in board(tmp_path).columns] == ["digits (1)", "digits (2)", "mean of 2 data sets"]
+
+
+def digits(**values) -> dict[str, dict]:
+    return {"data": {"_target_": "peft_vision.data.digits.Digits", "stage": "all", "shots": None, **values}}
+
+
+def test_how_images_are_used_makes_no_other_data_set_of_them(tmp_path):
+    """Of one picture a class another augmentation was chosen than of 16, and another rate of dropped paths."""
+    for shots, best in ((1, "none"), (16, "flip_crop")):
+        for augment in ("none", "flip_crop"):
+            config = digits(shots=shots, augment=augment)
+            config["backbone"] = {"_target_": "Backbone", "name": "vit", "drop_path": 0.1 * (augment == "none")}
+            val, name = 0.6 if augment == best else 0.5, f"{shots}-{augment}"
+            write_run(tmp_path / name, val=val, config=config, source=f"digits: {10 * shots} train images")
+    found = board(tmp_path)
+    assert [column.label for column in found.columns] == ["digits, shots=1", "digits, shots=16"]
+    assert [entry(found, "full", column.label).tried for column in found.columns] == [2, 2]
+
+
+def test_runs_that_tuned_are_beside_those_on_as_many_images_with_any_augmentation(tmp_path):
+    for shots in (1, 16):
+        for number, augment in enumerate(("none", "flip", "crop")[: 2 if shots == 1 else 3]):
+            config, source = digits(shots=shots, augment=augment, stage="tune"), f"digits: {10 * shots} train images"
+            write_run(tmp_path / f"{shots}-{augment}", val=0.5 - number / 10, test=None, config=config, source=source)
+        config = digits(shots=shots, augment="none", stage="final")
+        write_run(tmp_path / f"{shots}-final", config=config, source=source)
+    found = board(tmp_path)
+    tried = {column.label: entry(found, "full", column.label).tried for column in found.columns}
+    assert tried == {"digits, shots=1": 2, "digits, shots=16": 3}
+
+
+@pytest.mark.parametrize(
+    ("counts", "gaps", "values"),
+    [
+        ((("800", "100"), ("800", "100")), ("", ", 1 of them without a training image"), {}),
+        ((("799", "100"), ("800", "99")), ("", ""), {"on_corrupt": "skip"}),
+    ],
+)
+def test_seeds_that_divide_one_data_set_each_by_itself_are_of_one_data_set(counts, gaps, values, tmp_path):
+    for seed, ((train, val), gap) in enumerate(zip(counts, gaps, strict=True)):
+        source = f"pets: {train} train + {val} val + 50 test images with masks of 3 classes{gap}"
+        folder = write_run(tmp_path, seed=seed, config=digits(split_seed=seed, **values), source=source)
+        result = json.loads((folder / "result.json").read_text())
+        result["data"] |= {"images": {"train": int(train), "val": int(val), "test": 50}}
+        result["data"] |= {"corrupt_images_skipped": 900 - int(train) - int(val)}
+        (folder / "result.json").write_text(json.dumps(result))
+    (column,) = board(tmp_path).columns
+    assert entry(board(tmp_path), "full", column.label).score.n == 2

@@ -7,6 +7,7 @@ may follow it.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -17,9 +18,14 @@ from peft_vision.report.choose import MethodCell, Protocol, cell, protocol, titl
 from peft_vision.report.finished import RunRecord
 from peft_vision.report.options import Transform
 from peft_vision.report.robustness import Counts, FittedLine, comparable, fit
+from peft_vision.runs.run_records import ID_SPLITS
 
 ID = "test/accuracy"
 MEAN = "ood/mean"
+AMOUNTS = ("data.train_size", "data.shots", "data.test_size", "data.val_fraction")
+"""How many of the images are used, not which data set."""
+_COUNTS = re.compile(r"(?<=: )\d+ train(?: \+ \d+ \w+)*(?= images )")
+_GAPS = re.compile(r", \d+ of them without a training image")
 _FIRST = {"linear": 0, "full": 1}  # the others follow, by name
 _PROBE = "probe/"
 
@@ -104,12 +110,22 @@ def comparisons(
     problems: dict[tuple[str, str, str, str, Protocol, Metric], list[RunRecord]] = {}
     found: dict[tuple[str, str], set[Protocol]] = {}
     for run in tested:
-        key = (run.data, run.source, run.backbone, run.weights, protocol(run), run.metric)
+        key = (run.data, _images(run), run.backbone, run.weights, protocol(run), run.metric)
         problems.setdefault(key, []).append(run)
         found.setdefault((run.data, backbone_label(run)), set()).add(protocol(run))
     return [
         _comparison(problems[key], reference, transform, telling, costs, found) for key in sorted(problems, key=str)
     ]
+
+
+def _images(run: RunRecord) -> str:
+    """Return a text that is equal for runs on the same images, also where each seed divides them in its own way: then
+    other classes may have no training image, and of corrupt pictures that are left out others are in each split."""
+    said = _GAPS.sub("", run.source, count=1)
+    if run.setting.get("data.on_corrupt") != "skip":
+        return said
+    total = run.skipped + sum(run.images[split] for split in ("train", *ID_SPLITS) if split in run.images)
+    return repr((_COUNTS.sub("", said, count=1), total, [run.setting.get(key) for key in AMOUNTS]))
 
 
 def backbone_label(run: RunRecord) -> str:

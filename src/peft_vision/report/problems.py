@@ -10,12 +10,12 @@ from peft_vision.objective.base import ACCURACY, Metric
 from peft_vision.report.choose import Protocol, Setting, cell, protocols
 from peft_vision.report.collect import Attempt, LeftOut
 from peft_vision.report.finished import RunRecord, is_tuning
-from peft_vision.report.id_ood import Comparison, ComparisonRow, backbone_label, label, telling_keys
+from peft_vision.report.id_ood import AMOUNTS, Comparison, ComparisonRow, backbone_label, label, telling_keys
 from peft_vision.report.options import Options
 
 _STAGE = "data.stage"
-_AMOUNTS = ("data.train_size", "data.shots", "data.test_size", "data.val_fraction")
-"""How many of the images are used, not which data set."""
+_USES = (_STAGE, "data.augment", "data.resize", "data.crop")
+"""How the images are used, not which they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class TaskResults:
 
     @cached_property
     def images(self) -> set[str]:
-        """Return the designs of the same runs without their stage."""
+        """Return which images the same runs are on, as text."""
         return {_images(run.setting) for run in self.tested}
 
     @property
@@ -170,8 +170,9 @@ def _design(setting: Mapping[str, Any]) -> str:
 
 
 def _images(setting: Mapping[str, Any]) -> str:
-    """Return the design without the stage, which is equal for equal images."""
-    return _design({key: value for key, value in setting.items() if key != _STAGE})
+    """Return the values that say which images of which data set a run is on, by weights of which name, as text."""
+    of_images = {key: value for key, value in setting.items() if key.startswith("data.") and key not in _USES}
+    return _design(of_images | {key: setting[key] for key in ("backbone.name",) if key in setting})
 
 
 def _key(setting: Mapping[str, Any]) -> str:
@@ -203,12 +204,12 @@ def _differing_amounts(problem: TaskResults, found: Sequence[TaskResults]) -> di
     """Return the amounts of images by which this problem differs from its namesakes; empty where these differ in
     something else too."""
     settings = [namesake.first_setting for namesake in _namesakes(problem, found)]
-    without = {_design({key: value for key, value in setting.items() if key not in _AMOUNTS}) for setting in settings}
-    amounts = [tuple(setting.get(key) for key in _AMOUNTS) for setting in settings]
+    without = {_images({key: value for key, value in setting.items() if key not in AMOUNTS}) for setting in settings}
+    amounts = [tuple(setting.get(key) for key in AMOUNTS) for setting in settings]
     if len(without) > 1 or len(set(amounts)) < len(amounts):
         return {}
     return {
-        key: problem.first_setting.get(key) for key in _AMOUNTS if len({setting.get(key) for setting in settings}) > 1
+        key: problem.first_setting.get(key) for key in AMOUNTS if len({setting.get(key) for setting in settings}) > 1
     }
 
 
