@@ -1,6 +1,6 @@
 """How validation answers to rate and decay: what was not tried is hatched, what was chosen is marked."""
 
-from boards import board
+from boards import board, entry
 from made_up_runs import write_attempt, write_run
 from peft_vision.report.response import Response, response_plot, responses
 
@@ -89,6 +89,7 @@ def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
             config=solver("lbfgs.LBFGS", C=[1, 10, 100]),
             solved=strengths(0.5, 0.6, 0.7 + seed / 10),
         )
+    assert entry(board(tmp_path), "full", "digits").tried == 3
     full = response(tmp_path)["full"]
     assert {place: round(tried.accuracy, 6) for place, tried in full.tried.items()} == {
         (1, None): 0.5,
@@ -109,6 +110,9 @@ def test_a_grid_within_a_run_answers_to_the_rates_and_decays_that_it_tried(tmp_p
         (row["lr"], row["weight_decay"]): row["val/accuracy"] for row in rows
     }
     assert full.chosen == (0.2, 0.5)
+    write_run(tmp_path, lr=0.3)
+    write_attempt(tmp_path, lr=1e30, error="the loss became nan")
+    assert entry(board(tmp_path), "full", "digits").tried == 4 + 1 + 1
 
 
 def test_what_has_no_rate_has_no_place_among_rates(tmp_path):

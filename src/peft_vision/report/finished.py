@@ -50,13 +50,13 @@ class RunRecord:
     its images, in words; `group`: its group of data sets, or empty; `weights`: the name of the backbone's weights;
     `choices`: the option of each config group. `metric`: by which it is chosen. `images`: image counts by split, and by
     ood/<set> or ood/<set>/<shift>; `marks`: a text for each such shift, equal where accuracies are of the same images
-    and classes. `solved`: the settings that its solver tried, None without a solver. `curve`: metrics along the
-    interpolation, by alpha; `alpha`: the chosen one, None without an interpolation. `choice`: how a sweep chose the
-    setting. `test_reads`: how often the test images were scored, 0 where this was not counted. `twins`: how many
-    pictures of a split are in another too, by pair of splits; `skipped`: how many corrupt ones were left out.
-    `rows_checksum`: of metrics.jsonl as the run wrote it, None for runs of older versions; `predictions_checksum`: of
-    the predictions it kept, None if it kept none. `of_seeds`: each `seed` that a grid trained in it with its metrics,
-    its own among them; empty for one alone."""
+    and classes. `solved`: the settings that its solver tried, None without a solver; `within`: how many settings were
+    tried in the run, 1 without a solver. `curve`: metrics along the interpolation, by alpha; `alpha`: the chosen one,
+    None without an interpolation. `choice`: how a sweep chose the setting. `test_reads`: how often the test images were
+    scored, 0 where this was not counted. `twins`: how many pictures of a split are in another too, by pair of splits;
+    `skipped`: how many corrupt ones were left out. `rows_checksum`: of metrics.jsonl as the run wrote it, None for runs
+    of older versions; `predictions_checksum`: of the predictions it kept, None if it kept none. `of_seeds`: each `seed`
+    that a grid trained in it with its metrics, its own among them; empty for one alone."""
 
     folder: Path
     method: str
@@ -73,6 +73,7 @@ class RunRecord:
     images: Mapping[str, int]
     marks: Mapping[str, str]
     solved: SolverSelection | None
+    within: int
     parameters: Mapping[str, int]
     curve: Mapping[float, Mapping[str, float]]
     alpha: float | None
@@ -146,6 +147,7 @@ def read(folder: Path) -> RunRecord:
         },
         marks={f"ood/{name}": split.model_dump_json(include=_SAME) for name, split in shifts.splits.items()},
         solved=_solved(result.selection),
+        within=result.selection.settings if result.selection else 1,
         parameters=dict(result.parameters),
         curve=curve,
         alpha=shifts.interpolation.chosen if shifts.interpolation else None,

@@ -67,14 +67,19 @@ class TaskResults:
         return self.rows[method].cell.settings if method in self.rows else ()
 
     def tried(self, method: str) -> int:
-        """Return how many settings were tried, as the sweep counted them, or as found here with failed ones
-        included."""
+        """Return how many settings were tried, as the sweep counted them, or as found here: failed ones included, and
+        those that a solver or a grid tried within a run one by one."""
         chosen = self.chosen.get(method)
         if chosen and (counted := [run.choice.settings for run in chosen.runs if run.choice]):
             return max(counted)
-        settings = [setting.runs[0].setting for setting in self.candidates(method)]
-        settings += [attempt.setting for _, attempt in self.attempts.get(method, ()) if attempt.setting]
-        return len(set(map(_key, settings)))
+        settings = {
+            _key(setting.runs[0].setting): max(run.within for run in setting.runs)
+            for setting in self.candidates(method)
+        }
+        for _, attempt in self.attempts.get(method, ()):
+            if attempt.setting:
+                settings.setdefault(_key(attempt.setting), 1)
+        return sum(settings.values())
 
     def why_none(self, method: str) -> Literal["undecided", "failed", "unfinished", "only tuned", "missing"]:
         """Return the reason why the method has no figure."""
