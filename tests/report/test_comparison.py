@@ -57,6 +57,13 @@ def test_a_report_of_an_earlier_version_gets_no_attempt(tmp_path):
     assert attempt(out, anew=False) == ""
 
 
+def test_a_key_of_rows_that_no_run_has_is_a_warning(tmp_path, caplog):
+    write_run(tmp_path / "runs")
+    compare([tmp_path / "runs"], tmp_path / "report", options(rows=("optimizer.lr", "optimizer.l")))
+    said = [record.getMessage() for record in caplog.records if "task.rows" in record.getMessage()]
+    assert said == ["task.rows: no run has optimizer.l; did you mean optimizer.lr?"]
+
+
 def test_a_report_of_tuning_runs_alone_is_written(tmp_path):
     write_run(tmp_path / "runs", method="lora", test=None, stage="tune", source="digits: 80 train + 20 val")
     compare([tmp_path / "runs"], tmp_path / "report", options())

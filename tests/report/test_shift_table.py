@@ -12,7 +12,7 @@ from rich.console import Console
 from made_up_runs import SHIFT_IMAGES, write_run
 from peft_vision.core.table import csv_of, markdown, terminal
 from peft_vision.report.collect import collect
-from peft_vision.report.id_ood import Comparison, comparisons
+from peft_vision.report.id_ood import Comparison, comparisons, unknown_keys
 from peft_vision.report.robustness import fit
 from peft_vision.report.shift_table import record, remarks, shift_tables
 
@@ -104,6 +104,20 @@ def test_without_a_line_the_reason_is_said_and_there_is_no_column(reference, sai
     (remark,) = [remark for remark in remarks(comparison) if remark.startswith("no effective")]
     assert re.fullmatch(said, remark)
     assert "effective robustness" not in document(runs, reference=reference)["full"]
+
+
+def test_a_line_through_the_known_of_several_references_says_which_is_unknown(runs):
+    comparison = compared(runs, reference=("full", "lp_fd"))
+    assert comparison.reference == "full"
+    assert "reference: no run of lp_fd; did you mean lp_ft?" in remarks(comparison)
+    assert any("through 9 runs of full with " in said for said in remarks(comparison))
+
+
+def test_a_key_of_rows_that_no_run_has_is_said(runs):
+    found = collect(runs)[0]
+    assert unknown_keys(found, ["method", "optimizer.lr", "data"]) == []
+    said = ["task.rows: no run has optimizer.l; did you mean optimizer.lr?", "task.rows: no run has zzz"]
+    assert unknown_keys(found, ["optimizer.l", "zzz"]) == said
 
 
 def test_all_methods_can_be_the_reference(runs):

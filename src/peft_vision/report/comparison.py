@@ -15,7 +15,7 @@ from peft_vision.core.sharing import Lock
 from peft_vision.core.table import Table, csv_of, escaped_markdown, latex, markdown, terminal
 from peft_vision.objective.base import ACCURACY
 from peft_vision.report.collect import LeftOut, collect
-from peft_vision.report.id_ood import Comparison, comparisons
+from peft_vision.report.id_ood import Comparison, comparisons, unknown_keys
 from peft_vision.report.leaderboard import leaderboards
 from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.options import Options
@@ -42,6 +42,8 @@ def compare(folders: Sequence[Path], out: Path, options: Options) -> ReportConte
     """Print the tables of the runs below `folders`, and write them, the pictures and the page to `out`. ConfigError
     where there is no finished run."""
     runs, left_out = collect(*folders)
+    for message in unknown_keys(runs, options.rows):
+        _log.warning("%s", message)
     compared = comparisons(
         runs, reference=options.reference, transform=options.transform, rows=options.rows, costs=options.costs
     )

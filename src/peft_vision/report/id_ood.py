@@ -176,9 +176,9 @@ def _comparison(
         lines=lines,
         no_line=no_line,
         transform=transform,
-        reference="all methods" if reference is None else ", ".join(judges),
+        reference="all methods" if reference is None else ", ".join(name for name in judges if name in methods),
         costs=costs,
-        notes=tuple(notes),
+        notes=(*notes, *(f"reference: {said}" for said in unknown if lines)),
     )
 
 
@@ -190,6 +190,16 @@ def rank(method: str) -> tuple[int, str]:
 def telling_keys(runs: Sequence[RunRecord], row_keys: Sequence[str]) -> list[str]:
     """Return the keys of `row_keys` that have several values among `runs`."""
     return [key for key in row_keys if len({_value(run, key) for run in runs} - {None}) > 1]
+
+
+def unknown_keys(runs: Sequence[RunRecord], row_keys: Sequence[str]) -> list[str]:
+    """Return a message for each key of `row_keys` that none of the runs has, with the nearest that one has."""
+    known = sorted({key for run in runs for key in (*run.choices, *run.setting)})
+    return [
+        f"task.rows: no run has {key}{nearest(key, known)}"
+        for key in row_keys
+        if all(_value(run, key) is None for run in runs)
+    ]
 
 
 def label(run: RunRecord, telling: Sequence[str]) -> str:
