@@ -5,6 +5,7 @@ import pytest
 from boards import board
 from made_up_runs import write_run
 from peft_vision.report.figures import log_ticks, looks, short
+from peft_vision.report.leaderboard_table import leaderboard_table
 from peft_vision.report.scatters import ParetoPoint, front, pareto, points
 
 
@@ -44,6 +45,16 @@ def test_costs_and_accuracy_are_means_over_seeds_and_of_a_mean_over_data_sets(tm
     by_column = [points(found, number)["cost/train_seconds"][0] for number in range(3)]
     assert [pareto_point.cost for pareto_point in by_column] == pytest.approx([31, 11, 21])
     assert [pareto_point.accuracy for pareto_point in by_column] == pytest.approx([55, 55, 55])
+
+
+def test_costs_of_a_group_are_means_over_its_own_data_sets(tmp_path):
+    for data, group, seconds in (("pets", "a", 10.0), ("dtd", "b", 30.0), ("eurosat", "b", 50.0)):
+        write_run(tmp_path, data=data, source=data, group=group, train_seconds=seconds, parameters=int(seconds))
+    found = board(tmp_path)
+    records = {record["column"]: record for record in leaderboard_table(found).records}
+    seconds = {"a (1)": 10, "b (2)": 40, "mean of 2 groups": 30, "mean of 3 data sets": 30}
+    assert {column: records[column]["train_seconds"] for column in seconds} == seconds
+    assert {column: records[column]["parameters"] - 1290 for column in seconds} == seconds
 
 
 def test_one_method_alone_is_no_picture(tmp_path):

@@ -47,7 +47,7 @@ class BoardEntry:
     """An entry of a line, in one column. `score`: None unless `status` is scored; of ranks of the metric on test
     images, which are higher for better ones, and accuracies where one class a picture is learned. `values`: these by
     data set and seed. `of`, `covered`: the number of data sets that a mean is over, and how many of them have a figure.
-    `setting`: the chosen one of `tried` settings."""
+    `setting`: the chosen one of `tried` settings, and `settings` those of every data set that a mean is over."""
 
     status: Status
     score: Score | None
@@ -57,25 +57,24 @@ class BoardEntry:
     verdict: Verdict | None
     setting: Setting | None
     tried: int
+    settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
 class BoardLine:
-    """The line of one method. `on_test`: whether test images chose a setting. `parameters`: how many trained, and
-    `costs`: both are means over the data sets it was scored on, None where one was not measured."""
+    """The line of one method. `on_test`: whether test images chose a setting. `parameters`: how many trained, the mean
+    over the data sets it was scored on."""
 
     method: str
     entries: tuple[BoardEntry, ...]
     on_test: bool
     parameters: float | None
-    costs: Mapping[str, float | None]
 
     def cost(self, number: int, what: str) -> float | None:
-        """Return the cost in column `number`: parameters, STATE, or one of COSTS; for a mean, that over data sets."""
-        setting = self.entries[number].setting
-        if setting is None:
-            return self.parameters if what == "parameters" else self.costs[what]
-        return trained(setting) if what == "parameters" else mean_cost(setting, what)
+        """Return the cost in column `number`: parameters, STATE, or one of COSTS; for a mean, that over the data sets
+        of its column; None where one was not measured."""
+        settings = self.entries[number].settings
+        return _average([trained(one) if what == "parameters" else mean_cost(one, what) for one in settings])
 
     @property
     def tried(self) -> tuple[int, int]:
@@ -189,21 +188,22 @@ def _height(entry: BoardEntry) -> float:
 def _entry(problem: TaskResults, method: str) -> BoardEntry:
     chosen, tried = problem.chosen.get(method), problem.tried(method)
     if chosen is None:
-        return BoardEntry(problem.why_none(method), None, {}, 0, 1, None, None, tried)
+        return BoardEntry(problem.why_none(method), None, {}, 0, 1, None, None, tried, ())
     metric = problem.metric
     values = {(problem.label, run.seed): metric.rank(run.metrics[f"test/{metric.name}"]) for run in chosen.runs}
     score = Score.of(list(values.values()), fractions=metric.is_fraction)
-    return BoardEntry("scored", score, values, 1, 1, None, chosen, tried)
+    return BoardEntry("scored", score, values, 1, 1, None, chosen, tried, (chosen,))
 
 
 def _mean(column: BoardColumn, entries: Mapping[str, BoardEntry], metric: Metric) -> BoardEntry:
     over = [entries[label] for label in column.labels]
     covered = sum(entry.score is not None for entry in over)
     values = {pair: value for entry in over for pair, value in entry.values.items()}
+    settings = tuple(entry.setting for entry in over if entry.setting)
     if covered < len(over):
-        return BoardEntry("incomplete", None, values, covered, len(over), None, None, 0)
+        return BoardEntry("incomplete", None, values, covered, len(over), None, None, 0, settings)
     score = mean_score(values, column.strata, fractions=metric.is_fraction)
-    return BoardEntry("scored", score, values, covered, len(over), None, None, 0)
+    return BoardEntry("scored", score, values, covered, len(over), None, None, 0, settings)
 
 
 def _judged(columns: Sequence[BoardColumn], lines: Sequence[BoardLine], options: Options) -> list[BoardLine]:
@@ -233,7 +233,6 @@ def _line(method: str, entries: Sequence[BoardEntry], found: Sequence[TaskResult
         entries=tuple(entries),
         on_test=any(setting.on_test for setting in settings),
         parameters=_average([trained(setting) for setting in settings]),
-        costs={cost: _average([mean_cost(setting, cost) for setting in settings]) for cost in (*COSTS, STATE)},
     )
 
 
