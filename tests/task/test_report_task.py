@@ -147,7 +147,7 @@ def test_what_draws_and_tests_is_imported_only_then(tmp_path):
     script = (
         "import sys, peft_vision.task.report; print({'matplotlib', 'scipy.special', 'scipy.stats'} & {*sys.modules})"
     )
-    out, _ = start(cwd=tmp_path, program=("-c", script)).communicate(timeout=60)
+    out, _ = start(cwd=tmp_path, program=("-c", script), fresh=True).communicate(timeout=60)
     assert out == "set()\n"
 
 
