@@ -113,6 +113,10 @@ def test_mlflow_has_one_run_with_each_epoch_once(tmp_path, monkeypatch):
     history = client.get_metric_history(run.info.run_id, "epoch")
     assert [point.step for point in history] == list(EPOCHS)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"red.png", "leaderboard.json"}
+    with log_of(this, tmp_path, "many", values={f"value_{number}": number for number in range(250)}):
+        pass
+    (many,) = client.search_runs([run.info.experiment_id], filter_string="tags.`peft_vision.run` = 'many'")
+    assert sum(name.startswith("values.value_") for name in many.data.params) == 250
     for error, status in ((Stopped(signal.SIGTERM), "KILLED"), (ValueError(), "FAILED")):
         with pytest.raises(type(error)), log_of(this, tmp_path):
             raise error

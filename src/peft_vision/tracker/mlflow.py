@@ -19,7 +19,6 @@ from peft_vision.core.stopping import Stopped
 from peft_vision.tracker.trackers import Log, Tracker, flat, numbers, require
 
 _TAG = "peft_vision.run"
-_BATCH = 100  # parameters in one request, MLflow's own limit
 _LONGEST = 500  # characters of a parameter; older servers take no more
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 
@@ -127,8 +126,7 @@ def _send_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
     params = [Param(key, str(value)[:_LONGEST]) for key, value in flat(config).items()]
-    for start in range(0, len(params), _BATCH):
-        client.log_batch(run_id, params=params[start : start + _BATCH])
+    client.log_batch(run_id, params=params)  # in as many requests as MLflow's limit asks for
 
 
 @contextmanager
