@@ -2,9 +2,9 @@
 
 Most commands of the tests choose the same options and set other values, and to compose the options takes Hydra most of
 a tenth of a second. It is asked once for each choice of them, and sets the values of each command on a copy. With other
-texts in files of the user's own it composes anew. Another choice shares most of its files with those before: each text
-and each reference to another value is parsed once, and the names of all choices are only gathered where a file refers
-to one. Copies are made by pickle, in a third of the time of deepcopy.
+texts in files of the user's own it composes anew. Another choice shares most of its files with those before: each file
+of the package is read once, each text and each reference to another value is parsed once, and the names of all choices
+are only gathered where a file refers to one. Copies are made by pickle, in a third of the time of deepcopy.
 """
 
 import pickle
@@ -21,11 +21,13 @@ from unittest import mock
 import yaml
 from hydra._internal import config_loader_impl, config_repository, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList
 from hydra.core import utils
 from hydra.core.default_element import InputDefault, ResultDefault
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, base, omegaconf
 from omegaconf._utils import get_yaml_loader
 
@@ -35,11 +37,14 @@ LIST_OF = config_loader_impl.create_defaults_list
 CONFIG_OF = ConfigLoaderImpl._compose_config_from_defaults_list
 NAMES_OF = defaults_list._create_interpolation_map
 TREE_OF = base.parse
+READ = ConfigRepository.load_config
 MOST = 300  # configs of a third of a MiB, packed in a fifteenth of that
 T = TypeVar("T")
 LISTS: dict[tuple, DefaultsList] = {}
 CONFIGS: dict[int, bytes] = {}
 """By the id of the list of files, which `LISTS` keeps."""
+FILES: dict[tuple[str, str, str], bytes] = {}
+"""By where a file is from, which differs in what Hydra is told of it, by folder and name."""
 
 
 def list_of(
@@ -85,6 +90,17 @@ def names_of(overrides: Any, defaults: list[InputDefault], self_added: bool) -> 
     return None
 
 
+def read(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """Return a file's values, of which those of the package and of Hydra's own stay as they are."""
+    source = repo._find_object_source(config_path, ObjectType.CONFIG)
+    if source is None or (source.scheme() == "file" and source.path != str(CONFIG_DIR)):
+        return READ(repo, config_path)
+    key = (source.provider, source.full_path(), config_path)
+    if key not in FILES:
+        FILES[key] = pickle.dumps(READ(repo, config_path), pickle.HIGHEST_PROTOCOL)
+    return pickle.loads(FILES[key])
+
+
 @cache
 def parsed_once(text: str) -> bytes:
     return pickle.dumps(yaml.load(text, Loader=get_yaml_loader()), pickle.HIGHEST_PROTOCOL)
@@ -117,6 +133,7 @@ def composed_once() -> Iterator[None]:
             mock.patch.object(config_loader_impl, "create_defaults_list", list_of),
             mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", config_of),
             mock.patch.object(defaults_list, "_create_interpolation_map", names_of),
+            mock.patch.object(ConfigRepository, "load_config", read),
             mock.patch.object(omegaconf, "yaml", SimpleNamespace(load=parsed, dump=yaml.dump)),
             mock.patch.object(base, "parse", tree_of),
             mock.patch.object(utils, "copy", COPIES),
@@ -140,4 +157,5 @@ def composed_anew(*, parses: bool = True) -> Iterator[None]:
         if parses:
             patches.enter_context(mock.patch.object(omegaconf, "yaml", yaml))
             patches.enter_context(mock.patch.object(base, "parse", TREE_OF))
+            patches.enter_context(mock.patch.object(ConfigRepository, "load_config", READ))
         yield
