@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, constants
 import peft_vision
 from command import Outcome, call
 from hub_server import READER, WRITER, HubServer, ServedRepository
+from peft_vision.backbone.source import without_places
 from peft_vision.core.config import ConfigError
 from peft_vision.models.on_hub import fetched
 from peft_vision.runs.run import Run
@@ -26,7 +27,6 @@ from peft_vision.task.model_card import (
     escaped,
     model_card,
     results_of,
-    without_places,
 )
 from peft_vision.task.push import FILES
 from peft_vision.task.serve import named_runs

@@ -9,6 +9,8 @@ A config.json names an architecture of timm and may hold `model_args`, the furth
 """
 
 import inspect
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from peft_vision.core.output import one_line, shown
 from peft_vision.core.records import CONFIG, RECORD, Unreadable, read_json
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _OLD_HUB = "hf_hub:"  # as older versions of timm wrote it
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth", "open_clip_model.safetensors")
 _WEIGHTS += ("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
@@ -34,6 +37,21 @@ _GATED_MLP = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
 _OF_THE_PAGE = {"paige-ai/Virchow": _GATED_MLP, "paige-ai/Virchow2": _GATED_MLP}
 """The arguments that a page of the hub gives as Python classes, which no config.json can hold."""
 _SET_HERE = ("num_classes", "img_size", "in_chans", "drop_path_rate")  # arguments that the config of a run decides
+
+
+def without_places(value: Any) -> Any:
+    """Return a value of a config, at any depth, with only the last part of absolute paths and of those in the home
+    folder."""
+    if isinstance(value, Mapping):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    prefix = FOLDER if value.startswith(FOLDER) else ""
+    path = value.removeprefix(prefix)
+    is_place = os.path.isabs(path) or path.startswith("~") or _OF_WINDOWS.match(path)
+    return prefix + re.split(r"[\\/]", path.rstrip("\\/"))[-1] if is_place else value
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def write(model: Model, folder: Path, **said: Mapping[str, Any]) -> None:
     common = next(iter(ranks))
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": f"timm/{model.recipe.backbone['name']}",
+        "base_model_name_or_path": f"timm/{model.recipe.without_places().backbone['name']}",
         "target_modules": list(chains),
         "r": ranks[common],
         "lora_alpha": alphas[common],
@@ -89,7 +89,7 @@ def notes(model: Model, **said: Mapping[str, Any]) -> bytes:
         "labels_are": build(model.recipe.objective, Objective, "objective").labels_are,
         "classes": list(model.recipe.classes),
         "preprocessing": model.recipe.preprocessing.record(),
-        "backbone": model.recipe.backbone,
+        "backbone": model.recipe.without_places().backbone,
         **said,
     }
     return f"{json.dumps(content, indent=2)}\n".encode()

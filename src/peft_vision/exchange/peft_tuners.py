@@ -54,7 +54,7 @@ def write(model: Model, vit: nn.Module, folder: Path) -> None:
         if strangers := [name for name, tensor in state.items() if not _fits(expected, name, tensor)]:
             raise ValueError(f"peft has no place for {strangers[0]}")
         made.load_state_dict(state, strict=False)
-        config.base_model_name_or_path = f"timm/{model.recipe.backbone['name']}"
+        config.base_model_name_or_path = f"timm/{model.recipe.without_places().backbone['name']}"
         config.inference_mode = True
         made.save_pretrained(str(folder))
 

@@ -24,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from peft_vision.backbone.quantized import Bits
+from peft_vision.backbone.source import without_places
 from peft_vision.backbone.weights import weights_hash
 from peft_vision.core.config import ConfigError, build, shortened
 from peft_vision.core.identity import hashed
@@ -95,6 +96,10 @@ class Recipe:
         )
         return assemble(vit, parts, seed=seed, recipe=self)
 
+    def without_places(self) -> "Recipe":
+        """Return the recipe for other people, whose backbone has a name without the folders of this machine."""
+        return replace(self, backbone=without_places(self.backbone))
+
     def metadata(self) -> dict[str, str]:
         """Return the recipe as safetensors metadata, which must be strings: JSON, except for `format`."""
         values = {
@@ -144,10 +149,11 @@ class Adapter:
         return model
 
 
-def write_adapter(model: Model, path: str | Path) -> None:
-    """Write what `model` tuned. A disk error is raised as OSError, and the file gets the default permissions."""
+def write_adapter(model: Model, path: str | Path, *, recipe: Recipe | None = None) -> None:
+    """Write what `model` tuned, with its recipe or the given one. A disk error is raised as OSError, and the file gets
+    the default permissions."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.tuned_state().items()}
-    metadata = {**model.recipe.metadata(), "phases": str(model.begun)}
+    metadata = {**(recipe or model.recipe).metadata(), "phases": str(model.begun)}
     if (seen := likeness(model)) is not None:
         metadata["likeness"] = seen.model_dump_json()
     _write(tensors, metadata, path)

@@ -30,7 +30,7 @@ from peft_vision.objective.single_label import ONE_CLASS
 from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
-from peft_vision.task.model_card import CARD, CardFacts, backbone_origin, model_card, results_of, without_places
+from peft_vision.task.model_card import CARD, CardFacts, backbone_origin, model_card, results_of
 
 _CHECKED = 8  # random images that the logits are compared on
 _TOLERANCE = 0.01  # fraction of the largest logit: rounding errs by far less, another model by far more
@@ -54,7 +54,6 @@ class Export(Task):
         folder = saved.output(config["out"], "export")
         if self.format == "adapter":
             refuse_run(folder, own=saved.folder)
-        saved.model.recipe = replace(saved.recipe, backbone=without_places(saved.recipe.backbone))
         shape = (_CHECKED, *saved.recipe.preprocessing.shape)
         images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         images = images.to(torch.uint8)
@@ -107,7 +106,7 @@ def _timm(saved: Saved, folder: Path, images: Tensor) -> tuple[Path, Tensor, str
     path = folder / "timm.safetensors"
     state, backbone = timm_state(saved.model), _backbone(saved)
     (name, arguments), num_classes = backbone.in_timm(), len(saved.recipe.classes)
-    metadata = {key: text for key, text in saved.recipe.metadata().items() if key != "format"}
+    metadata = {key: text for key, text in saved.recipe.without_places().metadata().items() if key != "format"}
     metadata["timm"] = json.dumps({"name": name, "arguments": {"num_classes": num_classes, **arguments}})
     path.write_bytes(save(state, metadata))
     vit = timm.create_model(name, num_classes=num_classes, **resolved(arguments))

@@ -5,7 +5,6 @@ Whoever named the classes, the data or the method may have written anything: tex
 function, so that none of them is a link, an image, HTML or a mention, and the header is written by a YAML library.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import yaml
 
 from peft_vision import __version__
 from peft_vision.backbone.load import Backbone
-from peft_vision.backbone.source import FOLDER, HUB, find
+from peft_vision.backbone.source import HUB, find, without_places
 from peft_vision.core.config import ConfigError, build
 from peft_vision.core.identity import PACKAGED
 from peft_vision.core.output import one_line
@@ -35,7 +34,6 @@ _LICENCES = ("apache-2.0", "mit", "cc-by-nc-4.0", "cc-by-4.0", "bsd-3-clause", "
 _TASKS = {"classes": "image-classification", "several": "image-classification", "masks": "image-segmentation"}
 _NAME = re.compile(r"(?P<stem>.+)-s\d+-[0-9a-f]+")
 _MARKUP = re.compile(r"[\\`*_{}\[\]()#|~!$@:^=]")
-_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -81,21 +79,6 @@ def backbone_origin(saved: Saved) -> BackboneOrigin:
     page = config.hf_hub_id or (backbone.name.removeprefix(HUB) if backbone.name.startswith(HUB) else None)
     licence = None if config.license in (None, "", "unknown") else one_line(config.license)
     return BackboneOrigin(name, page=page and page.partition("@")[0], file=None, licence=licence)
-
-
-def without_places(value: Any) -> Any:
-    """Return a value of a config, at any depth, with only the last part of absolute paths and of those in the home
-    folder."""
-    if isinstance(value, Mapping):
-        return {key: without_places(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    prefix = FOLDER if value.startswith(FOLDER) else ""
-    path = value.removeprefix(prefix)
-    is_place = os.path.isabs(path) or path.startswith("~") or _OF_WINDOWS.match(path)
-    return prefix + re.split(r"[\\/]", path.rstrip("\\/"))[-1] if is_place else value
 
 
 def results_of(folder: Path) -> list[Result]:

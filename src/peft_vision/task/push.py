@@ -6,14 +6,13 @@ tracker, the device and the folders of runs are left out.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from peft_vision.backbone.source import HUB
+from peft_vision.backbone.source import HUB, without_places
 from peft_vision.core.config import ConfigError, component
 from peft_vision.core.output import Console
 from peft_vision.models.adapter import write_adapter
@@ -21,15 +20,7 @@ from peft_vision.models.on_hub import ADAPTER, CONFIG, check_access, check_repos
 from peft_vision.runs.run import place, refuse_run, writing
 from peft_vision.runs.saved import Saved, open_saved
 from peft_vision.task.base import Task
-from peft_vision.task.model_card import (
-    CARD,
-    BackboneOrigin,
-    CardFacts,
-    backbone_origin,
-    model_card,
-    results_of,
-    without_places,
-)
+from peft_vision.task.model_card import CARD, BackboneOrigin, CardFacts, backbone_origin, model_card, results_of
 
 NOTES = "peft_vision.json"
 FILES = (CARD, NOTES, CONFIG, ADAPTER)
@@ -80,10 +71,11 @@ def _write(saved: Saved, folder: Path, repository: str) -> None:
         results=results,
         backbone=origin,
     )
+    public = saved.recipe.without_places()
     notes = {
         "classes": list(saved.recipe.classes),
         "preprocessing": saved.recipe.preprocessing.record(),
-        "backbone": without_places(saved.recipe.backbone),
+        "backbone": public.backbone,
         "seed": saved.config["seed"],
         "metrics": {str(result.seed): result.metrics for result in results},
     }
@@ -95,14 +87,12 @@ def _write(saved: Saved, folder: Path, repository: str) -> None:
     }
     for name, text in texts.items():
         place(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), key="out")
-    named = saved.recipe.backbone["name"]
-    if without_places(named) == named:
+    if public == saved.recipe:
         with writing(folder, key="out"):
             content = (saved.folder / ADAPTER).read_bytes()
         place(folder / ADAPTER, lambda path: path.write_bytes(content), key="out")
     else:
-        saved.model.recipe = replace(saved.recipe, backbone=without_places(saved.recipe.backbone))
-        place(folder / ADAPTER, lambda path: write_adapter(saved.model, path), key="out")
+        place(folder / ADAPTER, lambda path: write_adapter(saved.model, path, recipe=public), key="out")
 
 
 def _loads(repository: str, origin: BackboneOrigin) -> str:
