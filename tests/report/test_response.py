@@ -2,7 +2,10 @@
 
 from boards import board, entry
 from made_up_runs import write_attempt, write_run
+from peft_vision.report.collect import collect
+from peft_vision.report.id_ood import comparisons
 from peft_vision.report.response import Response, response_plot, responses
+from peft_vision.report.shift_table import remarks
 
 
 def response(runs) -> dict[str, Response]:
@@ -90,6 +93,8 @@ def test_a_solved_probe_answers_to_the_strengths_that_it_tried(tmp_path):
             solved=strengths(0.5, 0.6, 0.7 + seed / 10),
         )
     assert entry(board(tmp_path), "full", "digits").tried == 3
+    (compared,) = comparisons(collect(tmp_path)[0], reference=None, transform="probit")
+    assert any(remark.endswith("; tried: full 3") for remark in remarks(compared))
     full = response(tmp_path)["full"]
     assert {place: round(tried.accuracy, 6) for place, tried in full.tried.items()} == {
         (1, None): 0.5,

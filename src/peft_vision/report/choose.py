@@ -71,6 +71,11 @@ class Setting:
         return self.runs[0].metric
 
     @property
+    def tried(self) -> int:
+        """Return how many settings each run of it tried: one, or as many as its grid or solver."""
+        return max(run.within for run in self.runs)
+
+    @property
     def on_test(self) -> bool:
         """Return whether the setting or its epoch was chosen on the same test images that its figures are from."""
         return any(

@@ -72,10 +72,7 @@ class TaskResults:
         chosen = self.chosen.get(method)
         if chosen and (counted := [run.choice.settings for run in chosen.runs if run.choice]):
             return max(counted)
-        settings = {
-            _key(setting.runs[0].setting): max(run.within for run in setting.runs)
-            for setting in self.candidates(method)
-        }
+        settings = {_key(setting.runs[0].setting): setting.tried for setting in self.candidates(method)}
         for _, attempt in self.attempts.get(method, ()):
             if attempt.setting:
                 settings.setdefault(_key(attempt.setting), 1)

@@ -105,7 +105,7 @@ def _csv_record(comparison: Comparison, row: ComparisonRow, metrics: Sequence[st
 def remarks(comparison: Comparison) -> list[str]:
     """Return the remarks that a reader of the table needs."""
     cells = [row.cell for row in comparison.rows if row.label == row.cell.method]
-    tried = ", ".join(f"{cell.method} {len(cell.settings)}" for cell in cells)
+    tried = ", ".join(f"{cell.method} {sum(setting.tried for setting in cell.settings)}" for cell in cells)
     points = (
         ", effective robustness in percentage points"
         if any(column.unit == "points" for column in columns(comparison))
