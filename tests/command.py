@@ -28,7 +28,8 @@ IN_THIS_PROCESS = "hydra/launcher=basic"
 ASKING = {"experiment", "task"}
 """The groups of which an option may ask for a sweep."""
 COMPOSED_MODE = Hydra.get_mode
-MODES: dict[tuple[str, ...], RunMode] = {}
+MODES: dict[tuple[str, ...], RunMode | None] = {}
+"""None: the config asks for no mode, and Hydra goes by -m."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,17 @@ def known_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> RunMode 
         return COMPOSED_MODE(hydra, config_name, overrides)
     words = (config_name, *(word for word in overrides if chooses_option(word) and not is_shipped(word)))
     if words not in MODES:
-        mode = COMPOSED_MODE(hydra, config_name, overrides)
-        if mode is None:  # of a config that does not compose
+        try:  # as COMPOSED_MODE, which does not tell a config that asks for no mode from one that does not compose
+            config = hydra.compose_config(
+                config_name=config_name,
+                overrides=overrides,
+                with_log_configuration=False,
+                run_mode=RunMode.MULTIRUN,
+                validate_sweep_overrides=False,
+            )
+        except Exception:  # said where Hydra composes it to run
             return None
-        MODES[words] = mode
+        MODES[words] = config.hydra.mode
     return MODES[words]
 
 

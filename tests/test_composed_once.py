@@ -1,11 +1,14 @@
 """Configs that tests compose once are those that Hydra composes each time."""
 
+from unittest import mock
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import command
 from composed_once import CONFIGS, LISTS, composed_anew, composed_once
 from peft_vision.core.config import CONFIG_DIR
 
@@ -73,3 +76,10 @@ def test_a_file_of_the_users_own_that_was_edited_is_read_again(tmp_path):
         for rank in (2, 3, 3):
             (tmp_path / "method" / "own.yaml").write_text(f"defaults: [lora, _self_]\nrank: {rank}\n")
             assert composed(words).method.rank == rank
+
+
+def test_the_mode_of_commands_that_ask_for_none_is_composed_once(tmp_path):
+    with mock.patch.object(command, "MODES", {}) as modes:
+        for seed in range(2):
+            command.call("task=report", f"seed={seed}", cwd=tmp_path)
+    assert [*modes.values()] == [None]
