@@ -41,7 +41,7 @@ from safetensors.numpy import load_file
 
 import peft_vision
 
-PATIENCE = 60  # seconds for a command
+PATIENCE = 180  # seconds for a command, also on a slow disk
 CHANGES = {  # keys of a result that describe its circumstances
     "wall_seconds", "train_seconds", "images_per_second", "peak_mib", "store", "environment", "test_reads",
     "backbone_images", "optimizer", "checksum",

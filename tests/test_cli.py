@@ -166,7 +166,7 @@ def test_the_shell_can_install_its_completion(tmp_path):
 def test_hydra_completes_groups_options_and_keys_too(typed, offered, tmp_path):
     line = f"peft-vision {typed}"
     variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": str(len(shlex.split(line)) - 1)}
-    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=30)
+    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=240)
     assert err == ""
     assert sorted(out.split()) == sorted(offered)
 
@@ -261,5 +261,5 @@ def test_a_reader_who_leaves_early_is_no_error(tmp_path):
     process = start("--help", cwd=tmp_path, fresh=True)
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=240) == 0
     process.stderr.close()

@@ -334,5 +334,5 @@ def test_completion_offers_the_users_own_options(tmp_path):
     written(tmp_path, "method", "mine", rank=2)
     line = "peft-vision --config-dir myconf method=mi"
     variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "3"}
-    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=30)
+    out, err = start("-sc", "query=bash", cwd=tmp_path, fresh=True, **variables).communicate(timeout=240)
     assert (out.split(), err) == (["method=mine"], "")

@@ -15,7 +15,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
     process = start(*FIVE, cwd=tmp_path, program=("-c", HALTED))
     wait_for((tmp_path / "halted").exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     said = [line for line in err.splitlines() if not line.startswith("training ")]
     assert said == ["peft-vision: stopped; the same command goes on from the last saved epoch"]
     assert process.returncode == 1

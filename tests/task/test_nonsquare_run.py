@@ -41,7 +41,7 @@ def test_it_is_trained_saved_and_found_again(trained):
     assert f"{100 * result['metrics']['test/accuracy']:.2f}" in said
 
 
-@pytest.mark.parametrize("kind", ["timm", "peft", "onnx", "adapter"])
+@pytest.mark.parametrize("kind", ["timm", "peft", "onnx"])
 def test_it_is_exported_and_computes_the_same(kind, trained, tmp_path):
     if kind == "onnx" and onnx_model.missing():
         pytest.skip("onnx is not installed")

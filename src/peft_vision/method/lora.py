@@ -191,11 +191,12 @@ class LowRankUpdate(Wrapper):
 
     def _merges(self, tokens: Tensor) -> bool:
         """Return whether the product of the updated matrix is computed, in place of one product for each summand."""
-        # in bf16 it errs more in the gradients of the inputs, and on q and v is no faster: benchmarks/lora_bf16.py
-        if torch.is_autocast_enabled(tokens.device.type) or self.magnitude or type(self.inner) not in LINEAR:
+        if type(self.inner) not in LINEAR or self.magnitude or (self.training and self.dropout.p > 0):
             return False
-        drops = self.training and self.dropout.p > 0
-        return not drops and not any(parameter.requires_grad for parameter in self.inner.parameters())
+        if any(parameter.requires_grad for parameter in (self.inner.weight, self.inner.bias) if parameter is not None):
+            return False
+        # in bf16 it errs more in the gradients of the inputs, and on q and v is no faster: benchmarks/lora_bf16.py
+        return not torch.is_autocast_enabled(tokens.device.type)
 
     @property
     def batches(self) -> bool:

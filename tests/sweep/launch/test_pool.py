@@ -133,7 +133,7 @@ def finish(folder: Path) -> None:
 def test_ctrl_c_ends_the_runs_and_the_same_command_goes_on(whom, tmp_path):
     process = alone(tmp_path)
     (os.killpg if whom == "all" else os.kill)(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert (process.returncode, err) == (
         1,
         "peft-vision: stopped; the same command goes on from the last saved epoch\n",

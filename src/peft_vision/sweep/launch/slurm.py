@@ -17,7 +17,6 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from peft_vision.core.config import ConfigError
-from peft_vision.runs.run import writing
 from peft_vision.sweep.launch.process_launcher import Job, ProcessLauncher
 from peft_vision.sweep.launch.slurm_queue import Queue, Submitted, cancel, largest_array, noted
 
@@ -99,10 +98,11 @@ class SlurmLauncher(ProcessLauncher):
             raise ConfigError("hydra/launcher: jobs of Slurm need submitit; pip install 'peft-vision[slurm]'")
         if shutil.which("sbatch") is None:
             raise ConfigError("hydra/launcher: no sbatch here; start the sweep where jobs are submitted to Slurm")
-        # here, because other launchers do without
+        # here, because other launchers do without, and help answers without torch
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        from peft_vision.runs.run import writing
         from peft_vision.sweep.launch.slurm_job import SlurmJob
 
         with writing(self.submits_to, key="hydra.launcher.folder"):
