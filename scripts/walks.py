@@ -25,7 +25,8 @@ from peft_vision.cli import main as command
 
 SOURCE = f"{Path(peft_vision.__file__).parent}{os.sep}"
 SMOKE = ("experiment=smoke", "method=lora", "trainer.epochs=1")
-IMAGES = ("data=image_folder", "data.path=pictures", "data.train_size=null", "data.cache=false", "data.workers=0")
+IMAGES = ("data=image_folder", "data.path=pictures", "data.train_size=null")
+READ_AGAIN = ("data.cache=false", "data.workers=0", "data.device_memory_gib=0")
 
 
 class Walk:
@@ -79,7 +80,7 @@ def write_pictures(folder: Path) -> None:
 def walks() -> dict[str, list[str]]:
     """Return the files of both paths, in order."""
     image = Walk(
-        ("data/decode.py", "open_file"),
+        ("data/sequences.py", "Pictures.shaped"),
         ("models/model.py", "Model.forward"),
         through=("training/step.py", "Update.__call__"),
     )
@@ -91,7 +92,9 @@ def walks() -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         write_pictures(Path("pictures"))
         return {
-            "one image, from its bytes to its logits": walked(image, *SMOKE, *IMAGES, "trainer.batch_size=1"),
+            "one image, from its bytes to its logits": walked(
+                image, *SMOKE, *IMAGES, *READ_AGAIN, "trainer.batch_size=1"
+            ),
             "one point of a sweep, from the overrides to its result": walked(point, "-m", *SMOKE, "seed=1"),
         }
 

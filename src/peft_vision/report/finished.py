@@ -120,11 +120,7 @@ def read(folder: Path) -> RunRecord:
         raise ConfigError(f"result.json: metrics: no test/{result.metric.name}")
     _check_sets(shifts, result.metric)
     curve = _curve(shifts.interpolation) if shifts.interpolation else {}
-    choice: Choice | None = _optional(folder / "choice.json", Choice)
-    if choice is not None and choice.validation is not None:
-        _check_choice(choice.validation, result.metric)
-    if choice is not None and choice.validation_loss is not None:
-        _check_scores({"choice.json: validation/loss": choice.validation_loss})
+    choice = _choice(folder, result.metric)
     for measured in (metrics, *curve.values(), *(result.seeds or ())):
         _check_scores(measured)
         _check_choosing(measured, result.metric)
@@ -164,6 +160,16 @@ def read(folder: Path) -> RunRecord:
             day=_day(path),
         ),
     )
+
+
+def _choice(folder: Path, metric: Metric) -> Choice | None:
+    """Return what the validation images chose for the run, if they did, once its scores are found to be possible."""
+    choice: Choice | None = _optional(folder / "choice.json", Choice)
+    if choice is not None and choice.validation is not None:
+        _check_choice(choice.validation, metric)
+    if choice is not None and choice.validation_loss is not None:
+        _check_scores({"choice.json: validation/loss": choice.validation_loss})
+    return choice
 
 
 def load(path: Path) -> Any:
