@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from command import SMOKE, call, experiment, results, run_folder
 from peft_vision.data.torchvision_table import TABLE
+from peft_vision.task.bench import Bench
+from peft_vision.task.train import Train
 
 NOWHERE = "http://127.0.0.1:9"  # the port that discards: nobody listens
 
@@ -169,6 +171,19 @@ def test_corrupt_pictures_are_left_out_on_request(tmp_path):
     assert "left out 3 corrupt images" in outcome.out
     (result,) = results(tmp_path)
     assert json.loads(result.read_text())["data"]["corrupt_images_skipped"] == 3
+
+
+@pytest.mark.parametrize(("task", "sweep"), [(Bench, []), (Train, []), (Train, ["-m"])])
+def test_a_lack_of_memory_that_no_part_of_a_task_has_named_is_told_with_what_to_set(task, sweep, tmp_path, monkeypatch):
+    def run(self, config, choices):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has none.")
+
+    monkeypatch.setattr(task, "run", run)
+    outcome = call(*SMOKE, *sweep, f"task={task.__name__.lower()}", "hydra/launcher=basic", cwd=tmp_path)
+    assert outcome.code == 1
+    assert "device: no memory left (CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has none.)" in outcome.err
+    assert "set a smaller trainer.batch_size" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_weights_without_a_network_are_refused_soon_with_the_ways_out(tmp_path, monkeypatch):

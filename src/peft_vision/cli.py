@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +64,8 @@ def run(config: DictConfig) -> float | None:
             check_alone("a sweep starts its runs itself")
         if not task.shares_work:
             check_alone(f"task={asked.choices['task']} works in one process")
-        return task.run(asked.config, asked.choices)
+        with _memory_named():
+            return task.run(asked.config, asked.choices)
     except Exception as error:
         ours = isinstance(error, ConfigError | OmegaConfBaseException) or is_homeless(error)
         if not sweeps:
@@ -74,6 +77,23 @@ def run(config: DictConfig) -> float | None:
         if not isinstance(error, Busy | Pruned):
             _say(f"{' '.join(settings.overrides.task)}: {fault(error)}")
         raise  # to the sweeper, which goes on with the other points and lists the faults at the end
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Raise a ConfigError of two lines if the block runs out of memory and has not said itself what to set."""
+    try:
+        yield
+    except RuntimeError as error:
+        from peft_vision.core.device_memory import is_out_of_memory  # here, because it imports torch
+
+        if not is_out_of_memory(error):
+            raise
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"device: no memory left ({told})\nset a smaller trainer.batch_size and trainer.eval_batch_size, "
+            "trainer.accumulate=auto, features.device_memory_gib=0, data.device_memory_gib=0 or another device"
+        ) from error
 
 
 def _check_working_folder() -> None:
