@@ -5,12 +5,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from peft_vision.core.config import ConfigError
 from peft_vision.data.benchmark import TASKS
+from peft_vision.data.decode import Geometry
 from peft_vision.data.vtab.tfds import PREPARED
-from peft_vision.data.vtab.tfrecord import example
+from peft_vision.data.vtab.tfrecord import Encoded, example
 from tfrecord_writer import example_bytes, write_records
 from vtab_miniatures import HIGHEST, encoded, labels, prepared
 
@@ -85,6 +88,25 @@ def test_splits_are_slices_and_labels_are_the_tasks(make, tmp_path: Path, task: 
     assert sets.provenance["index list"] == "as the official one, slices of the splits of TensorFlow Datasets"
     assert sets.provenance["source"] == "tfds"
     assert sets.group == TASKS[task].group
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_model_gets_silhouettes_as_black_and_white(make, tmp_path: Path, channels: int):
+    task = "dsprites_orientation"
+    write(tmp_path, task)
+    pictures = mini(make, tmp_path, task).open().train.pictures
+    geometry = Geometry(8, "squash", 1.0, "bilinear", channels=channels)
+    shaped = [pictures.shaped(index, geometry)[:, 4, 4].tolist() for index in (0, 1)]
+    assert shaped == [[0] * channels, [255] * channels]
+    assert np.asarray(pictures.with_channels(1, 2))[4, 4, 0] == 255
+
+
+def test_silhouettes_are_other_pictures_than_their_files(make, tmp_path: Path):
+    write(tmp_path, "dsprites_orientation")
+    whitened = mini(make, tmp_path, "dsprites_orientation").open().train.pictures
+    stored, first = Encoded(whitened.places), torch.tensor([0])
+    assert [*whitened.identify(first)] != [*stored.identify(first)]
+    assert [*whitened.contents(first)] != [*stored.contents(first)]
 
 
 def test_no_more_than_800_and_200_are_taken(make, tmp_path: Path):

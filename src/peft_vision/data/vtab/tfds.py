@@ -7,17 +7,20 @@ Splits are slices of the stored order: the first 800 of train, the first 200 of 
 end.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from peft_vision.core.config import ConfigError
 from peft_vision.core.records import exists, open_regular
+from peft_vision.data.bands import Bands
 from peft_vision.data.benchmark import TASKS, TRAIN, VAL, BenchmarkSet, Release
 from peft_vision.data.pictures import Labelled, labelled
 from peft_vision.data.reading import BROKEN, read_json, read_lines, reading, reason, require
@@ -123,11 +126,24 @@ PREPARED = {
 }
 
 
+_WHITENED = b"1 is white"
+"""The bytes that tell silhouettes from their files, and from what was trained on while 1 reached a model as 1."""
+
+
 class Silhouettes(Encoded):
     """Images whose pixels are stored as 0 and 1 and are read as black and white."""
 
-    def read(self, index: int) -> Image.Image:
-        return super().read(index).point(lambda value: min(255 * value, 255))
+    def with_channels(self, index: int, channels: int) -> Image.Image | Bands:
+        picture = super().with_channels(index, channels)
+        if isinstance(picture, Bands):
+            return Bands(np.minimum(picture.values, 1) * np.uint8(255))
+        return picture.point(lambda value: min(255 * value, 255))
+
+    def identify(self, indices: Tensor) -> Iterable[bytes]:
+        return chain([_WHITENED], super().identify(indices))
+
+    def contents(self, indices: Tensor) -> Iterable[bytes]:
+        return (content + _WHITENED for content in super().contents(indices))
 
 
 @dataclass(frozen=True)
