@@ -63,6 +63,14 @@ def test_lines_and_files_that_hold_no_epochs_are_said(tmp_path, caplog):
     assert f"no learning curve of 1 runs: no {second / 'metrics.jsonl'}" in caplog.text
 
 
+def test_penalties_that_a_solver_tried_are_no_curve_and_no_damage(tmp_path, caplog):
+    for folder in write(tmp_path):
+        rows = ({"epoch": epoch, "C": 10.0**epoch, "train/loss": 1 / epoch} for epoch in (1, 2))
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert curves(chosen(tmp_path)) == {}
+    assert caplog.messages == []
+
+
 def test_a_file_that_is_not_as_the_run_wrote_it_is_said(tmp_path, caplog):
     first, second = write(tmp_path)
     for folder in (first, second):

@@ -138,7 +138,7 @@ def _rows(path: Path, checksum: str | None) -> list[dict[str, Any]]:
     if changed:
         _log.warning("learning curve of %s: metrics.jsonl is not as the run wrote it", one_line(path.parent.name))
     rows = [row for row in found if "lr" in row or "weight_decay" in row]
-    torn += len(found) - len(rows)
+    torn += len(found) - len(rows) - sum("C" in row for row in found)  # penalties that L-BFGS tried are no curve
     if torn:
         _log.warning(
             "learning curve of %s: metrics.jsonl has %d lines without a record", one_line(path.parent.name), torn
