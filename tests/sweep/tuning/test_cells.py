@@ -73,6 +73,19 @@ def test_a_cell_of_which_all_failed_has_no_winner():
     assert (decision.chosen, decision.value, decision.values) == ((), None, {})
 
 
+def test_images_that_each_seed_draws_for_itself_are_one_cell():
+    scores = [(0, 1, 0.8), (1, 1, 0.6), (0, 2, 0.7), (1, 2, 0.75)]
+    runs = [run(accuracy, lr=lr, seed=seed, data={"split_seed": seed}) for seed, lr, accuracy in scores]
+    decision = decided(*runs)
+    assert decision.chosen == (runs[2], runs[3])
+    assert (decision.name, decision.settings, decision.value) == ("lora on digits, vit", 2, pytest.approx(0.725))
+
+
+def test_another_division_than_that_of_the_seed_is_a_cell_of_its_own():
+    runs = [run(0.5, seed=seed, data={"split_seed": split_seed}) for seed in (0, 1) for split_seed in (0, 1)]
+    assert [len(decision.tuned) for decision in decisions(runs, "validation")] == [2, 2]
+
+
 def test_methods_and_images_are_cells_of_their_own_and_ways_to_show_them_are_settings():
     runs = [
         run(0.5, method="lora", data={"train_size": 10}),

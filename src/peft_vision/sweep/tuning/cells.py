@@ -6,7 +6,7 @@ the one with the highest mean accuracy over the tuning seeds is kept, of equal o
 first."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import isinf
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from peft_vision.core.identity import digest
 from peft_vision.costs.expected import Expected, evenly
 from peft_vision.objective.base import ACCURACY, Merit, Metric
 from peft_vision.optimizer.base import Optimizer, Solver, merit_of_tried
-from peft_vision.report.choose import cell
+from peft_vision.report.choose import cell, without_split_seeds
 from peft_vision.runs.experiment import Experiment
 from peft_vision.sweep.point import PointResult
 
@@ -100,16 +100,28 @@ class Decision:
 def decisions(ended: Sequence[PointResult], selection: Selection) -> list[Decision]:
     """Return a decision for each cell, in the order in which the cells first appear."""
     cells: dict[str, list[PointResult]] = {}
-    for outcome in ended:
-        cells.setdefault(images_and_model(outcome.point.experiment), []).append(outcome)
+    for key, outcome in zip(cell_keys([outcome.point.experiment for outcome in ended]), ended, strict=True):
+        cells.setdefault(key, []).append(outcome)
     names = _names([runs[0].point.experiment for runs in cells.values()])
     return [_decided(name, runs, selection) for name, runs in zip(names, cells.values(), strict=True)]
 
 
-def images_and_model(experiment: Experiment) -> str:
-    """Return a key that is equal for the points of one cell."""
+def cell_keys(experiments: Sequence[Experiment]) -> list[str]:
+    """Return a key for each experiment, equal for those of one cell. By the rule of `report.choose`, data.split_seed
+    tells no cells apart where it is the seed of each run that could share the cell, as with ${seed}."""
+    keys = [_key(experiment, {"split_seed"}) for experiment in experiments]
+    own = {key for key, experiment in zip(keys, experiments, strict=True) if not _divides_by_seed(experiment)}
+    return [_key(experiment) if key in own else key for key, experiment in zip(keys, experiments, strict=True)]
+
+
+def _key(experiment: Experiment, left_out: Set[str] = frozenset()) -> str:
     choices = [experiment.choices[group] for group in ("method", "backbone", "data")]
-    return json.dumps([*choices, vars(experiment.objective.metric), _images(experiment)], sort_keys=True, default=str)
+    images = {key: value for key, value in _images(experiment).items() if key not in left_out}
+    return json.dumps([*choices, vars(experiment.objective.metric), images], sort_keys=True, default=str)
+
+
+def _divides_by_seed(experiment: Experiment) -> bool:
+    return experiment.setting["data"].get("split_seed") == experiment.seed
 
 
 def setting(experiment: Experiment) -> str:
@@ -173,9 +185,11 @@ def _number(text: str) -> float | None:
 def _count(runs: Sequence[PointResult]) -> int:
     """Count the settings, those that solvers tried within a run one by one."""
     within: dict[str, int] = {}
-    for outcome in runs:
+    experiments = [outcome.point.experiment for outcome in runs]
+    settings = without_split_seeds([(_flat(experiment), experiment.seed) for experiment in experiments])
+    for outcome, values in zip(runs, settings, strict=True):
         selection = outcome.result.selection if outcome.result else None
-        key = setting(outcome.point.experiment)
+        key = digest(values)
         within[key] = max(within.get(key, 1), selection.settings if selection else 1)
     return sum(within.values())
 
@@ -202,8 +216,9 @@ _TRIED = ("C", "lr", "weight_decay")  # keys whose lists a solver chooses from w
 def by_cell(runs: Iterable[Expected]) -> list[list[Expected]]:
     """Group runs by their cell, in the order in which the cells first appear."""
     cells: dict[str, list[Expected]] = {}
-    for run in runs:
-        cells.setdefault(images_and_model(run.experiment), []).append(run)
+    runs = list(runs)
+    for key, run in zip(cell_keys([run.experiment for run in runs]), runs, strict=True):
+        cells.setdefault(key, []).append(run)
     return list(cells.values())
 
 

@@ -23,7 +23,7 @@ from peft_vision.sweep.launch.process_launcher import checked
 from peft_vision.sweep.overrides import key_of, last_of_each
 from peft_vision.sweep.point import Point, PointResult
 from peft_vision.sweep.points import PointSweeper, expected
-from peft_vision.sweep.tuning.cells import SHOWN, Decision, Selection, by_cell, decisions, images_and_model, unknown
+from peft_vision.sweep.tuning.cells import SHOWN, Decision, Selection, by_cell, decisions, unknown
 from peft_vision.sweep.tuning.choice import print_decisions, write_choice
 from peft_vision.training.checks import check_stage
 
@@ -104,8 +104,8 @@ class Tuning(SweepOfGrids):
             return tuning
         cells = by_cell(tuning)
         left = [cell for cell in cells if not all(run.ended for run in cell)]
-        open_ = {images_and_model(cell[0].experiment) for cell in left}
-        tuned = [outcome for outcome in ended if images_and_model(outcome.point.experiment) not in open_]
+        open_ = {run.experiment.identity for cell in left for run in cell}
+        tuned = [outcome for outcome in ended if outcome.point.experiment.identity not in open_]
         chosen = self.standing([word for decision in decisions(tuned, "validation") for word in self._final(decision)])
         final = [*expected(chosen), *(run for cell in left for run in unknown(cell, self.seeds))]
         return [*tuning, *together(final)]
