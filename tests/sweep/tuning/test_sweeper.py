@@ -107,6 +107,18 @@ def test_the_same_command_again_trains_nothing(copy):
     assert outcome.out.count("before") == 8
 
 
+def test_a_choice_that_cannot_be_read_is_named_and_takes_nothing_from_the_others(copy):
+    damaged = next(copy.glob("runs/linear-*/choice.json"))
+    damaged.write_text('{"settings": 2')
+    kept = {path: path.read_text() for path in copy.glob("runs/*/choice.json")}
+    outcome = call(*TUNE, *GRID, cwd=copy)
+    assert outcome.code == 0
+    (said,) = {line for line in outcome.out.splitlines() if "it is neither used nor replaced" in line}
+    assert f"{damaged.relative_to(copy)}: " in said
+    assert "chosen by validation" in outcome.out
+    assert {path: path.read_text() for path in kept} == kept
+
+
 def test_an_extended_grid_runs_what_is_new_and_what_was_chosen_before_is_superseded(copy):
     tune("method=linear", "optimizer.lr=1e-4,1e-2,1,10", cwd=copy)
     winner = best(copy, "linear")

@@ -1,6 +1,7 @@
 """This module writes choice.json, which says how a run's setting was chosen, into the folder of each run concerned, and
 prints the choices."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -8,13 +9,16 @@ from statistics import fmean, stdev
 from filelock import FileLock
 from rich.table import Table
 
-from peft_vision.core.output import Console
+from peft_vision.core.output import Console, one_line
+from peft_vision.core.records import Unreadable
 from peft_vision.objective.base import Metric
 from peft_vision.report.choose import rule_of
 from peft_vision.runs.run import Run, writing
 from peft_vision.runs.run_records import Choice
 from peft_vision.sweep.point import PointResult
 from peft_vision.sweep.tuning.cells import Decision, Selection, setting
+
+logger = logging.getLogger("peft_vision")
 
 
 def write_choice(decision: Decision, results: Sequence[PointResult], selection: Selection, runs: Path) -> None:
@@ -46,7 +50,11 @@ def write_choice(decision: Decision, results: Sequence[PointResult], selection: 
             *(outcome.point.folder() for outcome in done),
         }:
             run = Run(folder)
-            before = run.read_choice()
+            try:
+                before = run.read_choice()
+            except Unreadable as error:
+                logger.warning("%s; it is neither used nor replaced", one_line(error))
+                continue
             if folder in folders or before is None or before.setting == record.setting:
                 now = record
             else:
