@@ -72,6 +72,15 @@ def test_a_processed_copy_is_read_by_its_lists(make, tmp_path: Path, task: str, 
     assert (len(sets.classes), sets.group) == (highest + 1, TASKS[task].group)
 
 
+def test_an_image_that_is_not_there_is_left_out_where_corrupt_ones_are(make, root: Path, preprocessing):
+    gone = next((root / "vtab-1k" / "kitti").glob("images/**/*.png"))
+    gone.unlink()
+    gone.symlink_to("nowhere")
+    splits = mini(make, root, on_corrupt="skip").load(preprocessing)
+    assert splits.skipped >= 1
+    assert splits.provenance["images"].endswith("of 4 + 2 images without the 1 that cannot be opened")
+
+
 def test_the_final_run_trains_on_train_and_validation_images(make, root: Path):
     parts = mini(make, root, stage="final").parts()
     assert {split: len(part) for split, part in parts.items()} == {"train": 6, "test": 3}
