@@ -277,3 +277,13 @@ def test_what_a_search_needs_is_said_where_it_is_missing(arguments, tmp_path, mo
     assert call(*arguments, cwd=tmp_path).error == (
         "hydra/sweeper: a search needs Optuna; pip install 'peft-vision[search]'"
     )
+
+
+def test_seeds_that_train_together_are_those_of_tuning_and_a_final_run_has_one(pretrained, tmp_path):
+    grid = ("optimizer=grid", "optimizer.lr=[1e-3,1e-2]", "optimizer.weight_decay=[0]", "optimizer.seeds=[0,1]")
+    tune("method=bitfit", *grid, pretrained, "hydra.sweeper.seeds=[0,2]", cwd=tmp_path)
+    (tuning,) = found(tmp_path, stage="tune")
+    assert len(tuning["seeds"]) == 2
+    final = found(tmp_path, stage="final")
+    assert [(run["seed"], run.get("seeds"), run["test_reads"]) for run in final] == [(0, None, 1), (2, None, 1)]
+    assert len({tuple(run["config"]["optimizer"]["lr"]) for run in final}) == 1

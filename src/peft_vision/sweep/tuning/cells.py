@@ -234,5 +234,6 @@ def as_final(tuning: Experiment, seed: int) -> Experiment:
     for group, optimizer in tuning.optimizers.items():
         if isinstance(optimizer, Solver):
             config[group] = {key: value[:1] if key in _TRIED else value for key, value in config[group].items()}
+            config[group] |= {"seeds": None} if "seeds" in config[group] else {}
     fitting = {group: build(config[group], Optimizer, group) for group in tuning.optimizers}
     return replace(tuning, data=replace(tuning.data, stage="final"), seed=seed, config=config, **fitting)

@@ -189,10 +189,12 @@ class Tuning(SweepOfGrids):
     def _final(self, decision: Decision) -> list[tuple[str, ...]]:
         if not decision.chosen:
             return []
-        inner = {word.partition("=")[0] for word in decision.inner}
-        words = decision.chosen[0].point.overrides
-        kept = [word for word in words if word.lstrip("+").partition("=")[0] not in {*_OWN, *inner}]
-        return [(*kept, *decision.inner, "data.stage=final", f"seed={seed}") for seed in self.seeds]
+        point = decision.chosen[0].point
+        together = [group for group, fitting in point.experiment.optimizers.items() if getattr(fitting, "seeds", None)]
+        alone = [f"{group}.seeds=null" for group in together]  # a final run is of one seed
+        given = {word.partition("=")[0] for word in (*decision.inner, *alone)}
+        kept = [word for word in point.overrides if word.lstrip("+").partition("=")[0] not in {*_OWN, *given}]
+        return [(*kept, *decision.inner, *alone, "data.stage=final", f"seed={seed}") for seed in self.seeds]
 
 
 def _tells_cells_apart(override: Override) -> bool:
