@@ -135,6 +135,16 @@ def test_the_order_of_the_parts_of_a_method_counts():
     assert first.identity != second.identity
 
 
+def test_the_order_of_patterns_counts_of_which_the_first_that_fits_decides():
+    def identity(*patterns: str) -> str:
+        ranks = ", ".join(patterns)
+        config = f"++method.config={{peft_type: LORA, r: 8, target_modules: [qkv], rank_pattern: {{{ranks}}}}}"
+        return composed(*CHEAP[:-1], "method=hf_peft", config).identity
+
+    assert identity("blocks.0.attn.qkv: 2", "qkv: 16") != identity("qkv: 16", "blocks.0.attn.qkv: 2")
+    assert digest(canonical({"rank_pattern": {"a": 1, "b": 2}})) == digest({"rank_pattern": {"a": 1, "b": 2}})
+
+
 def test_the_order_of_a_mapping_of_values_does_not():
     assert digest(canonical({"a": 1, "b": (2, 3.0)})) == digest(canonical({"b": [2.0, 3], "a": 1}))
     assert canonical({3, 1}) == [1, 3]

@@ -85,7 +85,7 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         if any(is_dataclass(inner) for inner in value.values()):
             return [[str(key), canonical(inner)] for key, inner in value.items()]
-        return {str(key): canonical(inner) for key, inner in value.items()}
+        return {str(key): _of_patterns(key, inner) or canonical(inner) for key, inner in value.items()}
     if isinstance(value, set | frozenset):
         return sorted((canonical(inner) for inner in value), key=str)
     if isinstance(value, list | tuple):
@@ -93,6 +93,14 @@ def canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     return value
+
+
+def _of_patterns(key: Any, value: Any) -> list[list[Any]] | None:
+    """Return a mapping such as peft's `rank_pattern`, whose first pattern that fits counts, as pairs in order; None for
+    any other value, and if the patterns are in the order that a digest gives them."""
+    if not str(key).endswith("_pattern") or not isinstance(value, Mapping) or list(value) == sorted(value, key=str):
+        return None
+    return [[str(pattern), canonical(inner)] for pattern, inner in value.items()]
 
 
 def plain(node: Mapping[str, Any], component: Any) -> dict[str, Any]:
