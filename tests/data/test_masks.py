@@ -14,7 +14,9 @@ from PIL import Image
 from mask_miniatures import CLASSES, VOID, drawn, masked, pixels
 from peft_vision.core.config import ConfigError
 from peft_vision.core.preprocessing import Preprocessing
+from peft_vision.data.decode import Misfit, open_bytes
 from peft_vision.data.images import MaskedImages, UncroppedImages, Undecoded
+from peft_vision.data.mask_files import MaskCode
 from peft_vision.testing import check_data
 
 OPTIONS = {"classes": CLASSES, "ignore": [VOID], "val_fraction": 0}
@@ -360,3 +362,25 @@ def test_options_that_mean_nothing_are_refused(make, tmp_path: Path, case: str):
     root = masked(tmp_path, {"train": 3, "test": 1})
     with pytest.raises(ConfigError, match=said):
         make("masks", **{"path": str(root), **OPTIONS, **given}).check()
+
+
+@pytest.mark.parametrize("content", [b"P5\n2 1\n1\n\x00\x01", b"P2\n2 1\n1\n0 1\n", b"P5\n2 1\n300\n\x00\x00\x00\x01"])
+def test_a_pgm_whose_values_are_read_as_others_is_refused(content):
+    code = MaskCode(("background", "thing"), {0: 0, 1: 1, 255: 255})
+    with open_bytes(content) as image, pytest.raises(Misfit, match=r"1\.pgm is a PGM of another largest value"):
+        code.read(image, "1.pgm")
+
+
+@pytest.mark.parametrize("content", [b"P5\n2 1\n255\n\x00\x01", b"P2\n2 1\n255\n0 1\n", b"P5\n2 1\n65535\n\0\0\0\1"])
+def test_a_pgm_that_keeps_its_values_is_a_mask(content):
+    with open_bytes(content) as image:
+        assert MaskCode(("background", "thing"), {0: 0, 1: 1}).read(image, "1.pgm").tolist() == [[0, 1]]
+
+
+def test_grey_tiffs_of_few_bits_hold_classes():
+    tags = {256: 4, 257: 1, 258: 2, 259: 1, 262: 1, 273: 0, 277: 1, 278: 1, 279: 1}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + bytes([0b00011011])
+    with open_bytes(content) as image:
+        assert MaskCode(tuple("abcd"), dict(enumerate(range(4)))).read(image, "1.tif").tolist() == [[0, 1, 2, 3]]

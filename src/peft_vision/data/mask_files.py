@@ -66,11 +66,16 @@ class MaskCode:
         than the code knows."""
         if image.format not in _EXACT:
             raise Misfit(f"{name} is a {image.format}, which does not keep values exactly", "save masks as PNG")
+        if _is_spread(image):
+            raise Misfit(
+                f"{name} is a PGM of another largest value than 255, which is read as others", "save masks as PNG"
+            )
         if self.colors is not None and image.mode in ("RGB", "RGBA"):
             return self._of_colors(np.asarray(image.convert("RGB")), name)
         if image.mode not in _INDEXED:
             raise _colourful(image, name)
-        scale = _SCALED.get(str(image.tile[0][3]), 1) if image.tile else 1
+        raw = image.tile[0][3] if image.tile else None
+        scale = _SCALED.get(str(raw[0] if isinstance(raw, tuple) and raw else raw), 1)
         values = np.asarray(image)
         values = values.astype(np.uint8) if values.dtype == bool else values // scale
         found = np.flatnonzero(np.bincount(values.reshape(-1))) if values.dtype == np.uint8 else np.unique(values)
@@ -95,6 +100,14 @@ class MaskCode:
                 "data.colors names the class of every colour, or null for one that is ignored",
             )
         return labels[places].astype(np.uint8)
+
+
+def _is_spread(image: Image.Image) -> bool:
+    """Return whether Pillow spreads the values of a PGM over 0 to 255 or 65,535, since its largest value is neither."""
+    decoder, arguments = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", ())
+    return decoder == "ppm" or (
+        decoder == "ppm_plain" and image.mode in ("L", "I") and arguments[-1] not in (255, 65535)
+    )
 
 
 def _listed(what: str, found: list) -> str:
