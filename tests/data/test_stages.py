@@ -35,6 +35,20 @@ def test_peeking_has_the_test_images_for_validation_and_trains_on_all_others(mak
     assert torch.equal(peeking["test"].indices, final["test"].indices)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_peeking_reads_each_test_image_once(in_memory, make, folder, preprocessing, caplog):
+    next(folder.glob("test/*/*")).write_bytes(b"no picture")
+    options = {"path": str(folder), "workers": 0, "cache": in_memory, "on_corrupt": "skip"}
+    splits = make("image_folder", **options, stage="peek").load(preprocessing)
+    assert splits.skipped == 1
+    assert "left out 1 corrupt images" in caplog.text
+    assert splits.val is not splits.test
+    assert len(splits.val) == len(splits.test) == len(make("image_folder", **options).load(preprocessing).test)
+    whole = torch.arange(len(splits.test)).split(4)
+    batches = [list(part.batches(whole, seed=None, workers=0)) for part in (splits.val, splits.test)]
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(*batches, strict=True))
+
+
 @pytest.fixture
 def split_folder(folder, picture):
     """With a validation split of its own, of a picture a class."""

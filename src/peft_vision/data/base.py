@@ -191,6 +191,10 @@ class Data(ABC):
             full_scale=self.full_scale,
         )
         threads = max(1, usable(self.workers))
+        names = list(parts)
+        shared = read >= {"val", "test"} <= parts.keys() and parts["val"] is parts["test"]  # with stage=peek
+        if shared:
+            parts = {split: part for split, part in parts.items() if split != "val"}
         wanted = {split: part for split, part in parts.items() if split in read}
         in_memory = self._in_memory(wanted, geometry, threads=threads)
         pixels, faults, misfits = {}, {split: {} for split in parts}, []
@@ -206,6 +210,9 @@ class Data(ABC):
         if misfits:
             raise misfits[0].among(sum(error.count for error in misfits), sum(map(len, wanted.values())))
         parts, skipped = left_out(parts, faults, skip=self.on_corrupt == "skip")
+        if shared:
+            parts = {split: parts["test" if split == "val" else split] for split in names}
+            pixels |= {"val": pixels["test"]} if "test" in pixels else {}
         images = {
             split: _images(part, pixels.get(split), geometry, self.augment if split == "train" else "none")
             for split, part in parts.items()
